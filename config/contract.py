@@ -1,0 +1,214 @@
+"""The feature contract of `config/features.yaml`: one loader, one check for every part.
+
+Raw files, data frames and requests are all held against the same `Feature` rules. A request
+takes the fast way (`Contract.decoder`, msgspec compiled from the rules) and, only if that
+refuses it, the slow way (`Contract.check`), which lists every problem.
+"""
+
+import difflib
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+import yaml
+
+CONTRACT_PATH = Path(__file__).with_name("features.yaml")
+MISSING = "?"  # how the UCI files, the encoder and the graph write a missing category
+
+
+class ContractError(Exception):
+    """The contract file itself does not make sense; the message names the file and the field."""
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong with one field of one record."""
+
+    field: str
+    value: Any
+    expected: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
+        return f"{self.field}: got {self.value!r}, expected {self.expected}{hint}"
+
+
+class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One raw column and its rules; the keys are explained in `features.yaml`."""
+
+    name: str
+    kind: Literal["integer", "nominal", "ordinal"]
+    description: str
+    unit: str | None = None
+    used: bool = True
+    minimum: int | None = None
+    maximum: int | None = None
+    categories: tuple[str, ...] = ()
+    missing: Literal["reject", "category"] = "reject"
+    unseen: Literal["reject", "missing"] = "reject"
+    rank_of: str | None = None
+    default: str | int | None = None
+
+    @property
+    def is_categorical(self) -> bool:
+        """True for nominal and ordinal columns, whose values are strings."""
+        return self.kind != "integer"
+
+    @property
+    def optional(self) -> bool:
+        """True if a request may leave the field out."""
+        return not self.used or self.missing == "category"
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words, for error messages."""
+        if not self.is_categorical:
+            return f"a whole number from {self.minimum} to {self.maximum}"
+        words = f"one of {', '.join(self.categories)}"
+        return f"{words}, or null" if self.missing == "category" else words
+
+    @property
+    def json_type(self) -> Any:
+        """The type msgspec decodes and validates this column with."""
+        if not self.is_categorical:
+            base: Any = Annotated[int, msgspec.Meta(ge=self.minimum, le=self.maximum)]
+        elif self.unseen == "missing":
+            base = Annotated[str, msgspec.Meta(max_length=100)]
+        else:
+            base = Literal[self.categories]
+        return Union[base, None] if self.optional else base
+
+    def check(self, value: Any) -> Problem | None:
+        """The problem with a value, or None. `None` stands for a missing value."""
+        if value is None:
+            return None if self.optional else Problem(self.name, None, self.expected)
+        if not self.is_categorical:
+            whole = isinstance(value, (int, float)) and not isinstance(value, bool)
+            whole = whole and value == value // 1
+            if whole and self.minimum <= value <= self.maximum:
+                return None
+            return Problem(self.name, value, self.expected)
+        if isinstance(value, str):
+            if value in self.categories or (self.unseen == "missing" and len(value) <= 100):
+                return None
+            return Problem(self.name, value, self.expected, nearest(value, self.categories))
+        return Problem(self.name, value, self.expected)
+
+    def known(self, value: str | int | None) -> str | int:
+        """The value as the encoder knows it: a missing or unseen category becomes '?'."""
+        if self.is_categorical and (value is None or value not in self.categories):
+            return MISSING
+        assert value is not None
+        return value
+
+
+class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The column to predict and its two labels."""
+
+    name: str
+    negative: str
+    positive: str
+    description: str
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The labels by class: index 0 is the negative one, index 1 the positive."""
+        return (self.negative, self.positive)
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """All columns of a record, in file order, and the target."""
+
+    target: Target
+    features: tuple[Feature, ...]
+
+    def __getitem__(self, name: str) -> Feature:
+        return self.by_name[name]
+
+    @cached_property
+    def by_name(self) -> dict[str, Feature]:
+        """Every raw column by its name."""
+        return {feature.name: feature for feature in self.features}
+
+    @cached_property
+    def inputs(self) -> tuple[Feature, ...]:
+        """The columns the model sees, in contract order."""
+        return tuple(feature for feature in self.features if feature.used)
+
+    @cached_property
+    def digest(self) -> str:
+        """Short sha256 of the rules; a model made for another contract has another digest."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+    @cached_property
+    def record_type(self) -> type[msgspec.Struct]:
+        """A msgspec struct of one request record: unknown fields, types and ranges checked."""
+        # Required fields come first in a struct; kw_only lifts that rule.
+        fields: list[Any] = [
+            (f.name, f.json_type, None) if f.optional else (f.name, f.json_type)
+            for f in self.features
+        ]
+        return msgspec.defstruct(
+            "Record", fields, kw_only=True, forbid_unknown_fields=True, gc=False
+        )
+
+    @cached_property
+    def decoder(self) -> msgspec.json.Decoder:
+        """Decodes and validates a request body: one record or a list of them."""
+        record = self.record_type
+        return msgspec.json.Decoder(Union[record, list[record]])  # type: ignore[valid-type]
+
+    def check(self, record: Any) -> list[Problem]:
+        """Every problem of one decoded record, in contract order; empty if it is valid."""
+        if not isinstance(record, dict):
+            return [Problem("record", record, "an object with the contract's fields")]
+        problems = [
+            Problem(name, value, "no such field", nearest(name, tuple(self.by_name)))
+            for name, value in record.items()
+            if name not in self.by_name
+        ]
+        for feature in self.features:
+            if not feature.optional and feature.name not in record:
+                expected = f"{feature.expected} (the field is missing)"
+                problems.append(Problem(feature.name, None, expected))
+            elif problem := feature.check(record.get(feature.name)):
+                problems.append(problem)
+        return problems or self.check_ranks(record)
+
+    def check_ranks(self, record: dict[str, Any]) -> list[Problem]:
+        """The columns that should follow from another one and do not (`rank_of`)."""
+        problems = []
+        for feature in self.features:
+            value = record.get(feature.name)
+            if feature.rank_of and value is not None:
+                source = record[feature.rank_of]
+                rank = self[feature.rank_of].categories.index(source) + 1
+                if value != rank:
+                    expected = f"{rank}, the rank of {feature.rank_of} {source!r}"
+                    problems.append(Problem(feature.name, value, expected))
+        return problems
+
+
+def nearest(word: str, candidates: tuple[str, ...]) -> str | None:
+    """The candidate most like a word, whatever its case; None if none is close."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def load_contract(path: Path = CONTRACT_PATH) -> Contract:
+    """The contract of a YAML file. Raises ContractError naming what is wrong in it."""
+    try:
+        contract = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Contract)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
+        raise ContractError(f"{path}: {err}") from err
+    for feature in contract.features:
+        if feature.is_categorical and not feature.categories:
+            raise ContractError(f"{path}: {feature.name}: a {feature.kind} needs categories")
+        if not feature.is_categorical and None in (feature.minimum, feature.maximum):
+            raise ContractError(f"{path}: {feature.name}: needs a minimum and a maximum")
+        if feature.rank_of and feature.rank_of not in contract.by_name:
+            raise ContractError(f"{path}: {feature.name}: rank_of names no column")
+    return contract

@@ -1,0 +1,97 @@
+"""What the tests of every part share: the contract, a valid record, ports, a MongoDB server."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.contract import Contract, load_contract
+
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "CENSUS_DATA_DIR")
+KEPT_PREFIXES = (
+    "SSL_",
+    "PIP_",
+    "REQUESTS_CA",
+    "MONGODB_TEST",
+    "PREFECT_HOME",
+    "MPLCONFIG",
+    "PYTEST",
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the caller's shell reaches a test."""
+    for name in list(os.environ):
+        if name not in KEPT_VARIABLES and not name.startswith(KEPT_PREFIXES):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """The project's own contract."""
+    return load_contract()
+
+
+@pytest.fixture
+def record(contract: Contract) -> dict[str, Any]:
+    """A valid request record: every default of the contract."""
+    return {feature.name: feature.default for feature in contract.inputs}
+
+
+@pytest.fixture(scope="session")
+def census_dir() -> Path:
+    """The folder of the real UCI files; skips where it is not given."""
+    folder = os.environ.get("CENSUS_DATA_DIR", "")
+    if not folder or not (Path(folder) / "adult.data").exists():
+        pytest.skip("CENSUS_DATA_DIR names no folder with adult.data and adult.test")
+    return Path(folder)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 30, what: str = "") -> Any:
+    """The first true value of `condition`, asked every 50 ms; fails after the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+
+
+def accepts_connections(port: int) -> bool:
+    """True if something listens on the loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MongoDB server: MONGODB_TEST_URI, else a `mongod` on PATH, else the test skips."""
+    if uri := os.environ.get("MONGODB_TEST_URI"):
+        yield uri
+        return
+    if not (mongod := shutil.which("mongod")):
+        pytest.skip("no MongoDB: set MONGODB_TEST_URI or install mongod")
+    port, folder = free_port(), tmp_path_factory.mktemp("mongod")
+    command = [mongod, "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        wait_until(lambda: accepts_connections(port), 30, "mongod to accept connections")
+        yield f"mongodb://127.0.0.1:{port}"
+        server.terminate()
