@@ -1,0 +1,1 @@
+"""From the census files to a registered, promoted model: one Prefect flow and its steps."""

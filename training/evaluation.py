@@ -1,0 +1,91 @@
+"""How good a model is: metrics, the gate's evidence, and the plots that go with a run.
+
+Reads probabilities and labels only; it never sees how they were made.
+"""
+
+from collections.abc import Iterator
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import (
+    ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
+    RocCurveDisplay,
+    accuracy_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+ECE_BINS = 15
+
+matplotlib.use("Agg")  # no display on a server
+
+
+def expected_calibration_error(y: np.ndarray, probability: np.ndarray) -> float:
+    """Mean distance of probability and observed rate over 15 equal-width bins, in [0, 1].
+
+    Source: Naeini et al. (2015), Obtaining well calibrated probabilities using Bayesian
+    binning, doi:10.1609/aaai.v29i1.9602.
+    """
+    bins = np.minimum((probability * ECE_BINS).astype(int), ECE_BINS - 1)
+    excess = np.bincount(bins, weights=probability - y, minlength=ECE_BINS)
+    return float(np.abs(excess).sum() / len(y))
+
+
+def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
+    """Metrics of probabilities (n_samples,) against labels (n_samples,)."""
+    predicted = probability >= threshold
+    probability = probability.astype(np.float64)
+    return {
+        "roc_auc": float(roc_auc_score(y, probability)),
+        "log_loss": float(log_loss(y, probability)),
+        "brier": float(brier_score_loss(y, probability)),
+        "ece": expected_calibration_error(y, probability),
+        "accuracy": float(accuracy_score(y, predicted)),
+        "precision": float(precision_score(y, predicted, zero_division=0)),
+        "recall": float(recall_score(y, predicted)),
+        "f1": float(f1_score(y, predicted)),
+    }
+
+
+def draw_plots(
+    y: np.ndarray, probability: np.ndarray, threshold: float, importances: pd.Series
+) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of ROC, precision-recall, calibration, confusion and importances."""
+    for name, draw in (
+        ("roc", lambda ax: RocCurveDisplay.from_predictions(y, probability, ax=ax)),
+        (
+            "precision_recall",
+            lambda ax: PrecisionRecallDisplay.from_predictions(y, probability, ax=ax),
+        ),
+        ("calibration", lambda ax: draw_calibration(ax, y, probability)),
+        ("confusion", lambda ax: draw_confusion(ax, y, probability >= threshold)),
+        ("importances", lambda ax: importances.sort_values().plot.barh(ax=ax)),
+    ):
+        figure = Figure(figsize=(6, 5), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_title(name.replace("_", " "))
+        yield name, figure
+
+
+def draw_calibration(axes: matplotlib.axes.Axes, y: np.ndarray, probability: np.ndarray) -> None:
+    """Observed rate against mean probability in ten bins of equal count."""
+    order = np.array_split(np.argsort(probability), 10)
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    axes.plot([probability[i].mean() for i in order], [y[i].mean() for i in order], marker="o")
+    axes.set(xlabel="mean probability", ylabel="observed share of >50K")
+
+
+def draw_confusion(axes: matplotlib.axes.Axes, y: np.ndarray, predicted: np.ndarray) -> None:
+    """Counts of true against predicted class."""
+    labels = ["<=50K", ">50K"]
+    ConfusionMatrixDisplay.from_predictions(
+        y, predicted.astype(int), display_labels=labels, ax=axes, colorbar=False
+    )
