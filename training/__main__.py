@@ -1,0 +1,80 @@
+"""Commands of the training part: `python -m training --help`."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from config.contract import ContractError
+from config.settings import exit_on_settings_error, read_settings
+from training.census import CensusError, CensusUnavailable
+from training.registry import RegistryUnavailable
+from training.settings import Settings
+
+UNAVAILABLE = 3  # exit status when the census cannot be fetched, so that a caller may fall back
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("train", help="one run of the training flow, in this process")
+    run.add_argument("--data", choices=["uci", "synthetic"], default="uci")
+    run.add_argument("--max-evals", type=int, help="trials of the search (MAX_EVALS, else 20)")
+    run.add_argument("--timeout-s", type=float, help="seconds after which no trial is started")
+    run.add_argument("--folds", type=int, default=5, help="cross-validation folds (5)")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--force", action="store_true", help="train even if nothing is new")
+    run.add_argument("--summary", type=Path, help="write the result to this file as JSON")
+    commands.add_parser("serve", help="serve the deployments `train` and `watch` to Prefect")
+    draw = commands.add_parser("synthesize", help="draw synthetic census rows")
+    draw.add_argument("--rows", type=int, default=48842)
+    draw.add_argument("--seed", type=int, default=0)
+    draw.add_argument("--out", type=Path, default=Path("build/synthetic.jsonl"))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; an expected failure is one line on standard error."""
+    options = parse(arguments)
+    try:
+        COMMANDS[options.command](options)
+    except CensusUnavailable as err:
+        print(err, file=sys.stderr)
+        sys.exit(UNAVAILABLE)
+    except (CensusError, ContractError, RegistryUnavailable) as err:
+        print(err, file=sys.stderr)
+        sys.exit(1)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """`train`: runs the flow and prints what came of it."""
+    from training.flow import train  # pylint: disable=import-outside-toplevel  # takes seconds
+
+    result = train(
+        data=options.data,
+        max_evals=options.max_evals or read_settings(Settings, os.environ).max_evals,
+        timeout_s=options.timeout_s,
+        n_folds=options.folds,
+        seed=options.seed,
+        force=options.force,
+    )
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.summary:
+        options.summary.parent.mkdir(parents=True, exist_ok=True)
+        options.summary.write_text(text, encoding="utf-8")
+
+
+def run_serve(_: argparse.Namespace) -> None:
+    """`serve`: runs until it is stopped."""
+    from training.deployments import serve_deployments  # pylint: disable=import-outside-toplevel
+
+    serve_deployments()
+
+
+COMMANDS = {"train": run_train, "serve": run_serve}
+
+if __name__ == "__main__":
+    exit_on_settings_error(main)

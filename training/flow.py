@@ -1,0 +1,288 @@
+"""The training flow: read, check, split, search, fit, evaluate, export, register, gate, promote.
+
+Prefect is known to this module, `watch` and `deployments` alone. The body of `train` is the story;
+each step is a task, so that Prefect shows how long it took.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract, load_contract
+from config.settings import read_settings
+from training import census as census_data
+from training.calibration import best_f1_threshold
+from training.census import Census
+from training.evaluation import draw_plots, measure
+from training.gate import Judge, Verdict, gate
+from training.package import FittedModel, Package, write_package
+from training.pipeline import make_encoder, make_pipeline
+from training.registry import Registry
+from training.search import Folds, Trial, run_search
+from training.settings import Settings
+from training.synthesis import synthesize
+
+REFERENCE_ROWS = 5000
+step = task(cache_policy=NO_CACHE, persist_result=False)
+
+
+@flow(name="train", persist_result=False)
+def train(  # pylint: disable=too-many-arguments, too-many-positional-arguments
+    data: str = "uci",
+    max_evals: int = 20,
+    timeout_s: float | None = None,
+    n_folds: int = 5,
+    seed: int = 0,
+    trigger: str = "manual",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Trains, registers, judges and, if the gate agrees, promotes one model.
+
+    `data` is `uci` or `synthetic`; `trigger` says who asked (manual, schedule, drift). Without
+    `force`, a run whose data, code and settings were all seen before ends as "nothing new".
+    Returns the run, the version, the metrics and the verdict.
+    """
+    log = get_run_logger()
+    settings = read_settings(Settings, os.environ)
+    contract = load_contract()
+    registry = Registry(settings.mlflow_tracking_uri)
+
+    census = read(data, seed, contract, settings)
+    judge_rows, traffic_rows = census_data.split_judge_traffic(census.test)
+    search_settings = {"max_evals": max_evals, "n_folds": n_folds, "seed": seed}
+    digests = {
+        "data_digest": census.digest,
+        "code_digest": code_digest(),
+        "settings_digest": digest(json.dumps([search_settings, timeout_s]).encode()),
+    }
+    if not force and (known := registry.finished_run(digests)):
+        log.info("nothing new: run %s had the same data, code and settings", known)
+        return {"run_id": known, "nothing_new": True}
+
+    tags = {**digests, "data_source": census.source, "trigger": trigger}
+    params = search_settings | {"train_rows": len(census.train), "test_rows": len(census.test)}
+    with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
+        best = search(census.train, contract, registry, run_id, search_settings, timeout_s)
+        model, pipeline = fit(census.train, contract, best, seed)
+        facts = {
+            "data_source": census.source,
+            "run_id": run_id,
+            "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        metrics = evaluate(model, pipeline, census.test, contract, registry)
+        package = export(Path(scratch), model, contract, census.test, facts, metrics)
+        log_rows(Path(scratch), registry, contract, census, best, model, traffic_rows)
+        version = register(package, pipeline, registry, contract, facts)
+        verdict = judge(package, registry, judge_rows, contract, version)
+        promote(registry, version, verdict)
+    report(version, metrics, verdict)
+    return {
+        "run_id": run_id,
+        "model_version": version,
+        "test_metrics": metrics,
+        "promoted": verdict.promote,
+        "reason": verdict.reason,
+        "nothing_new": False,
+    }
+
+
+@step
+def read(data: str, seed: int, contract: Contract, settings: Settings) -> Census:
+    """The checked census, real or synthetic, with its official split."""
+    if data == "synthetic":
+        return synthesize(contract, seed=seed)
+    if data != "uci":
+        raise ValueError(f"data: got {data!r}, expected 'uci' or 'synthetic'")
+    folder = Path(settings.census_data_dir) if settings.census_data_dir else None
+    return census_data.load_census(
+        contract, settings.raw_dir, folder=folder, quarantine=settings.quarantine
+    )
+
+
+@step
+def search(
+    frame: pd.DataFrame,
+    contract: Contract,
+    registry: Registry,
+    run_id: str,
+    settings: dict[str, int],
+    timeout_s: float | None,
+) -> Trial:
+    """The best trial of the hyperopt search; each trial becomes a child run."""
+    X = make_encoder(contract).fit_transform(inputs(frame, contract)).astype(np.float32)
+    folds = Folds(X, labels(frame, contract), settings["n_folds"], settings["seed"])
+    numbers = iter(range(1, settings["max_evals"] + 1))
+
+    def on_trial(trial: Trial) -> None:
+        registry.log_trial(run_id, next(numbers), trial.params, trial.metrics)
+
+    best = run_search(folds, settings["max_evals"], timeout_s, settings["seed"], on_trial)
+    registry.log_metrics(best.metrics)
+    return best
+
+
+@step
+def fit(
+    frame: pd.DataFrame, contract: Contract, best: Trial, seed: int
+) -> tuple[FittedModel, Pipeline]:
+    """The best setting fitted on every training row; calibration and threshold out of fold."""
+    pipeline = make_pipeline(contract, best.params, seed)
+    pipeline.fit(inputs(frame, contract), labels(frame, contract))
+    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
+    threshold = best_f1_threshold(best.probability, labels(frame, contract))
+    return FittedModel(Pipeline(parts), best.platt, threshold), pipeline
+
+
+@step
+def evaluate(
+    model: FittedModel,
+    pipeline: Pipeline,
+    test: pd.DataFrame,
+    contract: Contract,
+    registry: Registry,
+) -> dict[str, float]:
+    """Metrics and plots on the official test split, read once and for no choice."""
+    y, probability = labels(test, contract), model.score(inputs(test, contract))
+    metrics = measure(y, probability, model.threshold)
+    registry.log_metrics({f"test_{name}": value for name, value in metrics.items()})
+    names = pipeline.named_steps["encoder"].get_feature_names_out()
+    gains = pipeline.named_steps["classifier"].feature_importances_
+    importances = pd.Series(gains, index=names).nlargest(20)
+    for name, figure in draw_plots(y, probability, model.threshold, importances):
+        registry.log_figure(name, figure)
+    return metrics
+
+
+@step
+def export(
+    folder: Path,
+    model: FittedModel,
+    contract: Contract,
+    test: pd.DataFrame,
+    facts: dict[str, str],
+    metrics: dict[str, float],
+) -> Package:
+    """The package, proved to agree with the pipeline on every test row."""
+    facts = {**facts, "metrics": json.dumps(metrics)}
+    return write_package(folder / "package", model, contract, inputs(test, contract), facts)
+
+
+@step
+def log_rows(
+    folder: Path,
+    registry: Registry,
+    contract: Contract,
+    census: Census,
+    best: Trial,
+    model: FittedModel,
+    traffic: pd.DataFrame,
+) -> None:
+    """The monitoring reference and the traffic rows, as files of the run.
+
+    The reference is real training rows with their out-of-fold predictions, which look as
+    predictions on new rows do; a fitted model is too sure of rows it was fitted on.
+    """
+    reference = inputs(census.train, contract).assign(
+        probability=best.probability,
+        income_class=(best.probability >= model.threshold).astype(int),
+        label=labels(census.train, contract),
+    )
+    sample = reference.sample(min(REFERENCE_ROWS, len(reference)), random_state=0)
+    sample.to_json(folder / "reference.jsonl", orient="records", lines=True)
+    registry.log_file(folder / "reference.jsonl", "monitoring")
+    records = json.loads(inputs(traffic, contract).to_json(orient="records"))
+    rows = zip(records, labels(traffic, contract).tolist(), strict=True)
+    lines = "".join(json.dumps({"record": as_request(r), "label": y}) + "\n" for r, y in rows)
+    (folder / "traffic.jsonl").write_text(lines, encoding="utf-8")
+    registry.log_file(folder / "traffic.jsonl", "traffic")
+
+
+@step
+def register(
+    package: Package,
+    pipeline: Pipeline,
+    registry: Registry,
+    contract: Contract,
+    facts: dict[str, str],
+) -> str:
+    """The new version's number; the graph's checksum is one of its tags."""
+    sha256 = hashlib.sha256((package.folder / "model.onnx").read_bytes()).hexdigest()
+    tags = {"model_sha256": sha256, "data_source": facts["data_source"]}
+    registry.log_pipeline(pipeline)
+    return str(registry.register(package.folder, contract, tags).version)
+
+
+@step
+def judge(
+    package: Package, registry: Registry, rows: pd.DataFrame, contract: Contract, version: str
+) -> Verdict:
+    """The gate's verdict against the production version, written on the version as tags."""
+    held_out = Judge(inputs(rows, contract), labels(rows, contract), frame_digest(rows))
+    production = registry.production()
+    if production is None:
+        verdict = gate(package, None, held_out)
+    else:
+        with registry.package_of(production) as folder:
+            verdict = gate(package, Package(folder, contract), held_out)
+    registry.tag_version(version, verdict.as_tags())
+    return verdict
+
+
+@step
+def promote(registry: Registry, version: str, verdict: Verdict) -> None:
+    """Points the alias `production` at the version if the gate agrees."""
+    log = get_run_logger()
+    if verdict.promote:
+        registry.promote(version)
+    log.info("promoted=%s version=%s reason=%s", verdict.promote, version, verdict.reason)
+
+
+def report(version: str, metrics: dict[str, float], verdict: Verdict) -> None:
+    """The table of results on the flow run's page."""
+    rows = [{"metric": name, "test split": f"{value:.4f}"} for name, value in metrics.items()]
+    text = f"Version {version}: {'promoted' if verdict.promote else 'kept back'}, {verdict.reason}"
+    create_table_artifact(rows, key="training-results", description=text)
+
+
+def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    """The model's input columns, in contract order."""
+    return frame[[feature.name for feature in contract.inputs]]
+
+
+def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
+    """The target (n_samples,), 1 for the positive label."""
+    return frame[contract.target.name].to_numpy()
+
+
+def as_request(record: dict[str, Any]) -> dict[str, Any]:
+    """A row as a caller would send it: a missing value is null."""
+    return {name: None if value == census_data.MISSING else value for name, value in record.items()}
+
+
+def frame_digest(frame: pd.DataFrame) -> str:
+    """Short sha256 of a frame's values, whatever its index."""
+    return digest(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+
+
+def code_digest() -> str:
+    """Short sha256 of the code and tables that a training depends on."""
+    root = Path(__file__).parent.parent
+    files = sorted(p for d in ("training", "config") for p in (root / d).iterdir() if p.is_file())
+    return digest(b"".join(path.name.encode() + path.read_bytes() for path in files))
+
+
+def digest(content: bytes) -> str:
+    """Short sha256 of bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]

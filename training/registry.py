@@ -1,0 +1,139 @@
+"""MLflow: the one module that knows it. Runs, trials, the model, its versions and aliases.
+
+A training run keeps its package under `models_mlflow`, the scikit-learn pipeline beside it for
+notebooks, plots, the monitoring reference and the traffic rows. `production` is an alias.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import onnx
+from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.types import ColSpec, Schema
+from mlflow.utils.time import get_current_time_millis
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract
+
+EXPERIMENT = "income"
+MODEL_NAME = "income-classifier"
+PRODUCTION = "production"
+PACKAGE = "models_mlflow"
+REQUEST_TIMEOUT_S = 30
+
+
+class RegistryUnavailable(Exception):
+    """MLflow does not answer; the message names its address and the setting."""
+
+
+class Registry:
+    """One MLflow server: tracking, artifacts and model registry."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        mlflow.set_tracking_uri(tracking_uri)
+        self.client = mlflow.MlflowClient(tracking_uri)
+        try:
+            self.experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
+        except MlflowException as err:
+            raise RegistryUnavailable(
+                f"MLflow does not answer at MLFLOW_TRACKING_URI={tracking_uri}:"
+                f" start it (make demo KEEP=1 runs one) or set the address. {err}"
+            ) from err
+
+    @contextmanager
+    def run(self, tags: dict[str, str], params: dict[str, Any]) -> Iterator[str]:
+        """A training run; its id. It is marked failed if the body raises."""
+        with mlflow.start_run(tags=tags) as run:
+            mlflow.log_params(params)
+            yield run.info.run_id
+
+    def finished_run(self, tags: dict[str, str]) -> str | None:
+        """The id of the newest finished run that carries all these tags, if there is one."""
+        clauses = [f"tags.{name} = '{value}'" for name, value in tags.items()]
+        query = " and ".join(["attributes.status = 'FINISHED'", *clauses])
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def log_trial(
+        self, parent_id: str, number: int, params: dict[str, Any], metrics: dict[str, float]
+    ) -> None:
+        """One trial of the search as a child run: one batch, so that logging costs little."""
+        now = get_current_time_millis()
+        tags = {"mlflow.parentRunId": parent_id, "mlflow.runName": f"trial {number}"}
+        run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+        )
+        self.client.set_terminated(run_id)
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        """Metrics of the current run."""
+        mlflow.log_metrics(metrics)
+
+    def log_figure(self, name: str, figure: Figure) -> None:
+        """A plot of the current run."""
+        mlflow.log_figure(figure, f"plots/{name}.png")
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """A file as an artifact of the current run."""
+        mlflow.log_artifact(str(path), folder)
+
+    def log_pipeline(self, pipeline: Pipeline) -> None:
+        """The scikit-learn pipeline, for notebooks; no service loads it."""
+        mlflow.sklearn.log_model(
+            pipeline, name="pipeline", serialization_format="cloudpickle", pip_requirements=[]
+        )
+
+    def register(self, folder: Path, contract: Contract, tags: dict[str, str]) -> ModelVersion:
+        """The package of the current run as a new version of the registered model."""
+        columns = [
+            ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
+        ]
+        logged = mlflow.onnx.log_model(
+            onnx.load(folder / "model.onnx"),
+            name=PACKAGE,
+            signature=ModelSignature(Schema(columns), Schema([ColSpec("float", "probability")])),
+            pip_requirements=["onnxruntime"],
+        )
+        self.client.log_model_artifacts(logged.model_id, str(folder))
+        return mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags)
+
+    def tag_version(self, version: str, tags: dict[str, str]) -> None:
+        """Adds tags to a version."""
+        for name, value in tags.items():
+            self.client.set_model_version_tag(MODEL_NAME, version, name, value)
+
+    def production(self) -> ModelVersion | None:
+        """The version that `production` names, or None before the first promotion."""
+        try:
+            return self.client.get_model_version_by_alias(MODEL_NAME, PRODUCTION)
+        except MlflowException as err:
+            missing = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
+            if err.error_code in missing:
+                return None
+            raise
+
+    def promote(self, version: str) -> None:
+        """Points `production` at a version."""
+        self.client.set_registered_model_alias(MODEL_NAME, PRODUCTION, version)
+
+    @contextmanager
+    def package_of(self, version: ModelVersion) -> Iterator[Path]:
+        """A version's package, downloaded for as long as the body runs."""
+        with tempfile.TemporaryDirectory() as folder:
+            uri = f"models:/{MODEL_NAME}/{version.version}"
+            yield Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))

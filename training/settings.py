@@ -1,0 +1,28 @@
+"""Settings of the training part, read from the environment at its entry points."""
+
+from pathlib import Path
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Where training finds its data and its registry; every field is a variable in upper case."""
+
+    mlflow_tracking_uri: str = "http://127.0.0.1:5000"  # the MLflow server
+    census_data_dir: str = ""  # a folder with adult.data and adult.test; unset: cache or download
+    data_dir: str = "data"  # cache of downloads and the quarantine of rejected rows
+    evidently_address: str = "http://127.0.0.1:3000"  # where `watch` asks for the drift verdict
+    train_period_minutes: float = 240  # scheduled training
+    watch_period_s: float = 60  # how often `watch` asks
+    watch_cooldown_s: float = 3600  # least time between two trainings that drift started
+    max_evals: int = 20  # trials of a search, where a command does not say
+
+    @property
+    def raw_dir(self) -> Path:
+        """The cache of the downloaded census files."""
+        return Path(self.data_dir) / "raw"
+
+    @property
+    def quarantine(self) -> Path:
+        """Where rows that break the contract are set aside."""
+        return Path(self.data_dir) / "quarantine.jsonl"
