@@ -1,0 +1,131 @@
+"""The command as a process: flags, files, statuses and signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stream_generator.scenarios import SCENARIOS
+from stream_generator.send_data import main
+from tests.conftest import free_port, wait_until
+from tests.stream_generator.stand_in import StandIn
+
+COMMAND = [sys.executable, "-m", "stream_generator.send_data"]
+TIMEOUT_S = 30
+
+
+@pytest.fixture
+def start(stand_in: StandIn, traffic_file: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the command against the stand-in."""
+
+    def call(*flags: str) -> subprocess.Popen[str]:
+        command = [*COMMAND, "--traffic", str(traffic_file), *flags]
+        environ = dict(os.environ, PREDICTION_ADDRESS=stand_in.address, COLUMNS="120")
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environ, stdout=pipe, stderr=pipe, text=True)
+
+    return call
+
+
+def test_a_run_leaves_its_summary_and_its_answers(
+    start: Callable[..., subprocess.Popen[str]], stand_in: StandIn, tmp_path: Path
+) -> None:
+    summary_path, answers_path = tmp_path / "new" / "summary.json", tmp_path / "answers.jsonl"
+    flags = ["--rows", "30", "--batch", "4", "--labels", "1", "--label-delay-s", "0.1"]
+    flags += ["--scenario", "sudden", "--summary", str(summary_path)]
+    with start(*flags, "--answers", str(answers_path)) as process:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, err
+    assert "Traffic: sudden (done)" in out
+    assert "30 sent: 30 answered, 0 refused, 0 failed" in out
+    assert not err  # no progress bar: this is no terminal
+    summary = json.loads(summary_path.read_text("utf-8"))
+    assert summary["scenario"] == "sudden"
+    assert (summary["sent"], summary["answered"], summary["labels_sent"]) == (30, 30, 30)
+    assert 0 < summary["latency_p50_ms"] <= summary["latency_p95_ms"] <= summary["latency_p99_ms"]
+    assert summary["rows_per_s"] > summary["requests_per_s"] > 0
+    answers = [json.loads(line) for line in answers_path.read_text("utf-8").splitlines()]
+    columns = ["prediction_id", "label", "probability", "income_class", "model_version"]
+    assert [list(answer) for answer in answers] == [columns] * 30
+    assert {answer["prediction_id"]: answer["label"] for answer in answers} == stand_in.labels
+
+
+def test_failed_requests_are_told_by_the_status_and_with_their_reasons(
+    start: Callable[..., subprocess.Popen[str]], stand_in: StandIn
+) -> None:
+    stand_in.faults.append("500")
+    with start("--rows", "3") as process:
+        out, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "3 sent: 2 answered, 0 refused, 1 failed" in out
+    assert "/predict: 500 on_purpose: Not now." in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_promptly_with_its_summary(
+    number: int, start: Callable[..., subprocess.Popen[str]], stand_in: StandIn, tmp_path: Path
+) -> None:
+    path = tmp_path / "summary.json"
+    flags = ["--rows", "100000", "--rate", "100", "--labels", "1", "--label-delay-s", "600"]
+    with start(*flags, "--concurrency", "2", "--summary", str(path)) as process:
+        wait_until(lambda: len(stand_in.attempts) > 10, TIMEOUT_S, "traffic")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=5)
+    assert process.returncode == 130, err
+    assert "Traffic: none (interrupted)" in out
+    assert "Traceback" not in err
+    summary = json.loads(path.read_text("utf-8"))
+    assert summary["answered"] == summary["sent"] == len(stand_in.predictions) > 10
+    assert summary["labels_unsent"] == summary["answered"]
+
+
+def test_help_names_every_scenario_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name, scenario in SCENARIOS.items():
+        assert f"  {name} " in text
+        assert (scenario.__doc__ or "?") in text
+    assert "PREDICTION_ADDRESS, http://127.0.0.1:9696" in text.replace("\n" + " " * 22, " ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wrong"),
+    [
+        (["--rows", "0"], "argument --rows: got '0', expected a whole number from 1"),
+        (["--labels", "2"], "argument --labels: got '2', expected a number from 0 to 1"),
+        (["--rate", "inf"], "argument --rate: got 'inf', expected a number from 0"),
+        (["--rate", "fast"], "argument --rate: got 'fast', expected a number from 0"),
+        (["--address", "localhost:9696"], "got 'localhost:9696', expected http://host:port"),
+        (["--scenario", "meteor"], "argument --scenario: invalid choice: 'meteor'"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_what_was_expected(
+    flags: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+    assert wrong in capsys.readouterr().err
+
+
+def test_missing_rows_and_missing_services_are_one_line_and_status_2(
+    traffic_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    there = ["--traffic", str(traffic_file), "--attempts", "1"]
+    for flags, wrong in [
+        (["--traffic", "none.jsonl"], "--traffic none.jsonl: No such file"),
+        (["--tracking-uri", nobody], f"MLFLOW_TRACKING_URI={nobody}: no answer"),
+        ([*there, "--address", nobody], f"PREDICTION_ADDRESS={nobody}: no answer"),
+    ]:
+        assert main(flags) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"send_data: {wrong}")
+        assert err.count("\n") == 1

@@ -1,0 +1,86 @@
+"""The production run's traffic, from a real MLflow server."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from stream_generator.registry import production_rows
+from stream_generator.traffic import Row, TrafficError
+from tests.conftest import free_port, wait_until
+from tests.stream_generator.stand_in import StandIn
+
+TIMEOUT_S = 10
+MODEL = "income-classifier"
+
+
+@pytest.fixture
+def mlflow_address(tmp_path: Path) -> Iterator[str]:
+    """An MLflow server that keeps artifacts the way the stack's does: proxied."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    environ = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    with (tmp_path / "mlflow.log").open("w") as log:
+        with subprocess.Popen(command, env=environ, stdout=log, stderr=log) as server:
+            try:
+                wait_until(lambda: is_up(address), 60, "the MLflow server")
+                yield address
+            finally:
+                server.terminate()
+
+
+def is_up(address: str) -> bool:
+    """True if the server is healthy."""
+    try:
+        return requests.get(f"{address}/health", timeout=TIMEOUT_S).ok
+    except requests.ConnectionError:
+        return False
+
+
+def post(address: str, path: str, **body: object) -> dict:
+    """The answer to a call of MLflow's API."""
+    answer = requests.post(f"{address}/api/2.0/mlflow/{path}", json=body, timeout=TIMEOUT_S)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def test_rows_come_from_the_run_of_the_production_version(
+    mlflow_address: str, rows: list[Row]
+) -> None:
+    """What is missing is told on the way: the model, its alias, the run's file."""
+    with pytest.raises(TrafficError, match="Registered Model with name=.*make train.*--traffic"):
+        production_rows(mlflow_address)
+    post(mlflow_address, "registered-models/create", name=MODEL)
+    with pytest.raises(TrafficError, match="alias production not found.*make train"):
+        production_rows(mlflow_address)
+
+    for version in ("1", "2"):
+        run = post(mlflow_address, "runs/create", experiment_id="0", start_time=1)["run"]["info"]
+        source = f"runs:/{run['run_id']}/models_mlflow"
+        version_of = {"name": MODEL, "source": source, "run_id": run["run_id"]}
+        post(mlflow_address, "model-versions/create", **version_of)
+        names = {"name": MODEL, "alias": "production", "version": version}
+        post(mlflow_address, "registered-models/alias", **names)
+    with pytest.raises(TrafficError, match=f"run {run['run_id']} .version 2.*No such artifact"):
+        production_rows(mlflow_address)
+
+    content = "".join(json.dumps(row._asdict()) + "\n" for row in rows)
+    folder = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    url = f"{mlflow_address}/api/2.0/mlflow-artifacts/artifacts/{folder}/traffic/traffic.jsonl"
+    requests.put(url, data=content, timeout=TIMEOUT_S).raise_for_status()
+    assert production_rows(mlflow_address) == rows
+
+
+def test_an_address_that_is_not_mlflows_is_an_error_that_names_the_setting(
+    stand_in: StandIn,
+) -> None:
+    with pytest.raises(TrafficError, match="not an answer of MLflow; set MLFLOW_TRACKING_URI"):
+        production_rows(stand_in.address)

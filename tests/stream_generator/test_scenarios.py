@@ -1,0 +1,144 @@
+"""What each scenario does to the rows, and what it leaves alone."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from config.contract import Contract
+from stream_generator import scenarios
+from stream_generator.scenarios import DRAWN, MOVED, SCENARIOS
+from stream_generator.traffic import Row, TrafficError
+
+SHIFTED = {*MOVED, *DRAWN}
+N_ROWS = 2000
+
+
+def run(
+    name: str, rows: list[Row], contract: Contract, n_rows: int = N_ROWS, seed: int = 3
+) -> list[Row]:
+    """The rows that a scenario sends."""
+    return list(SCENARIOS[name](rows, n_rows, seed, contract))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_record_keeps_the_contract(
+    name: str, seed: int, rows: list[Row], contract: Contract
+) -> None:
+    sent = run(name, rows, contract, seed=seed)
+    assert len(sent) == N_ROWS
+    assert [contract.check(row.record) for row in sent] == [[]] * N_ROWS
+    assert {row.label for row in sent} == {0, 1}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_seed_decides_everything(name: str, rows: list[Row], contract: Contract) -> None:
+    assert run(name, rows, contract, seed=5) == run(name, rows, contract, seed=5)
+    assert run(name, rows, contract, seed=5) != run(name, rows, contract, seed=6)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_rows_given_are_not_changed(name: str, rows: list[Row], contract: Contract) -> None:
+    before = [Row(dict(row.record), row.label) for row in rows]
+    run(name, rows, contract)
+    assert rows == before
+
+
+def test_the_categories_drawn_are_the_contracts_and_their_shares_add_up(contract: Contract) -> None:
+    for name, mix in DRAWN.items():
+        assert set(mix) <= set(contract[name].categories)
+        assert sum(mix.values()) == pytest.approx(1)
+
+
+def test_enough_features_shift_for_a_verdict_on_the_whole_dataset(contract: Contract) -> None:
+    inputs = {feature.name for feature in contract.inputs}
+    assert SHIFTED <= inputs
+    assert len(SHIFTED) / len(inputs) >= 0.4
+
+
+def test_the_features_shifted_are_the_documented_ones() -> None:
+    table = [line for line in (scenarios.__doc__ or "").splitlines() if line.startswith("| ")]
+    documented = {line.split("|")[1].strip() for line in table[2:]}
+    assert documented == SHIFTED
+
+
+def test_sudden_shifts_the_named_features_and_leaves_the_others(
+    rows: list[Row], contract: Contract
+) -> None:
+    calm, shifted = (run(name, rows, contract) for name in ("none", "sudden"))
+    assert [row.label for row in calm] == [row.label for row in shifted]
+    for feature in contract.inputs:
+        if feature.name not in SHIFTED:
+            assert column(calm, feature.name) == column(shifted, feature.name)
+    for name, mix in DRAWN.items():
+        counts = Counter(column(shifted, name))
+        # four standard deviations of a share drawn 2,000 times are at most 0.045
+        assert {value: counts[value] / N_ROWS for value in mix} == pytest.approx(mix, abs=0.045)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("age", 30, 42),
+        ("age", 85, 90),
+        ("hours_per_week", 40, 28),
+        ("hours_per_week", 5, 1),
+        ("capital_gain", 0, 3000),
+        ("capital_gain", 99999, 99999),
+    ],
+)
+def test_a_number_moves_and_stays_within_its_range(
+    name: str, before: int, after: int, record: dict[str, Any], contract: Contract
+) -> None:
+    row = Row(record | {name: before}, 1)
+    assert run("sudden", [row], contract, n_rows=1)[0].record[name] == after
+
+
+def test_what_is_no_number_is_left_for_the_service_to_refuse(
+    record: dict[str, Any], contract: Contract
+) -> None:
+    del record["hours_per_week"]
+    sent = run("sudden", [Row(record | {"age": "old"}, 1)], contract, n_rows=1)[0].record
+    assert sent["age"] == "old"
+    assert "hours_per_week" not in sent
+
+
+def test_gradual_begins_like_none_and_ends_like_sudden(rows: list[Row], contract: Contract) -> None:
+    calm, grown = (run(name, rows, contract) for name in ("none", "gradual"))
+    changed = [before != after for before, after in zip(calm, grown, strict=True)]
+    quarters = [sum(changed[n : n + 500]) / 500 for n in range(0, N_ROWS, 500)]
+    # four standard deviations of a share drawn 500 times are at most 0.09
+    assert quarters == pytest.approx([0.125, 0.375, 0.625, 0.875], abs=0.09)
+    assert not changed[0]
+    assert changed[-1]
+
+
+def test_label_shift_sends_more_positives_and_every_row_as_it_is(
+    rows: list[Row], contract: Contract
+) -> None:
+    sent = run("label_shift", rows, contract)
+    share = sum(row.label for row in sent) / N_ROWS
+    assert share == pytest.approx(scenarios.POSITIVE_SHARE, abs=0.045)
+    assert {str(row) for row in sent} <= {str(row) for row in rows}
+
+
+def test_label_shift_needs_rows_of_both_labels(rows: list[Row], contract: Contract) -> None:
+    with pytest.raises(TrafficError, match="rows of one label only, expected both"):
+        scenarios.label_shift([row for row in rows if row.label], 10, 1, contract)
+
+
+def test_concept_shift_flips_labels_of_its_group_only(rows: list[Row], contract: Contract) -> None:
+    calm, flipped = (run(name, rows, contract) for name in ("none", "concept_shift"))
+    groups: Counter[bool] = Counter()
+    for before, after in zip(calm, flipped, strict=True):
+        assert before.record == after.record
+        in_group = before.record["occupation"] in ("Exec-managerial", "Prof-specialty")
+        assert (before.label != after.label) == in_group
+        groups[in_group] += 1
+    assert groups[True] > 100 < groups[False]
+
+
+def column(rows: list[Row], name: str) -> list[Any]:
+    """One feature's values."""
+    return [row.record[name] for row in rows]
