@@ -1,0 +1,184 @@
+"""The HTTP side: takes events into the window and shows what was measured of it.
+
+No request computes anything: `measure` does that in its own process and leaves its results in
+the window.
+"""
+
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, request, send_file
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from werkzeug.exceptions import HTTPException
+
+from config.contract import Contract, nearest
+from evidently_service.bodies import RequestError, decode_labels, decode_predictions
+from evidently_service.measurement import Measurement, WindowFacts
+from evidently_service.metrics import WindowCollector
+from evidently_service.monitoring import Monitoring
+from evidently_service.settings import Settings
+from evidently_service.window import Window
+
+log = logging.getLogger(__name__)
+
+ENDPOINTS = {
+    "POST /iterate/<dataset>": "a JSON list of predictions",
+    "POST /labels/<dataset>": "a JSON list of labels",
+    "GET /drift": "the verdict, for machines",
+    "GET /report": "the latest Evidently report, for people",
+    "GET /metrics": "for Prometheus",
+    "GET /health/live": "the process answers",
+    "GET /health/ready": "events can be stored",
+}
+
+
+def create_app(
+    settings: Settings,
+    monitoring: Monitoring,
+    contract: Contract,
+    window: Window,
+    registry: CollectorRegistry,
+) -> Flask:
+    """The service of one window; its metrics are registered in `registry`."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.evidently_max_body_bytes
+    registry.register(WindowCollector(window, monitoring))
+    add_ingest(app, monitoring, contract, window)
+    add_results(app, monitoring, window, settings.report_path)
+    add_health(app, window, registry)
+    add_errors(app)
+    return app
+
+
+def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: Window) -> None:
+    """The routes that the relay posts to; a 2xx means stored for good."""
+
+    @app.post("/iterate/<dataset>")
+    def iterate(dataset: str) -> Response:
+        check_dataset(dataset, monitoring)
+        predictions = decode_predictions(request.get_data(cache=False), contract)
+        return stored(len(predictions), window.add_predictions(predictions))
+
+    @app.post("/labels/<dataset>")
+    def labels(dataset: str) -> Response:
+        check_dataset(dataset, monitoring)
+        received = decode_labels(request.get_data(cache=False))
+        return stored(len(received), window.add_labels(received))
+
+
+def add_results(app: Flask, monitoring: Monitoring, window: Window, report_path: Path) -> None:
+    """The routes that show what was measured."""
+
+    @app.get("/")
+    def index() -> Response:
+        return answer({"service": "evidently_service", "endpoints": ENDPOINTS})
+
+    @app.get("/drift")
+    def drift() -> Response:
+        return answer(verdict(monitoring, window))
+
+    @app.get("/report")
+    def report() -> Response:
+        try:
+            page = send_file(report_path.resolve(), mimetype="text/html", conditional=True)
+        except FileNotFoundError:
+            raise RequestError(
+                404,
+                "no_report",
+                "There is no report yet: one is written once there are a reference and "
+                f"{monitoring.min_rows} predictions (see /drift).",
+            ) from None
+        page.headers["Cache-Control"] = "no-cache"
+        return page
+
+
+def add_health(app: Flask, window: Window, registry: CollectorRegistry) -> None:
+    """The routes that a process manager and Prometheus ask."""
+
+    @app.get("/health/live")
+    def live() -> Response:
+        return answer({"live": True})
+
+    @app.get("/health/ready")
+    def ready() -> Response:
+        window.counters()
+        return answer({"ready": True})
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def add_errors(app: Flask) -> None:
+    """Every failure becomes the one JSON error body."""
+
+    @app.errorhandler(RequestError)
+    def refused(err: RequestError) -> Response:
+        log.info("request refused path=%s code=%s message=%s", request.path, err.code, err)
+        return error(err.status, err.code, str(err), err.problems)
+
+    @app.errorhandler(HTTPException)
+    def http_error(err: HTTPException) -> Response:
+        code = (err.name or "error").lower().replace(" ", "_")
+        return error(err.code or 500, code, err.description or err.name)
+
+    @app.errorhandler(sqlite3.Error)
+    def store_failed(err: sqlite3.Error) -> Response:
+        log.error("window failed path=%s error=%s", request.path, err)
+        message = f"The window cannot be used just now ({err}); send this again later."
+        return error(503, "window_unavailable", message)
+
+    @app.errorhandler(Exception)
+    def surprise(_: Exception) -> Response:
+        log.exception("request failed path=%s", request.path)
+        return error(500, "internal_error", "The service failed; its log says why.")
+
+
+def verdict(monitoring: Monitoring, window: Window) -> dict[str, Any]:
+    """What /drift says: the latest measurement, how the last run fared, and what came since."""
+    counters, labels = window.counters(), window.label_counts()
+    rows = min(counters.ingested, monitoring.window_rows)
+    measurement = window.latest() or Measurement(
+        dataset=monitoring.dataset,
+        state="not_measured",
+        share_threshold=monitoring.share_drifted,
+        window=WindowFacts(rows, counters.ingested),
+        labels=labels,
+    )
+    run = window.last_run()
+    return {
+        **msgspec.to_builtins(measurement),
+        "last_run_at": run.at if run else None,
+        "error": run.error if run else None,
+        "received": {**msgspec.to_builtins(counters), "labels": msgspec.to_builtins(labels)},
+    }
+
+
+def check_dataset(name: str, monitoring: Monitoring) -> None:
+    """Raises RequestError (404) for a dataset that is not monitored."""
+    if name != monitoring.dataset:
+        known = (monitoring.dataset,)
+        problem = {"field": "dataset", "value": name, "expected": f"one of {', '.join(known)}"}
+        problem |= {"nearest": like} if (like := nearest(name, known)) else {}
+        message = f"There is no dataset {name!r}; the known ones are: {', '.join(known)}."
+        raise RequestError(404, "unknown_dataset", message, [problem])
+
+
+def stored(received: int, new: int) -> Response:
+    """The relay's receipt: how many events came and how many were not here before."""
+    return answer({"received": received, "stored": new, "duplicates": received - new})
+
+
+def answer(body: dict[str, Any], status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(msgspec.json.encode(body), status, content_type="application/json")
+
+
+def error(
+    status: int, code: str, message: str, problems: list[dict[str, Any]] | None = None
+) -> Response:
+    """The one JSON error body."""
+    return answer({"error": {"code": code, "message": message, "problems": problems or []}}, status)

@@ -1,0 +1,143 @@
+"""Evidently, behind plain values: the one module that knows it. Only `measure` imports it.
+
+Takes the reference and the window as data frames and gives scores, quality and an HTML report.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from config.contract import Contract
+from evidently_service.measurement import ColumnDrift, Quality
+from evidently_service.monitoring import ColumnTest, Monitoring
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # Evidently sends telemetry unless this is set
+
+with warnings.catch_warnings():
+    # Evidently 0.7 uses what NumPy 2 and Litestar 2 have renamed; ours to ignore, not to mend.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    # pylint: disable=wrong-import-position  # after DO_NOT_TRACK, which it reads
+    from evidently import BinaryClassification, DataDefinition, Dataset, Report
+    from evidently.core.report import Snapshot
+    from evidently.metrics import Accuracy, F1Score, LogLoss, Precision, Recall, RocAuc, ValueDrift
+    from evidently.presets import DataDriftPreset
+
+# Evidently holds a probability against 0.5, whatever class the model answered: so the quality of
+# the classes is asked of a task without probabilities.
+CLASSES, PROBABILITIES = "classes", "probabilities"
+
+
+class Drift(NamedTuple):
+    """The drift of each feature and of the model's outputs, and the report that shows it."""
+
+    features: tuple[ColumnDrift, ...]
+    prediction: tuple[ColumnDrift, ...]
+    snapshot: Snapshot
+
+    @property
+    def share_drifted(self) -> float:
+        """Drifted features over all features, in [0, 1]."""
+        return sum(feature.drifted for feature in self.features) / len(self.features)
+
+    def html(self) -> str:
+        """The report as one page of 4 MB that needs nothing from elsewhere."""
+        return self.snapshot.get_html_str(as_iframe=False)
+
+
+def monitored_frame(rows: Iterable[Mapping[str, Any]], contract: Contract) -> pd.DataFrame:
+    """The model's columns and outputs of some rows.
+
+    DataFrame (n_rows, n_features + 2), features in contract order, then `probability` and
+    `income_class`; a missing or unseen category is '?'. Raises KeyError naming a missing column.
+    """
+    rows = list(rows)
+    columns: dict[str, list[Any]] = {
+        feature.name: [feature.known(row[feature.name]) for row in rows]
+        for feature in contract.inputs
+    }
+    columns["probability"] = [float(row["probability"]) for row in rows]
+    columns["income_class"] = [int(row["income_class"]) for row in rows]
+    return pd.DataFrame(columns)
+
+
+def measure_drift(
+    reference: pd.DataFrame, window: pd.DataFrame, monitoring: Monitoring, contract: Contract
+) -> Drift:
+    """Each column's drift from the reference to the window, both as `monitored_frame` gives them."""
+    features, outputs = monitoring.features, monitoring.outputs
+    columns = DataDefinition(
+        numerical_columns=[f.name for f in contract.inputs if not f.is_categorical]
+        + ["probability"],
+        categorical_columns=[f.name for f in contract.inputs if f.is_categorical]
+        + ["income_class"],
+    )
+    report = Report(
+        [
+            DataDriftPreset(
+                columns=list(features),
+                per_column_method={name: test.test for name, test in features.items()},
+                per_column_threshold={name: test.threshold for name, test in features.items()},
+                drift_share=monitoring.share_drifted,
+            ),
+            *(
+                ValueDrift(column=name, method=test.test, threshold=test.threshold)
+                for name, test in outputs.items()
+            ),
+        ]
+    )
+    snapshot = report.run(
+        Dataset.from_pandas(window, columns), Dataset.from_pandas(reference, columns)
+    )
+    scores = _scores(snapshot)
+    return Drift(
+        tuple(column_drift(name, test, scores[name]) for name, test in features.items()),
+        tuple(column_drift(name, test, scores[name]) for name, test in outputs.items()),
+        snapshot,
+    )
+
+
+def column_drift(name: str, test: ColumnTest, score: float) -> ColumnDrift:
+    """A column's score held against its threshold."""
+    ratio = test.ratio(score)
+    return ColumnDrift(name, test.test, score, test.threshold, ratio, ratio > 1)
+
+
+def measure_quality(labelled: pd.DataFrame) -> Quality | None:
+    """How right labelled predictions are: columns `label`, `income_class` and `probability`.
+
+    None while all labels are of one class, for half of the figures are not defined then.
+    """
+    if labelled["label"].nunique() < 2:
+        return None
+    columns = DataDefinition(
+        numerical_columns=["probability"],
+        categorical_columns=["label", "income_class"],
+        classification=[
+            BinaryClassification(
+                name=CLASSES, target="label", prediction_labels="income_class", pos_label=1
+            ),
+            BinaryClassification(
+                name=PROBABILITIES, target="label", prediction_probas="probability", pos_label=1
+            ),
+        ],
+    )
+    metrics = {
+        "accuracy": Accuracy(classification_name=CLASSES),
+        "precision": Precision(classification_name=CLASSES),
+        "recall": Recall(classification_name=CLASSES),
+        "f1": F1Score(classification_name=CLASSES),
+        "roc_auc": RocAuc(classification_name=PROBABILITIES),
+        "log_loss": LogLoss(classification_name=PROBABILITIES),
+    }
+    snapshot = Report(list(metrics.values())).run(Dataset.from_pandas(labelled, columns), None)
+    values = [float(metric["value"]) for metric in snapshot.dict()["metrics"]]
+    return Quality(rows=len(labelled), **dict(zip(metrics, values, strict=True)))
+
+
+def _scores(snapshot: Snapshot) -> dict[str, float]:
+    """The score of each column; the preset's count of drifted columns has no single column."""
+    metrics = snapshot.dict()["metrics"]
+    return {m["config"]["column"]: float(m["value"]) for m in metrics if "column" in m["config"]}

@@ -1,0 +1,215 @@
+"""Turns the window into measurements on a schedule, in a process of its own.
+
+    python -m evidently_service.measure
+
+The window's newest rows and the production version's reference -> drift, quality and the HTML
+report -> the window's file and folder, from which the web workers answer.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import msgspec
+import pandas as pd
+
+from config.contract import Contract, load_contract
+from config.events import Prediction
+from config.settings import exit_on_settings_error, read_settings
+from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
+from evidently_service.measurement import Counters, LabelCounts, Measurement, Quality, Run
+from evidently_service.measurement import WindowFacts
+from evidently_service.monitoring import Monitoring, load_monitoring
+from evidently_service.registry import References, Registry, RegistryError, Version
+from evidently_service.settings import Settings
+from evidently_service.window import Window
+
+log = logging.getLogger(__name__)
+
+
+class Inputs(NamedTuple):
+    """What a measurement depends on: while this stays, its figures stay."""
+
+    counters: Counters
+    labels: LabelCounts
+    version: Version | None
+
+
+class Measure:
+    """Measures one window against the production version's reference, again and again."""
+
+    def __init__(
+        self,
+        window: Window,
+        references: References,
+        monitoring: Monitoring,
+        contract: Contract,
+        report_path: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.window = window
+        self.references = references
+        self.monitoring = monitoring
+        self.contract = contract
+        self.report_path = report_path
+        self.clock = clock
+        self._measured: tuple[Inputs, Measurement] | None = None
+        self._reference: tuple[Version, pd.DataFrame] | None = None
+        self._unreported: Drift | None = None
+        self._report_due_at = 0.0
+
+    def run_once(self) -> None:
+        """Measures if anything has changed. What fails is logged and kept for /drift to show."""
+        at = self.clock()
+        error = None
+        try:
+            self.references.follow()
+        except RegistryError as err:  # the reference that is here goes on
+            error = str(err)
+            log.warning("reference not refreshed: %s", error)
+        try:
+            self._measure(at)
+            self._report(at)
+            self.window.prune(self.monitoring.retention_rows)
+        except Exception as err:  # pylint: disable=broad-exception-caught  # the next run may do
+            log.exception("measurement failed")
+            error = f"{type(err).__name__}: {err}"
+        self.window.note_run(Run(at, error))
+
+    def _measure(self, at: float) -> None:
+        version = self.references.version()
+        inputs = Inputs(self.window.counters(), self.window.label_counts(), version)
+        if self._measured and self._measured[0] == inputs:
+            measurement = msgspec.structs.replace(self._measured[1], measured_at=at)
+            self.window.confirm(measurement)
+        else:
+            measurement = self._compare(at, inputs)
+            self.window.record(measurement)
+            log.info(
+                "measured state=%s drifted=%s share_drifted=%s rows=%d model_version=%s",
+                measurement.state,
+                measurement.drifted,
+                measurement.share_drifted,
+                measurement.window.rows,
+                measurement.model_version,
+            )
+        self._measured = inputs, measurement
+
+    def _compare(self, at: float, inputs: Inputs) -> Measurement:
+        """The measurement of the newest rows; without a verdict where they cannot be compared."""
+        started = time.perf_counter()
+        rows = self.window.last_predictions(self.monitoring.window_rows)
+        blank = Measurement(
+            dataset=self.monitoring.dataset,
+            state="no_reference",
+            share_threshold=self.monitoring.share_drifted,
+            measured_at=at,
+            window=window_facts(rows, inputs.counters),
+            labels=inputs.labels,
+            quality=self._quality(),
+        )
+        if inputs.version is None:
+            return blank
+        reference = self._reference_frame(inputs.version)
+        blank = msgspec.structs.replace(
+            blank,
+            state="not_enough_rows",
+            model_version=inputs.version.number,
+            reference_rows=len(reference),
+        )
+        if len(rows) < self.monitoring.min_rows:
+            return blank
+        current = monitored_frame(map(as_row, rows), self.contract)
+        drift = measure_drift(reference, current, self.monitoring, self.contract)
+        self._unreported = drift
+        return msgspec.structs.replace(
+            blank,
+            state="ok",
+            drifted=drift.share_drifted >= self.monitoring.share_drifted,
+            share_drifted=drift.share_drifted,
+            features=drift.features,
+            prediction=drift.prediction,
+            duration_s=time.perf_counter() - started,
+        )
+
+    def _quality(self) -> Quality | None:
+        labelled = self.window.last_labelled(self.monitoring.window_rows)
+        if len(labelled) < self.monitoring.min_labels:
+            return None
+        predictions = [prediction for prediction, _ in labelled]
+        frame = pd.DataFrame(
+            {
+                "probability": [prediction.probability for prediction in predictions],
+                "income_class": [prediction.income_class for prediction in predictions],
+                "label": [label for _, label in labelled],
+            }
+        )
+        return measure_quality(frame)
+
+    def _reference_frame(self, version: Version) -> pd.DataFrame:
+        """The reference, read once per version. Raises KeyError naming a missing column."""
+        if self._reference is None or self._reference[0] != version:
+            lines = self.references.path(version).read_bytes()
+            rows = msgspec.json.Decoder(dict).decode_lines(lines)
+            self._reference = version, monitored_frame(rows, self.contract)
+        return self._reference[1]
+
+    def _report(self, at: float) -> None:
+        """Writes the HTML of the newest drift once it is due, whole or not at all."""
+        if self._unreported is None or at < self._report_due_at:
+            return
+        self.report_path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.report_path.with_suffix(".tmp")
+        fresh.write_text(self._unreported.html(), encoding="utf-8")
+        os.replace(fresh, self.report_path)
+        self._unreported = None
+        self._report_due_at = at + self.monitoring.html_period_s
+
+
+def as_row(prediction: Prediction) -> dict[str, object]:
+    """A prediction as one flat row: its features and the model's outputs."""
+    outputs = {"probability": prediction.probability, "income_class": prediction.income_class}
+    return {**prediction.features, **outputs}
+
+
+def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
+    """Which rows these are. The counters were read before them."""
+    times = [row.predicted_at for row in rows]
+    return WindowFacts(
+        len(rows), counters.ingested, min(times, default=None), max(times, default=None)
+    )
+
+
+def main() -> None:
+    """Measures every period until TERM or INT."""
+    settings = read_settings(Settings, os.environ)
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    contract = load_contract()
+    monitoring = load_monitoring(Path(settings.monitoring_file), contract)
+    period_s = settings.measure_period_s or monitoring.measure_period_s
+    references = References(settings.reference_dir, Registry(settings.mlflow_tracking_uri))
+    window = Window(settings.window_path)
+    measure = Measure(window, references, monitoring, contract, settings.report_path)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    while True:
+        started = time.monotonic()
+        measure.run_once()
+        time.sleep(max(0.0, started + period_s - time.monotonic()))
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    """Ends the process at once: transactions roll back, and files are replaced whole."""
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    exit_on_settings_error(main)

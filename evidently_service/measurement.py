@@ -1,0 +1,84 @@
+"""What one comparison of window and reference says: the values behind /drift and /metrics.
+
+`measure` makes a Measurement, `window` keeps it, `app` and `metrics` show it.
+"""
+
+from typing import Literal
+
+import msgspec
+
+State = Literal["ok", "not_enough_rows", "no_reference", "not_measured"]
+STATES: tuple[State, ...] = ("ok", "not_enough_rows", "no_reference", "not_measured")
+
+
+class ColumnDrift(msgspec.Struct, frozen=True):
+    """How far one column has moved."""
+
+    name: str
+    test: str
+    score: float  # as the test gives it: a distance or a p-value
+    threshold: float
+    ratio: float  # above 1 is drift, whatever the test
+    drifted: bool
+
+
+class WindowFacts(msgspec.Struct, frozen=True):
+    """Which rows were measured."""
+
+    rows: int
+    ingested_total: int  # predictions ever stored when these rows were read
+    first_event_at: float | None = None  # Unix time in seconds
+    last_event_at: float | None = None
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """Predictions ever received; pruning and restarts leave these as they are."""
+
+    ingested: int = 0  # stored
+    duplicates: int = 0  # came again, not stored twice
+
+
+class LabelCounts(msgspec.Struct, frozen=True):
+    """What became of the labels that are kept."""
+
+    matched: int = 0  # their prediction is here too
+    pending: int = 0  # their prediction has not come yet
+    conflicting: int = 0  # they contradicted the prediction's first label, which stays
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """How right the newest labelled predictions were; the positive class is 1."""
+
+    rows: int
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    roc_auc: float
+    log_loss: float
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One comparison of the window with the reference; without a verdict unless `state` is ok."""
+
+    dataset: str
+    state: State
+    drifted: bool = False
+    share_drifted: float | None = None  # of the features, in [0, 1]
+    share_threshold: float
+    features: tuple[ColumnDrift, ...] = ()
+    prediction: tuple[ColumnDrift, ...] = ()
+    model_version: str | None = None  # the version that the reference belongs to
+    reference_rows: int = 0
+    measured_at: float | None = None  # Unix time in seconds: the window looked like this then
+    duration_s: float | None = None
+    window: WindowFacts
+    labels: LabelCounts = LabelCounts()
+    quality: Quality | None = None
+
+
+class Run(msgspec.Struct, frozen=True):
+    """How the measure process last fared, whether it measured or failed."""
+
+    at: float  # Unix time in seconds
+    error: str | None = None

@@ -1,0 +1,118 @@
+"""The window and its latest measurement as Prometheus metrics, read from disk at each scrape.
+
+Nothing is counted in a worker's memory, so every worker answers the same and a restart resets
+nothing. A figure that does not exist now (no verdict, no labels) is absent, never zero.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from evidently_service.measurement import STATES, ColumnDrift, Measurement, Quality
+from evidently_service.monitoring import Monitoring
+from evidently_service.window import Window
+
+QUALITY_HELP = {
+    "rows": "labelled predictions that the quality was measured on",
+    "accuracy": "share of labelled predictions whose class was right",
+    "precision": "share of predictions of >50K that were right",
+    "recall": "share of people above 50K that were predicted so",
+    "f1": "harmonic mean of precision and recall of >50K",
+    "roc_auc": "area under the ROC curve of the predicted probability",
+    "log_loss": "log loss of the predicted probability, in nats",
+}
+
+
+class WindowCollector(Collector):
+    """Gives the window's metrics to a registry's scrape."""
+
+    def __init__(self, window: Window, monitoring: Monitoring) -> None:
+        self.window = window
+        self.monitoring = monitoring
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not read the window."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics as of now."""
+        yield from self._events()
+        measurement = self.window.latest()
+        yield _states(measurement)
+        if run := self.window.last_run():
+            yield _gauge("measurement_run_timestamp_seconds", "last run, failed or not", run.at)
+            failed = 1 if run.error else 0
+            yield _gauge("measurement_failed", "1 if the last run had an error", failed)
+        if measurement:
+            yield from _measured(measurement)
+        if measurement and measurement.quality:
+            yield from _quality(measurement.quality)
+
+    def _events(self) -> Iterator[Metric]:
+        counters = self.window.counters()
+        rows = min(counters.ingested, self.monitoring.window_rows)
+        yield _gauge("window_rows", "predictions in the window", rows)
+        ingested = "predictions ever stored, pruned ones included"
+        yield CounterMetricFamily("income_window_ingested", ingested, counters.ingested)
+        duplicates = "predictions that came again and were not stored twice"
+        yield CounterMetricFamily("income_window_duplicates", duplicates, counters.duplicates)
+        counts = self.window.label_counts()
+        labels = GaugeMetricFamily(
+            "income_labels", "labels kept, by what became of them", labels=["state"]
+        )
+        for state in ("matched", "pending", "conflicting"):
+            labels.add_metric([state], getattr(counts, state))
+        yield labels
+
+
+def _states(measurement: Measurement | None) -> Metric:
+    now = measurement.state if measurement else "not_measured"
+    family = GaugeMetricFamily(
+        "income_measurement_state", "1 for the state of the latest measurement", labels=["state"]
+    )
+    for state in STATES:
+        family.add_metric([state], 1 if state == now else 0)
+    return family
+
+
+def _measured(measurement: Measurement) -> Iterator[Metric]:
+    if measurement.measured_at is not None:
+        at = "when the latest measurement was last found true"
+        yield _gauge("measurement_timestamp_seconds", at, measurement.measured_at)
+    if measurement.duration_s is not None:
+        duration = "time that the latest measurement took"
+        yield _gauge("measurement_duration_seconds", duration, measurement.duration_s)
+    if measurement.model_version is not None:
+        reference = GaugeMetricFamily(
+            "income_reference_info", "1 for the reference's version", labels=["model_version"]
+        )
+        reference.add_metric([measurement.model_version], 1)
+        yield reference
+    if measurement.state == "ok":
+        yield from _verdict(measurement)
+
+
+def _verdict(measurement: Measurement) -> Iterator[Metric]:
+    score = "score / threshold: above 1 is drift"
+    yield _ratios("feature_drift_score", score, "feature", measurement.features)
+    yield _ratios("prediction_drift_score", score, "output", measurement.prediction)
+    yield _gauge("drift_share", "drifted features over all", measurement.share_drifted or 0.0)
+    detected = "1 if the share of drifted features has reached its threshold"
+    yield _gauge("drift_detected", detected, int(measurement.drifted))
+
+
+def _ratios(name: str, text: str, label: str, columns: tuple[ColumnDrift, ...]) -> Metric:
+    family = GaugeMetricFamily(f"income_{name}", text, labels=[label])
+    for column in columns:
+        family.add_metric([column.name], column.ratio)
+    return family
+
+
+def _quality(quality: Quality) -> Iterator[Metric]:
+    for name, text in QUALITY_HELP.items():
+        yield _gauge(f"quality_{name}", text, getattr(quality, name))
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"income_{name}", text, value)

@@ -1,0 +1,33 @@
+"""What the tests of the Evidently service share: the real monitoring file and an empty window."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from config.contract import CONTRACT_PATH, Contract
+from evidently_service.monitoring import Monitoring, load_monitoring
+from evidently_service.window import Window
+from tests.evidently_service.mlflow_registry import RegistryFile
+
+MONITORING_PATH = CONTRACT_PATH.with_name("monitoring.yaml")
+
+
+@pytest.fixture(scope="session")
+def monitoring(contract: Contract) -> Monitoring:
+    """The project's own monitoring file."""
+    return load_monitoring(MONITORING_PATH, contract)
+
+
+@pytest.fixture
+def window(tmp_path: Path) -> Iterator[Window]:
+    """An empty window."""
+    with closing(Window(tmp_path / "window.db")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def mlflow_registry(tmp_path_factory: pytest.TempPathFactory) -> RegistryFile:
+    """A real MLflow registry; what is in production is up to the test before."""
+    return RegistryFile(tmp_path_factory.mktemp("mlflow"))

@@ -1,0 +1,68 @@
+"""Made-up events for the tests: rows drawn from the contract, shifted where a test says so."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from config.contract import Contract
+from config.events import Label, Prediction
+
+Shift = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def unshifted(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as it was drawn."""
+    return row
+
+
+def older(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of someone 30 years older, or of the oldest."""
+    return row | {"age": min(90, row["age"] + 30)}
+
+
+def made_up_rows(
+    contract: Contract, rows: int, seed: int, shift: Shift = unshifted
+) -> list[dict[str, Any]]:
+    """Rows with every value of the contract equally likely, and outputs that follow from age."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(rows):
+        row: dict[str, Any] = {}
+        for feature in contract.inputs:
+            if feature.is_categorical:
+                row[feature.name] = draw.choice(feature.categories)
+            else:
+                assert feature.minimum is not None and feature.maximum is not None
+                row[feature.name] = draw.randint(feature.minimum, feature.maximum)
+        row = shift(row)
+        probability = row["age"] / 100
+        outputs = {"probability": probability, "income_class": int(probability >= 0.5)}
+        found.append(row | outputs | {"label": int(draw.random() < probability)})
+    return found
+
+
+def made_up_predictions(
+    contract: Contract, rows: int, seed: int, shift: Shift = unshifted
+) -> list[Prediction]:
+    """Predictions of made-up rows; the ids say the seed and the number."""
+    names = [feature.name for feature in contract.inputs]
+    return [
+        Prediction(
+            prediction_id=f"{seed}-{number}",
+            predicted_at=1_700_000_000.0 + number,
+            model_version="1",
+            features={name: row[name] for name in names},
+            probability=row["probability"],
+            income_class=row["income_class"],
+            threshold=0.5,
+        )
+        for number, row in enumerate(made_up_rows(contract, rows, seed, shift))
+    ]
+
+
+def labels_of(predictions: list[Prediction], wrong_every: int) -> list[Label]:
+    """Labels that agree with the predictions but for every `wrong_every`-th, from the first on."""
+    return [
+        Label(p.prediction_id, 1_700_100_000.0, p.income_class ^ (number % wrong_every == 0))
+        for number, p in enumerate(predictions)
+    ]

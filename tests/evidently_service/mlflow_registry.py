@@ -1,0 +1,43 @@
+"""A real MLflow registry for the tests: SQLite and artifacts in a folder, no server."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from evidently_service.registry import ALIAS, MODEL_NAME, Version
+
+
+class RegistryFile:
+    """Promotes versions as training does: a run with a reference, a version, the alias."""
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.client = MlflowClient(self.uri, registry_uri=self.uri)
+        artifacts = (folder / "artifacts").as_uri()
+        self.experiment = self.client.create_experiment("census", artifact_location=artifacts)
+        self.client.create_registered_model(MODEL_NAME)
+
+    def promote(self, reference: list[dict[str, Any]] | None) -> Version:
+        """Puts a new version in production; None stands for a run that logged no reference."""
+        run = self.client.create_run(self.experiment)
+        if reference is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "reference.jsonl"
+                lines = (json.dumps(row, separators=(",", ":")) + "\n" for row in reference)
+                path.write_text("".join(lines), encoding="utf-8")
+                self.client.log_artifact(run.info.run_id, str(path), "monitoring")
+        source = f"{run.info.artifact_uri}/models_mlflow"
+        made = self.client.create_model_version(MODEL_NAME, source, run.info.run_id)
+        self.client.set_registered_model_alias(MODEL_NAME, ALIAS, made.version)
+        return Version(str(made.version), run.info.run_id)
+
+    def demote(self) -> None:
+        """Leaves no version in production."""
+        try:
+            self.client.delete_registered_model_alias(MODEL_NAME, ALIAS)
+        except MlflowException:
+            pass  # there was none

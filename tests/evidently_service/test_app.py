@@ -1,0 +1,305 @@
+"""The HTTP side with Flask's client: what is stored, what is refused and what is shown."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry
+
+from config.contract import Contract
+from config.events import Label, Prediction
+from evidently_service.app import create_app
+from evidently_service.measurement import (
+    ColumnDrift,
+    LabelCounts,
+    Measurement,
+    Quality,
+    Run,
+    WindowFacts,
+)
+from evidently_service.monitoring import Monitoring
+from evidently_service.settings import Settings
+from evidently_service.window import Window
+from tests.evidently_service.events import labels_of, made_up_predictions
+
+MEASURED = Measurement(
+    dataset="income",
+    state="ok",
+    drifted=True,
+    share_drifted=0.25,
+    share_threshold=0.2,
+    features=(
+        ColumnDrift("age", "wasserstein", 0.3, 0.15, 2.0, True),
+        ColumnDrift("sex", "jensenshannon", 0.01, 0.05, 0.2, False),
+    ),
+    prediction=(ColumnDrift("probability", "wasserstein", 0.09, 0.18, 0.5, False),),
+    model_version="7",
+    reference_rows=5000,
+    measured_at=1_700_000_000.5,
+    duration_s=0.75,
+    window=WindowFacts(1000, 1234, 1.0, 2.0),
+    labels=LabelCounts(300, 2, 1),
+    quality=Quality(300, 0.86, 0.7, 0.71, 0.705, 0.92, 0.29),
+)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """An empty registry of metrics."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def client(
+    tmp_path: Path,
+    monitoring: Monitoring,
+    contract: Contract,
+    window: Window,
+    registry: CollectorRegistry,
+) -> FlaskClient:
+    """A client of the service on an empty window, with bodies of up to 100 kB."""
+    settings = Settings(window_dir=str(tmp_path), evidently_max_body_bytes=100_000)
+    return create_app(settings, monitoring, contract, window, registry).test_client()
+
+
+def post(client: FlaskClient, path: str, events: Any) -> Any:
+    """The answer to a JSON post."""
+    return client.post(path, data=msgspec.json.encode(events), content_type="application/json")
+
+
+def problems(answer: Any) -> list[dict[str, Any]]:
+    """The problems of the one error body."""
+    assert set(answer.json) == {"error"}
+    assert set(answer.json["error"]) == {"code", "message", "problems"}
+    return answer.json["error"]["problems"]
+
+
+def as_dict(prediction: Prediction, **changes: Any) -> dict[str, Any]:
+    """A prediction as JSON has it, with changes."""
+    return msgspec.to_builtins(prediction) | changes
+
+
+def test_posted_predictions_are_stored_once(
+    client: FlaskClient, contract: Contract, window: Window
+) -> None:
+    events = made_up_predictions(contract, 5, seed=1)
+    answer = post(client, "/iterate/income", events)
+    assert answer.status_code == 200
+    assert answer.json == {"received": 5, "stored": 5, "duplicates": 0}
+    assert post(client, "/iterate/income", events[3:]).json["duplicates"] == 2
+    assert window.last_predictions(10) == events
+
+
+def test_posted_labels_join_their_predictions(
+    client: FlaskClient, contract: Contract, window: Window
+) -> None:
+    events = made_up_predictions(contract, 3, seed=1)
+    assert post(client, "/labels/income", labels_of(events, wrong_every=2)).status_code == 200
+    assert post(client, "/iterate/income", events).status_code == 200
+    assert window.label_counts() == LabelCounts(matched=3, pending=0, conflicting=0)
+
+
+def test_an_empty_list_is_no_error(client: FlaskClient) -> None:
+    assert post(client, "/iterate/income", []).status_code == 200
+    assert post(client, "/labels/income", []).status_code == 200
+
+
+def test_a_missing_category_and_a_value_out_of_range_are_let_in(
+    client: FlaskClient, contract: Contract
+) -> None:
+    [event] = made_up_predictions(contract, 1, seed=1)
+    strange = event.features | {"workclass": None, "age": 140, "native_country": "Atlantis"}
+    answer = post(client, "/iterate/income", [as_dict(event, features=strange)])
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/iterate/incom", "/labels/incom"])
+def test_an_unknown_dataset_is_told_the_known_one(client: FlaskClient, path: str) -> None:
+    answer = post(client, path, [])
+    assert answer.status_code == 404
+    assert answer.json["error"]["code"] == "unknown_dataset"
+    assert "the known ones are: income" in answer.json["error"]["message"]
+    assert problems(answer) == [
+        {"field": "dataset", "value": "incom", "expected": "one of income", "nearest": "income"}
+    ]
+
+
+def test_a_body_that_is_no_json_is_a_400(client: FlaskClient) -> None:
+    answer = client.post("/iterate/income", data=b"[{")
+    assert (answer.status_code, answer.json["error"]["code"]) == (400, "not_json")
+    assert problems(answer) == []
+
+
+def test_a_body_that_is_no_utf8_is_a_400(client: FlaskClient) -> None:
+    answer = client.post("/labels/income", data=b'[{"prediction_id": "\xff"}]')
+    assert (answer.status_code, answer.json["error"]["code"]) == (400, "not_json")
+
+
+def test_a_single_object_is_told_that_a_list_is_expected(client: FlaskClient) -> None:
+    answer = post(client, "/iterate/income", {})
+    assert answer.status_code == 422
+    assert answer.json["error"]["message"] == "Expected a JSON list of Predictions."
+
+
+def test_every_problem_of_a_batch_is_listed_and_nothing_of_it_stored(
+    client: FlaskClient, contract: Contract, window: Window
+) -> None:
+    events = made_up_predictions(contract, 6, seed=1)
+    without_age = {name: v for name, v in events[3].features.items() if name != "age"}
+    batch = [
+        as_dict(events[0]),
+        as_dict(events[1], probability="high"),
+        as_dict(events[2], features=events[2].features | {"age": "old"}),
+        as_dict(events[3], features=without_age),
+        as_dict(events[4], probability=1.5, income_class=2),
+        {"prediction_id": "x"},
+        "no object",
+    ]
+    answer = post(client, "/iterate/income", batch)
+    assert answer.status_code == 422
+    assert answer.json["error"]["code"] == "invalid_events"
+    found = {(p["record"], p["field"]): (p["value"], p["expected"]) for p in problems(answer)}
+    assert found == {
+        (1, "probability"): ("high", "Expected `float`, got `str`"),
+        (2, "age"): ("old", "Expected `int`, got `str`"),
+        (3, "age"): (None, "Object missing required field `age`"),
+        (4, "probability"): (1.5, "a number from 0 to 1"),
+        (4, "income_class"): (2, "0 or 1"),
+        (5, "predicted_at"): (None, "Object missing required field `predicted_at`"),
+        (6, "event"): ("no object", "Expected `object`, got `str`"),
+    }
+    assert window.counters().ingested == 0
+
+
+def test_a_label_that_is_no_class_is_refused(client: FlaskClient) -> None:
+    answer = post(client, "/labels/income", [Label("a", 1.0, 1), Label("b", 1.0, 2)])
+    assert answer.status_code == 422
+    assert problems(answer) == [{"record": 1, "field": "label", "value": 2, "expected": "0 or 1"}]
+
+
+def test_a_body_beyond_the_limit_is_refused(client: FlaskClient) -> None:
+    answer = client.post("/iterate/income", data=b" " * 100_001)
+    assert (answer.status_code, answer.json["error"]["code"]) == (413, "request_entity_too_large")
+
+
+def test_an_unknown_path_and_a_wrong_method_have_the_one_error_body(client: FlaskClient) -> None:
+    assert client.get("/nothing").json["error"]["code"] == "not_found"
+    assert client.get("/iterate/income").json["error"]["code"] == "method_not_allowed"
+
+
+def test_a_window_that_fails_is_a_503_so_that_the_relay_comes_back(
+    client: FlaskClient, contract: Contract, window: Window
+) -> None:
+    window.close()
+    answer = post(client, "/iterate/income", made_up_predictions(contract, 1, seed=1))
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "window_unavailable")
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/live").status_code == 200
+
+
+def test_drift_says_not_measured_before_the_first_measurement(
+    client: FlaskClient, contract: Contract
+) -> None:
+    post(client, "/iterate/income", made_up_predictions(contract, 3, seed=1))
+    verdict = client.get("/drift").json
+    assert (verdict["state"], verdict["drifted"], verdict["share_drifted"]) == (
+        "not_measured",
+        False,
+        None,
+    )
+    assert verdict["window"]["rows"] == verdict["received"]["ingested"] == 3
+    assert verdict["measured_at"] is None and verdict["error"] is None
+
+
+def test_drift_shows_the_latest_measurement_and_the_last_runs_error(
+    client: FlaskClient, window: Window
+) -> None:
+    window.record(MEASURED)
+    window.note_run(Run(1_700_000_009.0, "registry is away"))
+    verdict = client.get("/drift").json
+    assert verdict["drifted"] is True
+    assert verdict["features"][0] == {
+        "name": "age",
+        "test": "wasserstein",
+        "score": 0.3,
+        "threshold": 0.15,
+        "ratio": 2.0,
+        "drifted": True,
+    }
+    assert verdict["model_version"] == "7"
+    assert verdict["labels"] == {"matched": 300, "pending": 2, "conflicting": 1}
+    assert verdict["quality"]["roc_auc"] == 0.92
+    assert verdict["error"] == "registry is away"
+    assert verdict["last_run_at"] == 1_700_000_009.0
+
+
+def test_the_report_is_a_clear_404_until_there_is_one(client: FlaskClient, tmp_path: Path) -> None:
+    answer = client.get("/report")
+    assert (answer.status_code, answer.json["error"]["code"]) == (404, "no_report")
+    assert "500 predictions" in answer.json["error"]["message"]
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "latest.html").write_text("<html>drift</html>", encoding="utf-8")
+    with client.get("/report") as found:
+        assert found.status_code == 200
+        assert (found.mimetype, found.text) == ("text/html", "<html>drift</html>")
+
+
+def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
+    client: FlaskClient, contract: Contract, window: Window, registry: CollectorRegistry
+) -> None:
+    post(client, "/iterate/income", made_up_predictions(contract, 3, seed=1))
+    few = msgspec.structs.replace(MEASURED, state="not_enough_rows", quality=None)
+    window.record(few)
+    text = client.get("/metrics").text
+    assert registry.get_sample_value("income_window_ingested_total") == 3
+    assert registry.get_sample_value("income_window_rows") == 3
+    states = {"ok": 0, "not_enough_rows": 1, "no_reference": 0, "not_measured": 0}
+    for state, value in states.items():
+        assert registry.get_sample_value("income_measurement_state", {"state": state}) == value
+    for absent in ("drift_score", "drift_share", "drift_detected", "income_quality"):
+        assert absent not in text
+
+
+def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
+    client: FlaskClient, window: Window, registry: CollectorRegistry
+) -> None:
+    window.record(MEASURED)
+    window.note_run(Run(1_700_000_009.0, "registry is away"))
+    window.add_labels([Label("a", 1.0, 1)])
+    assert client.get("/metrics").status_code == 200
+
+    def sample(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"income_{name}", labels)
+
+    assert sample("feature_drift_score", feature="age") == 2.0
+    assert sample("feature_drift_score", feature="sex") == 0.2
+    assert sample("prediction_drift_score", output="probability") == 0.5
+    assert sample("drift_share") == 0.25
+    assert sample("drift_detected") == 1
+    assert sample("measurement_timestamp_seconds") == 1_700_000_000.5
+    assert sample("measurement_duration_seconds") == 0.75
+    assert sample("measurement_run_timestamp_seconds") == 1_700_000_009.0
+    assert sample("measurement_failed") == 1
+    assert sample("labels", state="pending") == 1
+    assert sample("quality_accuracy") == 0.86
+    assert sample("quality_rows") == 300
+    assert sample("reference_info", model_version="7") == 1
+
+
+def test_registering_the_metrics_does_not_read_the_window(
+    window: Window, tmp_path: Path, monitoring: Monitoring, contract: Contract
+) -> None:
+    window.close()
+    app = create_app(
+        Settings(window_dir=str(tmp_path)), monitoring, contract, window, CollectorRegistry()
+    )
+    assert app.test_client().get("/health/live").status_code == 200
+    with pytest.raises(sqlite3.ProgrammingError):
+        window.counters()
+
+
+def test_the_index_lists_the_endpoints(client: FlaskClient) -> None:
+    assert "GET /drift" in client.get("/").json["endpoints"]

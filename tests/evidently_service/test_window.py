@@ -1,0 +1,171 @@
+"""The durable window: each prediction once, labels joined in any order, restarts survived."""
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from config.events import Label, Prediction
+from evidently_service.measurement import Counters, LabelCounts, Measurement, Run, WindowFacts
+from evidently_service.window import Window
+
+
+def prediction(identity: str, probability: float = 0.7) -> Prediction:
+    """A prediction with an id."""
+    return Prediction(identity, 1.5, "1", {"age": 40}, probability, 1, 0.5)
+
+
+def label(identity: str, value: int = 1) -> Label:
+    """A label with an id."""
+    return Label(identity, 2.5, value)
+
+
+def identities(predictions: list[Prediction]) -> list[str]:
+    """The ids of predictions."""
+    return [each.prediction_id for each in predictions]
+
+
+def measurement(state: str = "ok", measured_at: float = 1.0) -> Measurement:
+    """A measurement without figures."""
+    facts = WindowFacts(0, 0)
+    return Measurement(
+        dataset="income",
+        state=state,  # type: ignore[arg-type]
+        share_threshold=0.2,
+        measured_at=measured_at,
+        window=facts,
+    )
+
+
+def test_a_prediction_comes_back_as_it_was_added(window: Window) -> None:
+    added = Prediction("a", 1.25, "7", {"age": 40, "workclass": None}, 0.123456789, 0, 0.4)
+    window.add_predictions([added])
+    assert window.last_predictions(10) == [added]
+
+
+def test_a_prediction_sent_twice_is_stored_once_and_counted(window: Window) -> None:
+    assert window.add_predictions([prediction("a"), prediction("b")]) == 2
+    assert window.add_predictions([prediction("b"), prediction("c"), prediction("c")]) == 1
+    assert identities(window.last_predictions(10)) == ["a", "b", "c"]
+    assert window.counters() == Counters(ingested=3, duplicates=2)
+
+
+def test_the_first_version_of_a_prediction_stays(window: Window) -> None:
+    window.add_predictions([prediction("a", 0.7)])
+    window.add_predictions([prediction("a", 0.9)])
+    assert window.last_predictions(1)[0].probability == 0.7
+
+
+def test_the_newest_rows_are_the_last_to_arrive_whatever_came_again(window: Window) -> None:
+    window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
+    window.add_predictions([prediction("a")])
+    assert identities(window.last_predictions(2)) == ["b", "c"]
+
+
+def test_a_label_before_its_prediction_waits_and_then_matches(window: Window) -> None:
+    window.add_labels([label("a", 0)])
+    assert window.label_counts() == LabelCounts(matched=0, pending=1, conflicting=0)
+    assert window.last_labelled(10) == []
+    window.add_predictions([prediction("a")])
+    assert window.label_counts() == LabelCounts(matched=1, pending=0, conflicting=0)
+    assert window.last_labelled(10) == [(prediction("a"), 0)]
+
+
+def test_the_first_label_wins_and_a_conflict_is_kept_once(window: Window) -> None:
+    window.add_predictions([prediction("a"), prediction("b")])
+    assert window.add_labels([label("a", 1), label("b", 0)]) == 2
+    assert window.add_labels([label("a", 0)]) == 0
+    assert window.add_labels([label("a", 0), label("b", 0)]) == 0
+    assert window.label_counts() == LabelCounts(matched=2, pending=0, conflicting=1)
+    assert [value for _, value in window.last_labelled(10)] == [1, 0]
+
+
+def test_the_newest_labelled_rows_follow_the_labels_arrival(window: Window) -> None:
+    window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
+    window.add_labels([label("c"), label("x"), label("a"), label("b")])
+    assert identities([each for each, _ in window.last_labelled(2)]) == ["a", "b"]
+
+
+def test_pruning_keeps_the_newest_rows_their_labels_and_the_counters(window: Window) -> None:
+    window.add_predictions([prediction(name) for name in "abcde"])
+    window.add_labels([label("a"), label("e"), label("waiting")])
+    window.add_labels([label("a", 0)])
+    window.prune(retention_rows=3)
+    assert identities(window.last_predictions(10)) == ["c", "d", "e"]
+    assert window.label_counts() == LabelCounts(matched=1, pending=1, conflicting=0)
+    assert window.counters().ingested == 5
+
+
+def test_a_label_that_waited_beyond_retention_is_pruned(window: Window) -> None:
+    window.add_labels([label("first"), label("second"), label("third")])
+    window.prune(retention_rows=2)
+    assert window.label_counts() == LabelCounts(matched=0, pending=2, conflicting=0)
+
+
+def test_pruning_an_empty_window_removes_nothing(window: Window) -> None:
+    window.prune(retention_rows=1)
+    assert window.counters() == Counters()
+
+
+def test_arrival_goes_on_after_everything_was_pruned_and_reopened(tmp_path: Path) -> None:
+    with closing(Window(tmp_path / "w.db")) as first:
+        first.add_predictions([prediction("a"), prediction("b")])
+        first.add_labels([label("b")])
+        first.prune(retention_rows=1)
+    with closing(Window(tmp_path / "w.db")) as second:
+        second.add_predictions([prediction("c")])
+        assert identities(second.last_predictions(10)) == ["b", "c"]
+        assert second.counters() == Counters(ingested=3, duplicates=0)
+        assert second.label_counts().matched == 1
+
+
+def test_a_batch_that_fails_midway_leaves_nothing(window: Window) -> None:
+    broken = Prediction(None, 1.5, "1", {}, 0.5, 1, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        window.add_predictions([prediction("a"), broken])
+    assert window.last_predictions(10) == []
+    assert window.counters() == Counters()
+    assert window.add_predictions([prediction("a")]) == 1
+
+
+def test_the_latest_measurement_is_the_last_recorded_or_confirmed(window: Window) -> None:
+    assert window.latest() is None
+    window.record(measurement("not_enough_rows", measured_at=1))
+    window.record(measurement("ok", measured_at=2))
+    window.confirm(measurement("ok", measured_at=3))
+    assert window.latest() == measurement("ok", measured_at=3)
+
+
+def test_the_last_run_replaces_the_one_before(window: Window) -> None:
+    assert window.last_run() is None
+    window.note_run(Run(1.0, "failed"))
+    window.note_run(Run(2.0))
+    assert window.last_run() == Run(2.0, None)
+
+
+def test_two_processes_worth_of_writers_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Each thread opens the new file by itself, as each worker does, and adds the same rows."""
+    problems: list[BaseException] = []
+
+    def write(start: threading.Barrier, offset: int) -> None:
+        try:
+            start.wait(timeout=10)
+            with closing(Window(tmp_path / "w.db")) as mine:
+                for batch in range(20):
+                    first = offset + 10 * batch
+                    mine.add_predictions([prediction(str(n)) for n in range(first, first + 20)])
+        except BaseException as err:  # pylint: disable=broad-exception-caught  # told below
+            problems.append(err)
+
+    start = threading.Barrier(4)
+    threads = [threading.Thread(target=write, args=(start, 100 * n)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not problems
+    with closing(Window(tmp_path / "w.db")) as whole:
+        # Rows 0 to 509: the last thread starts at 300 and its last batch ends before 510.
+        assert whole.counters() == Counters(ingested=510, duplicates=4 * 20 * 20 - 510)
