@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 from rich.console import Console
@@ -22,7 +23,7 @@ from config.settings import SettingsError, read_settings
 from stream_generator.pace import Clock
 from stream_generator.registry import production_rows
 from stream_generator.scenarios import SCENARIOS
-from stream_generator.sender import Options, Unreachable, send
+from stream_generator.sender import Options, Unreachable, check_reachable, send
 from stream_generator.settings import Settings
 from stream_generator.summary import AnsweredRow, Summary
 from stream_generator.traffic import TrafficError, read_rows
@@ -202,9 +203,7 @@ def add_output_flags(group: argparse._ArgumentGroup) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status."""
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s", level=logging.INFO)
-    # Both end a run with its summary. A shell starts a background process with INT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    on_signals(signal.default_int_handler)  # until there is something to sum up
     try:
         flags = make_parser(read_settings(Settings, os.environ)).parse_args(arguments)
         summary = run(flags)
@@ -224,6 +223,10 @@ def run(flags: argparse.Namespace) -> Summary:
     clock = Clock(flags.deadline_s or float("inf"))
     rows = read_rows(flags.traffic) if flags.traffic else production_rows(flags.tracking_uri)
     options = msgspec.convert(vars(flags), Options)
+    check_reachable(options, clock)
+    # No KeyboardInterrupt from here on: raised within Thread.join, it makes Python 3.11 take the
+    # thread for dead (github.com/python/cpython/issues/90882), and its answer would be lost.
+    on_signals(lambda number, frame: clock.stop())
     with answers_file(flags.answers) as keep:
         summary = send(rows, options, clock=clock, keep=keep, show_progress=not flags.quiet)
     Console().print(table(summary))
@@ -231,6 +234,12 @@ def run(flags: argparse.Namespace) -> Summary:
         flags.summary.parent.mkdir(parents=True, exist_ok=True)
         flags.summary.write_bytes(msgspec.json.format(msgspec.json.encode(summary)))
     return summary
+
+
+def on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Has Ctrl-C and TERM handled, even where a shell starts its background jobs with INT off."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 @contextmanager

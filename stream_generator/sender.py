@@ -179,15 +179,14 @@ def send(
 ) -> Summary:
     """Sends what the options say; returns when every record and label has its outcome.
 
-    The clock's deadline or a KeyboardInterrupt ends it earlier, with a summary all the same.
-    `keep` gets the answered rows as they come. Raises Unreachable if nothing answers at the
-    address to begin with, and TrafficError if the scenario cannot be made of the rows.
+    The clock's deadline or `clock.stop()` ends it earlier, with a summary all the same. `keep`
+    gets the answered rows as they come. Raises TrafficError if the scenario cannot be made of
+    the rows.
     """
     clock = clock or Clock()
     scenario = SCENARIOS[options.scenario](rows, options.rows, options.seed, load_contract())
     batches = Batches(questions(scenario, options.labels, options.seed), options.batch)
     delivery = Delivery(options.address, options.timeout_s, options.attempts, clock)
-    check_reachable(delivery, options.address)
     tally = Tally(clock.now, keep)
     late_labels = LateLabels(
         options.label_delay_s, options.seed, delivery=delivery, tally=tally, clock=clock
@@ -203,25 +202,23 @@ def send(
     with tqdm(total=options.rows, unit="row", disable=None if show_progress else True) as progress:
         askers = start(sender.work, options.concurrency)
         tellers = start(late_labels.work, 1 if options.labels else 0)
-        try:
-            watch(askers, clock, lambda: progress.update(tally.done - progress.n))
-            late_labels.complete()
-            watch(tellers, clock, progress.refresh)
-        except KeyboardInterrupt:
-            clock.stop()
+        watch(askers, clock, lambda: progress.update(tally.done - progress.n))
+        late_labels.complete()
+        watch(tellers, clock, progress.refresh)
         give_grace(askers + tellers)
         progress.update(tally.done - progress.n)
     return tally.close(options.scenario, how_ended(clock))
 
 
-def check_reachable(delivery: Delivery, address: str) -> None:
+def check_reachable(options: Options, clock: Clock) -> None:
     """Raises Unreachable if nothing answers at the address, whatever its state."""
+    delivery = Delivery(options.address, options.timeout_s, options.attempts, clock)
     with requests.Session() as session:
         try:
             delivery.get(session, "/health/live")
         except GaveUp as err:
             raise Unreachable(
-                f"PREDICTION_ADDRESS={address}: no answer ({err}), expected the prediction"
+                f"PREDICTION_ADDRESS={options.address}: no answer ({err}), expected the prediction"
                 " service; start it (make demo KEEP=1) or set the address"
             ) from err
 

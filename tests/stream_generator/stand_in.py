@@ -29,7 +29,8 @@ class StandIn:
         self.labels: dict[str, int] = {}
         self.connections = 0
         self.released = threading.Event()
-        self.before_answer: Callable[[], object] = lambda: None
+        self.before_answer: Callable[[], object] = lambda: None  # to a POST
+        self.before_get: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.server.daemon_threads = True
@@ -102,6 +103,7 @@ class StandIn:
 
             def do_GET(self) -> None:  # pylint: disable=invalid-name
                 """Any page: alive."""
+                stand_in.before_get()
                 self.reply(200, {"live": True})
 
             def do_POST(self) -> None:  # pylint: disable=invalid-name

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ from tests.stream_generator.stand_in import StandIn
 
 COMMAND = [sys.executable, "-m", "stream_generator.send_data"]
 TIMEOUT_S = 30
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """Gives pytest its signals back after `main` ran in its process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -70,18 +80,37 @@ def test_failed_requests_are_told_by_the_status_and_with_their_reasons(
 def test_a_signal_ends_the_run_promptly_with_its_summary(
     number: int, start: Callable[..., subprocess.Popen[str]], stand_in: StandIn, tmp_path: Path
 ) -> None:
+    """A KeyboardInterrupt within Thread.join once lost the answers under way: now they arrive."""
     path = tmp_path / "summary.json"
+    stand_in.before_answer = lambda: stand_in.released.wait(0.3)  # so that some are under way
     flags = ["--rows", "100000", "--rate", "100", "--labels", "1", "--label-delay-s", "600"]
     with start(*flags, "--concurrency", "2", "--summary", str(path)) as process:
-        wait_until(lambda: len(stand_in.attempts) > 10, TIMEOUT_S, "traffic")
+        wait_until(lambda: len(stand_in.attempts) > 3, TIMEOUT_S, "traffic")
         process.send_signal(number)
         out, err = process.communicate(timeout=5)
     assert process.returncode == 130, err
     assert "Traffic: none (interrupted)" in out
     assert "Traceback" not in err
     summary = json.loads(path.read_text("utf-8"))
-    assert summary["answered"] == summary["sent"] == len(stand_in.predictions) > 10
+    assert summary["answered"] == summary["sent"] == len(stand_in.predictions) > 3, summary
     assert summary["labels_unsent"] == summary["answered"]
+
+
+def test_a_signal_before_there_is_traffic_ends_the_command(
+    start: Callable[..., subprocess.Popen[str]], stand_in: StandIn
+) -> None:
+    hanging = threading.Event()
+
+    def hang() -> None:
+        hanging.set()
+        stand_in.released.wait(TIMEOUT_S)
+
+    stand_in.before_get = hang
+    with start() as process:
+        wait_until(hanging.is_set, TIMEOUT_S, "the first look at the service")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=5)
+    assert (process.returncode, out, err) == (130, "", "send_data: interrupted\n")
 
 
 def test_help_names_every_scenario_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

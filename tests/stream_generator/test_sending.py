@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_generator.pace import Clock, Pacer
-from stream_generator.sender import Options, Summary, Unreachable, send
+from stream_generator.sender import Options, Summary, Unreachable, check_reachable, send
 from stream_generator.summary import AnsweredRow
 from stream_generator.traffic import Row
 from tests.conftest import free_port, wait_until
@@ -65,7 +65,7 @@ def test_each_thread_keeps_its_connection(
     stand_in: StandIn, send_rows: Callable[..., Summary]
 ) -> None:
     send_rows(rows=100, concurrency=3)
-    assert stand_in.connections == 4  # and one to see whether the service is there
+    assert stand_in.connections == 3
 
 
 def test_batches_travel_as_lists_and_the_last_takes_what_is_left(
@@ -276,7 +276,7 @@ def test_stopping_does_not_wait_long_for_a_service_that_hangs(
     assert summaries[0].reasons == {"no answer before the end": 10}
 
 
-def test_a_service_that_is_not_there_is_an_error_with_its_remedy(rows: list[Row]) -> None:
+def test_a_service_that_is_not_there_is_an_error_with_its_remedy() -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(Unreachable, match=f"PREDICTION_ADDRESS={address}: no answer .*make demo"):
-        send(rows, Options(address=address, attempts=2), clock=FakeClock())
+        check_reachable(Options(address=address, attempts=2), FakeClock())
