@@ -9,11 +9,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from config.contract import Contract, load_contract
 
-KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "CENSUS_DATA_DIR")
+# Read when XGBoost's threads are made; spinning ones make small fits slow on busy machines.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+KEPT_VARIABLES = (
+    "OMP_WAIT_POLICY",
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "CENSUS_DATA_DIR",
+)
 KEPT_PREFIXES = (
     "SSL_",
     "PIP_",
@@ -95,3 +108,23 @@ def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_until(lambda: accepts_connections(port), 30, "mongod to accept connections")
         yield f"mongodb://127.0.0.1:{port}"
         server.terminate()
+
+
+def made_up_rows(contract: Contract, rows: int, seed: int = 0) -> pd.DataFrame:
+    """A checked frame of random people whose income follows from education, age and hours."""
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            f.name: (
+                random.choice(f.categories, rows)
+                if f.is_categorical
+                else random.integers(f.minimum or 0, f.maximum or 0, rows, endpoint=True)
+            )
+            for f in contract.features
+        }
+    )
+    rank = frame["education"].map({c: i for i, c in enumerate(contract["education"].categories)})
+    frame["education_num"] = rank + 1
+    margin = 0.5 * (rank - 9) + 0.03 * (frame["age"] - 50) + 0.03 * (frame["hours_per_week"] - 50)
+    chance = 1 / (1 + np.exp(1.2 - margin))
+    return frame.assign(income=(random.random(rows) < chance).astype(int))

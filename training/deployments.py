@@ -1,15 +1,20 @@
 """The deployments of the training part: `train` on a schedule and on demand, and `watch`."""
 
 import os
+import time
 from datetime import timedelta
 
+import requests
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.settings import get_current_settings
 
 from config.settings import read_settings
 from training.flow import train
 from training.settings import Settings
 from training.watch import watch
+
+SERVER_WAIT_S = 120
 
 # A run that would have to wait is dropped: the next one asks the same question.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(
@@ -18,8 +23,9 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(
 
 
 def serve_deployments() -> None:
-    """Serves `train` (scheduled and on demand) and `watch` until it is stopped."""
+    """Serves `train` and `watch` until it is stopped. Raises TimeoutError without a server."""
     settings = read_settings(Settings, os.environ)
+    wait_for_server()
     serve(
         train.to_deployment(
             name="train",
@@ -34,3 +40,16 @@ def serve_deployments() -> None:
         ),
         print_starting_message=False,
     )
+
+
+def wait_for_server() -> None:
+    """Returns when Prefect's server answers: both may be started at once, in any order."""
+    address = get_current_settings().api.url
+    deadline = time.monotonic() + SERVER_WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            requests.get(f"{address}/health", timeout=5).raise_for_status()
+            return
+        except requests.RequestException:
+            time.sleep(0.5)
+    raise TimeoutError(f"no Prefect server at PREFECT_API_URL={address} in {SERVER_WAIT_S} s")

@@ -77,7 +77,7 @@ def draw_plots(
 
 def draw_calibration(axes: matplotlib.axes.Axes, y: np.ndarray, probability: np.ndarray) -> None:
     """Observed rate against mean probability in ten bins of equal count."""
-    order = np.array_split(np.argsort(probability), 10)
+    order = np.array_split(np.argsort(probability), min(10, len(y)))
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     axes.plot([probability[i].mean() for i in order], [y[i].mean() for i in order], marker="o")
     axes.set(xlabel="mean probability", ylabel="observed share of >50K")

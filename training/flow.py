@@ -72,7 +72,7 @@ def train(  # pylint: disable=too-many-arguments, too-many-positional-arguments
         return {"run_id": known, "nothing_new": True}
 
     tags = {**digests, "data_source": census.source, "trigger": trigger}
-    params = search_settings | {"train_rows": len(census.train), "test_rows": len(census.test)}
+    params = search_settings | data_facts(census)
     with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
         best = search(census.train, contract, registry, run_id, search_settings, timeout_s)
         model, pipeline = fit(census.train, contract, best, seed)
@@ -109,6 +109,16 @@ def read(data: str, seed: int, contract: Contract, settings: Settings) -> Census
     return census_data.load_census(
         contract, settings.raw_dir, folder=folder, quarantine=settings.quarantine
     )
+
+
+def data_facts(census: Census) -> dict[str, int]:
+    """Counts of rows, for the record of the run."""
+    return {
+        "train_rows": len(census.train),
+        "test_rows": len(census.test),
+        "rejected_rows": sum(census.problems.values()),
+        "duplicate_rows": census.duplicates,
+    }
 
 
 @step

@@ -29,7 +29,13 @@ EXPERIMENT = "income"
 MODEL_NAME = "income-classifier"
 PRODUCTION = "production"
 PACKAGE = "models_mlflow"
-REQUEST_TIMEOUT_S = 30
+# MLflow's client reads these from the environment only.
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial, across the bar
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 class RegistryUnavailable(Exception):
@@ -40,8 +46,8 @@ class Registry:
     """One MLflow server: tracking, artifacts and model registry."""
 
     def __init__(self, tracking_uri: str) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        for name, value in CLIENT_SETTINGS.items():
+            os.environ.setdefault(name, value)
         mlflow.set_tracking_uri(tracking_uri)
         self.client = mlflow.MlflowClient(tracking_uri)
         try:

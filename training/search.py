@@ -5,11 +5,13 @@ a fold's validation part scores is what a choice is made on. SMOTE's ratio and n
 small grid, so each (fold, ratio, neighbours) is resampled once and kept.
 """
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from hyperopt import STATUS_OK, Trials, fmin, hp, tpe
+from hyperopt import STATUS_OK, fmin, hp, tpe
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
@@ -100,6 +102,7 @@ def run_search(
     `on_trial` sees each trial as it ends. At least one trial runs, whatever `timeout_s` says.
     Source: Bergstra et al. (2011), Algorithms for hyper-parameter optimization, NeurIPS 24.
     """
+    deadline = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
     best: list[Trial] = []
 
     def objective(point: Params) -> dict[str, object]:
@@ -115,8 +118,8 @@ def run_search(
         SPACE,
         algo=tpe.suggest,
         max_evals=max_evals,
-        timeout=timeout_s,
-        trials=Trials(),
+        early_stop_fn=lambda _: (time.monotonic() > deadline, []),  # asked after each trial
+        return_argmin=False,
         rstate=np.random.default_rng(seed),
     )
     return best[0]

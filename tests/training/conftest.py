@@ -1,0 +1,51 @@
+"""A small fitted model and its package, for the tests of training."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract
+from tests.conftest import made_up_rows
+from training.calibration import Platt
+from training.package import FittedModel, Package, write_package
+from training.pipeline import DEFAULT_PARAMS, make_pipeline
+
+
+def fit_small(contract: Contract, rows: pd.DataFrame, trees: int = 20) -> FittedModel:
+    """A model of a few trees."""
+    pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": trees}, seed=0)
+    pipeline.fit(rows[[f.name for f in contract.inputs]], rows["income"].to_numpy())
+    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
+    return FittedModel(Pipeline(parts), Platt(1.1, -0.2), threshold=0.4)
+
+
+@pytest.fixture(scope="session")
+def rows(contract: Contract) -> pd.DataFrame:
+    """600 made-up rows."""
+    return made_up_rows(contract, 600)
+
+
+@pytest.fixture(scope="session")
+def inputs(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
+    """The model's columns of the made-up rows."""
+    return rows[[feature.name for feature in contract.inputs]]
+
+
+@pytest.fixture(scope="session")
+def model(contract: Contract, rows: pd.DataFrame) -> FittedModel:
+    """A model fitted on the made-up rows."""
+    return fit_small(contract, rows)
+
+
+@pytest.fixture(scope="session")
+def package(
+    contract: Contract,
+    model: FittedModel,
+    inputs: pd.DataFrame,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Package:
+    """The model's package."""
+    folder: Path = tmp_path_factory.mktemp("package")
+    return write_package(folder, model, contract, inputs, {"data_source": "uci", "run_id": "r"})

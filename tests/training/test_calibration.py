@@ -1,0 +1,37 @@
+"""Platt's scaling and the threshold, against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from training.calibration import Platt, best_f1_threshold, fit_platt
+
+
+def test_slope_one_and_intercept_zero_change_nothing():
+    probability = np.array([0.1, 0.5, 0.9])
+    assert Platt(1.0, 0.0)(probability) == pytest.approx(probability, abs=1e-6)
+
+
+def test_intercept_shifts_the_log_odds():
+    # odds 1 times e^-ln(3) is a third: probability 1/4
+    assert Platt(1.0, -np.log(3))(np.array([0.5])) == pytest.approx([0.25])
+
+
+def test_scaling_undoes_a_raised_share_of_positives():
+    random = np.random.default_rng(0)
+    true = random.beta(1, 3, 20000)
+    y = (random.random(20000) < true).astype(int)
+    odds = true / (1 - true) * 3  # what a sample with three times the positives would say
+    fitted = fit_platt(odds / (1 + odds), y)
+    assert fitted.slope == pytest.approx(1, abs=0.05)
+    assert fitted.intercept == pytest.approx(-np.log(3), abs=0.05)
+
+
+def test_certain_probabilities_stay_finite():
+    assert np.isfinite(Platt(1.0, 0.0)(np.array([0.0, 1.0], dtype=np.float32))).all()
+
+
+def test_threshold_is_where_f1_is_highest():
+    y = np.array([0, 0, 1, 0, 1, 1])
+    probability = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    # at 0.3: precision 3/4, recall 1, F1 0.857; at 0.5: precision 1, recall 2/3, F1 0.8
+    assert best_f1_threshold(probability, y) == pytest.approx(0.3)

@@ -1,0 +1,54 @@
+"""The package: the graph scores raw columns as the pipeline does, on every kind of row."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import made_up_rows
+from training.calibration import Platt
+from training.package import FittedModel, ParityError, prove_parity
+
+
+def test_graph_and_pipeline_agree_on_rows_never_seen(contract, package, model):
+    unseen = made_up_rows(contract, 5000, seed=9)
+    assert package.score(unseen) == pytest.approx(model.score(unseen), abs=1e-6)
+
+
+def test_missing_categories_are_scored_alike(package, model, inputs):
+    missing = inputs.assign(workclass="?", occupation="?", native_country="?")
+    assert package.score(missing) == pytest.approx(model.score(missing), abs=1e-6)
+
+
+def test_probabilities_are_in_0_1_and_calibrated(package, model, inputs):
+    probability = package.score(inputs)
+    assert ((probability > 0) & (probability < 1)).all()
+    raw = model.encode_and_classify.predict_proba(inputs)[:, 1]
+    assert probability == pytest.approx(Platt(1.1, -0.2)(raw), abs=1e-6)
+
+
+def test_a_graph_that_disagrees_is_refused_with_its_row(package, model, inputs):
+    other = FittedModel(model.encode_and_classify, Platt(1.1, -0.1), model.threshold)
+    with pytest.raises(ParityError, match="row .* differ by .*expected at most"):
+        prove_parity(package, other, inputs)
+
+
+def test_golden_rows_hold_raw_values_and_what_the_graph_answers(contract, package):
+    golden = json.loads((package.folder / "golden.json").read_text())
+    assert len(golden["rows"]) == len(golden["probabilities"]) == 64
+    assert golden["rows"][0].keys() == {feature.name for feature in contract.inputs}
+    assert contract.check(golden["rows"][0]) == []
+    assert np.isfinite(golden["probabilities"]).all()
+
+
+def test_facts_are_the_graphs_metadata(contract, package):
+    assert package.metadata["contract_digest"] == contract.digest
+    assert package.metadata["data_source"] == "uci"
+    assert package.threshold == 0.4
+
+
+def test_the_graph_takes_raw_columns_and_answers_one_probability(contract, package):
+    graph = onnx.load(package.folder / "model.onnx").graph
+    assert [i.name for i in graph.input] == [feature.name for feature in contract.inputs]
+    assert [o.name for o in graph.output] == ["probability"]

@@ -1,0 +1,63 @@
+"""Encoder and sampler: real rows pass unchanged, synthetic ones only in `fit`."""
+
+import numpy as np
+import pytest
+
+from training.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
+
+X = np.array([[20.0, 0], [21, 0], [22, 1], [50, 1], [51, 0], [52, 1], [53, 0], [60, 1]], "float32")
+y = np.array([0, 0, 0, 0, 0, 1, 1, 1])
+PARAMS = DEFAULT_PARAMS | {"smote_ratio": 1.0, "smote_neighbours": 2}
+
+
+def test_smote_keeps_every_real_row_to_the_bit_and_adds_minority_rows_behind_them():
+    resampled, labels = make_sampler(PARAMS, seed=0).fit_resample(X, y)
+    assert np.array_equal(resampled[:8], X) and resampled.dtype == np.float32
+    assert labels[8:].tolist() == [1, 1]
+    assert ((resampled[8:, 0] >= 52) & (resampled[8:, 0] <= 60)).all()
+
+
+def test_smote_adds_nothing_where_the_ratio_is_already_reached():
+    resampled, _ = make_sampler(PARAMS | {"smote_ratio": 0.5}, seed=0).fit_resample(X, y)
+    assert len(resampled) == 8
+
+
+def test_neighbours_are_measured_in_standard_deviations():
+    """10 dollars are nearer than another category where dollars vary by thousands."""
+    minority = np.array([[0, 0], [10, 0], [0, 1], [10, 1]], "float32")
+    others = np.array([[-1000, 0], [1000, 1]] * 4, "float32")
+    labels = np.array([1] * 4 + [0] * 8)
+    sampler = make_sampler(PARAMS | {"smote_neighbours": 1}, seed=0)
+    made = sampler.fit_resample(np.concatenate([minority, others]), labels)[0][12:]
+    assert len(made) == 4
+    assert ((made[:, 0] > 0) & (made[:, 0] < 10)).all()  # between neighbours along the dollars
+    assert set(made[:, 1]) <= {0.0, 1.0}  # unscaled, the neighbour would be across this column
+
+
+def test_education_is_encoded_as_its_rank(contract, inputs):
+    encoder = make_encoder(contract).fit(inputs)
+    column = list(encoder.get_feature_names_out()).index("education")
+    low, high = inputs.head(1).assign(education="Preschool"), inputs.head(1).assign(
+        education="Doctorate"
+    )
+    assert encoder.transform(low)[0, column] == 0
+    assert encoder.transform(high)[0, column] == 15
+
+
+def test_encoding_learns_nothing_from_the_rows(contract, inputs):
+    few, all_rows = make_encoder(contract).fit(inputs.head(1)), make_encoder(contract).fit(inputs)
+    assert np.array_equal(few.transform(inputs), all_rows.transform(inputs))
+
+
+def test_scoring_does_not_resample(contract, rows, inputs):
+    pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": 5}, seed=0)
+    pipeline.fit(inputs, rows["income"].to_numpy())
+    assert pipeline.predict_proba(inputs).shape == (len(inputs), 2)
+
+
+@pytest.mark.parametrize("missing", ["workclass", "occupation", "native_country"])
+def test_a_missing_category_has_a_column_of_its_own(contract, inputs, missing):
+    encoder = make_encoder(contract).fit(inputs)
+    encoded = encoder.transform(inputs.head(1).assign(**{missing: "?"}))
+    names = list(encoder.get_feature_names_out())
+    assert encoded[0, names.index(f"{missing}_?")] == 1

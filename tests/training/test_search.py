@@ -1,0 +1,68 @@
+"""The search: leak-free folds, the same scores as the pipeline, reproducible by seed."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from training import search
+from training.calibration import Platt
+from training.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline
+from training.search import Folds, run_search
+
+PARAMS = DEFAULT_PARAMS | {"smote_ratio": 0.9, "max_depth": 3}
+
+
+@pytest.fixture
+def folds(contract, rows, inputs, monkeypatch):
+    """Three folds of the made-up rows, with few trees."""
+    monkeypatch.setattr(search, "MAX_TREES", 8)
+    X = make_encoder(contract).fit_transform(inputs).astype(np.float32)
+    return Folds(X, rows["income"].to_numpy(), n_folds=3, seed=0)
+
+
+def test_out_of_fold_scores_are_those_of_the_imblearn_pipeline(contract, rows, inputs, folds):
+    """Encoding once and resampling once a fold must be a shortcut, not another model."""
+    trial = folds.score(PARAMS)
+    assert trial.params["n_estimators"] == 8  # every tree helped, so that none was cut off
+    y, raw = rows["income"].to_numpy(), np.empty(len(rows), dtype=np.float32)
+    plain = make_pipeline(contract, PARAMS | {"n_estimators": 8}, seed=0)
+    for train, valid in folds.indices:
+        fitted = clone(plain).fit(inputs.iloc[train], y[train])
+        raw[valid] = fitted.predict_proba(inputs.iloc[valid])[:, 1]
+    assert trial.probability == pytest.approx(trial.platt(raw), abs=1e-6)
+
+
+def test_only_the_training_part_of_a_fold_is_resampled(folds):
+    train, _ = folds.indices[0]
+    X_resampled, y_resampled = folds.resampled(0, PARAMS)
+    assert np.array_equal(X_resampled[: len(train)], folds.X[train])
+    assert len(X_resampled) > len(train) and (y_resampled[len(train) :] == 1).all()
+
+
+def test_scores_on_random_labels_stay_at_chance(contract, inputs):
+    """Resampling before the split would copy validation rows into training and beat chance."""
+    X = make_encoder(contract).fit_transform(inputs).astype(np.float32)
+    y = (np.random.default_rng(1).random(len(X)) < 0.2).astype(int)
+    trial = Folds(X, y, n_folds=3, seed=0).score(PARAMS | {"smote_ratio": 1.0})
+    assert trial.metrics["cv_roc_auc"] < 0.6
+
+
+def test_each_ratio_and_neighbourhood_is_resampled_once_a_fold(folds):
+    first = folds.resampled(0, PARAMS)
+    assert folds.resampled(0, PARAMS | {"max_depth": 5}) is first
+    assert folds.resampled(0, PARAMS | {"smote_neighbours": 3}) is not first
+
+
+def test_the_search_finds_what_its_seed_says_and_reports_every_trial(folds):
+    seen = []
+    best = run_search(folds, 3, None, seed=1, on_trial=seen.append)
+    again = run_search(folds, 3, None, seed=1)
+    assert len(seen) == 3 and best.params == again.params
+    assert best.metrics["cv_log_loss"] == min(trial.metrics["cv_log_loss"] for trial in seen)
+    assert isinstance(best.platt, Platt) and best.params["n_estimators"] <= 8
+
+
+def test_a_time_limit_ends_the_search_after_at_least_one_trial(folds):
+    seen = []
+    run_search(folds, 50, 0.001, seed=1, on_trial=seen.append)
+    assert 1 <= len(seen) < 50
