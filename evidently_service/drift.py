@@ -66,7 +66,7 @@ def monitored_frame(rows: Iterable[Mapping[str, Any]], contract: Contract) -> pd
 def measure_drift(
     reference: pd.DataFrame, window: pd.DataFrame, monitoring: Monitoring, contract: Contract
 ) -> Drift:
-    """Each column's drift from the reference to the window, both as `monitored_frame` gives them."""
+    """Each column's drift from reference to window, both as `monitored_frame` gives them."""
     features, outputs = monitoring.features, monitoring.outputs
     columns = DataDefinition(
         numerical_columns=[f.name for f in contract.inputs if not f.is_categorical]

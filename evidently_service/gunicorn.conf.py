@@ -15,21 +15,21 @@ from evidently_service.settings import Settings
 
 
 def configure() -> None:
-    """Reads the settings into gunicorn's names, and checks the monitoring file."""
+    """Gunicorn's own names, filled from the settings; checks the monitoring file too."""
     settings = read_settings(Settings, os.environ)
     load_monitoring(Path(settings.monitoring_file), load_contract())
     globals().update(
         bind=f"{settings.bind_address}:{settings.evidently_port}",
         workers=settings.evidently_workers,
+        # Threads: a slow reader of the 4 MB report must not keep a health check waiting.
+        worker_class="gthread",
+        threads=4,
+        keepalive=75,  # the relay and Prometheus come back on the same connection
+        graceful_timeout=10,
+        preload_app=False,  # each worker opens the window after the fork
+        accesslog=None,
+        control_socket_disable=True,  # it would live outside the project's folder
     )
 
 
-# Threads: a slow reader of the 4 MB report must not keep a health check waiting.
-worker_class = "gthread"
-threads = 4
-keepalive = 75  # the relay and Prometheus come back on the same connection
-graceful_timeout = 10
-preload_app = False  # each worker opens the window after the fork
-accesslog = None
-control_socket_disable = True  # it would live outside the project's folder
 exit_on_settings_error(configure)

@@ -50,6 +50,7 @@ class Measure:
         references: References,
         monitoring: Monitoring,
         contract: Contract,
+        *,
         report_path: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -153,11 +154,16 @@ class Measure:
         return measure_quality(frame)
 
     def _reference_frame(self, version: Version) -> pd.DataFrame:
-        """The reference, read once per version. Raises KeyError naming a missing column."""
+        """The reference, read once per version. Raises RegistryError for one of other columns."""
         if self._reference is None or self._reference[0] != version:
-            lines = self.references.path(version).read_bytes()
-            rows = msgspec.json.Decoder(dict).decode_lines(lines)
-            self._reference = version, monitored_frame(rows, self.contract)
+            path = self.references.path(version)
+            rows = msgspec.json.Decoder(dict).decode_lines(path.read_bytes())
+            try:
+                self._reference = version, monitored_frame(rows, self.contract)
+            except KeyError as err:
+                raise RegistryError(
+                    f"{path}: a row has no {err}; promote a version made for this contract"
+                ) from err
         return self._reference[1]
 
     def _report(self, at: float) -> None:
@@ -197,7 +203,7 @@ def main() -> None:
     period_s = settings.measure_period_s or monitoring.measure_period_s
     references = References(settings.reference_dir, Registry(settings.mlflow_tracking_uri))
     window = Window(settings.window_path)
-    measure = Measure(window, references, monitoring, contract, settings.report_path)
+    measure = Measure(window, references, monitoring, contract, report_path=settings.report_path)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     while True:

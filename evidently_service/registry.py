@@ -5,7 +5,6 @@ The one module of the service that knows MLflow; only `measure` imports it. Trai
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager

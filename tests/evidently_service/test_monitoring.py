@@ -62,20 +62,20 @@ def test_a_column_that_the_model_does_not_use_cannot_be_monitored(
 
 
 @pytest.mark.parametrize(
-    ("column", "test", "threshold", "said"),
+    ("column", "test", "said"),
     [
-        ("sex", "wasserstein", 0.1, "sex: wasserstein is for numbers"),
-        ("sex", "ks", 0.05, "sex: ks is for numbers"),
-        ("age", "chisquare", 0.05, "age: chisquare is for categories"),
-        ("age", "ks", 2, "age: the threshold of a p-value is below 1, got 2"),
-        ("age", "wasserstain", 0.1, "wasserstain"),
-        ("age", "wasserstein", 0, r"Expected `float` > 0"),
+        ("sex", ("wasserstein", 0.1), "sex: wasserstein is for numbers"),
+        ("sex", ("ks", 0.05), "sex: ks is for numbers"),
+        ("age", ("chisquare", 0.05), "age: chisquare is for categories"),
+        ("age", ("ks", 2), "age: the threshold of a p-value is below 1, got 2"),
+        ("age", ("wasserstain", 0.1), "wasserstain"),
+        ("age", ("wasserstein", 0), r"Expected `float` > 0"),
     ],
 )
 def test_a_test_that_cannot_watch_a_column_is_refused(
-    tmp_path: Path, contract: Contract, column: str, test: str, threshold: float, said: str
+    tmp_path: Path, contract: Contract, column: str, test: tuple[str, float], said: str
 ) -> None:
-    edited = {column: {"test": test, "threshold": threshold}}
+    edited = {column: dict(zip(("test", "threshold"), test, strict=True))}
     with pytest.raises(MonitoringError, match=said):
         load_edited(tmp_path, contract, lambda raw: raw["features"].update(edited))
 

@@ -1,0 +1,289 @@
+"""The measure process step by step: states, what is re-measured, and errors that stay visible."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from config.contract import Contract
+from config.events import Prediction
+from config.settings import exit_on_settings_error
+from evidently_service.measure import Measure, main
+from evidently_service.measurement import LabelCounts, Measurement
+from evidently_service.monitoring import Monitoring
+from evidently_service.registry import References, RegistryError, Version
+from evidently_service.window import Window
+from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows, older
+
+
+class Source:
+    """A registry whose versions are lists of rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] | None = None  # None: the registry is away
+        self.version = Version("1", "run-1")
+
+    def promote(self, number: str, rows: list[dict[str, Any]]) -> None:
+        """Puts a version in production."""
+        self.rows, self.version = rows, Version(number, f"run-{number}")
+
+    def production_version(self) -> Version:
+        """The version in production."""
+        if self.rows is None:
+            raise RegistryError("no version in production")
+        return self.version
+
+    def download_reference(self, version: Version, folder: Path) -> Path:
+        """Its rows as a file."""
+        path = folder / "reference.jsonl"
+        assert version == self.version and self.rows is not None
+        path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows))
+        return path
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def reference(contract: Contract) -> list[dict[str, Any]]:
+    """2,000 made-up rows."""
+    return made_up_rows(contract, 2000, seed=1)
+
+
+@pytest.fixture
+def source(reference: list[dict[str, Any]]) -> Source:
+    """A registry with version 1 in production."""
+    made = Source()
+    made.promote("1", reference)
+    return made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands."""
+    return Clock()
+
+
+@pytest.fixture
+def small(monitoring: Monitoring) -> Monitoring:
+    """The real file's tests on windows of 600 rows; retention is twice that."""
+    return msgspec.structs.replace(
+        monitoring, window_rows=600, min_rows=500, min_labels=100, retention_rows=1200
+    )
+
+
+@pytest.fixture
+def measure(
+    *,
+    tmp_path: Path,
+    window: Window,
+    source: Source,
+    small: Monitoring,
+    contract: Contract,
+    clock: Clock,
+) -> Measure:
+    """The measurer of the empty window."""
+    references = References(tmp_path / "reference", source)
+    report_path = tmp_path / "reports" / "latest.html"
+    return Measure(window, references, small, contract, report_path=report_path, clock=clock)
+
+
+@pytest.fixture
+def enough(contract: Contract) -> list[Prediction]:
+    """600 undrifted predictions."""
+    return made_up_predictions(contract, 600, seed=2)
+
+
+def latest(window: Window) -> Measurement:
+    """The latest measurement, which must exist."""
+    found = window.latest()
+    assert found is not None
+    return found
+
+
+def error(window: Window) -> str | None:
+    """The last run's error."""
+    run = window.last_run()
+    assert run is not None
+    return run.error
+
+
+def test_without_a_reference_the_state_says_so(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    source.rows = None
+    window.add_predictions(enough)
+    measure.run_once()
+    found = latest(window)
+    assert (found.state, found.drifted, found.share_drifted) == ("no_reference", False, None)
+    assert found.window.rows == 600
+    assert error(window) == "no version in production"
+
+
+def test_one_row_too_few_is_not_enough_and_one_more_is(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    window.add_predictions(enough[:499])
+    measure.run_once()
+    found = latest(window)
+    assert (found.state, found.drifted, found.share_drifted) == ("not_enough_rows", False, None)
+    assert (found.features, found.prediction) == ((), ())
+    assert (found.model_version, found.reference_rows) == ("1", 2000)
+    assert not measure.report_path.exists()
+    window.add_predictions(enough[499:500])
+    measure.run_once()
+    assert latest(window).state == "ok"
+
+
+def test_an_undrifted_window_has_a_verdict_and_a_report(
+    measure: Measure, window: Window, enough: list[Prediction], clock: Clock
+) -> None:
+    window.add_predictions(enough)
+    measure.run_once()
+    found = latest(window)
+    assert (found.state, found.drifted, found.share_drifted) == ("ok", False, 0.0)
+    assert len(found.features) == 12 and len(found.prediction) == 2
+    assert (found.window.rows, found.window.ingested_total) == (600, 600)
+    assert found.window.first_event_at == 1_700_000_000.0
+    assert found.window.last_event_at == 1_700_000_599.0
+    assert found.measured_at == clock.now
+    assert found.duration_s is not None and 0 < found.duration_s < 60
+    assert error(window) is None
+    assert "native_country" in measure.report_path.read_text("utf-8")
+
+
+def test_the_verdict_turns_when_the_share_of_drifted_features_reaches_its_threshold(
+    measure: Measure, window: Window, contract: Contract
+) -> None:
+    def richer(row: dict[str, Any]) -> dict[str, Any]:
+        return older(row) | {"sex": "Female", "race": "Other"}
+
+    window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
+    measure.run_once()
+    found = latest(window)
+    assert found.share_drifted == pytest.approx(1 / 12) and not found.drifted
+    window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
+    measure.run_once()
+    found = latest(window)
+    assert found.share_drifted == pytest.approx(3 / 12) and found.drifted
+    assert found.share_threshold == 0.2
+    assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
+
+
+def test_without_new_rows_the_same_figures_are_confirmed_and_not_measured_again(
+    measure: Measure, window: Window, enough: list[Prediction], clock: Clock
+) -> None:
+    window.add_predictions(enough)
+    measure.run_once()
+    first = latest(window)
+    clock.now += 10
+    measure.run_once()
+    # A new measurement would have taken another time.
+    assert latest(window) == msgspec.structs.replace(first, measured_at=clock.now)
+
+
+def test_the_reference_follows_a_promotion(
+    measure: Measure,
+    window: Window,
+    source: Source,
+    contract: Contract,
+) -> None:
+    """What was drift against version 1 is what version 2 was made for."""
+    window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
+    measure.run_once()
+    assert latest(window).features[0].drifted
+    source.promote("2", made_up_rows(contract, 3000, seed=5, shift=older))
+    measure.run_once()
+    found = latest(window)
+    assert (found.model_version, found.reference_rows) == ("2", 3000)
+    assert not found.features[0].drifted
+
+
+def test_the_last_reference_serves_while_the_registry_is_away(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    measure.run_once()
+    source.rows = None
+    window.add_predictions(enough)
+    measure.run_once()
+    assert (latest(window).state, latest(window).model_version) == ("ok", "1")
+    assert error(window) == "no version in production"
+
+
+def test_a_reference_that_lacks_a_column_is_a_visible_error_until_it_is_mended(
+    measure: Measure,
+    window: Window,
+    source: Source,
+    reference: list[dict[str, Any]],
+    enough: list[Prediction],
+) -> None:
+    window.add_predictions(enough)
+    measure.run_once()
+    lacking = [{name: v for name, v in row.items() if name != "age"} for row in reference]
+    source.promote("2", lacking)
+    measure.run_once()
+    assert "2.jsonl: a row has no 'age'; promote a version" in (error(window) or "")
+    assert latest(window).model_version == "1"  # the last good measurement stays
+    source.promote("3", reference)
+    measure.run_once()
+    assert (error(window), latest(window).model_version) == (None, "3")
+
+
+def test_quality_needs_enough_labels(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    labels = labels_of(enough, wrong_every=4)
+    window.add_predictions(enough)
+    window.add_labels(labels[:99])
+    measure.run_once()
+    assert latest(window).quality is None
+    window.add_labels(labels[99:200])
+    measure.run_once()
+    found = latest(window)
+    assert found.labels == LabelCounts(matched=200, pending=0, conflicting=0)
+    assert found.quality is not None
+    assert found.quality.rows == 200
+    assert found.quality.accuracy == pytest.approx(0.75)
+
+
+def test_the_report_is_written_only_when_it_is_due_and_then_it_is_the_newest(
+    measure: Measure, window: Window, enough: list[Prediction], clock: Clock
+) -> None:
+    window.add_predictions(enough[:500])
+    measure.run_once()
+    first = measure.report_path.read_bytes()
+    clock.now += 59
+    window.add_predictions(enough[500:])
+    measure.run_once()
+    assert measure.report_path.read_bytes() == first
+    clock.now += 1  # no new rows, but the measurement of the last ones is not shown yet
+    measure.run_once()
+    assert measure.report_path.read_bytes() != first
+    assert [path.name for path in measure.report_path.parent.iterdir()] == ["latest.html"]
+
+
+def test_old_rows_are_pruned(
+    measure: Measure, window: Window, contract: Contract, small: Monitoring
+) -> None:
+    window.add_predictions(made_up_predictions(contract, 1500, seed=6))
+    measure.run_once()
+    assert len(window.last_predictions(10_000)) == small.retention_rows == 1200
+    assert window.counters().ingested == 1500
+
+
+def test_wrong_settings_end_the_start_with_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEASURE_PERIOD_S", "-1")
+    with pytest.raises(SystemExit) as ended:
+        exit_on_settings_error(main)
+    assert ended.value.code == 2
+    assert "MEASURE_PERIOD_S=-1" in capsys.readouterr().err

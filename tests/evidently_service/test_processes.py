@@ -1,0 +1,214 @@
+"""The service as it runs: gunicorn and the measure process, on one folder, over HTTP."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import requests
+
+from config.contract import Contract
+from evidently_service.window import Window
+from tests.conftest import free_port, wait_until
+from tests.evidently_service.events import (
+    labels_of,
+    made_up_predictions,
+    made_up_rows,
+    older,
+)
+from tests.evidently_service.mlflow_registry import RegistryFile
+
+# MLflow 3.17's own SQLite store, which a fixture opens in this process.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+
+ROOT = Path(__file__).parents[2]
+GUNICORN = [
+    "-m",
+    "gunicorn",
+    "-c",
+    "evidently_service/gunicorn.conf.py",
+    "evidently_service.wsgi:app",
+]
+MEASURE = ["-m", "evidently_service.measure"]
+
+Start = Callable[..., subprocess.Popen]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Settings of a service of its own; no registry answers."""
+    return os.environ | {
+        "WINDOW_DIR": str(tmp_path / "window"),
+        "EVIDENTLY_PORT": str(free_port()),
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MEASURE_PERIOD_S": "0.5",
+    }
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Starts Python with arguments in a process group of its own, which ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def run(arguments: list[str]) -> subprocess.Popen:
+            log = stack.enter_context((tmp_path / "processes.log").open("ab"))
+            command = [sys.executable, *arguments]
+            process = stack.enter_context(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stderr=log, start_new_session=True
+                )
+            )
+            stack.callback(kill, process)
+            return process
+
+        yield run
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kills a process and its workers at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+
+
+def serve(start: Start, address: str) -> subprocess.Popen:
+    """A gunicorn that answers."""
+
+    def ready() -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"{address}/health/ready", timeout=5).ok
+        return False
+
+    process = start(GUNICORN)
+    wait_until(ready, 30, "gunicorn to be ready")
+    return process
+
+
+@pytest.fixture
+def address(environment: dict[str, str]) -> str:
+    """Where the service will answer."""
+    return f"http://127.0.0.1:{environment['EVIDENTLY_PORT']}"
+
+
+def post(url: str, events: list[Any]) -> None:
+    """Posts events; raises unless they were stored."""
+    requests.post(url, data=msgspec.json.encode(events), timeout=10).raise_for_status()
+
+
+def drift(address: str) -> dict[str, Any]:
+    """What /drift says."""
+    return requests.get(f"{address}/drift", timeout=10).json()
+
+
+def test_what_was_acknowledged_outlives_kill_9(
+    start: Start, address: str, environment: dict[str, str], contract: Contract
+) -> None:
+    acknowledged: list[str] = []
+
+    def send() -> None:
+        with contextlib.suppress(requests.RequestException):
+            for seed in range(10_000):
+                batch = made_up_predictions(contract, 20, seed)
+                post(f"{address}/iterate/income", batch)
+                acknowledged.extend(each.prediction_id for each in batch)
+
+    first = serve(start, address)
+    sender = threading.Thread(target=send)
+    sender.start()
+    wait_until(lambda: len(acknowledged) >= 200, 30, "ten batches to be stored")
+    kill(first)
+    sender.join(timeout=30)
+    with closing(Window(Path(environment["WINDOW_DIR"]) / "window.db")) as window:
+        kept = {each.prediction_id for each in window.last_predictions(1_000_000)}
+    assert kept >= set(acknowledged)
+    assert len(kept) % 20 == 0  # batches are stored whole
+
+    serve(start, address)
+    received = drift(address)["received"]
+    assert received["ingested"] == len(kept)
+    again = made_up_predictions(contract, 20, seed=0)
+    post(f"{address}/iterate/income", again)
+    assert drift(address)["received"]["duplicates"] == received["duplicates"] + 20
+
+
+def test_events_in_over_http_come_out_as_drift_report_and_metrics(
+    start: Start,
+    address: str,
+    environment: dict[str, str],
+    contract: Contract,
+    mlflow_registry: RegistryFile,
+) -> None:
+    environment["MLFLOW_TRACKING_URI"] = mlflow_registry.uri
+    version = mlflow_registry.promote(made_up_rows(contract, 2000, seed=1))
+    serve(start, address)
+    measure = start(MEASURE)
+
+    undrifted = made_up_predictions(contract, 1000, seed=2)
+    post(f"{address}/iterate/income", undrifted)
+    post(f"{address}/labels/income", labels_of(undrifted, wrong_every=5))
+    wait_until(lambda: drift(address)["labels"]["matched"] == 1000, 30, "a measurement")
+    before = drift(address)
+    assert (before["state"], before["drifted"], before["share_drifted"]) == ("ok", False, 0)
+    assert before["model_version"] == version.number
+    assert before["labels"] == {"matched": 1000, "pending": 0, "conflicting": 0}
+    assert before["quality"]["accuracy"] == pytest.approx(0.8)
+
+    post(f"{address}/iterate/income", made_up_predictions(contract, 1000, seed=3, shift=older))
+    wait_until(lambda: drift(address)["window"]["ingested_total"] == 2000, 30, "a measurement")
+    after = drift(address)
+    assert [column["name"] for column in after["features"] if column["drifted"]] == ["age"]
+    assert after["error"] is None
+
+    report = requests.get(f"{address}/report", timeout=10)
+    assert report.headers["Content-Type"].startswith("text/html")
+    for _ in range(4):  # whichever worker answers
+        text = requests.get(f"{address}/metrics", timeout=10).text
+        lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        assert float(lines['income_feature_drift_score{feature="age"}']) > 1
+        assert float(lines['income_feature_drift_score{feature="sex"}']) < 1
+        assert float(lines["income_window_ingested_total"]) == 2000
+        assert float(lines["income_quality_accuracy"]) == pytest.approx(0.8)
+
+    measure.terminate()
+    assert measure.wait(timeout=10) == 0
+
+
+def test_a_registry_that_is_away_is_told_and_term_ends_even_a_long_wait(
+    start: Start, address: str, environment: dict[str, str]
+) -> None:
+    environment["MEASURE_PERIOD_S"] = "3600"
+    serve(start, address)
+    measure = start(MEASURE)
+    wait_until(lambda: drift(address)["state"] == "no_reference", 30, "the first run")
+    wait_until(lambda: "MLFLOW_TRACKING_URI" in (drift(address)["error"] or ""), 10, "its error")
+    assert measure.poll() is None
+    measure.terminate()
+    assert measure.wait(timeout=10) == 0
+
+
+def test_wrong_settings_end_the_start_of_the_server_with_one_message(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment |= {"EVIDENTLY_PORT": "none", "MEASURE_PERIOD_S": "-1"}
+    assert start(GUNICORN).wait(timeout=30) == 2
+    said = (tmp_path / "processes.log").read_text("utf-8")
+    assert "EVIDENTLY_PORT=none" in said and "MEASURE_PERIOD_S=-1" in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_monitoring_file_ends_the_start_of_the_server(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment["MONITORING_FILE"] = str(tmp_path / "nowhere.yaml")
+    assert start(GUNICORN).wait(timeout=30) == 2
+    said = (tmp_path / "processes.log").read_text("utf-8")
+    assert "nowhere.yaml" in said and "Traceback" not in said
