@@ -146,7 +146,7 @@ def verdict(monitoring: Monitoring, window: Window) -> dict[str, Any]:
         share_threshold=monitoring.share_drifted,
         window=WindowFacts(0, 0),
     )
-    run = window.last_run()
+    run = window.last_run()  # read last: a new measurement never stands beside an old error
     return {
         **msgspec.to_builtins(measurement),
         "last_run_at": run.at if run else None,

@@ -6,9 +6,11 @@ The window's newest rows and the production version's reference -> drift, qualit
 report -> the window's file and folder, from which the web workers answer.
 """
 
+import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -62,36 +64,43 @@ class Measure:
         self.clock = clock
         self._measured: tuple[Inputs, Measurement] | None = None
         self._reference: tuple[Version, pd.DataFrame] | None = None
+        self._registry_error: str | None = None
         self._unreported: Drift | None = None
         self._report_due_at = 0.0
 
     def run_once(self) -> None:
         """Measures if anything has changed. What fails is logged and kept for /drift to show."""
         at = self.clock()
-        error = None
         try:
-            self.references.follow()
-        except RegistryError as err:  # the reference that is here goes on
-            error = str(err)
-            log.warning("reference not refreshed: %s", error)
-        try:
-            self._measure(at)
+            self._measure(Run(at, self._follow()))
             self._report(at)
             self.window.prune(self.monitoring.retention_rows)
         except Exception as err:  # pylint: disable=broad-exception-caught  # the next run may do
             log.exception("measurement failed")
-            error = f"{type(err).__name__}: {err}"
-        self.window.note_run(Run(at, error))
+            with contextlib.suppress(sqlite3.Error):  # a full disk: the log alone can say it
+                self.window.note_run(Run(at, f"{type(err).__name__}: {err}"))
 
-    def _measure(self, at: float) -> None:
+    def _follow(self) -> str | None:
+        """Refreshes the reference; if that fails, why, and the one that is here goes on."""
+        try:
+            self.references.follow()
+        except RegistryError as err:
+            if str(err) != self._registry_error:
+                log.warning("reference not refreshed error=%s", err)
+            self._registry_error = str(err)
+        else:
+            self._registry_error = None
+        return self._registry_error
+
+    def _measure(self, run: Run) -> None:
         version = self.references.version()
         inputs = Inputs(self.window.counters(), self.window.label_counts(), version)
         if self._measured and self._measured[0] == inputs:
-            measurement = msgspec.structs.replace(self._measured[1], measured_at=at)
-            self.window.confirm(measurement)
+            measurement = msgspec.structs.replace(self._measured[1], measured_at=run.at)
+            self.window.confirm(measurement, run)
         else:
-            measurement = self._compare(at, inputs)
-            self.window.record(measurement)
+            measurement = self._compare(run.at, inputs)
+            self.window.record(measurement, run)
             log.info(
                 "measured state=%s drifted=%s share_drifted=%s rows=%d model_version=%s",
                 measurement.state,

@@ -100,9 +100,10 @@ class References:
 
     def version(self) -> Version | None:
         """The version whose reference is here, or None before the first."""
-        if not self._pointer.exists():
+        try:
+            return msgspec.json.decode(self._pointer.read_bytes(), type=Version)
+        except (FileNotFoundError, msgspec.DecodeError):  # a power cut may leave an empty file
             return None
-        return msgspec.json.decode(self._pointer.read_bytes(), type=Version)
 
     def path(self, version: Version) -> Path:
         """Where a version's reference lies: one JSON object per line."""

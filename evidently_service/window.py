@@ -64,6 +64,10 @@ LAST_LABELLED = """
 SELECT predictions.body, labels.label FROM labels JOIN predictions USING (prediction_id)
 WHERE labels.matched ORDER BY labels.arrival DESC LIMIT ?
 """
+CONFIRM_MEASUREMENT = """
+UPDATE measurements SET body = ? WHERE id = (SELECT max(id) FROM measurements)
+"""
+NOTE_RUN = "REPLACE INTO last_run VALUES (0, ?)"
 PRUNE = """
 DELETE FROM labels WHERE prediction_id IN
     (SELECT prediction_id FROM predictions
@@ -141,18 +145,19 @@ class Window:
         conflicting = self._read("SELECT count(*) FROM conflicts")[0][0]
         return LabelCounts(counts.get(1, 0), counts.get(0, 0), conflicting)
 
-    def record(self, measurement: Measurement) -> None:
-        """Keeps a measurement as the latest one."""
+    def record(self, measurement: Measurement, run: Run) -> None:
+        """Keeps a measurement as the latest one, and the run that made it."""
         body = msgspec.json.encode(measurement)
         with self._transaction() as connection:
             connection.execute("INSERT INTO measurements (body) VALUES (?)", (body,))
+            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
-    def confirm(self, measurement: Measurement) -> None:
+    def confirm(self, measurement: Measurement, run: Run) -> None:
         """Puts a measurement in the latest one's place: the same figures, found again later."""
         body = msgspec.json.encode(measurement)
-        latest = "(SELECT max(id) FROM measurements)"
         with self._transaction() as connection:
-            connection.execute(f"UPDATE measurements SET body = ? WHERE id = {latest}", (body,))
+            connection.execute(CONFIRM_MEASUREMENT, (body,))
+            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
     def latest(self) -> Measurement | None:
         """The latest measurement, or None before the first."""
@@ -160,9 +165,9 @@ class Window:
         return msgspec.json.decode(found[0][0], type=Measurement) if found else None
 
     def note_run(self, run: Run) -> None:
-        """Keeps how the measure process fared, in place of the run before."""
+        """Keeps how a run without a measurement fared, in place of the run before."""
         with self._transaction() as connection:
-            connection.execute("REPLACE INTO last_run VALUES (0, ?)", (msgspec.json.encode(run),))
+            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
     def last_run(self) -> Run | None:
         """How the measure process last fared, or None if it never ran."""

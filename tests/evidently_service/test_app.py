@@ -223,8 +223,7 @@ def test_drift_says_not_measured_before_the_first_measurement(
 def test_drift_shows_the_latest_measurement_and_the_last_runs_error(
     client: FlaskClient, window: Window
 ) -> None:
-    window.record(MEASURED)
-    window.note_run(Run(1_700_000_009.0, "registry is away"))
+    window.record(MEASURED, Run(1_700_000_009.0, "registry is away"))
     verdict = get(client, "/drift").json
     assert verdict["drifted"] is True
     assert verdict["features"][0] == {
@@ -258,7 +257,7 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
 ) -> None:
     post(client, "/iterate/income", made_up_predictions(contract, 3, seed=1))
     few = msgspec.structs.replace(MEASURED, state="not_enough_rows", quality=None)
-    window.record(few)
+    window.record(few, Run(1.0))
     text = get(client, "/metrics").text
     assert registry.get_sample_value("income_window_ingested_total") == 3
     assert registry.get_sample_value("income_window_rows") == 3
@@ -272,8 +271,7 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
 def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     client: FlaskClient, window: Window, registry: CollectorRegistry
 ) -> None:
-    window.record(MEASURED)
-    window.note_run(Run(1_700_000_009.0, "registry is away"))
+    window.record(MEASURED, Run(1_700_000_009.0, "registry is away"))
     window.add_labels([Label("a", 1.0, 1)])
     assert get(client, "/metrics").status_code == 200
 

@@ -237,6 +237,14 @@ def test_a_reference_that_lacks_a_column_is_a_visible_error_until_it_is_mended(
     assert (error(window), latest(window).model_version) == (None, "3")
 
 
+def test_a_window_that_cannot_be_used_is_logged_and_does_not_end_the_process(
+    measure: Measure, window: Window, caplog: pytest.LogCaptureFixture
+) -> None:
+    window.close()
+    measure.run_once()
+    assert "measurement failed" in caplog.text
+
+
 def test_quality_needs_enough_labels(
     measure: Measure, window: Window, enough: list[Prediction]
 ) -> None:

@@ -87,6 +87,16 @@ def test_the_last_reference_stays_while_the_registry_is_away_and_after_a_restart
     assert kept(restarted) == "first\n"
 
 
+def test_a_pointer_that_a_power_cut_emptied_is_written_anew(tmp_path: Path) -> None:
+    source = Source()
+    references = References(tmp_path, source)
+    references.follow()
+    (tmp_path / "production.json").write_bytes(b"")
+    assert references.version() is None
+    references.follow()
+    assert references.version() == Version("1", "run-a")
+
+
 def test_a_version_without_a_reference_leaves_the_last_one(tmp_path: Path) -> None:
     source = Source()
     references = References(tmp_path, source)

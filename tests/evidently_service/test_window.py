@@ -132,10 +132,11 @@ def test_a_batch_that_fails_midway_leaves_nothing(window: Window) -> None:
 
 def test_the_latest_measurement_is_the_last_recorded_or_confirmed(window: Window) -> None:
     assert window.latest() is None
-    window.record(measurement("not_enough_rows", measured_at=1))
-    window.record(measurement("ok", measured_at=2))
-    window.confirm(measurement("ok", measured_at=3))
+    window.record(measurement("not_enough_rows", measured_at=1), Run(1.0))
+    window.record(measurement("ok", measured_at=2), Run(2.0))
+    window.confirm(measurement("ok", measured_at=3), Run(3.0))
     assert window.latest() == measurement("ok", measured_at=3)
+    assert window.last_run() == Run(3.0)
 
 
 def test_the_last_run_replaces_the_one_before(window: Window) -> None:
