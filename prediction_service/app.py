@@ -1,0 +1,282 @@
+"""The HTTP service: checked record -> model -> journal -> answer.
+
+`predict` is the hot path, to be read top to bottom; the rest is ordinary Flask. Nothing here
+talks to the network: models come from the model folder, and answers go to the journal.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+from flask import Flask, Request, Response, request
+from prometheus_client import CONTENT_TYPE_LATEST
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from config.contract import Target
+from config.events import Label, Prediction
+from prediction_service.bodies import FeedbackReader, RecordReader
+from prediction_service.errors import (
+    InvalidHeader,
+    InvalidRecords,
+    ModelUnavailable,
+    NotJson,
+    NotReady,
+    ReportedProblem,
+    ServiceError,
+    error_body,
+)
+from prediction_service.journal import Journal, JournalFull, JournalUnavailable
+from prediction_service.metrics import Metrics, StateCollector, exposition
+from prediction_service.model import Model
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json"
+LONGEST_KEY = 200  # characters of an Idempotency-Key
+ENDPOINTS = {
+    "POST /predict": "one record or a list; optional header Idempotency-Key",
+    "POST /feedback": "the true label of a prediction: {prediction_id, label: 0 or 1}, or a list",
+    "GET /model": "the version that is served",
+    "GET /health/live": "the process answers",
+    "GET /health/ready": "predictions can be made; says what is missing",
+    "GET /metrics": "Prometheus metrics of all workers",
+}
+
+
+class Answer(msgspec.Struct):
+    """What `/predict` answers for one record."""
+
+    prediction_id: str
+    income_class: int  # 0 or 1: probability >= threshold
+    label: str
+    probability: float  # of the positive label, in [0, 1]
+    threshold: float
+    message: str
+    model_version: str
+
+
+def create_app(
+    settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
+) -> Flask:
+    """The Flask application on its collaborators; it starts nothing of its own."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1  # see read_body
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    add_prediction_routes(app, settings, served, journal, metrics)
+    add_state_routes(app, settings, served, journal, metrics)
+    add_error_handlers(app, metrics)
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        metrics.count_request(request.endpoint or "unknown", response.status_code)
+        return response
+
+    return app
+
+
+def add_prediction_routes(
+    app: Flask, settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
+) -> None:
+    """`/predict` and `/feedback`."""
+    contract = served.contract
+    names = [feature.name for feature in contract.inputs]
+    read_records = RecordReader(contract, settings.max_records).read
+    read_feedback = FeedbackReader(settings.max_records).read
+    encode = msgspec.json.Encoder().encode
+
+    @app.post("/predict")
+    def predict() -> Response:
+        started = time.perf_counter()
+        model = required_model(served)
+        body = read_body(settings.max_body_bytes)
+        rows, is_list = read_records(body)
+        probabilities = model.score(rows).tolist()
+        ids = prediction_ids(request, body, len(rows))
+        answers = [answer(*pair, model, contract.target) for pair in zip(ids, probabilities)]
+        now = time.time()
+        journal.append([event(one, now, dict(zip(names, row))) for one, row in zip(answers, rows)])
+        n_positive = sum(one.income_class for one in answers)
+        metrics.count_answers(n_positive, len(rows), time.perf_counter() - started)
+        return Response(encode(answers if is_list else answers[0]), content_type=JSON)
+
+    @app.post("/feedback")
+    def feedback() -> Response:
+        now = time.time()
+        labels = read_feedback(read_body(settings.max_body_bytes))
+        journal.append([Label(one.prediction_id, now, one.label) for one in labels])
+        return Response(encode({"accepted": len(labels)}), status=202, content_type=JSON)
+
+
+def add_state_routes(
+    app: Flask, settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
+) -> None:
+    """What the service says about itself."""
+    state = StateCollector(served, settings.journal_path, settings.sinks)
+
+    @app.get("/")
+    def index() -> dict[str, object]:
+        return {"service": "income prediction", "endpoints": ENDPOINTS}
+
+    @app.get("/model")
+    def model() -> dict[str, object]:
+        return describe_model(required_model(served))
+
+    @app.get("/health/live")
+    def live() -> dict[str, object]:
+        return {"live": True}
+
+    @app.get("/health/ready")
+    def ready() -> dict[str, object]:
+        if missing := find_missing(settings, served, journal):
+            raise NotReady("Predictions cannot be made now; see the problems.", missing)
+        status = served.status()
+        return {
+            "ready": True,
+            "model_version": required_model(served).version,
+            "refused": msgspec.to_builtins(served.refusal()),
+            "registry": status.registry if status else "not followed",
+        }
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        return Response(exposition(metrics, state, directory), content_type=CONTENT_TYPE_LATEST)
+
+
+def add_error_handlers(app: Flask, metrics: Metrics) -> None:
+    """Every error leaves as the one JSON body; none shows a stack trace."""
+
+    def unavailable(code: str) -> Callable[[Exception], Response]:
+        return lambda err: error_response(503, code, str(err))
+
+    @app.errorhandler(ServiceError)
+    def known(err: ServiceError) -> Response:
+        if isinstance(err, (NotJson, InvalidRecords)):
+            metrics.invalid_records.inc(getattr(err, "n_invalid", 1))
+        return error_response(err.status, err.code, str(err), err.problems)
+
+    @app.errorhandler(HTTPException)
+    def http(err: HTTPException) -> Response:
+        code = (err.name or "error").lower().replace(" ", "_")
+        response = error_response(err.code or 500, code, err.description or err.name)
+        allowed = getattr(err, "valid_methods", None)
+        if allowed:
+            response.headers["Allow"] = ", ".join(sorted(allowed))
+        return response
+
+    @app.errorhandler(Exception)
+    def surprise(_: Exception) -> Response:
+        log.exception("request failed endpoint=%s", request.endpoint)
+        return error_response(500, ServiceError.code, "The service failed; its log says why.")
+
+    app.register_error_handler(JournalFull, unavailable("journal_full"))
+    app.register_error_handler(JournalUnavailable, unavailable("journal_unavailable"))
+
+
+def read_body(max_bytes: int) -> bytes:
+    """The request's body. Raises RequestEntityTooLarge beyond `max_bytes`.
+
+    Werkzeug cuts a chunked body at its limit without a word, so its limit is a byte further.
+    """
+    body = request.get_data(cache=False)
+    if len(body) > max_bytes:
+        raise RequestEntityTooLarge()
+    return body
+
+
+def required_model(served: ServedModel) -> Model:
+    """The model to answer with. Raises ModelUnavailable."""
+    if served.model is None:
+        raise ModelUnavailable("There is no model yet: /health/ready says what is missing.")
+    return served.model
+
+
+def answer(prediction_id: str, probability: float, model: Model, target: Target) -> Answer:
+    """The answer for one scored record."""
+    income_class = int(probability >= model.threshold)
+    likely = "more" if income_class else "no more"
+    return Answer(
+        prediction_id=prediction_id,
+        income_class=income_class,
+        label=target.labels[income_class],
+        probability=probability,
+        threshold=model.threshold,
+        message=f"This person probably earns {likely} than 50,000 US dollars a year (1994);"
+        f" the probability of more is {probability:.1%}.",
+        model_version=model.version,
+    )
+
+
+def event(one: Answer, predicted_at: float, features: dict[str, str | int | None]) -> Prediction:
+    """The journal's event of an answer; `predicted_at` is Unix time."""
+    return Prediction(
+        prediction_id=one.prediction_id,
+        predicted_at=predicted_at,
+        model_version=one.model_version,
+        features=features,
+        probability=one.probability,
+        income_class=one.income_class,
+        threshold=one.threshold,
+    )
+
+
+def prediction_ids(incoming: Request, body: bytes, n_records: int) -> list[str]:
+    """One identity per record: 32 hexadecimal digits, sorted by time.
+
+    With an Idempotency-Key they follow from the key and the body, so that a request sent again,
+    to whichever worker, is stored once. Raises InvalidHeader.
+    """
+    key = incoming.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is None:
+        first = (time.time_ns() // 1_000_000 << 80) + (int.from_bytes(os.urandom(10)) >> 1)
+        return [f"{first + index:032x}" for index in range(n_records)]
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise InvalidHeader(
+            f"Idempotency-Key has {len(key)} characters, expected 1 to {LONGEST_KEY}."
+        )
+    seed = hashlib.sha256(key.encode() + b"\0" + body).digest()
+    return [hashlib.sha256(seed + index.to_bytes(8)).hexdigest()[:32] for index in range(n_records)]
+
+
+def describe_model(model: Model) -> dict[str, object]:
+    """The facts that travel in the model's own file."""
+    facts = model.facts
+    return {
+        "model_version": model.version,
+        "run_id": facts.get("run_id"),
+        "data_source": facts.get("data_source"),
+        "trained_at": facts.get("trained_at"),
+        "threshold": model.threshold,
+        "contract_digest": facts.get("contract_digest"),
+        "metrics": msgspec.json.decode(facts.get("metrics") or "{}"),
+    }
+
+
+def find_missing(
+    settings: Settings, served: ServedModel, journal: Journal
+) -> list[ReportedProblem]:
+    """What keeps the service from answering; empty if it can."""
+    missing = []
+    if served.model is None:
+        status = served.status()
+        expected = f"a model in MODEL_DIR={settings.model_dir}"
+        registry = status.registry if status else "the follower has not reported yet"
+        missing.append(ReportedProblem("model", None, f"{expected}; registry: {registry}"))
+        if refusal := served.refusal():
+            missing.append(ReportedProblem("model_version", refusal.version, refusal.reason))
+    if journal.is_full:
+        expected = f"less than JOURNAL_MAX_MB={settings.journal_max_mb}; is the relay running?"
+        missing.append(ReportedProblem("journal", "full", expected))
+    return missing
+
+
+def error_response(
+    status: int, code: str, message: str, problems: list[ReportedProblem] | None = None
+) -> Response:
+    """The one error body with its status."""
+    return Response(error_body(code, message, problems or []), status=status, content_type=JSON)

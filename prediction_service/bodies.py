@@ -1,0 +1,198 @@
+"""Request bodies to checked records: the fast way for valid ones, the slow way for the rest.
+
+The fast way is msgspec's decoder made from the contract. Only if that refuses a body is it read
+again, to list every problem of every record.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from config.contract import Contract, Problem
+from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
+from prediction_service.model import Row
+
+MOST_PROBLEMS = 1000  # listed in one answer; finding the nearest category costs time for each
+ID_RULE = "the 32 hexadecimal digits that /predict answered"
+LABEL_RULE = "0 or 1"
+
+
+class Feedback(NamedTuple):
+    """The true class, 0 or 1, of a prediction."""
+
+    prediction_id: str
+    label: int
+
+
+class JsonObject(dict[str, Any]):
+    """A decoded object that remembers which fields the caller gave more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(name for name, _ in pairs) if len(pairs) > len(self) else {}
+        self.repeated = [name for name, count in counts.items() if count > 1]
+
+    def problems(self) -> list[Problem]:
+        """A problem for each repeated field."""
+        expected = "one value, but the field is given more than once"
+        return [Problem(name, self[name], expected) for name in self.repeated]
+
+
+class RecordReader:
+    """Reads `/predict` bodies against a contract."""
+
+    def __init__(self, contract: Contract, max_records: int) -> None:
+        self.contract = contract
+        self.max_records = max_records
+        self._decode = contract.decoder.decode
+        names = [feature.name for feature in contract.features]
+        self._all_values = attrgetter(*names)
+        self._inputs = attrgetter(*[feature.name for feature in contract.inputs])
+        self._ranks = [feature.name for feature in contract.features if feature.rank_of]
+
+    def read(self, body: bytes) -> tuple[list[Row], bool]:
+        """The rows of input columns in contract order, and whether the body was a list.
+
+        Raises NotJson, InvalidRecords (every problem, unseen fields and ranks included) or
+        TooManyRecords.
+        """
+        try:
+            decoded = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+            self._refuse(body, str(err))
+        is_list = isinstance(decoded, list)
+        records = decoded if is_list else [decoded]
+        check_count(len(records), self.max_records)
+        if self._may_be_wrong(body, records):
+            self._find_problems(body)
+        return [self._inputs(record) for record in records], is_list
+
+    def _may_be_wrong(self, body: bytes, records: list[Any]) -> bool:
+        """True if a field may be given twice, or a rank may be wrong: what msgspec cannot see.
+
+        Each field takes one colon. As many colons as values that are not null therefore means
+        that no field repeats; a null or a colon in a string leads to the slow, exact check.
+        """
+        n_values = 0
+        for record in records:
+            values = self._all_values(record)
+            n_values += len(values) - values.count(None)
+            if any(getattr(record, name) is not None for name in self._ranks):
+                return True
+        return body.count(b":") != n_values or b"null" in body
+
+    def _find_problems(self, body: bytes) -> None:
+        """Raises NotJson or InvalidRecords if the slow check finds anything."""
+        data = load_json(body)
+        records = data if isinstance(data, list) else [data]
+        check_count(len(records), self.max_records)
+        raise_problems(records, self._check, isinstance(data, list))
+
+    def _check(self, record: Any) -> list[Problem]:
+        if not isinstance(record, JsonObject):
+            return self.contract.check(record)
+        n_known = len(self.contract.features)
+        if len(record) > 2 * n_known:  # looking for each one's nearest name would take long
+            return [Problem("record", f"{len(record)} fields", f"at most {n_known} fields")]
+        return record.problems() + self.contract.check(record)
+
+    def _refuse(self, body: bytes, reason: str) -> NoReturn:
+        self._find_problems(body)
+        raise InvalidRecords(f"The body does not hold a record or a list of them: {reason}")
+
+
+class FeedbackReader:
+    """Reads `/feedback` bodies."""
+
+    def __init__(self, max_records: int) -> None:
+        self.max_records = max_records
+
+    def read(self, body: bytes) -> list[Feedback]:
+        """The labels, one or more. Raises NotJson, InvalidRecords or TooManyRecords."""
+        data = load_json(body)
+        items = data if isinstance(data, list) else [data]
+        check_count(len(items), self.max_records)
+        raise_problems(items, check_feedback, isinstance(data, list))
+        return [Feedback(**item) for item in items]
+
+
+def check_feedback(item: Any) -> list[Problem]:
+    """Every problem of one decoded label."""
+    if not isinstance(item, JsonObject):
+        return [Problem("record", item, "an object with prediction_id and label")]
+    problems = item.problems()
+    problems += [
+        Problem(name, value, "no such field")
+        for name, value in item.items()
+        if name not in ("prediction_id", "label")
+    ]
+    if not is_prediction_id(item.get("prediction_id")):
+        problems.append(Problem("prediction_id", item.get("prediction_id"), ID_RULE))
+    if not is_label(item.get("label")):
+        problems.append(Problem("label", item.get("label"), LABEL_RULE))
+    return problems
+
+
+def is_prediction_id(value: Any) -> bool:
+    """True for an identity as `/predict` gives it."""
+    return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
+
+
+def is_label(value: Any) -> bool:
+    """True for 0 and 1; false for true and 1.0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value in (0, 1)
+
+
+def check_count(n_records: int, max_records: int) -> None:
+    """Raises InvalidRecords for an empty list and TooManyRecords for one that is too long."""
+    if n_records == 0:
+        raise InvalidRecords("The list is empty: send at least one record.")
+    if n_records > max_records:
+        raise TooManyRecords(
+            f"The list holds {n_records} records, at most {max_records} are taken (MAX_RECORDS):"
+            " send it in parts."
+        )
+
+
+def raise_problems(
+    records: list[Any], check: Callable[[Any], list[Problem]], is_list: bool
+) -> None:
+    """Raises InvalidRecords listing every problem of every record, if there is one."""
+    problems: list[ReportedProblem] = []
+    n_invalid = 0
+    for index, record in enumerate(records):
+        found = check(record)
+        problems += [ReportedProblem.of(one, index if is_list else None) for one in found]
+        n_invalid += bool(found)
+        if len(problems) >= MOST_PROBLEMS:
+            break
+    if problems:
+        raise InvalidRecords(
+            describe(n_invalid, len(problems)), problems[:MOST_PROBLEMS], n_invalid
+        )
+
+
+def describe(n_invalid: int, n_problems: int) -> str:
+    """The sentence above a list of problems."""
+    records = "1 record is" if n_invalid == 1 else f"{n_invalid} records are"
+    if n_problems >= MOST_PROBLEMS:
+        return f"At least {records} not valid: the first {MOST_PROBLEMS} problems are listed."
+    problems = "1 problem" if n_problems == 1 else f"{n_problems} problems"
+    return f"{records} not valid: {problems}."
+
+
+def load_json(body: bytes) -> Any:
+    """The body decoded, its objects as JsonObject. Raises NotJson."""
+    try:
+        return json.loads(body, object_pairs_hook=JsonObject, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as err:
+        raise NotJson(f"The body is not JSON: {err}") from err
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """Refuses NaN and Infinity, which Python would read and JSON does not have."""
+    raise ValueError(f"{name} is no JSON number")

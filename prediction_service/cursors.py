@@ -1,0 +1,108 @@
+"""How far each sink has got in each journal, and what a sink refused: `JOURNAL_DIR/relay.db`.
+
+Written by the relay alone; the workers read it for their gauges.
+"""
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from prediction_service.journal import StoredEvent, journal_paths, newest, opened
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS cursor (
+    sink TEXT, journal TEXT, seq INTEGER NOT NULL, PRIMARY KEY (sink, journal)
+);
+CREATE TABLE IF NOT EXISTS dead_letter (
+    sink TEXT, journal TEXT, seq INTEGER, kind TEXT, body BLOB, reason TEXT, at REAL,
+    PRIMARY KEY (sink, journal, seq)
+);
+CREATE TABLE IF NOT EXISTS label_state (state TEXT PRIMARY KEY, n INTEGER NOT NULL);
+"""
+
+
+class Cursors:
+    """The relay's own record; safe to use from its threads."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self._mutex = threading.Lock()
+        self._connection = sqlite3.connect(
+            cursors_path(root), isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.executescript(SCHEMA)
+
+    def position(self, sink: str, journal: str) -> int:
+        """The number of the last event that a sink has stored; 0 if none."""
+        query = "SELECT seq FROM cursor WHERE sink = ? AND journal = ?"
+        with self._mutex:
+            row = self._connection.execute(query, (sink, journal)).fetchone()
+        return row[0] if row else 0
+
+    def advance(self, sink: str, journal: str, seq: int) -> None:
+        """Records that a sink has stored everything up to `seq`."""
+        self._write("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", (sink, journal, seq))
+
+    def forget(self, journal: str) -> None:
+        """Drops the cursors of a removed journal."""
+        self._write("DELETE FROM cursor WHERE journal = ?", (journal,))
+
+    def bury(self, sink: str, journal: str, event: StoredEvent, reason: str, at: float) -> None:
+        """Keeps an event that a sink refuses; a second time replaces the first."""
+        row = (sink, journal, event.seq, event.kind, event.body, reason, at)
+        self._write("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def set_label_states(self, states: dict[str, int]) -> None:
+        """Records how many labels are matched, pending and conflicting."""
+        for state in states.items():
+            self._write("INSERT OR REPLACE INTO label_state VALUES (?, ?)", state)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        with self._mutex:
+            self._connection.execute(statement, values)
+
+
+def cursors_path(root: Path) -> Path:
+    """The relay's file, beside the instances' folders."""
+    return root / "relay.db"
+
+
+def backlog(root: Path, sink: str) -> int:
+    """How many journalled events a sink still has to store."""
+    positions = dict(_read(root, "SELECT journal, seq FROM cursor WHERE sink = ?", (sink,)))
+    waiting = 0
+    for path in journal_paths(root):
+        try:
+            waiting += max(0, newest(path)[0] - positions.get(path.stem, 0))
+        except sqlite3.Error:  # removed meanwhile, or still being made
+            continue
+    return waiting
+
+
+def dead_letters(root: Path) -> dict[str, int]:
+    """How many events each sink refused for good."""
+    return dict(_read(root, "SELECT sink, count(*) FROM dead_letter GROUP BY sink"))
+
+
+def label_states(root: Path) -> dict[str, int]:
+    """How many labels are matched, pending and conflicting, as the log of record last said."""
+    return dict(_read(root, "SELECT state, n FROM label_state"))
+
+
+def _read(root: Path, query: str, values: tuple[object, ...] = ()) -> list[tuple]:
+    """Rows of the relay's file, from whichever process; none before it has run."""
+    path = cursors_path(root)
+    if not path.exists():
+        return []
+    try:
+        with opened(path) as connection, closing(connection.execute(query, values)) as rows:
+            return rows.fetchall()
+    except sqlite3.OperationalError:  # the relay is just making it
+        return []

@@ -1,0 +1,100 @@
+"""What goes wrong in a request, by what the caller can do, and the one JSON body that says so."""
+
+from typing import Any
+
+import msgspec
+
+from config.contract import Problem
+
+LONGEST_SHOWN = 100  # characters of a caller's own value in an answer
+
+
+class ReportedProblem(msgspec.Struct, omit_defaults=True):
+    """One problem in an answer: a contract problem and which record of the list has it."""
+
+    field: str
+    value: Any
+    expected: str
+    nearest: str | None = None
+    record: int | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, record: int | None = None) -> "ReportedProblem":
+        """A contract problem, made safe to send back whatever the caller sent."""
+        value = shown(problem.value)
+        return cls(shown(problem.field), value, problem.expected, problem.nearest, record)
+
+
+class ServiceError(Exception):
+    """Ends a request with a status and the one error body."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, problems: list[ReportedProblem] | None = None) -> None:
+        super().__init__(message)
+        self.problems = problems or []
+
+
+class NotJson(ServiceError):
+    """The body is not JSON: the caller mends its encoder."""
+
+    status, code = 400, "not_json"
+
+
+class InvalidHeader(ServiceError):
+    """A header cannot be used: the caller mends it."""
+
+    status, code = 400, "invalid_header"
+
+
+class InvalidRecords(ServiceError):
+    """Records break the contract: the caller mends each problem listed."""
+
+    status, code = 422, "invalid_records"
+
+    def __init__(
+        self,
+        message: str,
+        problems: list[ReportedProblem] | None = None,
+        n_invalid: int = 1,
+    ) -> None:
+        super().__init__(message, problems)
+        self.n_invalid = n_invalid
+
+
+class TooManyRecords(ServiceError):
+    """The list is too long: the caller splits it."""
+
+    status, code = 413, "too_many_records"
+
+
+class ModelUnavailable(ServiceError):
+    """There is no model yet: the caller waits and retries."""
+
+    status, code = 503, "model_unavailable"
+
+
+class NotReady(ServiceError):
+    """Something the service needs is missing: the balancer looks elsewhere."""
+
+    status, code = 503, "not_ready"
+
+
+def error_body(code: str, message: str, problems: list[ReportedProblem]) -> bytes:
+    """The one error body, as JSON."""
+    error = {"code": code, "message": message, "problems": problems}
+    return msgspec.json.encode({"error": error})
+
+
+def shown(value: Any) -> Any:
+    """A caller's value as it can be sent back: short, and always valid JSON."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (list, dict)):
+        return f"a list of {len(value)}" if isinstance(value, list) else "an object"
+    if isinstance(value, (int, float)) and abs(value) < 2**53:
+        return value
+    text = str(value)
+    text = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    return text.encode("utf-8", "replace").decode("utf-8")

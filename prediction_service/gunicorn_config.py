@@ -1,0 +1,58 @@
+"""How gunicorn runs the service:
+
+    gunicorn -c python:prediction_service.gunicorn_config prediction_service.wsgi:app
+
+(or `python -m gunicorn ...` where the work folder is not on the path). Read once by the
+arbiter, so a settings problem ends the start with one message.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from config.settings import exit_on_settings_error, read_settings
+from prediction_service.settings import Settings
+
+# Workers count into files of this folder. It must be in the environment before prometheus_client
+# is imported, and its files are of one server's life.
+COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def configure() -> None:
+    """Reads the settings into gunicorn's names."""
+    settings = read_settings(Settings, os.environ)
+    globals().update(
+        bind=f"{settings.bind_address}:{settings.prediction_port}",
+        workers=settings.workers,
+        graceful_timeout=settings.graceful_timeout_s,
+        # Sync workers would close every connection; more threads would only queue for the GIL.
+        worker_class="gthread",
+        threads=1,
+        keepalive=75,
+        control_socket_disable=True,  # it would be a file in the home folder
+        preload_app=False,  # each worker opens its own journal and ONNX session, after the fork
+    )
+    if COUNTS not in os.environ:
+        os.environ[COUNTS] = tempfile.mkdtemp(prefix="income-metrics-")
+
+
+def remove_counts() -> None:
+    """Removes the counts of an earlier server from the folder."""
+    for path in Path(os.environ[COUNTS]).glob("*.db"):
+        path.unlink()
+
+
+def on_starting(_: Any) -> None:
+    """Starts counting at 0. Files of dead workers stay until then: their counts are in the sums."""
+    Path(os.environ[COUNTS]).mkdir(parents=True, exist_ok=True)
+    remove_counts()
+
+
+def on_exit(_: Any) -> None:
+    """Leaves nothing behind."""
+    remove_counts()
+    Path(os.environ[COUNTS]).rmdir()
+
+
+exit_on_settings_error(configure)

@@ -1,0 +1,131 @@
+"""What is stored: `python -m prediction_service.journal status [--json] | export`."""
+
+import argparse
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from config.events import Prediction
+from config.settings import exit_on_settings_error, read_settings
+from prediction_service.cursors import backlog, dead_letters
+from prediction_service.journal import folder_bytes, is_live, journal_paths, read_after
+from prediction_service.mongodb import MongoSink
+from prediction_service.settings import Settings
+from prediction_service.sinks import SinkUnavailable
+
+READ_ROWS = 5000
+
+
+def count_events(root: Path) -> dict[str, int]:
+    """Rows, labels, predictions and distinct prediction ids over all journals."""
+    counts = {"rows": 0, "predictions": 0, "labels": 0}
+    with sqlite3.connect("") as seen:  # a temporary file: the ids may not fit in memory
+        seen.execute("CREATE TABLE id (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        for kind, ids in journalled_ids(root):
+            counts["rows"] += len(ids)
+            counts[f"{kind}s"] += len(ids)
+            if kind == "prediction":
+                seen.executemany("INSERT OR IGNORE INTO id VALUES (?)", ((one,) for one in ids))
+        distinct = seen.execute("SELECT count(*) FROM id").fetchone()[0]
+    seen.close()
+    return counts | {
+        "prediction_ids": distinct,
+        "duplicates": counts["predictions"] - distinct,
+    }
+
+
+def journalled_ids(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """The kind and the ids of one batch of events after the other, over all journals."""
+    for path in journal_paths(root):
+        seq = 0
+        while events := read_after(path, seq, READ_ROWS):
+            seq = events[-1].seq
+            for kind in ("prediction", "label"):
+                yield kind, [one.prediction_id for one in events if one.kind == kind]
+
+
+def journalled_predictions(root: Path) -> Iterator[Prediction]:
+    """Every prediction in the journals, each id once."""
+    decode = msgspec.json.Decoder(Prediction).decode
+    seen: set[bytes] = set()
+    for path in journal_paths(root):
+        seq = 0
+        while events := read_after(path, seq, READ_ROWS):
+            seq = events[-1].seq
+            for event in events:
+                key = bytes.fromhex(event.prediction_id)
+                if event.kind == "prediction" and key not in seen:
+                    seen.add(key)
+                    yield decode(event.body)
+
+
+def open_log_of_record(settings: Settings) -> MongoSink | None:
+    """MongoDB if it is configured; None where the journals themselves are the log of record."""
+    return MongoSink.of(settings) if settings.mongodb_address else None
+
+
+def report_status(settings: Settings) -> dict[str, Any]:
+    """What the journals hold and what still waits. Raises SinkUnavailable.
+
+    `stored` is the number of distinct predictions in the log of record.
+    """
+    root = settings.journal_path
+    paths = journal_paths(root)
+    counts = count_events(root)
+    mongodb = open_log_of_record(settings)
+    return {
+        "log_of_record": "mongodb" if mongodb else "journal",
+        "stored": mongodb.n_predictions() if mongodb else counts["prediction_ids"],
+        "journals": len(paths),
+        "live_journals": sum(is_live(path) for path in paths),
+        **counts,
+        "bytes": folder_bytes(root),
+        "backlog": {sink: backlog(root, sink) for sink in settings.sinks},
+        "dead_letters": dead_letters(root),
+    }
+
+
+def print_status(settings: Settings, as_json: bool) -> None:
+    """Prints the status as a table or as JSON."""
+    status = report_status(settings)
+    if as_json:
+        print(json.dumps(status))
+        return
+    for name, value in status.items():
+        print(f"{name:16}{value}")
+
+
+def print_predictions(settings: Settings) -> None:
+    """Prints the log of record as JSON lines."""
+    mongodb = open_log_of_record(settings)
+    stored = mongodb.predictions() if mongodb else journalled_predictions(settings.journal_path)
+    for prediction in stored:
+        sys.stdout.buffer.write(msgspec.json.encode(prediction) + b"\n")
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m prediction_service.journal")
+    commands = parser.add_subparsers(dest="command", required=True)
+    status = commands.add_parser("status", help="rows, ids, duplicates, backlog of each sink")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    commands.add_parser("export", help="the predictions in the log of record, as JSON lines")
+    arguments = parser.parse_args()
+    settings = read_settings(Settings, os.environ)
+    try:
+        if arguments.command == "status":
+            print_status(settings, arguments.json)
+        else:
+            print_predictions(settings)
+    except SinkUnavailable as err:
+        raise SystemExit(f"journal: {err}") from err
+
+
+if __name__ == "__main__":
+    exit_on_settings_error(main)

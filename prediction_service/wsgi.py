@@ -1,0 +1,28 @@
+"""What gunicorn loads in each worker, after the fork: settings, model, journal and the app."""
+
+import logging
+import os
+
+from prometheus_client import CollectorRegistry
+
+from config.contract import load_contract
+from config.settings import read_settings
+from prediction_service.app import create_app
+from prediction_service.journal import Journal
+from prediction_service.metrics import Metrics
+from prediction_service.model_folder import ModelFolder
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+settings = read_settings(Settings, os.environ)
+served = ServedModel(ModelFolder(settings.model_path), load_contract())
+served.refresh()  # before the first request
+served.follow(settings.model_check_s)
+journal = Journal(
+    settings.journal_path,
+    settings.instance,
+    settings.journal_sync,
+    settings.journal_max_mb * 10**6,
+)
+app = create_app(settings, served, journal, Metrics(CollectorRegistry()))

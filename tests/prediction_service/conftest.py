@@ -1,0 +1,208 @@
+"""A small real model, its folder, and the service on it: in this process and under gunicorn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract
+from config.events import Prediction
+from prediction_service.app import create_app
+from prediction_service.journal import Journal, journal_paths
+from prediction_service.metrics import Metrics
+from prediction_service.model import sha256_of
+from prediction_service.model_folder import Current, ModelFolder
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+from tests.conftest import accepts_connections, free_port, wait_until
+from training.calibration import Platt
+from training.package import FittedModel, write_package
+from training.pipeline import make_classifier, make_encoder
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+ROOT = Path(__file__).parents[2]
+
+
+def made_up_rows(contract: Contract, n_rows: int, seed: int) -> pd.DataFrame:
+    """Rows drawn evenly from the contract's ranges and categories."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, Any] = {}
+    for feature in contract.inputs:
+        if feature.is_categorical:
+            columns[feature.name] = rng.choice(feature.categories, n_rows)
+        else:
+            assert feature.minimum is not None and feature.maximum is not None
+            columns[feature.name] = rng.integers(feature.minimum, feature.maximum, n_rows)
+    return pd.DataFrame(columns)
+
+
+@pytest.fixture(scope="session")
+def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of a model that has learnt: from 45 years on, income is high."""
+    rows = made_up_rows(contract, 400, seed=1)
+    y = (rows["age"] >= 45).astype(int)
+    encoder = make_encoder(contract)
+    classifier = make_classifier({"n_estimators": 20, "max_depth": 3}, seed=1, threads=1)
+    classifier.fit(encoder.fit_transform(rows), y)
+    pipeline = Pipeline([("encoder", encoder), ("classifier", classifier)])
+    folder = tmp_path_factory.mktemp("package") / "model"
+    facts = {
+        "data_source": "synthetic",
+        "trained_at": "2026-11-01T00:00:00+00:00",
+        "run_id": "0" * 32,
+        "metrics": json.dumps({"roc_auc": 0.99}),
+    }
+    write_package(folder, FittedModel(pipeline, Platt(1.0, 0.0), 0.5), contract, rows, facts)
+    return folder
+
+
+def made_predictions(n_rows: int) -> list[Prediction]:
+    """Predictions with new ids, as the service would journal them."""
+    features: dict[str, str | int | None] = {"age": 40, "workclass": None, "sex": "Male"}
+    return [
+        Prediction(uuid.uuid4().hex, 1.7e9 + index, "1", features, 0.25, 0, 0.5)
+        for index in range(n_rows)
+    ]
+
+
+def with_metadata(package: Path, folder: Path, **changes: str) -> Path:
+    """A copy of a package with other facts in its graph."""
+    folder.mkdir(parents=True, exist_ok=True)
+    graph = onnx.load(package / "model.onnx")
+    facts = {entry.key: entry.value for entry in graph.metadata_props} | changes
+    onnx.helper.set_model_props(graph, facts)
+    onnx.save(graph, folder / "model.onnx")
+    for name in ("golden.json", "features.yaml"):
+        (folder / name).write_bytes((package / name).read_bytes())
+    return folder
+
+
+def with_wrong_golden(package: Path, folder: Path) -> Path:
+    """A copy of a package whose first golden probability is off by 0.1."""
+    with_metadata(package, folder)
+    golden = json.loads((package / "golden.json").read_text())
+    golden["probabilities"][0] += 0.1
+    (folder / "golden.json").write_text(json.dumps(golden))
+    return folder
+
+
+def install(folder: ModelFolder, package: Path, version: str) -> None:
+    """Puts a package into a model folder, as the follower does."""
+    with_metadata(package, folder.path / version)
+    digest = sha256_of(folder.path / version / "model.onnx")
+    folder.switch(Current(version, f"run of {version}", version, digest))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings whose folders are the test's own."""
+    return Settings(
+        model_dir=str(tmp_path / "model"),
+        journal_dir=str(tmp_path / "journal"),
+        instance="here",
+        prediction_port=free_port(),
+        model_check_s=0.1,
+        follow_period_s=0.2,
+        graceful_timeout_s=2,
+        relay_batch_age_s=0.1,
+        relay_backoff_max_s=0.5,
+        sink_timeout_s=2,
+        max_records=50,
+        max_body_bytes=20_000,
+    )
+
+
+@pytest.fixture
+def model_folder(settings: Settings, package: Path) -> ModelFolder:
+    """A model folder with version 1 in it."""
+    folder = ModelFolder(settings.model_path)
+    install(folder, package, "1")
+    return folder
+
+
+@pytest.fixture
+def served(model_folder: ModelFolder, contract: Contract) -> ServedModel:
+    """Version 1, loaded."""
+    holder = ServedModel(model_folder, contract)
+    holder.refresh()
+    return holder
+
+
+@pytest.fixture
+def journal(settings: Settings) -> Iterator[Journal]:
+    """A worker's journal."""
+    opened = Journal(settings.journal_path, settings.instance, "normal", 10**8)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(settings: Settings, served: ServedModel, journal: Journal) -> FlaskClient:
+    """The service in this process."""
+    return create_app(settings, served, journal, Metrics(CollectorRegistry())).test_client()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables of a process of its own."""
+    own = {name.upper(): str(getattr(settings, name)) for name in settings.__struct_fields__}
+    return {**os.environ, **own, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `python -m ...` with settings; what still runs is ended after the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start_one(settings: Settings, *arguments: str) -> "subprocess.Popen[bytes]":
+        with (tmp_path / f"{arguments[0]}-{len(processes)}.log").open("wb") as log:
+            process = subprocess.Popen(  # pylint: disable=consider-using-with  # ended below
+                [sys.executable, "-m", *arguments],
+                env=environment(settings),
+                cwd=tmp_path,
+                stdout=log,
+                stderr=log,
+            )
+        processes.append(process)
+        return process
+
+    yield start_one
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
+    """The service's address, under gunicorn with two workers."""
+    process = start(
+        settings,
+        "gunicorn",
+        "-c",
+        "python:prediction_service.gunicorn_config",
+        "prediction_service.wsgi:app",
+    )
+    address = f"http://127.0.0.1:{settings.prediction_port}"
+    wait_until(lambda: accepts_connections(settings.prediction_port), 20, "gunicorn to listen")
+    wait_until(lambda: len(journal_paths(settings.journal_path)) == 2, 20, "both workers")
+    yield address
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0

@@ -1,0 +1,324 @@
+"""The HTTP contract, through the Flask client on a real model and a real journal."""
+
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from config.contract import Contract
+from prediction_service.journal import Journal, StoredEvent, read_after
+from prediction_service.model_folder import Status
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+
+Record = dict[str, Any]
+SOME_ID = "0123456789abcdef" * 2
+
+
+def error_of(response: Any, status: int, code: str) -> list[Record]:
+    """The problems of an answer, after checking that it is the one error body."""
+    assert response.status_code == status
+    assert response.content_type == "application/json"
+    assert list(response.get_json()) == ["error"]
+    error = response.get_json()["error"]
+    assert list(error) == ["code", "message", "problems"]
+    assert error["code"] == code
+    assert error["message"]
+    return error["problems"]
+
+
+def events_of(journal: Journal) -> list[StoredEvent]:
+    """Everything in a journal."""
+    return read_after(journal.path, 0, 10_000)
+
+
+def test_one_record_is_answered_with_everything_a_client_needs(
+    client: FlaskClient, record: Record
+) -> None:
+    answer = client.post("/predict", json=record | {"age": 70}).get_json()
+    assert list(answer) == [
+        "prediction_id",
+        "income_class",
+        "label",
+        "probability",
+        "threshold",
+        "message",
+        "model_version",
+    ]
+    assert (answer["income_class"], answer["label"]) == (1, ">50K")
+    assert 0.5 <= answer["probability"] <= 1
+    assert (answer["threshold"], answer["model_version"]) == (0.5, "1")
+    assert "probably earns more than 50,000" in answer["message"]
+
+
+def test_a_list_is_answered_in_its_order(client: FlaskClient, record: Record) -> None:
+    answers = client.post(
+        "/predict", json=[record | {"age": age} for age in (70, 20, 71)]
+    ).get_json()
+    assert [one["income_class"] for one in answers] == [1, 0, 1]
+    assert len({one["prediction_id"] for one in answers}) == 3
+    assert [one["label"] for one in answers] == [">50K", "<=50K", ">50K"]
+
+
+def test_the_service_scores_as_the_package_says(client: FlaskClient, package: Any) -> None:
+    golden = json.loads((package / "golden.json").read_text())
+    answers = client.post("/predict", json=golden["rows"][:50]).get_json()
+    probabilities = [one["probability"] for one in answers]
+    assert probabilities == pytest.approx(golden["probabilities"][:50], abs=golden["tolerance"])
+
+
+def test_the_answer_is_journalled_with_the_raw_values_of_the_used_columns(
+    client: FlaskClient, journal: Journal, record: Record, contract: Contract
+) -> None:
+    sent = record | {"native_country": "Atlantis", "workclass": None, "fnlwgt": 1000}
+    answer = client.post("/predict", json=sent).get_json()
+    (event,) = events_of(journal)
+    stored = json.loads(event.body)
+    assert (event.kind, event.prediction_id) == ("prediction", answer["prediction_id"])
+    assert list(stored["features"]) == [feature.name for feature in contract.inputs]
+    assert stored["features"]["native_country"] == "Atlantis"
+    assert stored["features"]["workclass"] is None
+    assert stored["probability"] == answer["probability"]
+
+
+def test_an_unknown_country_scores_as_a_missing_one(client: FlaskClient, record: Record) -> None:
+    countries = ("Atlantis", None)
+    answers = client.post("/predict", json=[record | {"native_country": c} for c in countries])
+    first, second = answers.get_json()
+    assert first["probability"] == second["probability"]
+
+
+def test_ids_sort_by_time(client: FlaskClient, record: Record) -> None:
+    ids = [one["prediction_id"] for one in client.post("/predict", json=[record] * 9).get_json()]
+    assert ids == sorted(set(ids))
+    assert all(len(one) == 32 and int(one, 16) for one in ids)
+
+
+def test_every_problem_of_every_record_is_listed(client: FlaskClient, record: Record) -> None:
+    bad = record | {"age": -3, "education": "bachelor", "aeg": 1}
+    problems = error_of(client.post("/predict", json=[record, bad, 7]), 422, "invalid_records")
+    found = [(one["record"], one["field"], one["value"], one.get("nearest")) for one in problems]
+    assert found == [
+        (1, "aeg", 1, "age"),
+        (1, "age", -3, None),
+        (1, "education", "bachelor", "Bachelors"),
+        (2, "record", 7, None),
+    ]
+    assert problems[1]["expected"] == "a whole number from 17 to 90"
+
+
+def test_a_missing_field_is_named(client: FlaskClient, record: Record) -> None:
+    del record["sex"]
+    (problem,) = error_of(client.post("/predict", json=record), 422, "invalid_records")
+    assert problem["field"] == "sex"
+    assert "record" not in problem
+    assert "the field is missing" in problem["expected"]
+
+
+def test_an_education_num_that_contradicts_education_is_refused(
+    client: FlaskClient, record: Record
+) -> None:
+    good, bad = record | {"education_num": 9}, record | {"education_num": 13}
+    assert client.post("/predict", json=good).status_code == 200
+    (problem,) = error_of(client.post("/predict", json=bad), 422, "invalid_records")
+    assert problem["field"] == "education_num"
+    assert problem["expected"] == "9, the rank of education 'HS-grad'"
+
+
+@pytest.mark.parametrize("second", ["41", "null", '"x"', "40"])
+def test_a_field_given_twice_is_refused(client: FlaskClient, record: Record, second: str) -> None:
+    """The fast decoder takes the last value silently, so the reader counts what was sent."""
+    body = json.dumps(record)
+    for name in ("hours_per_week", "workclass", "native_country"):
+        response = client.post("/predict", data=body[:-1] + f', "{name}": {second}}}')
+        problems = error_of(response, 422, "invalid_records")
+        assert (problems[0]["field"], problems[0]["expected"]) == (
+            name,
+            "one value, but the field is given more than once",
+        )
+        response = client.post("/predict", data=f'{{"{name}": {second}, ' + body[1:])
+        assert error_of(response, 422, "invalid_records")[0]["field"] == name
+
+
+def test_a_colon_in_a_value_is_no_repeated_field(client: FlaskClient, record: Record) -> None:
+    sent = record | {"native_country": "a:b null"}
+    assert client.post("/predict", json=[sent, record | {"occupation": None}]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"[" * 15_000, b"nul", b'{"age": NaN}', b"[Infinity]"]
+)
+@pytest.mark.parametrize("path", ["/predict", "/feedback"])
+def test_what_is_not_json_is_a_400(client: FlaskClient, path: str, body: bytes) -> None:
+    assert not error_of(client.post(path, data=body), 400, "not_json")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e999",
+        "-1e999",
+        "1" * 400,
+        '"\\ud800"',
+        '"' + "a" * 5000 + '"',
+        "[[1]]",
+        "{}",
+        "true",
+        "38.5",
+    ],
+)
+def test_a_hostile_value_is_a_422_that_stays_short(
+    client: FlaskClient, record: Record, value: str
+) -> None:
+    for name in ("age", "native_country", "sex"):
+        body = json.dumps(record | {name: "HERE"}).replace('"HERE"', value)
+        response = client.post("/predict", data=body)
+        error_of(response, 422, "invalid_records")
+        assert len(response.data) < 2000
+
+
+def test_an_empty_list_and_a_long_one_are_refused(client: FlaskClient) -> None:
+    error_of(client.post("/predict", json=[]), 422, "invalid_records")
+    error_of(client.post("/feedback", json=[]), 422, "invalid_records")
+    small = {"age": 1}
+    error_of(client.post("/predict", json=[small] * 51), 413, "too_many_records")
+    error_of(client.post("/feedback", json=[small] * 51), 413, "too_many_records")
+
+
+def test_a_body_beyond_the_limit_is_a_413(client: FlaskClient) -> None:
+    error_of(client.post("/predict", data=b" " * 20_001), 413, "request_entity_too_large")
+
+
+def test_unknown_paths_and_methods_get_the_same_error_body(client: FlaskClient) -> None:
+    error_of(client.get("/nowhere"), 404, "not_found")
+    response = client.get("/predict")
+    error_of(response, 405, "method_not_allowed")
+    assert "POST" in response.headers["Allow"]
+
+
+def test_a_surprise_is_a_500_without_a_stack_trace(
+    client: FlaskClient, record: Record, served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.model, "score", lambda rows: rows / 0)
+    response = client.post("/predict", json=record)
+    error_of(response, 500, "internal_error")
+    assert b"TypeError" not in response.data
+
+
+def test_the_same_key_and_body_have_the_same_ids(client: FlaskClient, record: Record) -> None:
+    def ids(key: str, body: Any) -> list[str]:
+        answers = client.post("/predict", json=body, headers={"Idempotency-Key": key}).get_json()
+        return [one["prediction_id"] for one in answers]
+
+    first = ids("a", [record, record])
+    assert first == ids("a", [record, record])
+    assert len(set(first)) == 2
+    assert not set(first) & set(ids("b", [record, record]))
+    assert not set(first) & set(ids("a", [record | {"age": 20}, record]))
+
+
+def test_a_key_that_is_too_long_is_refused(client: FlaskClient, record: Record) -> None:
+    response = client.post("/predict", json=record, headers={"Idempotency-Key": "k" * 201})
+    error_of(response, 400, "invalid_header")
+
+
+def test_labels_are_journalled_and_accepted(client: FlaskClient, journal: Journal) -> None:
+    one = {"prediction_id": SOME_ID, "label": 1}
+    response = client.post("/feedback", json=one)
+    assert (response.status_code, response.get_json()) == (202, {"accepted": 1})
+    assert client.post("/feedback", json=[one, one | {"label": 0}]).status_code == 202
+    stored = [json.loads(event.body) for event in events_of(journal)]
+    assert [label["label"] for label in stored] == [1, 1, 0]
+    assert {event.kind for event in events_of(journal)} == {"label"}
+
+
+def test_every_problem_of_a_label_is_listed(client: FlaskClient) -> None:
+    items = [{"prediction_id": "x", "label": True, "note": ""}, 3, {"label": 2}]
+    problems = error_of(client.post("/feedback", json=items), 422, "invalid_records")
+    assert [(one["record"], one["field"]) for one in problems] == [
+        (0, "note"),
+        (0, "prediction_id"),
+        (0, "label"),
+        (1, "record"),
+        (2, "prediction_id"),
+        (2, "label"),
+    ]
+
+
+def test_the_model_says_where_it_comes_from(client: FlaskClient, contract: Contract) -> None:
+    assert client.get("/model").get_json() == {
+        "model_version": "1",
+        "run_id": "0" * 32,
+        "data_source": "synthetic",
+        "trained_at": "2026-11-01T00:00:00+00:00",
+        "threshold": 0.5,
+        "contract_digest": contract.digest,
+        "metrics": {"roc_auc": 0.99},
+    }
+
+
+def test_without_a_model_the_service_says_so(
+    client: FlaskClient, served: ServedModel, record: Record
+) -> None:
+    served.model = None
+    served.folder.report(Status("MLflow does not answer at http://nowhere"))
+    error_of(client.post("/predict", json=record), 503, "model_unavailable")
+    error_of(client.get("/model"), 503, "model_unavailable")
+    (problem,) = error_of(client.get("/health/ready"), 503, "not_ready")
+    assert problem["field"] == "model"
+    assert "http://nowhere" in problem["expected"]
+    assert client.get("/health/live").status_code == 200
+    assert client.post("/feedback", json={"prediction_id": SOME_ID, "label": 1}).status_code == 202
+
+
+def test_a_full_journal_refuses_rather_than_loses(
+    client: FlaskClient, journal: Journal, record: Record
+) -> None:
+    journal.max_bytes = 0
+    error_of(client.post("/predict", json=record), 503, "journal_full")
+    error_of(
+        client.post("/feedback", json={"prediction_id": SOME_ID, "label": 1}), 503, "journal_full"
+    )
+    (problem,) = error_of(client.get("/health/ready"), 503, "not_ready")
+    assert (problem["field"], problem["value"]) == ("journal", "full")
+    assert not events_of(journal)
+
+
+def test_ready_names_the_version_and_what_was_refused(
+    client: FlaskClient, settings: Settings, served: ServedModel
+) -> None:
+    assert client.get("/health/ready").get_json() == {
+        "ready": True,
+        "model_version": "1",
+        "refused": None,
+        "registry": "not followed",
+    }
+    damaged = settings.model_path / "1" / "model.onnx"
+    current = served.folder.current()
+    assert current
+    served.folder.switch(type(current)("2", "", "1", "0" * 64))
+    served.refresh()
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.get_json()["model_version"]) == (200, "1")
+    assert answer.get_json()["refused"]["version"] == "2"
+    assert "sha256" in answer.get_json()["refused"]["reason"]
+    assert damaged.exists()
+    assert 'income_model_version_refused{version="2"} 1.0' in client.get("/metrics").text
+
+
+def test_metrics_count_what_was_answered(client: FlaskClient, record: Record) -> None:
+    client.post("/predict", json=[record | {"age": age} for age in (70, 20, 71)])
+    client.post("/predict", json=[{}, record])
+    text = client.get("/metrics").text
+    for line in (
+        'income_predictions_total{income_class="1"} 2.0',
+        'income_predictions_total{income_class="0"} 1.0',
+        "income_prediction_latency_seconds_count 1.0",
+        "income_invalid_records_total 1.0",
+        'income_requests_total{endpoint="predict",status="200"} 1.0',
+        'income_requests_total{endpoint="predict",status="422"} 1.0',
+        'income_model_info{data_source="synthetic",run_id="' + "0" * 32 + '",version="1"} 1.0',
+    ):
+        assert line in text
+    assert "income_journal_bytes" in text

@@ -1,0 +1,210 @@
+"""The follower on a real MLflow (its database and artifacts in a folder)."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import msgspec
+import pytest
+
+from config.contract import Contract
+from prediction_service.follower import Follower
+from prediction_service.model import sha256_of
+from prediction_service.model_folder import ModelFolder
+from prediction_service.registry import ALIAS, MODEL_NAME, PACKAGE, Registry
+from prediction_service.settings import Settings
+from tests.conftest import wait_until
+from tests.prediction_service.conftest import Start, with_metadata, with_wrong_golden
+
+Register = Callable[..., str]
+
+# MLflow's own database code uses what SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database with its tables made, which takes seconds; copied for each test."""
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_registered_models()
+    return path
+
+
+@pytest.fixture
+def tracking_uri(tmp_path: Path, empty_registry: Path) -> str:
+    """A registry of the test's own."""
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_registry.read_bytes())
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def client(tracking_uri: str) -> mlflow.MlflowClient:
+    """MLflow's own client, which promotes and looks up."""
+    return mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+@pytest.fixture
+def register(client: mlflow.MlflowClient, package: Path, tmp_path: Path) -> Register:
+    """Registers a folder, or else the good package, as a version, and gives it the alias."""
+    experiment = client.create_experiment("income", str(tmp_path / "artifacts"))
+    client.create_registered_model(MODEL_NAME)
+
+    def register_package(folder: Path = package, digest: str | None = None) -> str:
+        """The id of the version's run."""
+        run_id = client.create_run(experiment).info.run_id
+        client.log_artifacts(run_id, str(folder), PACKAGE)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{PACKAGE}"
+        tags = {"model_sha256": digest or sha256_of(folder / "model.onnx")}
+        version = client.create_model_version(MODEL_NAME, source, run_id, tags=tags)
+        client.set_registered_model_alias(MODEL_NAME, ALIAS, version.version)
+        return run_id
+
+    return register_package
+
+
+@pytest.fixture
+def folder(settings: Settings) -> ModelFolder:
+    """An empty model folder."""
+    return ModelFolder(settings.model_path)
+
+
+@pytest.fixture
+def follower(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Follower:
+    """A follower of the test's registry."""
+    return Follower(Registry(tracking_uri), folder, contract)
+
+
+def current_version(folder: ModelFolder) -> str | None:
+    """The version to serve."""
+    current = folder.current()
+    return current.version if current else None
+
+
+def refusal_of(folder: ModelFolder) -> str:
+    """Why the follower refuses the wanted version."""
+    status = folder.status()
+    assert status and status.refused
+    return status.refused.reason
+
+
+def test_the_alias_is_followed_forth_and_back(
+    follower: Follower,
+    folder: ModelFolder,
+    register: Register,
+    client: mlflow.MlflowClient,
+) -> None:
+    register()
+    follower.follow()
+    assert current_version(folder) == "1"
+    register()
+    follower.follow()
+    assert current_version(folder) == "2"
+    client.set_registered_model_alias(MODEL_NAME, ALIAS, "1")
+    follower.follow()
+    assert current_version(folder) == "1"
+    status = folder.status()
+    assert status and (status.registry, status.refused) == ("reached", None)
+    assert not list(folder.path.glob(".download-*"))
+
+
+def test_a_current_version_is_not_downloaded_again(
+    follower: Follower, folder: ModelFolder, register: Register
+) -> None:
+    register()
+    follower.follow()
+    before = (folder.path / "1" / "model.onnx").stat().st_ino
+    follower.follow()
+    assert (folder.path / "1" / "model.onnx").stat().st_ino == before
+
+
+def test_a_version_with_wrong_golden_rows_is_refused_and_the_good_one_stays(
+    follower: Follower, folder: ModelFolder, register: Register, package: Path, tmp_path: Path
+) -> None:
+    register()
+    follower.follow()
+    register(with_wrong_golden(package, tmp_path / "wrong"))
+    follower.follow()
+    assert current_version(folder) == "1"
+    assert "golden row 0" in refusal_of(folder)
+    assert not (folder.path / "2").exists()
+    register()
+    follower.follow()
+    assert current_version(folder) == "3"
+    status = folder.status()
+    assert status and status.refused is None
+
+
+def test_a_version_for_another_contract_is_refused(
+    follower: Follower, folder: ModelFolder, register: Register, package: Path, tmp_path: Path
+) -> None:
+    register(with_metadata(package, tmp_path / "other", contract_digest="another"))
+    follower.follow()
+    assert current_version(folder) is None
+    assert "made for the contract another" in refusal_of(folder)
+
+
+def test_a_file_with_another_sha256_is_refused(
+    follower: Follower, folder: ModelFolder, register: Register
+) -> None:
+    register(digest="0" * 64)
+    follower.follow()
+    assert current_version(folder) is None
+    assert f"the registry says {'0' * 64}" in refusal_of(folder)
+
+
+def test_a_run_can_be_pinned(
+    folder: ModelFolder, register: Register, tracking_uri: str, contract: Contract
+) -> None:
+    run_id = register()
+    register()
+    Follower(Registry(tracking_uri, run_id), folder, contract).follow()
+    assert current_version(folder) == f"run-{run_id}"
+
+
+def test_an_empty_registry_is_reported(
+    folder: ModelFolder, tracking_uri: str, contract: Contract
+) -> None:
+    for run_id, missing in (("", "income-classifier@production"), ("f" * 32, "run ffff")):
+        Follower(Registry(tracking_uri, run_id), folder, contract).follow()
+        status = folder.status()
+        assert status and f"has no {missing}" in status.registry
+
+
+def test_only_three_versions_are_kept(
+    follower: Follower, folder: ModelFolder, register: Register
+) -> None:
+    for _ in range(5):
+        register()
+        follower.follow()
+    kept = sorted(path.name for path in folder.path.iterdir() if path.is_dir())
+    assert kept == ["3", "4", "5"]
+
+
+def test_the_process_starts_while_the_registry_is_away_and_keeps_the_last_good_model(
+    settings: Settings, model_folder: ModelFolder, start: Start
+) -> None:
+    away = msgspec.structs.replace(settings, mlflow_tracking_uri="http://127.0.0.1:1")
+    process = start(away, "prediction_service.follower")
+    status = wait_until(model_folder.status, 30, "a report")
+    assert "http://127.0.0.1:1 (MLFLOW_TRACKING_URI)" in status.registry
+    assert current_version(model_folder) == "1"
+    assert process.poll() is None
+
+
+def test_the_process_follows_and_ends_on_term(
+    settings: Settings,
+    folder: ModelFolder,
+    register: Register,
+    tracking_uri: str,
+    start: Start,
+) -> None:
+    register()
+    followed = msgspec.structs.replace(settings, mlflow_tracking_uri=tracking_uri)
+    process = start(followed, "prediction_service.follower")
+    wait_until(lambda: current_version(folder) == "1", 30, "the first version")
+    assert json.loads((folder.path / "status.json").read_text())["registry"] == "reached"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0

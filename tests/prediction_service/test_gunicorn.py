@@ -1,0 +1,203 @@
+"""The service as it runs: gunicorn, two workers, real connections, kill -9."""
+
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import requests
+
+from prediction_service.journal import is_live, journal_paths, newest, read_after
+from prediction_service.model_folder import ModelFolder
+from prediction_service.settings import Settings
+from tests.conftest import wait_until
+from tests.prediction_service.conftest import Start, gunicorn, install
+
+Record = dict[str, Any]
+
+
+class Load:
+    """Threads that predict without pause and note every answer."""
+
+    def __init__(self, address: str, record: Record, **headers: str) -> None:
+        self.address = address
+        self.record = record
+        self.headers = headers
+        self.answers: list[Record] = []
+        self.failures: list[str] = []
+        self.broken = 0
+        self._stop = threading.Event()
+
+    @contextmanager
+    def running(self, n_threads: int = 4) -> Iterator["Load"]:
+        """Predicts for as long as the body runs."""
+        threads = [threading.Thread(target=self._predict) for _ in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(30)
+
+    def comes_from(self, version: str) -> bool:
+        """True once the newest answers are all a version's."""
+        return {answer["model_version"] for answer in self.answers[-40:]} == {version}
+
+    def _predict(self) -> None:
+        session = requests.Session()
+        session.headers.update(self.headers)
+        while not self._stop.is_set():
+            try:
+                answer = session.post(f"{self.address}/predict", json=self.record, timeout=10)
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                self.broken += 1  # the latter: killed between head and body of an answer
+                continue
+            if answer.ok:
+                self.answers.append(answer.json())
+            else:
+                self.failures.append(answer.text)
+        session.close()
+
+
+def workers_of(arbiter: "subprocess.Popen[bytes]") -> list[int]:
+    """The pids of gunicorn's workers."""
+    children = Path(f"/proc/{arbiter.pid}/task/{arbiter.pid}/children").read_text("ascii")
+    return [int(pid) for pid in children.split()]
+
+
+def journalled_ids(settings: Settings) -> list[str]:
+    """Every prediction id of every journal."""
+    return [
+        event.prediction_id
+        for path in journal_paths(settings.journal_path)
+        for event in read_after(path, 0, 10**6)
+    ]
+
+
+def both_have_answered(settings: Settings) -> bool:
+    """True once two journals hold something."""
+    return sum(newest(path)[0] > 0 for path in journal_paths(settings.journal_path)) == 2
+
+
+def test_a_killed_worker_loses_no_answered_prediction(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
+) -> None:
+    assert model_folder.current()
+    running: list["subprocess.Popen[bytes]"] = []
+
+    def remember(*arguments: Any) -> "subprocess.Popen[bytes]":
+        running.append(start(*arguments))
+        return running[-1]
+
+    with gunicorn(remember, settings) as address, Load(address, record).running() as load:
+        wait_until(lambda: len(load.answers) > 200, 20, "load")
+        subprocess.run(["kill", "-9", str(workers_of(running[0])[0])], check=True)
+        wait_until(lambda: len(journal_paths(settings.journal_path)) == 3, 20, "a new worker")
+        n_answers = len(load.answers)
+        wait_until(lambda: len(load.answers) > n_answers + 200, 20, "load on the new worker")
+        live = [is_live(path) for path in journal_paths(settings.journal_path)]
+        assert sorted(live) == [False, True, True]
+    assert not load.failures
+    acknowledged = [answer["prediction_id"] for answer in load.answers]
+    stored = journalled_ids(settings)
+    assert len(set(acknowledged)) == len(acknowledged)
+    assert set(acknowledged) <= set(stored)
+    assert len(stored) == len(set(stored))
+    assert len(stored) - len(acknowledged) <= load.broken
+
+
+def test_a_new_version_is_served_without_a_failed_request(
+    settings: Settings, model_folder: ModelFolder, package: Path, start: Start, record: Record
+) -> None:
+    with gunicorn(start, settings) as address, Load(address, record).running() as load:
+        for version in ("2", "3"):
+            wait_until(lambda: len(load.answers) > 50, 20, "load")
+            install(model_folder, package, version)
+            wait_until(partial(load.comes_from, version), 20, "both workers to serve it")
+    assert not load.failures
+    assert load.broken == 0
+    assert {one["model_version"] for one in load.answers} == {"1", "2", "3"}
+    assert len({one["probability"] for one in load.answers}) == 1
+
+
+def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
+) -> None:
+    assert model_folder.current()
+    settings = msgspec.structs.replace(settings, evidently_address="http://127.0.0.1:1")
+    # A new connection for each request: whoever is free accepts it.
+    headers = {"Idempotency-Key": "the-same", "Connection": "close"}
+    with gunicorn(start, settings) as address:
+        with Load(address, record, **headers).running() as load:
+            wait_until(lambda: both_have_answered(settings), 20, "both workers to answer")
+        n_sent = len(load.answers)
+        assert (load.failures, load.broken) == ([], 0)
+        assert {one["prediction_id"] for one in load.answers} == set(journalled_ids(settings))
+        assert len(set(journalled_ids(settings))) == 1
+        for _ in range(10):
+            text = requests.get(f"{address}/metrics", timeout=10).text
+            classes = re.findall(r"^income_predictions_total{.*} (.+)$", text, re.MULTILINE)
+            assert sum(map(float, classes)) == n_sent
+            assert f"income_prediction_latency_seconds_count {n_sent}.0" in text
+            assert f'income_journal_backlog_rows{{sink="evidently"}} {n_sent}.0' in text
+            assert 'income_model_info{data_source="synthetic"' in text
+
+
+def test_a_connection_is_kept_and_a_chunked_body_is_limited(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
+) -> None:
+    assert model_folder.current()
+    with gunicorn(start, settings) as address, requests.Session() as session:
+        answer = session.post(f"{address}/predict", json=record, timeout=10)
+        assert answer.headers.get("Connection", "").lower() != "close"
+        chunks = iter([b" " * 10_000] * 10)
+        answer = session.post(f"{address}/predict", data=chunks, timeout=10)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (
+            413,
+            "request_entity_too_large",
+        )
+
+
+def test_a_settings_problem_ends_the_start_with_one_message(
+    settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    wrong = msgspec.structs.replace(settings, workers=0, journal_max_mb=1)
+    process = start(
+        wrong, "gunicorn", "-c", "python:prediction_service.gunicorn_config", "nothing:app"
+    )
+    assert process.wait(20) != 0
+    text = (tmp_path / "gunicorn-0.log").read_text()
+    assert "WORKERS=0" in text
+    assert "JOURNAL_MAX_MB=1" in text
+    assert "Traceback" not in text
+
+
+def test_a_stopped_service_lets_go_of_its_journals_and_leaves_no_counts(
+    settings: Settings, model_folder: ModelFolder, start: Start, tmp_path: Path
+) -> None:
+    assert model_folder.current()
+    process = start(
+        settings,
+        "gunicorn",
+        "-c",
+        "python:prediction_service.gunicorn_config",
+        "prediction_service.wsgi:app",
+    )
+    paths = wait_until(
+        lambda: len(p := journal_paths(settings.journal_path)) == 2 and p, 20, "both workers"
+    )
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert time.monotonic() - begun < 15
+    assert not any(is_live(path) for path in paths)
+    assert "Traceback" not in (tmp_path / "gunicorn-0.log").read_text()

@@ -1,0 +1,142 @@
+"""Which packages are served and which are refused, and how a worker swaps them."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from config.contract import Contract
+from prediction_service.model import Model, ModelRefused, to_tensor
+from prediction_service.model_folder import Current, ModelFolder, Status
+from prediction_service.served import ServedModel
+from tests.conftest import wait_until
+from tests.prediction_service.conftest import install, with_metadata, with_wrong_golden
+
+
+@pytest.fixture
+def copy(package: Path, tmp_path: Path) -> Path:
+    """A package to be spoilt."""
+    return with_metadata(package, tmp_path / "copy")
+
+
+def test_a_good_package_scores_its_golden_rows(package: Path, contract: Contract) -> None:
+    model = Model(package, "1", contract)
+    golden = json.loads((package / "golden.json").read_text())
+    names = [feature.name for feature in contract.inputs]
+    scored = model.score([[row[name] for name in names] for row in golden["rows"]])
+    assert scored.dtype == np.float32
+    assert np.abs(scored - golden["probabilities"]).max() <= 1e-5
+
+
+def test_a_tensor_holds_what_the_contract_calls_known(contract: Contract) -> None:
+    for feature in contract.inputs:
+        values: list[Any] = [None, "Atlantis"] if feature.is_categorical else [feature.minimum]
+        values += feature.categories
+        known = [feature.known(value) for value in values]
+        assert to_tensor(feature)(values).ravel().tolist() == known
+
+
+def test_wrong_golden_rows_are_refused(package: Path, tmp_path: Path, contract: Contract) -> None:
+    with pytest.raises(ModelRefused, match="golden row 0 scores"):
+        Model(with_wrong_golden(package, tmp_path / "m"), "1", contract)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "message"),
+    [
+        ("contract_digest", "another", "made for the contract another"),
+        ("threshold", "1.5", "threshold '1.5', expected 0 to 1"),
+        ("threshold", "high", "threshold 'high'"),
+    ],
+)
+def test_wrong_facts_are_refused(
+    copy: Path, contract: Contract, fact: str, value: str, message: str
+) -> None:
+    with_metadata(copy, copy, **{fact: value})
+    with pytest.raises(ModelRefused, match=message):
+        Model(copy, "1", contract)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.onnx", b"no graph", "model.onnx is no model"),
+        ("golden.json", b"{}", "golden.json cannot be read"),
+        ("golden.json", b'{"tolerance": 1, "rows": [], "probabilities": []}', "at least one"),
+        ("golden.json", b'{"tolerance": 1, "rows": [{}], "probabilities": [1]}', "tolerance 1"),
+    ],
+)
+def test_damaged_files_are_refused(
+    copy: Path, contract: Contract, name: str, content: bytes, message: str
+) -> None:
+    (copy / name).write_bytes(content)
+    with pytest.raises(ModelRefused, match=message):
+        Model(copy, "1", contract)
+
+
+def test_a_worker_starts_without_a_model_and_takes_the_first_one(
+    package: Path, tmp_path: Path, contract: Contract
+) -> None:
+    folder = ModelFolder(tmp_path)
+    served = ServedModel(folder, contract)
+    served.refresh()
+    assert (served.model, served.refusal()) == (None, None)
+    served.follow(0.05)
+    install(folder, package, "1")
+    wait_until(lambda: served.model, 10, "the first model")
+
+
+def test_the_last_good_model_stays_when_the_next_is_damaged(
+    package: Path, served: ServedModel
+) -> None:
+    good = served.model
+    folder = served.folder
+    install(folder, package, "2")
+    (folder.path / "2" / "model.onnx").write_bytes(b"damaged")
+    served.refresh()
+    assert served.model is good
+    refusal = served.refusal()
+    assert refusal and refusal.version == "2" and "sha256" in refusal.reason
+    install(folder, package, "3")
+    served.refresh()
+    assert served.model and served.model.version == "3"
+    assert served.refusal() is None
+
+
+def test_a_damaged_pointer_does_not_end_the_watch(served: ServedModel, package: Path) -> None:
+    (served.folder.path / "current.json").write_text("{")
+    served.refresh()
+    refusal = served.refusal()
+    assert refusal and "current.json" in refusal.reason
+    install(served.folder, package, "2")
+    served.refresh()
+    assert served.refusal() is None
+
+
+def test_old_versions_go_but_never_the_current_one(package: Path, tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    for version in ("1", "2", "3", "4", "5"):
+        install(folder, package, version)
+    folder.switch(Current("1", "", "1", ""))
+    folder.remove_old(keep=2)
+    left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert "1" in left
+    assert len(left) == 3
+
+
+def test_a_reader_never_sees_half_a_report(tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    reports = [Status("reached"), Status("away " * 5000)]
+    done = threading.Event()
+
+    def write() -> None:
+        for index in range(200):
+            folder.report(reports[index % 2])
+        done.set()
+
+    threading.Thread(target=write).start()
+    while not done.is_set():
+        assert folder.status() in (None, *reports)

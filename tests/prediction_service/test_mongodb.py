@@ -1,0 +1,128 @@
+"""MongoDB as the log of record, on a real server: every write may be repeated."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from config.events import Label
+from prediction_service.journal import Journal, StoredEvent, read_after
+from prediction_service.mongodb import MongoSink
+from prediction_service.sinks import EventsRefused, SinkUnavailable
+from tests.prediction_service.conftest import made_predictions
+
+Write = Callable[..., list[StoredEvent]]
+
+
+@pytest.fixture
+def sink(mongodb_uri: str) -> Iterator[MongoSink]:
+    """A sink on a database of the test's own."""
+    opened = MongoSink(mongodb_uri, f"test_{uuid.uuid4().hex}", timeout_s=10)
+    yield opened
+    opened.client.drop_database(opened.collection.database.name)
+    opened.close()
+
+
+@pytest.fixture
+def write(journal: Journal) -> Write:
+    """Journals events and reads them as the relay does."""
+
+    def write_events(*events: object) -> list[StoredEvent]:
+        written = read_after(journal.path, 0, 10_000)
+        journal.append(events)  # type: ignore[arg-type]
+        return read_after(journal.path, len(written), 10_000)
+
+    return write_events
+
+
+def test_a_prediction_is_one_document_and_comes_back(sink: MongoSink, write: Write) -> None:
+    predictions = made_predictions(3)
+    events = write(*predictions)
+    sink.send(events)
+    sink.send(events)
+    assert list(sink.predictions()) == predictions
+    assert sink.n_predictions() == 3
+    document = sink.collection.find_one({"_id": predictions[0].prediction_id})
+    assert document == {
+        "_id": predictions[0].prediction_id,
+        "predicted_at": datetime.fromtimestamp(1.7e9, UTC),
+        "model_version": "1",
+        "features": {"age": 40, "workclass": None, "sex": "Male"},
+        "probability": 0.25,
+        "income_class": 0,
+        "threshold": 0.5,
+    }
+
+
+def test_the_first_prediction_of_an_id_stays(sink: MongoSink, write: Write) -> None:
+    """A request sent again may be answered by a newer model: its id is stored once."""
+    (first,) = made_predictions(1)
+    sink.send(write(first))
+    sink.send(write(msgspec.structs.replace(first, model_version="2")))
+    assert list(sink.predictions()) == [first]
+
+
+def test_the_first_label_wins_and_a_conflict_is_kept_once(sink: MongoSink, write: Write) -> None:
+    agreed, disputed = (one.prediction_id for one in made_predictions(2))
+    labels = write(
+        Label(agreed, 10.0, 1), Label(disputed, 10.0, 1), Label(agreed, 11.0, 1)
+    ) + write(Label(disputed, 12.0, 0), Label(disputed, 13.0, 0))
+    sink.send(labels)
+    sink.send(labels)
+    first = {"label": 1, "labelled_at": datetime.fromtimestamp(10, UTC)}
+    conflict = {"label": 0, "labelled_at": datetime.fromtimestamp(12, UTC)}
+    assert sink.collection.find_one({"_id": agreed}) == {"_id": agreed} | first
+    found = sink.collection.find_one({"_id": disputed})
+    assert found == {"_id": disputed} | first | {"conflicts": [conflict]}
+
+
+def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Write) -> None:
+    early, late, unlabelled = made_predictions(3)
+    sink.send(write(Label(early.prediction_id, 10.0, 1)))
+    assert sink.label_states() == {"matched": 0, "pending": 1, "conflicting": 0}
+    assert not list(sink.predictions())
+    sink.send(write(early, late, unlabelled))
+    sink.send(write(Label(late.prediction_id, 11.0, 0), Label(late.prediction_id, 12.0, 1)))
+    assert sink.label_states() == {"matched": 2, "pending": 0, "conflicting": 1}
+    assert {one.prediction_id for one in sink.predictions()} == {
+        one.prediction_id for one in (early, late, unlabelled)
+    }
+    document = sink.collection.find_one({"_id": early.prediction_id})
+    assert document and (document["label"], document["model_version"]) == (1, "1")
+
+
+def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str, write: Write) -> None:
+    def ttls(ttl_s: int) -> dict[str, int | None]:
+        name = sink.collection.database.name
+        opened = MongoSink(mongodb_uri, name, timeout_s=10, ttl_s=ttl_s)
+        opened.send(write(*made_predictions(1)))
+        found = opened.collection.index_information()
+        opened.close()
+        assert "predicted_at_1_model_version_1" in found
+        return {key: index.get("expireAfterSeconds") for key, index in found.items()}
+
+    def of_both(seconds: int) -> dict[str, int]:
+        return {"predicted_at_1": seconds, "labelled_at_1": seconds}
+
+    assert not any(ttls(0).values())
+    assert {key: value for key, value in ttls(60).items() if value} == of_both(60)
+    assert {key: value for key, value in ttls(90).items() if value} == of_both(90)
+    assert not any(ttls(0).values())
+
+
+def test_an_event_that_is_no_prediction_is_refused(sink: MongoSink) -> None:
+    with pytest.raises(EventsRefused, match="cannot be written"):
+        sink.send([StoredEvent(1, "prediction", "x", 0.0, b'{"prediction_id": 5}')])
+
+
+def test_a_server_that_is_away_is_unavailable_in_time(write: Write) -> None:
+    away = MongoSink("mongodb://127.0.0.1:1", "test", timeout_s=0.3)
+    with pytest.raises(SinkUnavailable, match="MONGODB_ADDRESS"):
+        away.send(write(*made_predictions(1)))
+    with pytest.raises(SinkUnavailable):
+        away.label_states()
+    with pytest.raises(SinkUnavailable):
+        list(away.predictions())
+    away.close()

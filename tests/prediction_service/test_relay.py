@@ -1,0 +1,314 @@
+"""The relay on real journals, a real MongoDB server and a real HTTP server that goes away."""
+
+import json
+import signal
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import msgspec
+import pytest
+
+from config.events import Label
+from prediction_service.cursors import Cursors, backlog, cursors_path, dead_letters, label_states
+from prediction_service.journal import Journal, journal_paths, newest, read_after
+from prediction_service.mongodb import MongoSink
+from prediction_service.relay import backoff_s, clean, run
+from prediction_service.settings import Settings
+from tests.conftest import free_port, wait_until
+from tests.prediction_service.conftest import Start, made_predictions
+
+
+class Evidently:
+    """Plays the Evidently service behind a real HTTP server: keeps ids, refuses `poison`."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.received: list[str] = []
+        self.labels: list[str] = []
+        self.poison = ""
+        self.status = 200
+        self.delay_s = 0.0
+        self.n_requests = 0
+
+    def take(self, path: str, body: bytes) -> int:
+        """The status of one request."""
+        self.n_requests += 1
+        ids = [event["prediction_id"] for event in json.loads(body)]
+        time.sleep(self.delay_s)
+        if self.status != 200 or self.poison in ids:
+            return self.status if self.status != 200 else 422
+        {"/iterate/income": self.received, "/labels/income": self.labels}[path].extend(ids)
+        return 200
+
+    def has_received(self, n_rows: int) -> bool:
+        """True once so many predictions have come."""
+        return len(self.received) >= n_rows
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Answers for as long as the body runs."""
+        take = self.take
+
+        class Handler(BaseHTTPRequestHandler):
+            """Hands each POST to `take`."""
+
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:  # pylint: disable=invalid-name  # the base class's name
+                """One batch."""
+                status = take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
+                """Nothing."""
+
+        with ThreadingHTTPServer(("127.0.0.1", self.port), Handler) as server:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield
+            server.shutdown()
+
+
+@pytest.fixture
+def evidently() -> Evidently:
+    """An Evidently service that is not yet listening."""
+    return Evidently()
+
+
+@pytest.fixture
+def to_evidently(settings: Settings, evidently: Evidently) -> Settings:
+    """Settings with the HTTP sink alone."""
+    address = f"http://127.0.0.1:{evidently.port}"
+    return msgspec.structs.replace(settings, evidently_address=address)
+
+
+@pytest.fixture
+def to_both(to_evidently: Settings, mongodb_uri: str) -> Iterator[Settings]:
+    """Settings with both sinks, on a database of the test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield msgspec.structs.replace(to_evidently, mongodb_address=mongodb_uri, mongodb_database=name)
+    with closing(MongoSink(mongodb_uri, name, timeout_s=10)) as sink:
+        sink.client.drop_database(name)
+
+
+@contextmanager
+def relaying(settings: Settings) -> Iterator[None]:
+    """A relay in a thread; stopped and drained when the body ends."""
+    stop = threading.Event()
+    thread = threading.Thread(target=run, args=[settings, stop])
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def waiting(settings: Settings) -> dict[str, int]:
+    """The backlog of each sink."""
+    return {sink: backlog(settings.journal_path, sink) for sink in settings.sinks}
+
+
+def stored_ids(settings: Settings) -> list[str]:
+    """The ids in MongoDB."""
+    with closing(MongoSink.of(settings)) as mongodb:
+        return [one.prediction_id for one in mongodb.predictions()]
+
+
+def test_a_sink_that_is_down_delays_nobody_and_catches_up(
+    to_both: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    predictions = made_predictions(700)
+    ids = sorted(one.prediction_id for one in predictions)
+    journal.append(predictions)
+    journal.append([Label(ids[0], 1.0, 1)])
+    assert waiting(to_both) == {"mongodb": 701, "evidently": 701}, "before any relay has run"
+    with relaying(to_both):
+        wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20, "MongoDB to have all")
+        assert waiting(to_both)["evidently"] == 701
+        with evidently.listening():
+            wait_until(lambda: waiting(to_both)["evidently"] == 0, 20, "Evidently to catch up")
+    assert sorted(stored_ids(to_both)) == sorted(evidently.received) == ids
+    assert evidently.labels == [ids[0]]
+    assert newest(journal.path)[0] == 701
+
+
+def test_a_server_error_is_tried_again(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    journal.append(made_predictions(3))
+    evidently.status = 503
+    with evidently.listening(), relaying(to_evidently):
+        wait_until(lambda: evidently.n_requests >= 2, 10, "a second try")
+        assert waiting(to_evidently) == {"evidently": 3}
+        evidently.status = 200
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+    assert len(evidently.received) == 3
+    assert not dead_letters(to_evidently.journal_path)
+
+
+def test_a_poisoned_event_is_set_aside_and_blocks_nothing(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    predictions = made_predictions(100)
+    evidently.poison = predictions[41].prediction_id
+    journal.append(predictions)
+    with evidently.listening(), relaying(to_evidently):
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+    others = {one.prediction_id for one in predictions} - {evidently.poison}
+    assert set(evidently.received) == others
+    assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
+    with closing(sqlite3.connect(cursors_path(to_evidently.journal_path))) as connection:
+        ((seq, body, reason),) = connection.execute("SELECT seq, body, reason FROM dead_letter")
+    assert seq == 42
+    assert json.loads(body)["prediction_id"] == evidently.poison
+    assert "answers 422" in reason
+
+
+def test_a_killed_relay_resumes_and_everything_is_stored_once(
+    to_both: Settings, evidently: Evidently, journal: Journal, start: Start
+) -> None:
+    settings = msgspec.structs.replace(to_both, relay_batch_rows=50)
+    predictions = made_predictions(2000)
+    ids = sorted(one.prediction_id for one in predictions)
+    journal.append(predictions)
+    evidently.delay_s = 0.02
+    with evidently.listening():
+        for share in (200, 900):
+            relay = start(settings, "prediction_service.relay")
+            wait_until(partial(evidently.has_received, share), 20, "a part")
+            relay.send_signal(signal.SIGKILL)
+            relay.wait()
+        assert waiting(settings)["evidently"] > 0, "killed in the middle"
+        relay = start(settings, "prediction_service.relay")
+        wait_until(lambda: not any(waiting(settings).values()), 20, "both sinks to have all")
+    assert sorted(stored_ids(settings)) == ids
+    assert sorted(set(evidently.received)) == ids
+    assert len(evidently.received) <= 2000 + 2 * 50, "at most one batch again for each death"
+
+
+def test_a_stopped_relay_ships_what_waits(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start
+) -> None:
+    settings = msgspec.structs.replace(to_evidently, relay_batch_age_s=60)
+    journal.append(made_predictions(1))
+    with evidently.listening():
+        relay = start(settings, "prediction_service.relay")
+        wait_until(lambda: evidently.received, 20, "the first event")
+        journal.append(made_predictions(1200))
+        relay.send_signal(signal.SIGTERM)
+        assert relay.wait(15) == 0
+    assert len(evidently.received) == 1201
+    assert waiting(settings) == {"evidently": 0}
+
+
+def test_a_stopped_relay_does_not_wait_for_a_sink_that_is_down(
+    to_evidently: Settings, journal: Journal, start: Start
+) -> None:
+    journal.append(made_predictions(10))
+    relay = start(to_evidently, "prediction_service.relay")
+    wait_until(cursors_path(to_evidently.journal_path).exists, 20, "the relay to start")
+    relay.send_signal(signal.SIGTERM)
+    assert relay.wait(to_evidently.relay_drain_s + 2) == 0
+    assert waiting(to_evidently) == {"evidently": 10}
+
+
+def test_a_second_relay_stands_by(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start
+) -> None:
+    with evidently.listening(), relaying(to_evidently):
+        second = start(to_evidently, "prediction_service.relay")
+        journal.append(made_predictions(100))
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+        assert second.poll() is None
+    journal.append(made_predictions(50))
+    with evidently.listening():
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20, "the stand-by")
+    assert len(evidently.received) == 150
+
+
+def shipped(settings: Settings, journal: Journal) -> Cursors:
+    """Cursors that say every sink has all of a journal."""
+    cursors = Cursors(settings.journal_path)
+    for sink in settings.sinks:
+        cursors.advance(sink, journal.path.stem, newest(journal.path)[0])
+    return cursors
+
+
+WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "http://elsewhere"}
+
+
+def test_rows_are_removed_once_every_sink_has_them_and_they_are_old(
+    settings: Settings, journal: Journal
+) -> None:
+    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_retention_s=100.0)
+    journal.append(made_predictions(1200))  # one a second from 1.7e9 on
+    with closing(shipped(settings, journal)) as cursors:
+        cursors.advance("evidently", journal.path.stem, 900)
+        clean(settings, cursors, now=1.7e9 + 99)
+        assert len(read_after(journal.path, 0, 2000)) == 1200, "too young"
+        clean(settings, cursors, now=1.7e9 + 100 + 700)
+        assert read_after(journal.path, 0, 1)[0].seq == 701
+        clean(settings, cursors, now=2e9)
+        assert read_after(journal.path, 0, 1)[0].seq == 901, "what Evidently lacks stays"
+
+
+def test_a_shipped_journal_goes_when_its_worker_is_dead_but_never_while_it_lives(
+    settings: Settings,
+) -> None:
+    settings = msgspec.structs.replace(settings, **WITH_MONGODB)
+    worker = Journal(settings.journal_path, "here", "normal", 10**8)
+    worker.append(made_predictions(5))
+    with closing(shipped(settings, worker)) as cursors:
+        clean(settings, cursors, now=2e9)
+        assert journal_paths(settings.journal_path) == [worker.path]
+        worker.append(made_predictions(1))
+        worker.close()
+        clean(settings, cursors, now=2e9)
+        assert [event.seq for event in read_after(worker.path, 0, 10)] == [6], "not shipped"
+        cursors.advance("mongodb", worker.path.stem, 6)
+        cursors.advance("evidently", worker.path.stem, 6)
+        clean(settings, cursors, now=2e9)
+        assert not list(worker.path.parent.iterdir())
+        assert cursors.position("mongodb", worker.path.stem) == 0
+
+
+def test_without_mongodb_the_journal_is_the_log_of_record_and_stays(settings: Settings) -> None:
+    settings = msgspec.structs.replace(settings, evidently_address="http://elsewhere")
+    worker = Journal(settings.journal_path, "here", "normal", 10**8)
+    empty = Journal(settings.journal_path, "here", "normal", 10**8)
+    worker.append(made_predictions(5))
+    with closing(shipped(settings, worker)) as cursors:
+        worker.close()
+        empty.close()
+        clean(settings, cursors, now=2e9)
+    assert journal_paths(settings.journal_path) == [worker.path]
+    assert len(read_after(worker.path, 0, 10)) == 5
+
+
+def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) -> None:
+    known, unknown = made_predictions(2)
+    journal.append([known, Label(known.prediction_id, 1.0, 1)])
+    journal.append([Label(known.prediction_id, 2.0, 0), Label(unknown.prediction_id, 1.0, 0)])
+    with relaying(to_both):
+        wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20)
+    with relaying(to_both):  # counts when it starts
+        expected = {"matched": 1, "pending": 1, "conflicting": 1}
+        wait_until(lambda: label_states(to_both.journal_path) == expected, 10)
+
+
+def test_the_pause_doubles_up_to_its_bound_with_jitter() -> None:
+    for failures, longest in ((1, 0.2), (2, 0.4), (5, 3.2), (50, 30.0)):
+        pauses = [backoff_s(failures, 30.0) for _ in range(200)]
+        assert longest / 2 <= min(pauses) <= max(pauses) <= longest
+        assert max(pauses) - min(pauses) > longest / 10
