@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -28,16 +28,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:Deprecatio
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database with its tables made, which takes seconds; copied for each test."""
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_registered_models()
+    uri = f"sqlite:///{path}"
+    mlflow.MlflowClient(uri, registry_uri=uri).search_registered_models()
     return path
 
 
 @pytest.fixture
-def tracking_uri(tmp_path: Path, empty_registry: Path) -> str:
-    """A registry of the test's own."""
+def tracking_uri(tmp_path: Path, empty_registry: Path) -> Iterator[str]:
+    """A registry of the test's own; MLflow's process-wide addresses are reset after it."""
     path = tmp_path / "mlflow.db"
     path.write_bytes(empty_registry.read_bytes())
-    return f"sqlite:///{path}"
+    yield f"sqlite:///{path}"
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None is its "not set"
+    mlflow.set_registry_uri("")
 
 
 @pytest.fixture
