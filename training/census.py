@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 import zipfile
@@ -31,6 +32,7 @@ from config.contract import MISSING, Contract, Feature, Problem, load_contract
 log = logging.getLogger(__name__)
 
 TRAIN_FILE, TEST_FILE = "adult.data", "adult.test"
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 EXAMPLES = 3  # rejected rows that are logged; the quarantine file has all of them
 REMEDY = (
     "put adult.data and adult.test into a folder and name it in CENSUS_DATA_DIR, "
@@ -78,6 +80,7 @@ class Census:
     source: Literal["uci", "synthetic"]
     problems: Mapping[str, int]  # rejected rows by what was wrong: "age" -> 3
     duplicates: int  # rows equal to an earlier row of their split, all columns; they are kept
+    rejected: int = 0  # rows set aside; one may have several problems
 
     @cached_property
     def digest(self) -> str:
@@ -108,7 +111,7 @@ def load_census(
         "census read train=%d test=%d rejected=%d duplicates=%d",
         *(len(train), len(test), rejected, duplicates),
     )
-    return Census(train, test, "uci", problems, duplicates)
+    return Census(train, test, "uci", problems, duplicates, rejected)
 
 
 # --- the files ----------------------------------------------------------------------------------
@@ -282,24 +285,26 @@ def misshapen_rows(rows: dict[int, list[str]], width: int) -> pd.DataFrame:
 
 
 def as_numbers(column: pd.Series) -> pd.Series:
-    """A text column as numbers; if some text is no number, that text stays for the check."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    return numbers.where(numbers.notna(), column) if numbers.isna().any() else numbers
+    """A text column with its whole numbers as int; other text stays, for the check to refuse."""
+    return column.map(lambda text: int(text) if text and WHOLE_NUMBER.fullmatch(text) else text)
 
 
 def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that keep the contract, typed, and the others with a `problems` column (lists).
 
     frame: DataFrame (n_samples, contract columns and target in any order). A missing value is
-    null; the target is one of the two labels, or already 0 or 1. Columns that the model does not
-    use may be absent. In the checked frame a missing or unseen category is '?', as the encoder
-    knows it. Raises CensusError naming the columns that are missing.
+    null, a missing category also '?', so that a checked frame passes again; the target is one of
+    the two labels, or already 0 or 1. Columns that the model does not use may be absent. In the
+    checked frame a missing or unseen category is '?', as the encoder knows it.
+    Raises CensusError naming the columns that are missing.
     """
     target = contract.target.name
     needed = [*(feature.name for feature in contract.inputs), target]
     if missing := [name for name in needed if name not in frame]:
         raise CensusError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
     features = [feature for feature in contract.features if feature.name in frame]
+    categories = frame[[feature.name for feature in features if feature.is_categorical]]
+    frame = frame.assign(**categories.mask(categories == MISSING, None))
     classes: dict[str | int, int] = {contract.target.negative: 0, contract.target.positive: 1}
     income = frame[target].map(classes | {0: 0, 1: 1})
     valid = income.notna()
@@ -379,7 +384,9 @@ def set_aside(rejected: pd.DataFrame, quarantine: Path) -> dict[str, int]:
         lines.append(json.dumps(row))
     write_atomically(quarantine, "".join(f"{line}\n" for line in lines).encode())
     if lines:
-        log.warning("rows rejected count=%d fields=%s file=%s", len(lines), counts, quarantine)
+        log.warning(
+            "rows rejected count=%d fields=%s file=%s", len(lines), dict(counts), quarantine
+        )
         for line in lines[:EXAMPLES]:
             log.warning("rejected row %s", line)
     return dict(counts)
@@ -390,7 +397,7 @@ def first_problem(rejected: pd.DataFrame) -> str:
     return str(rejected["problems"].iloc[0][0]) if len(rejected) else "there is no row"
 
 
-# --- the official test split, divided -----------------------------------------------------------
+# --- the test split, divided --------------------------------------------------------------------
 
 
 def split_judge_traffic(
@@ -415,3 +422,19 @@ def row_digests(frame: pd.DataFrame, contract: Contract) -> list[str]:
 def row_texts(frame: pd.DataFrame) -> list[str]:
     """Each row as one line, its values separated by commas."""
     return list(map(",".join, zip(*(frame[name].astype(str) for name in frame))))
+
+
+# --- rows that travel ---------------------------------------------------------------------------
+
+
+def write_traffic(frame: pd.DataFrame, contract: Contract, path: Path) -> None:
+    """Writes rows as requests with their labels: `{"record": {...}, "label": 0}` a line.
+
+    A record has the columns that the model sees, with null for a missing category.
+    """
+    inputs = frame[[feature.name for feature in contract.inputs]]
+    inputs = inputs.mask(inputs == MISSING, None)
+    bodies = inputs.to_json(orient="records", lines=True).splitlines()
+    lines = zip(bodies, frame[contract.target.name], strict=True)
+    text = "".join(f'{{"record":{body},"label":{label}}}\n' for body, label in lines)
+    write_atomically(path, text.encode())

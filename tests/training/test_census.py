@@ -1,0 +1,450 @@
+"""The census loader: files, cache, download, checks, quarantine and the divided test split.
+
+The rows here are made up; the real files are used where CENSUS_DATA_DIR names them.
+"""
+
+import hashlib
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from config.contract import Contract
+from tests.conftest import free_port
+from training import census
+from training.census import Census, CensusError, CensusUnavailable, Origin
+
+ROW = "41, Private, 100000, HS-grad, 9, Divorced, Sales, Unmarried, Black, Female, 0, 0, 38, ?, "
+OTHER = "29, ?, 200000, Masters, 14, Never-married, ?, Own-child, White, Male, 0, 0, 20, Cuba, "
+FILES = {
+    "adult.data": f"{ROW}<=50K\n{OTHER}>50K\n{ROW}<=50K\n\n".encode(),
+    "adult.test": f"|1x3 Cross validator\n{OTHER}>50K.\n{ROW}<=50K.\n\n".encode(),
+}
+
+
+def origin_of(files: dict[str, bytes], url: str = "http://127.0.0.1:1/adult.zip") -> Origin:
+    """An origin whose sums are those of the given files, tried three times in quick succession."""
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return Origin(url, sums, attempts=3, backoff_s=0.01, timeout_s=2)
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    """The files in a zip."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+@dataclass
+class Site:
+    """A dataset's site on the loopback: gives its answers in turn, the last one for ever."""
+
+    url: str
+    answers: list[tuple[int, bytes, int]]  # status, body, bytes of it that are sent
+    requests: int = 0
+
+    def next_answer(self) -> tuple[int, bytes, int]:
+        """What the next request gets."""
+        self.requests += 1
+        return self.answers[min(self.requests, len(self.answers)) - 1]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A real HTTP server that the test tells what to answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        """Sends the site's next answer."""
+
+        def do_GET(self) -> None:  # pylint: disable=invalid-name  # the base class's name
+            """Promises the whole body, and may send less."""
+            status, body, sent = state.next_answer()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:sent])
+
+        def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
+            """Keeps the test's output clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        state = Site(f"http://127.0.0.1:{server.server_port}/adult.zip", [])
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield state
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def load(contract: Contract, tmp_path: Path) -> Callable[..., Census]:
+    """`load_census` with its cache and quarantine under tmp_path."""
+
+    def load_here(origin: Origin, folder: Path | None = None) -> Census:
+        quarantine = tmp_path / "quarantine.jsonl"
+        return census.load_census(contract, tmp_path / "raw", folder, quarantine, origin)
+
+    return load_here
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that holds the made-up files."""
+    path = tmp_path / "named"
+    path.mkdir()
+    for name, content in FILES.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+# --- where the files come from ------------------------------------------------------------------
+
+
+def test_a_named_folder_is_read_and_nothing_is_downloaded(load, folder, site, tmp_path):
+    found = load(origin_of(FILES, site.url), folder)
+    assert (len(found.train), len(found.test), found.source) == (3, 2, "uci")
+    assert site.requests == 0 and not (tmp_path / "raw").exists()
+
+
+def test_a_named_folder_with_another_sum_is_refused_with_both_sums(load, folder):
+    changed = FILES["adult.data"].replace(b"41", b"42")
+    (folder / "adult.data").write_bytes(changed)
+    with pytest.raises(CensusError) as caught:
+        load(origin_of(FILES), folder)
+    for content in (changed, FILES["adult.data"]):
+        assert hashlib.sha256(content).hexdigest() in str(caught.value)
+    assert "adult.data" in str(caught.value) and "CENSUS_DATA_DIR" in str(caught.value)
+
+
+def test_a_named_folder_without_a_file_is_an_error_and_no_reason_to_download(load, folder, site):
+    (folder / "adult.test").unlink()
+    with pytest.raises(CensusError, match="adult.test: cannot be read") as caught:
+        load(origin_of(FILES, site.url), folder)
+    assert not isinstance(caught.value, CensusUnavailable) and site.requests == 0
+
+
+def test_a_download_fills_the_cache_and_the_cache_is_used_next(load, site, tmp_path):
+    body = zip_of(FILES)
+    site.answers = [(200, body, len(body))]
+    first = load(origin_of(FILES, site.url))
+    second = load(origin_of(FILES, site.url))
+    assert first.digest == second.digest and site.requests == 1
+    cached = {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
+    assert cached == FILES
+
+
+def test_a_failing_or_cut_off_download_is_tried_again(load, site):
+    body = zip_of(FILES)
+    site.answers = [(503, b"busy", 4), (200, body, len(body) // 2), (200, body, len(body))]
+    assert len(load(origin_of(FILES, site.url)).train) == 3
+    assert site.requests == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "attempts", "reason"),
+    [
+        ((200, zip_of(FILES), 100), 3, "100 bytes read"),
+        ((200, b"<html>sign in</html>", 20), 3, "no zip file, it starts with b'<html>"),
+        ((503, b"", 0), 3, "503"),
+        ((404, b"", 0), 1, "404"),
+    ],
+)
+def test_a_download_that_stays_wrong_is_unavailable_and_says_why(
+    load, site, answer, attempts, reason
+):
+    site.answers = [answer]
+    with pytest.raises(CensusUnavailable, match=reason) as caught:
+        load(origin_of(FILES, site.url))
+    assert f"in {attempts} attempt(s)" in str(caught.value) and site.requests == attempts
+    assert "--data synthetic" in str(caught.value)
+
+
+def test_an_unreachable_site_is_unavailable_and_the_cache_stays_empty(load, tmp_path):
+    with pytest.raises(CensusUnavailable, match="could not be downloaded"):
+        load(origin_of(FILES, f"http://127.0.0.1:{free_port()}/adult.zip"))
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (FILES | {"adult.test": b"another"}, "adult.test of .*7 bytes with sha256 .*expected"),
+        ({"adult.data": FILES["adult.data"]}, "adult.test of .*not readable from the zip"),
+    ],
+)
+def test_a_zip_with_the_wrong_files_is_refused_and_the_cache_stays_empty(
+    load, site, tmp_path, files, message
+):
+    body = zip_of(files)
+    site.answers = [(200, body, len(body))]
+    with pytest.raises(CensusError, match=message) as caught:
+        load(origin_of(FILES, site.url))
+    assert not isinstance(caught.value, CensusUnavailable)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_spoilt_cache_is_fetched_again(load, site, tmp_path):
+    body = zip_of(FILES)
+    site.answers = [(200, body, len(body))]
+    load(origin_of(FILES, site.url))
+    (tmp_path / "raw" / "adult.data").write_bytes(b"cut off")
+    assert len(load(origin_of(FILES, site.url)).train) == 3
+    assert (tmp_path / "raw" / "adult.data").read_bytes() == FILES["adult.data"]
+
+
+# --- what is in them ----------------------------------------------------------------------------
+
+
+def load_texts(load: Callable[..., Census], folder: Path, files: dict[str, bytes]) -> Census:
+    """The census of a folder that holds the given files, their sums being right."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return load(origin_of(files), folder)
+
+
+def test_frames_have_the_contracts_columns_typed_and_the_target_as_class(load, folder, contract):
+    found = load(origin_of(FILES), folder)
+    assert list(found.train) == list(found.test) == [*contract.by_name, "income"]
+    assert found.train.iloc[1].to_dict() == {
+        "age": 29,
+        "workclass": "?",
+        "fnlwgt": 200000,
+        "education": "Masters",
+        "education_num": 14,
+        "marital_status": "Never-married",
+        "occupation": "?",
+        "relationship": "Own-child",
+        "race": "White",
+        "sex": "Male",
+        "capital_gain": 0,
+        "capital_loss": 0,
+        "hours_per_week": 20,
+        "native_country": "Cuba",
+        "income": 1,
+    }
+    numbers = [f.name for f in contract.features if not f.is_categorical]
+    assert set(found.train[[*numbers, "income"]].dtypes.astype(str)) == {"int64"}
+    assert found.test["income"].tolist() == [1, 0]
+
+
+def test_exact_duplicates_are_counted_and_kept(load, folder):
+    found = load(origin_of(FILES), folder)
+    assert found.duplicates == 1 and len(found.train) == 3
+
+
+def test_rows_that_break_the_contract_are_set_aside_with_their_problems(load, folder, tmp_path):
+    bad = [
+        ROW.replace("41", "-3") + "<=50K",
+        ROW.replace("Sales", "sales").replace("38", "many") + "<=50K",
+        ROW + "50K",
+        "1, 2, 3",
+    ]
+    text = FILES["adult.data"].decode().rstrip("\n") + "\n" + "\n".join(bad) + "\n"
+    found = load_texts(load, folder, FILES | {"adult.data": text.encode()})
+    assert (len(found.train), found.rejected) == (3, 4)
+    assert found.problems == {
+        "age": 1,
+        "occupation": 1,
+        "hours_per_week": 1,
+        "income": 1,
+        "row": 1,
+    }
+    text = (tmp_path / "quarantine.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["source"], line["line"]) for line in lines] == [
+        ("adult.data", number) for number in (4, 5, 6, 7)
+    ]
+    assert (lines[0]["row"]["age"], lines[1]["row"]["hours_per_week"]) == (-3, "many")
+    assert lines[0]["problems"] == ["age: got -3, expected a whole number from 17 to 90"]
+    assert "did you mean 'Sales'?" in lines[1]["problems"][0]
+    assert lines[1]["problems"][1].startswith("hours_per_week: got 'many'")
+    assert lines[2]["problems"] == ["income: got '50K', expected one of <=50K, >50K"]
+    assert lines[3]["row"] == "1, 2, 3" and "3 fields" in lines[3]["problems"][0]
+
+
+def test_the_quarantine_of_an_earlier_load_is_replaced(load, folder, tmp_path):
+    text = FILES["adult.data"] + ROW.replace("41", "-3").encode() + b"<=50K\n"
+    load_texts(load, folder, FILES | {"adult.data": text})
+    load_texts(load, folder, FILES)
+    assert (tmp_path / "quarantine.jsonl").read_text(encoding="utf-8") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ((ROW.removesuffix("?, ") + "<=50K\n") * 3, "3 rows of 14 fields, expected 15 fields: age"),
+        ("\n\n", "0 rows of 0 fields"),
+        ((ROW + "rich\n") * 3, "no row fits the contract, e.g. income: got 'rich'"),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_is_an_error(load, folder, text, message):
+    with pytest.raises(CensusError, match=f"adult.test: {message}"):
+        load_texts(load, folder, FILES | {"adult.test": text.encode()})
+
+
+def test_the_digest_follows_the_content_alone(load, folder):
+    first = load(origin_of(FILES), folder)
+    again = load_texts(load, folder, FILES | {"adult.data": FILES["adult.data"] + b"\n"})
+    other_text = FILES["adult.data"].replace(b"41,", b"42,", 1)
+    other = load_texts(load, folder, FILES | {"adult.data": other_text})
+    assert first.digest == again.digest != other.digest
+
+
+# --- the checks of frames -----------------------------------------------------------------------
+
+ODD: list[dict[str, Any]] = [
+    {},
+    {"age": -3},
+    {"age": 16},
+    {"age": 17},
+    {"age": 90},
+    {"age": 91},
+    {"age": 38.0},
+    {"age": 38.5},
+    {"age": "38"},
+    {"age": True},
+    {"age": None},
+    {"age": float("inf")},
+    {"age": 10**30},
+    {"workclass": None},
+    {"workclass": "private"},
+    {"workclass": ""},
+    {"workclass": 5},
+    {"sex": None},
+    {"sex": "male"},
+    {"education": None},
+    {"education": "Masters"},
+    {"education": "Masters", "education_num": 14},
+    {"education_num": None},
+    {"education_num": 9.0},
+    {"education_num": "9"},
+    {"fnlwgt": None},
+    {"fnlwgt": 0},
+    {"native_country": None},
+    {"native_country": "Atlantis"},
+    {"native_country": "x" * 100},
+    {"native_country": "x" * 101},
+    {"native_country": 7},
+    {"capital_gain": 99999},
+    {"capital_gain": 100000},
+    {"capital_loss": -1, "hours_per_week": 0},
+]
+
+
+def odd_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A valid raw row with each of the oddities."""
+    return [record | {"fnlwgt": 1000, "education_num": 9} | odd for odd in ODD]
+
+
+@pytest.mark.parametrize("at", range(len(ODD)), ids=[str(odd)[:40] for odd in ODD])
+def test_a_frame_is_judged_as_the_contract_judges_its_records(contract, record, at):
+    row = odd_rows(record)[at]
+    frame = pd.DataFrame([row | {"income": "<=50K"}])
+    checked, rejected = census.check_frame(frame, contract)
+    problems = contract.check(row)
+    assert (len(checked), len(rejected)) == ((0, 1) if problems else (1, 0))
+    assert list(rejected["problems"]) == ([problems] if problems else [])
+
+
+def test_odd_rows_are_told_from_good_ones_in_one_frame(contract, record):
+    rows = odd_rows(record)
+    frame = pd.DataFrame(rows, dtype=object).assign(income=1)
+    checked, rejected = census.check_frame(frame, contract)
+    valid = [index for index, row in enumerate(rows) if not contract.check(row)]
+    assert checked.index.tolist() == valid
+    assert sorted([*checked.index, *rejected.index]) == list(range(len(rows)))
+    assert checked["age"].dtype == "int64" and checked["fnlwgt"].dtype == "Int64"
+
+
+def test_an_unseen_country_becomes_missing_as_in_a_request(contract, record):
+    frame = pd.DataFrame([record | {"native_country": "Atlantis", "income": 0}])
+    checked, _ = census.check_frame(frame, contract)
+    assert checked["native_country"].tolist() == ["?"]
+
+
+def test_a_checked_frame_passes_again_unchanged(contract, record):
+    frame = pd.DataFrame([record | {"workclass": None, "income": ">50K"}])
+    checked, _ = census.check_frame(frame, contract)
+    again, rejected = census.check_frame(checked, contract)
+    pd.testing.assert_frame_equal(checked, again)
+    assert rejected.empty
+
+
+def test_a_frame_without_a_used_column_is_refused_with_its_name(contract, record):
+    frame = pd.DataFrame([record | {"income": 0}]).drop(columns=["sex", "income"])
+    with pytest.raises(CensusError, match=r"missing column\(s\) sex, income"):
+        census.check_frame(frame, contract)
+
+
+# --- the divided test split ---------------------------------------------------------------------
+
+
+def many_rows(record: dict[str, Any]) -> pd.DataFrame:
+    """700 different people, every one twice, with another weight and label the second time."""
+    people = [
+        record | {"age": age, "capital_gain": gain} for age in range(20, 90) for gain in range(10)
+    ]
+    first = pd.DataFrame(people).assign(fnlwgt=1, income=0)
+    second = pd.DataFrame(people).assign(fnlwgt=2, income=1)
+    return pd.concat([first, second], ignore_index=True)
+
+
+def test_each_row_is_on_one_side_and_the_sides_are_about_equal(contract, record):
+    rows = many_rows(record)
+    judge, traffic = census.split_judge_traffic(rows, contract)
+    assert sorted([*judge.index, *traffic.index]) == list(rows.index)
+    assert 0.4 < len(judge) / len(rows) < 0.6
+
+
+def test_the_side_follows_from_what_the_service_sees_and_not_from_order_or_label(contract, record):
+    rows = many_rows(record)
+    judge, _ = census.split_judge_traffic(rows, contract)
+    assert set(judge.index[judge.index < 700] + 700) == set(judge.index[judge.index >= 700])
+    shuffled, _ = census.split_judge_traffic(rows.sample(frac=1, random_state=0), contract)
+    assert set(shuffled.index) == set(judge.index)
+
+
+def test_the_side_of_a_row_is_the_same_for_ever(contract, record):
+    """Moving a judge row to traffic would let it reach a later training set."""
+    rows = pd.DataFrame([record | {"age": age, "income": 0} for age in range(20, 32)])
+    judge, _ = census.split_judge_traffic(rows, contract)
+    assert judge["age"].tolist() == [20, 21, 22, 24, 25, 28, 29, 30]
+
+
+def test_traffic_rows_are_written_as_requests_with_labels(contract, record, tmp_path):
+    frame = pd.DataFrame([record | {"workclass": "?", "fnlwgt": 1, "income": 1}])
+    census.write_traffic(frame, contract, tmp_path / "traffic.jsonl")
+    line = json.loads((tmp_path / "traffic.jsonl").read_text(encoding="utf-8"))
+    assert line == {"record": record | {"workclass": None}, "label": 1}
+    assert contract.check(line["record"]) == []
+
+
+# --- the real files -----------------------------------------------------------------------------
+
+
+def test_the_real_census_has_its_official_rows(contract, census_dir, tmp_path):
+    """Counts as in adult.names and as counted in the files with awk."""
+    found = census.load_census(
+        contract, tmp_path / "raw", census_dir, tmp_path / "quarantine.jsonl"
+    )
+    assert (len(found.train), len(found.test)) == (32561, 16281)
+    assert (found.train["income"].sum(), found.test["income"].sum()) == (7841, 3846)
+    assert found.problems == {} and found.duplicates == 24 + 5
+    missing = (found.train == "?").sum()
+    assert missing[missing > 0].to_dict() == {
+        "workclass": 1836,
+        "occupation": 1843,
+        "native_country": 583,
+    }
+    judge, traffic = census.split_judge_traffic(found.test, contract)
+    assert len(judge) + len(traffic) == 16281 and 7800 < len(judge) < 8500
