@@ -61,3 +61,15 @@ mypy: setup
 lint: setup mypy  ## black --check, pylint and mypy
 	$(BIN)/black --check --quiet .
 	$(BIN)/pylint $(SOURCES)
+
+.PHONY: test
+test: lint  ## black --check, pylint, mypy and pytest
+	$(BIN)/pytest
+
+.PHONY: train
+train: setup  ## the training flow with MLflow and Prefect of its own
+	$(BIN)/python -m stream_generator.demo --only-train
+
+.PHONY: demo
+demo: setup  ## the whole loop on this machine; KEEP=1 leaves it running
+	$(BIN)/python -m stream_generator.demo $(if $(KEEP),--keep)

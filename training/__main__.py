@@ -6,11 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from config.contract import ContractError
+from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
-from training.census import CensusError, CensusUnavailable
+from training.census import CensusError, CensusUnavailable, write_traffic
 from training.registry import RegistryUnavailable
 from training.settings import Settings
+from training.synthesis import synthesize
 
 UNAVAILABLE = 3  # exit status when the census cannot be fetched, so that a caller may fall back
 
@@ -74,7 +75,16 @@ def run_serve(_: argparse.Namespace) -> None:
     serve_deployments()
 
 
-COMMANDS = {"train": run_train, "serve": run_serve}
+def run_synthesize(options: argparse.Namespace) -> None:
+    """`synthesize`: writes rows as the stream generator reads them."""
+    contract = load_contract()
+    census = synthesize(contract, rows_train=options.rows, rows_test=0, seed=options.seed)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_traffic(census.train, contract, options.out)
+    print(f"{options.rows} synthetic rows: {options.out}")
+
+
+COMMANDS = {"train": run_train, "serve": run_serve, "synthesize": run_synthesize}
 
 if __name__ == "__main__":
     exit_on_settings_error(main)

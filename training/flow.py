@@ -5,9 +5,12 @@ each step is a task, so that Prefect shows how long it took.
 """
 
 import hashlib
+import itertools
 import json
+import logging
 import os
 import tempfile
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,6 @@ import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
@@ -34,12 +36,26 @@ from training.search import Folds, Trial, run_search
 from training.settings import Settings
 from training.synthesis import synthesize
 
+log = logging.getLogger(__name__)
+
 REFERENCE_ROWS = 5000
 step = task(cache_policy=NO_CACHE, persist_result=False)
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search is allowed, and the seed of all that is random in a training."""
+
+    max_evals: int
+    timeout_s: float | None
+    n_folds: int
+    seed: int
+
+
+# The flow's parameters are a form in Prefect's page, and its body tells the whole story.
+# pylint: disable-next=too-many-arguments, too-many-positional-arguments, too-many-locals
 @flow(name="train", persist_result=False)
-def train(  # pylint: disable=too-many-arguments, too-many-positional-arguments
+def train(
     data: str = "uci",
     max_evals: int = 20,
     timeout_s: float | None = None,
@@ -54,38 +70,39 @@ def train(  # pylint: disable=too-many-arguments, too-many-positional-arguments
     `force`, a run whose data, code and settings were all seen before ends as "nothing new".
     Returns the run, the version, the metrics and the verdict.
     """
-    log = get_run_logger()
+    wanted = SearchSettings(max_evals, timeout_s, n_folds, seed)
     settings = read_settings(Settings, os.environ)
     contract = load_contract()
     registry = Registry(settings.mlflow_tracking_uri)
 
     census = read(data, seed, contract, settings)
-    judge_rows, traffic_rows = census_data.split_judge_traffic(census.test)
-    search_settings = {"max_evals": max_evals, "n_folds": n_folds, "seed": seed}
+    judge_rows, traffic_rows = split(census.test, contract)
     digests = {
         "data_digest": census.digest,
         "code_digest": code_digest(),
-        "settings_digest": digest(json.dumps([search_settings, timeout_s]).encode()),
+        "settings_digest": digest(json.dumps(asdict(wanted)).encode()),
     }
     if not force and (known := registry.finished_run(digests)):
         log.info("nothing new: run %s had the same data, code and settings", known)
         return {"run_id": known, "nothing_new": True}
 
     tags = {**digests, "data_source": census.source, "trigger": trigger}
-    params = search_settings | data_facts(census)
+    params = asdict(wanted) | data_facts(census)
     with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
-        best = search(census.train, contract, registry, run_id, search_settings, timeout_s)
+        best = search(census.train, contract, registry, run_id, wanted)
         model, pipeline = fit(census.train, contract, best, seed)
+        metrics = evaluate(model, pipeline, census.test, contract, registry)
         facts = {
             "data_source": census.source,
             "run_id": run_id,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "metrics": json.dumps(metrics),
         }
-        metrics = evaluate(model, pipeline, census.test, contract, registry)
-        package = export(Path(scratch), model, contract, census.test, facts, metrics)
-        log_rows(Path(scratch), registry, contract, census, best, model, traffic_rows)
-        version = register(package, pipeline, registry, contract, facts)
-        verdict = judge(package, registry, judge_rows, contract, version)
+        package = export(Path(scratch), model, contract, census.test, facts)
+        reference = make_reference(census.train, contract, best, model.threshold)
+        log_rows(Path(scratch), registry, contract, reference, traffic_rows)
+        version = register(package, pipeline, registry, census.source)
+        verdict = judge(package, registry, judge_rows, version)
         promote(registry, version, verdict)
     report(version, metrics, verdict)
     return {
@@ -116,29 +133,30 @@ def data_facts(census: Census) -> dict[str, int]:
     return {
         "train_rows": len(census.train),
         "test_rows": len(census.test),
-        "rejected_rows": sum(census.problems.values()),
+        "rejected_rows": census.rejected,
         "duplicate_rows": census.duplicates,
     }
 
 
 @step
+def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that judge and the rows that are sent as traffic; training sees neither."""
+    return census_data.split_judge_traffic(test, contract)
+
+
+@step
 def search(
-    frame: pd.DataFrame,
-    contract: Contract,
-    registry: Registry,
-    run_id: str,
-    settings: dict[str, int],
-    timeout_s: float | None,
+    frame: pd.DataFrame, contract: Contract, registry: Registry, run_id: str, wanted: SearchSettings
 ) -> Trial:
     """The best trial of the hyperopt search; each trial becomes a child run."""
     X = make_encoder(contract).fit_transform(inputs(frame, contract)).astype(np.float32)
-    folds = Folds(X, labels(frame, contract), settings["n_folds"], settings["seed"])
-    numbers = iter(range(1, settings["max_evals"] + 1))
+    folds = Folds(X, labels(frame, contract), wanted.n_folds, wanted.seed)
+    numbers = itertools.count(1)
 
     def on_trial(trial: Trial) -> None:
         registry.log_trial(run_id, next(numbers), trial.params, trial.metrics)
 
-    best = run_search(folds, settings["max_evals"], timeout_s, settings["seed"], on_trial)
+    best = run_search(folds, wanted.max_evals, wanted.timeout_s, wanted.seed, on_trial)
     registry.log_metrics(best.metrics)
     return best
 
@@ -182,11 +200,25 @@ def export(
     contract: Contract,
     test: pd.DataFrame,
     facts: dict[str, str],
-    metrics: dict[str, float],
 ) -> Package:
     """The package, proved to agree with the pipeline on every test row."""
-    facts = {**facts, "metrics": json.dumps(metrics)}
     return write_package(folder / "package", model, contract, inputs(test, contract), facts)
+
+
+def make_reference(
+    frame: pd.DataFrame, contract: Contract, best: Trial, threshold: float
+) -> pd.DataFrame:
+    """What monitoring compares with: a sample of real training rows and their predictions.
+
+    The predictions are out of fold, as those on new rows will be; a fitted model is too sure of
+    the rows that it was fitted on.
+    """
+    rows = inputs(frame, contract).assign(
+        probability=best.probability,
+        income_class=(best.probability >= threshold).astype(int),
+        label=labels(frame, contract),
+    )
+    return rows.sample(min(REFERENCE_ROWS, len(rows)), random_state=0)
 
 
 @step
@@ -194,51 +226,29 @@ def log_rows(
     folder: Path,
     registry: Registry,
     contract: Contract,
-    census: Census,
-    best: Trial,
-    model: FittedModel,
+    reference: pd.DataFrame,
     traffic: pd.DataFrame,
 ) -> None:
-    """The monitoring reference and the traffic rows, as files of the run.
-
-    The reference is real training rows with their out-of-fold predictions, which look as
-    predictions on new rows do; a fitted model is too sure of rows it was fitted on.
-    """
-    reference = inputs(census.train, contract).assign(
-        probability=best.probability,
-        income_class=(best.probability >= model.threshold).astype(int),
-        label=labels(census.train, contract),
-    )
-    sample = reference.sample(min(REFERENCE_ROWS, len(reference)), random_state=0)
-    sample.to_json(folder / "reference.jsonl", orient="records", lines=True)
+    """The monitoring reference and the traffic rows, as files of the run."""
+    reference.to_json(folder / "reference.jsonl", orient="records", lines=True)
     registry.log_file(folder / "reference.jsonl", "monitoring")
-    records = json.loads(inputs(traffic, contract).to_json(orient="records"))
-    rows = zip(records, labels(traffic, contract).tolist(), strict=True)
-    lines = "".join(json.dumps({"record": as_request(r), "label": y}) + "\n" for r, y in rows)
-    (folder / "traffic.jsonl").write_text(lines, encoding="utf-8")
+    census_data.write_traffic(traffic, contract, folder / "traffic.jsonl")
     registry.log_file(folder / "traffic.jsonl", "traffic")
 
 
 @step
-def register(
-    package: Package,
-    pipeline: Pipeline,
-    registry: Registry,
-    contract: Contract,
-    facts: dict[str, str],
-) -> str:
+def register(package: Package, pipeline: Pipeline, registry: Registry, source: str) -> str:
     """The new version's number; the graph's checksum is one of its tags."""
     sha256 = hashlib.sha256((package.folder / "model.onnx").read_bytes()).hexdigest()
-    tags = {"model_sha256": sha256, "data_source": facts["data_source"]}
     registry.log_pipeline(pipeline)
-    return str(registry.register(package.folder, contract, tags).version)
+    tags = {"model_sha256": sha256, "data_source": source}
+    return str(registry.register(package.folder, package.contract, tags).version)
 
 
 @step
-def judge(
-    package: Package, registry: Registry, rows: pd.DataFrame, contract: Contract, version: str
-) -> Verdict:
+def judge(package: Package, registry: Registry, rows: pd.DataFrame, version: str) -> Verdict:
     """The gate's verdict against the production version, written on the version as tags."""
+    contract = package.contract
     held_out = Judge(inputs(rows, contract), labels(rows, contract), frame_digest(rows))
     production = registry.production()
     if production is None:
@@ -253,7 +263,6 @@ def judge(
 @step
 def promote(registry: Registry, version: str, verdict: Verdict) -> None:
     """Points the alias `production` at the version if the gate agrees."""
-    log = get_run_logger()
     if verdict.promote:
         registry.promote(version)
     log.info("promoted=%s version=%s reason=%s", verdict.promote, version, verdict.reason)
@@ -274,11 +283,6 @@ def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
 def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
     """The target (n_samples,), 1 for the positive label."""
     return frame[contract.target.name].to_numpy()
-
-
-def as_request(record: dict[str, Any]) -> dict[str, Any]:
-    """A row as a caller would send it: a missing value is null."""
-    return {name: None if value == census_data.MISSING else value for name, value in record.items()}
 
 
 def frame_digest(frame: pd.DataFrame) -> str:

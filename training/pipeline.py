@@ -27,7 +27,7 @@ DEFAULT_PARAMS: Params = {
 }
 
 
-class ScaledSMOTE(SMOTE):
+class ScaledSMOTE(SMOTE):  # pylint: disable=too-many-ancestors  # imbalanced-learn's own tree
     """SMOTE that measures neighbour distances in standard deviations, and returns raw units.
 
     A `StandardScaler` before XGBoost would move rows across float32 split points once the

@@ -1,11 +1,11 @@
 """The way from drift to retraining: a Prefect flow that asks and, if need be, starts `train`.
 
-Imports little, for each of its runs is a process of its own. Polls `GET /drift` of the Evidently service. Nothing is remembered here: whether a training that
-drift started is running or too recent is asked of Prefect itself.
+Polls `GET /drift` of the Evidently service. Nothing is remembered here: whether drift started a
+training lately is asked of Prefect itself. Each run is a process, so little is imported.
 """
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 import requests
@@ -15,8 +15,11 @@ from prefect.client.schemas.filters import (
     FlowRunFilterExpectedStartTime,
     FlowRunFilterTags,
 )
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
+from prefect.types import DateTime
 
 from config.settings import read_settings
 from training.settings import Settings
@@ -44,7 +47,8 @@ def watch() -> str:
             timeout=0,
             as_subflow=False,
         )
-        decision = f"training started: flow run {run.id}, share {verdict['share_drifted']:.2f}"
+        assert isinstance(run, FlowRun)
+        decision = f"training started: flow run {run.name}, share {verdict['share_drifted']:.2f}"
     log.info(decision)
     return decision
 
@@ -58,13 +62,14 @@ def ask(address: str) -> dict[str, Any]:
 
 def started_lately(cooldown_s: float) -> bool:
     """True if drift started a training within the cool-down."""
-    since = datetime.now(UTC) - timedelta(seconds=cooldown_s)
+    since = DateTime.now(UTC) - timedelta(seconds=cooldown_s)
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
                 tags=FlowRunFilterTags(all_=[DRIFT_TAG]),
                 expected_start_time=FlowRunFilterExpectedStartTime(after_=since),
             ),
+            sort=FlowRunSort.START_TIME_DESC,
             limit=1,
         )
     return bool(runs)

@@ -72,6 +72,7 @@ def small_census(contract, monkeypatch, tracking_uri):
         source="uci",
         problems={},
         duplicates=0,
+        rejected=0,
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
 
