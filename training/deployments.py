@@ -7,6 +7,7 @@ from datetime import timedelta
 import requests
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import get_current_settings
 
 from config.settings import read_settings
@@ -26,20 +27,20 @@ def serve_deployments() -> None:
     """Serves `train` and `watch` until it is stopped. Raises TimeoutError without a server."""
     settings = read_settings(Settings, os.environ)
     wait_for_server()
-    serve(
-        train.to_deployment(
-            name="train",
-            interval=timedelta(minutes=settings.train_period_minutes),
-            parameters={"trigger": "schedule"},
-            concurrency_limit=ONE_AT_A_TIME,
-        ),
-        watch.to_deployment(
-            name="watch",
-            interval=timedelta(seconds=settings.watch_period_s),
-            concurrency_limit=ONE_AT_A_TIME,
-        ),
-        print_starting_message=False,
+    scheduled = train.to_deployment(
+        name="train",
+        interval=timedelta(minutes=settings.train_period_minutes),
+        parameters={"trigger": "schedule"},
+        concurrency_limit=ONE_AT_A_TIME,
     )
+    watching = watch.to_deployment(
+        name="watch",
+        interval=timedelta(seconds=settings.watch_period_s),
+        concurrency_limit=ONE_AT_A_TIME,
+    )
+    # Called outside an event loop, Prefect answers the deployments themselves.
+    assert isinstance(scheduled, RunnerDeployment) and isinstance(watching, RunnerDeployment)
+    serve(scheduled, watching, print_starting_message=False)
 
 
 def wait_for_server() -> None:

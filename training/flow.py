@@ -53,7 +53,7 @@ class SearchSettings:
 
 
 # The flow's parameters are a form in Prefect's page, and its body tells the whole story.
-# pylint: disable-next=too-many-arguments, too-many-positional-arguments, too-many-locals
+# pylint: disable=too-many-positional-arguments, too-many-locals
 @flow(name="train", persist_result=False)
 def train(
     data: str = "uci",
@@ -113,6 +113,9 @@ def train(
         "reason": verdict.reason,
         "nothing_new": False,
     }
+
+
+# pylint: enable=too-many-positional-arguments, too-many-locals
 
 
 @step

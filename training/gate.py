@@ -71,8 +71,11 @@ def gate(candidate: Scorer, champion: Scorer | None, judge: Judge) -> Verdict:
     real rows always may replace a synthetic one that it is not worse than.
     """
     ours = measure(judge.y, candidate.score(judge.frame), candidate.threshold)
-    theirs = champion and measure(judge.y, champion.score(judge.frame), champion.threshold)
-    promote, reason = decide(candidate.metadata, ours, champion and champion.metadata, theirs)
+    theirs = champion_facts = None
+    if champion is not None:
+        theirs = measure(judge.y, champion.score(judge.frame), champion.threshold)
+        champion_facts = champion.metadata
+    promote, reason = decide(candidate.metadata, ours, champion_facts, theirs)
     return Verdict(promote, reason, ours, theirs, judge.digest, len(judge.y))
 
 

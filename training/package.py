@@ -12,6 +12,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -99,7 +100,7 @@ def to_graph(model: FittedModel, contract: Contract) -> onnx.ModelProto:
 
 def append_calibration(graph: onnx.ModelProto, platt: Platt) -> onnx.ModelProto:
     """Adds Platt's scaling of the class-1 probability and makes it the only output."""
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "positive": np.array(1, dtype=np.int64),
         "low": np.array(EDGE, dtype=np.float32),
         "high": np.array(1 - EDGE, dtype=np.float32),
@@ -111,7 +112,7 @@ def append_calibration(graph: onnx.ModelProto, platt: Platt) -> onnx.ModelProto:
         numpy_helper.from_array(value, f"platt_{name}") for name, value in constants.items()
     )
     raw = graph.graph.output[1].name
-    steps = [
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Gather", [raw, "platt_positive"], "platt_raw", {"axis": 1}),
         ("Clip", ["platt_raw", "platt_low", "platt_high"], "platt_p", {}),
         ("Sub", ["platt_one", "platt_p"], "platt_q", {}),

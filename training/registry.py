@@ -106,7 +106,7 @@ class Registry:
 
     def register(self, folder: Path, contract: Contract, tags: dict[str, str]) -> ModelVersion:
         """The package of the current run as a new version of the registered model."""
-        columns = [
+        columns: list[Any] = [
             ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
         ]
         logged = mlflow.onnx.log_model(

@@ -39,7 +39,8 @@ def tracking_uri(tmp_path_factory):
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     with (folder / "log").open("wb") as log:
-        processes = [
+        processes = [  # ended below, in any case
+            # pylint: disable-next=consider-using-with
             subprocess.Popen(command, env=env, stdout=log, stderr=log)
             for command in (emulator, server)
         ]
@@ -83,8 +84,9 @@ def small_census(contract, monkeypatch, tracking_uri):
     return census, use
 
 
+@pytest.mark.usefixtures("small_census")
 def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
-    contract, small_census, tracking_uri, tmp_path
+    contract, tracking_uri, tmp_path
 ):
     result = flow.train(**SMALL)
     client = MlflowClient(tracking_uri)
@@ -123,7 +125,7 @@ def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
         local = mlflow.artifacts.download_artifacts(
             run_id=result["run_id"], artifact_path=path, dst_path=str(tmp_path)
         )
-        return [json.loads(line) for line in Path(local).read_text().splitlines()]
+        return [json.loads(line) for line in Path(local).read_text("utf-8").splitlines()]
 
     reference, traffic = rows("monitoring/reference.jsonl"), rows("traffic/traffic.jsonl")
     assert len(reference) == len(census.train)  # never resampled
@@ -132,7 +134,8 @@ def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
     assert 0 < len(traffic) < len(census.test)  # the judge's rows are never sent
 
 
-def test_the_same_data_code_and_settings_are_nothing_new(small_census):
+@pytest.mark.usefixtures("small_census")
+def test_the_same_data_code_and_settings_are_nothing_new():
     flow.train(**SMALL, seed=3)
     again = flow.train(**SMALL, seed=3)
     assert again["nothing_new"]
