@@ -29,8 +29,6 @@ from stream_generator.stack import (
     wait_healthy,
 )
 
-OUT_DIR = Path("build/demo")
-STATE_DIR = Path("var")
 UNAVAILABLE = 3  # `python -m training train`: the census could not be fetched
 DELIVERY_S = 120
 REQUEST_TIMEOUT_S = 10
@@ -57,8 +55,9 @@ class Demo:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.env = stack_environment(DEMO_SETTINGS | dict(os.environ), STATE_DIR)
-        self.log_path = OUT_DIR / "processes.log"
+        self.env = stack_environment(DEMO_SETTINGS | dict(os.environ), options.state_dir)
+        self.out_dir: Path = options.out_dir
+        self.log_path = self.out_dir / "processes.log"
         self.honcho: subprocess.Popen[bytes]
         self.seconds: dict[str, float] = {}
         self.summary: dict[str, Any] = {}
@@ -112,8 +111,9 @@ class Demo:
                 "seconds": self.seconds,
                 "addresses": addresses(self.env),
             }
-            write_summary(self.summary)
-            console.print(summary_table(self.summary))
+            path = self.out_dir / "summary.json"
+            path.write_text(json.dumps(self.summary, indent=1), encoding="utf-8")
+            console.print(summary_table(self.summary, path))
             if self.options.keep:
                 console.print("Everything stays up; Ctrl-C ends it.")
                 self.honcho.wait()
@@ -131,11 +131,11 @@ class Demo:
 
     def send(self, scenario: str) -> dict[str, Any]:
         """Sends one scenario's traffic with the generator; its summary."""
-        out = OUT_DIR / f"traffic-{scenario}.json"
+        out = self.out_dir / f"traffic-{scenario}.json"
         command = [sys.executable, "-m", "stream_generator.send_data", "--scenario", scenario]
         command += ["--rows", str(self.options.rows), "--seed", str(self.options.seed)]
         command += ["--concurrency", "4", "--labels", "0.5", "--summary", str(out)]
-        command += ["--answers", str(OUT_DIR / f"answers-{scenario}.jsonl")]
+        command += ["--answers", str(self.answers_path(scenario))]
         check(subprocess.run(command, env=self.env, check=False).returncode, "stream generator")
         return json.loads(out.read_text("utf-8"))
 
@@ -161,7 +161,7 @@ class Demo:
 
     def stored(self, traffic: list[dict[str, Any]], duplicates_before: int) -> dict[str, int]:
         """Sent, answered, stored and duplicate predictions; stored are looked for by their ids."""
-        answered = {line["prediction_id"] for name in SCENARIOS for line in read_answers(name)}
+        answered = {line["prediction_id"] for name in SCENARIOS for line in self.answers(name)}
         kept = {json.loads(line)["prediction_id"] for line in self.journal("export").splitlines()}
         return {
             "sent": sum(summary["sent"] for summary in traffic),
@@ -169,6 +169,15 @@ class Demo:
             "stored": len(answered & kept),
             "duplicates": self.journal_status()["duplicates"] - duplicates_before,
         }
+
+    def answers_path(self, scenario: str) -> Path:
+        """Where the generator leaves the answered records of a scenario."""
+        return self.out_dir / f"answers-{scenario}.jsonl"
+
+    def answers(self, scenario: str) -> list[dict[str, Any]]:
+        """The answered records of a scenario."""
+        lines = self.answers_path(scenario).read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
     def journal(self, *arguments: str) -> str:
         """What a command of the prediction service's journal prints."""
@@ -258,12 +267,6 @@ def get(url: str) -> dict[str, Any] | None:
     return answer.json() if answer.status_code == 200 else None
 
 
-def read_answers(scenario: str) -> list[dict[str, Any]]:
-    """The generator's answered records of one scenario."""
-    lines = (OUT_DIR / f"answers-{scenario}.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def brief(verdict: dict[str, Any]) -> dict[str, Any]:
     """The part of a drift verdict that the summary keeps."""
     drifted = [f["name"] for f in verdict.get("features", []) if f["drifted"]]
@@ -278,20 +281,14 @@ def brief(verdict: dict[str, Any]) -> dict[str, Any]:
 def addresses(env: dict[str, str]) -> dict[str, str]:
     """What to open."""
     return {
-        "predictions": env["PREDICTION_ADDRESS"],
+        "prediction service": env["PREDICTION_ADDRESS"],
         "drift report": f"{env['EVIDENTLY_ADDRESS']}/report",
         "MLflow": env["MLFLOW_TRACKING_URI"],
         "Prefect": env["PREFECT_API_URL"].removesuffix("/api"),
     }
 
 
-def write_summary(summary: dict[str, Any]) -> None:
-    """The summary as JSON, for machines."""
-    OUT_DIR.mkdir(parents=True, exist_ok=True)
-    (OUT_DIR / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-
-
-def summary_table(summary: dict[str, Any]) -> Table:
+def summary_table(summary: dict[str, Any], path: Path) -> Table:
     """The summary for people."""
     metrics, counts = summary["test_metrics"], summary["predictions"]
     traffic = summary["traffic"]["none"]
@@ -301,13 +298,14 @@ def summary_table(summary: dict[str, Any]) -> Table:
         "test metrics": ", ".join(f"{n} {metrics[n]:.4f}" for n in SHOWN_METRICS),
         "model": f"version {summary['model_version']}, run {summary['run_id']}",
         "predictions": ", ".join(f"{value} {name}" for name, value in counts.items()),
-        "throughput": f"{traffic['requests_per_s']:.0f} requests/s",
+        "throughput": f"{traffic['requests_per_s']:.0f} requests/s,"
+        f" {traffic['latency_p50_ms']:.1f} ms median latency",
         "drift before": drift_words(summary["drift"]["before"]),
         "drift after": drift_words(summary["drift"]["after"]),
         "retraining": f"flow run {summary['retraining']['flow_run']}, started by drift",
         "seconds": ", ".join(f"{name} {value}" for name, value in summary["seconds"].items()),
         **summary["addresses"],
-        "all of it": str(OUT_DIR / "summary.json"),
+        "all of it": str(path),
     }
     table = Table(show_header=False, title="Income prediction pipeline")
     for name, value in rows.items():
@@ -335,6 +333,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-evals", type=int, default=12, help="trials of the search (12)")
     parser.add_argument("--rows", type=int, default=1500, help="records per scenario (1500)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state-dir", type=Path, default=Path("var"), help="servers' state (var)")
+    parser.add_argument("--out-dir", type=Path, default=Path("build/demo"), help="(build/demo)")
     parser.add_argument("--keep", action="store_true", help="leave everything up until Ctrl-C")
     parser.add_argument("--only-train", action="store_true", help="end after the training flow")
     return parser.parse_args(arguments)

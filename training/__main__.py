@@ -61,11 +61,12 @@ def run_train(options: argparse.Namespace) -> None:
         seed=options.seed,
         force=options.force,
     )
-    text = json.dumps(result, indent=1)
-    print(text)
+    for name, value in (result | result.get("test_metrics", {})).items():
+        if name != "test_metrics":
+            print(f"{name:14}{value:.4f}" if isinstance(value, float) else f"{name:14}{value}")
     if options.summary:
         options.summary.parent.mkdir(parents=True, exist_ok=True)
-        options.summary.write_text(text, encoding="utf-8")
+        options.summary.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 def run_serve(_: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ A training run keeps its package under `models_mlflow`, the scikit-learn pipelin
 notebooks, plots, the monitoring reference and the traffic rows. `production` is an alias.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -100,6 +101,8 @@ class Registry:
 
     def log_pipeline(self, pipeline: Pipeline) -> None:
         """The scikit-learn pipeline, for notebooks; no service loads it."""
+        # It warns of pickles at each call; nothing here unpickles one.
+        logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)
         mlflow.sklearn.log_model(
             pipeline, name="pipeline", serialization_format="cloudpickle", pip_requirements=[]
         )
