@@ -42,6 +42,7 @@ $(VENV)/.locked: Pipfile.lock
 
 .PHONY: setup
 setup: $(VENV)/.locked  ## environment from Pipfile.lock, and the pre-commit hooks
+	@mkdir -p var .cache
 	@! git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/pre-commit install >/dev/null
 
 .PHONY: lock
