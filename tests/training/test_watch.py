@@ -1,0 +1,107 @@
+"""`watch` against a real Prefect server and a small Evidently stand-in on loopback."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import requests
+from prefect import flow, get_client
+from prefect.deployments.runner import RunnerDeployment
+from prefect.testing.utilities import prefect_test_harness
+
+from tests.conftest import free_port
+from training.watch import DRIFT_TAG, started_lately, watch
+
+CALM = {"state": "ok", "drifted": False, "share_drifted": 0.0}
+SHIFTED = {"state": "ok", "drifted": True, "share_drifted": 0.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server on a database of its own."""
+    with prefect_test_harness(server_startup_timeout=60):
+        yield
+
+
+@pytest.fixture
+def evidently(monkeypatch) -> Iterator[dict]:
+    """Answers GET /drift with the verdict in the yielded dict."""
+    verdict: dict = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        """One page."""
+
+        def do_GET(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
+            """The verdict."""
+            body = json.dumps(verdict).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{server.server_port}")
+        yield verdict
+        server.shutdown()
+
+
+@flow(name="train")
+def training_stand_in(trigger: str, force: bool, max_evals: int) -> None:
+    """Has the parameters that `watch` gives to `train`."""
+    assert (trigger, force) == ("drift", True) and max_evals > 0
+
+
+def drift_runs() -> list:
+    """The flow runs tagged as started by drift."""
+    with get_client(sync_client=True) as client:
+        answer = client.request(
+            "POST", "/flow_runs/filter", json={"flow_runs": {"tags": {"all_": [DRIFT_TAG]}}}
+        )
+        return answer.json()
+
+
+def test_a_calm_window_starts_nothing(evidently):
+    evidently.update(CALM)
+    assert watch().startswith("no training: state ok, no drift")
+    assert not drift_runs()
+
+
+def test_drift_starts_one_training_and_the_cool_down_holds_the_next_back(evidently):
+    evidently.update(SHIFTED)
+    deployment = training_stand_in.to_deployment(name="train")
+    assert isinstance(deployment, RunnerDeployment)
+    deployment.apply()
+    assert watch().startswith("training started: flow run")
+    (run,) = drift_runs()
+    assert run["parameters"]["trigger"] == "drift"
+    assert "one was started within" in watch()
+    assert len(drift_runs()) == 1
+
+
+def test_a_training_before_the_cool_down_does_not_count():
+    with get_client(sync_client=True) as client:
+        long_ago = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+        for run in drift_runs():
+            client.request("DELETE", f"/flow_runs/{run['id']}")
+        flow_id = client.create_flow(training_stand_in)
+        state = {"type": "SCHEDULED", "state_details": {"scheduled_time": long_ago}}
+        client.request(
+            "POST",
+            "/flow_runs/",
+            json={"flow_id": str(flow_id), "tags": [DRIFT_TAG], "state": state},
+        )
+    assert not started_lately(cooldown_s=3600)
+    assert started_lately(cooldown_s=3 * 3600)
+
+
+def test_an_evidently_service_that_is_away_fails_the_run(monkeypatch):
+    monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(requests.ConnectionError):
+        watch()
