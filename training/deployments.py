@@ -30,7 +30,7 @@ def serve_deployments() -> None:
     scheduled = train.to_deployment(
         name="train",
         interval=timedelta(minutes=settings.train_period_minutes),
-        parameters={"trigger": "schedule"},
+        parameters={"trigger": "schedule", "data": "production"},
         concurrency_limit=ONE_AT_A_TIME,
     )
     watching = watch.to_deployment(

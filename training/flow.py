@@ -66,7 +66,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains, registers, judges and, if the gate agrees, promotes one model.
 
-    `data` is `uci` or `synthetic`; `trigger` says who asked (manual, schedule, drift). Without
+    `data` is `uci`, `synthetic` or `production` (what the production version was trained on, so
+    that a machine without the real files can retrain as well); `trigger` says who asked (manual, schedule, drift). Without
     `force`, a run whose data, code and settings were all seen before ends as "nothing new".
     Returns the run, the version, the metrics and the verdict.
     """
@@ -75,7 +76,8 @@ def train(
     contract = load_contract()
     registry = Registry(settings.mlflow_tracking_uri)
 
-    census = read(data, seed, contract, settings)
+    source = registry.production_source() if data == "production" else data
+    census = read(source, seed, contract, settings)
     judge_rows, traffic_rows = split(census.test, contract)
     digests = {
         "data_digest": census.digest,
@@ -124,7 +126,7 @@ def read(data: str, seed: int, contract: Contract, settings: Settings) -> Census
     if data == "synthetic":
         return synthesize(contract, seed=seed)
     if data != "uci":
-        raise ValueError(f"data: got {data!r}, expected 'uci' or 'synthetic'")
+        raise ValueError(f"data: got {data!r}, expected 'uci', 'synthetic' or 'production'")
     folder = Path(settings.census_data_dir) if settings.census_data_dir else None
     return census_data.load_census(
         contract, settings.raw_dir, folder=folder, quarantine=settings.quarantine

@@ -136,6 +136,11 @@ class Registry:
                 return None
             raise
 
+    def production_source(self) -> str:
+        """What the production version was trained on; the real census before the first one."""
+        version = self.production()
+        return version.tags["data_source"] if version else "uci"
+
     def promote(self, version: str) -> None:
         """Points `production` at a version."""
         self.client.set_registered_model_alias(MODEL_NAME, PRODUCTION, version)

@@ -42,7 +42,12 @@ def watch() -> str:
     else:
         run = run_deployment(
             TRAIN_DEPLOYMENT,
-            parameters={"trigger": "drift", "force": True, "max_evals": settings.max_evals},
+            parameters={
+                "trigger": "drift",
+                "data": "production",
+                "force": True,
+                "max_evals": settings.max_evals,
+            },
             tags=[DRIFT_TAG],
             timeout=0,
             as_subflow=False,

@@ -152,6 +152,16 @@ def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_cens
     assert version.tags["data_source"] == "synthetic" and version.tags["gate"] == "failed"
 
 
+def test_a_retraining_reads_what_production_was_trained_on(small_census, tracking_uri, monkeypatch):
+    census, _ = small_census
+    flow.train(**SMALL, seed=5, force=True)
+    asked = []
+    monkeypatch.setattr(flow, "read", lambda data, *_: asked.append(data) or census)
+    flow.train(**SMALL, seed=5, data="production")
+    production = MlflowClient(tracking_uri).get_model_version_by_alias(MODEL_NAME, "production")
+    assert asked == [production.tags["data_source"]] == ["uci"]
+
+
 def test_a_registry_that_is_away_is_named_with_its_setting(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = f"http://127.0.0.1:{free_port()}"

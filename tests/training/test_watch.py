@@ -53,9 +53,9 @@ def evidently(monkeypatch) -> Iterator[dict]:
 
 
 @flow(name="train")
-def training_stand_in(trigger: str, force: bool, max_evals: int) -> None:
+def training_stand_in(trigger: str, data: str, force: bool, max_evals: int) -> None:
     """Has the parameters that `watch` gives to `train`."""
-    assert (trigger, force) == ("drift", True) and max_evals > 0
+    assert (trigger, data, force) == ("drift", "production", True) and max_evals > 0
 
 
 def drift_runs() -> list:

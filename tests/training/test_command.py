@@ -1,0 +1,25 @@
+"""`python -m training`: what it writes, and how it fails."""
+
+import json
+
+import pytest
+
+from config.settings import exit_on_settings_error
+from training.__main__ import main
+
+
+def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, capsys):
+    out = tmp_path / "rows" / "synthetic.jsonl"
+    main(["synthesize", "--rows", "300", "--seed", "5", "--out", str(out)])
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert len(rows) == 300 and {row["label"] for row in rows} == {0, 1}
+    assert all(contract.check(row["record"]) == [] for row in rows)
+    assert str(out) in capsys.readouterr().out
+
+
+def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
+    monkeypatch.setenv("MAX_EVALS", "many")
+    with pytest.raises(SystemExit) as caught:
+        exit_on_settings_error(lambda: main(["train"]))
+    assert caught.value.code == 2
+    assert "MAX_EVALS=many" in capsys.readouterr().err
