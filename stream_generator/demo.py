@@ -344,6 +344,8 @@ def main() -> None:
     """Runs the demo; an expected failure is a few clear lines, and nothing is left running."""
     options = parse(None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell that starts this in the background has told it to ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         demo = Demo(options)
         if options.only_train:
