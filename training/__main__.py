@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
-from training.census import CensusError, CensusUnavailable, write_traffic
+from training.census import CensusError, CensusUnavailable, load_census, write_traffic
 from training.registry import RegistryUnavailable
 from training.settings import Settings
 from training.synthesis import synthesize
@@ -53,9 +53,12 @@ def run_train(options: argparse.Namespace) -> None:
     """`train`: runs the flow and prints what came of it."""
     from training.flow import train  # pylint: disable=import-outside-toplevel  # takes seconds
 
+    settings = read_settings(Settings, os.environ)
+    if options.data == "uci":
+        find_census(settings)
     result = train(
         data=options.data,
-        max_evals=options.max_evals or read_settings(Settings, os.environ).max_evals,
+        max_evals=options.max_evals or settings.max_evals,
         timeout_s=options.timeout_s,
         n_folds=options.folds,
         seed=options.seed,
@@ -67,6 +70,17 @@ def run_train(options: argparse.Namespace) -> None:
     if options.summary:
         options.summary.parent.mkdir(parents=True, exist_ok=True)
         options.summary.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def find_census(settings: Settings) -> None:
+    """Fetches and checks the files before the flow, so that what fails is one clear line."""
+    census = load_census(
+        load_contract(), settings.raw_dir, settings.census_folder, settings.quarantine
+    )
+    print(
+        f"census: {len(census.train)} rows to train on, {len(census.test)} to test,"
+        f" {census.rejected} set aside ({settings.quarantine}), {census.duplicates} duplicates"
+    )
 
 
 def run_serve(_: argparse.Namespace) -> None:

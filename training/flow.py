@@ -7,7 +7,6 @@ each step is a task, so that Prefect shows how long it took.
 import hashlib
 import itertools
 import json
-import logging
 import os
 import tempfile
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
@@ -35,8 +35,6 @@ from training.registry import Registry
 from training.search import Folds, Trial, run_search
 from training.settings import Settings
 from training.synthesis import synthesize
-
-log = logging.getLogger(__name__)
 
 REFERENCE_ROWS = 5000
 step = task(cache_policy=NO_CACHE, persist_result=False)
@@ -67,9 +65,9 @@ def train(
     """Trains, registers, judges and, if the gate agrees, promotes one model.
 
     `data` is `uci`, `synthetic` or `production` (what the production version was trained on, so
-    that a machine without the real files can retrain as well); `trigger` says who asked (manual, schedule, drift). Without
-    `force`, a run whose data, code and settings were all seen before ends as "nothing new".
-    Returns the run, the version, the metrics and the verdict.
+    that a machine without the real files can retrain as well); `trigger` says who asked: manual,
+    schedule or drift. Without `force`, a run whose data, code and settings were all seen before
+    ends as "nothing new". Returns the run, the version, the metrics and the verdict.
     """
     wanted = SearchSettings(max_evals, timeout_s, n_folds, seed)
     settings = read_settings(Settings, os.environ)
@@ -85,7 +83,7 @@ def train(
         "settings_digest": digest(json.dumps(asdict(wanted)).encode()),
     }
     if not force and (known := registry.finished_run(digests)):
-        log.info("nothing new: run %s had the same data, code and settings", known)
+        get_run_logger().info("nothing new: run %s had the same data, code and settings", known)
         return {"run_id": known, "nothing_new": True}
 
     tags = {**digests, "data_source": census.source, "trigger": trigger}
@@ -127,9 +125,8 @@ def read(data: str, seed: int, contract: Contract, settings: Settings) -> Census
         return synthesize(contract, seed=seed)
     if data != "uci":
         raise ValueError(f"data: got {data!r}, expected 'uci', 'synthetic' or 'production'")
-    folder = Path(settings.census_data_dir) if settings.census_data_dir else None
     return census_data.load_census(
-        contract, settings.raw_dir, folder=folder, quarantine=settings.quarantine
+        contract, settings.raw_dir, settings.census_folder, settings.quarantine
     )
 
 
@@ -270,6 +267,7 @@ def promote(registry: Registry, version: str, verdict: Verdict) -> None:
     """Points the alias `production` at the version if the gate agrees."""
     if verdict.promote:
         registry.promote(version)
+    log = get_run_logger()
     log.info("promoted=%s version=%s reason=%s", verdict.promote, version, verdict.reason)
 
 

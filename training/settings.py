@@ -18,6 +18,11 @@ class Settings(msgspec.Struct, frozen=True):
     max_evals: int = 20  # trials of a search, where a command does not say
 
     @property
+    def census_folder(self) -> Path | None:
+        """The folder that the caller named, if any."""
+        return Path(self.census_data_dir) if self.census_data_dir else None
+
+    @property
     def raw_dir(self) -> Path:
         """The cache of the downloaded census files."""
         return Path(self.data_dir) / "raw"

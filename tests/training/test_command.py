@@ -23,3 +23,12 @@ def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
         exit_on_settings_error(lambda: main(["train"]))
     assert caught.value.code == 2
     assert "MAX_EVALS=many" in capsys.readouterr().err
+
+
+def test_census_files_that_are_wrong_end_in_one_clear_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "adult.data").write_text("39, State-gov\n", "utf-8")
+    monkeypatch.setenv("CENSUS_DATA_DIR", str(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        main(["train"])
+    assert caught.value.code == 1
+    assert "adult.data" in (said := capsys.readouterr().err) and "CENSUS_DATA_DIR" in said
