@@ -20,6 +20,7 @@ export PIPENV_NOSPIN = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export DO_NOT_TRACK = 1
+export ORT_DISABLE_TELEMETRY = 1
 # Threads that wait by spinning make XGBoost ten times slower beside any other busy process.
 export OMP_WAIT_POLICY = PASSIVE
 export MLFLOW_DISABLE_TELEMETRY = true

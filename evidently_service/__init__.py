@@ -4,3 +4,7 @@ The relay posts events -> `app` -> `window` (SQLite) -> `measure`, a process of 
 the window with the production version's reference -> `window` again -> `GET /drift`, `/report`
 and `/metrics`.
 """
+
+from config.telemetry import turn_off
+
+turn_off()

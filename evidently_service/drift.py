@@ -3,7 +3,6 @@
 Takes the reference and the window as data frames and gives scores, quality and an HTML report.
 """
 
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,12 +13,9 @@ from config.contract import Contract
 from evidently_service.measurement import ColumnDrift, Quality
 from evidently_service.monitoring import ColumnTest, Monitoring
 
-os.environ.setdefault("DO_NOT_TRACK", "1")  # Evidently sends telemetry unless this is set
-
 with warnings.catch_warnings():
     # Evidently 0.7 uses what NumPy 2 and Litestar 2 have renamed; ours to ignore, not to mend.
     warnings.simplefilter("ignore", DeprecationWarning)
-    # pylint: disable=wrong-import-position  # after DO_NOT_TRACK, which it reads
     from evidently import BinaryClassification, DataDefinition, Dataset, Report
     from evidently.core.report import Snapshot
     from evidently.metrics import Accuracy, F1Score, LogLoss, Precision, Recall, RocAuc, ValueDrift

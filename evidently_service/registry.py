@@ -23,7 +23,6 @@ REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement asks again
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 

@@ -3,3 +3,7 @@
 Three kinds of process share MODEL_DIR and JOURNAL_DIR: `follower` (registry -> model folder),
 the gunicorn workers (request -> answer, journalled) and `relay` (journal -> sinks).
 """
+
+from config.telemetry import turn_off
+
+turn_off()

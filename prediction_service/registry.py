@@ -18,7 +18,6 @@ REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the follower itself comes back
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # What MLflow says of a name, an alias or a run that is not there; the second is for an alias.
 ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")

@@ -19,6 +19,8 @@ from pathlib import Path
 import requests
 from honcho.environ import parse
 
+from config.telemetry import SWITCHES
+
 ROOT = Path(__file__).parent.parent
 STOP_TIMEOUT_S = 20
 HEALTH_TIMEOUT_S = 120
@@ -33,10 +35,7 @@ PORTS = {
 DEFAULTS = {
     "ARTIFACT_BUCKET": "income-artifacts",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 15
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "INFO",
-    "DO_NOT_TRACK": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make training slow beside the services
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -57,7 +56,7 @@ def stack_environment(environ: Mapping[str, str], state_dir: Path) -> dict[str, 
     """The environment of every process: the shell's, `.env`'s, the defaults, and addresses."""
     dotenv = ROOT / ".env"
     from_file = parse(dotenv.read_text("utf-8")) if dotenv.exists() else {}
-    env = {**PORTS, **DEFAULTS, **from_file, **environ}
+    env = {**PORTS, **DEFAULTS, **SWITCHES, **from_file, **environ}
     state = state_dir.resolve()
     folders = {
         "STATE_DIR": state,

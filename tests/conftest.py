@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract, load_contract
+from config.telemetry import SWITCHES, turn_off
 
 # Read when XGBoost's threads are made; spinning ones make small fits slow on busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+turn_off()
 
 KEPT_VARIABLES = (
     "OMP_WAIT_POLICY",
@@ -44,9 +46,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name not in KEPT_VARIABLES and not name.startswith(KEPT_PREFIXES):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("DO_NOT_TRACK", "1")
-    monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    for name, value in SWITCHES.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import requests
 from prefect import serve
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import get_current_settings
 
@@ -17,10 +16,7 @@ from training.watch import watch
 
 SERVER_WAIT_S = 120
 
-# A run that would have to wait is dropped: the next one asks the same question.
-ONE_AT_A_TIME = ConcurrencyLimitConfig(
-    limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
-)
+MOST_RUNS = 2  # one training beside one watch
 
 
 def serve_deployments() -> None:
@@ -31,16 +27,22 @@ def serve_deployments() -> None:
         name="train",
         interval=timedelta(minutes=settings.train_period_minutes),
         parameters={"trigger": "schedule", "data": "production"},
-        concurrency_limit=ONE_AT_A_TIME,
     )
     watching = watch.to_deployment(
         name="watch",
         interval=timedelta(seconds=settings.watch_period_s),
-        concurrency_limit=ONE_AT_A_TIME,
     )
     # Called outside an event loop, Prefect answers the deployments themselves.
     assert isinstance(scheduled, RunnerDeployment) and isinstance(watching, RunnerDeployment)
-    serve(scheduled, watching, print_starting_message=False)
+    # No concurrency limit on the server: a run that was killed would keep its place there. And no
+    # pause at the end: the server may be gone by then, and the next start schedules anew.
+    serve(
+        scheduled,
+        watching,
+        pause_on_shutdown=False,
+        print_starting_message=False,
+        limit=MOST_RUNS,
+    )
 
 
 def wait_for_server() -> None:

@@ -36,7 +36,6 @@ def tracking_uri(tmp_path_factory):
         "PATH": f"{scripts}:{os.environ['PATH']}",
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{gcs}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     with (folder / "log").open("wb") as log:
         processes = [  # ended below, in any case
