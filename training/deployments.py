@@ -2,12 +2,22 @@
 
 import os
 import time
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import requests
-from prefect import serve
+from prefect import get_client, serve
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import get_current_settings
+from prefect.types import DateTime
 
 from config.settings import read_settings
 from training.flow import train
@@ -23,6 +33,7 @@ def serve_deployments() -> None:
     """Serves `train` and `watch` until it is stopped. Raises TimeoutError without a server."""
     settings = read_settings(Settings, os.environ)
     wait_for_server()
+    drop_overdue_runs()
     scheduled = train.to_deployment(
         name="train",
         interval=timedelta(minutes=settings.train_period_minutes),
@@ -43,6 +54,20 @@ def serve_deployments() -> None:
         print_starting_message=False,
         limit=MOST_RUNS,
     )
+
+
+def drop_overdue_runs() -> None:
+    """Removes scheduled runs that came due while nobody served them: one answer now is enough."""
+    overdue = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=["auto-scheduled"]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=DateTime.now(UTC)),
+    )
+    order = FlowRunSort.EXPECTED_START_TIME_ASC
+    with get_client(sync_client=True) as client:
+        while runs := client.read_flow_runs(flow_run_filter=overdue, sort=order, limit=100):
+            for run in runs:
+                client.delete_flow_run(run.id)
 
 
 def wait_for_server() -> None:

@@ -10,7 +10,7 @@ CATEGORIES = {name: packages for name, packages in LOCK.items() if name != "_met
 
 
 def test_no_package_has_two_versions_across_the_categories():
-    versions: dict[str, set[str]] = {}
+    versions = {}
     for packages in CATEGORIES.values():
         for name, entry in packages.items():
             versions.setdefault(name, set()).add(entry["version"])

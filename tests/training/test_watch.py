@@ -13,6 +13,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.testing.utilities import prefect_test_harness
 
 from tests.conftest import free_port
+from training.deployments import drop_overdue_runs
 from training.watch import DRIFT_TAG, started_lately, watch
 
 CALM = {"state": "ok", "drifted": False, "share_drifted": 0.0}
@@ -58,13 +59,16 @@ def training_stand_in(trigger: str, data: str, force: bool, max_evals: int) -> N
     assert (trigger, data, force) == ("drift", "production", True) and max_evals > 0
 
 
-def drift_runs() -> list:
-    """The flow runs tagged as started by drift."""
+def runs_tagged(tag: str) -> list:
+    """The flow runs with a tag."""
+    wanted = {"flow_runs": {"tags": {"all_": [tag]}}}
     with get_client(sync_client=True) as client:
-        answer = client.request(
-            "POST", "/flow_runs/filter", json={"flow_runs": {"tags": {"all_": [DRIFT_TAG]}}}
-        )
-        return answer.json()
+        return client.request("POST", "/flow_runs/filter", json=wanted).json()
+
+
+def drift_runs() -> list:
+    """The flow runs that drift started."""
+    return runs_tagged(DRIFT_TAG)
 
 
 def test_a_calm_window_starts_nothing(evidently):
@@ -85,20 +89,32 @@ def test_drift_starts_one_training_and_the_cool_down_holds_the_next_back(evident
     assert len(drift_runs()) == 1
 
 
+def schedule(tag: str, at: datetime) -> None:
+    """A flow run with this tag that is due then."""
+    with get_client(sync_client=True) as client:
+        flow_id = str(client.create_flow(training_stand_in))
+        state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
+        run = {"flow_id": flow_id, "tags": [tag], "state": state}
+        client.request("POST", "/flow_runs/", json=run)
+
+
 def test_a_training_before_the_cool_down_does_not_count():
     with get_client(sync_client=True) as client:
-        long_ago = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
         for run in drift_runs():
             client.request("DELETE", f"/flow_runs/{run['id']}")
-        flow_id = client.create_flow(training_stand_in)
-        state = {"type": "SCHEDULED", "state_details": {"scheduled_time": long_ago}}
-        client.request(
-            "POST",
-            "/flow_runs/",
-            json={"flow_id": str(flow_id), "tags": [DRIFT_TAG], "state": state},
-        )
+    schedule(DRIFT_TAG, datetime.now(UTC) - timedelta(hours=2))
     assert not started_lately(cooldown_s=3600)
     assert started_lately(cooldown_s=3 * 3600)
+
+
+def test_runs_that_came_due_while_nobody_served_them_are_dropped():
+    """After a night's stop, a hundred of them would keep the first fresh one waiting."""
+    for hours in (-2, -1, 1):
+        schedule("auto-scheduled", datetime.now(UTC) + timedelta(hours=hours))
+    schedule("asked-for", datetime.now(UTC) - timedelta(hours=1))
+    drop_overdue_runs()
+    assert len(runs_tagged("auto-scheduled")) == 1  # the one that is not due yet
+    assert len(runs_tagged("asked-for")) == 1
 
 
 def test_an_evidently_service_that_is_away_fails_the_run(monkeypatch):
