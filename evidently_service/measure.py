@@ -67,6 +67,7 @@ class Measure:
         self._registry_error: str | None = None
         self._unreported: Drift | None = None
         self._report_due_at = 0.0
+        self._reported_drifted = False
 
     def run_once(self) -> None:
         """Measures if anything has changed. What fails is logged and kept for /drift to show."""
@@ -176,14 +177,22 @@ class Measure:
         return self._reference[1]
 
     def _report(self, at: float) -> None:
-        """Writes the HTML of the newest drift once it is due, whole or not at all."""
-        if self._unreported is None or at < self._report_due_at:
+        """Writes the HTML of the newest drift, whole or not at all.
+
+        It costs more than a measurement, so it waits for its period, but not where it would
+        contradict the verdict beside it.
+        """
+        if self._unreported is None:
+            return
+        drifted = self._unreported.share_drifted >= self.monitoring.share_drifted
+        if at < self._report_due_at and drifted == self._reported_drifted:
             return
         self.report_path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.report_path.with_suffix(".tmp")
         fresh.write_text(self._unreported.html(), encoding="utf-8")
         os.replace(fresh, self.report_path)
         self._unreported = None
+        self._reported_drifted = drifted
         self._report_due_at = at + self.monitoring.html_period_s
 
 

@@ -160,12 +160,14 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert "native_country" in measure.report_path.read_text("utf-8")
 
 
+def richer(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with three features shifted."""
+    return older(row) | {"sex": "Female", "race": "Other"}
+
+
 def test_the_verdict_turns_when_the_share_of_drifted_features_reaches_its_threshold(
     measure: Measure, window: Window, contract: Contract
 ) -> None:
-    def richer(row: dict[str, Any]) -> dict[str, Any]:
-        return older(row) | {"sex": "Female", "race": "Other"}
-
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
     measure.run_once()
     found = latest(window)
@@ -276,6 +278,20 @@ def test_the_report_is_written_only_when_it_is_due_and_then_it_is_the_newest(
     measure.run_once()
     assert measure.report_path.read_bytes() != first
     assert [path.name for path in measure.report_path.parent.iterdir()] == ["latest.html"]
+
+
+def test_a_report_that_would_contradict_the_verdict_is_replaced_before_it_is_due(
+    measure: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
+) -> None:
+    """Seen in a demo: a minute after the drift its page still said that there was none."""
+    window.add_predictions(enough)
+    measure.run_once()
+    assert "Dataset Drift is NOT detected" in measure.report_path.read_text("utf-8")
+    clock.now += 5
+    window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
+    measure.run_once()
+    assert latest(window).drifted
+    assert "Dataset Drift is detected" in measure.report_path.read_text("utf-8")
 
 
 def test_old_rows_are_pruned(
