@@ -7,6 +7,7 @@ table and the same as JSON in `build/demo/summary.json`.
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from stream_generator.stack import (
     StackError,
-    clear,
+    check_ports,
     running,
     stack_environment,
     wait_for,
@@ -30,12 +31,11 @@ from stream_generator.stack import (
 )
 
 UNAVAILABLE = 3  # `python -m training train`: the census could not be fetched
-DELIVERY_S = 120
 REQUEST_TIMEOUT_S = 10
 REGISTRY = ("gcs", "mlflow", "prefect")
 SCENARIOS = ("none", "sudden")
 SHOWN_METRICS = ("roc_auc", "log_loss", "f1", "ece")
-# Quicker than a production stack, so that there is something to see; the shell's settings win.
+# Quicker than a production stack, so that there is something to see; the user's settings win.
 DEMO_SETTINGS = {"MEASURE_PERIOD_S": "5", "WATCH_PERIOD_S": "15", "MAX_EVALS": "12"}
 
 BANNER = """\
@@ -55,7 +55,8 @@ class Demo:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.env = stack_environment(DEMO_SETTINGS | dict(os.environ), options.state_dir)
+        asked = {"MAX_EVALS": str(options.max_evals)} if options.max_evals else {}
+        self.env = stack_environment(os.environ | asked, options.state_dir, DEMO_SETTINGS)
         self.out_dir: Path = options.out_dir
         self.log_path = self.out_dir / "processes.log"
         self.honcho: subprocess.Popen[bytes]
@@ -71,13 +72,14 @@ class Demo:
         self.seconds[name] = round(time.monotonic() - start, 1)
         console.print(f"[green]done[/] in {self.seconds[name]} s")
 
-    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
         """Waits for something of the running stack; see `stack.wait_for`."""
-        return wait_for(condition, self.honcho, self.log_path, what, timeout_s)
+        return wait_for(condition, self.honcho, self.log_path, what)
 
     def run(self) -> None:
         """Every stage in order."""
-        clear(self.env["WINDOW_DIR"])  # what the demo shows of drift is its own
+        # What the demo shows of drift is its own.
+        shutil.rmtree(self.env["WINDOW_DIR"], ignore_errors=True)
         with running(self.env, self.log_path) as self.honcho:
             with self.stage("start", f"nine processes (their output: {self.log_path})"):
                 names = ("mlflow", "prefect", "prediction", "evidently")
@@ -87,7 +89,7 @@ class Demo:
                 train(self.env, self.options)
             self.summary |= production_facts(self.env)
             with self.stage("serve", f"version {self.summary['model_version']} on both services"):
-                self.wait(self.served, "the prediction service to serve it", DELIVERY_S)
+                self.wait(self.served, "the prediction service to serve it")
             duplicates = self.journal_status()["duplicates"]
             with self.stage("traffic", f"{self.options.rows} records as they come"):
                 calm = self.send("none")
@@ -98,9 +100,7 @@ class Demo:
             with self.stage("measure again", "drift of that window"):
                 after = self.measured()
             with self.stage("watch", "the deployment that starts a training on drift"):
-                retraining = self.wait(
-                    lambda: drift_run(self.env), "a training started by drift", DELIVERY_S
-                )
+                retraining = self.wait(lambda: drift_run(self.env), "a training started by drift")
             with self.stage("store", "every answered prediction is looked for in the store"):
                 stored = self.stored([calm, shifted], duplicates)
             self.summary |= {
@@ -141,7 +141,7 @@ class Demo:
 
     def measured(self) -> dict[str, Any]:
         """The verdict of a measurement that began after the relay had delivered everything."""
-        self.wait(lambda: self.backlog() == 0, "the relay to deliver", DELIVERY_S)
+        self.wait(lambda: self.backlog() == 0, "the relay to deliver")
         delivered_at = time.time()
 
         def fresh() -> dict[str, Any] | None:
@@ -149,7 +149,7 @@ class Demo:
             newer = (verdict.get("measured_at") or 0) > delivered_at
             return verdict if newer and verdict["state"] == "ok" else None
 
-        return self.wait(fresh, "a measurement of the window", DELIVERY_S)
+        return self.wait(fresh, "a measurement of the window")
 
     def backlog(self) -> int:
         """Rows that the Evidently service has not confirmed yet."""
@@ -192,8 +192,7 @@ class Demo:
 
 def train(env: dict[str, str], options: argparse.Namespace) -> None:
     """Runs the training flow; without the real files, once more on synthetic rows."""
-    command = [sys.executable, "-m", "training", "train", "--max-evals", str(options.max_evals)]
-    command += ["--seed", str(options.seed)]
+    command = [sys.executable, "-m", "training", "train", "--seed", str(options.seed)]
     code = subprocess.run([*command, "--data", options.data], env=env, check=False).returncode
     if code == UNAVAILABLE:
         console.print(f"[bold yellow]{BANNER}[/]")
@@ -330,7 +329,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m stream_generator.demo", description=__doc__)
     parser.add_argument("--data", choices=["uci", "synthetic"], default="uci")
-    parser.add_argument("--max-evals", type=int, default=12, help="trials of the search (12)")
+    parser.add_argument("--max-evals", type=int, help="trials of a search (MAX_EVALS, else 12)")
     parser.add_argument("--rows", type=int, default=1500, help="records per scenario (1500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--state-dir", type=Path, default=Path("var"), help="servers' state (var)")
@@ -348,6 +347,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         demo = Demo(options)
+        check_ports(demo.env)
         if options.only_train:
             demo.only_train()
         else:

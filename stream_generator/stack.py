@@ -5,7 +5,6 @@ shell, then those of `.env`, then the defaults here.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from config.telemetry import SWITCHES
 
 ROOT = Path(__file__).parent.parent
 STOP_TIMEOUT_S = 20
-HEALTH_TIMEOUT_S = 120
+WAIT_TIMEOUT_S = 120
 
 PORTS = {
     "PREDICTION_PORT": "9696",
@@ -35,9 +34,7 @@ PORTS = {
 DEFAULTS = {
     "ARTIFACT_BUCKET": "income-artifacts",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 15
-    "PREFECT_LOGGING_LEVEL": "INFO",
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make training slow beside the services
-    "GIT_PYTHON_REFRESH": "quiet",
 }
 # Which processes a health page tells about, and where it is.
 HEALTH = {
@@ -52,11 +49,16 @@ class StackError(Exception):
     """The stack cannot run; the message says why and what to do."""
 
 
-def stack_environment(environ: Mapping[str, str], state_dir: Path) -> dict[str, str]:
-    """The environment of every process: the shell's, `.env`'s, the defaults, and addresses."""
+def stack_environment(
+    environ: Mapping[str, str], state_dir: Path, defaults: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of every process: the shell's over `.env`'s over the defaults, addresses.
+
+    `defaults` are the caller's own, and stand above those of this module only.
+    """
     dotenv = ROOT / ".env"
     from_file = parse(dotenv.read_text("utf-8")) if dotenv.exists() else {}
-    env = {**PORTS, **DEFAULTS, **SWITCHES, **from_file, **environ}
+    env = {**PORTS, **DEFAULTS, **SWITCHES, **defaults, **from_file, **environ}
     state = state_dir.resolve()
     folders = {
         "STATE_DIR": state,
@@ -101,9 +103,8 @@ def running(
     """The stack (or the named processes of it) for as long as the body runs.
 
     honcho gets a session of its own, so that Ctrl-C reaches the body first and every process is
-    ended in order. Raises StackError if a port is taken.
+    ended in order. `check_ports` comes first: what runs there already may use the same folders.
     """
-    check_ports(env)
     Path(env["STATE_DIR"]).mkdir(parents=True, exist_ok=True)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "honcho", "--procfile", "config/Procfile", "--app-root"]
@@ -144,17 +145,16 @@ def wait_for(
     honcho: subprocess.Popen[bytes],
     log_path: Path,
     what: str,
-    timeout_s: float = HEALTH_TIMEOUT_S,
 ) -> object:
     """The first true value of `condition`; raises StackError as `wait_healthy` does."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + WAIT_TIMEOUT_S
     while time.monotonic() < deadline:
         if value := condition():
             return value
         if honcho.poll() is not None:
             raise StackError(f"a process ended while waiting for {what}:\n{last_lines(log_path)}")
         time.sleep(0.25)
-    raise StackError(f"{what}: no answer within {timeout_s:.0f} s\n{last_lines(log_path)}")
+    raise StackError(f"{what}: no answer within {WAIT_TIMEOUT_S} s\n{last_lines(log_path)}")
 
 
 def answers(url: str) -> bool:
@@ -169,8 +169,3 @@ def last_lines(log_path: Path, count: int = 15) -> str:
     """The end of a log, with its path."""
     lines = log_path.read_text("utf-8", errors="replace").splitlines()[-count:]
     return "\n".join([*lines, f"(all of it: {log_path})"])
-
-
-def clear(folder: str) -> None:
-    """Removes a state folder of an earlier run."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -76,7 +76,11 @@ def test_ctrl_c_during_the_start_ends_every_process(demo, environment, tmp_path)
     assert listening(environment) == []
 
 
-def test_a_port_that_is_taken_is_named_with_its_setting(environment, tmp_path):
+def test_a_port_that_is_taken_is_named_and_what_runs_there_keeps_its_state(environment, tmp_path):
+    """A second demo beside a running one must not remove the window that the first one uses."""
+    window = tmp_path / "var" / "window" / "window.db"
+    window.parent.mkdir(parents=True)
+    window.touch()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         environment["EVIDENTLY_PORT"] = str(port)
@@ -93,3 +97,4 @@ def test_a_port_that_is_taken_is_named_with_its_setting(environment, tmp_path):
     assert done.returncode == 1
     assert f"EVIDENTLY_PORT={port}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+    assert window.exists()
