@@ -7,7 +7,7 @@ CATEGORIES := packages training prediction-service evidently-service stream-gene
 SOURCES := config training prediction_service evidently_service stream_generator tests .ci
 PIPENV_VERSION := 2026.10.3
 
-# Nothing is written outside this folder, and nothing is sent home.
+# Nothing is written outside this folder.
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export PIPENV_CACHE_DIR ?= $(CURDIR)/.cache/pipenv
 export PRE_COMMIT_HOME ?= $(CURDIR)/.cache/pre-commit
@@ -18,12 +18,6 @@ export PIPENV_VENV_IN_PROJECT = 1
 export PIPENV_IGNORE_VIRTUALENVS = 1
 export PIPENV_NOSPIN = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-export PREFECT_SERVER_ANALYTICS_ENABLED = false
-export DO_NOT_TRACK = 1
-export ORT_DISABLE_TELEMETRY = 1
-# Threads that wait by spinning make XGBoost ten times slower beside any other busy process.
-export OMP_WAIT_POLICY = PASSIVE
-export MLFLOW_DISABLE_TELEMETRY = true
 
 .DEFAULT_GOAL := help
 
