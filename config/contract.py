@@ -138,6 +138,11 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return tuple(feature for feature in self.features if feature.used)
 
     @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the columns the model sees, in contract order."""
+        return tuple(feature.name for feature in self.inputs)
+
+    @cached_property
     def digest(self) -> str:
         """Short sha256 of the rules; a model made for another contract has another digest."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]

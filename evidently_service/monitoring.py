@@ -91,7 +91,7 @@ def load_monitoring(path: Path, contract: Contract) -> Monitoring:
 
 
 def _column_problems(monitoring: Monitoring, contract: Contract) -> list[str]:
-    used = tuple(feature.name for feature in contract.inputs)
+    used = contract.input_names
     problems = [f"features: {name} has no test" for name in used if name not in monitoring.features]
     for name in monitoring.features:
         if name not in used:

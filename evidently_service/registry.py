@@ -16,9 +16,8 @@ import msgspec
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-MODEL_NAME = "income-classifier"
-ALIAS = "production"
-REFERENCE_ARTIFACT = "monitoring/reference.jsonl"
+from config.model_registry import ALIAS, MODEL_NAME, REFERENCE
+
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement asks again
@@ -64,10 +63,10 @@ class Registry:
 
     def download_reference(self, version: Version, folder: Path) -> Path:
         """The version's reference, downloaded into an existing folder. Raises RegistryError."""
-        with self._translated(f"{REFERENCE_ARTIFACT} of version {version.number}"):
+        with self._translated(f"{REFERENCE} of version {version.number}"):
             path = mlflow.artifacts.download_artifacts(
                 run_id=version.run_id,
-                artifact_path=REFERENCE_ARTIFACT,
+                artifact_path=REFERENCE,
                 dst_path=str(folder),
                 tracking_uri=self.tracking_uri,
             )

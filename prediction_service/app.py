@@ -84,7 +84,7 @@ def add_prediction_routes(
 ) -> None:
     """`/predict` and `/feedback`."""
     contract = served.contract
-    names = [feature.name for feature in contract.inputs]
+    names = contract.input_names
     read_records = RecordReader(contract, settings.max_records).read
     read_feedback = FeedbackReader(settings.max_records).read
     encode = msgspec.json.Encoder().encode

@@ -51,7 +51,7 @@ class RecordReader:
         self._decode = contract.decoder.decode
         names = [feature.name for feature in contract.features]
         self._all_values = attrgetter(*names)
-        self._inputs = attrgetter(*[feature.name for feature in contract.inputs])
+        self._inputs = attrgetter(*contract.input_names)
         self._ranks = [feature.name for feature in contract.features if feature.rank_of]
 
     def read(self, body: bytes) -> tuple[list[Row], bool]:

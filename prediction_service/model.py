@@ -76,7 +76,7 @@ class Model:
 
     def _check_golden(self, path: Path) -> None:
         golden = read_golden(path)
-        names = [feature.name for feature in self.contract.inputs]
+        names = self.contract.input_names
         try:
             scored = self.score([[row.get(name) for name in names] for row in golden.rows])
         except Exception as err:  # ONNX Runtime's own exceptions share no other base

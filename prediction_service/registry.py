@@ -11,9 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from requests import RequestException
 
-MODEL_NAME = "income-classifier"
-ALIAS = "production"
-PACKAGE = "models_mlflow"
+from config.model_registry import ALIAS, MODEL_NAME, PACKAGE
+
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the follower itself comes back

@@ -21,6 +21,7 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from stream_generator import registry
 from stream_generator.stack import (
     StackError,
     check_ports,
@@ -29,6 +30,7 @@ from stream_generator.stack import (
     wait_for,
     wait_healthy,
 )
+from stream_generator.traffic import TrafficError
 
 UNAVAILABLE = 3  # `python -m training train`: the census could not be fetched
 REQUEST_TIMEOUT_S = 10
@@ -203,12 +205,13 @@ def train(env: dict[str, str], options: argparse.Namespace) -> None:
 
 def production_facts(env: dict[str, str]) -> dict[str, Any]:
     """What the registry says of the production version and the run that made it."""
-    api = f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow"
-    alias = f"{api}/registered-models/alias?name=income-classifier&alias=production"
-    version = (get(alias) or {"model_version": None})["model_version"]
-    if not version:
-        raise StackError("no version is in production: the gate kept the first model back")
-    run = get_json(f"{api}/runs/get?run_id={version['run_id']}")["run"]["data"]
+    uri = env["MLFLOW_TRACKING_URI"]
+    try:
+        version = registry.production_version(uri)
+        answer = registry.get(uri, "/api/2.0/mlflow/runs/get", {"run_id": version["run_id"]})
+    except TrafficError as err:
+        raise StackError(f"no version is in production; the gate's reason is above. {err}") from err
+    run = answer.json()["run"]["data"]
     metrics = {item["key"]: item["value"] for item in run["metrics"]}
     params = {item["key"]: item["value"] for item in run["params"]}
     tags = {item["key"]: item["value"] for item in run["tags"]}
@@ -248,13 +251,6 @@ def drift_run(env: dict[str, str]) -> dict[str, str] | None:
         if run["state_type"] in ("RUNNING", "COMPLETED"):
             return {"flow_run": run["name"], "id": run["id"], "state": run["state_type"].lower()}
     return None
-
-
-def get_json(url: str) -> dict[str, Any]:
-    """The JSON of a page that must be there."""
-    answer = requests.get(url, timeout=REQUEST_TIMEOUT_S)
-    answer.raise_for_status()
-    return answer.json()
 
 
 def get(url: str) -> dict[str, Any] | None:

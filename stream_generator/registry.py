@@ -8,13 +8,11 @@ from typing import Any
 
 import requests
 
+from config.model_registry import ALIAS, MODEL_NAME, TRAFFIC
 from stream_generator.traffic import Row, TrafficError, parse_rows
 
 log = logging.getLogger(__name__)
 
-MODEL_NAME = "income-classifier"
-ALIAS = "production"
-ARTIFACT = "traffic/traffic.jsonl"
 TIMEOUT_S = 30  # for each wait; the server may have to fetch the file from a bucket first
 REMEDY = "or name a file with --traffic"
 
@@ -24,8 +22,8 @@ def production_rows(tracking_uri: str) -> list[Row]:
     version = production_version(tracking_uri)
     run_id = version["run_id"]
     # /get-artifact serves a run's file wherever the server keeps it: bucket, emulator, folder.
-    answer = get(tracking_uri, "/get-artifact", {"path": ARTIFACT, "run_uuid": run_id})
-    source = f"{ARTIFACT} of run {run_id} (version {version['version']}) at {tracking_uri}"
+    answer = get(tracking_uri, "/get-artifact", {"path": TRAFFIC, "run_uuid": run_id})
+    source = f"{TRAFFIC} of run {run_id} (version {version['version']}) at {tracking_uri}"
     if answer.status_code != 200:
         raise TrafficError(
             f"{source}: {reason(answer)}; train again with this code (make train), {REMEDY}"

@@ -1,14 +1,13 @@
 """Commands of the training part: `python -m training --help`."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
-from training.census import CensusError, CensusUnavailable, load_census, write_traffic
+from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
 from training.registry import RegistryUnavailable
 from training.settings import Settings
 from training.synthesis import synthesize
@@ -27,7 +26,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--folds", type=int, default=5, help="cross-validation folds (5)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--force", action="store_true", help="train even if nothing is new")
-    run.add_argument("--summary", type=Path, help="write the result to this file as JSON")
     commands.add_parser("serve", help="serve the deployments `train` and `watch` to Prefect")
     draw = commands.add_parser("synthesize", help="draw synthetic census rows")
     draw.add_argument("--rows", type=int, default=48842)
@@ -54,8 +52,8 @@ def run_train(options: argparse.Namespace) -> None:
     from training.flow import train  # pylint: disable=import-outside-toplevel  # takes seconds
 
     settings = read_settings(Settings, os.environ)
-    if options.data == "uci":
-        find_census(settings)
+    if options.data == "uci":  # before the flow, so that what fails is one clear line
+        read_files(settings.census_folder, settings.raw_dir, UCI)
     result = train(
         data=options.data,
         max_evals=options.max_evals or settings.max_evals,
@@ -67,20 +65,6 @@ def run_train(options: argparse.Namespace) -> None:
     for name, value in (result | result.get("test_metrics", {})).items():
         if name != "test_metrics":
             print(f"{name:14}{value:.4f}" if isinstance(value, float) else f"{name:14}{value}")
-    if options.summary:
-        options.summary.parent.mkdir(parents=True, exist_ok=True)
-        options.summary.write_text(json.dumps(result, indent=1), encoding="utf-8")
-
-
-def find_census(settings: Settings) -> None:
-    """Fetches and checks the files before the flow, so that what fails is one clear line."""
-    census = load_census(
-        load_contract(), settings.raw_dir, settings.census_folder, settings.quarantine
-    )
-    print(
-        f"census: {len(census.train)} rows to train on, {len(census.test)} to test,"
-        f" {census.rejected} set aside ({settings.quarantine}), {census.duplicates} duplicates"
-    )
 
 
 def run_serve(_: argparse.Namespace) -> None:

@@ -299,7 +299,7 @@ def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, 
     Raises CensusError naming the columns that are missing.
     """
     target = contract.target.name
-    needed = [*(feature.name for feature in contract.inputs), target]
+    needed = [*contract.input_names, target]
     if missing := [name for name in needed if name not in frame]:
         raise CensusError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
     features = [feature for feature in contract.features if feature.name in frame]
@@ -415,7 +415,7 @@ def split_judge_traffic(
 
 def row_digests(frame: pd.DataFrame, contract: Contract) -> list[str]:
     """For each row, the sha256 of the columns the model sees."""
-    texts = row_texts(frame[[feature.name for feature in contract.inputs]])
+    texts = row_texts(frame[list(contract.input_names)])
     return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
 
@@ -432,7 +432,7 @@ def write_traffic(frame: pd.DataFrame, contract: Contract, path: Path) -> None:
 
     A record has the columns that the model sees, with null for a missing category.
     """
-    inputs = frame[[feature.name for feature in contract.inputs]]
+    inputs = frame[list(contract.input_names)]
     inputs = inputs.mask(inputs == MISSING, None)
     bodies = inputs.to_json(orient="records", lines=True).splitlines()
     lines = zip(bodies, frame[contract.target.name], strict=True)

@@ -23,6 +23,7 @@ from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
+from config.model_registry import REFERENCE, TRAFFIC
 from config.settings import read_settings
 from training import census as census_data
 from training.calibration import best_f1_threshold
@@ -100,7 +101,7 @@ def train(
         }
         package = export(Path(scratch), model, contract, census.test, facts)
         reference = make_reference(census.train, contract, best, model.threshold)
-        log_rows(Path(scratch), registry, contract, reference, traffic_rows)
+        log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
         version = register(package, pipeline, registry, census.source)
         verdict = judge(package, registry, judge_rows, version)
         promote(registry, version, verdict)
@@ -125,9 +126,11 @@ def read(data: str, seed: int, contract: Contract, settings: Settings) -> Census
         return synthesize(contract, seed=seed)
     if data != "uci":
         raise ValueError(f"data: got {data!r}, expected 'uci', 'synthetic' or 'production'")
-    return census_data.load_census(
+    census = census_data.load_census(
         contract, settings.raw_dir, settings.census_folder, settings.quarantine
     )
+    get_run_logger().info("census: %s, set aside in %s", data_facts(census), settings.quarantine)
+    return census
 
 
 def data_facts(census: Census) -> dict[str, int]:
@@ -232,10 +235,10 @@ def log_rows(
     traffic: pd.DataFrame,
 ) -> None:
     """The monitoring reference and the traffic rows, as files of the run."""
-    reference.to_json(folder / "reference.jsonl", orient="records", lines=True)
-    registry.log_file(folder / "reference.jsonl", "monitoring")
-    census_data.write_traffic(traffic, contract, folder / "traffic.jsonl")
-    registry.log_file(folder / "traffic.jsonl", "traffic")
+    (folder / REFERENCE).parent.mkdir(parents=True)
+    reference.to_json(folder / REFERENCE, orient="records", lines=True)
+    census_data.write_traffic(traffic, contract, folder / TRAFFIC)
+    registry.log_files(folder)
 
 
 @step
@@ -251,7 +254,8 @@ def register(package: Package, pipeline: Pipeline, registry: Registry, source: s
 def judge(package: Package, registry: Registry, rows: pd.DataFrame, version: str) -> Verdict:
     """The gate's verdict against the production version, written on the version as tags."""
     contract = package.contract
-    held_out = Judge(inputs(rows, contract), labels(rows, contract), frame_digest(rows))
+    texts = "\n".join(census_data.row_texts(rows))
+    held_out = Judge(inputs(rows, contract), labels(rows, contract), digest(texts.encode()))
     production = registry.production()
     if production is None:
         verdict = gate(package, None, held_out)
@@ -280,17 +284,12 @@ def report(version: str, metrics: dict[str, float], verdict: Verdict) -> None:
 
 def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
     """The model's input columns, in contract order."""
-    return frame[[feature.name for feature in contract.inputs]]
+    return frame[list(contract.input_names)]
 
 
 def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
     """The target (n_samples,), 1 for the positive label."""
     return frame[contract.target.name].to_numpy()
-
-
-def frame_digest(frame: pd.DataFrame) -> str:
-    """Short sha256 of a frame's values, whatever its index."""
-    return digest(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
 
 
 def code_digest() -> str:

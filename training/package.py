@@ -168,10 +168,9 @@ def prove_parity(package: Package, model: FittedModel, rows: pd.DataFrame) -> No
 
 def write_golden(folder: Path, package: Package, rows: pd.DataFrame) -> None:
     """Raw rows with the graph's answers, to be reproduced wherever the model is loaded."""
-    names = [feature.name for feature in package.contract.inputs]
     golden = {
         "tolerance": TOLERANCE,
-        "rows": json.loads(rows[names].to_json(orient="records")),
+        "rows": json.loads(rows[list(package.contract.input_names)].to_json(orient="records")),
         "probabilities": [float(p) for p in package.score(rows)],
     }
     (folder / "golden.json").write_text(json.dumps(golden, indent=1), encoding="utf-8")

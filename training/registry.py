@@ -25,11 +25,9 @@ from mlflow.utils.time import get_current_time_millis
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
+from config.model_registry import ALIAS, MODEL_NAME, PACKAGE
 
 EXPERIMENT = "income"
-MODEL_NAME = "income-classifier"
-PRODUCTION = "production"
-PACKAGE = "models_mlflow"
 # MLflow's client reads these from the environment only.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -95,9 +93,9 @@ class Registry:
         """A plot of the current run."""
         mlflow.log_figure(figure, f"plots/{name}.png")
 
-    def log_file(self, path: Path, folder: str) -> None:
-        """A file as an artifact of the current run."""
-        mlflow.log_artifact(str(path), folder)
+    def log_files(self, folder: Path) -> None:
+        """All files under a folder as artifacts of the current run, at the same paths."""
+        mlflow.log_artifacts(str(folder))
 
     def log_pipeline(self, pipeline: Pipeline) -> None:
         """The scikit-learn pipeline, for notebooks; no service loads it."""
@@ -129,7 +127,7 @@ class Registry:
     def production(self) -> ModelVersion | None:
         """The version that `production` names, or None before the first promotion."""
         try:
-            return self.client.get_model_version_by_alias(MODEL_NAME, PRODUCTION)
+            return self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
         except MlflowException as err:
             missing = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
             if err.error_code in missing:
@@ -143,7 +141,7 @@ class Registry:
 
     def promote(self, version: str) -> None:
         """Points `production` at a version."""
-        self.client.set_registered_model_alias(MODEL_NAME, PRODUCTION, version)
+        self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
 
     @contextmanager
     def package_of(self, version: ModelVersion) -> Iterator[Path]:

@@ -520,7 +520,7 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
 
 def fitted_auc(train: pd.DataFrame, test: pd.DataFrame, contract: Contract) -> float:
     """ROC AUC on `test` of an XGBoost model with default parameters fitted on `train`."""
-    columns, target = [feature.name for feature in contract.inputs], contract.target.name
+    columns, target = list(contract.input_names), contract.target.name
     encoder = make_encoder(contract)
     model = make_classifier(DEFAULT_PARAMS, seed=0)
     model.fit(encoder.fit_transform(train[columns]), train[target])

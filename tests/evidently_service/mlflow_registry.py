@@ -8,7 +8,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from evidently_service.registry import ALIAS, MODEL_NAME, Version
+from config.model_registry import ALIAS, MODEL_NAME
+from evidently_service.registry import Version
 
 
 class RegistryFile:

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from config.contract import Contract
+from config.model_registry import ALIAS, MODEL_NAME, PACKAGE
 from prediction_service.follower import Follower
 from prediction_service.model import sha256_of
 from prediction_service.model_folder import ModelFolder
-from prediction_service.registry import ALIAS, MODEL_NAME, PACKAGE, Registry
+from prediction_service.registry import Registry
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, with_metadata, with_wrong_golden

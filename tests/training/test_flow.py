@@ -12,11 +12,12 @@ import pytest
 from mlflow import MlflowClient
 from prefect.testing.utilities import prefect_test_harness
 
+from config.model_registry import MODEL_NAME
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training import flow
 from training.census import Census
 from training.package import Package
-from training.registry import MODEL_NAME, Registry, RegistryUnavailable
+from training.registry import Registry, RegistryUnavailable
 
 SMALL = {"max_evals": 2, "n_folds": 2}
 

@@ -1,0 +1,9 @@
+"""Where the parts meet in MLflow: names that one part writes and others read."""
+
+MODEL_NAME = "income-classifier"
+ALIAS = "production"  # of the version to serve and to watch
+
+# Artifacts of a training run.
+PACKAGE = "models_mlflow"  # the model and all that travels with it
+REFERENCE = "monitoring/reference.jsonl"  # what the version's traffic is compared with
+TRAFFIC = "traffic/traffic.jsonl"  # labelled rows to send
