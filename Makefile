@@ -1,9 +1,10 @@
-# Two commands to start with: `make demo` and `make test`. `make help` lists all.
+# Start with `make demo` (this machine) or `make up` (containers), and `make test`.
+# `make help` lists all.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CATEGORIES := packages training prediction-service evidently-service stream-generator dev-packages
+CATEGORIES := packages training prediction-service evidently-service stream-generator gcs jupyter dev-packages
 SOURCES := config training prediction_service evidently_service stream_generator tests .ci
 PIPENV_VERSION := 2026.10.3
 
@@ -62,6 +63,9 @@ lint: setup mypy  ## black --check, pylint and mypy
 test: lint  ## black --check, pylint, mypy and pytest
 	$(BIN)/pytest
 
+.PHONY: test-all
+test-all: test test-containers  ## also what takes longer
+
 .PHONY: train
 train: setup  ## the training flow with MLflow and Prefect of its own
 	$(BIN)/python -m stream_generator.demo --only-train
@@ -69,3 +73,63 @@ train: setup  ## the training flow with MLflow and Prefect of its own
 .PHONY: demo
 demo: setup  ## the whole loop on this machine; KEEP=1 leaves it running
 	$(BIN)/python -m stream_generator.demo $(if $(KEEP),--keep)
+
+# --- containers ---------------------------------------------------------------------------------
+
+COMPOSE := docker compose
+# What an image says of itself: the tag if this commit has one, and the commit.
+export REVISION ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+export VERSION ?= $(shell git describe --tags --match 'v*' --always --dirty 2>/dev/null)
+
+.PHONY: up
+up: .env secrets  ## the stack in containers; the first start trains a model
+	$(COMPOSE) up --build --detach --wait
+	@$(COMPOSE) exec -T worker with-secrets python -m training train --data auto --unless-production
+	@config/operate/addresses
+
+.env:
+	cp .env.example .env
+
+.PHONY: secrets
+secrets:  ## passwords and tokens in var/secrets, where there are none yet
+	@config/operate/secrets
+
+.PHONY: down
+down:  ## stop the containers; the volumes stay
+	$(COMPOSE) --profile '*' down
+
+.PHONY: logs
+logs:  ## follow the logs; S=relay for those of one service
+	$(COMPOSE) logs --follow --tail 100 $(S)
+
+.PHONY: ps
+ps:  ## what runs, how well, what it uses, and where to open it
+	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}'
+	@docker stats --no-stream --format 'table {{.Name}}\t{{.MemUsage}}\t{{.CPUPerc}}' $$($(COMPOSE) ps --quiet)
+	@config/operate/addresses
+
+.PHONY: build
+build: secrets  ## every image of the project
+	$(COMPOSE) --profile '*' build
+
+.PHONY: publish
+publish: build  ## push the images to DOCKER_REPOSITORY, tagged with version and commit
+	@config/operate/publish
+
+.PHONY: backup
+backup:  ## MLflow, its bucket's emulator, Prefect and MongoDB into var/backups
+	@config/operate/backup
+
+.PHONY: restore
+restore:  ## put a backup in the place of what is there: FROM=var/backups/...
+	@config/operate/restore "$(FROM)"
+
+.PHONY: forget
+forget:  ## erase one prediction everywhere it is kept: ID=...
+	@[ -n "$(ID)" ] || { echo "which prediction? make forget ID=..."; exit 2; }
+	$(COMPOSE) exec -T relay with-secrets python -m prediction_service.forget "$(ID)"
+	$(COMPOSE) exec -T measure with-secrets python -m evidently_service.forget "$(ID)"
+
+.PHONY: test-containers
+test-containers: setup  ## the stack in real containers; needs Docker
+	$(BIN)/pytest -m containers tests/containers

@@ -23,6 +23,7 @@ import pandas as pd
 
 from config.contract import Contract, load_contract
 from config.events import Prediction
+from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
 from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
 from evidently_service.measurement import Counters, LabelCounts, Measurement, Quality, Run
@@ -227,6 +228,7 @@ def main() -> None:
     while True:
         started = time.monotonic()
         measure.run_once()
+        beat(settings.heartbeat_file)
         time.sleep(max(0.0, started + period_s - time.monotonic()))
 
 

@@ -34,6 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     log_level: LogLevel = "INFO"
 
+    # What measure touches with each round of its work, for a health check.
+    heartbeat_file: str = ""
+
     @property
     def window_path(self) -> Path:
         """The SQLite file of the window."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from config.contract import Contract, load_contract
+from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.model import Model, ModelRefused, sha256_of
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
@@ -105,6 +106,7 @@ def main() -> None:
             follower.follow()
         except Exception:  # pylint: disable=broad-exception-caught
             log.exception("following failed")  # a surprise must not end the process
+        beat(settings.heartbeat_file)
         stop.wait(settings.follow_period_s)
 
 

@@ -33,11 +33,17 @@ class MongoSink:
 
     name = "mongodb"
 
-    def __init__(self, address: str, database: str, timeout_s: float, ttl_s: int = 0) -> None:
-        """Connects on first use. `ttl_s` above 0 lets MongoDB remove documents of that age."""
+    def __init__(
+        self, address: str, database: str, timeout_s: float, *, ttl_s: int = 0, password: str = ""
+    ) -> None:
+        """Connects on first use. `ttl_s` above 0 lets MongoDB remove documents of that age.
+
+        `password` is that of the user in the address.
+        """
         milliseconds = int(timeout_s * 1000)
         self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             address,
+            password=password or None,
             serverSelectionTimeoutMS=milliseconds,
             timeoutMS=milliseconds,
             w="majority",
@@ -56,7 +62,8 @@ class MongoSink:
             settings.mongodb_address,
             settings.mongodb_database,
             settings.sink_timeout_s,
-            settings.mongodb_ttl_s,
+            ttl_s=settings.mongodb_ttl_s,
+            password=settings.mongodb_password,
         )
 
     def send(self, events: list[StoredEvent]) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.cursors import Cursors
 from prediction_service.evidently import EvidentlySink
@@ -187,10 +188,11 @@ def keep_house(
         if time.monotonic() >= count_labels_at:
             report_labels(sinks, cursors)
             count_labels_at = time.monotonic() + LABEL_STATES_PERIOD_S
+        beat(settings.heartbeat_file)
         stop.wait(CLEAN_PERIOD_S)
 
 
-def wait_for_turn(root: Path, stop: threading.Event) -> int | None:
+def wait_for_turn(root: Path, heartbeat_file: str, stop: threading.Event) -> int | None:
     """The lock of the only relay of the folder; a second one waits here as a stand-by.
 
     None if `stop` came first.
@@ -204,13 +206,14 @@ def wait_for_turn(root: Path, stop: threading.Event) -> int | None:
             if not warned:
                 log.warning("another relay ships these journals, waiting root=%s", root)
             warned = True
+            beat(heartbeat_file)
             stop.wait(1)
     return None
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Ships until `stop`, then drains within RELAY_DRAIN_S."""
-    lock = wait_for_turn(settings.journal_path, stop)
+    lock = wait_for_turn(settings.journal_path, settings.heartbeat_file, stop)
     if lock is None:
         return
     cursors = Cursors(settings.journal_path)

@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The sinks; an empty address leaves one out. A TTL of 0 keeps documents for good.
     mongodb_address: str = ""
+    mongodb_password: str = ""  # of the address's user, kept out of the address
     mongodb_database: str = "income"
     mongodb_ttl_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     evidently_address: str = ""
@@ -60,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay_batch_age_s: Seconds = 1.0
     relay_backoff_max_s: Seconds = 30.0
     relay_drain_s: Seconds = 10.0
+
+    # What the follower and the relay touch with each round of their work, for a health check.
+    heartbeat_file: str = ""
 
     @property
     def model_path(self) -> Path:

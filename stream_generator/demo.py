@@ -32,22 +32,12 @@ from stream_generator.stack import (
 )
 from stream_generator.traffic import TrafficError
 
-UNAVAILABLE = 3  # `python -m training train`: the census could not be fetched
 REQUEST_TIMEOUT_S = 10
 REGISTRY = ("gcs", "mlflow", "prefect")
 SCENARIOS = ("none", "sudden")
 SHOWN_METRICS = ("roc_auc", "log_loss", "f1", "ece")
 # Quicker than a production stack, so that there is something to see; the user's settings win.
 DEMO_SETTINGS = {"MEASURE_PERIOD_S": "5", "WATCH_PERIOD_S": "15", "MAX_EVALS": "12"}
-
-BANNER = """\
-######################################################################
-##  SYNTHETIC DATA: the real census files could not be fetched.     ##
-##  Everything below runs on rows drawn from aggregate tables, and  ##
-##  its figures say nothing about real people. To use the real      ##
-##  files set CENSUS_DATA_DIR to a folder with adult.data and       ##
-##  adult.test, then run this again.                                ##
-######################################################################"""
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -193,14 +183,10 @@ class Demo:
 
 
 def train(env: dict[str, str], options: argparse.Namespace) -> None:
-    """Runs the training flow; without the real files, once more on synthetic rows."""
+    """Runs the training flow."""
     command = [sys.executable, "-m", "training", "train", "--seed", str(options.seed)]
-    code = subprocess.run([*command, "--data", options.data], env=env, check=False).returncode
-    if code == UNAVAILABLE:
-        console.print(f"[bold yellow]{BANNER}[/]")
-        code = subprocess.run([*command, "--data", "synthetic"], env=env, check=False).returncode
-    if code:
-        raise StackError(f"training ended with status {code}: its output is above")
+    command += ["--data", options.data]
+    check(subprocess.run(command, env=env, check=False).returncode, "training")
 
 
 def production_facts(env: dict[str, str]) -> dict[str, Any]:
@@ -324,7 +310,7 @@ def check(code: int, what: str) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m stream_generator.demo", description=__doc__)
-    parser.add_argument("--data", choices=["uci", "synthetic"], default="uci")
+    parser.add_argument("--data", choices=["auto", "synthetic"], default="auto")
     parser.add_argument("--max-evals", type=int, help="trials of a search (MAX_EVALS, else 12)")
     parser.add_argument("--rows", type=int, default=1500, help="records per scenario (1500)")
     parser.add_argument("--seed", type=int, default=0)

@@ -205,8 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s", level=logging.INFO)
     on_signals(signal.default_int_handler)  # until there is something to sum up
     try:
-        flags = make_parser(read_settings(Settings, os.environ)).parse_args(arguments)
-        summary = run(flags)
+        settings = read_settings(Settings, os.environ)
+        summary = run(make_parser(settings).parse_args(arguments), settings)
     except (SettingsError, TrafficError, Unreachable, OSError) as err:
         print(f"send_data: {err}", file=sys.stderr)
         return CANNOT_BEGIN
@@ -218,10 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if summary.all_well else FAILED
 
 
-def run(flags: argparse.Namespace) -> Summary:
+def run(flags: argparse.Namespace, settings: Settings) -> Summary:
     """Sends what the flags say; prints and writes the summary."""
     clock = Clock(flags.deadline_s or float("inf"))
-    rows = read_rows(flags.traffic) if flags.traffic else production_rows(flags.tracking_uri)
+    if flags.traffic:
+        rows = read_rows(flags.traffic)
+    else:
+        rows = production_rows(flags.tracking_uri, settings.mlflow_auth)
     options = msgspec.convert(vars(flags), Options)
     check_reachable(options, clock)
     # No KeyboardInterrupt from here on: raised within Thread.join, it makes Python 3.11 take the

@@ -34,6 +34,7 @@ KEPT_PREFIXES = (
     "PIP_",
     "REQUESTS_CA",
     "MONGODB_TEST",
+    "DOCKER_",
     "PREFECT_HOME",
     "MPLCONFIG",
     "PYTEST",

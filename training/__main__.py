@@ -8,11 +8,18 @@ from pathlib import Path
 from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
-from training.registry import RegistryUnavailable
+from training.registry import Registry, RegistryUnavailable
 from training.settings import Settings
 from training.synthesis import synthesize
 
-UNAVAILABLE = 3  # exit status when the census cannot be fetched, so that a caller may fall back
+BANNER = """\
+######################################################################
+##  SYNTHETIC DATA: the real census files could not be fetched.     ##
+##  Everything below runs on rows drawn from aggregate tables, and  ##
+##  its figures say nothing about real people. To use the real      ##
+##  files set CENSUS_DATA_DIR to a folder with adult.data and       ##
+##  adult.test, then train again.                                   ##
+######################################################################"""
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -20,7 +27,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("train", help="one run of the training flow, in this process")
-    run.add_argument("--data", choices=["uci", "synthetic"], default="uci")
+    run.add_argument(
+        "--data",
+        choices=["uci", "synthetic", "auto"],
+        default="uci",
+        help="auto: the real census, or synthetic rows where it cannot be fetched (uci)",
+    )
+    run.add_argument(
+        "--unless-production", action="store_true", help="only if no version is in production"
+    )
     run.add_argument("--max-evals", type=int, help="trials of the search (MAX_EVALS, else 20)")
     run.add_argument("--timeout-s", type=float, help="seconds after which no trial is started")
     run.add_argument("--folds", type=int, default=5, help="cross-validation folds (5)")
@@ -39,9 +54,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     try:
         COMMANDS[options.command](options)
-    except CensusUnavailable as err:
-        print(err, file=sys.stderr)
-        sys.exit(UNAVAILABLE)
     except (CensusError, ContractError, RegistryUnavailable) as err:
         print(err, file=sys.stderr)
         sys.exit(1)
@@ -52,10 +64,13 @@ def run_train(options: argparse.Namespace) -> None:
     from training.flow import train  # pylint: disable=import-outside-toplevel  # takes seconds
 
     settings = read_settings(Settings, os.environ)
-    if options.data == "uci":  # before the flow, so that what fails is one clear line
-        read_files(settings.census_folder, settings.raw_dir, UCI)
+    if options.unless_production:
+        version = Registry(settings.mlflow_tracking_uri).production()
+        if version:
+            print(f"version {version.version} is in production: nothing to do")
+            return
     result = train(
-        data=options.data,
+        data=found_data(options.data, settings),
         max_evals=options.max_evals or settings.max_evals,
         timeout_s=options.timeout_s,
         n_folds=options.folds,
@@ -65,6 +80,23 @@ def run_train(options: argparse.Namespace) -> None:
     for name, value in (result | result.get("test_metrics", {})).items():
         if name != "test_metrics":
             print(f"{name:14}{value:.4f}" if isinstance(value, float) else f"{name:14}{value}")
+
+
+def found_data(data: str, settings: Settings) -> str:
+    """What to train on: `data`, and for `auto` what there is.
+
+    Raises CensusError before the flow starts, so that what fails is one clear line.
+    """
+    if data == "synthetic":
+        return data
+    try:
+        read_files(settings.census_folder, settings.raw_dir, UCI)
+    except CensusUnavailable as err:
+        if data == "uci":
+            raise
+        print(f"{err}\n{BANNER}", file=sys.stderr)
+        return "synthetic"
+    return "uci"
 
 
 def run_serve(_: argparse.Namespace) -> None:

@@ -295,7 +295,10 @@ def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
 def code_digest() -> str:
     """Short sha256 of the code and tables that a training depends on."""
     root = Path(__file__).parent.parent
-    files = sorted(p for d in ("training", "config") for p in (root / d).iterdir() if p.is_file())
+    kinds = {".py", ".yaml", ".json"}
+    files = sorted(
+        p for d in ("training", "config") for p in (root / d).iterdir() if p.suffix in kinds
+    )
     return digest(b"".join(path.name.encode() + path.read_bytes() for path in files))
 
 
