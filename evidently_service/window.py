@@ -184,6 +184,20 @@ class Window:
             for statement in _statements(PRUNE):
                 connection.execute(statement, sizes)
 
+    def erase(self, prediction_id: str) -> int:
+        """Removes a prediction with its labels, overwriting them; 1 if it was here, else 0.
+
+        The running totals stay, as do measurements and reports, which hold no rows.
+        """
+        with self._lock:
+            self._connection.execute("PRAGMA secure_delete = ON")
+        with self._transaction() as connection:
+            for table in ("conflicts", "labels", "predictions"):
+                remove = f"DELETE FROM {table} WHERE prediction_id = ?"
+                removed = connection.execute(remove, (prediction_id,)).rowcount
+        self._read("PRAGMA wal_checkpoint(TRUNCATE)")  # the log would keep it
+        return removed
+
     def _read(self, query: str, parameters: Iterable[object] = ()) -> list[tuple]:
         with self._lock:
             return self._connection.execute(query, tuple(parameters)).fetchall()

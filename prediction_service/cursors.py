@@ -74,6 +74,19 @@ def cursors_path(root: Path) -> Path:
     return root / "relay.db"
 
 
+def erase_dead_letters(root: Path, prediction_id: str) -> int:
+    """Removes what sinks refused of a prediction; how many events."""
+    path = cursors_path(root)
+    if not path.exists():
+        return 0
+    remove = "DELETE FROM dead_letter WHERE CAST(body AS TEXT) ->> 'prediction_id' = ?"
+    with opened(path, "rw") as connection:
+        connection.execute("PRAGMA secure_delete = ON")
+        removed = connection.execute(remove, (prediction_id,)).rowcount
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return removed
+
+
 def backlog(root: Path, sink: str) -> int:
     """How many journalled events a sink still has to store."""
     positions = dict(_read(root, "SELECT journal, seq FROM cursor WHERE sink = ?", (sink,)))

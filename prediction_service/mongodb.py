@@ -105,6 +105,13 @@ class MongoSink:
         except PyMongoError as err:
             raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
 
+    def erase(self, prediction_id: str) -> int:
+        """Removes a prediction with its labels; how many documents. Raises SinkUnavailable."""
+        try:
+            return self.collection.delete_one({"_id": prediction_id}).deleted_count
+        except PyMongoError as err:
+            raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
+
     def close(self) -> None:
         """Closes the connections."""
         self.client.close()

@@ -9,6 +9,7 @@ from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
 from training.registry import Registry, RegistryUnavailable
+from training.retention import find_expired, summary
 from training.settings import Settings
 from training.synthesis import synthesize
 
@@ -41,7 +42,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--folds", type=int, default=5, help="cross-validation folds (5)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--force", action="store_true", help="train even if nothing is new")
-    commands.add_parser("serve", help="serve the deployments `train` and `watch` to Prefect")
+    commands.add_parser("serve", help="serve the deployments to Prefect")
+    let_go = commands.add_parser("retain", help="remove runs older than RUN_RETENTION_DAYS")
+    let_go.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     draw = commands.add_parser("synthesize", help="draw synthetic census rows")
     draw.add_argument("--rows", type=int, default=48842)
     draw.add_argument("--seed", type=int, default=0)
@@ -106,6 +109,16 @@ def run_serve(_: argparse.Namespace) -> None:
     serve_deployments()
 
 
+def run_retain(options: argparse.Namespace) -> None:
+    """`retain`: what Prefect does once a day."""
+    settings = read_settings(Settings, os.environ)
+    registry = Registry(settings.mlflow_tracking_uri)
+    expired = find_expired(registry, settings)
+    if not options.dry_run:
+        registry.remove(expired)
+    print(f"{'would remove' if options.dry_run else 'removed'} {summary(expired)}")
+
+
 def run_synthesize(options: argparse.Namespace) -> None:
     """`synthesize`: writes rows as the stream generator reads them."""
     contract = load_contract()
@@ -115,7 +128,12 @@ def run_synthesize(options: argparse.Namespace) -> None:
     print(f"{options.rows} synthetic rows: {options.out}")
 
 
-COMMANDS = {"train": run_train, "serve": run_serve, "synthesize": run_synthesize}
+COMMANDS = {
+    "train": run_train,
+    "serve": run_serve,
+    "retain": run_retain,
+    "synthesize": run_synthesize,
+}
 
 if __name__ == "__main__":
     exit_on_settings_error(main)

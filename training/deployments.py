@@ -1,11 +1,12 @@
-"""The deployments of the training part: `train` on a schedule and on demand, and `watch`."""
+"""The deployments of the training part: `train` on a schedule and on demand, `watch`, `retain`."""
 
 import os
 import time
 from datetime import UTC, timedelta
+from typing import Any
 
 import requests
-from prefect import get_client, serve
+from prefect import Flow, get_client, serve
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
@@ -20,7 +21,7 @@ from prefect.settings import get_current_settings
 from prefect.types import DateTime
 
 from config.settings import read_settings
-from training.flow import train
+from training.flow import retain, train
 from training.settings import Settings
 from training.watch import watch
 
@@ -30,30 +31,34 @@ MOST_RUNS = 2  # one training beside one watch
 
 
 def serve_deployments() -> None:
-    """Serves `train` and `watch` until it is stopped. Raises TimeoutError without a server."""
+    """Serves every deployment until it is stopped. Raises TimeoutError without a server."""
     settings = read_settings(Settings, os.environ)
     wait_for_server()
     drop_overdue_runs()
-    scheduled = train.to_deployment(
-        name="train",
+    scheduled = deployment(
+        train,
         interval=timedelta(minutes=settings.train_period_minutes),
         parameters={"trigger": "schedule", "data": "production"},
     )
-    watching = watch.to_deployment(
-        name="watch",
-        interval=timedelta(seconds=settings.watch_period_s),
-    )
-    # Called outside an event loop, Prefect answers the deployments themselves.
-    assert isinstance(scheduled, RunnerDeployment) and isinstance(watching, RunnerDeployment)
+    watching = deployment(watch, interval=timedelta(seconds=settings.watch_period_s))
+    retaining = deployment(retain, interval=timedelta(days=1))
     # No concurrency limit on the server: a run that was killed would keep its place there. And no
     # pause at the end: the server may be gone by then, and the next start schedules anew.
     serve(
         scheduled,
         watching,
+        retaining,
         pause_on_shutdown=False,
         print_starting_message=False,
         limit=MOST_RUNS,
     )
+
+
+def deployment(of: Flow[..., Any], **options: Any) -> RunnerDeployment:
+    """A deployment that is named as its flow."""
+    made = of.to_deployment(name=of.name, **options)
+    assert isinstance(made, RunnerDeployment)  # no coroutine, outside an event loop
+    return made
 
 
 def drop_overdue_runs() -> None:

@@ -33,6 +33,7 @@ from training.gate import Judge, Verdict, gate
 from training.package import FittedModel, Package, write_package
 from training.pipeline import make_encoder, make_pipeline
 from training.registry import Registry
+from training.retention import find_expired, summary
 from training.search import Folds, Trial, run_search
 from training.settings import Settings
 from training.synthesis import synthesize
@@ -117,6 +118,16 @@ def train(
 
 
 # pylint: enable=too-many-positional-arguments, too-many-locals
+
+
+@flow(name="retain", persist_result=False)
+def retain() -> None:
+    """Removes what RUN_RETENTION_DAYS lets go of."""
+    settings = read_settings(Settings, os.environ)
+    registry = Registry(settings.mlflow_tracking_uri)
+    expired = find_expired(registry, settings)
+    registry.remove(expired)
+    get_run_logger().info("removed %s", summary(expired))
 
 
 @step

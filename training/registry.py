@@ -9,17 +9,19 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import onnx
 from matplotlib.figure import Figure
-from mlflow.entities import Metric, Param
+from mlflow.entities import LoggedModel, Metric, Param, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, Schema
 from mlflow.utils.time import get_current_time_millis
 from sklearn.pipeline import Pipeline
@@ -39,6 +41,13 @@ CLIENT_SETTINGS = {
 
 class RegistryUnavailable(Exception):
     """MLflow does not answer; the message names its address and the setting."""
+
+
+class Expired(NamedTuple):
+    """What retention lets go of."""
+
+    runs: list[Run]
+    versions: list[ModelVersion]
 
 
 class Registry:
@@ -101,6 +110,8 @@ class Registry:
         """The scikit-learn pipeline, for notebooks; no service loads it."""
         # It warns of pickles at each call; nothing here unpickles one.
         logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)
+        # An image has no pip whose version could be noted; nothing here installs from the notes.
+        logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
         mlflow.sklearn.log_model(
             pipeline, name="pipeline", serialization_format="cloudpickle", pip_requirements=[]
         )
@@ -142,6 +153,52 @@ class Registry:
     def promote(self, version: str) -> None:
         """Points `production` at a version."""
         self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
+
+    def expired(self, before: datetime, n_versions: int) -> "Expired":
+        """What started before a time and is neither of production nor of the newest versions.
+
+        The trials of a run that stays, stay.
+        """
+        versions = self.client.search_model_versions(
+            f"name = '{MODEL_NAME}'", order_by=["version_number DESC"], max_results=10_000
+        )
+        production = self.production()
+        kept = {v.run_id for v in versions[:n_versions] + ([production] if production else [])}
+        runs = [
+            run
+            for run in self._runs_before(before)
+            if not kept & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}
+        ]
+        ids = {run.info.run_id for run in runs}
+        return Expired(runs, [version for version in versions if version.run_id in ids])
+
+    def _runs_before(self, before: datetime) -> list[Run]:
+        query = f"attributes.start_time < {int(before.timestamp() * 1000)}"
+        runs: list[Run] = []
+        token: str | None = ""
+        while token is not None:
+            page = self.client.search_runs([self.experiment_id], query, page_token=token or None)
+            runs += page
+            token = page.token or None
+        return runs
+
+    def remove(self, expired: "Expired") -> None:
+        """Removes versions, artifacts and runs; may be repeated if it was interrupted.
+
+        The rows of the runs stay in MLflow's database, marked as deleted, until `mlflow gc`.
+        """
+        for version in expired.versions:
+            self.client.delete_model_version(MODEL_NAME, version.version)
+        for run in expired.runs:
+            for model in self._models_of(run):
+                get_artifact_repository(model.artifact_location).delete_artifacts()
+                self.client.delete_logged_model(model.model_id)
+            get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+            self.client.delete_run(run.info.run_id)
+
+    def _models_of(self, run: Run) -> list[LoggedModel]:
+        query = f"source_run_id = '{run.info.run_id}'"
+        return list(self.client.search_logged_models([self.experiment_id], query))
 
     @contextmanager
     def package_of(self, version: ModelVersion) -> Iterator[Path]:

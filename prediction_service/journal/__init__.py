@@ -24,7 +24,7 @@ from config.events import Label, Prediction
 log = logging.getLogger(__name__)
 
 Event = Prediction | Label
-Kind = Literal["prediction", "label"]
+Kind = Literal["prediction", "label", "erased"]
 
 # No AUTOINCREMENT: it would double the cost of a commit. Numbers do not repeat because the newest
 # row is never removed from a file.
@@ -202,6 +202,22 @@ def remove_up_to(path: Path, seq: int, before: float, limit: int) -> int:
         if removed:
             give_back_pages(connection)
     return removed
+
+
+def erase(path: Path, prediction_id: str) -> int:
+    """Blanks a prediction and its labels; how many events. Their numbers stay taken.
+
+    What they said is overwritten in the file and, once no reader holds it, gone from its log.
+    """
+    with opened(path, "rw") as connection:
+        connection.execute("PRAGMA secure_delete = ON")
+        blank = (
+            "UPDATE event SET kind = 'erased', prediction_id = '', body = x''"
+            " WHERE prediction_id = ?"
+        )
+        erased = connection.execute(blank, (prediction_id,)).rowcount
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return erased
 
 
 def give_back_pages(connection: sqlite3.Connection) -> None:

@@ -3,11 +3,13 @@
 import base64
 import subprocess
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 import requests
 
+from tests.config.test_monitoring_files import expressions
 from tests.conftest import wait_until
 from tests.containers.conftest import COMPOSE, PORTS, ROOT, Stack
 
@@ -52,14 +54,21 @@ def test_a_prediction_through_the_published_port_is_found_in_mongodb(stack, reco
 
 def test_drift_is_seen_in_prometheus(stack):
     command = ["python", "-m", "stream_generator.send_data", "--quiet", "--scenario", "sudden"]
-    stack.compose("run", "--rm", "-T", "traffic", *command, "--rows", "1500", timeout_s=300)
+    command += ["--rows", "1500", "--labels", "0.5", "--label-delay-s", "0"]
+    stack.compose("run", "--rm", "-T", "traffic", *command, timeout_s=300)
     wait_until(lambda: queried(stack, "income_drift_detected") == 1, 120, "drift in Prometheus")
     assert queried(stack, 'income_feature_drift_score{feature="age"}') > 1
     assert queried(stack, "sum(income_predictions_total)") >= 1500
 
 
+def test_every_query_of_the_dashboard_and_the_alerts_returns_data(stack):
+    for expression in expressions():
+        asked = partial(queried, stack, expression)
+        wait_until(lambda a=asked: a() is not None, 60, f"data for {expression}")
+
+
 def queried(stack: Stack, expression: str) -> float | None:
-    """The value of an expression in Prometheus, or None if it has none."""
+    """The first value of an expression in Prometheus, or None if it has none."""
     url = stack.url("prometheus", "/api/v1/query")
     answer = requests.get(url, params={"query": expression}, timeout=10).json()
     found = answer["data"]["result"]

@@ -1,0 +1,34 @@
+"""Erases one prediction and its labels from the window.
+
+    python -m evidently_service.forget PREDICTION_ID
+
+Comes after the prediction service's command of the same name, which keeps the relay from sending
+it again. A command and no route: the service's port asks nobody who they are.
+"""
+
+import argparse
+import os
+import sqlite3
+from contextlib import closing
+
+from config.settings import exit_on_settings_error, read_settings
+from evidently_service.settings import Settings
+from evidently_service.window import Window
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m evidently_service.forget")
+    parser.add_argument("prediction_id", help="as the answer gave it")
+    prediction_id = parser.parse_args().prediction_id
+    settings = read_settings(Settings, os.environ)
+    try:
+        with closing(Window(settings.window_path)) as window:
+            erased = window.erase(prediction_id)
+    except sqlite3.Error as err:
+        raise SystemExit(f"not erased, run this again: {settings.window_path}: {err}") from err
+    print(f"{'window':14}{erased} erased")
+
+
+if __name__ == "__main__":
+    exit_on_settings_error(main)

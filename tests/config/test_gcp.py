@@ -1,0 +1,161 @@
+"""The Terraform files for Google Cloud, as parsed: who may do what, and which ports are open."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "config" / "gcp"
+STARTUP = (FOLDER / "startup.sh.tftpl").read_text("utf-8")
+IAP = "35.235.240.0/20"  # cloud.google.com/iap/docs/using-tcp-forwarding
+
+
+def unquoted(value: Any) -> Any:
+    """What hcl2 parsed, without the quotes that it keeps around strings and names."""
+    if isinstance(value, dict):
+        return {unquoted(key): unquoted(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [unquoted(one) for one in value]
+    return value.removeprefix('"').removesuffix('"') if isinstance(value, str) else value
+
+
+def blocks(kind: str) -> Iterator[tuple[str, Any]]:
+    """Every block of a kind, such as `variable`, with its name."""
+    for path in sorted(FOLDER.glob("*.tf")):
+        for block in unquoted(hcl2.loads(path.read_text("utf-8"))).get(kind, []):
+            yield from block.items()
+
+
+def resources(kind: str) -> dict[str, Any]:
+    """The resources of a type, by name."""
+    return {
+        name: body
+        for type_, named in blocks("resource")
+        if type_ == kind
+        for name, body in named.items()
+    }
+
+
+def test_nobody_gets_a_right_on_the_project_but_to_write_logs():
+    given = resources("google_project_iam_member")
+    assert {one["role"] for one in given.values()} == {"roles/logging.logWriter"}
+    kinds = {kind for kind, _ in blocks("resource") if "_iam_" in kind}
+    assert kinds == {
+        "google_project_iam_member",
+        "google_storage_bucket_iam_member",
+        "google_secret_manager_secret_iam_member",
+    }
+
+
+def test_buckets_and_the_secret_are_given_to_the_machines_alone_and_with_the_least_role():
+    (bucket,) = resources("google_storage_bucket_iam_member").values()
+    assert bucket["role"] == "roles/storage.objectUser"
+    assert bucket["member"] == "${google_service_account.project.member}"
+    (secret,) = resources("google_secret_manager_secret_iam_member").values()
+    assert secret["role"] == "roles/secretmanager.secretAccessor"
+    assert "allUsers" not in "".join(path.read_text("utf-8") for path in FOLDER.glob("*.tf"))
+
+
+def test_buckets_are_private_and_are_not_removed_with_what_is_in_them():
+    (bucket,) = resources("google_storage_bucket").values()
+    assert bucket["public_access_prevention"] == "enforced"
+    assert bucket["uniform_bucket_level_access"] is True
+    assert bucket["force_destroy"] is False
+    assert bucket["versioning"][0]["enabled"] is True
+    names = dict(blocks("locals"))["buckets"]
+    assert {"artifacts", "prefect"} <= names.keys()
+
+
+def test_every_open_port_is_named_and_open_to_named_sources_only():
+    rules = resources("google_compute_firewall")
+    sources = {
+        name: (rule.get("source_ranges"), rule.get("source_service_accounts"))
+        for name, rule in rules.items()
+    }
+    assert sources == {
+        "iap_ssh": ([IAP], None),
+        "project_to_prefect": (None, ["${google_service_account.project.email}"]),
+        "allowed": ("${var.allowed_addresses}", None),
+    }
+    ports = {name: rule["allow"][0]["ports"] for name, rule in rules.items()}
+    assert ports["iap_ssh"] == ["22"] and ports["project_to_prefect"] == ["4200"]
+    assert "var.open_ports" in ports["allowed"]
+    assert all(rule["direction"] == "INGRESS" for rule in rules.values())
+    assert all(rule["target_service_accounts"] for rule in rules.values())
+
+
+def test_by_default_nothing_is_open_and_what_can_be_opened_asks_who_comes_in():
+    variables = dict(blocks("variable"))
+    assert variables["allowed_addresses"]["default"] == []
+    assert "/0" in variables["allowed_addresses"]["validation"][0]["condition"]
+    condition = variables["open_ports"]["validation"][0]["condition"]
+    allowed = set(map(int, re.findall(r"\d{4,}", condition)))
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    published = {
+        int(re.search(r":-(\d+)}:\d+$", binding)[1])
+        for service in services.values()
+        for binding in service.get("ports", [])
+    }
+    assert allowed <= published
+    assert not allowed & {27017, 9090, 4200}
+
+
+def test_machines_have_no_address_on_the_internet_by_default_and_take_no_keys():
+    machines = resources("google_compute_instance")
+    assert set(machines) == {"project", "prefect"}
+    for machine in machines.values():
+        (interface,) = machine["network_interface"]
+        assert "access_config" not in interface
+        for dynamic in interface.get("dynamic", []):
+            condition = dynamic["access_config"]["for_each"]
+            assert condition.startswith("${length(var.allowed_addresses) > 0 ?")
+        assert machine["metadata"]["enable-oslogin"] == "TRUE"
+        assert machine["metadata"]["block-project-ssh-keys"] == "TRUE"
+        assert machine["deletion_protection"] == "${var.deletion_protection}"
+
+
+def test_every_variable_and_output_is_explained():
+    for name, body in [*blocks("variable"), *blocks("output")]:
+        assert len(body["description"]) > 15, name
+    assert all(body["type"] for _, body in blocks("variable"))
+
+
+def settings_of(machine: dict[str, Any]) -> dict[str, str]:
+    """The lines that the start-up script writes into a machine's .env."""
+    call = machine["metadata"]["startup-script"]
+    inside = call.split("settings = {")[1].split("}, start")[0]
+    return dict(re.findall(r"([A-Z_]+) = (.+?)(?=, [A-Z_]+ = |$)", inside))
+
+
+@pytest.mark.parametrize("name", ["project", "prefect"])
+def test_settings_and_profiles_are_those_of_the_compose_file(name):
+    settings = settings_of(resources("google_compute_instance")[name])
+    compose = (ROOT / "docker-compose.yml").read_text("utf-8")
+    services = yaml.safe_load(compose)["services"].values()
+    profiles = {profile for service in services for profile in service.get("profiles", [])}
+    assert set(settings.pop("COMPOSE_PROFILES").strip('\\"').split(",")) <= profiles
+    assert settings
+    for setting in settings:
+        assert f"${{{setting}" in compose, setting
+
+
+@pytest.mark.parametrize("start", ["make up", "docker compose up --build --detach --wait prefect"])
+def test_the_start_up_script_is_bash_and_calls_targets_that_exist(start, tmp_path):
+    given = {"repository_url": "https://example.org/a.git", "revision": "v1", "start": start}
+    given["secret_version"] = "projects/1/secrets/income-prefect-auth/versions/1"
+    script = re.sub(r"%\{ for .*%\{ endfor ~\}\n", "A=1\n", STARTUP, flags=re.S)
+    script = re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], script)
+    path = tmp_path / "startup.sh"
+    path.write_text(script, "utf-8")
+    subprocess.run(["bash", "-n", path], check=True, timeout=10)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    assert set(re.findall(r"^make ([a-z-]+)$", script, re.M)) <= targets
+    for machine in resources("google_compute_instance").values():
+        call = machine["metadata"]["startup-script"]
+        assert all(f"{name} = " in call for name in given)

@@ -1,0 +1,68 @@
+"""The files that containers are made from agree with each other, with the lock and the Makefile."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
+COMPOSE = yaml.safe_load(TEXT)
+SERVICES = COMPOSE["services"]
+EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("config/*/Dockerfile")])
+BY_THE_MAKEFILE = {"VERSION", "REVISION"}  # what an image says of itself
+
+
+def test_every_variable_of_the_compose_file_is_explained_in_the_example_with_its_default():
+    used = dict(re.findall(r"\$\{([A-Z_]+)(?::?-([^}$]*))?", TEXT))
+    explained = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", EXAMPLE, re.M))
+    explained.pop("COMPOSE_PROFILES")  # Compose itself reads it
+    assert used.keys() - BY_THE_MAKEFILE == explained.keys()
+    # Where the Compose file has none, the part's own default holds, as for an unset setting.
+    elsewhere = {"CENSUS_DATA_DIR", "GOOGLE_CREDENTIALS"}  # something to mount in its place
+    defaults = {n: d for n, d in used.items() if d and n not in elsewhere}
+    assert defaults.items() <= explained.items()
+
+
+def test_every_secret_is_made_by_make_secrets_and_has_no_default():
+    listed = (ROOT / "config/operate/secrets").read_text("utf-8").split("<<'NAMES'\n")[1]
+    made = {line.split()[0] for line in listed.splitlines()[:-1]}
+    assert {f"var/secrets/{name}" for name in made} == {
+        secret["file"] for name, secret in COMPOSE["secrets"].items() if name in made
+    }
+    assert set(COMPOSE["secrets"]) - made == {"google_credentials"}
+    assert not re.search(r"(PASSWORD|TOKEN|AUTH_STRING|SECRET_KEY)\w*: *[\"'$]", TEXT)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_an_image_installs_categories_of_the_lock_with_hashes_and_runs_as_nobody_special(path):
+    text = path.read_text("utf-8")
+    categories = re.search(r'pipenv requirements --hash --categories "([a-z -]+)"', text)
+    assert categories
+    known = re.search(r"^CATEGORIES := (.*)$", MAKEFILE, re.M)
+    assert known and set(categories[1].split()) <= set(known[1].split())
+    assert "--require-hashes" in text and "\nUSER income\n" in text
+    pipenv = re.search(r"^PIPENV_VERSION := (\S+)$", MAKEFILE, re.M)
+    assert pipenv and f"pipenv=={pipenv[1]} " in text.replace("\n", " ")
+    assert text.count("FROM ${PYTHON_IMAGE}") == text.count("FROM ") == 2
+    assert not re.search(r"apt-get|curl|# syntax", text)
+
+
+def test_each_dockerfile_builds_the_image_of_a_service():
+    built = {service["build"]["dockerfile"] for service in SERVICES.values() if "build" in service}
+    assert built == {str(path.relative_to(ROOT)) for path in DOCKERFILES}
+
+
+def test_everything_that_starts_with_the_stack_says_whether_it_is_healthy():
+    for name, service in SERVICES.items():
+        if name not in ("traffic", "volumes"):
+            assert service["healthcheck"]["test"], name
+
+
+def test_no_image_is_taken_whatever_it_is():
+    for name, service in SERVICES.items():
+        tag = service["image"].rpartition(":")[2].strip("}")
+        assert tag != "latest" and tag, name

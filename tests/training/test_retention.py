@@ -1,0 +1,87 @@
+"""Retention on a real MLflow server: what is old goes with its files, what is needed stays."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+
+from config.contract import Contract
+from tests.conftest import accepts_connections, free_port, wait_until
+from training.__main__ import main
+from training.package import Package
+from training.registry import Registry
+from training.retention import find_expired
+from training.settings import Settings
+
+IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Where the server keeps artifacts."""
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def registry(
+    tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Registry]:
+    """A server that keeps artifacts the way the stack's does: through itself."""
+    uri = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    command += ["--artifacts-destination", str(artifacts)]
+    environ = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with (tmp_path / "log").open("w") as log:
+        with subprocess.Popen(command, env=environ, stdout=log, stderr=log) as server:
+            try:
+                wait_until(lambda: accepts_connections(port), 60, "the MLflow server")
+                yield Registry(uri)
+            finally:
+                server.terminate()
+
+
+def trained(registry: Registry, package: Package, contract: Contract) -> ModelVersion:
+    """A run with a trial, a file and a version, as training leaves it."""
+    with registry.run({}, {}) as run_id:
+        registry.log_trial(run_id, 1, {"depth": 3}, {"loss": 0.3})
+        registry.log_files(package.folder)
+        return registry.register(package.folder, contract, {})
+
+
+def files(folder: Path) -> int:
+    """How many files are under a folder."""
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
+    registry: Registry, artifacts: Path, package: Package, contract: Contract
+) -> None:
+    versions = [trained(registry, package, contract) for _ in range(3)]
+    per_run = files(artifacts) // 3
+    assert per_run > 5
+    registry.promote("1")
+    assert find_expired(registry, Settings(run_retention_days=0), IN_A_YEAR).runs == []
+    assert find_expired(registry, Settings(run_retention_days=366), IN_A_YEAR).runs == []
+    expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
+    assert [version.version for version in expired.versions] == [versions[1].version]
+    assert len(expired.runs) == 2  # the second run and its trial
+    registry.remove(expired)
+    assert files(artifacts) == 2 * per_run
+    assert not find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, 1).runs
+    with registry.package_of(versions[0]) as kept:
+        assert (kept / "model.onnx").exists()
+
+
+def test_the_command_says_what_it_would_remove(registry: Registry, capsys) -> None:
+    with registry.run({}, {}):
+        pass
+    main(["retain", "--dry-run"])
+    assert "would remove 0 runs" in capsys.readouterr().out

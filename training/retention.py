@@ -1,0 +1,30 @@
+"""Lets go of old trainings: `python -m training retain`, and a Prefect flow once a day.
+
+After RUN_RETENTION_DAYS a run goes with its trials and artifacts, unless it made the production
+version or one of the newest ones.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from training.registry import Expired, Registry
+from training.settings import Settings
+
+KEPT_VERSIONS = 5  # to roll back to, however old
+
+
+def find_expired(
+    registry: Registry,
+    settings: Settings,
+    now: datetime | None = None,
+    n_versions: int = KEPT_VERSIONS,
+) -> Expired:
+    """What retention would remove now; the newest `n_versions` stay in any case."""
+    if not settings.run_retention_days:
+        return Expired([], [])
+    age = timedelta(days=settings.run_retention_days)
+    return registry.expired((now or datetime.now(UTC)) - age, n_versions)
+
+
+def summary(expired: Expired) -> str:
+    """What is removed, in a line."""
+    return f"{len(expired.runs)} runs with their artifacts, {len(expired.versions)} model versions"
