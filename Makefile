@@ -46,6 +46,12 @@ lock: $(VENV)/.locked  ## resolve Pipfile anew into Pipfile.lock
 	$(BIN)/pipenv lock --categories "$(CATEGORIES)"
 	$(BIN)/python .ci/clean_lock.py
 
+.PHONY: audit
+audit: setup  ## known vulnerabilities in what the lock names
+	@mkdir -p build
+	$(BIN)/pipenv requirements --hash --categories "$(CATEGORIES)" >build/requirements.txt
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement build/requirements.txt
+
 .PHONY: format
 format: setup  ## black, writing
 	$(BIN)/black --quiet .

@@ -1,8 +1,8 @@
 """Erases one prediction and its labels: `python -m prediction_service.forget PREDICTION_ID`.
 
 From the journals, from what the sinks refused, and from MongoDB. The Evidently service has a
-command of its own for its window. The same request sent again under the same Idempotency-Key makes the
-prediction anew.
+command of its own for its window. The same request sent again under the same Idempotency-Key
+makes the prediction anew.
 """
 
 import argparse
