@@ -152,6 +152,17 @@ def test_mlflow_and_prefect_and_jupyter_answer_nobody_without_a_password(stack):
         assert requests.get(url, headers=login, timeout=10).status_code == 200, service
 
 
+def test_every_page_for_people_is_served(stack):
+    """Prefect's was not at first: it could not write its files under a read-only root."""
+    password = {"Authorization": basic(f"admin:{stack.secret('mlflow_password')}")}
+    pages = {"mlflow": "/", "prefect": "/", "jupyter": "/lab", "evidently": "/report"}
+    for service, path in pages.items():
+        headers = password if service == "mlflow" else {}
+        answer = requests.get(stack.url(service, path), headers=headers, timeout=20)
+        assert answer.status_code == 200, service
+        assert "text/html" in answer.headers["Content-Type"], service
+
+
 def basic(login: str) -> str:
     """The header of a user and a password."""
     return f"Basic {base64.b64encode(login.encode()).decode()}"
