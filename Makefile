@@ -119,7 +119,7 @@ build: secrets  ## every image of the project
 	$(COMPOSE) --profile '*' build
 
 .PHONY: publish
-publish: build  ## push the images to DOCKER_REPOSITORY, tagged with version and commit
+publish: secrets  ## build and push the images to DOCKER_REPOSITORY, tagged with version and commit
 	@config/operate/publish
 
 .PHONY: backup
