@@ -168,7 +168,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     override = tmp_path_factory.mktemp("compose") / "override.yml"
     missing = ["" if has_grafana else WITHOUT_GRAFANA, "" if has_mongodb_users else WITHOUT_USERS]
     override.write_text("services:\n" + ("".join(missing) or "  {}\n"), "utf-8")
-    env = dict(os.environ)
+    # The targets are called as from a shell, also where make itself runs the tests.
+    env = {n: value for n, value in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))}
     env |= {name: str(free_port()) for name in PORTS.values()}
     env |= {
         "COMPOSE_PROJECT_NAME": f"income-test-{os.getpid()}",
