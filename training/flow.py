@@ -31,7 +31,7 @@ from training.census import Census
 from training.evaluation import draw_plots, measure
 from training.gate import Judge, Verdict, gate
 from training.package import FittedModel, Package, write_package
-from training.pipeline import make_encoder, make_pipeline
+from training.pipeline import Params, make_encoder, make_pipeline
 from training.registry import Registry
 from training.retention import find_expired, summary
 from training.search import Folds, Trial, run_search
@@ -169,8 +169,8 @@ def search(
     folds = Folds(X, labels(frame, contract), wanted.n_folds, wanted.seed)
     numbers = itertools.count(1)
 
-    def on_trial(trial: Trial) -> None:
-        registry.log_trial(run_id, next(numbers), trial.params, trial.metrics)
+    def on_trial(params: Params, metrics: dict[str, float]) -> None:
+        registry.log_trial(run_id, next(numbers), params, metrics)
 
     best = run_search(folds, wanted.max_evals, wanted.timeout_s, wanted.seed, on_trial)
     registry.log_metrics(best.metrics)

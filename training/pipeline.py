@@ -90,8 +90,17 @@ def make_sampler(params: Params, seed: int) -> ScaledSMOTE:
 
 def make_classifier(params: Params, seed: int, threads: int = 0) -> XGBClassifier:
     """XGBoost with the model's part of the parameters; `threads` 0 takes every core."""
+    own = booster_params(params, seed, threads)
+    return XGBClassifier(n_estimators=params.get("n_estimators"), **own)
+
+
+def booster_params(params: Params, seed: int, threads: int = 0) -> Params:
+    """XGBoost's own part of the parameters, but for the number of trees."""
     own = {name: value for name, value in params.items() if not name.startswith("smote_")}
-    return XGBClassifier(tree_method="hist", random_state=seed, n_jobs=threads, **own)
+    own.pop("n_estimators", None)
+    # Boosting starts from even odds, so that what SMOTE adds to them is known exactly.
+    fixed = {"objective": "binary:logistic", "tree_method": "hist", "base_score": 0.5}
+    return own | fixed | {"seed": seed, "nthread": threads}
 
 
 def make_pipeline(contract: Contract, params: Params, seed: int) -> Pipeline:

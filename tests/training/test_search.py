@@ -47,22 +47,37 @@ def test_scores_on_random_labels_stay_at_chance(contract, inputs):
     assert trial.metrics["cv_roc_auc"] < 0.6
 
 
-def test_each_ratio_and_neighbourhood_is_resampled_once_a_fold(folds):
-    first = folds.resampled(0, PARAMS)
-    assert folds.resampled(0, PARAMS | {"max_depth": 5}) is first
-    assert folds.resampled(0, PARAMS | {"smote_neighbours": 3}) is not first
+def test_each_ratio_and_neighbourhood_is_resampled_and_binned_once_a_fold(folds):
+    first = folds.binned(0, PARAMS)
+    assert folds.binned(0, PARAMS | {"max_depth": 5}) is first
+    assert folds.binned(0, PARAMS | {"smote_neighbours": 3}) is not first
+
+
+def test_a_setting_that_the_first_folds_show_to_be_hopeless_is_given_up(folds, monkeypatch):
+    monkeypatch.setattr(search, "HOPELESS", -1.0)  # every setting after the first
+    seen = []
+    best = run_search(folds, 3, None, seed=1, on_trial=lambda p, metrics: seen.append(metrics))
+    assert [metrics.get("pruned") for metrics in seen] == [None, 1, 1]
+    assert best.metrics == seen[0]
+
+
+def test_validation_losses_stop_at_the_same_tree_whatever_smote_does_to_the_odds(folds):
+    """Raised odds alone would make the loss of good trees look bad."""
+    few, many = (PARAMS | {"smote_ratio": ratio} for ratio in (0.5, 1.0))
+    losses = [folds.fit([0], params)[0].losses for params in (few, many)]
+    assert losses[1][-1] == pytest.approx(losses[0][-1], abs=0.03)
 
 
 def test_the_search_finds_what_its_seed_says_and_reports_every_trial(folds):
     seen = []
-    best = run_search(folds, 3, None, seed=1, on_trial=seen.append)
+    best = run_search(folds, 3, None, seed=1, on_trial=lambda *trial: seen.append(trial))
     again = run_search(folds, 3, None, seed=1)
     assert len(seen) == 3 and best.params == again.params
-    assert best.metrics["cv_log_loss"] == min(trial.metrics["cv_log_loss"] for trial in seen)
+    assert best.metrics["cv_log_loss"] == min(metrics.get("cv_log_loss", 1) for _, metrics in seen)
     assert isinstance(best.platt, Platt) and best.params["n_estimators"] <= 8
 
 
 def test_a_time_limit_ends_the_search_after_at_least_one_trial(folds):
     seen = []
-    run_search(folds, 50, 0.001, seed=1, on_trial=seen.append)
+    run_search(folds, 50, 0.001, seed=1, on_trial=lambda *trial: seen.append(trial))
     assert 1 <= len(seen) < 50
