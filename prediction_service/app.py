@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 from flask import Flask, Request, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from config.contract import Target
 from config.events import Label, Prediction
@@ -42,6 +42,7 @@ ENDPOINTS = {
     "POST /predict": "one record or a list; optional header Idempotency-Key",
     "POST /feedback": "the true label of a prediction: {prediction_id, label: 0 or 1}, or a list",
     "GET /model": "the version that is served",
+    "GET /model/card": "what it is for, how good it is and for whom, as a page",
     "GET /health/live": "the process answers",
     "GET /health/ready": "predictions can be made; says what is missing",
     "GET /metrics": "Prometheus metrics of all workers",
@@ -126,6 +127,10 @@ def add_state_routes(
     def model() -> dict[str, object]:
         return describe_model(required_model(served))
 
+    @app.get("/model/card")
+    def card() -> Response:
+        return model_card(required_model(served))
+
     @app.get("/health/live")
     def live() -> dict[str, object]:
         return {"live": True}
@@ -187,6 +192,19 @@ def read_body(max_bytes: int) -> bytes:
     if len(body) > max_bytes:
         raise RequestEntityTooLarge()
     return body
+
+
+def model_card(model: Model) -> Response:
+    """The version's card. Raises NotFound for one that came without."""
+    try:
+        page = model.card_path.read_bytes()
+    except OSError as err:
+        raise NotFound(f"Version {model.version} has no model card: train a new one.") from err
+    response = Response(page, content_type="text/html; charset=utf-8")
+    # The page comes from the registry: whatever is in it runs nothing and loads nothing.
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    response.headers["Content-Security-Policy"] = policy
+    return response
 
 
 def required_model(served: ServedModel) -> Model:

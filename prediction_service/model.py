@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from config.contract import MISSING, Contract, Feature
+from config.model_registry import CARD
 
 WIDEST_TOLERANCE = 1e-3  # in probability; a package that asks for more proves nothing
 
@@ -39,6 +40,7 @@ class Model:
         """Raises ModelRefused unless it is made for `contract` and its golden rows agree."""
         self.version = version
         self.contract = contract
+        self.card_path = folder / CARD
         self.session = open_session(folder / "model.onnx")
         self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self._check_contract()

@@ -1,6 +1,7 @@
 """Commands of the training part: `python -m training --help`."""
 
 import argparse
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
-from training.registry import Registry, RegistryUnavailable
+from training.registry import Promotion, Registry, RegistryUnavailable
 from training.retention import find_expired, summary
 from training.settings import Settings
 from training.synthesis import synthesize
@@ -43,6 +44,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--force", action="store_true", help="train even if nothing is new")
     commands.add_parser("serve", help="serve the deployments to Prefect")
+    promote = commands.add_parser("promote", help="make a version production")
+    promote.add_argument("version", help="its number in MLflow")
+    promote.add_argument("--force", action="store_true", help="also one that the gate kept back")
+    rollback = commands.add_parser("rollback", help="make the version before production again")
+    for command in (promote, rollback):
+        command.add_argument("--why", required=True, help="kept in the history")
+        command.add_argument("--who", default=getpass.getuser(), help="(%(default)s)")
+    commands.add_parser("history", help="every time that production moved: when, who, why")
     let_go = commands.add_parser("retain", help="remove runs older than RUN_RETENTION_DAYS")
     let_go.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     draw = commands.add_parser("synthesize", help="draw synthetic census rows")
@@ -68,7 +77,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     settings = read_settings(Settings, os.environ)
     if options.unless_production:
-        version = Registry(settings.mlflow_tracking_uri).production()
+        version = open_registry().production()
         if version:
             print(f"version {version.version} is in production: nothing to do")
             return
@@ -109,10 +118,52 @@ def run_serve(_: argparse.Namespace) -> None:
     serve_deployments()
 
 
+def open_registry() -> Registry:
+    """The registry of the settings."""
+    return Registry(read_settings(Settings, os.environ).mlflow_tracking_uri)
+
+
+def run_promote(options: argparse.Namespace) -> None:
+    """`promote`: what the gate kept back, or never saw, needs --force, which is written down."""
+    registry = open_registry()
+    version = registry.version(options.version)
+    if version is None:
+        sys.exit(f"version {options.version}: MLflow has none of that number")
+    passed = version.tags.get("gate") == "passed"
+    if not passed and not options.force:
+        reason = version.tags.get("gate_reason", "the gate has not judged it")
+        sys.exit(f"version {version.version} did not pass the gate: {reason}; or use --force")
+    move_production(registry, version.version, Promotion(options.who, options.why, not passed))
+
+
+def run_rollback(options: argparse.Namespace) -> None:
+    """`rollback`: to the version that the newest promotion replaced."""
+    registry = open_registry()
+    moves = registry.promotions()
+    before = moves[0]["from_version"] if moves else "none"
+    if before == "none" or registry.version(before) is None:
+        sys.exit("there is no earlier version to go back to: python -m training history")
+    move_production(registry, before, Promotion(options.who, f"rollback: {options.why}"))
+
+
+def move_production(registry: Registry, version: str, promotion: Promotion) -> None:
+    """Promotes and says so."""
+    registry.promote(version, promotion)
+    print(f"version {version} is production; the services follow within seconds")
+
+
+def run_history(_: argparse.Namespace) -> None:
+    """`history`: newest first."""
+    for move in open_registry().promotions():
+        forced = " (forced)" if move["forced"] == "True" else ""
+        moved = f"{move['from_version']} -> {move['to_version']}"
+        print(f"{move['at']}  {moved}  {move['who']}{forced}: {move['why']}")
+
+
 def run_retain(options: argparse.Namespace) -> None:
     """`retain`: what Prefect does once a day."""
     settings = read_settings(Settings, os.environ)
-    registry = Registry(settings.mlflow_tracking_uri)
+    registry = open_registry()
     expired = find_expired(registry, settings)
     if not options.dry_run:
         registry.remove(expired)
@@ -131,6 +182,9 @@ def run_synthesize(options: argparse.Namespace) -> None:
 COMMANDS = {
     "train": run_train,
     "serve": run_serve,
+    "promote": run_promote,
+    "rollback": run_rollback,
+    "history": run_history,
     "retain": run_retain,
     "synthesize": run_synthesize,
 }

@@ -23,6 +23,7 @@ from sklearn.metrics import (
 )
 
 ECE_BINS = 15
+AGE_BANDS = [(0, 29), (30, 44), (45, 59), (60, 200)]
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -51,6 +52,52 @@ def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[st
         "precision": float(precision_score(y, predicted, zero_division=0)),
         "recall": float(recall_score(y, predicted)),
         "f1": float(f1_score(y, predicted)),
+    }
+
+
+def segments_of(frame: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, rows) of each sex, race and age band that the frame tells apart."""
+    for column in ("sex", "race"):
+        for value in sorted(frame[column].unique()) if column in frame else ():
+            yield f"{column} {value}", (frame[column] == value).to_numpy()
+    for low, high in AGE_BANDS if "age" in frame else ():
+        yield f"age {low}-{high}", frame["age"].between(low, high).to_numpy()
+
+
+def segment_table(
+    frame: pd.DataFrame, y: np.ndarray, probability: np.ndarray, threshold: float, min_rows: int
+) -> pd.DataFrame:
+    """One row per segment of at least `min_rows`: counts, rates in [0, 1], ROC AUC, log loss."""
+    selected = probability >= threshold
+    rows = []
+    for name, of in segments_of(frame):
+        if of.sum() < min_rows or len(set(y[of])) < 2:
+            continue
+        rows.append(
+            {
+                "segment": name,
+                "rows": int(of.sum()),
+                "above_50k": y[of].mean(),
+                "selection_rate": selected[of].mean(),
+                "true_positive_rate": selected[of & (y == 1)].mean(),
+                "false_positive_rate": selected[of & (y == 0)].mean(),
+                "roc_auc": roc_auc_score(y[of], probability[of]),
+                "log_loss": log_loss(y[of], probability[of].astype(np.float64)),
+            }
+        )
+    return pd.DataFrame(rows).set_index("segment") if rows else pd.DataFrame()
+
+
+def bootstrap_intervals(
+    y: np.ndarray, probability: np.ndarray, threshold: float, resamples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """The 95 % percentile interval of each metric of `measure`, over rows drawn anew."""
+    random, n = np.random.default_rng(seed), len(y)
+    drawn = [random.integers(0, n, n) for _ in range(resamples)]
+    measured = [measure(y[i], probability[i], threshold) for i in drawn]
+    return {
+        name: tuple(np.quantile([one[name] for one in measured], [0.025, 0.975]).tolist())
+        for name in measured[0]
     }
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 from prefect import flow, task
@@ -23,16 +24,17 @@ from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
-from config.model_registry import REFERENCE, TRAFFIC
+from config.model_registry import CARD, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
 from config.settings import read_settings
 from training import census as census_data
 from training.calibration import best_f1_threshold
+from training.card import Facts, model_card
 from training.census import Census
 from training.evaluation import draw_plots, measure
-from training.gate import Judge, Verdict, gate
+from training.gate import Interval, Judge, Verdict, gate
 from training.package import FittedModel, Package, write_package
 from training.pipeline import Params, make_encoder, make_pipeline
-from training.registry import Registry
+from training.registry import Promotion, Registry
 from training.retention import find_expired, summary
 from training.search import Folds, Trial, run_search
 from training.settings import Settings
@@ -101,11 +103,12 @@ def train(
             "metrics": json.dumps(metrics),
         }
         package = export(Path(scratch), model, contract, census.test, facts)
+        write_card(package, census, facts, registry)
         reference = make_reference(census.train, contract, best, model.threshold)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
         version = register(package, pipeline, registry, census.source)
         verdict = judge(package, registry, judge_rows, version)
-        promote(registry, version, verdict)
+        promote(registry, version, verdict, trigger)
     report(version, metrics, verdict)
     return {
         "run_id": run_id,
@@ -221,6 +224,26 @@ def export(
     return write_package(folder / "package", model, contract, inputs(test, contract), facts)
 
 
+@step
+def write_card(package: Package, census: Census, facts: dict[str, str], registry: Registry) -> None:
+    """The model card, beside the graph that its figures are of."""
+    card = model_card(
+        Facts(
+            name=MODEL_NAME,
+            run_id=facts["run_id"],
+            trained_at=facts["trained_at"],
+            data_source=census.source,
+            train_rows=len(census.train),
+            judge_uses=registry.judged_versions() + 1,
+        ),
+        package.contract,
+        census.test,
+        package.score(census.test),
+        package.threshold,
+    )
+    (package.folder / CARD).write_text(card, encoding="utf-8")
+
+
 def make_reference(
     frame: pd.DataFrame, contract: Contract, best: Trial, threshold: float
 ) -> pd.DataFrame:
@@ -266,7 +289,7 @@ def judge(package: Package, registry: Registry, rows: pd.DataFrame, version: str
     """The gate's verdict against the production version, written on the version as tags."""
     contract = package.contract
     texts = "\n".join(census_data.row_texts(rows))
-    held_out = Judge(inputs(rows, contract), labels(rows, contract), digest(texts.encode()))
+    held_out = Judge(rows, labels(rows, contract), digest(texts.encode()))
     production = registry.production()
     if production is None:
         verdict = gate(package, None, held_out)
@@ -274,14 +297,15 @@ def judge(package: Package, registry: Registry, rows: pd.DataFrame, version: str
         with registry.package_of(production) as folder:
             verdict = gate(package, Package(folder, contract), held_out)
     registry.tag_version(version, verdict.as_tags())
+    registry.log_json(VERDICT, msgspec.to_builtins(verdict))
     return verdict
 
 
 @step
-def promote(registry: Registry, version: str, verdict: Verdict) -> None:
+def promote(registry: Registry, version: str, verdict: Verdict, trigger: str) -> None:
     """Points the alias `production` at the version if the gate agrees."""
     if verdict.promote:
-        registry.promote(version)
+        registry.promote(version, Promotion("training flow", f"{trigger}: {verdict.reason}"))
     log = get_run_logger()
     log.info("promoted=%s version=%s reason=%s", verdict.promote, version, verdict.reason)
 
@@ -291,6 +315,26 @@ def report(version: str, metrics: dict[str, float], verdict: Verdict) -> None:
     rows = [{"metric": name, "test split": f"{value:.4f}"} for name, value in metrics.items()]
     text = f"Version {version}: {'promoted' if verdict.promote else 'kept back'}, {verdict.reason}"
     create_table_artifact(rows, key="training-results", description=text)
+    if verdict.champion:
+        create_table_artifact(gate_rows(verdict), key="gate", description=verdict.reason)
+
+
+def gate_rows(verdict: Verdict) -> list[dict[str, str]]:
+    """The gate's evidence for people: gains of the candidate, and the rise in each segment."""
+
+    def words(interval: Interval | None) -> str:
+        if interval is None:
+            return "too few rows"
+        return f"{interval.estimate:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+
+    rows = [
+        {"compared": "log loss, gain", "95 % interval": words(verdict.log_loss_gain)},
+        {"compared": "ROC AUC, gain", "95 % interval": words(verdict.roc_auc_gain)},
+    ]
+    for segment in verdict.segments:
+        name = f"log loss, rise for {segment.name}, {segment.rows} rows"
+        rows.append({"compared": name, "95 % interval": words(segment.log_loss_rise)})
+    return rows
 
 
 def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:

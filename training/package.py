@@ -67,6 +67,11 @@ class Package:
         """The decision threshold in [0, 1]."""
         return float(self.metadata["threshold"])
 
+    @property
+    def size_mb(self) -> float:
+        """The graph's size, in megabytes."""
+        return (self.folder / "model.onnx").stat().st_size / 1e6
+
     def score(self, frame: pd.DataFrame) -> np.ndarray:
         """Probability of the positive label (n_samples,) float32, for raw input columns."""
         feeds = {feature.name: as_tensor(frame, feature) for feature in self.contract.inputs}

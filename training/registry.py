@@ -27,9 +27,11 @@ from mlflow.utils.time import get_current_time_millis
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
-from config.model_registry import ALIAS, MODEL_NAME, PACKAGE
+from config.model_registry import ALIAS, CARD, MODEL_NAME, PACKAGE
 
 EXPERIMENT = "income"
+LEDGER = "income-promotions"  # one run for each time that `production` moved
+PROMOTION_FACTS = ("from_version", "to_version", "who", "why", "forced")
 # MLflow's client reads these from the environment only.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -41,6 +43,14 @@ CLIENT_SETTINGS = {
 
 class RegistryUnavailable(Exception):
     """MLflow does not answer; the message names its address and the setting."""
+
+
+class Promotion(NamedTuple):
+    """Who asked for a version to be production, and why."""
+
+    who: str
+    why: str
+    forced: bool = False  # against the gate, or without it
 
 
 class Expired(NamedTuple):
@@ -102,6 +112,10 @@ class Registry:
         """A plot of the current run."""
         mlflow.log_figure(figure, f"plots/{name}.png")
 
+    def log_json(self, path: str, content: Any) -> None:
+        """A JSON file of the current run."""
+        mlflow.log_dict(content, path)
+
     def log_files(self, folder: Path) -> None:
         """All files under a folder as artifacts of the current run, at the same paths."""
         mlflow.log_artifacts(str(folder))
@@ -128,7 +142,10 @@ class Registry:
             pip_requirements=["onnxruntime"],
         )
         self.client.log_model_artifacts(logged.model_id, str(folder))
-        return mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags)
+        version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags)
+        where = f"Model card: {PACKAGE}/{CARD}, among the artifacts of the run that made this."
+        self.client.update_model_version(MODEL_NAME, version.version, description=where)
+        return version
 
     def tag_version(self, version: str, tags: dict[str, str]) -> None:
         """Adds tags to a version."""
@@ -150,9 +167,44 @@ class Registry:
         version = self.production()
         return version.tags["data_source"] if version else "uci"
 
-    def promote(self, version: str) -> None:
-        """Points `production` at a version."""
+    def judged_versions(self) -> int:
+        """How many versions the gate has judged so far."""
+        versions = self.client.search_model_versions(f"name = '{MODEL_NAME}'", max_results=10_000)
+        return sum("gate" in version.tags for version in versions)
+
+    def version(self, number: str) -> ModelVersion | None:
+        """A version by its number, or None if there is none."""
+        try:
+            return self.client.get_model_version(MODEL_NAME, number)
+        except MlflowException as err:
+            if err.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                return None
+            raise
+
+    def promote(self, version: str, promotion: "Promotion") -> None:
+        """Points `production` at a version, and writes down who did it and why."""
+        before = self.production()
+        facts = promotion._asdict() | {
+            "from_version": before.version if before else "none",
+            "to_version": version,
+        }
+        tags = {name: str(value) for name, value in facts.items()}
+        run = self.client.create_run(self._ledger_id(), tags=tags)
         self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
+        self.client.set_terminated(run.info.run_id)
+
+    def promotions(self) -> list[dict[str, str]]:
+        """Every promotion, newest first: at, from_version, to_version, who, why, forced."""
+        runs = self.client.search_runs([self._ledger_id()], "attributes.status = 'FINISHED'")
+        return [
+            {"at": datetime.fromtimestamp(run.info.start_time / 1000).isoformat(" ", "seconds")}
+            | {name: run.data.tags[name] for name in PROMOTION_FACTS}
+            for run in runs
+        ]
+
+    def _ledger_id(self) -> str:
+        ledger = self.client.get_experiment_by_name(LEDGER)
+        return ledger.experiment_id if ledger else self.client.create_experiment(LEDGER)
 
     def expired(self, before: datetime, n_versions: int) -> "Expired":
         """What started before a time and is neither of production nor of the newest versions.

@@ -15,6 +15,7 @@ from prefect.testing.utilities import prefect_test_harness
 from config.model_registry import MODEL_NAME
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training import flow
+from training.__main__ import main
 from training.census import Census
 from training.package import Package
 from training.registry import Registry, RegistryUnavailable
@@ -99,7 +100,8 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     children = client.search_runs(
         [run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'"
     )
-    assert len(children) == 2 and all("cv_log_loss" in c.data.metrics for c in children)
+    losses = {"cv_log_loss", "screening_log_loss"}
+    assert len(children) == 2 and all(losses & c.data.metrics.keys() for c in children)
 
     scripts = Path(sys.executable).parent
     command = [scripts / "mlflow", "artifacts", "download", "--run-id", result["run_id"]]
@@ -108,8 +110,12 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     package = Package(tmp_path / "models_mlflow", contract)
     assert package.metadata["run_id"] == result["run_id"]
     assert json.loads(package.metadata["metrics"]) == result["test_metrics"]
+    assert "Model card" in (package.folder / "card.html").read_text("utf-8")
     assert (package.folder / "golden.json").exists() and (package.folder / "features.yaml").exists()
 
+    mlflow.set_tracking_uri(tracking_uri)
+    verdict = mlflow.artifacts.load_dict(f"runs:/{result['run_id']}/gate/verdict.json")
+    assert verdict["promote"] and verdict["candidate"]["metrics"]["roc_auc"] > 0.7
     plots = {Path(f.path).stem for f in client.list_artifacts(result["run_id"], "plots")}
     assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
 
@@ -150,6 +156,32 @@ def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_cens
     assert not result["promoted"] and "synthetic" in result["reason"]
     version = MlflowClient(tracking_uri).get_model_version(MODEL_NAME, result["model_version"])
     assert version.tags["data_source"] == "synthetic" and version.tags["gate"] == "failed"
+
+
+def test_production_moves_with_who_and_why_and_goes_back(
+    small_census, tracking_uri, monkeypatch, capsys
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    census, use = small_census
+    flow.train(**SMALL, seed=8, force=True)
+    use(replace(census, source="synthetic"))
+    kept_back = flow.train(**SMALL, seed=8, data="synthetic", force=True)["model_version"]
+    registry = Registry(tracking_uri)
+    before = registry.production().version
+
+    with pytest.raises(SystemExit, match="did not pass the gate: trained on synthetic rows"):
+        main(["promote", kept_back, "--why", "to see"])
+    with pytest.raises(SystemExit, match="version 999: MLflow has none"):
+        main(["promote", "999", "--why", "to see"])
+    main(["promote", kept_back, "--why", "a drill", "--who", "ann", "--force"])
+    assert registry.production().version == kept_back
+    main(["rollback", "--why", "the drill is over", "--who", "ann"])
+    assert registry.production().version == before
+    main(["history"])
+    printed = capsys.readouterr().out.splitlines()
+    newest = [line for line in printed if " -> " in line][:2]
+    assert f"{kept_back} -> {before}  ann: rollback: the drill is over" in newest[0]
+    assert f"{before} -> {kept_back}  ann (forced): a drill" in newest[1]
 
 
 def test_a_retraining_reads_what_production_was_trained_on(small_census, tracking_uri, monkeypatch):

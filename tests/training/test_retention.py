@@ -14,7 +14,7 @@ from config.contract import Contract
 from tests.conftest import accepts_connections, free_port, wait_until
 from training.__main__ import main
 from training.package import Package
-from training.registry import Registry
+from training.registry import Promotion, Registry
 from training.retention import find_expired
 from training.settings import Settings
 
@@ -67,7 +67,7 @@ def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
     versions = [trained(registry, package, contract) for _ in range(3)]
     per_run = files(artifacts) // 3
     assert per_run > 5
-    registry.promote("1")
+    registry.promote("1", Promotion("a test", "to keep it"))
     assert find_expired(registry, Settings(run_retention_days=0), IN_A_YEAR).runs == []
     assert find_expired(registry, Settings(run_retention_days=366), IN_A_YEAR).runs == []
     expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
