@@ -76,6 +76,14 @@ test-all: test test-containers  ## also what takes longer
 train: setup  ## the training flow with MLflow and Prefect of its own
 	$(BIN)/python -m stream_generator.demo --only-train
 
+.PHONY: benchmark-training
+benchmark-training: setup  ## quality and time of training, beside the usual way: 8 minutes
+	$(BIN)/python -m tests.benchmarks.benchmark_training
+
+.PHONY: ablation
+ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 5 minutes
+	$(BIN)/python -m tests.benchmarks.ablation
+
 .PHONY: demo
 demo: setup  ## the whole loop on this machine; KEEP=1 leaves it running
 	$(BIN)/python -m stream_generator.demo $(if $(KEEP),--keep)

@@ -96,6 +96,8 @@ class Window:
         self._connection.execute("PRAGMA journal_mode = WAL")
         # A 2xx lets the relay forget its rows, so they must outlive a power cut: a flush a batch.
         self._connection.execute("PRAGMA synchronous = FULL")
+        # Rows that go are overwritten; from the first write on, for pages are split and copied.
+        self._connection.execute("PRAGMA secure_delete = ON")
         with self._transaction():
             for statement in _statements(SCHEMA):
                 self._connection.execute(statement)
@@ -185,17 +187,20 @@ class Window:
                 connection.execute(statement, sizes)
 
     def erase(self, prediction_id: str) -> int:
-        """Removes a prediction with its labels, overwriting them; 1 if it was here, else 0.
+        """Removes a prediction, its label and what contradicted that; how many rows.
 
-        The running totals stay, as do measurements and reports, which hold no rows.
+        They are overwritten, but for what the file's log keeps while somebody reads it: then this
+        raises sqlite3.OperationalError, and may be called again. The running totals stay.
         """
-        with self._lock:
-            self._connection.execute("PRAGMA secure_delete = ON")
         with self._transaction() as connection:
-            for table in ("conflicts", "labels", "predictions"):
-                remove = f"DELETE FROM {table} WHERE prediction_id = ?"
-                removed = connection.execute(remove, (prediction_id,)).rowcount
-        self._read("PRAGMA wal_checkpoint(TRUNCATE)")  # the log would keep it
+            removed = sum(
+                connection.execute(
+                    f"DELETE FROM {table} WHERE prediction_id = ?", (prediction_id,)
+                ).rowcount
+                for table in ("conflicts", "labels", "predictions")
+            )
+        if self._read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+            raise sqlite3.OperationalError("the write-ahead log is being read and holds rows")
         return removed
 
     def _read(self, query: str, parameters: Iterable[object] = ()) -> list[tuple]:

@@ -8,7 +8,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from prediction_service.journal import StoredEvent, journal_paths, newest, opened
+from prediction_service.journal import StoredEvent, erasing, journal_paths, newest, opened
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cursor (
@@ -33,6 +33,7 @@ class Cursors:
         )
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA secure_delete = ON")  # of letters that are replaced
         self._connection.executescript(SCHEMA)
 
     def position(self, sink: str, journal: str) -> int:
@@ -75,16 +76,13 @@ def cursors_path(root: Path) -> Path:
 
 
 def erase_dead_letters(root: Path, prediction_id: str) -> int:
-    """Removes what sinks refused of a prediction; how many events."""
+    """Removes what sinks refused of a prediction; how many events. Raises JournalUnavailable."""
     path = cursors_path(root)
     if not path.exists():
         return 0
     remove = "DELETE FROM dead_letter WHERE CAST(body AS TEXT) ->> 'prediction_id' = ?"
-    with opened(path, "rw") as connection:
-        connection.execute("PRAGMA secure_delete = ON")
-        removed = connection.execute(remove, (prediction_id,)).rowcount
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return removed
+    with erasing(path) as connection:
+        return connection.execute(remove, (prediction_id,)).rowcount
 
 
 def backlog(root: Path, sink: str) -> int:

@@ -1,21 +1,22 @@
 """Erases one prediction and its labels: `python -m prediction_service.forget PREDICTION_ID`.
 
 From the journals, from what the sinks refused, and from MongoDB. The Evidently service has a
-command of its own for its window. The same request sent again under the same Idempotency-Key
-makes the prediction anew.
+command of its own for its window, to be run after this one. The same request sent again under
+the same Idempotency-Key makes the prediction anew, and a label sent later is kept as one that
+waits for its prediction.
 """
 
 import argparse
 import os
 import re
-import sqlite3
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.cursors import erase_dead_letters
-from prediction_service.journal import erase, journal_paths
+from prediction_service.journal import JournalUnavailable, erase, journal_paths
 from prediction_service.mongodb import MongoSink
 from prediction_service.settings import Settings
 from prediction_service.sinks import SinkUnavailable
@@ -25,26 +26,27 @@ PREDICTION_ID = re.compile("[0-9a-f]{32}")
 
 def forget(
     prediction_id: str, settings: Settings, sleep: Callable[[float], None] = time.sleep
-) -> dict[str, int]:
-    """What was erased, by place. May be repeated. Raises SinkUnavailable, sqlite3.Error.
+) -> Iterator[tuple[str, int]]:
+    """Places and how much was erased there, as it is done; a place comes more than once.
 
     The journals come first, so that the relay reads the prediction no more; then the sinks, twice:
     a batch that the relay had in hand is stored, or given up, within SINK_TIMEOUT_S.
+
+    Raises JournalUnavailable or SinkUnavailable; may be repeated.
     """
-    root = settings.journal_path
-    erased = {
-        "journals": sum(erase(path, prediction_id) for path in journal_paths(root)),
-        "dead letters": erase_dead_letters(root, prediction_id),
-    }
-    if settings.mongodb_address:
-        with closing(MongoSink.of(settings)) as mongodb:
-            erased["MongoDB"] = mongodb.erase(prediction_id)
+    for path in journal_paths(settings.journal_path):
+        yield "journal rows", erase(path, prediction_id)
+    yield from erase_shipped(prediction_id, settings)
     sleep(settings.sink_timeout_s)
-    erased["dead letters"] += erase_dead_letters(root, prediction_id)
+    yield from erase_shipped(prediction_id, settings)
+
+
+def erase_shipped(prediction_id: str, settings: Settings) -> Iterator[tuple[str, int]]:
+    """What the relay has made of it: dead letters and, if it is configured, MongoDB's document."""
+    yield "dead letters", erase_dead_letters(settings.journal_path, prediction_id)
     if settings.mongodb_address:
         with closing(MongoSink.of(settings)) as mongodb:
-            erased["MongoDB"] += mongodb.erase(prediction_id)
-    return erased
+            yield "MongoDB documents", mongodb.erase(prediction_id)
 
 
 def main() -> None:
@@ -55,15 +57,22 @@ def main() -> None:
     if not PREDICTION_ID.fullmatch(prediction_id):
         parser.error(f"prediction_id: got {prediction_id!r}, expected 32 hexadecimal digits")
     settings = read_settings(Settings, os.environ)
+    if not settings.journal_path.is_dir():
+        raise SystemExit(f"not erased: JOURNAL_DIR={settings.journal_dir} does not exist")
     print(
         f"waiting {settings.sink_timeout_s:g} s (SINK_TIMEOUT_S) for what is on its way", flush=True
     )
+    erased: Counter[str] = Counter()
     try:
-        erased = forget(prediction_id, settings)
-    except (SinkUnavailable, sqlite3.Error) as err:
+        for place, count in forget(prediction_id, settings):
+            erased[place] += count
+    except (JournalUnavailable, SinkUnavailable) as err:
         raise SystemExit(f"not everything is erased, run this again: {err}") from err
-    for place, count in erased.items():
-        print(f"{place:14}{count} erased")
+    finally:
+        for place, count in erased.items():
+            print(f"{place:18}{count} erased")
+    if not erased.total():
+        print(f"nothing is kept of {prediction_id}")
 
 
 if __name__ == "__main__":

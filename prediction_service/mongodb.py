@@ -52,6 +52,7 @@ class MongoSink:
             appname="income-relay",
         )
         self.collection = self.client[database][COLLECTION]
+        self.timeout_s = timeout_s
         self.ttl_s = ttl_s
         self._has_indexes = False
 
@@ -67,11 +68,15 @@ class MongoSink:
         )
 
     def send(self, events: list[StoredEvent]) -> None:
-        """Stores the events durably. Raises SinkUnavailable or EventsRefused."""
+        """Stores the events durably, or gives up in `timeout_s` altogether.
+
+        Raises SinkUnavailable or EventsRefused.
+        """
         try:
-            self._make_indexes()
-            self._store_predictions(_decoded(events, "prediction", Prediction))
-            self._store_labels(_decoded(events, "label", Label))
+            with pymongo.timeout(self.timeout_s):
+                self._make_indexes()
+                self._store_predictions(_decoded(events, "prediction", Prediction))
+                self._store_labels(_decoded(events, "label", Label))
         except BulkWriteError as err:
             raise _translated(err) from err
         except (BSONError, msgspec.DecodeError, OverflowError) as err:

@@ -10,7 +10,7 @@ from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
 from training.registry import Promotion, Registry, RegistryUnavailable
-from training.retention import find_expired, summary
+from training.retention import find_expired, listing, summary
 from training.settings import Settings
 from training.synthesis import synthesize
 
@@ -53,7 +53,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command.add_argument("--who", default=getpass.getuser(), help="(%(default)s)")
     commands.add_parser("history", help="every time that production moved: when, who, why")
     let_go = commands.add_parser("retain", help="remove runs older than RUN_RETENTION_DAYS")
-    let_go.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    let_go.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     draw = commands.add_parser("synthesize", help="draw synthetic census rows")
     draw.add_argument("--rows", type=int, default=48842)
     draw.add_argument("--seed", type=int, default=0)
@@ -165,9 +165,11 @@ def run_retain(options: argparse.Namespace) -> None:
     settings = read_settings(Settings, os.environ)
     registry = open_registry()
     expired = find_expired(registry, settings)
-    if not options.dry_run:
-        registry.remove(expired)
-    print(f"{'would remove' if options.dry_run else 'removed'} {summary(expired)}")
+    if options.dry_run:
+        print(*listing(expired), f"would remove {summary(expired)}", sep="\n")
+        return
+    registry.remove(expired)
+    print(f"removed {summary(expired)}")
 
 
 def run_synthesize(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ After RUN_RETENTION_DAYS a run goes with its trials and artifacts, unless it mad
 version or one of the newest ones.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from training.registry import Expired, Registry
@@ -23,6 +24,15 @@ def find_expired(
         return Expired([], [])
     age = timedelta(days=settings.run_retention_days)
     return registry.expired((now or datetime.now(UTC)) - age, n_versions)
+
+
+def listing(expired: Expired) -> Iterator[str]:
+    """Each version and each run, in a line."""
+    for version in expired.versions:
+        yield f"version {version.version} of run {version.run_id}"
+    for run in expired.runs:
+        started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+        yield f"run {run.info.run_id} of {started:%Y-%m-%d %H:%M} UTC, {run.info.run_name}"
 
 
 def summary(expired: Expired) -> str:

@@ -1,6 +1,7 @@
 """Settings of the training part, read from the environment at its entry points."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -15,7 +16,8 @@ class Settings(msgspec.Struct, frozen=True):
     train_period_minutes: float = 240  # scheduled training
     watch_period_s: float = 60  # how often `watch` asks
     watch_cooldown_s: float = 3600  # least time between two trainings that drift started
-    run_retention_days: float = 90  # training runs older than this are removed; 0 keeps them
+    # Training runs older than this are removed; 0 keeps them.
+    run_retention_days: Annotated[float, msgspec.Meta(ge=0)] = 90
     max_evals: int = 20  # trials of a search, where a command does not say
 
     @property

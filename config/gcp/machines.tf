@@ -1,12 +1,15 @@
 locals {
-  image = "debian-cloud/debian-13" # its own packages bring Docker Engine 26 and Compose 2.26
+  image           = "debian-cloud/debian-13" # its own packages bring Docker Engine 26 and Compose 2.26
+  prefect_api_url = "http://${google_compute_instance.prefect.network_interface[0].network_ip}:4200/api"
 }
 
 resource "google_compute_instance" "prefect" {
   name                = "prefect"
   machine_type        = var.prefect_machine_type
   deletion_protection = var.deletion_protection
-  # A new start-up script takes effect at the next boot; it must not replace the disk.
+  # For another machine type: it is shut down, changed and started.
+  allow_stopping_for_update = true
+  # A new start-up script takes effect when it is run next; it must not replace the disk.
   metadata = {
     enable-oslogin         = "TRUE"
     block-project-ssh-keys = "TRUE"
@@ -26,6 +29,7 @@ resource "google_compute_instance" "prefect" {
     initialize_params {
       image = local.image
       size  = var.disk_gb
+      type  = "pd-balanced" # a small pd-standard is too slow for journals and image builds
     }
   }
 
@@ -41,12 +45,20 @@ resource "google_compute_instance" "prefect" {
     email  = google_service_account.prefect.email
     scopes = ["cloud-platform"] # what it may do is up to its roles
   }
+
+  # What the start-up script needs as soon as the machine boots.
+  depends_on = [
+    google_compute_router_nat.income,
+    google_secret_manager_secret_iam_member.prefect,
+  ]
 }
 
 resource "google_compute_instance" "project" {
   name                = "project"
   machine_type        = var.project_machine_type
   deletion_protection = var.deletion_protection
+
+  allow_stopping_for_update = true
   metadata = {
     enable-oslogin         = "TRUE"
     block-project-ssh-keys = "TRUE"
@@ -59,9 +71,15 @@ resource "google_compute_instance" "project" {
         BIND_ADDRESS          = length(var.allowed_addresses) > 0 ? "0.0.0.0" : "127.0.0.1"
         ARTIFACT_BUCKET       = google_storage_bucket.income["artifacts"].name
         STORAGE_EMULATOR_HOST = ""
-        PREFECT_API_URL       = "http://${google_compute_instance.prefect.network_interface[0].network_ip}:4200/api"
+        PREFECT_API_URL       = local.prefect_api_url
+        MLFLOW_ALLOWED_HOST   = join(",", [for one in google_compute_address.project : "${one.address}:5000"])
       }
-      start = "make up"
+      # The small machine takes longer to build than the worker waits for its server.
+      start = join("\n", [
+        "docker compose build --quiet",
+        "curl --fail --silent --show-error --output /dev/null --max-time 10 --retry 180 --retry-delay 10 --retry-all-errors ${local.prefect_api_url}/health",
+        "make up",
+      ])
     })
   }
 
@@ -69,6 +87,7 @@ resource "google_compute_instance" "project" {
     initialize_params {
       image = local.image
       size  = var.disk_gb
+      type  = "pd-balanced" # a small pd-standard is too slow for journals and image builds
     }
   }
 
@@ -76,8 +95,10 @@ resource "google_compute_instance" "project" {
     subnetwork = google_compute_subnetwork.income.id
 
     dynamic "access_config" {
-      for_each = length(var.allowed_addresses) > 0 ? ["an external address"] : []
-      content {}
+      for_each = google_compute_address.project[*].address
+      content {
+        nat_ip = access_config.value
+      }
     }
   }
 
@@ -89,4 +110,10 @@ resource "google_compute_instance" "project" {
     email  = google_service_account.project.email
     scopes = ["cloud-platform"]
   }
+
+  depends_on = [
+    google_compute_router_nat.income,
+    google_secret_manager_secret_iam_member.prefect,
+    google_storage_bucket_iam_member.project,
+  ]
 }

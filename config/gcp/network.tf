@@ -11,7 +11,8 @@ resource "google_compute_subnetwork" "income" {
   private_ip_google_access = true
 }
 
-# The way out, for packages, images and the census: the machines have no external addresses.
+# The way out, for packages, images and the census: the machines have no external addresses. It is
+# billed by the hour and by what passes, whether or not anybody uses the machines.
 resource "google_compute_router" "income" {
   name    = "income"
   network = google_compute_network.income.id
@@ -51,6 +52,13 @@ resource "google_compute_firewall" "project_to_prefect" {
     protocol = "tcp"
     ports    = ["4200"]
   }
+}
+
+# The project machine's external address, if anybody may come to it. It stays when the machine restarts.
+resource "google_compute_address" "project" {
+  count  = length(var.allowed_addresses) > 0 ? 1 : 0
+  name   = "income-project"
+  region = var.region
 }
 
 resource "google_compute_firewall" "allowed" {

@@ -8,6 +8,11 @@ output "prefect_tunnel" {
   value       = "gcloud compute ssh prefect --project=${var.project} --zone=${var.zone} --tunnel-through-iap -- -N -L 4200:localhost:4200"
 }
 
+output "address" {
+  description = "Where allowed_addresses reach open_ports; null without any."
+  value       = one(google_compute_address.project[*].address)
+}
+
 output "buckets" {
   description = "The buckets, by what they are for."
   value       = local.buckets

@@ -2,7 +2,7 @@ locals {
   # Names of buckets are taken world-wide.
   buckets = {
     artifacts = "${var.project}-income-artifacts" # of MLflow
-    prefect   = "${var.project}-income-prefect"   # flow code and results
+    prefect   = "${var.project}-income-prefect"   # for flow code and results
   }
 }
 
@@ -38,7 +38,9 @@ resource "google_service_account" "prefect" {
   display_name = "Income: Prefect server"
 }
 
-# MLflow's server and the worker run on the project machine; the Prefect server needs no bucket.
+# MLflow's server and the worker, which reads flow code and writes results, run on the project machine;
+# the Prefect server needs no bucket. This project's own flows are part of the worker's image and
+# keep no results: the second bucket stays empty until flows of yours use it.
 resource "google_storage_bucket_iam_member" "project" {
   for_each = google_storage_bucket.income
   bucket   = each.value.name

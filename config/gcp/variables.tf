@@ -16,19 +16,24 @@ variable "zone" {
 }
 
 variable "repository_url" {
-  description = "Where the machines clone this repository from, over https."
+  description = "Where the machines fetch this repository from: over https, without a password."
   type        = string
 
   validation {
-    condition     = startswith(var.repository_url, "https://")
-    error_message = "repository_url must start with https://."
+    condition     = can(regex("^https://[[:alnum:]._~:/@%+-]+$", var.repository_url))
+    error_message = "repository_url must start with https://, without quotes or blanks."
   }
 }
 
 variable "revision" {
-  description = "Tag, branch or commit that the machines run."
+  description = "Tag, branch or whole commit id that the machines run."
   type        = string
   default     = "main"
+
+  validation {
+    condition     = can(regex("^[[:alnum:]][[:alnum:]._/-]*$", var.revision))
+    error_message = "revision must be the name of a tag or branch, or a whole commit id."
+  }
 }
 
 variable "project_machine_type" {
@@ -44,7 +49,7 @@ variable "prefect_machine_type" {
 }
 
 variable "disk_gb" {
-  description = "Boot disk of each machine, in GB: images take 5, the volumes the rest."
+  description = "Boot disk of each machine, in GB: images take 5, the volumes the rest. Another size later makes a new, empty machine."
   type        = number
   default     = 30
 }
@@ -62,13 +67,14 @@ variable "deletion_protection" {
 }
 
 variable "allowed_addresses" {
-  description = "CIDR ranges that may reach open_ports directly. Empty: nobody, and no machine has an external address."
+  description = "IPv4 ranges that may reach open_ports directly. Empty: nobody, and no machine has an external address."
   type        = list(string)
   default     = []
 
   validation {
-    condition     = alltrue([for range in var.allowed_addresses : can(cidrhost(range, 0)) && !endswith(range, "/0")])
-    error_message = "allowed_addresses takes CIDR ranges, and never the whole internet (/0)."
+    # By the mask: 0.0.0.0/00 is the whole internet too, and so are 0.0.0.0/1 and 128.0.0.0/1 together.
+    condition     = alltrue([for range in var.allowed_addresses : startswith(try(cidrnetmask(range), ""), "255.")])
+    error_message = "allowed_addresses takes IPv4 ranges such as 203.0.113.0/24, none wider than /8."
   }
 }
 

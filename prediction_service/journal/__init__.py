@@ -155,7 +155,10 @@ def create(path: Path, sync: Literal["normal", "full"]) -> sqlite3.Connection:
 
 @contextmanager
 def opened(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Connection]:
-    """An existing journal, whoever writes it. Raises sqlite3.Error if it cannot be opened."""
+    """An existing journal, whoever writes it. Raises sqlite3.Error if it cannot be opened.
+
+    What is removed through it is overwritten.
+    """
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
@@ -163,7 +166,24 @@ def opened(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Con
         isolation_level=None,
     )
     with closing(connection):
+        connection.execute("PRAGMA secure_delete = ON")  # some builds of SQLite start with it off
         yield connection
+
+
+@contextmanager
+def erasing(path: Path) -> Iterator[sqlite3.Connection]:
+    """A file to erase from; of what was erased, its write-ahead log keeps nothing either.
+
+    Raises JournalUnavailable, also when a reader kept the log from being emptied.
+    """
+    try:
+        with opened(path, "rw") as connection:
+            yield connection
+            held, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as err:
+        raise JournalUnavailable(f"{path} cannot be written: {err}") from err
+    if held:
+        raise JournalUnavailable(f"{path}: its write-ahead log is being read and still holds rows")
 
 
 def journal_paths(root: Path) -> list[Path]:
@@ -207,17 +227,14 @@ def remove_up_to(path: Path, seq: int, before: float, limit: int) -> int:
 def erase(path: Path, prediction_id: str) -> int:
     """Blanks a prediction and its labels; how many events. Their numbers stay taken.
 
-    What they said is overwritten in the file and, once no reader holds it, gone from its log.
+    Nothing of what they said is left in the file. Raises JournalUnavailable.
     """
-    with opened(path, "rw") as connection:
-        connection.execute("PRAGMA secure_delete = ON")
-        blank = (
-            "UPDATE event SET kind = 'erased', prediction_id = '', body = x''"
-            " WHERE prediction_id = ?"
-        )
-        erased = connection.execute(blank, (prediction_id,)).rowcount
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return erased
+    find = "SELECT seq FROM event WHERE prediction_id = ?"
+    blank = "UPDATE event SET kind = 'erased', prediction_id = '', body = x'' WHERE seq = ?"
+    with erasing(path) as connection:
+        # Found by reading: an update that looks at every row would keep the worker from writing.
+        numbers = connection.execute(find, (prediction_id,)).fetchall()
+        return connection.executemany(blank, numbers).rowcount if numbers else 0
 
 
 def give_back_pages(connection: sqlite3.Connection) -> None:

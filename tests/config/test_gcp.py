@@ -1,6 +1,7 @@
 """The Terraform files for Google Cloud, as parsed: who may do what, and which ports are open."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_every_open_port_is_named_and_open_to_named_sources_only():
 def test_by_default_nothing_is_open_and_what_can_be_opened_asks_who_comes_in():
     variables = dict(blocks("variable"))
     assert variables["allowed_addresses"]["default"] == []
-    assert "/0" in variables["allowed_addresses"]["validation"][0]["condition"]
+    assert "cidrnetmask" in variables["allowed_addresses"]["validation"][0]["condition"]
     condition = variables["open_ports"]["validation"][0]["condition"]
     allowed = set(map(int, re.findall(r"\d{4,}", condition)))
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
@@ -113,11 +114,23 @@ def test_machines_have_no_address_on_the_internet_by_default_and_take_no_keys():
         (interface,) = machine["network_interface"]
         assert "access_config" not in interface
         for dynamic in interface.get("dynamic", []):
-            condition = dynamic["access_config"]["for_each"]
-            assert condition.startswith("${length(var.allowed_addresses) > 0 ?")
+            addresses = dynamic["access_config"]["for_each"]
+            assert addresses == "${google_compute_address.project[*].address}"
         assert machine["metadata"]["enable-oslogin"] == "TRUE"
         assert machine["metadata"]["block-project-ssh-keys"] == "TRUE"
         assert machine["deletion_protection"] == "${var.deletion_protection}"
+    (address,) = resources("google_compute_address").values()
+    assert address["count"] == "${length(var.allowed_addresses) > 0 ? 1 : 0}"
+
+
+def test_a_machine_boots_after_what_its_start_up_script_needs():
+    """A right or a way out that came later would leave the first start-up FAILED."""
+    needed = {"${google_compute_router_nat.income}"}
+    needed |= {"${google_secret_manager_secret_iam_member.prefect}"}
+    machines = resources("google_compute_instance")
+    assert needed <= set(machines["prefect"]["depends_on"])
+    needed |= {"${google_storage_bucket_iam_member.project}"}
+    assert needed <= set(machines["project"]["depends_on"])
 
 
 def test_every_variable_and_output_is_explained():
@@ -145,10 +158,19 @@ def test_settings_and_profiles_are_those_of_the_compose_file(name):
         assert f"${{{setting}" in compose, setting
 
 
-@pytest.mark.parametrize("start", ["make up", "docker compose up --build --detach --wait prefect"])
-def test_the_start_up_script_is_bash_and_calls_targets_that_exist(start, tmp_path):
-    given = {"repository_url": "https://example.org/a.git", "revision": "v1", "start": start}
+def commands_of(machine: dict[str, Any]) -> list[str]:
+    """What the start-up script ends with, a command each."""
+    start = machine["metadata"]["startup-script"].split("start = ")[1]
+    return [command for command in re.findall(r'"([^"]*)"', start) if command != "\\n"]
+
+
+@pytest.mark.parametrize("name", ["project", "prefect"])
+def test_the_start_up_script_is_bash_and_calls_what_exists(name, tmp_path):
+    machine = resources("google_compute_instance")[name]
+    given = {"repository_url": "https://example.org/a.git", "revision": "v1"}
     given["secret_version"] = "projects/1/secrets/income-prefect-auth/versions/1"
+    given["start"] = "\n".join(commands_of(machine)).replace("${local.prefect_api_url}", "http://a")
+    assert all(f"{key} = " in machine["metadata"]["startup-script"] for key in given)
     script = re.sub(r"%\{ for .*%\{ endfor ~\}\n", "A=1\n", STARTUP, flags=re.S)
     script = re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], script)
     path = tmp_path / "startup.sh"
@@ -156,6 +178,43 @@ def test_the_start_up_script_is_bash_and_calls_targets_that_exist(start, tmp_pat
     subprocess.run(["bash", "-n", path], check=True, timeout=10)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     assert set(re.findall(r"^make ([a-z-]+)$", script, re.M)) <= targets
-    for machine in resources("google_compute_instance").values():
-        call = machine["metadata"]["startup-script"]
-        assert all(f"{name} = " in call for name in given)
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    assert set(re.findall(r"^docker compose up .* ([a-z]+)$", script, re.M)) <= services.keys()
+
+
+def test_the_project_machine_waits_for_the_prefect_server_before_its_worker_starts():
+    """The worker gives up after two minutes, and the small machine builds its image for longer."""
+    *_, wait, up = commands_of(resources("google_compute_instance")["project"])
+    assert up == "make up"
+    assert wait.startswith("curl --fail ") and "${local.prefect_api_url}/health" in wait
+
+
+@pytest.mark.skipif(not shutil.which("terraform"), reason="terraform is not on the PATH")
+@pytest.mark.parametrize(
+    ("setting", "accepted"),
+    [
+        ('allowed_addresses=["203.0.113.0/24", "10.0.0.0/8"]', True),
+        ('allowed_addresses=["0.0.0.0/0"]', False),
+        ('allowed_addresses=["0.0.0.0/00"]', False),
+        ('allowed_addresses=["0.0.0.0/1", "128.0.0.0/1"]', False),
+        ('allowed_addresses=["::/0"]', False),
+        ("open_ports=[9696, 8085]", True),
+        ("open_ports=[9696, 27017]", False),
+        ("revision=feature/a-1.2", True),
+        ("revision=--upload-pack=a", False),
+        ("repository_url=https://example.org/a'b.git", False),
+    ],
+)
+def test_terraform_refuses_open_doors_and_what_breaks_the_script(setting, accepted, tmp_path):
+    shutil.copy(FOLDER / "variables.tf", tmp_path)  # alone it needs no provider
+    given = ["project=p", "repository_url=https://example.org/a.git", setting]
+    done = subprocess.run(
+        ["terraform", "plan", "-input=false", *(f"-var={one}" for one in given)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode == 0) is accepted, done.stdout + done.stderr
+    assert accepted or "Invalid value for variable" in done.stderr

@@ -1,21 +1,110 @@
-"""Erasing one prediction from the window."""
+"""Erasing one prediction from the window: nothing of it is left in any file."""
 
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pytest
+
+from config.contract import Contract
+from evidently_service.drift import measure_drift, monitored_frame
+from evidently_service.monitoring import Monitoring
 from evidently_service.window import Window
+from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.test_window import identities, label, prediction
 
+ROOT = Path(__file__).parents[2]
 
-def test_a_prediction_its_label_and_conflicts_are_gone_from_the_files(tmp_path: Path) -> None:
-    window = Window(tmp_path / "window.db")
+
+def bytes_of(folder: Path) -> bytes:
+    """The content of every file in a folder."""
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def run(prediction_id: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command."""
+    return subprocess.run(
+        [sys.executable, "-m", "evidently_service.forget", prediction_id],
+        cwd=ROOT,
+        env={"WINDOW_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_prediction_its_label_and_conflicts_are_gone_from_the_files(
+    window: Window, tmp_path: Path
+) -> None:
     window.add_predictions([prediction("kept-one"), prediction("erased-one")])
     window.add_labels([label("kept-one"), label("erased-one"), label("erased-one", 0)])
-    assert window.erase("erased-one") == 1
+    assert window.erase("erased-one") == 3
     assert window.erase("erased-one") == 0
     assert identities(window.last_predictions(10)) == ["kept-one"]
     counts = window.label_counts()
     assert (counts.matched, counts.pending, counts.conflicting) == (1, 0, 0)
     assert window.counters().ingested == 2
-    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    content = bytes_of(tmp_path)
     assert b"kept-one" in content and b"erased-one" not in content
-    window.close()
+
+
+def test_what_was_pruned_leaves_nothing_in_the_files(window: Window, tmp_path: Path) -> None:
+    names = [f"number-{number * 7919 % 3000:05}" for number in range(3000)]
+    window.add_predictions([prediction(name) for name in names])
+    window.prune(100)
+    window.erase("number-none")
+    content = bytes_of(tmp_path)
+    assert not [name for name in names[:-100] if name.encode() in content]
+
+
+def test_a_log_that_is_being_read_is_told_and_emptied_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evidently_service.window.BUSY_TIMEOUT_S", 0.1)
+    path = tmp_path / "window.db"
+    with closing(Window(path)) as window:
+        window.add_predictions([prediction("erased-one")])
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM predictions").fetchall()
+            with pytest.raises(sqlite3.OperationalError, match="log is being read"):
+                window.erase("erased-one")
+        assert window.erase("erased-one") == 0
+        assert b"erased-one" not in bytes_of(tmp_path)
+
+
+def test_the_command_also_erases_a_label_that_waits_and_says_when_there_is_nothing(
+    window: Window, tmp_path: Path
+) -> None:
+    window.add_labels([label("erased-one")])
+    assert "window rows       1 erased" in run("erased-one", tmp_path).stdout
+    again = run("erased-one", tmp_path)
+    assert again.returncode == 0 and "nothing is kept of erased-one" in again.stdout
+
+
+def test_a_folder_without_a_window_is_named_and_none_is_made(tmp_path: Path) -> None:
+    ended = run("erased-one", tmp_path / "elsewhere")
+    assert ended.returncode == 1 and "WINDOW_DIR" in ended.stderr
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_report_of_the_smallest_window_holds_no_row_but_a_columns_extremes(
+    monitoring: Monitoring, contract: Contract
+) -> None:
+    """Erasing leaves the report. Of windows far smaller, Evidently would draw every row."""
+    reference = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
+    window = monitored_frame(made_up_rows(contract, monitoring.min_rows, seed=2), contract)
+    window["probability"] = np.random.default_rng(3).random(len(window))
+
+    def shown(rows: pd.DataFrame) -> set[float]:
+        page = measure_drift(reference, rows, monitoring, contract).html()
+        return set(rows["probability"]) & {float(n) for n in re.findall(r"0\.\d+", page)}
+
+    assert shown(window) <= {window["probability"].min(), window["probability"].max()}
+    assert len(shown(window[:100])) > 50

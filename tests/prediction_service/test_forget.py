@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import time
 import uuid
+from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,15 @@ import pytest
 from config.events import Label
 from prediction_service.cursors import Cursors, dead_letters
 from prediction_service.forget import forget
-from prediction_service.journal import Journal, newest, read_after
+from prediction_service.journal import (
+    Journal,
+    JournalUnavailable,
+    erase,
+    newest,
+    opened,
+    read_after,
+    remove_up_to,
+)
 from prediction_service.mongodb import MongoSink
 from prediction_service.settings import Settings
 from prediction_service.sinks import SinkUnavailable
@@ -29,11 +40,34 @@ def settings_of(journal: Journal, **more: Any) -> Settings:
     return Settings(journal_dir=str(journal.root), **more)
 
 
+def forgotten(
+    prediction_id: str, settings: Settings, sleep: Callable[[float], None] = lambda s: None
+) -> dict[str, int]:
+    """What was erased, by place."""
+    erased: Counter[str] = Counter()
+    for place, count in forget(prediction_id, settings, sleep):
+        erased[place] += count
+    return dict(erased)
+
+
+def run(prediction_id: str, settings: Settings) -> subprocess.CompletedProcess[str]:
+    """The command."""
+    return subprocess.run(
+        [sys.executable, "-m", "prediction_service.forget", prediction_id],
+        cwd=ROOT,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_nothing_of_it_is_left_in_a_live_journal_and_numbers_stay_taken(journal: Journal) -> None:
     first, erased, last = made_predictions(3)
     journal.append([first, erased, last, Label(erased.prediction_id, 7.0, 1)])
-    found = forget(erased.prediction_id, settings_of(journal), sleep=lambda s: None)
-    assert found == {"journals": 2, "dead letters": 0}
+    found = forgotten(erased.prediction_id, settings_of(journal))
+    assert found == {"journal rows": 2, "dead letters": 0}
     assert erased.prediction_id.encode() not in bytes_of(journal.root)
     assert newest(journal.path)[0] == 4
     journal.append(made_predictions(1))
@@ -43,13 +77,45 @@ def test_nothing_of_it_is_left_in_a_live_journal_and_numbers_stay_taken(journal:
     assert kept[:2] == [first.prediction_id, last.prediction_id]
 
 
+def test_a_log_that_is_being_read_is_told_and_emptied_the_next_time(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader's view keeps the row in the write-ahead log, whatever the file says."""
+    monkeypatch.setattr("prediction_service.journal.LOCK_WAIT_S", 0.1)
+    (erased,) = made_predictions(1)
+    journal.append([erased])
+    with opened(journal.path) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event").fetchall()
+        with pytest.raises(JournalUnavailable, match="log is being read"):
+            erase(journal.path, erased.prediction_id)
+    assert erase(journal.path, erased.prediction_id) == 0
+    assert erased.prediction_id.encode() not in bytes_of(journal.root)
+
+
+def test_a_damaged_journal_is_named(journal: Journal) -> None:
+    damaged = journal.path.with_name("damaged.db")
+    damaged.write_bytes(b"no database" * 1000)
+    with pytest.raises(JournalUnavailable, match="damaged.db"):
+        forgotten("0" * 32, settings_of(journal))
+
+
+def test_rows_that_were_shipped_and_removed_leave_nothing_in_the_file(journal: Journal) -> None:
+    removed = made_predictions(1000)
+    journal.append([*removed, *made_predictions(1)])
+    assert remove_up_to(journal.path, 1000, 1.8e9, 1000) == 1000
+    erase(journal.path, removed[0].prediction_id)
+    content = bytes_of(journal.root)
+    assert not [one for one in removed if one.prediction_id.encode() in content]
+
+
 def test_what_a_sink_refused_is_erased(journal: Journal) -> None:
     one, other = made_predictions(2)
     journal.append([one, other])
     with closing(Cursors(journal.root)) as cursors:
         for event in read_after(journal.path, 0, 10):
             cursors.bury("mongodb", journal.path.stem, event, "too large", 1.0)
-        found = forget(one.prediction_id, settings_of(journal), sleep=lambda s: None)
+        found = forgotten(one.prediction_id, settings_of(journal))
         assert found["dead letters"] == 1
         assert dead_letters(journal.root) == {"mongodb": 1}
         assert one.prediction_id.encode() not in bytes_of(journal.root)
@@ -63,41 +129,53 @@ def test_a_batch_that_was_on_its_way_is_erased_as_well(journal: Journal, mongodb
     name = f"test_{uuid.uuid4().hex}"
     settings = settings_of(journal, mongodb_address=mongodb_uri, mongodb_database=name)
     with closing(MongoSink.of(settings)) as sink:
-        found = forget(erased.prediction_id, settings, sleep=lambda s: sink.send(in_hand))
-        assert found == {"journals": 1, "dead letters": 0, "MongoDB": 1}
+        found = forgotten(erased.prediction_id, settings, sleep=lambda s: sink.send(in_hand))
+        assert found == {"journal rows": 1, "dead letters": 0, "MongoDB documents": 1}
         assert list(sink.predictions()) == [kept]
         sink.send(read_after(journal.path, 0, 10))
         assert list(sink.predictions()) == [kept]
         sink.client.drop_database(name)
 
 
-def test_a_store_that_is_away_is_told_and_the_journals_are_done(journal: Journal) -> None:
+def test_a_batch_that_is_on_its_way_to_a_slow_store_is_given_up_in_time(
+    journal: Journal, mongodb_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forgetting waits SINK_TIMEOUT_S once: all calls of a batch together must end by then."""
+    (one,) = made_predictions(1)
+    journal.append([one, Label(one.prediction_id, 7.0, 1)])
+    name = f"test_{uuid.uuid4().hex}"
+    with closing(MongoSink(mongodb_uri, name, timeout_s=2)) as sink:
+        store = sink.collection.bulk_write
+
+        def store_late(*arguments: Any, **more: Any) -> Any:
+            time.sleep(1.2)
+            return store(*arguments, **more)
+
+        monkeypatch.setattr(sink.collection, "bulk_write", store_late)
+        with pytest.raises(SinkUnavailable, match="MONGODB_ADDRESS"):
+            sink.send(read_after(journal.path, 0, 10))
+        sink.client.drop_database(name)
+
+
+def test_a_store_that_is_away_is_told_beside_what_is_done(journal: Journal) -> None:
     (erased,) = made_predictions(1)
     journal.append([erased])
-    nobody = "mongodb://127.0.0.1:1"
-    away = Settings(journal_dir=str(journal.root), mongodb_address=nobody, sink_timeout_s=0.3)
-    with pytest.raises(SinkUnavailable, match="MONGODB_ADDRESS"):
-        forget(erased.prediction_id, away, sleep=lambda s: None)
+    away = settings_of(journal, mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.3)
+    ended = run(erased.prediction_id, away)
+    assert ended.returncode == 1
+    assert "run this again" in ended.stderr and "MONGODB_ADDRESS" in ended.stderr
+    assert "journal rows      1 erased" in ended.stdout and "nothing" not in ended.stdout
     assert erased.prediction_id.encode() not in bytes_of(journal.root)
 
 
 def test_the_command_says_what_it_erased_and_refuses_what_is_no_id(journal: Journal) -> None:
     (erased,) = made_predictions(1)
     journal.append([erased])
-    settings = Settings(journal_dir=str(journal.root), sink_timeout_s=0.1)
-
-    def run(prediction_id: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "prediction_service.forget", prediction_id],
-            cwd=ROOT,
-            env=environment(settings),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    assert "journals      1 erased" in run(erased.prediction_id).stdout
-    assert "journals      0 erased" in run(erased.prediction_id).stdout
-    refused = run("41")
+    settings = settings_of(journal, sink_timeout_s=0.1)
+    assert "journal rows      1 erased" in run(erased.prediction_id, settings).stdout
+    again = run(erased.prediction_id, settings)
+    assert again.returncode == 0 and f"nothing is kept of {erased.prediction_id}" in again.stdout
+    refused = run("41", settings)
     assert refused.returncode == 2 and "expected 32 hexadecimal digits" in refused.stderr
+    nowhere = run(erased.prediction_id, Settings(journal_dir=f"{journal.root}/none"))
+    assert nowhere.returncode == 1 and "JOURNAL_DIR" in nowhere.stderr

@@ -11,11 +11,12 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from config.contract import Contract
+from config.settings import SettingsError, read_settings
 from tests.conftest import accepts_connections, free_port, wait_until
 from training.__main__ import main
 from training.package import Package
 from training.registry import Promotion, Registry
-from training.retention import find_expired
+from training.retention import find_expired, listing
 from training.settings import Settings
 
 IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
@@ -73,6 +74,10 @@ def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
     expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
     assert [version.version for version in expired.versions] == [versions[1].version]
     assert len(expired.runs) == 2  # the second run and its trial
+    assert [line.split()[:2] for line in listing(expired)] == [
+        ["version", versions[1].version],
+        *(["run", run.info.run_id] for run in expired.runs),
+    ]
     registry.remove(expired)
     assert files(artifacts) == 2 * per_run
     assert not find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, 1).runs
@@ -80,8 +85,23 @@ def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
         assert (kept / "model.onnx").exists()
 
 
-def test_the_command_says_what_it_would_remove(registry: Registry, capsys) -> None:
-    with registry.run({}, {}):
+def test_the_command_lists_what_it_would_remove_and_then_removes_it(
+    registry: Registry, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry.run({}, {}) as run_id:
         pass
     main(["retain", "--dry-run"])
     assert "would remove 0 runs" in capsys.readouterr().out
+    monkeypatch.setenv("RUN_RETENTION_DAYS", "0.0000001")  # some milliseconds
+    main(["retain", "--dry-run"])
+    assert f"run {run_id} of " in (said := capsys.readouterr().out)
+    assert "would remove 1 runs" in said
+    main(["retain"])
+    assert "removed 1 runs" in capsys.readouterr().out
+    main(["retain"])
+    assert "removed 0 runs" in capsys.readouterr().out
+
+
+def test_a_negative_age_is_refused_for_it_would_remove_everything() -> None:
+    with pytest.raises(SettingsError, match="RUN_RETENTION_DAYS=-1"):
+        read_settings(Settings, {"RUN_RETENTION_DAYS": "-1"})

@@ -1,0 +1,20 @@
+"""The rows that the training benchmarks run on."""
+
+import os
+import sys
+
+from config.contract import Contract
+from config.settings import read_settings
+from training.census import Census, CensusUnavailable, load_census
+from training.settings import Settings
+from training.synthesis import synthesize
+
+
+def read_census(contract: Contract) -> Census:
+    """The real census, or synthetic rows where it cannot be had, which is said."""
+    settings = read_settings(Settings, os.environ)
+    try:
+        return load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
+    except CensusUnavailable as err:
+        print(f"{err}\nSYNTHETIC ROWS: the figures are not about real people", file=sys.stderr)
+        return synthesize(contract)

@@ -1,0 +1,45 @@
+"""The search as it is usually written, for comparison: hyperopt over cross_val_score.
+
+Every evaluation encodes, resamples and fits the whole imblearn pipeline anew in each fold, one
+fold after the other, and logs its metrics to MLflow one call at a time. The space and the data are
+those of `training.search`; the number of trees is one more thing to search.
+"""
+
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from hyperopt import fmin, hp, tpe
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+from config.contract import Contract
+from training.census import Census
+from training.pipeline import Params, make_pipeline
+from training.search import SPACE
+
+N_FOLDS = 5
+
+
+def naive_search(census: Census, contract: Contract, max_evals: int, folder: Path) -> float:
+    """Seconds that the search takes; MLflow keeps its runs in a file of `folder`."""
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/naive.db")
+    mlflow.set_experiment("naive")
+    X = census.train[list(contract.input_names)]
+    y = census.train[contract.target.name].to_numpy()
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
+
+    def objective(params: Params) -> float:
+        with mlflow.start_run():
+            pipeline = make_pipeline(contract, params, seed=0)
+            losses = -cross_val_score(pipeline, X, y, cv=folds, scoring="neg_log_loss")
+            for name, value in params.items():
+                mlflow.log_param(name, value)
+            mlflow.log_metric("log_loss", float(losses.mean()))
+        return float(losses.mean())
+
+    space = SPACE | {"n_estimators": hp.uniformint("n_estimators", 200, 1000)}
+    started = time.monotonic()
+    random = np.random.default_rng(0)
+    fmin(objective, space, algo=tpe.suggest, max_evals=max_evals, rstate=random)
+    return time.monotonic() - started
