@@ -69,12 +69,25 @@ lint: setup mypy  ## black --check, pylint and mypy
 test: lint  ## black --check, pylint, mypy and pytest
 	$(BIN)/pytest
 
+.PHONY: test-slow
+test-slow: setup  ## the notebooks, executed: 3 minutes
+	$(BIN)/pytest -m slow
+
 .PHONY: test-all
-test-all: test test-containers  ## also what takes longer
+test-all: test test-slow test-containers  ## everything: 15 minutes
 
 .PHONY: train
 train: setup  ## the training flow with MLflow and Prefect of its own
 	$(BIN)/python -m stream_generator.demo --only-train
+
+.PHONY: notebooks
+notebooks: setup  ## run every notebook against a running stack, into build/notebooks
+	@mkdir -p build/notebooks
+	$(BIN)/jupyter nbconvert --to html --execute --output-dir build/notebooks notebooks/*.ipynb
+
+.PHONY: jupyter
+jupyter: setup  ## Jupyter Lab on port 8888; the address with its token is printed
+	$(BIN)/jupyter lab --ip 127.0.0.1 --port 8888 --notebook-dir notebooks
 
 .PHONY: benchmark-training
 benchmark-training: setup  ## quality and time of training, beside the usual way: 8 minutes

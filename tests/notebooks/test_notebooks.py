@@ -1,0 +1,225 @@
+"""The notebooks: committed clean, and each one run on a sample against a real MLflow server."""
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import black
+import msgspec
+import nbformat
+import numpy as np
+import pymongo
+import pytest
+from mlflow import MlflowClient
+from nbclient import NotebookClient
+
+from config.contract import MISSING, Contract
+from config.events import Prediction
+from config.telemetry import SWITCHES
+from prediction_service.mongodb import COLLECTION, document_of
+from tests.conftest import accepts_connections, free_port, wait_until
+from training.synthesis import synthesize
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TRIALS = 4
+WINDOW_ROWS = 1000  # config/monitoring.yaml
+BEGUN_AT = 1.8e9  # the first prediction, in Unix time
+
+Run = Callable[..., nbformat.NotebookNode]
+
+
+# --- as they are committed ----------------------------------------------------------------------
+
+
+def test_the_notebooks_are_numbered_in_the_order_of_reading():
+    names = [path.stem for path in NOTEBOOKS]
+    assert [name[:3] for name in names] == [f"{n:02}_" for n in range(1, len(names) + 1)]
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_committed_notebook_is_valid_and_has_no_trace_of_a_run(path):
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        assert cell.metadata == {}, cell.id
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, cell.id
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_begins_with_its_title_and_its_code_is_formatted_as_all_code(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    for cell in cells:
+        if cell.cell_type == "code":
+            formatted = black.format_str(cell.source, mode=black.Mode(line_length=100))
+            assert cell.source == formatted.removesuffix("\n"), cell.id
+
+
+# --- as they are run ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server in which a small training on synthetic rows made the production version."""
+    folder, port = tmp_path_factory.mktemp("stack"), free_port()
+    server = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    server += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    server += ["--artifacts-destination", str(folder / "artifacts")]
+    train = [sys.executable, "-m", "training", "train", "--data", "synthetic"]
+    train += ["--max-evals", str(TRIALS), "--folds", "2"]
+    environ = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    }
+    with (folder / "log").open("wb") as log:
+        with subprocess.Popen(server, env=environ, stdout=log, stderr=log) as process:
+            try:
+                wait_until(lambda: accepts_connections(port), 60, "the MLflow server")
+                done = subprocess.run(
+                    train, env=environ, cwd=ROOT, check=False, timeout=300, stdout=log, stderr=log
+                )
+                assert not done.returncode, (folder / "log").read_text("utf-8")
+                yield environ["MLFLOW_TRACKING_URI"]
+            finally:
+                process.terminate()
+
+
+@pytest.fixture
+def run(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a notebook by its name, on a sample; keyword arguments are settings.
+
+    Asserts that it warned of nothing and left nothing in the home folder.
+    """
+    # MLflow's telemetry is quiet under pytest; a notebook has to turn it off by itself.
+    hidden = {*SWITCHES, "PYTEST_CURRENT_TEST"}
+    (home := tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")  # nothing is downloaded
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NOTEBOOK_ROWS", "2000")
+
+    def run_notebook(name: str, **settings: str) -> nbformat.NotebookNode:
+        for setting, value in settings.items():
+            monkeypatch.setenv(setting, value)
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        resources = {"metadata": {"path": str(tmp_path)}}
+        env = {key: value for key, value in os.environ.items() if key not in hidden}
+        NotebookClient(notebook, timeout=240, resources=resources).execute(env=env)
+        printed = [one for one in outputs(notebook) if one.get("name") == "stderr"]
+        assert not [one.text for one in printed if "Warning" in one.text]
+        assert not list(home.iterdir())
+        return notebook
+
+    return run_notebook
+
+
+def outputs(notebook: nbformat.NotebookNode, cell_id: str = "") -> list[nbformat.NotebookNode]:
+    """What a cell left, or all cells."""
+    cells = [cell for cell in notebook.cells if cell_id in ("", cell.id)]
+    return [one for cell in cells for one in cell.get("outputs", [])]
+
+
+def text(notebook: nbformat.NotebookNode, cell_id: str) -> str:
+    """What a cell printed, or the source of the table it shows."""
+    shown = outputs(notebook, cell_id)
+    return "".join(one.get("text") or one.data.get("text/html", "") for one in shown)
+
+
+def plots(notebook: nbformat.NotebookNode) -> int:
+    """How many plots the notebook shows."""
+    return sum("image/png" in one.get("data", {}) for one in outputs(notebook))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_exploration_of_a_sample_shows_its_plots_and_says_where_the_rows_are_from(run):
+    notebook = run("01_exploration")
+    synthetic = not os.environ.get("CENSUS_DATA_DIR")
+    assert ("SYNTHETIC ROWS" in text(notebook, "load")) == synthetic
+    assert "2,000 of 32,561 training rows" in text(notebook, "load")
+    assert "occupation" in text(notebook, "missing")
+    assert plots(notebook) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_comparison_logs_every_model_with_and_without_smote(run, tracking_uri):
+    notebook = run("02_model_comparison")
+    client = MlflowClient(tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name("model-comparison").experiment_id])
+    assert len({(one.data.params["model"], one.data.params["sampling"]) for one in runs}) == 8
+    for one in runs:
+        figures = one.data.metrics
+        assert figures["roc_auc_low"] < figures["roc_auc"] < figures["roc_auc_high"]
+        assert f"{figures['roc_auc']:.4f} [" in text(notebook, "table")
+        assert one.data.params["model"] in text(notebook, "smote")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_search_of_the_newest_training_is_read_with_every_trial(run):
+    notebook = run("03_search")
+    assert "synthetic" in text(notebook, "run")
+    assert text(notebook, "trials").startswith(f"{TRIALS} trials: ")
+    assert "learning_rate" in text(notebook, "mattered") and plots(notebook) == 2
+
+
+@pytest.fixture
+def shifted_log(contract: Contract) -> list[Prediction]:
+    """Two windows of predictions, of which the second is of people 15 years older."""
+    rows = synthesize(contract, 2 * WINDOW_ROWS, 1, seed=1).train[list(contract.input_names)]
+    rows.loc[WINDOW_ROWS:, "age"] = (rows["age"] + 15).clip(upper=contract["age"].maximum)
+    records: list[Any] = rows.mask(rows == MISSING, None).to_dict("records")
+    probability = np.random.default_rng(0).beta(0.5, 1.5, len(rows)).tolist()
+    return [
+        Prediction(f"{n:032x}", BEGUN_AT + n, "1", record, chance, int(chance >= 0.5), 0.5)
+        for n, (record, chance) in enumerate(zip(records, probability, strict=True))
+    ]
+
+
+def assert_the_shift_is_found(notebook: nbformat.NotebookNode) -> None:
+    """Of the features age alone has drifted, and it did so with the second window."""
+    second = datetime.fromtimestamp(BEGUN_AT + WINDOW_ROWS, UTC)
+    cells = re.findall("<t[hd]>(.*?)</t[hd]>", text(notebook, "since-first"))
+    assert cells[cells.index("age") + 1 :][:2] == ["1", f"{second:%m-%d %H:%M:%S}"]
+    assert text(notebook, "verdict").startswith("1 of 12 features drifted")
+    assert len(text(notebook, "report")) > 1_000_000  # Evidently's own page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_drift_in_an_exported_log_is_found_in_the_window_it_began(run, shifted_log, tmp_path):
+    log = tmp_path / "predictions.jsonl"
+    log.write_bytes(b"\n".join(map(msgspec.json.encode, shifted_log)))
+    assert_the_shift_is_found(run("04_drift", PREDICTION_LOG=str(log)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_drift_in_mongodb_is_found_in_the_window_it_began(run, shifted_log, mongodb_uri):
+    database = f"notebooks_{uuid.uuid4().hex}"
+    documents = [{"_id": one.prediction_id} | document_of(one) for one in shifted_log]
+    with pymongo.MongoClient(mongodb_uri) as client:
+        client[database][COLLECTION].insert_many([*documents, {"_id": "early label", "label": 1}])
+        try:
+            settings = {"MONGODB_ADDRESS": mongodb_uri, "MONGODB_DATABASE": database}
+            assert_the_shift_is_found(run("04_drift", **settings))
+        finally:
+            client.drop_database(database)
