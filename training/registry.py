@@ -207,15 +207,19 @@ class Registry:
         return ledger.experiment_id if ledger else self.client.create_experiment(LEDGER)
 
     def expired(self, before: datetime, n_versions: int) -> "Expired":
-        """What started before a time and is neither of production nor of the newest versions.
+        """What started before a time and made none of the versions that stay.
 
-        The trials of a run that stays, stay.
+        Those are production, the one before it, and the newest. The trials of a run that stays,
+        stay.
         """
         versions = self.client.search_model_versions(
             f"name = '{MODEL_NAME}'", order_by=["version_number DESC"], max_results=10_000
         )
         production = self.production()
-        kept = {v.run_id for v in versions[:n_versions] + ([production] if production else [])}
+        numbers = {move["from_version"] for move in self.promotions()[:1]}
+        numbers |= {production.version} if production else set()
+        newest = versions[:n_versions]
+        kept = {v.run_id for v in versions if v in newest or v.version in numbers}
         runs = [
             run
             for run in self._runs_before(before)

@@ -68,7 +68,8 @@ def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
     versions = [trained(registry, package, contract) for _ in range(3)]
     per_run = files(artifacts) // 3
     assert per_run > 5
-    registry.promote("1", Promotion("a test", "to keep it"))
+    registry.promote("1", Promotion("a test", "to roll back to"))
+    registry.promote("3", Promotion("a test", "to keep it"))
     assert find_expired(registry, Settings(run_retention_days=0), IN_A_YEAR).runs == []
     assert find_expired(registry, Settings(run_retention_days=366), IN_A_YEAR).runs == []
     expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
