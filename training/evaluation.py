@@ -23,7 +23,7 @@ from sklearn.metrics import (
 )
 
 ECE_BINS = 15
-AGE_BANDS = [(0, 29), (30, 44), (45, 59), (60, 200)]
+AGE_BANDS = {"to 29": (0, 29), "30 to 44": (30, 44), "45 to 59": (45, 59), "from 60": (60, 200)}
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -60,8 +60,8 @@ def segments_of(frame: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
     for column in ("sex", "race"):
         for value in sorted(frame[column].unique()) if column in frame else ():
             yield f"{column} {value}", (frame[column] == value).to_numpy()
-    for low, high in AGE_BANDS if "age" in frame else ():
-        yield f"age {low}-{high}", frame["age"].between(low, high).to_numpy()
+    for name, (low, high) in AGE_BANDS.items() if "age" in frame else ():
+        yield f"age {name}", frame["age"].between(low, high).to_numpy()
 
 
 def segment_table(
@@ -85,7 +85,7 @@ def segment_table(
                 "log_loss": log_loss(y[of], probability[of].astype(np.float64)),
             }
         )
-    return pd.DataFrame(rows).set_index("segment") if rows else pd.DataFrame()
+    return pd.DataFrame(rows).set_index("segment").rename_axis(None) if rows else pd.DataFrame()
 
 
 def bootstrap_intervals(

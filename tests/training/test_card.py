@@ -62,7 +62,7 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
         "4 times",
         "sees race and sex",
         "roc_auc",
-        "age 30-44",
+        "age 30 to 44",
     ):
         assert needed in text.replace("sees sex and race", "sees race and sex"), needed
     assert "r&lt;1&gt;" in page and "synthetic rows" not in page
