@@ -80,10 +80,20 @@ test-all: test test-slow test-containers  ## everything: 15 minutes
 train: setup  ## the training flow with MLflow and Prefect of its own
 	$(BIN)/python -m stream_generator.demo --only-train
 
+# A kernel starts in the notebook's folder: it is told where the code and the data are.
+notebooks jupyter: export PYTHONPATH = $(CURDIR)
+notebooks jupyter: export DATA_DIR ?= $(CURDIR)/data
+notebooks jupyter: export JUPYTER_CONFIG_DIR = $(CURDIR)/.cache/jupyter
+notebooks jupyter: export JUPYTER_DATA_DIR = $(CURDIR)/.cache/jupyter
+notebooks jupyter: export IPYTHONDIR = $(CURDIR)/.cache/ipython
+notebooks jupyter: export PREDICTION_LOG ?= $(CURDIR)/build/notebooks/predictions.jsonl
+
 .PHONY: notebooks
 notebooks: setup  ## run every notebook against a running stack, into build/notebooks
 	@mkdir -p build/notebooks
-	$(BIN)/jupyter nbconvert --to html --execute --output-dir build/notebooks notebooks/*.ipynb
+	@[ -n "$(MONGODB_ADDRESS)" ] || $(BIN)/python -m prediction_service.journal export >build/notebooks/predictions.jsonl
+	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to html --output-dir build/notebooks \
+	  --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url= notebooks/*.ipynb
 
 .PHONY: jupyter
 jupyter: setup  ## Jupyter Lab on port 8888; the address with its token is printed

@@ -201,7 +201,7 @@ def run_search(
             on_trial(point, {"screening_log_loss": mean_loss(fits), "pruned": 1})
             return {"loss": loss, "status": STATUS_OK}
         trial = folds.trial(point, fits + folds.fit(others, point))
-        on_trial(trial.params, trial.metrics)
+        on_trial(trial.params, trial.metrics | {"screening_log_loss": trial.screening_loss})
         if not best or trial.metrics["cv_log_loss"] < best[0].metrics["cv_log_loss"]:
             best[:] = [trial]  # only the best one's rows are kept
         return {"loss": trial.metrics["cv_log_loss"], "status": STATUS_OK}
