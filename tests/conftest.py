@@ -4,8 +4,10 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,27 @@ def accepts_connections(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The address of an MLflow server that keeps artifacts the way the stack's does: proxied.
+
+    Its database, `artifacts` and log are in the folder.
+    """
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environ = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    with (folder / "mlflow.log").open("w") as log:
+        with subprocess.Popen(command, env=environ, stdout=log, stderr=log) as server:
+            try:
+                wait_until(lambda: accepts_connections(port), 60, "the MLflow server")
+                yield address
+            finally:
+                server.terminate()
 
 
 @pytest.fixture(scope="session")

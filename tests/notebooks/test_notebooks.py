@@ -23,7 +23,7 @@ from config.contract import MISSING, Contract
 from config.events import Prediction
 from config.telemetry import SWITCHES
 from prediction_service.mongodb import COLLECTION, document_of
-from tests.conftest import accepts_connections, free_port, wait_until
+from tests.conftest import free_port, mlflow_server
 from training.synthesis import synthesize
 
 ROOT = Path(__file__).parents[2]
@@ -72,29 +72,20 @@ def test_a_notebook_begins_with_its_title_and_its_code_is_formatted_as_all_code(
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An MLflow server in which a small training on synthetic rows made the production version."""
-    folder, port = tmp_path_factory.mktemp("stack"), free_port()
-    server = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    server += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    server += ["--artifacts-destination", str(folder / "artifacts")]
+    folder = tmp_path_factory.mktemp("stack")
     train = [sys.executable, "-m", "training", "train", "--data", "synthetic"]
     train += ["--max-evals", str(TRIALS), "--folds", "2"]
-    environ = os.environ | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
-    }
-    with (folder / "log").open("wb") as log:
-        with subprocess.Popen(server, env=environ, stdout=log, stderr=log) as process:
-            try:
-                wait_until(lambda: accepts_connections(port), 60, "the MLflow server")
-                done = subprocess.run(
-                    train, env=environ, cwd=ROOT, check=False, timeout=300, stdout=log, stderr=log
-                )
-                assert not done.returncode, (folder / "log").read_text("utf-8")
-                yield environ["MLFLOW_TRACKING_URI"]
-            finally:
-                process.terminate()
+    with mlflow_server(folder) as uri:
+        environ = os.environ | {
+            "MLFLOW_TRACKING_URI": uri,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        }
+        done = subprocess.run(
+            train, env=environ, cwd=ROOT, check=False, timeout=300, capture_output=True, text=True
+        )
+        assert not done.returncode, done.stdout + done.stderr
+        yield uri
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """The production run's traffic, from a real MLflow server."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import requests
 
 from stream_generator.registry import production_rows
 from stream_generator.traffic import Row, TrafficError
-from tests.conftest import free_port, wait_until
+from tests.conftest import mlflow_server
 from tests.stream_generator.stand_in import StandIn
 
 TIMEOUT_S = 10
@@ -21,28 +18,9 @@ MODEL = "income-classifier"
 
 @pytest.fixture
 def mlflow_address(tmp_path: Path) -> Iterator[str]:
-    """An MLflow server that keeps artifacts the way the stack's does: proxied."""
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    environ = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-    with (tmp_path / "mlflow.log").open("w") as log:
-        with subprocess.Popen(command, env=environ, stdout=log, stderr=log) as server:
-            try:
-                wait_until(lambda: is_up(address), 60, "the MLflow server")
-                yield address
-            finally:
-                server.terminate()
-
-
-def is_up(address: str) -> bool:
-    """True if the server is healthy."""
-    try:
-        return requests.get(f"{address}/health", timeout=TIMEOUT_S).ok
-    except requests.ConnectionError:
-        return False
+    """An MLflow server."""
+    with mlflow_server(tmp_path) as address:
+        yield address
 
 
 def post(address: str, path: str, **body: object) -> dict:

@@ -1,8 +1,5 @@
 """Retention on a real MLflow server: what is old goes with its files, what is needed stays."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from config.contract import Contract
 from config.settings import SettingsError, read_settings
-from tests.conftest import accepts_connections, free_port, wait_until
+from tests.conftest import mlflow_server
 from training.__main__ import main
 from training.package import Package
 from training.registry import Promotion, Registry
@@ -29,23 +26,11 @@ def artifacts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def registry(
-    tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Registry]:
-    """A server that keeps artifacts the way the stack's does: through itself."""
-    uri = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
-    command += ["--artifacts-destination", str(artifacts)]
-    environ = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with (tmp_path / "log").open("w") as log:
-        with subprocess.Popen(command, env=environ, stdout=log, stderr=log) as server:
-            try:
-                wait_until(lambda: accepts_connections(port), 60, "the MLflow server")
-                yield Registry(uri)
-            finally:
-                server.terminate()
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A server of the test's own."""
+    with mlflow_server(tmp_path) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield Registry(uri)
 
 
 def trained(registry: Registry, package: Package, contract: Contract) -> ModelVersion:
