@@ -9,6 +9,7 @@ which is "pending" until the prediction fills it in. Every write may be repeated
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,36 +87,28 @@ class MongoSink:
 
     def label_states(self) -> dict[str, int]:
         """How many labels are matched, pending and conflicting. Raises SinkUnavailable."""
-        try:
+        with _answering():
             labelled = self.collection.count_documents({"labelled_at": {"$exists": True}})
             pending = self.collection.count_documents({"predicted_at": {"$exists": False}})
             conflicting = self.collection.count_documents({"conflicts.label": {"$exists": True}})
-        except PyMongoError as err:
-            raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
         return {"matched": labelled - pending, "pending": pending, "conflicting": conflicting}
 
     def n_predictions(self) -> int:
         """How many predictions are stored. Raises SinkUnavailable."""
-        try:
+        with _answering():
             return self.collection.count_documents({"predicted_at": {"$exists": True}})
-        except PyMongoError as err:
-            raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
 
     def predictions(self) -> Iterator[Prediction]:
         """Every stored prediction, oldest first. Raises SinkUnavailable."""
         found = self.collection.find({"predicted_at": {"$exists": True}}).sort("predicted_at", 1)
-        try:
+        with _answering():
             for document in found:
                 yield prediction_of(document)
-        except PyMongoError as err:
-            raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
 
     def erase(self, prediction_id: str) -> int:
         """Removes a prediction with its labels; how many documents. Raises SinkUnavailable."""
-        try:
+        with _answering():
             return self.collection.delete_one({"_id": prediction_id}).deleted_count
-        except PyMongoError as err:
-            raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
 
     def close(self) -> None:
         """Closes the connections."""
@@ -186,6 +179,15 @@ class MongoSink:
         """One unordered bulk; nothing for no operations."""
         batch = list(operations)
         return self.collection.bulk_write(batch, ordered=False) if batch else None
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Raises SinkUnavailable where MongoDB does not answer."""
+    try:
+        yield
+    except PyMongoError as err:
+        raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
 
 
 def document_of(prediction: Prediction) -> dict[str, Any]:

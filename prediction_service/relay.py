@@ -192,11 +192,12 @@ def keep_house(
         stop.wait(CLEAN_PERIOD_S)
 
 
-def wait_for_turn(root: Path, heartbeat_file: str, stop: threading.Event) -> int | None:
+def wait_for_turn(settings: Settings, stop: threading.Event) -> int | None:
     """The lock of the only relay of the folder; a second one waits here as a stand-by.
 
     None if `stop` came first.
     """
+    root = settings.journal_path
     root.mkdir(parents=True, exist_ok=True)
     warned = False
     while not stop.is_set():
@@ -206,14 +207,14 @@ def wait_for_turn(root: Path, heartbeat_file: str, stop: threading.Event) -> int
             if not warned:
                 log.warning("another relay ships these journals, waiting root=%s", root)
             warned = True
-            beat(heartbeat_file)
+            beat(settings.heartbeat_file)
             stop.wait(1)
     return None
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Ships until `stop`, then drains within RELAY_DRAIN_S."""
-    lock = wait_for_turn(settings.journal_path, settings.heartbeat_file, stop)
+    lock = wait_for_turn(settings, stop)
     if lock is None:
         return
     cursors = Cursors(settings.journal_path)
