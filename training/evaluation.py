@@ -3,7 +3,7 @@
 Reads probabilities and labels only; it never sees how they were made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib
 import numpy as np
@@ -23,6 +23,7 @@ from sklearn.metrics import (
 )
 
 ECE_BINS = 15
+LEVEL = 0.95  # of every bootstrap interval
 AGE_BANDS = {"to 29": (0, 29), "30 to 44": (30, 44), "45 to 59": (45, 59), "from 60": (60, 200)}
 
 matplotlib.use("Agg")  # no display on a server
@@ -95,10 +96,16 @@ def bootstrap_intervals(
     random, n = np.random.default_rng(seed), len(y)
     drawn = [random.integers(0, n, n) for _ in range(resamples)]
     measured = [measure(y[i], probability[i], threshold) for i in drawn]
-    return {
-        name: tuple(np.quantile([one[name] for one in measured], [0.025, 0.975]).tolist())
-        for name in measured[0]
-    }
+    return {name: interval_ends([one[name] for one in measured]) for name in measured[0]}
+
+
+def interval_ends(resampled: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The ends of the 95 % percentile bootstrap interval, from an estimate per resample.
+
+    Source: Efron (1979), doi:10.1214/aos/1176344552.
+    """
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def draw_plots(

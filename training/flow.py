@@ -33,7 +33,7 @@ from training.census import Census
 from training.evaluation import draw_plots, measure
 from training.gate import Interval, Judge, Verdict, gate
 from training.package import FittedModel, Package, write_package
-from training.pipeline import Params, make_encoder, make_pipeline
+from training.pipeline import Params, make_pipeline
 from training.registry import Promotion, Registry
 from training.retention import find_expired, summary
 from training.search import Folds, Trial, run_search
@@ -168,8 +168,7 @@ def search(
     frame: pd.DataFrame, contract: Contract, registry: Registry, run_id: str, wanted: SearchSettings
 ) -> Trial:
     """The best trial of the hyperopt search; each trial becomes a child run."""
-    X = make_encoder(contract).fit_transform(inputs(frame, contract)).astype(np.float32)
-    folds = Folds(X, labels(frame, contract), wanted.n_folds, wanted.seed)
+    folds = Folds.of(frame, contract, wanted.n_folds, wanted.seed)
     numbers = itertools.count(1)
 
     def on_trial(params: Params, metrics: dict[str, float]) -> None:

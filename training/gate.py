@@ -13,14 +13,13 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from training.evaluation import measure, segments_of
+from training.evaluation import interval_ends, measure, segments_of
 
 FLOOR_ROC_AUC = 0.75  # what a first model must reach: far above chance, far below a good one
 # How much worse is still not worse: for all rows the other metric may lose this much, and for no
 # segment the log loss may have risen by more, at the far end of the interval.
 MARGIN_ROC_AUC = 0.002
 MARGIN_SEGMENT = 0.02
-LEVEL = 0.95  # of every interval; by chance alone a candidate looks better in half of the rest
 RESAMPLES = 1000
 MIN_ROWS, MIN_OF_EACH_CLASS = 200, 30  # below these a segment's interval says nothing
 MAX_LATENCY_MS, MAX_SIZE_MB = 5.0, 50.0
@@ -99,8 +98,9 @@ class Verdict(msgspec.Struct, frozen=True):
             "judge_rows": str(self.judge_rows),
         }
         for who, model in (("candidate", self.candidate), ("champion", self.champion)):
-            for name in ("roc_auc", "log_loss") if model else ():
-                tags[f"gate_{who}_{name}"] = f"{model.metrics[name]:.5f}" if model else ""
+            if model is not None:
+                for name in ("roc_auc", "log_loss"):
+                    tags[f"gate_{who}_{name}"] = f"{model.metrics[name]:.5f}"
         return tags
 
 
@@ -203,9 +203,8 @@ def resampled_means(values: np.ndarray, random: np.random.Generator) -> np.ndarr
 
 
 def interval(estimate: float, resampled: np.ndarray) -> Interval:
-    """The percentile bootstrap interval. Source: Efron (1979), doi:10.1214/aos/1176344552."""
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(estimate), float(low), float(high))
+    """The estimate with the ends of its bootstrap interval."""
+    return Interval(float(estimate), *interval_ends(resampled))
 
 
 def auc_gain(

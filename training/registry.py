@@ -31,7 +31,6 @@ from config.model_registry import ALIAS, CARD, MODEL_NAME, PACKAGE
 
 EXPERIMENT = "income"
 LEDGER = "income-promotions"  # one run for each time that `production` moved
-PROMOTION_FACTS = ("from_version", "to_version", "who", "why", "forced")
 # MLflow's client reads these from the environment only.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -169,8 +168,7 @@ class Registry:
 
     def judged_versions(self) -> int:
         """How many versions the gate has judged so far."""
-        versions = self.client.search_model_versions(f"name = '{MODEL_NAME}'", max_results=10_000)
-        return sum("gate" in version.tags for version in versions)
+        return sum("gate" in version.tags for version in self._versions())
 
     def version(self, number: str) -> ModelVersion | None:
         """A version by its number, or None if there is none."""
@@ -198,7 +196,10 @@ class Registry:
         runs = self.client.search_runs([self._ledger_id()], "attributes.status = 'FINISHED'")
         return [
             {"at": datetime.fromtimestamp(run.info.start_time / 1000).isoformat(" ", "seconds")}
-            | {name: run.data.tags[name] for name in PROMOTION_FACTS}
+            | {
+                name: run.data.tags[name]
+                for name in ("from_version", "to_version", *Promotion._fields)
+            }
             for run in runs
         ]
 
@@ -212,9 +213,7 @@ class Registry:
         Those are production, the one before it, and the newest. The trials of a run that stays,
         stay.
         """
-        versions = self.client.search_model_versions(
-            f"name = '{MODEL_NAME}'", order_by=["version_number DESC"], max_results=10_000
-        )
+        versions = self._versions()
         production = self.production()
         numbers = {move["from_version"] for move in self.promotions()[:1]}
         numbers |= {production.version} if production else set()
@@ -230,13 +229,13 @@ class Registry:
 
     def _runs_before(self, before: datetime) -> list[Run]:
         query = f"attributes.start_time < {int(before.timestamp() * 1000)}"
-        runs: list[Run] = []
-        token: str | None = ""
-        while token is not None:
-            page = self.client.search_runs([self.experiment_id], query, page_token=token or None)
-            runs += page
-            token = page.token or None
-        return runs
+        return mlflow.search_runs([self.experiment_id], query, output_format="list")
+
+    def _versions(self) -> list[ModelVersion]:
+        """Every version, newest first."""
+        return self.client.search_model_versions(
+            f"name = '{MODEL_NAME}'", order_by=["version_number DESC"], max_results=10_000
+        )
 
     def remove(self, expired: "Expired") -> None:
         """Removes versions, artifacts and runs; may be repeated if it was interrupted.

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import xgboost
 from hyperopt import STATUS_OK, fmin, hp, tpe
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
+from config.contract import Contract
 from training.calibration import Platt, fit_platt
-from training.pipeline import Params, booster_params, make_sampler
+from training.pipeline import Params, booster_params, make_encoder, make_sampler
 
 MAX_TREES = 1500
 PATIENCE = 30  # rounds without a better validation loss before a fit stops
@@ -79,6 +81,13 @@ class Folds:
     n_folds: int
     seed: int
     _binned: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, contract: Contract, n_folds: int, seed: int) -> "Folds":
+        """The folds of a checked frame with its target."""
+        X = make_encoder(contract).fit_transform(frame[list(contract.input_names)])
+        y = frame[contract.target.name].to_numpy()
+        return cls(X.astype(np.float32), y, n_folds, seed)
 
     def __post_init__(self) -> None:
         splitter = StratifiedKFold(self.n_folds, shuffle=True, random_state=self.seed)
@@ -196,15 +205,17 @@ def run_search(
 
     def objective(point: Params) -> dict[str, object]:
         fits = folds.fit(screening, point)
-        if best and (behind := mean_loss(fits) - best[0].screening_loss) > HOPELESS:
+        screened = mean_loss(fits)
+        if best and (behind := screened - best[0].screening_loss) > HOPELESS:
+            on_trial(point, {"screening_log_loss": screened, "pruned": 1})
             loss = best[0].metrics["cv_log_loss"] + behind  # as far as it was followed
-            on_trial(point, {"screening_log_loss": mean_loss(fits), "pruned": 1})
             return {"loss": loss, "status": STATUS_OK}
         trial = folds.trial(point, fits + folds.fit(others, point))
-        on_trial(trial.params, trial.metrics | {"screening_log_loss": trial.screening_loss})
-        if not best or trial.metrics["cv_log_loss"] < best[0].metrics["cv_log_loss"]:
+        on_trial(trial.params, trial.metrics | {"screening_log_loss": screened})
+        loss = trial.metrics["cv_log_loss"]
+        if not best or loss < best[0].metrics["cv_log_loss"]:
             best[:] = [trial]  # only the best one's rows are kept
-        return {"loss": trial.metrics["cv_log_loss"], "status": STATUS_OK}
+        return {"loss": loss, "status": STATUS_OK}
 
     fmin(
         objective,

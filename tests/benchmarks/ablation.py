@@ -18,20 +18,14 @@ from config.contract import Contract, load_contract
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import result, write
 from training.calibration import best_f1_threshold
-from training.card import gaps
+from training.card import MIN_ROWS, gaps
 from training.evaluation import measure, segment_table
 from training.gate import auc_gain
-from training.pipeline import Params, make_encoder
+from training.pipeline import Params
 from training.search import Folds, Trial, run_search
 
-N_FOLDS, SEED, MIN_ROWS = 5, 0, 200
+N_FOLDS, SEED = 5, 0
 AUC_COST_OF_SMOTE = 0.001  # at most, against the same setting without
-
-
-def make_folds(frame: pd.DataFrame, contract: Contract) -> Folds:
-    """The training split as the flow's search sees it."""
-    X = make_encoder(contract).fit_transform(frame[list(contract.input_names)])
-    return Folds(X.astype(np.float32), frame[contract.target.name].to_numpy(), N_FOLDS, SEED)
 
 
 def without(contract: Contract, *names: str) -> Contract:
@@ -59,7 +53,7 @@ def variants(
     for name, changes in changed.items():
         yield name, folds.score(best | changes)
     for names in (("sex",), ("race",), ("sex", "race")):
-        folds = make_folds(frame, without(contract, *names))
+        folds = Folds.of(frame, without(contract, *names), N_FOLDS, SEED)
         yield f"without {' and '.join(names)}", folds.score(best)
 
 
@@ -89,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     contract = load_contract()
     frame = read_census(contract).train
-    folds = make_folds(frame, contract)
+    folds = Folds.of(frame, contract, N_FOLDS, SEED)
     best = run_search(folds, options.max_evals, None, SEED)
     results = describe("best", best, frame, folds.y, best)
     for name, trial in variants(frame, contract, folds, best.params):
