@@ -74,7 +74,7 @@ test-slow: setup  ## the notebooks, executed: 3 minutes
 	$(BIN)/pytest -m slow
 
 .PHONY: test-all
-test-all: test test-slow test-containers  ## everything: 15 minutes
+test-all: test test-slow test-containers  ## everything: 17 minutes
 
 .PHONY: train
 train: setup  ## the training flow with MLflow and Prefect of its own
@@ -100,11 +100,11 @@ jupyter: setup  ## Jupyter Lab on port 8888; the address with its token is print
 	$(BIN)/jupyter lab --ip 127.0.0.1 --port 8888 --notebook-dir notebooks
 
 .PHONY: benchmark-training
-benchmark-training: setup  ## quality and time of training, beside the usual way: 8 minutes
+benchmark-training: setup  ## quality and time of training, beside the usual way: 5 minutes
 	$(BIN)/python -m tests.benchmarks.benchmark_training
 
 .PHONY: ablation
-ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 5 minutes
+ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 7 minutes
 	$(BIN)/python -m tests.benchmarks.ablation
 
 .PHONY: demo
