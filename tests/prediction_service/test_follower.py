@@ -1,6 +1,5 @@
 """The follower on a real MLflow (its database and artifacts in a folder)."""
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -208,7 +207,7 @@ def test_the_process_follows_and_ends_on_term(
     register()
     followed = msgspec.structs.replace(settings, mlflow_tracking_uri=tracking_uri)
     process = start(followed, "prediction_service.follower")
-    wait_until(lambda: current_version(folder) == "1", 30, "the first version")
-    assert json.loads((folder.path / "status.json").read_text())["registry"] == "reached"
+    status = wait_until(folder.status, 30, "a report, which comes after the switch")
+    assert (status.registry, current_version(folder)) == ("reached", "1")
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
