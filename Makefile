@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CATEGORIES := packages training prediction-service evidently-service stream-generator gcs jupyter dev-packages
+CATEGORIES := packages training prediction-service evidently-service stream-generator gcs jupyter spark dev-packages
 SOURCES := config training prediction_service evidently_service stream_generator tests .ci
 PIPENV_VERSION := 2026.10.3
 

@@ -75,6 +75,7 @@ def stack_environment(
         "MLFLOW_TRACKING_URI": local + env["MLFLOW_PORT"],
         "PREFECT_API_URL": f"{local}{env['PREFECT_PORT']}/api",
         "STORAGE_EMULATOR_HOST": local + env["GCS_PORT"],
+        "FLOW_STORAGE": f"gs://{env['ARTIFACT_BUCKET']}/prefect",
     }
     path = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     fixed = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

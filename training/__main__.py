@@ -43,7 +43,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--folds", type=int, default=5, help="cross-validation folds (5)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--force", action="store_true", help="train even if nothing is new")
-    commands.add_parser("serve", help="serve the deployments to Prefect")
+    work = commands.add_parser("worker", help="make the deployments, run what Prefect schedules")
+    work.add_argument(
+        "--with-healthcheck", action="store_true", help="answer on PREFECT_WORKER_WEBSERVER_PORT"
+    )
     promote = commands.add_parser("promote", help="make a version production")
     promote.add_argument("version", help="its number in MLflow")
     promote.add_argument("--force", action="store_true", help="also one that the gate kept back")
@@ -83,7 +86,7 @@ def run_train(options: argparse.Namespace) -> None:
             return
     result = train(
         data=found_data(options.data, settings),
-        max_evals=options.max_evals or settings.max_evals,
+        max_evals=options.max_evals,
         timeout_s=options.timeout_s,
         n_folds=options.folds,
         seed=options.seed,
@@ -111,11 +114,14 @@ def found_data(data: str, settings: Settings) -> str:
     return "uci"
 
 
-def run_serve(_: argparse.Namespace) -> None:
-    """`serve`: runs until it is stopped."""
-    from training.deployments import serve_deployments  # pylint: disable=import-outside-toplevel
+def run_work(options: argparse.Namespace) -> None:
+    """`worker`: runs until it is stopped."""
+    from training.worker import WorkerError, run_worker  # pylint: disable=import-outside-toplevel
 
-    serve_deployments()
+    try:
+        run_worker(options.with_healthcheck)
+    except WorkerError as err:
+        sys.exit(str(err))
 
 
 def open_registry() -> Registry:
@@ -183,7 +189,7 @@ def run_synthesize(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": run_train,
-    "serve": run_serve,
+    "worker": run_work,
     "promote": run_promote,
     "rollback": run_rollback,
     "history": run_history,

@@ -1,7 +1,7 @@
 """The training flow: read, check, split, search, fit, evaluate, export, register, gate, promote.
 
-Prefect is known to this module, `watch` and `deployments` alone. The body of `train` is the story;
-each step is a task, so that Prefect shows how long it took.
+Prefect is known to this module, `runs`, `watch` and `worker` alone. The body of `train` is the
+story; each step is a task, so that Prefect shows how long it took.
 """
 
 import hashlib
@@ -17,9 +17,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
@@ -36,12 +35,14 @@ from training.package import FittedModel, Package, write_package
 from training.pipeline import Params, make_pipeline
 from training.registry import Promotion, Registry
 from training.retention import find_expired, summary
+from training.runs import io_step, promotion_turn, step, tell_of_failure
 from training.search import Folds, Trial, run_search
 from training.settings import Settings
+from training.source_code import code_digest
 from training.synthesis import synthesize
 
 REFERENCE_ROWS = 5000
-step = task(cache_policy=NO_CACHE, persist_result=False)
+TELL: dict[str, Any] = {"on_failure": [tell_of_failure], "on_crashed": [tell_of_failure]}
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class SearchSettings:
 
 # The flow's parameters are a form in Prefect's page, and its body tells the whole story.
 # pylint: disable=too-many-positional-arguments, too-many-locals
-@flow(name="train", persist_result=False)
+@flow(name="train", result_serializer="json", **TELL)
 def train(
     data: str = "uci",
-    max_evals: int = 20,
+    max_evals: int | None = None,
     timeout_s: float | None = None,
     n_folds: int = 5,
     seed: int = 0,
@@ -69,12 +70,13 @@ def train(
     """Trains, registers, judges and, if the gate agrees, promotes one model.
 
     `data` is `uci`, `synthetic` or `production` (what the production version was trained on, so
-    that a machine without the real files can retrain as well); `trigger` says who asked: manual,
-    schedule or drift. Without `force`, a run whose data, code and settings were all seen before
-    ends as "nothing new". Returns the run, the version, the metrics and the verdict.
+    that a machine without the real files can retrain as well); `max_evals` unset is MAX_EVALS;
+    `trigger` says who asked: manual, schedule or drift. Without `force`, a run whose data, code
+    and settings were all seen before ends as "nothing new". Returns the run, the version, the
+    metrics and the verdict.
     """
-    wanted = SearchSettings(max_evals, timeout_s, n_folds, seed)
     settings = read_settings(Settings, os.environ)
+    wanted = SearchSettings(max_evals or settings.max_evals, timeout_s, n_folds, seed)
     contract = load_contract()
     registry = Registry(settings.mlflow_tracking_uri)
 
@@ -107,8 +109,9 @@ def train(
         reference = make_reference(census.train, contract, best, model.threshold)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
         version = register(package, pipeline, registry, census.source)
-        verdict = judge(package, registry, judge_rows, version)
-        promote(registry, version, verdict, trigger)
+        with promotion_turn():
+            verdict = judge(package, registry, judge_rows, version)
+            promote(registry, version, verdict, trigger)
     report(version, metrics, verdict)
     return {
         "run_id": run_id,
@@ -123,7 +126,7 @@ def train(
 # pylint: enable=too-many-positional-arguments, too-many-locals
 
 
-@flow(name="retain", persist_result=False)
+@flow(name="retain", persist_result=False, **TELL)
 def retain() -> None:
     """Removes what RUN_RETENTION_DAYS lets go of."""
     settings = read_settings(Settings, os.environ)
@@ -133,7 +136,7 @@ def retain() -> None:
     get_run_logger().info("removed %s", summary(expired))
 
 
-@step
+@io_step
 def read(data: str, seed: int, contract: Contract, settings: Settings) -> Census:
     """The checked census, real or synthetic, with its official split."""
     if data == "synthetic":
@@ -259,7 +262,7 @@ def make_reference(
     return rows.sample(min(REFERENCE_ROWS, len(rows)), random_state=0)
 
 
-@step
+@io_step
 def log_rows(
     folder: Path,
     registry: Registry,
@@ -268,13 +271,13 @@ def log_rows(
     traffic: pd.DataFrame,
 ) -> None:
     """The monitoring reference and the traffic rows, as files of the run."""
-    (folder / REFERENCE).parent.mkdir(parents=True)
+    (folder / REFERENCE).parent.mkdir(parents=True, exist_ok=True)
     reference.to_json(folder / REFERENCE, orient="records", lines=True)
     census_data.write_traffic(traffic, contract, folder / TRAFFIC)
     registry.log_files(folder)
 
 
-@step
+@io_step
 def register(package: Package, pipeline: Pipeline, registry: Registry, source: str) -> str:
     """The new version's number; the graph's checksum is one of its tags."""
     sha256 = hashlib.sha256((package.folder / "model.onnx").read_bytes()).hexdigest()
@@ -283,7 +286,7 @@ def register(package: Package, pipeline: Pipeline, registry: Registry, source: s
     return str(registry.register(package.folder, package.contract, tags).version)
 
 
-@step
+@io_step
 def judge(package: Package, registry: Registry, rows: pd.DataFrame, version: str) -> Verdict:
     """The gate's verdict against the production version, written on the version as tags."""
     contract = package.contract
@@ -300,7 +303,7 @@ def judge(package: Package, registry: Registry, rows: pd.DataFrame, version: str
     return verdict
 
 
-@step
+@io_step
 def promote(registry: Registry, version: str, verdict: Verdict, trigger: str) -> None:
     """Points the alias `production` at the version if the gate agrees."""
     if verdict.promote:
@@ -344,16 +347,6 @@ def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
 def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
     """The target (n_samples,), 1 for the positive label."""
     return frame[contract.target.name].to_numpy()
-
-
-def code_digest() -> str:
-    """Short sha256 of the code and tables that a training depends on."""
-    root = Path(__file__).parent.parent
-    kinds = {".py", ".yaml", ".json"}
-    files = sorted(
-        p for d in ("training", "config") for p in (root / d).iterdir() if p.suffix in kinds
-    )
-    return digest(b"".join(path.name.encode() + path.read_bytes() for path in files))
 
 
 def digest(content: bytes) -> str:

@@ -44,6 +44,11 @@ class RegistryUnavailable(Exception):
     """MLflow does not answer; the message names its address and the setting."""
 
 
+def may_pass(err: object) -> bool:
+    """True if MLflow could not be reached or failed by itself, and False if it refused."""
+    return isinstance(err, MlflowException) and err.get_http_status_code() >= 500
+
+
 class Promotion(NamedTuple):
     """Who asked for a version to be production, and why."""
 

@@ -13,12 +13,15 @@ class Settings(msgspec.Struct, frozen=True):
     census_data_dir: str = ""  # a folder with adult.data and adult.test; unset: cache or download
     data_dir: str = "data"  # cache of downloads and the quarantine of rejected rows
     evidently_address: str = "http://127.0.0.1:3000"  # where `watch` asks for the drift verdict
-    train_period_minutes: float = 240  # scheduled training
-    watch_period_s: float = 60  # how often `watch` asks
+    train_period_minutes: float | None = None  # scheduled training; unset: as in prefect.yaml
+    watch_period_s: float | None = None  # how often `watch` asks; unset: as in prefect.yaml
     watch_cooldown_s: float = 3600  # least time between two trainings that drift started
     # Training runs older than this are removed; 0 keeps them.
     run_retention_days: Annotated[float, msgspec.Meta(ge=0)] = 90
     max_evals: int = 20  # trials of a search, where a command does not say
+    # Where the worker keeps the code of the flows and what they return.
+    flow_storage: str = "gs://income-artifacts/prefect"
+    notify_url: str = ""  # where failed flow runs are told, as an Apprise address
 
     @property
     def census_folder(self) -> Path | None:

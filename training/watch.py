@@ -42,12 +42,7 @@ def watch() -> str:
     else:
         run = run_deployment(
             TRAIN_DEPLOYMENT,
-            parameters={
-                "trigger": "drift",
-                "data": "production",
-                "force": True,
-                "max_evals": settings.max_evals,
-            },
+            parameters={"trigger": "drift", "data": "production", "force": True},
             tags=[DRIFT_TAG],
             timeout=0,
             as_subflow=False,

@@ -70,6 +70,7 @@ resource "google_compute_instance" "project" {
         COMPOSE_PROFILES      = "monitoring,jupyter"
         BIND_ADDRESS          = length(var.allowed_addresses) > 0 ? "0.0.0.0" : "127.0.0.1"
         ARTIFACT_BUCKET       = google_storage_bucket.income["artifacts"].name
+        FLOW_STORAGE          = "gs://${google_storage_bucket.income["prefect"].name}"
         STORAGE_EMULATOR_HOST = ""
         PREFECT_API_URL       = local.prefect_api_url
         MLFLOW_ALLOWED_HOST   = join(",", [for one in google_compute_address.project : "${one.address}:5000"])

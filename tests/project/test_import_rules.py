@@ -15,7 +15,7 @@ CONFIG_MAY_IMPORT = {"msgspec", "yaml"}
 # touches one place.
 ONE_PLACE = {
     ("training", "mlflow"): {"registry"},
-    ("training", "prefect"): {"flow", "watch", "deployments"},
+    ("training", "prefect"): {"flow", "runs", "watch", "worker"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},
     ("evidently_service", "mlflow"): {"registry"},

@@ -1,0 +1,190 @@
+"""The worker against a real Prefect server: deployments, code and results in a bucket, failures."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import requests
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.testing.utilities import prefect_test_harness
+
+from tests.conftest import free_port, wait_until
+from training.runs import io_step, promotion_turn, tell_of_failure
+from training.settings import Settings
+from training.source_code import ROOT, code_digest, code_files
+from training.worker import POOL, WorkerError, deploy, keep_code, make_pool, wait_for_server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server on a database of its own."""
+    with prefect_test_harness(server_startup_timeout=60):
+        yield
+
+
+@contextmanager
+def emulator(folder: Path) -> Iterator[str]:
+    """The address of a gs:// emulator with the bucket `tests`."""
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "gcp-storage-emulator"), "--data-dir", str(folder)]
+    command += ["start", "--quiet", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen([*command, "--default-bucket", "tests"]) as process:
+        address = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            try:
+                return requests.get(f"{address}/storage/v1/b", timeout=5).ok
+            except requests.ConnectionError:
+                return False
+
+        try:
+            wait_until(answers, 30, "the emulator")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def deployments() -> dict[str, dict]:
+    """The deployments by name."""
+    with get_client(sync_client=True) as client:
+        return {d["name"]: d for d in client.request("POST", "/deployments/filter", json={}).json()}
+
+
+def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_period():
+    make_pool()
+    deploy(Settings(watch_period_s=7.5), wait_for_server())
+    found = deployments()
+    periods = {name: d["schedules"][0]["schedule"]["interval"] for name, d in found.items()}
+    assert periods["train"] == 240 * 60 and periods["watch"] == 7.5
+    assert {d["work_pool_name"] for d in found.values()} == {POOL}
+    assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
+
+
+def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_path, monkeypatch):
+    """The worker starts in an empty folder and is killed; what it ran came from the bucket."""
+    with emulator(tmp_path / "bucket") as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        settings = Settings(flow_storage="gs://tests/prefect")
+        keep_code(settings)
+        stored = tmp_path / "bucket" / ".cloudstorage" / "tests" / "prefect"
+        kept = stored / "code" / code_digest()
+        assert {p.relative_to(kept) for p in kept.rglob("*") if p.is_file()} == set(code_files())
+        env = os.environ | {
+            "PREFECT_API_URL": wait_for_server(),
+            "PYTHONPATH": str(ROOT),
+            "FLOW_STORAGE": settings.flow_storage,
+            "EVIDENTLY_ADDRESS": f"http://127.0.0.1:{free_port()}",
+            "WATCH_PERIOD_S": "3600",
+        }
+        command = [sys.executable, "-m", "training", "worker"]
+        with (tmp_path / "log").open("wb") as log:
+            with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log) as worker:
+                try:
+                    wait_until(lambda: len(deployments()) >= 3, 60, (tmp_path / "log").read_text)
+                    state = run_watch()
+                finally:
+                    worker.kill()
+    printed = (tmp_path / "log").read_text("utf-8")
+    assert state.is_failed() and "ConnectionError" in str(state.message), printed
+    assert "/remote-file-system-income-code/training/watch.py" in printed
+
+
+def run_watch() -> State:
+    """The final state of a run of `watch`, whose Evidently service is not there."""
+    with get_client(sync_client=True) as client:
+        made = client.create_flow_run_from_deployment(UUID(deployments()["watch"]["id"]))
+
+        def final() -> State | None:
+            state = client.read_flow_run(made.id).state
+            return state if state and state.is_final() else None
+
+        return wait_until(final, 90, "the run")
+
+
+def test_a_bucket_that_is_not_there_is_named(tmp_path, monkeypatch):
+    with emulator(tmp_path / "bucket") as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        with pytest.raises(
+            WorkerError, match="FLOW_STORAGE=gs://no-such-bucket/x: the flows' code"
+        ):
+            keep_code(Settings(flow_storage="gs://no-such-bucket/x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(ConnectionError("reset"), 2), (ValueError("a bug"), 1)]
+)
+def test_a_step_is_tried_again_only_if_the_world_failed(error, tries):
+    seen = []
+
+    @io_step
+    def flaky() -> int:
+        seen.append(1)
+        if len(seen) < 2:
+            raise error
+        return len(seen)
+
+    @flow(name="tries")
+    def run() -> None:
+        flaky.with_options(retry_delay_seconds=0)(return_state=True)
+
+    run()
+    assert len(seen) == tries
+
+
+def test_two_runs_do_not_judge_and_promote_at_the_same_time():
+    inside, most = [], []
+
+    def enter() -> None:
+        with promotion_turn():
+            inside.append(1)
+            most.append(len(inside))
+            released.wait(2)
+            inside.pop()
+
+    released = threading.Event()
+    threads = [threading.Thread(target=enter) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
+def test_a_failed_run_is_told_where_notify_url_says(monkeypatch):
+    told: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        """Keeps what is posted."""
+
+        def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
+            """A notification."""
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
+            """Quiet."""
+
+    @flow(name="breaks", on_failure=[tell_of_failure])
+    def breaks() -> None:
+        raise ValueError("the reason")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{server.server_port}/failed")
+        breaks(return_state=True)
+        server.shutdown()
+    assert len(told) == 1
+    assert "flow breaks" in told[0]["title"] and "the reason" in told[0]["message"]
