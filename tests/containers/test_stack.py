@@ -168,6 +168,22 @@ def basic(login: str) -> str:
     return f"Basic {base64.b64encode(login.encode()).decode()}"
 
 
+def test_prefect_runs_what_is_due_with_code_from_the_bucket(stack):
+    login = {"Authorization": basic(stack.secret("prefect_auth"))}
+    wanted = {
+        "flows": {"name": {"any_": ["watch"]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+    }
+
+    def completed() -> list[dict[str, Any]]:
+        url = stack.url("prefect", "/api/flow_runs/filter")
+        return requests.post(url, json=wanted, headers=login, timeout=10).json()
+
+    wait_until(completed, 180, "a run of watch, which is due every minute")
+    bucket = stack.compose("exec", "-T", "gcs", "find", "/state/gcs", "-name", "watch.py")
+    assert "/prefect/code/" in bucket
+
+
 def test_a_container_refuses_to_start_without_its_secret(stack):
     image = stack.containers()["mlflow"]["Config"]["Image"]
     missing = "MLFLOW_AUTH_ADMIN_PASSWORD_FILE=/run/secrets/none"
