@@ -26,6 +26,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 20
 
+# Spark's 500 MB are installed for the targets that need them.
+DAILY := $(filter-out spark,$(CATEGORIES))
+
 $(VENV)/.locked: Pipfile.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: install one and name it, make PYTHON=python3.11"; exit 1; }
@@ -33,8 +36,15 @@ $(VENV)/.locked: Pipfile.lock
 	  { echo "$(PYTHON) has no venv: on Debian, apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet pipenv==$(PIPENV_VERSION)
-	$(BIN)/pipenv sync --quiet --categories "$(CATEGORIES)"
+	$(BIN)/pipenv sync --quiet --categories "$(DAILY)"
 	@touch $@
+
+$(VENV)/.spark: $(VENV)/.locked
+	$(BIN)/pipenv sync --quiet --categories spark
+	@touch $@
+
+.PHONY: spark
+spark: setup $(VENV)/.spark  ## adds Spark to the environment: search and scoring past one machine
 
 .PHONY: setup
 setup: $(VENV)/.locked  ## environment from Pipfile.lock, and the pre-commit hooks
@@ -70,7 +80,7 @@ test: lint  ## black --check, pylint, mypy and pytest
 	$(BIN)/pytest
 
 .PHONY: test-slow
-test-slow: setup  ## the notebooks, executed: 3 minutes
+test-slow: setup spark  ## the notebooks, executed, and Spark: 5 minutes
 	$(BIN)/pytest -m slow
 
 .PHONY: test-all
@@ -102,6 +112,10 @@ jupyter: setup  ## Jupyter Lab on port 8888; the address with its token is print
 .PHONY: benchmark-training
 benchmark-training: setup  ## quality and time of training, beside the usual way: 5 minutes
 	$(BIN)/python -m tests.benchmarks.benchmark_training
+
+.PHONY: benchmark-scoring
+benchmark-scoring: setup spark  ## rows a second that Spark scores, by cores: 5 minutes
+	$(BIN)/python -m tests.benchmarks.benchmark_scoring
 
 .PHONY: ablation
 ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 7 minutes

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 
 from config.contract import Contract, load_contract
 from config.telemetry import SWITCHES, turn_off
@@ -96,6 +97,29 @@ def accepts_connections(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def gcs_emulator(folder: Path) -> Iterator[str]:
+    """The address of a gs:// emulator with the bucket `tests`."""
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "gcp-storage-emulator"), "--data-dir", str(folder)]
+    command += ["start", "--quiet", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen([*command, "--default-bucket", "tests"]) as process:
+        address = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            try:
+                return requests.get(f"{address}/storage/v1/b", timeout=5).ok
+            except requests.ConnectionError:
+                return False
+
+        try:
+            wait_until(answers, 30, "the emulator")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from training.census import UCI, CensusError, CensusUnavailable, read_files, wri
 from training.registry import Promotion, Registry, RegistryUnavailable
 from training.retention import find_expired, listing, summary
 from training.settings import Settings
+from training.spark import SparkUnavailable
 from training.synthesis import synthesize
 
 BANNER = """\
@@ -43,9 +44,27 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--folds", type=int, default=5, help="cross-validation folds (5)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--force", action="store_true", help="train even if nothing is new")
+    run.add_argument(
+        "--engine", choices=["local", "spark"], default="local", help="where trials run (local)"
+    )
+    run.add_argument("--spark-master", default="local[*]", help="(%(default)s)")
     work = commands.add_parser("worker", help="make the deployments, run what Prefect schedules")
     work.add_argument(
         "--with-healthcheck", action="store_true", help="answer on PREFECT_WORKER_WEBSERVER_PORT"
+    )
+    batch = commands.add_parser("score", help="score Parquet files with a registered version")
+    batch.add_argument("source", help="a file or folder, on disk or gs://")
+    batch.add_argument("output", help="a folder that is not there yet, on disk or gs://")
+    batch.add_argument(
+        "--version", default="", help="its number in MLflow (the production version)"
+    )
+    batch.add_argument("--engine", choices=["spark", "local"], default="spark")
+    batch.add_argument("--spark-master", default="local[*]", help="(%(default)s)")
+    batch.add_argument(
+        "--max-rejected",
+        type=float,
+        default=0.01,
+        help="the share of rows that break the contract above which the exit status is 1 (0.01)",
     )
     promote = commands.add_parser("promote", help="make a version production")
     promote.add_argument("version", help="its number in MLflow")
@@ -69,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     try:
         COMMANDS[options.command](options)
-    except (CensusError, ContractError, RegistryUnavailable) as err:
+    except (CensusError, ContractError, RegistryUnavailable, SparkUnavailable) as err:
         print(err, file=sys.stderr)
         sys.exit(1)
 
@@ -91,10 +110,16 @@ def run_train(options: argparse.Namespace) -> None:
         n_folds=options.folds,
         seed=options.seed,
         force=options.force,
+        spark_master=spark_of(options),
     )
     for name, value in (result | result.get("test_metrics", {})).items():
         if name != "test_metrics":
             print(f"{name:14}{value:.4f}" if isinstance(value, float) else f"{name:14}{value}")
+
+
+def spark_of(options: argparse.Namespace) -> str:
+    """The Spark master, or nothing for this process alone."""
+    return options.spark_master if options.engine == "spark" else ""
 
 
 def found_data(data: str, settings: Settings) -> str:
@@ -127,6 +152,23 @@ def run_work(options: argparse.Namespace) -> None:
 def open_registry() -> Registry:
     """The registry of the settings."""
     return Registry(read_settings(Settings, os.environ).mlflow_tracking_uri)
+
+
+def run_score(options: argparse.Namespace) -> None:
+    """`score`: what could not be scored is counted, kept with its reason, and may fail the run."""
+    from training import scoring  # pylint: disable=import-outside-toplevel
+
+    try:
+        done = scoring.score_batch(
+            open_registry(), options.source, options.output, options.version, spark_of(options)
+        )
+    except scoring.ScoringError as err:
+        sys.exit(str(err))
+    print(f"{done.rows_scored} rows scored by version {done.version}: {done.output}")
+    if done.rows_rejected:
+        print(f"{done.rows_rejected} rows break the contract: {done.rejected}", file=sys.stderr)
+    if done.share_rejected > options.max_rejected:
+        sys.exit(f"{done.share_rejected:.1%} of the rows are more than --max-rejected allows")
 
 
 def run_promote(options: argparse.Namespace) -> None:
@@ -190,6 +232,7 @@ def run_synthesize(options: argparse.Namespace) -> None:
 COMMANDS = {
     "train": run_train,
     "worker": run_work,
+    "score": run_score,
     "promote": run_promote,
     "rollback": run_rollback,
     "history": run_history,

@@ -15,7 +15,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -303,13 +303,10 @@ def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, 
     if missing := [name for name in needed if name not in frame]:
         raise CensusError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
     features = [feature for feature in contract.features if feature.name in frame]
-    categories = frame[[feature.name for feature in features if feature.is_categorical]]
-    frame = frame.assign(**categories.mask(categories == MISSING, None))
+    frame = without_marks(frame, features)
     classes: dict[str | int, int] = {contract.target.negative: 0, contract.target.positive: 1}
     income = frame[target].map(classes | {0: 0, 1: 1})
-    valid = income.notna()
-    for feature in features:
-        valid &= check_column(frame[feature.name], feature)
+    valid = income.notna() & keep_rules(frame, features)
     for feature in features:
         if feature.rank_of:
             valid &= check_rank(frame, feature, contract[feature.rank_of])
@@ -321,6 +318,35 @@ def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, 
     )
     problems = [list(row_problems(row, contract)) for row in records(rejected)]
     return checked, rejected.assign(problems=pd.Series(problems, rejected.index, dtype=object))
+
+
+def without_marks(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.DataFrame:
+    """The frame with null in place of '?'."""
+    categories = frame[[feature.name for feature in features if feature.is_categorical]]
+    return frame.assign(**categories.mask(categories == MISSING, None))
+
+
+def keep_rules(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.Series:
+    """True for the rows in which every one of these columns keeps its feature's rules."""
+    valid = pd.Series(True, frame.index)
+    for feature in features:
+        valid &= check_column(frame[feature.name], feature)
+    return valid
+
+
+def check_inputs(
+    frame: pd.DataFrame, contract: Contract
+) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
+    """(mask of the valid rows, those rows as the model takes them, what is wrong with each other).
+
+    frame: DataFrame (n_samples, the model's input columns); the label is not asked for.
+    """
+    frame = without_marks(frame, contract.inputs)
+    valid = keep_rules(frame, contract.inputs)
+    kept = frame if valid.all() else frame[valid]
+    typed = pd.DataFrame({f.name: typed_column(kept[f.name], f) for f in contract.inputs})
+    problems = ["; ".join(map(str, contract.check(row))) for row in records(frame[~valid])]
+    return valid.to_numpy(), typed, problems
 
 
 def check_column(column: pd.Series, feature: Feature) -> pd.Series:

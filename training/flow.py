@@ -36,9 +36,12 @@ from training.pipeline import Params, make_pipeline
 from training.registry import Promotion, Registry
 from training.retention import find_expired, summary
 from training.runs import io_step, promotion_turn, step, tell_of_failure
+from training.scoring import score_batch
 from training.search import Folds, Trial, run_search
 from training.settings import Settings
 from training.source_code import code_digest
+from training.spark import spark_session
+from training.spark_search import run_spark_search
 from training.synthesis import synthesize
 
 REFERENCE_ROWS = 5000
@@ -53,10 +56,11 @@ class SearchSettings:
     timeout_s: float | None
     n_folds: int
     seed: int
+    spark_master: str  # where trials run; empty: here
 
 
 # The flow's parameters are a form in Prefect's page, and its body tells the whole story.
-# pylint: disable=too-many-positional-arguments, too-many-locals
+# pylint: disable=too-many-arguments, too-many-positional-arguments, too-many-locals
 @flow(name="train", result_serializer="json", **TELL)
 def train(
     data: str = "uci",
@@ -66,6 +70,7 @@ def train(
     seed: int = 0,
     trigger: str = "manual",
     force: bool = False,
+    spark_master: str = "",
 ) -> dict[str, Any]:
     """Trains, registers, judges and, if the gate agrees, promotes one model.
 
@@ -73,10 +78,11 @@ def train(
     that a machine without the real files can retrain as well); `max_evals` unset is MAX_EVALS;
     `trigger` says who asked: manual, schedule or drift. Without `force`, a run whose data, code
     and settings were all seen before ends as "nothing new". Returns the run, the version, the
-    metrics and the verdict.
+    metrics and the verdict. `spark_master` names the Spark on which the
+    trials of the search run; unset, they run here.
     """
     settings = read_settings(Settings, os.environ)
-    wanted = SearchSettings(max_evals or settings.max_evals, timeout_s, n_folds, seed)
+    wanted = SearchSettings(max_evals or settings.max_evals, timeout_s, n_folds, seed, spark_master)
     contract = load_contract()
     registry = Registry(settings.mlflow_tracking_uri)
 
@@ -123,7 +129,22 @@ def train(
     }
 
 
-# pylint: enable=too-many-positional-arguments, too-many-locals
+# pylint: enable=too-many-arguments, too-many-positional-arguments, too-many-locals
+
+
+@flow(name="score", result_serializer="json", **TELL)
+def score(
+    source: str,
+    output: str,
+    version: str = "",
+    spark_master: str = "",
+) -> dict[str, Any]:
+    """Scores Parquet files with a version, unset the production one, here or on Spark."""
+    registry = Registry(read_settings(Settings, os.environ).mlflow_tracking_uri)
+    done = score_batch(registry, source, output, version, spark_master)
+    get_run_logger().info("scored %s", done)
+    create_table_artifact([done._asdict()], key="scoring-results")
+    return done._asdict()
 
 
 @flow(name="retain", persist_result=False, **TELL)
@@ -168,7 +189,11 @@ def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.Data
 
 @step
 def search(
-    frame: pd.DataFrame, contract: Contract, registry: Registry, run_id: str, wanted: SearchSettings
+    frame: pd.DataFrame,
+    contract: Contract,
+    registry: Registry,
+    run_id: str,
+    wanted: SearchSettings,
 ) -> Trial:
     """The best trial of the hyperopt search; each trial becomes a child run."""
     folds = Folds.of(frame, contract, wanted.n_folds, wanted.seed)
@@ -177,7 +202,12 @@ def search(
     def on_trial(params: Params, metrics: dict[str, float]) -> None:
         registry.log_trial(run_id, next(numbers), params, metrics)
 
-    best = run_search(folds, wanted.max_evals, wanted.timeout_s, wanted.seed, on_trial)
+    limits = wanted.max_evals, wanted.timeout_s
+    if wanted.spark_master:
+        with spark_session(wanted.spark_master) as spark:
+            best = run_spark_search(spark, folds, *limits, seed=wanted.seed, on_trial=on_trial)
+    else:
+        best = run_search(folds, *limits, wanted.seed, on_trial)
     registry.log_metrics(best.metrics)
     return best
 

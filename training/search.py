@@ -26,6 +26,8 @@ from config.contract import Contract
 from training.calibration import Platt, fit_platt
 from training.pipeline import Params, booster_params, make_encoder, make_sampler
 
+OnTrial = Callable[[Params, dict[str, float]], None]
+
 MAX_TREES = 1500
 PATIENCE = 30  # rounds without a better validation loss before a fit stops
 SCREENING_FOLDS = 2
@@ -72,6 +74,22 @@ class Trial:
     screening_loss: float  # of its first folds, which others are held against
 
 
+class ToBeat(NamedTuple):
+    """What the best trial so far reached, which the next ones are held against."""
+
+    screening_loss: float
+    log_loss: float
+
+
+class Outcome(NamedTuple):
+    """What became of one setting of a search."""
+
+    params: Params
+    metrics: dict[str, float]  # with `pruned` where the first folds were enough
+    loss: float  # for the search; of a pruned setting, as far as it was followed
+    trial: Trial | None  # None if it was pruned
+
+
 @dataclass
 class Folds:
     """The encoded training split, its folds and what has been resampled and binned so far."""
@@ -80,7 +98,8 @@ class Folds:
     y: np.ndarray  # (n_samples,) 0 or 1
     n_folds: int
     seed: int
-    _binned: dict = field(default_factory=dict)
+    threads: int | None = None  # folds that are fitted side by side; None: one for each core
+    _binned: dict = field(default_factory=dict, init=False)
 
     @classmethod
     def of(cls, frame: pd.DataFrame, contract: Contract, n_folds: int, seed: int) -> "Folds":
@@ -121,7 +140,7 @@ class Folds:
         Folds run side by side with one thread each: that uses the cores better than many
         threads on one small fit, which wait for each other most of the time.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
             return list(pool.map(lambda fold: self._fit(fold, params), folds))
 
     def _fit(self, fold: int, params: Params) -> Fit:
@@ -185,37 +204,41 @@ def mean_loss(fits: Sequence[Fit]) -> float:
     return float(mean_losses(fits).min())
 
 
+def evaluate(folds: Folds, point: Params, to_beat: ToBeat | None) -> Outcome:
+    """A setting on its first folds, and on the others unless these show it to be hopeless."""
+    screening = range(min(SCREENING_FOLDS, folds.n_folds))
+    fits = folds.fit(screening, point)
+    screened = mean_loss(fits)
+    if to_beat and (behind := screened - to_beat.screening_loss) > HOPELESS:
+        metrics = {"screening_log_loss": screened, "pruned": 1.0}
+        return Outcome(point, metrics, to_beat.log_loss + behind, None)
+    trial = folds.trial(point, fits + folds.fit(range(len(screening), folds.n_folds), point))
+    metrics = trial.metrics | {"screening_log_loss": screened}
+    return Outcome(trial.params, metrics, trial.metrics["cv_log_loss"], trial)
+
+
 def run_search(
     folds: Folds,
     max_evals: int,
     timeout_s: float | None,
     seed: int,
-    on_trial: Callable[[Params, dict[str, float]], None] = lambda params, metrics: None,
+    on_trial: OnTrial = lambda params, metrics: None,
 ) -> Trial:
-    """The trial with the least calibrated log loss of a TPE search.
+    """The trial with the least calibrated log loss of a TPE search, on this machine.
 
-    `on_trial` sees each setting as it ends, with `pruned` among its metrics where the first folds
-    were enough. At least one trial runs, whatever `timeout_s` says.
+    `on_trial` sees each setting as it ends. At least one trial runs, whatever `timeout_s` says.
     Source: Bergstra et al. (2011), Algorithms for hyper-parameter optimization, NeurIPS 24.
     """
-    deadline = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
-    screening = range(min(SCREENING_FOLDS, folds.n_folds))
-    others = range(len(screening), folds.n_folds)
+    deadline = deadline_in(timeout_s)
     best: list[Trial] = []
 
     def objective(point: Params) -> dict[str, object]:
-        fits = folds.fit(screening, point)
-        screened = mean_loss(fits)
-        if best and (behind := screened - best[0].screening_loss) > HOPELESS:
-            on_trial(point, {"screening_log_loss": screened, "pruned": 1})
-            loss = best[0].metrics["cv_log_loss"] + behind  # as far as it was followed
-            return {"loss": loss, "status": STATUS_OK}
-        trial = folds.trial(point, fits + folds.fit(others, point))
-        on_trial(trial.params, trial.metrics | {"screening_log_loss": screened})
-        loss = trial.metrics["cv_log_loss"]
-        if not best or loss < best[0].metrics["cv_log_loss"]:
-            best[:] = [trial]  # only the best one's rows are kept
-        return {"loss": loss, "status": STATUS_OK}
+        to_beat = ToBeat(best[0].screening_loss, best[0].metrics["cv_log_loss"]) if best else None
+        outcome = evaluate(folds, point, to_beat)
+        on_trial(outcome.params, outcome.metrics)
+        if outcome.trial and (not to_beat or outcome.loss < to_beat.log_loss):
+            best[:] = [outcome.trial]  # only the best one's rows are kept
+        return {"loss": outcome.loss, "status": STATUS_OK}
 
     fmin(
         objective,
@@ -227,3 +250,8 @@ def run_search(
         rstate=np.random.default_rng(seed),
     )
     return best[0]
+
+
+def deadline_in(timeout_s: float | None) -> float:
+    """When, on the monotonic clock, no further trial is started."""
+    return time.monotonic() + (math.inf if timeout_s is None else timeout_s)

@@ -11,7 +11,6 @@ import tempfile
 import time
 from datetime import UTC
 from pathlib import Path
-from typing import Any
 
 import requests
 import yaml
@@ -32,6 +31,7 @@ from prefect.types import DateTime
 from prefect.workers.process import ProcessWorker
 
 from config.settings import read_settings
+from training.bucket import GCSFS, storage_options
 from training.settings import Settings
 from training.source_code import ROOT, code_digest, code_files
 
@@ -40,9 +40,6 @@ POOL = "income"
 CODE_BLOCK, RESULTS_BLOCK = "income-code", "income-results"
 MOST_RUNS = 2  # one training beside one watch
 DEPLOY_TIMEOUT_S = 120
-# Else gcsfs asks over gRPC which kind each bucket is, and waits for it a minute in each process
-# where an emulator, which has no such service, stands in for the bucket.
-GCSFS = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
@@ -100,9 +97,7 @@ def keep_code(settings: Settings) -> None:
     A deployment made while a run fetches its code does not change what that run gets.
     """
     os.environ.update(GCSFS)
-    # An emulator asks for no credentials; gcsfs finds its address in STORAGE_EMULATOR_HOST.
-    emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-    options: dict[str, Any] = {"token": "anon"} if emulated else {}
+    options = storage_options()
     root = settings.flow_storage.rstrip("/")
     code = RemoteFileSystem(basepath=f"{root}/code/{code_digest()}", settings=options)
     try:

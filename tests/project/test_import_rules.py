@@ -15,6 +15,8 @@ CONFIG_MAY_IMPORT = {"msgspec", "yaml"}
 # touches one place.
 ONE_PLACE = {
     ("training", "mlflow"): {"registry"},
+    ("training", "fsspec"): {"bucket"},
+    ("training", "pyspark"): {"spark"},
     ("training", "prefect"): {"flow", "runs", "watch", "worker"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -156,6 +157,39 @@ def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_cens
     assert not result["promoted"] and "synthetic" in result["reason"]
     version = MlflowClient(tracking_uri).get_model_version(MODEL_NAME, result["model_version"])
     assert version.tags["data_source"] == "synthetic" and version.tags["gate"] == "failed"
+
+
+@pytest.mark.usefixtures("small_census")
+def test_files_are_scored_with_production_by_flow_and_by_command(
+    contract, tracking_uri, tmp_path, capsys
+):
+    flow.train(**SMALL, seed=4, force=True)
+    version = Registry(tracking_uri).production().version
+    frame = made_up_rows(contract, 50, seed=6)[list(contract.input_names)]
+    frame.to_parquet(tmp_path / "people.parquet")
+    done = flow.score(str(tmp_path / "people.parquet"), str(tmp_path / "by-flow"))
+    assert (done["version"], done["rows_scored"], done["rows_rejected"]) == (version, 50, 0)
+
+    frame.assign(age=[200, *frame["age"][1:]]).to_parquet(tmp_path / "people.parquet")
+    command = ["score", str(tmp_path / "people.parquet"), "--engine", "local"]
+    with pytest.raises(SystemExit, match="2.0% of the rows are more than --max-rejected"):
+        main([*command, str(tmp_path / "strict")])
+    main([*command, str(tmp_path / "lax"), "--max-rejected", "0.1"])
+    printed = capsys.readouterr()
+    assert f"49 rows scored by version {version}: {tmp_path}/lax" in printed.out
+    assert f"1 rows break the contract: {tmp_path}/lax-rejected" in printed.err
+    with pytest.raises(SystemExit, match="version 999: MLflow has none"):
+        main([*command, str(tmp_path / "none"), "--version", "999"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_census")
+def test_trials_run_on_spark_if_a_master_is_named():
+    pytest.importorskip("pyspark", reason="pyspark is not installed: make spark")
+    if not shutil.which("java"):
+        pytest.skip("no Java on PATH")
+    result = flow.train(**SMALL, seed=5, force=True, spark_master="local[2]")
+    assert result["test_metrics"]["roc_auc"] > 0.7
 
 
 def test_production_moves_with_who_and_why_and_goes_back(

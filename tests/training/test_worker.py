@@ -6,19 +6,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-import requests
 from prefect import flow, get_client
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, gcs_emulator, wait_until
 from training.runs import io_step, promotion_turn, tell_of_failure
 from training.settings import Settings
 from training.source_code import ROOT, code_digest, code_files
@@ -30,29 +27,6 @@ def prefect_server() -> Iterator[None]:
     """A real Prefect server on a database of its own."""
     with prefect_test_harness(server_startup_timeout=60):
         yield
-
-
-@contextmanager
-def emulator(folder: Path) -> Iterator[str]:
-    """The address of a gs:// emulator with the bucket `tests`."""
-    port = free_port()
-    command = [str(Path(sys.executable).parent / "gcp-storage-emulator"), "--data-dir", str(folder)]
-    command += ["start", "--quiet", "--host", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen([*command, "--default-bucket", "tests"]) as process:
-        address = f"http://127.0.0.1:{port}"
-
-        def answers() -> bool:
-            try:
-                return requests.get(f"{address}/storage/v1/b", timeout=5).ok
-            except requests.ConnectionError:
-                return False
-
-        try:
-            wait_until(answers, 30, "the emulator")
-            yield address
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 def deployments() -> dict[str, dict]:
@@ -73,7 +47,7 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
 
 def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_path, monkeypatch):
     """The worker starts in an empty folder and is killed; what it ran came from the bucket."""
-    with emulator(tmp_path / "bucket") as address:
+    with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         settings = Settings(flow_storage="gs://tests/prefect")
         keep_code(settings)
@@ -113,7 +87,7 @@ def run_watch() -> State:
 
 
 def test_a_bucket_that_is_not_there_is_named(tmp_path, monkeypatch):
-    with emulator(tmp_path / "bucket") as address:
+    with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         with pytest.raises(
             WorkerError, match="FLOW_STORAGE=gs://no-such-bucket/x: the flows' code"

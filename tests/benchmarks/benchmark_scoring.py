@@ -1,0 +1,94 @@
+"""Batch scoring with Spark: rows a second, and how they grow with the cores.
+
+    make benchmark-scoring
+
+Synthetic rows, a model of the size that the search chooses. The floor is ONNX Runtime alone on one
+core and the same files: no check, nothing written.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+from pyarrow import parquet
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract, load_contract
+from tests.benchmarks.report import result, write
+from training.calibration import Platt
+from training.package import FittedModel, Package, write_package
+from training.pipeline import DEFAULT_PARAMS, make_pipeline
+from training.scoring import BATCH_ROWS, Scorer, score_files
+from training.spark import spark_session
+from training.synthesis import synthesize
+
+TREES = 350
+DRAWN_ROWS = 200_000  # the files are drawn from these, with replacement
+FILE_ROWS = 1_000_000
+
+
+def make_package(frame: pd.DataFrame, contract: Contract, folder: Path) -> Package:
+    """A model of the usual size, fitted on synthetic rows."""
+    inputs = frame[list(contract.input_names)]
+    pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": TREES}, seed=0)
+    pipeline.fit(inputs, frame[contract.target.name])
+    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
+    model = FittedModel(Pipeline(parts), Platt(1.0, 0.0), threshold=0.4)
+    return write_package(folder, model, contract, inputs.head(1000), {})
+
+
+def make_files(frame: pd.DataFrame, rows: int, folder: Path) -> None:
+    """Parquet files of `rows` rows in all."""
+    folder.mkdir()
+    for number, start in enumerate(range(0, rows, FILE_ROWS)):
+        part = frame.sample(min(FILE_ROWS, rows - start), replace=True, random_state=number)
+        part.to_parquet(folder / f"{number}.parquet", row_group_size=FILE_ROWS // 8, index=False)
+
+
+def floor_s(scorer: Scorer, folder: Path) -> float:
+    """Seconds of reading and scoring alone."""
+    started = time.monotonic()
+    for path in sorted(folder.iterdir()):
+        for batch in parquet.ParquetFile(path).iter_batches(BATCH_ROWS):
+            scorer.score(batch.to_pandas())
+    return time.monotonic() - started
+
+
+def spark_s(scorer: Scorer, folder: Path, output: Path, cores: int) -> float:
+    """Seconds of the whole job on a session that is up."""
+    with spark_session(f"local[{cores}]") as spark:
+        started = time.monotonic()
+        score_files(scorer, str(folder), str(output), spark)
+        return time.monotonic() - started
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    options = parser.parse_args()
+    contract = load_contract()
+    frame = synthesize(contract, rows_train=DRAWN_ROWS, rows_test=0, seed=0).train
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        scorer = Scorer(make_package(frame.head(30_000), contract, folder / "package"), "0")
+        make_files(frame[list(contract.input_names)], options.rows, folder / "rows")
+        floor = floor_s(scorer, folder / "rows")
+        results = [result("floor: one core, no check, nothing written", options.rows / floor, "/s")]
+        first = 0.0
+        for cores in range(1, (os.cpu_count() or 1) + 1):
+            seconds = spark_s(scorer, folder / "rows", folder / f"out-{cores}", cores)
+            first = first or seconds
+            results += [
+                result(f"rows on {cores} core(s)", options.rows / seconds, "/s"),
+                result(f"{cores} core(s) / floor", floor / seconds, "ratio"),
+                result(f"{cores} core(s) / one core", first / seconds, "ratio"),
+            ]
+    write("benchmark-scoring", results)
+
+
+if __name__ == "__main__":
+    main()

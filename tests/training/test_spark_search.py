@@ -1,0 +1,114 @@
+"""The search on Spark's executors, on two local ones."""
+
+import os
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.pipeline import make_encoder
+from training.search import Folds, run_search
+from training.spark import SparkUnavailable, spark_session, with_attempts
+from training.spark_search import SearchFailed, run_spark_search
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class KillsOnce(Folds):
+    """Ends the worker process that it is first used in, as a machine that is lost does."""
+
+    marker: Path = Path("unset")
+
+    def fit(self, folds, params):
+        """As a fold is fitted, but for the first time."""
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fit(folds, params)
+
+
+class FailsForDeepTrees(Folds):
+    """Raises for some settings."""
+
+    def fit(self, folds, params):
+        """As a fold is fitted, but for deep trees."""
+        if params["max_depth"] > 5:
+            raise MemoryError("deep trees")
+        return super().fit(folds, params)
+
+
+class Fails(Folds):
+    """Raises for every setting."""
+
+    def fit(self, folds, params):
+        """Never fits."""
+        raise MemoryError("no memory")
+
+
+@pytest.fixture(scope="module")
+def spark():
+    """A session on two local cores; without Java there is none."""
+    try:
+        with spark_session("local[2]") as session:
+            yield session
+    except SparkUnavailable as err:
+        pytest.skip(str(err))
+
+
+@pytest.fixture
+def make_folds(contract, rows, inputs):
+    """Three folds of the made-up rows, of a class of the test's choice."""
+    X = make_encoder(contract).fit_transform(inputs).astype(np.float32)
+    return lambda kind: kind(X, rows["income"].to_numpy(), n_folds=3, seed=0)
+
+
+def test_the_best_of_the_reported_trials_is_what_the_search_returns(spark, make_folds):
+    seen = []
+    best = run_spark_search(
+        spark, make_folds(Folds), 4, None, seed=1, on_trial=lambda *t: seen.append(t)
+    )
+    assert len(seen) == 4
+    whole = [metrics["cv_log_loss"] for _, metrics in seen if "pruned" not in metrics]
+    assert best.metrics["cv_log_loss"] == pytest.approx(min(whole), abs=1e-6)
+    assert best.probability.shape == (len(make_folds(Folds).y),)
+
+
+def test_one_trial_at_a_time_scores_as_on_one_machine(spark, make_folds):
+    ours = run_search(make_folds(Folds), 1, None, seed=3)
+    theirs = run_spark_search(spark, make_folds(Folds), 1, None, seed=3)
+    assert theirs.params == ours.params
+    assert theirs.probability == pytest.approx(ours.probability, abs=1e-6)
+
+
+def test_a_lost_executor_costs_no_trial(spark, make_folds, tmp_path):
+    folds = replace(make_folds(KillsOnce), marker=tmp_path / "killed")
+    seen = []
+    run_spark_search(spark, folds, 2, None, seed=1, on_trial=lambda *trial: seen.append(trial))
+    assert folds.marker.exists()
+    assert len(seen) == 2 and not any("failed" in metrics for _, metrics in seen)
+
+
+def test_a_trial_that_fails_is_reported_and_the_others_count(spark, make_folds):
+    seen = []
+    folds = make_folds(FailsForDeepTrees)
+    best = run_spark_search(
+        spark, folds, 6, None, seed=0, on_trial=lambda *trial: seen.append(trial)
+    )
+    failed = [params for params, metrics in seen if "failed" in metrics]
+    assert failed and all(params["max_depth"] > 5 for params in failed)
+    assert len(seen) == 6 and best.params["max_depth"] <= 5
+
+
+def test_a_search_without_a_single_success_says_why(spark, make_folds):
+    with pytest.raises(SearchFailed, match="(?s)no trial succeeded.*no memory"):
+        run_spark_search(spark, make_folds(Fails), 2, None, seed=1)
+
+
+def test_a_local_master_tries_a_task_again_as_a_cluster_does():
+    assert with_attempts("local[*]") == "local[*,4]"
+    assert with_attempts("local") == "local[1,4]"
+    assert with_attempts("local[2,1]") == "local[2,1]"
+    assert with_attempts("spark://host:7077") == "spark://host:7077"
