@@ -50,8 +50,8 @@ METRIC = re.compile(r"\bincome_\w+")
 EXPORTED = re.compile(r"^# TYPE (\w+)", re.MULTILINE)
 SUFFIXES = re.compile("_(bucket|sum|count)$")
 
-# Metrics that panels are made for and that no service exports yet. A test fails as soon as one does:
-# then it goes from here, and every query of it must return data.
+# Metrics that panels are made for and that no service exports yet. A test fails as soon as one
+# does: then it goes from here, and every query of it must return data.
 PENDING = {
     "income_confusion_rows",
     "income_data_quality_share",
