@@ -169,24 +169,33 @@ def served(app: Flask) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.fixture
-def prometheus(services: dict[str, Flask], tmp_path: Path) -> Iterator[str]:
-    """The query address of a Prometheus with the project's file: other addresses, no waiting."""
+@contextmanager
+def scraping(targets: dict[str, str], folder: Path) -> Iterator[str]:
+    """The query address of a Prometheus with the project's files: other targets, no waiting."""
     program, own = debian("prometheus"), f"127.0.0.1:{free_port()}"
     text = PROMETHEUS.read_text("utf-8").replace("127.0.0.1:9090", own)
     text = re.sub(r"_(interval|timeout): \w+", r"_\1: 1s", text)
     text = text.replace("alerts.yml", str(PROMETHEUS.with_name("alerts.yml")))
+    for name, address in targets.items():
+        text = text.replace(name, address)
+    path = folder / "prometheus.yml"
+    path.write_text(text, "utf-8")
+    command = [program, f"--config.file={path}", f"--web.listen-address={own}"]
+    command.append(f"--storage.tsdb.path={folder / 'tsdb'}")
+    with (folder / "prometheus.log").open("wb") as log:
+        with subprocess.Popen(command, stdout=log, stderr=log) as process:
+            try:
+                yield f"http://{own}/api/v1/query"
+            finally:
+                process.terminate()
+
+
+@pytest.fixture
+def prometheus(services: dict[str, Flask], tmp_path: Path) -> Iterator[str]:
+    """The query address of a Prometheus that scrapes both services of this process."""
     with ExitStack() as stack:
-        for target, app in services.items():
-            text = text.replace(target, stack.enter_context(served(app)))
-        path = tmp_path / "prometheus.yml"
-        path.write_text(text, "utf-8")
-        log = stack.enter_context((tmp_path / "prometheus.log").open("wb"))
-        command = [program, f"--config.file={path}", f"--web.listen-address={own}"]
-        command.append(f"--storage.tsdb.path={tmp_path / 'tsdb'}")
-        process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
-        stack.callback(process.terminate)
-        yield f"http://{own}/api/v1/query"
+        targets = {name: stack.enter_context(served(app)) for name, app in services.items()}
+        yield stack.enter_context(scraping(targets, tmp_path))
 
 
 def answer(address: str, expression: str) -> dict[str, Any]:
