@@ -116,7 +116,7 @@ def test_every_query_returns_data_and_every_rule_is_evaluated(contract, tmp_path
                 return not open_ones
 
             try:
-                wait_until(all_answered, 60, "data")
+                wait_until(all_answered, 120, "data")
             except AssertionError:
                 raise AssertionError("no data: " + "\n".join(sorted(open_ones))) from None
             assert not exported(env) & PENDING, "exported now: take them from PENDING"
