@@ -125,6 +125,10 @@ ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 7
 demo: setup  ## the whole loop on this machine; KEEP=1 leaves it running
 	$(BIN)/python -m stream_generator.demo $(if $(KEEP),--keep)
 
+.PHONY: dashboards
+dashboards: setup  ## write Grafana's dashboards, the alert rules and their runbooks anew
+	$(BIN)/python -m config.grafana.build
+
 # --- containers ---------------------------------------------------------------------------------
 
 COMPOSE := docker compose

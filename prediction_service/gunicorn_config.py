@@ -49,6 +49,12 @@ def on_starting(_: Any) -> None:
     remove_counts()
 
 
+def child_exit(_: Any, worker: Any) -> None:
+    """Forgets the gauges of a dead worker, killed ones included; its counts stay."""
+    for path in Path(os.environ[COUNTS]).glob(f"gauge_live*_{worker.pid}.db"):
+        path.unlink(missing_ok=True)
+
+
 def on_exit(_: Any) -> None:
     """Leaves nothing behind."""
     remove_counts()

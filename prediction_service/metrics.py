@@ -8,7 +8,7 @@ at the scrape.
 from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -49,6 +49,21 @@ class Metrics:
             registry=registry,
         )
         self._by_outcome: dict[tuple[str, int], Counter] = {}
+        self._workers = Gauge(
+            "income_workers",
+            "Living worker processes by the model version that they serve.",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._served: str | None = None
+
+    def note_served(self, version: str) -> None:
+        """Counts this worker as one that serves the version, and no other."""
+        if self._served is not None:
+            self._workers.labels(self._served).set(0)
+        self._workers.labels(version).set(1)
+        self._served = version
 
     def count_request(self, endpoint: str, status: int) -> None:
         """Counts one answered request."""

@@ -6,6 +6,7 @@ A request takes `served.model` once and keeps it to the end, so a swap fails no 
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,11 +20,20 @@ RETRY_S = 30  # a refusal may come from a passing fault, such as memory or the f
 
 
 class ServedModel:
-    """Holds the newest usable model of a folder; the last good one stays if a new one is not."""
+    """Holds the newest usable model of a folder; the last good one stays if a new one is not.
 
-    def __init__(self, folder: ModelFolder, contract: Contract) -> None:
+    `on_served` is told each version from which requests are answered.
+    """
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        contract: Contract,
+        on_served: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.folder = folder
         self.contract = contract
+        self.on_served = on_served
         self.model: Model | None = None
         self.refused: Refusal | None = None
         self._seen: Current | None = None
@@ -42,6 +52,7 @@ class ServedModel:
         try:
             self.model = self._load(current)
             self.refused = None
+            self.on_served(current.version)
             log.info("model served version=%s run_id=%s", current.version, current.run_id)
         except ModelRefused as err:
             self.refused = Refusal(current.version, str(err))

@@ -16,7 +16,8 @@ from prediction_service.settings import Settings
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 settings = read_settings(Settings, os.environ)
-served = ServedModel(ModelFolder(settings.model_path), load_contract())
+metrics = Metrics(CollectorRegistry())
+served = ServedModel(ModelFolder(settings.model_path), load_contract(), metrics.note_served)
 served.refresh()  # before the first request
 served.follow(settings.model_check_s)
 journal = Journal(
@@ -25,4 +26,4 @@ journal = Journal(
     settings.journal_sync,
     settings.journal_max_mb * 10**6,
 )
-app = create_app(settings, served, journal, Metrics(CollectorRegistry()))
+app = create_app(settings, served, journal, metrics)

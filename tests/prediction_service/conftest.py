@@ -50,8 +50,7 @@ def made_up_rows(contract: Contract, n_rows: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-@pytest.fixture(scope="session")
-def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_package(contract: Contract, folder: Path) -> Path:
     """A package of a model that has learnt: from 45 years on, income is high."""
     rows = made_up_rows(contract, 400, seed=1)
     y = (rows["age"] >= 45).astype(int)
@@ -59,7 +58,6 @@ def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Pat
     classifier = make_classifier({"n_estimators": 20, "max_depth": 3}, seed=1, threads=1)
     classifier.fit(encoder.fit_transform(rows), y)
     pipeline = Pipeline([("encoder", encoder), ("classifier", classifier)])
-    folder = tmp_path_factory.mktemp("package") / "model"
     facts = {
         "data_source": "synthetic",
         "trained_at": "2026-11-01T00:00:00+00:00",
@@ -68,6 +66,12 @@ def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Pat
     }
     write_package(folder, FittedModel(pipeline, Platt(1.0, 0.0), 0.5), contract, rows, facts)
     return folder
+
+
+@pytest.fixture(scope="session")
+def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, made once."""
+    return make_package(contract, tmp_path_factory.mktemp("package") / "model")
 
 
 def made_predictions(n_rows: int) -> list[Prediction]:

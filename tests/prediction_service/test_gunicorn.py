@@ -83,6 +83,13 @@ def journalled_ids(settings: Settings) -> list[str]:
     ]
 
 
+def two_workers_serve(address: str, version: str) -> bool:
+    """True if /metrics says that two workers serve this version and none another."""
+    text = requests.get(f"{address}/metrics", timeout=10).text
+    found = re.findall(r'^income_workers{version="(.+)"} (.+)$', text, re.MULTILINE)
+    return {served: float(n) for served, n in found if float(n)} == {version: 2}
+
+
 def both_have_answered(settings: Settings) -> bool:
     """True once two journals hold something."""
     return sum(newest(path)[0] > 0 for path in journal_paths(settings.journal_path)) == 2
@@ -106,6 +113,7 @@ def test_a_killed_worker_loses_no_answered_prediction(
         wait_until(lambda: len(load.answers) > n_answers + 200, 20, "load on the new worker")
         live = [is_live(path) for path in journal_paths(settings.journal_path)]
         assert sorted(live) == [False, True, True]
+        assert two_workers_serve(address, "1")  # the dead one no longer counts
     assert not load.failures
     acknowledged = [answer["prediction_id"] for answer in load.answers]
     stored = journalled_ids(settings)
@@ -123,6 +131,7 @@ def test_a_new_version_is_served_without_a_failed_request(
             wait_until(lambda: len(load.answers) > 50, 20, "load")
             install(model_folder, package, version)
             wait_until(partial(load.comes_from, version), 20, "both workers to serve it")
+            wait_until(partial(two_workers_serve, address, version), 20, "their count")
     assert not load.failures
     assert load.broken == 0
     assert {one["model_version"] for one in load.answers} == {"1", "2", "3"}

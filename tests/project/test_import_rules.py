@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PARTS = ("training", "prediction_service", "evidently_service", "stream_generator")
 CONFIG_MAY_IMPORT = {"msgspec", "yaml"}
+# Makes files for Grafana with Grafana's SDK, on a developer's machine: in no image (.dockerignore).
+MAKERS = ROOT / "config" / "grafana"
 
 # An outside system is known to these modules of a part alone, so that a new version of it
 # touches one place.
@@ -22,6 +24,7 @@ ONE_PLACE = {
     ("prediction_service", "pymongo"): {"mongodb"},
     ("evidently_service", "mlflow"): {"registry"},
     ("evidently_service", "evidently"): {"drift"},
+    ("config", "grafana_foundation_sdk"): {"build", "dashboards", "panels"},
 }
 # What a request worker must not need: it would double its memory and start time.
 SERVING_MODULES = ("app", "bodies", "errors", "metrics", "model", "model_folder", "served", "wsgi")
@@ -53,7 +56,16 @@ def packages(path: Path) -> set[str]:
 def test_config_imports_the_standard_library_pyyaml_and_msgspec_only():
     allowed = set(sys.stdlib_module_names) | CONFIG_MAY_IMPORT | {"config"}
     for path in modules("config"):
-        assert packages(path) <= allowed, path
+        if MAKERS not in path.parents:
+            assert packages(path) <= allowed, path
+
+
+def test_nothing_that_runs_imports_what_makes_grafanas_files():
+    assert "config/grafana" in (ROOT / ".dockerignore").read_text("utf-8").split()
+    for part in ("config", *PARTS):
+        for path in modules(part):
+            if MAKERS not in path.parents:
+                assert not any(name.startswith("config.grafana") for name in imported(path)), path
 
 
 @pytest.mark.parametrize("part", PARTS)

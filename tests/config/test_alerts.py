@@ -1,0 +1,275 @@
+"""When each alert fires, stays silent, and what it does without a figure: `promtool test rules`.
+
+Prometheus' own evaluator runs the committed rules on series that are written down here. The clock
+starts at 0 and one value is one minute: `0.4x4 1.3x20` is 0.4 up to minute 4 and 1.3 from then on,
+`_` is a missing sample, and `stale` is what a scrape leaves of a series that has gone.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from config.grafana.alerts import ALERTS, Alert
+from tests.config.test_monitoring_files import PROMETHEUS, alert_rules, debian
+
+RULES = PROMETHEUS.with_name("alerts.yml")
+ALERT = {alert.name: alert for alert in ALERTS}
+NOTHING: list[str] = []
+ONCE = [""]  # one alert without labels of its own
+
+
+class Case(NamedTuple):
+    """An alert on some series, and which of it fire at which minute, by their own labels."""
+
+    alert: str
+    kind: str  # fires, silent, or absent: without a figure
+    series: dict[str, str]
+    firing: dict[int, list[str]]
+
+
+AGE, SEX = (f'income_feature_drift_score{{feature="{name}"}}' for name in ("age", "sex"))
+CLASS = 'income_prediction_drift_score{output="income_class"}'
+UPPER, LOWER = (f'income_quality_bound{{metric="roc_auc",bound="{b}"}}' for b in ("upper", "lower"))
+MONGODB, EVIDENTLY = (
+    f'income_journal_backlog_rows{{sink="{s}"}}' for s in ("mongodb", "evidently")
+)
+MEASURED = "income_measurement_timestamp_seconds"
+FINE = 'income_requests_total{endpoint="predict",status="200"}'
+FAILED = 'income_requests_total{endpoint="predict",status="503"}'
+REFUSED = 'income_requests_total{endpoint="predict",status="422"}'
+SCRAPES_FAILED = 'income_requests_total{endpoint="prometheus",status="500"}'
+WITHIN = {
+    le: f'income_prediction_latency_seconds_bucket{{le="{le}"}}' for le in ("0.05", "0.5", "+Inf")
+}
+ON_1, ON_2 = (f'income_workers{{version="{v}"}}' for v in ("1", "2"))
+OF_1, OF_2 = (f'income_reference_info{{model_version="{v}"}}' for v in ("1", "2"))
+UP = 'up{job="prediction_service"}'
+EVIDENTLY_UP = 'up{job="evidently_service"}'
+
+CASES = [
+    Case(
+        "FeatureDrift",
+        "fires",
+        {AGE: "0.4x4 1.3x20", SEX: "0.2x30"},
+        {9: NOTHING, 10: ['feature="age"'], 25: ['feature="age"']},
+    ),
+    Case(
+        "FeatureDrift",
+        "silent",
+        {AGE: "0.9x4 1.3x4 0.9x20", SEX: "1x30"},
+        {9: NOTHING, 20: NOTHING},
+    ),
+    Case("FeatureDrift", "absent", {AGE: "1.3x10 stale"}, {10: ['feature="age"'], 11: NOTHING}),
+    Case("DatasetDrift", "fires", {"income_drift_detected": "0x4 1x20"}, {6: NOTHING, 7: ONCE}),
+    Case(
+        "DatasetDrift", "silent", {"income_drift_detected": "0x4 1 0x20"}, {5: NOTHING, 20: NOTHING}
+    ),
+    Case("DatasetDrift", "absent", {"income_drift_detected": "1x5 stale"}, {5: ONCE, 6: NOTHING}),
+    Case(
+        "TargetDrift", "fires", {CLASS: "0.5x4 1.1x20"}, {9: NOTHING, 10: ['output="income_class"']}
+    ),
+    Case("TargetDrift", "silent", {CLASS: "1x20", AGE: "2x20"}, {20: NOTHING}),
+    Case(
+        "TargetDrift",
+        "absent",
+        {CLASS: "1.1x10 stale"},
+        {10: ['output="income_class"'], 11: NOTHING},
+    ),
+    Case(
+        "PerformanceBelowFloor",
+        "fires",
+        {"income_quality_roc_auc": "0.93x4 0.7x20"},
+        {9: NOTHING, 10: ONCE},
+    ),
+    Case(
+        "PerformanceBelowFloor",
+        "fires",
+        {"income_quality_roc_auc": "0.75x20", UPPER: "0.84x20", LOWER: "0.66x20"},
+        {4: NOTHING, 5: ONCE},
+    ),
+    Case(
+        "PerformanceBelowFloor",
+        "silent",  # few labels: the interval reaches above the floor
+        {"income_quality_roc_auc": "0.84x20", UPPER: "0.88x20", LOWER: "0.8x20"},
+        {20: NOTHING},
+    ),
+    Case(
+        "PerformanceBelowFloor",
+        "absent",  # a new window has no labels yet
+        {"income_quality_roc_auc": "0.7x10 stale"},
+        {10: ONCE, 11: NOTHING},
+    ),
+    Case(
+        "MonitoringStale", "fires", {MEASURED: "0+60x5 300x30"}, {16: NOTHING, 17: ONCE, 30: ONCE}
+    ),
+    Case(
+        "MonitoringStale",
+        "silent",
+        {MEASURED: "0+60x5 300x8 840+60x20"},
+        {14: NOTHING, 30: NOTHING},
+    ),
+    Case(
+        "MonitoringStale",
+        "absent",
+        {MEASURED: "0+60x10 stale"},
+        {10: NOTHING, 11: NOTHING, 12: ONCE},
+    ),
+    Case("MonitoringStale", "absent", {}, {0: NOTHING, 1: ONCE}),
+    Case(
+        "SinkBacklog",
+        "fires",
+        {MONGODB: "0x4 5000x20", EVIDENTLY: "12x30"},
+        {9: NOTHING, 10: ['sink="mongodb"']},
+    ),
+    Case(
+        "SinkBacklog",
+        "silent",
+        {MONGODB: "5000x3 1000x20", EVIDENTLY: "0x30"},
+        {4: NOTHING, 20: NOTHING},
+    ),
+    Case(
+        "SinkBacklog", "absent", {MONGODB: "5000x10 stale"}, {10: ['sink="mongodb"'], 11: NOTHING}
+    ),
+    Case(
+        "ErrorRate",
+        "fires",
+        {FINE: "0+60x30", FAILED: "0x5 6+6x20"},
+        {5: NOTHING, 8: ONCE, 20: ONCE},
+    ),
+    Case(
+        "ErrorRate", "fires", {FAILED: "0+6x30"}, {2: NOTHING, 3: ONCE}
+    ),  # no answer at all is fine
+    Case(
+        "ErrorRate",
+        "silent",
+        {FINE: "0+6000x30", FAILED: "0+6x30", REFUSED: "0+6000x30", SCRAPES_FAILED: "0+6000x30"},
+        {10: NOTHING, 30: NOTHING},
+    ),
+    Case("ErrorRate", "absent", {FAILED: "0+60x10 600x20"}, {10: ONCE, 16: NOTHING}),  # no traffic
+    Case(
+        "Latency",
+        "fires",
+        {WITHIN["0.05"]: "0+90x30", WITHIN["0.5"]: "0+100x30", WITHIN["+Inf"]: "0+100x30"},
+        {5: NOTHING, 6: ONCE},
+    ),
+    Case(
+        "Latency",
+        "silent",
+        {WITHIN["0.05"]: "0+1000x30", WITHIN["0.5"]: "0+1005x30", WITHIN["+Inf"]: "0+1005x30"},
+        {30: NOTHING},
+    ),
+    Case("Latency", "absent", {WITHIN["0.05"]: "0x30", WITHIN["+Inf"]: "100x30"}, {30: NOTHING}),
+    Case(
+        "ModelVersionSkew",
+        "fires",  # one of two workers keeps the old one
+        {ON_1: "2x4 1x20", ON_2: "0x4 1x20", OF_1: "1x4 stale", OF_2: "_x5 1x20"},
+        {9: NOTHING, 10: ONCE},
+    ),
+    Case("ModelVersionSkew", "fires", {ON_1: "2x20", OF_2: "1x20"}, {4: NOTHING, 5: ONCE}),
+    Case(
+        "ModelVersionSkew",
+        "silent",  # a promotion
+        {ON_1: "2x4 1x2 0x20", ON_2: "0x4 1x2 2x20", OF_1: "1x6 stale", OF_2: "_x7 1x20"},
+        {7: NOTHING, 20: NOTHING},
+    ),
+    Case("ModelVersionSkew", "absent", {ON_1: "2x20"}, {20: NOTHING}),
+    Case(
+        "ServiceDown",
+        "fires",
+        {UP: "1x4 0x20", EVIDENTLY_UP: "1x30"},
+        {5: NOTHING, 6: ['job="prediction_service"']},
+    ),
+    Case(
+        "ServiceDown", "silent", {UP: "1x4 0 1x20", EVIDENTLY_UP: "1x30"}, {5: NOTHING, 20: NOTHING}
+    ),
+    Case("ServiceDown", "absent", {}, {0: NOTHING, 1: ONCE}),
+]
+
+
+def fired(alert: Alert, own_labels: str) -> dict[str, Any]:
+    """The sample that Prometheus writes for a firing alert."""
+    labels = f'alertname="{alert.name}",alertstate="firing",severity="{alert.severity}"'
+    return {"labels": f"ALERTS{{{labels},{own_labels}}}".replace(",}", "}"), "value": 1}
+
+
+def expectation(case: Case, minute: int) -> dict[str, Any]:
+    """What promtool is to find of the alert at a minute."""
+    return {
+        "expr": f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}',
+        "eval_time": f"{minute}m",
+        "exp_samples": [fired(ALERT[case.alert], own) for own in case.firing[minute]],
+    }
+
+
+def check(folder: Path, *tests: dict[str, Any]) -> None:
+    """Has promtool test the committed rules; fails with what it says."""
+    path = folder / "test.yml"
+    content = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}
+    path.write_text(json.dumps(content), "utf-8")
+    command = [debian("promtool"), "test", "rules", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.kind}")
+def test_an_alert_fires_when_it_should_and_only_then(case, tmp_path):
+    series = [{"series": name, "values": values} for name, values in case.series.items()]
+    minutes = [expectation(case, minute) for minute in case.firing]
+    check(tmp_path, {"interval": "1m", "input_series": series, "promql_expr_test": minutes})
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_every_alert_is_tested_in_every_way(alert):
+    cases = [case for case in CASES if case.alert == alert.name]
+    assert {case.kind for case in cases} == {"fires", "silent", "absent"}
+    for case in cases:
+        at_last = case.firing[max(case.firing)]
+        fires = case.kind == "fires" or (case.kind == "absent" and alert.no_data == "Alerting")
+        assert bool(at_last) == fires, case
+
+
+def test_grafana_compares_the_same_figure_with_the_same_threshold():
+    (group,) = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
+    for tested, told in zip(group["rules"], alert_rules(), strict=True):
+        figure, passed = (query["model"] for query in told["data"])
+        ((evaluator,),) = [[one["evaluator"] for one in passed["conditions"]]]
+        sign, (threshold,) = {"gt": ">", "lt": "<"}[evaluator["type"]], evaluator["params"]
+        missing = f" or absent({figure['expr']})" if told["noDataState"] == "Alerting" else ""
+        assert tested["expr"] == f"({figure['expr']}) {sign} {threshold:g}{missing}"
+        assert (tested["alert"], tested["for"]) == (told["title"], told["for"])
+        assert (told["condition"], passed["expression"]) == (passed["refId"], figure["refId"])
+
+
+def test_a_summary_names_its_subject(tmp_path):
+    alert = ALERT["FeatureDrift"]
+    expected = {
+        "exp_labels": {"severity": "warning", "feature": "age"},
+        "exp_annotations": {
+            "summary": "The feature age has drifted.",
+            "description": " ".join(alert.runbook.split()),
+            "runbook": "config/grafana/runbooks.md#featuredrift",
+        },
+    }
+    check(
+        tmp_path,
+        {
+            "interval": "1m",
+            "input_series": [{"series": AGE, "values": "1.3x20"}],
+            "alert_rule_test": [
+                {"eval_time": "10m", "alertname": alert.name, "exp_alerts": [expected]}
+            ],
+        },
+    )
+
+
+def test_promtool_notices_an_alert_that_does_not_fire(tmp_path):
+    """The tests above would be worth nothing if it did not."""
+    case = Case("ServiceDown", "fires", {UP: "1x20", EVIDENTLY_UP: "1x20"}, {10: ONCE})
+    series = [{"series": name, "values": values} for name, values in case.series.items()]
+    with pytest.raises(AssertionError, match="FAILED"):
+        wrong = [expectation(case, 10)]
+        check(tmp_path, {"interval": "1m", "input_series": series, "promql_expr_test": wrong})
