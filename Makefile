@@ -117,6 +117,10 @@ benchmark-training: setup  ## quality and time of training, beside the usual way
 benchmark-scoring: setup spark  ## rows a second that Spark scores, by cores: 5 minutes
 	$(BIN)/python -m tests.benchmarks.benchmark_scoring
 
+.PHONY: benchmark-retraining
+benchmark-retraining: setup  ## what a training after drift brings, and costs on the census: 1 minute
+	$(BIN)/python -m tests.benchmarks.benchmark_retraining
+
 .PHONY: ablation
 ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 7 minutes
 	$(BIN)/python -m tests.benchmarks.ablation
@@ -172,7 +176,7 @@ publish: secrets  ## build and push the images to DOCKER_REPOSITORY, tagged with
 	@config/operate/publish
 
 .PHONY: backup
-backup:  ## MLflow, its bucket's emulator, Prefect and MongoDB into var/backups
+backup:  ## MLflow, its bucket's emulator, Prefect, MongoDB, training data into var/backups
 	@config/operate/backup
 
 .PHONY: restore
@@ -184,6 +188,7 @@ forget:  ## erase one prediction everywhere it is kept: ID=...
 	@[ -n "$(ID)" ] || { echo "which prediction? make forget ID=..."; exit 2; }
 	$(COMPOSE) exec -T relay with-secrets python -m prediction_service.forget "$(ID)"
 	$(COMPOSE) exec -T measure with-secrets python -m evidently_service.forget "$(ID)"
+	$(COMPOSE) exec -T worker with-secrets python -m training forget "$(ID)"
 
 .PHONY: test-containers
 test-containers: setup  ## the stack in real containers; needs Docker

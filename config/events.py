@@ -1,7 +1,8 @@
 """The events that travel from the prediction service to its sinks, as JSON.
 
 Journal -> relay -> MongoDB and the Evidently service. Both kinds are identified by
-`prediction_id`, so that a sink may receive one twice and keep it once.
+`prediction_id`, so that a sink may receive one twice and keep it once. Joined, they are what a
+later training may learn from.
 """
 
 import msgspec
@@ -25,3 +26,22 @@ class Label(msgspec.Struct, frozen=True):
     prediction_id: str
     labelled_at: float  # Unix time in seconds
     label: int  # 0 or 1
+
+
+class LabelledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record and its true class, as rows travel in files: one JSON object a line.
+
+    Those that the service was asked about also say which prediction they are.
+    """
+
+    record: dict[str, str | int | float | bool | None]  # raw values; not held to the contract yet
+    label: int
+    prediction_id: str | None = None
+    labelled_at: float | None = None  # Unix time in seconds
+
+
+def labelled(prediction: Prediction, label: Label) -> LabelledRecord:
+    """A prediction's record with its true class."""
+    return LabelledRecord(
+        {**prediction.features}, label.label, prediction.prediction_id, label.labelled_at
+    )

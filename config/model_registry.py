@@ -7,5 +7,6 @@ ALIAS = "production"  # of the version to serve and to watch
 PACKAGE = "models_mlflow"  # the model and all that travels with it
 REFERENCE = "monitoring/reference.jsonl"  # what the version's traffic is compared with
 TRAFFIC = "traffic/traffic.jsonl"  # labelled rows to send
+LINEAGE = "data/lineage.json"  # which files a version was trained on, with their sums
 VERDICT = "gate/verdict.json"  # what the gate found, with every figure
 CARD = "card.html"  # in the package: the model card

@@ -18,7 +18,7 @@ import pymongo
 from bson.errors import BSONError
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from config.events import Label, Prediction
+from config.events import Label, LabelledRecord, Prediction, labelled
 from prediction_service.journal import StoredEvent
 from prediction_service.settings import Settings
 from prediction_service.sinks import EventsRefused, SinkUnavailable
@@ -104,6 +104,18 @@ class MongoSink:
         with _answering():
             for document in found:
                 yield prediction_of(document)
+
+    def labelled(self) -> Iterator[LabelledRecord]:
+        """Every prediction with an undisputed label, oldest label first. Raises SinkUnavailable."""
+        query = {
+            "predicted_at": {"$exists": True},
+            "label": {"$exists": True},
+            "conflicts": {"$exists": False},
+        }
+        with _answering():
+            for found in self.collection.find(query).sort("labelled_at", 1):
+                at = found["labelled_at"].timestamp()
+                yield labelled(prediction_of(found), Label(found["_id"], at, found["label"]))
 
     def erase(self, prediction_id: str) -> int:
         """Removes a prediction with its labels; how many documents. Raises SinkUnavailable."""

@@ -4,17 +4,32 @@ import argparse
 import getpass
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from config.contract import ContractError, load_contract
 from config.settings import exit_on_settings_error, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
+from training.feedback import FeedbackUnavailable
+from training.folders import FilesUnavailable, open_folder
+from training.ingest import BatchRefused, ingest
 from training.registry import Promotion, Registry, RegistryUnavailable
 from training.retention import find_expired, listing, summary
 from training.settings import Settings
 from training.spark import SparkUnavailable
+from training.store import Store, StoreError
 from training.synthesis import synthesize
 
+EXPECTED = (
+    CensusError,
+    ContractError,
+    RegistryUnavailable,
+    FilesUnavailable,
+    StoreError,
+    BatchRefused,
+    FeedbackUnavailable,
+    SparkUnavailable,
+)
 BANNER = """\
 ######################################################################
 ##  SYNTHETIC DATA: the real census files could not be fetched.     ##
@@ -48,6 +63,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--engine", choices=["local", "spark"], default="local", help="where trials run (local)"
     )
     run.add_argument("--spark-master", default="local[*]", help="(%(default)s)")
+    run.add_argument(
+        "--with-feedback", action="store_true", help="labelled rows of MONGODB_ADDRESS join"
+    )
+    run.add_argument("--without-store", action="store_true", help="ingested batches do not join")
+    run.add_argument(
+        "--recent-weight",
+        type=float,
+        default=1.0,
+        help="of the newest rows that join, beside all others; 1 or more (1)",
+    )
+    take = commands.add_parser("ingest", help="add a batch of labelled rows to the training store")
+    take.add_argument("file", help="a .csv or .jsonl, by its path or its gs:// address")
+    take.add_argument(
+        "--period",
+        default=f"{datetime.now(UTC):%Y-%m}",
+        help="the month that its rows are of (this one, %(default)s)",
+    )
+    erase = commands.add_parser("forget", help="remove a prediction from the training store")
+    erase.add_argument("prediction_id")
     work = commands.add_parser("worker", help="make the deployments, run what Prefect schedules")
     work.add_argument(
         "--with-healthcheck", action="store_true", help="answer on PREFECT_WORKER_WEBSERVER_PORT"
@@ -88,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     try:
         COMMANDS[options.command](options)
-    except (CensusError, ContractError, RegistryUnavailable, SparkUnavailable) as err:
+    except EXPECTED as err:
         print(err, file=sys.stderr)
         sys.exit(1)
 
@@ -111,6 +145,9 @@ def run_train(options: argparse.Namespace) -> None:
         seed=options.seed,
         force=options.force,
         spark_master=spark_of(options),
+        with_store=not options.without_store,
+        with_feedback=options.with_feedback,
+        recent_weight=options.recent_weight,
     )
     for name, value in (result | result.get("test_metrics", {})).items():
         if name != "test_metrics":
@@ -137,6 +174,36 @@ def found_data(data: str, settings: Settings) -> str:
         print(f"{err}\n{BANNER}", file=sys.stderr)
         return "synthetic"
     return "uci"
+
+
+def run_ingest(options: argparse.Namespace) -> None:
+    """`ingest`: checks a batch, adds it and says what became of its rows."""
+    settings = read_settings(Settings, os.environ)
+    done = ingest(
+        options.file, options.period, open_store(), load_contract(), settings.batch_quarantine
+    )
+    batch = done.batch
+    what = f"{batch.rows} rows of {batch.period}, sha256 {batch.sha256[:12]}"
+    if not done.is_new:
+        print(f"already there since {batch.ingested_at}: {what}; nothing was added")
+        return
+    print(f"ingested {options.file} into {settings.store_address}: {what}")
+    if batch.duplicates:
+        print(f"{batch.duplicates} of them equal an earlier row of {batch.period}; they are kept")
+    if done.known:
+        print(f"{done.known} predictions that the store has already were left out")
+    if done.quarantine:
+        print(f"{batch.rejected} rows break the contract: set aside in {done.quarantine}")
+
+
+def run_forget(options: argparse.Namespace) -> None:
+    """`forget`: one prediction's row, if it was ingested."""
+    print(f"training store: {open_store().forget(options.prediction_id)} rows removed")
+
+
+def open_store() -> Store:
+    """The training store of the settings."""
+    return Store(open_folder(read_settings(Settings, os.environ).store_address))
 
 
 def run_work(options: argparse.Namespace) -> None:
@@ -231,6 +298,8 @@ def run_synthesize(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": run_train,
+    "ingest": run_ingest,
+    "forget": run_forget,
     "worker": run_work,
     "score": run_score,
     "promote": run_promote,

@@ -31,7 +31,8 @@ border-bottom: 1px solid #ccc; }} th:first-child {{ text-align: left; }}
 </style></head><body>
 <h1>Model card: {name}</h1>
 {warning}
-<p>Run {run_id}, trained {trained_at} on {train_rows:,} rows; data source <b>{data_source}</b>;
+<p>Run {run_id}, trained {trained_at} on {train_rows:,} rows, of which {joined_rows:,} joined the
+census later (data/lineage.json of the run says from where); data source <b>{data_source}</b>;
 decision threshold {threshold:.3f}.</p>
 <h2>What it is for</h2>
 <p>Estimates from census answers whether a person earned more than 50,000 US dollars a year, for
@@ -44,7 +45,8 @@ well enough to decide anything about them: neither credit, nor benefits, nor emp
 <code>make ablation</code> shows what it does to quality and to the gaps below. Other columns
 (relationship, marital status, occupation) carry much of the same information.</p>
 <h2>Quality</h2>
-<p>On the official test split of {test_rows:,} rows, with 95 % bootstrap intervals.</p>
+<p>On {test_rows:,} rows of the official test split, none of them trained on, with 95 % bootstrap
+intervals.</p>
 {metrics}
 <h2>By group</h2>
 <p>Of groups with at least {min_rows} rows. Rates are shares of the group: selected (predicted above
@@ -58,8 +60,9 @@ equal size.</p>
 <img alt="Calibration plot" src="data:image/png;base64,{calibration}">
 <h2>How it is judged</h2>
 <p>Half of the test split judges candidates and is never sent as traffic. With this version it
-has been asked {judge_uses} times; each further question makes it a little less impartial. What
-the gate found is in the run's artifact gate/verdict.json.</p>
+has been asked {judge_uses} times; each further question makes it a little less impartial. After
+drift, labelled production rows that are held out of every training judge instead, and this half is
+the floor. What the gate found is in the run's artifact gate/verdict.json.</p>
 </body></html>
 """
 
@@ -73,6 +76,7 @@ class Facts:
     trained_at: str
     data_source: str
     train_rows: int
+    joined_rows: int
     judge_uses: int
 
 

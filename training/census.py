@@ -225,17 +225,29 @@ def read_split(name: str, content: bytes, contract: Contract) -> tuple[pd.DataFr
     Raises CensusError if the file as a whole does not hold the contract's columns.
     """
     raw, misshapen = parse(name, content.decode("utf-8", errors="replace"), contract)
-    checked, rejected = check_frame(raw, contract)
+    checked, rejected = check_rows(name, raw, misshapen, contract)
     if checked.empty:
         raise CensusError(f"{name}: no row fits the contract, e.g. {first_problem(rejected)}")
+    return checked.reset_index(drop=True), rejected
+
+
+def check_rows(
+    source: str, raw: pd.DataFrame, misshapen: pd.DataFrame, contract: Contract
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The checked rows of a raw frame indexed by line number, and all rejected ones in line order.
+
+    `misshapen` has the lines that are no rows, with `line`, `row` and `problems`; the rejected
+    ones have these and `source`, as `set_aside` takes them.
+    """
+    checked, rejected = check_frame(raw, contract)
     rows = json.loads(rejected[raw.columns].to_json(orient="records"))
     failed = pd.DataFrame(
         {"line": rejected.index, "row": rows, "problems": rejected["problems"].tolist()},
         dtype=object,
     )
     failed = pd.concat([failed, misshapen]).sort_values("line")
-    failed.insert(0, "source", name)
-    return checked.reset_index(drop=True), failed
+    failed.insert(0, "source", source)
+    return checked, failed
 
 
 def parse(name: str, text: str, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -273,11 +285,11 @@ def split_lines(text: str) -> dict[int, list[str]]:
     }
 
 
-def misshapen_rows(rows: dict[int, list[str]], width: int) -> pd.DataFrame:
+def misshapen_rows(rows: dict[int, list[str]], width: int, separator: str = ", ") -> pd.DataFrame:
     """The rows that have more or fewer fields, as rejected rows."""
-    expected = f"{width} fields, separated by ', '"
+    expected = f"{width} fields, separated by {separator!r}"
     failed = [
-        (number, ", ".join(fields), [Problem("row", f"{len(fields)} fields", expected)])
+        (number, separator.join(fields), [Problem("row", f"{len(fields)} fields", expected)])
         for number, fields in rows.items()
         if len(fields) != width
     ]

@@ -1,7 +1,8 @@
 """The training flow: read, check, split, search, fit, evaluate, export, register, gate, promote.
 
-Prefect is known to this module, `runs`, `watch` and `worker` alone. The body of `train` is the
-story; each step is a task, so that Prefect shows how long it took.
+After the split, labelled rows of later than the census join. Prefect is known to this module,
+`runs`, `watch` and `worker` alone. The body of `train` is the story; each step is a task, so that
+Prefect shows how long it took.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,25 +24,47 @@ from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
-from config.model_registry import CARD, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
+from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
 from config.settings import read_settings
 from training import census as census_data
 from training.calibration import best_f1_threshold
 from training.card import Facts, model_card
 from training.census import Census
 from training.evaluation import draw_plots, measure
-from training.gate import Interval, Judge, Verdict, gate
+from training.feedback import read_feedback
+from training.folders import open_folder
+from training.gate import (
+    CENSUS,
+    MIN_OF_EACH_CLASS,
+    MIN_ROWS,
+    RECENT,
+    Interval,
+    Judge,
+    Verdict,
+    gate,
+)
 from training.package import FittedModel, Package, write_package
 from training.pipeline import Params, make_pipeline
-from training.registry import Promotion, Registry
+from training.registry import InputFile, Promotion, Registry
 from training.retention import find_expired, summary
 from training.runs import io_step, promotion_turn, step, tell_of_failure
 from training.scoring import score_batch
 from training.search import Folds, Trial, run_search
 from training.settings import Settings
 from training.source_code import code_digest
+from training.sources import (
+    Joining,
+    TrainingRows,
+    data_digest,
+    from_feedback,
+    from_store,
+    gather,
+    refuse_overlap,
+    thinned,
+)
 from training.spark import spark_session
 from training.spark_search import run_spark_search
+from training.store import Store
 from training.synthesis import synthesize
 
 REFERENCE_ROWS = 5000
@@ -57,6 +80,16 @@ class SearchSettings:
     n_folds: int
     seed: int
     spark_master: str  # where trials run; empty: here
+    recent_weight: float
+
+
+class Joins(NamedTuple):
+    """What joins the census's rows, and how much the newest of it weighs."""
+
+    store: bool
+    feedback: bool
+    recent_weight: float
+    seed: int
 
 
 # The flow's parameters are a form in Prefect's page, and its body tells the whole story.
@@ -71,26 +104,39 @@ def train(
     trigger: str = "manual",
     force: bool = False,
     spark_master: str = "",
+    with_store: bool = True,
+    with_feedback: bool = False,
+    recent_weight: float = 1.0,
 ) -> dict[str, Any]:
     """Trains, registers, judges and, if the gate agrees, promotes one model.
 
     `data` is `uci`, `synthetic` or `production` (what the production version was trained on, so
     that a machine without the real files can retrain as well); `max_evals` unset is MAX_EVALS;
-    `trigger` says who asked: manual, schedule or drift. Without `force`, a run whose data, code
-    and settings were all seen before ends as "nothing new". Returns the run, the version, the
-    metrics and the verdict. `spark_master` names the Spark on which the
-    trials of the search run; unset, they run here.
+    `trigger` says who asked: manual, schedule or drift; after drift the newest labelled rows judge,
+    and are what the version's traffic is compared with. Ingested batches join (`with_store`), and
+    labelled rows of the prediction log in MongoDB (`with_feedback`; also where `data` is
+    production, that version had them and MongoDB is configured); the newest weigh `recent_weight`
+    times as much. Without `force`, a run whose data, code and settings were all seen before ends
+    as "nothing new". Returns the run, the version, the metrics and the verdict. `spark_master`
+    names the Spark on which the trials of the search run; unset, they run here.
     """
     settings = read_settings(Settings, os.environ)
-    wanted = SearchSettings(max_evals or settings.max_evals, timeout_s, n_folds, seed, spark_master)
+    wanted = SearchSettings(
+        max_evals or settings.max_evals, timeout_s, n_folds, seed, spark_master, recent_weight
+    )
     contract = load_contract()
     registry = Registry(settings.mlflow_tracking_uri)
 
-    source = registry.production_source() if data == "production" else data
+    production = registry.production_tags()
+    source = production.get("data_source", "uci") if data == "production" else data
+    if data == "production" and production.get("with_feedback") == "True":
+        with_feedback |= bool(settings.mongodb_address)
     census = read(source, seed, contract, settings)
     judge_rows, traffic_rows = split(census.test, contract)
+    joining = Joins(with_store, with_feedback, recent_weight, seed)
+    rows = join(census, judge_rows, contract, settings, joining)
     digests = {
-        "data_digest": census.digest,
+        "data_digest": data_digest(census, rows),
         "code_digest": code_digest(),
         "settings_digest": digest(json.dumps(asdict(wanted)).encode()),
     }
@@ -98,12 +144,15 @@ def train(
         get_run_logger().info("nothing new: run %s had the same data, code and settings", known)
         return {"run_id": known, "nothing_new": True}
 
+    judges = choose_judges(rows, contract, trigger, production)
+    test = unseen_test(census, rows)
     tags = {**digests, "data_source": census.source, "trigger": trigger}
-    params = asdict(wanted) | data_facts(census)
+    params = asdict(wanted) | data_facts(census) | joined_facts(rows)
     with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
-        best = search(census.train, contract, registry, run_id, wanted)
-        model, pipeline = fit(census.train, contract, best, seed)
-        metrics = evaluate(model, pipeline, census.test, contract, registry)
+        log_lineage(rows, judges, registry, run_id)
+        best = search(rows.frame, contract, registry, run_id, wanted)
+        model, pipeline = fit(rows.frame, contract, best, seed)
+        metrics = evaluate(model, pipeline, test, contract, registry)
         facts = {
             "data_source": census.source,
             "run_id": run_id,
@@ -111,12 +160,14 @@ def train(
             "metrics": json.dumps(metrics),
         }
         package = export(Path(scratch), model, contract, census.test, facts)
-        write_card(package, census, facts, registry)
-        reference = make_reference(census.train, contract, best, model.threshold)
+        write_card(package, rows, test, facts, registry)
+        compared = rows.recent if judges[0].name == RECENT else np.ones(len(rows.frame), bool)
+        reference = make_reference(rows.frame, contract, best, model.threshold, compared)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
-        version = register(package, pipeline, registry, census.source)
+        kept = {"data_source": census.source, "with_feedback": str(with_feedback)}
+        version = register(package, pipeline, registry, kept)
         with promotion_turn():
-            verdict = judge(package, registry, judge_rows, version)
+            verdict = judge(package, registry, judges, version)
             promote(registry, version, verdict, trigger)
     report(version, metrics, verdict)
     return {
@@ -185,6 +236,85 @@ def data_facts(census: Census) -> dict[str, int]:
 def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows that judge and the rows that are sent as traffic; training sees neither."""
     return census_data.split_judge_traffic(test, contract)
+
+
+@io_step
+def join(
+    census: Census,
+    judge_rows: pd.DataFrame,
+    contract: Contract,
+    settings: Settings,
+    wanted: Joins,
+) -> TrainingRows:
+    """The census's training split with what joins it; none of it looks like a row that judges."""
+    joinings: list[Joining] = []
+    if wanted.store:
+        joinings += from_store(Store(open_folder(settings.store_address)), contract)
+    if wanted.feedback:
+        joinings.append(from_feedback(read_feedback(settings, contract), contract))
+    rows = gather(census, judge_rows, joinings, contract)
+    refuse_overlap(rows, contract)
+    for part in rows.lineage:
+        get_run_logger().info("rows: %s", msgspec.to_builtins(part))
+    return thinned(rows, wanted.recent_weight, wanted.seed)
+
+
+def joined_facts(rows: TrainingRows) -> dict[str, int]:
+    """Counts of the rows that are trained on, for the record of the run."""
+    return {
+        "train_rows": len(rows.frame),
+        "joined_rows": int(rows.joined.sum()),
+        "recent_rows": int(rows.recent.sum()),
+    }
+
+
+def choose_judges(
+    rows: TrainingRows, contract: Contract, trigger: str, production: dict[str, str]
+) -> tuple[Judge, Judge | None]:
+    """Who judges, and the floor: after drift the newest labelled rows, over the census as floor.
+
+    So it stays while production is a version that they have judged, else the next training would
+    bring 1994 back. Where they are too few to say anything the census judges.
+    """
+    census = as_judge(CENSUS, rows.census_judges, contract)
+    if trigger != "drift" and production.get("judge") != RECENT:
+        return census, None
+    recent = as_judge(RECENT, rows.recent_judges, contract)
+    counts = np.bincount(recent.y, minlength=2)
+    if counts.sum() >= MIN_ROWS and counts.min() >= MIN_OF_EACH_CLASS:
+        return recent, census
+    get_run_logger().warning(
+        "the census judges: %d held-out labelled rows, %d of the rarer class; %d and %d are needed",
+        *(counts.sum(), counts.min(), MIN_ROWS, MIN_OF_EACH_CLASS),
+    )
+    return census, None
+
+
+def as_judge(name: str, frame: pd.DataFrame, contract: Contract) -> Judge:
+    """Rows as the gate takes them."""
+    texts = "\n".join(census_data.row_texts(frame))
+    y = labels(frame, contract).astype("int64")
+    return Judge(frame, y, digest(texts.encode()), name)
+
+
+def unseen_test(census: Census, rows: TrainingRows) -> pd.DataFrame:
+    """The rows to report on: the official test split, or its judging half once others joined.
+
+    The other half is sent as traffic, and may come back as labelled production rows.
+    """
+    return rows.census_judges if rows.joined.any() else census.test
+
+
+@step
+def log_lineage(
+    rows: TrainingRows, judges: tuple[Judge, Judge | None], registry: Registry, run_id: str
+) -> None:
+    """Which files the run learns from and is judged by, with their sums, periods and counts."""
+    files = [InputFile(p.name, p.source, p.sha256, p.rows, "training") for p in rows.lineage]
+    files += [InputFile(j.name, "held out", j.digest, len(j.y), "judging") for j in judges if j]
+    judging = [file._asdict() for file in files if file.use == "judging"]
+    registry.log_json(LINEAGE, {"training": msgspec.to_builtins(rows.lineage), "judging": judging})
+    registry.log_inputs(run_id, files)
 
 
 @step
@@ -257,29 +387,36 @@ def export(
 
 
 @step
-def write_card(package: Package, census: Census, facts: dict[str, str], registry: Registry) -> None:
+def write_card(
+    package: Package,
+    rows: TrainingRows,
+    test: pd.DataFrame,
+    facts: dict[str, str],
+    registry: Registry,
+) -> None:
     """The model card, beside the graph that its figures are of."""
     card = model_card(
         Facts(
             name=MODEL_NAME,
             run_id=facts["run_id"],
             trained_at=facts["trained_at"],
-            data_source=census.source,
-            train_rows=len(census.train),
+            data_source=facts["data_source"],
+            train_rows=len(rows.frame),
+            joined_rows=int(rows.joined.sum()),
             judge_uses=registry.judged_versions() + 1,
         ),
         package.contract,
-        census.test,
-        package.score(census.test),
+        test,
+        package.score(test),
         package.threshold,
     )
     (package.folder / CARD).write_text(card, encoding="utf-8")
 
 
 def make_reference(
-    frame: pd.DataFrame, contract: Contract, best: Trial, threshold: float
+    frame: pd.DataFrame, contract: Contract, best: Trial, threshold: float, compared: np.ndarray
 ) -> pd.DataFrame:
-    """What monitoring compares with: a sample of real training rows and their predictions.
+    """What monitoring compares with: a sample of the `compared` training rows, with predictions.
 
     The predictions are out of fold, as those on new rows will be; a fitted model is too sure of
     the rows that it was fitted on.
@@ -288,7 +425,7 @@ def make_reference(
         probability=best.probability,
         income_class=(best.probability >= threshold).astype(int),
         label=labels(frame, contract),
-    )
+    )[compared]
     return rows.sample(min(REFERENCE_ROWS, len(rows)), random_state=0)
 
 
@@ -308,26 +445,25 @@ def log_rows(
 
 
 @io_step
-def register(package: Package, pipeline: Pipeline, registry: Registry, source: str) -> str:
+def register(package: Package, pipeline: Pipeline, registry: Registry, tags: dict[str, str]) -> str:
     """The new version's number; the graph's checksum is one of its tags."""
     sha256 = hashlib.sha256((package.folder / "model.onnx").read_bytes()).hexdigest()
     registry.log_pipeline(pipeline)
-    tags = {"model_sha256": sha256, "data_source": source}
+    tags = {"model_sha256": sha256, **tags}
     return str(registry.register(package.folder, package.contract, tags).version)
 
 
 @io_step
-def judge(package: Package, registry: Registry, rows: pd.DataFrame, version: str) -> Verdict:
+def judge(
+    package: Package, registry: Registry, judges: tuple[Judge, Judge | None], version: str
+) -> Verdict:
     """The gate's verdict against the production version, written on the version as tags."""
-    contract = package.contract
-    texts = "\n".join(census_data.row_texts(rows))
-    held_out = Judge(rows, labels(rows, contract), digest(texts.encode()))
     production = registry.production()
     if production is None:
-        verdict = gate(package, None, held_out)
+        verdict = gate(package, None, *judges)
     else:
         with registry.package_of(production) as folder:
-            verdict = gate(package, Package(folder, contract), held_out)
+            verdict = gate(package, Package(folder, package.contract), *judges)
     registry.tag_version(version, verdict.as_tags())
     registry.log_json(VERDICT, msgspec.to_builtins(verdict))
     return verdict
@@ -363,6 +499,9 @@ def gate_rows(verdict: Verdict) -> list[dict[str, str]]:
         {"compared": "log loss, gain", "95 % interval": words(verdict.log_loss_gain)},
         {"compared": "ROC AUC, gain", "95 % interval": words(verdict.roc_auc_gain)},
     ]
+    if verdict.floor:
+        name = f"ROC AUC, gain on the floor: {verdict.floor.judge}"
+        rows.append({"compared": name, "95 % interval": words(verdict.floor.roc_auc_gain)})
     for segment in verdict.segments:
         name = f"log loss, rise for {segment.name}, {segment.rows} rows"
         rows.append({"compared": name, "95 % interval": words(segment.log_loss_rise)})

@@ -4,10 +4,11 @@ A training run keeps its package under `models_mlflow`, the scikit-learn pipelin
 notebooks, plots, the monitoring reference and the traffic rows. `production` is an alias.
 """
 
+import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,15 @@ from typing import Any, NamedTuple
 import mlflow
 import onnx
 from matplotlib.figure import Figure
-from mlflow.entities import LoggedModel, Metric, Param, Run
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    Metric,
+    Param,
+    Run,
+)
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -30,6 +39,7 @@ from config.contract import Contract
 from config.model_registry import ALIAS, CARD, MODEL_NAME, PACKAGE
 
 EXPERIMENT = "income"
+DIGEST_LENGTH = 36  # the most that MLflow keeps of a data set's digest
 LEDGER = "income-promotions"  # one run for each time that `production` moved
 # MLflow's client reads these from the environment only.
 CLIENT_SETTINGS = {
@@ -47,6 +57,16 @@ class RegistryUnavailable(Exception):
 def may_pass(err: object) -> bool:
     """True if MLflow could not be reached or failed by itself, and False if it refused."""
     return isinstance(err, MlflowException) and err.get_http_status_code() >= 500
+
+
+class InputFile(NamedTuple):
+    """Rows that a run reads."""
+
+    name: str
+    source: str  # a path, an address or where else they come from
+    sha256: str
+    rows: int
+    use: str  # training or judging
 
 
 class Promotion(NamedTuple):
@@ -112,6 +132,25 @@ class Registry:
         """Metrics of the current run."""
         mlflow.log_metrics(metrics)
 
+    def log_inputs(self, run_id: str, inputs: Iterable[InputFile]) -> None:
+        """What a run reads, as MLflow's page shows it."""
+        self.client.log_inputs(
+            run_id,
+            [
+                DatasetInput(
+                    Dataset(
+                        one.name,
+                        one.sha256[:DIGEST_LENGTH],
+                        source_type="file",
+                        source=json.dumps({"uri": one.source, "sha256": one.sha256}),
+                        profile=json.dumps({"rows": one.rows}),
+                    ),
+                    [InputTag("mlflow.data.context", one.use)],
+                )
+                for one in inputs
+            ],
+        )
+
     def log_figure(self, name: str, figure: Figure) -> None:
         """A plot of the current run."""
         mlflow.log_figure(figure, f"plots/{name}.png")
@@ -166,10 +205,10 @@ class Registry:
                 return None
             raise
 
-    def production_source(self) -> str:
-        """What the production version was trained on; the real census before the first one."""
+    def production_tags(self) -> dict[str, str]:
+        """What the production version was trained on and judged by; nothing before the first."""
         version = self.production()
-        return version.tags["data_source"] if version else "uci"
+        return dict(version.tags) if version else {}
 
     def judged_versions(self) -> int:
         """How many versions the gate has judged so far."""

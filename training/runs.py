@@ -16,6 +16,8 @@ from prefect.logging.loggers import flow_run_logger
 
 from config.settings import read_settings
 from training.census import CensusUnavailable
+from training.feedback import FeedbackUnavailable
+from training.folders import FilesUnavailable
 from training.registry import RegistryUnavailable, may_pass
 from training.settings import Settings
 
@@ -26,6 +28,8 @@ PAUSES_S = [2.0, 10.0, 60.0]
 OUTSIDE = (
     CensusUnavailable,
     RegistryUnavailable,
+    FilesUnavailable,
+    FeedbackUnavailable,
     ConnectionError,
     TimeoutError,
     requests.RequestException,

@@ -11,7 +11,12 @@ class Settings(msgspec.Struct, frozen=True):
 
     mlflow_tracking_uri: str = "http://127.0.0.1:5000"  # the MLflow server
     census_data_dir: str = ""  # a folder with adult.data and adult.test; unset: cache or download
-    data_dir: str = "data"  # cache of downloads and the quarantine of rejected rows
+    data_dir: str = "data"  # cache of downloads, the quarantine of rejected rows, ingested batches
+    training_store: str = ""  # folder or gs:// address of ingested batches; unset: in DATA_DIR
+    # The prediction log, for labelled production rows (`--with-feedback`).
+    mongodb_address: str = ""
+    mongodb_password: str = ""  # of the address's user, kept out of the address
+    mongodb_database: str = "income"
     evidently_address: str = "http://127.0.0.1:3000"  # where `watch` asks for the drift verdict
     train_period_minutes: float | None = None  # scheduled training; unset: as in prefect.yaml
     watch_period_s: float | None = None  # how often `watch` asks; unset: as in prefect.yaml
@@ -35,5 +40,17 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def quarantine(self) -> Path:
-        """Where rows that break the contract are set aside."""
+        """Where census rows that break the contract are set aside."""
         return Path(self.data_dir) / "quarantine.jsonl"
+
+    @property
+    def batch_quarantine(self) -> Path:
+        """The folder where those of ingested batches are, a file for each batch."""
+        return Path(self.data_dir) / "quarantine"
+
+    @property
+    def store_address(self) -> str:
+        """Where ingested batches are kept: a gs:// address, or a path from the root on."""
+        if "://" in self.training_store:
+            return self.training_store
+        return str(Path(self.training_store or f"{self.data_dir}/store").resolve())

@@ -42,7 +42,12 @@ def watch() -> str:
     else:
         run = run_deployment(
             TRAIN_DEPLOYMENT,
-            parameters={"trigger": "drift", "data": "production", "force": True},
+            parameters={
+                "trigger": "drift",
+                "data": "production",
+                "force": True,
+                "with_feedback": bool(settings.mongodb_address),
+            },
             tags=[DRIFT_TAG],
             timeout=0,
             as_subflow=False,

@@ -85,6 +85,7 @@ def run_environment(settings: Settings, server: str) -> dict[str, str]:
     return GCSFS | {
         "PREFECT_API_URL": server,
         "DATA_DIR": str(Path(settings.data_dir).resolve()),
+        "TRAINING_STORE": settings.store_address,
         "CENSUS_DATA_DIR": str(census.resolve()) if census else "",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
         "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{RESULTS_BLOCK}",

@@ -1,17 +1,17 @@
-"""What is stored: `python -m prediction_service.journal status [--json] | export`."""
+"""What is stored: `python -m prediction_service.journal status [--json] | export [--labelled]`."""
 
 import argparse
 import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from config.events import Prediction
+from config.events import Label, LabelledRecord, Prediction, labelled
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.cursors import backlog, dead_letters
 from prediction_service.journal import folder_bytes, is_live, journal_paths, read_after
@@ -65,6 +65,32 @@ def journalled_predictions(root: Path) -> Iterator[Prediction]:
                     yield decode(event.body)
 
 
+def journalled_labels(root: Path) -> dict[str, Label]:
+    """The first label of each prediction, but for those that another label disputes."""
+    decode = msgspec.json.Decoder(Label).decode
+    first: dict[str, Label] = {}
+    disputed = set()
+    for path in journal_paths(root):
+        seq = 0
+        while events := read_after(path, seq, READ_ROWS):
+            seq = events[-1].seq
+            for label in (decode(event.body) for event in events if event.kind == "label"):
+                known = first.setdefault(label.prediction_id, label)
+                if label.label != known.label:
+                    disputed.add(label.prediction_id)
+                elif label.labelled_at < known.labelled_at:
+                    first[label.prediction_id] = label
+    return {key: label for key, label in first.items() if key not in disputed}
+
+
+def journalled_labelled(root: Path) -> Iterator[LabelledRecord]:
+    """Every prediction in the journals whose true class is known and undisputed."""
+    labels = journalled_labels(root)
+    for prediction in journalled_predictions(root):
+        if label := labels.get(prediction.prediction_id):
+            yield labelled(prediction, label)
+
+
 def open_log_of_record(settings: Settings) -> MongoSink | None:
     """MongoDB if it is configured; None where the journals themselves are the log of record."""
     return MongoSink.of(settings) if settings.mongodb_address else None
@@ -104,9 +130,19 @@ def print_status(settings: Settings, as_json: bool) -> None:
 def print_predictions(settings: Settings) -> None:
     """Prints the log of record as JSON lines."""
     mongodb = open_log_of_record(settings)
-    stored = mongodb.predictions() if mongodb else journalled_predictions(settings.journal_path)
-    for prediction in stored:
-        sys.stdout.buffer.write(msgspec.json.encode(prediction) + b"\n")
+    print_lines(mongodb.predictions() if mongodb else journalled_predictions(settings.journal_path))
+
+
+def print_labelled(settings: Settings) -> None:
+    """Prints its labelled predictions as JSON lines, as `python -m training ingest` reads them."""
+    mongodb = open_log_of_record(settings)
+    print_lines(mongodb.labelled() if mongodb else journalled_labelled(settings.journal_path))
+
+
+def print_lines(rows: Iterable[msgspec.Struct]) -> None:
+    """Prints each as a line of JSON."""
+    for row in rows:
+        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
 
 
 def main() -> None:
@@ -115,12 +151,19 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="rows, ids, duplicates, backlog of each sink")
     status.add_argument("--json", action="store_true", help="as one JSON object")
-    commands.add_parser("export", help="the predictions in the log of record, as JSON lines")
+    export = commands.add_parser("export", help="the log of record's predictions, as JSON lines")
+    export.add_argument(
+        "--labelled",
+        action="store_true",
+        help="those whose true class is known, as `python -m training ingest` reads them",
+    )
     arguments = parser.parse_args()
     settings = read_settings(Settings, os.environ)
     try:
         if arguments.command == "status":
             print_status(settings, arguments.json)
+        elif arguments.labelled:
+            print_labelled(settings)
         else:
             print_predictions(settings)
     except SinkUnavailable as err:

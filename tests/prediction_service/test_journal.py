@@ -185,6 +185,30 @@ def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal
     assert [msgspec.json.decode(line, type=Prediction) for line in exported] == predictions
 
 
+def test_labelled_predictions_are_exported_as_training_reads_them(
+    settings: Settings, journal: Journal
+) -> None:
+    """A label may come before its prediction, and from another worker; the first one counts."""
+    early, late, twice, disputed, unlabelled = made_predictions(5)
+    other = Journal(settings.journal_path, "there", "normal", 10**8)
+    other.append([Label(early.prediction_id, 10.0, 1), Label("0" * 32, 10.0, 1)])
+    other.append([Label(twice.prediction_id, 9.0, 0), Label(disputed.prediction_id, 9.0, 0)])
+    journal.append([early, late, twice, disputed, unlabelled])
+    journal.append([Label(late.prediction_id, 11.0, 0), Label(twice.prediction_id, 12.0, 0)])
+    journal.append([Label(disputed.prediction_id, 12.0, 1)])
+    other.close()
+    exported = run_command(settings, "export", "--labelled").stdout.splitlines()
+    assert [json.loads(line) for line in exported] == [
+        {
+            "record": one.features,
+            "label": label,
+            "prediction_id": one.prediction_id,
+            "labelled_at": at,
+        }
+        for one, label, at in ((early, 1, 10.0), (late, 0, 11.0), (twice, 0, 9.0))
+    ]
+
+
 def test_a_log_of_record_that_is_away_is_one_line(settings: Settings) -> None:
     away = msgspec.structs.replace(
         settings, mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.5

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from config.events import Label
+from config.events import Label, LabelledRecord
 from prediction_service.journal import Journal, StoredEvent, read_after
 from prediction_service.mongodb import MongoSink
 from prediction_service.sinks import EventsRefused, SinkUnavailable
@@ -91,6 +91,8 @@ def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Writ
     }
     document = sink.collection.find_one({"_id": early.prediction_id})
     assert document and (document["label"], document["model_version"]) == (1, "1")
+    (exported,) = sink.labelled()  # but for what is disputed
+    assert exported == LabelledRecord({**early.features}, 1, early.prediction_id, 10.0)
 
 
 def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str, write: Write) -> None:

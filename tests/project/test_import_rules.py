@@ -20,6 +20,8 @@ ONE_PLACE = {
     ("training", "fsspec"): {"bucket"},
     ("training", "pyspark"): {"spark"},
     ("training", "prefect"): {"flow", "runs", "watch", "worker"},
+    ("training", "pymongo"): {"feedback"},
+    ("training", "google"): {"folders"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},
     ("evidently_service", "mlflow"): {"registry"},

@@ -13,7 +13,9 @@ from training.evaluation import bootstrap_intervals, measure, segment_table
 
 def facts(source: str = "uci") -> Facts:
     """Facts of a made-up run."""
-    return Facts("income-classifier", "r<1>", "2026-11-01", source, 32561, judge_uses=4)
+    return Facts(
+        "income-classifier", "r<1>", "2026-11-01", source, 32561, joined_rows=1200, judge_uses=4
+    )
 
 
 @pytest.fixture

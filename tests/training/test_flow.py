@@ -1,25 +1,34 @@
 """The flow against a real Prefect, MLflow server and gs:// emulator, on a small census."""
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import uuid
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import pandas as pd
+import pymongo
 import pytest
 from mlflow import MlflowClient
 from prefect.testing.utilities import prefect_test_harness
 
+from config.events import Label, Prediction
 from config.model_registry import MODEL_NAME
+from prediction_service.journal import Journal
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training import flow
 from training.__main__ import main
 from training.census import Census
 from training.package import Package
 from training.registry import Registry, RegistryUnavailable
+from training.sources import LeakError, gather
 
 SMALL = {"max_evals": 2, "n_folds": 2}
 
@@ -67,8 +76,12 @@ def prefect_server():
 
 
 @pytest.fixture
-def small_census(contract, monkeypatch, tracking_uri):
-    """`train` reads this made-up census; the name of the source is the test's to change."""
+def small_census(contract, monkeypatch, tracking_uri, tmp_path):
+    """`train` reads this made-up census; the name of the source is the test's to change.
+
+    The training store is the test's own.
+    """
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     census = Census(
         made_up_rows(contract, 500, seed=1),
         made_up_rows(contract, 300, seed=2),
@@ -147,6 +160,141 @@ def test_the_same_data_code_and_settings_are_nothing_new():
     again = flow.train(**SMALL, seed=3)
     assert again["nothing_new"]
     assert not flow.train(**SMALL, seed=3, force=True)["nothing_new"]
+
+
+def facts_of(result: dict) -> tuple[dict, dict]:
+    """The verdict and the lineage of a training."""
+    root = f"runs:/{result['run_id']}"
+    verdict = mlflow.artifacts.load_dict(f"{root}/gate/verdict.json")
+    return verdict, mlflow.artifacts.load_dict(f"{root}/data/lineage.json")
+
+
+@pytest.mark.usefixtures("small_census")
+def test_after_an_ingest_a_training_is_not_nothing_new_and_says_what_it_is_made_of(
+    contract, tracking_uri, tmp_path
+):
+    before = flow.train(**SMALL, seed=6)
+    batch = made_up_rows(contract, 400, seed=4)
+    (tmp_path / "feed.csv").write_text(batch.to_csv(index=False), "utf-8")
+    main(["ingest", str(tmp_path / "feed.csv"), "--period", "2026-10"])
+    assert flow.train(**SMALL, seed=6, with_store=False)["nothing_new"]
+    after = flow.train(**SMALL, seed=6)
+    assert not after["nothing_new"] and flow.train(**SMALL, seed=6)["nothing_new"]
+
+    verdict, lineage = facts_of(after)
+    census, feed = lineage["training"]
+    assert (census["source"], census["rows"]) == ("adult.data", 500)
+    sha256 = hashlib.sha256((tmp_path / "feed.csv").read_bytes()).hexdigest()
+    assert (feed["name"], feed["sha256"]) == ("2026-10", sha256)
+    assert feed["rows"] + feed["held_out"] + feed["like_judges"] == 400 and feed["held_out"] > 50
+    assert [judge["name"] for judge in lineage["judging"]] == ["census"]
+
+    client = MlflowClient(tracking_uri)
+    run = client.get_run(after["run_id"])
+    assert run.data.params["train_rows"] == str(500 + feed["rows"])
+    read = {one.dataset.name: one for one in run.inputs.dataset_inputs}
+    assert read.keys() == {"2026-10"} | {"census"}
+    assert sha256.startswith(read["2026-10"].dataset.digest)
+    assert verdict["judge_digest"] == facts_of(before)[0]["judge_digest"]
+
+
+def a_new_group(contract, rows: int, seed: int) -> pd.DataFrame:
+    """People that the census has not, for whom all that it knows is the other way round."""
+    frame = made_up_rows(contract, rows, seed)
+    return frame.assign(capital_gain=77777, capital_loss=4000, income=1 - frame["income"])
+
+
+def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
+    """Rows that the service was asked, with their true class, as its journal exports them."""
+    journal = Journal(folder / "journal", "here", "normal", 10**8)
+    for number, row in enumerate(frame.to_dict("records")):
+        features = {name: row[name] for name in contract.input_names}
+        key = f"{number:032x}"
+        journal.append([Prediction(key, 1.7e9, "1", features, 0.5, 1, 0.5)])
+        journal.append([Label(key, 1.7e9 + number, row["income"])])
+    journal.close()
+    command = [sys.executable, "-m", "prediction_service.journal", "export", "--labelled"]
+    env = os.environ | {"JOURNAL_DIR": str(folder / "journal")}
+    done = subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
+    path = folder / "rows.jsonl"
+    path.write_bytes(done.stdout)
+    return path
+
+
+def test_after_drift_the_newest_labelled_rows_judge_over_the_census_as_floor(
+    contract, small_census, tracking_uri, tmp_path
+):
+    """The whole way without MongoDB: journal, export, ingest, a training that drift asked for."""
+    census, use = small_census
+    more = {"train": made_up_rows(contract, 1500, 11), "test": made_up_rows(contract, 3000, 12)}
+    use(replace(census, **more))
+    flow.train(**SMALL, seed=9, force=True)
+    main(["ingest", str(exported(contract, tmp_path, a_new_group(contract, 2000, seed=13)))])
+
+    drift = flow.train(**SMALL, seed=9, trigger="drift", data="production", force=True)
+    assert drift["promoted"], drift["reason"]
+    verdict, lineage = facts_of(drift)
+    recent, floor = lineage["judging"]
+    assert verdict["judge"] == recent["name"] == "newest labelled rows"
+    assert verdict["judge_digest"] == recent["sha256"] and verdict["judge_rows"] == recent["rows"]
+    assert verdict["floor"]["judge_digest"] == floor["sha256"] and floor["name"] == "census"
+    assert recent["rows"] == lineage["training"][1]["held_out"] > 300
+    assert verdict["champion"]["metrics"]["roc_auc"] < 0.5 < verdict["floor"]["champion"]["roc_auc"]
+    assert Registry(tracking_uri).production().tags["judge_digest"] == recent["sha256"]
+
+    uri = f"runs:/{drift['run_id']}/monitoring/reference.jsonl"
+    reference = list(map(json.loads, mlflow.artifacts.load_text(uri).splitlines()))
+    assert len(reference) == lineage["training"][1]["rows"]
+    assert {row["capital_gain"] for row in reference} == {77777}
+
+    later, _ = facts_of(flow.train(**SMALL, seed=10, trigger="schedule", data="production"))
+    assert later["judge"] == recent["name"], "else it would be 1994 that brings 1994 back"
+
+
+@pytest.mark.usefixtures("small_census")
+def test_labelled_production_rows_join_and_do_so_again_for_the_version_that_had_them(
+    contract, mongodb_uri, monkeypatch
+):
+    database = f"test_{uuid.uuid4().hex}"
+    monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
+    monkeypatch.setenv("MONGODB_DATABASE", database)
+    rows = made_up_rows(contract, 300, seed=14).to_dict("records")
+    now = datetime.now(UTC)
+    documents = [
+        {
+            "_id": f"{number:032x}",
+            "predicted_at": now,
+            "features": {name: row[name] for name in contract.input_names},
+            "label": row["income"],
+            "labelled_at": now,
+        }
+        for number, row in enumerate(rows)
+    ]
+    with pymongo.MongoClient(mongodb_uri) as client:
+        client[database]["predictions"].insert_many(documents)
+        first = flow.train(**SMALL, seed=15, with_feedback=True)
+        main(["promote", first["model_version"], "--why", "to see", "--force"])
+        again = flow.train(**SMALL, seed=15, data="production")
+        without = flow.train(**SMALL, seed=15)
+        client.drop_database(database)
+    assert again == {"run_id": first["run_id"], "nothing_new": True}
+    assert not without["nothing_new"]
+    _, production = facts_of(first)[1]["training"]
+    assert (production["name"], production["source"]) == ("production", "mongodb")
+    assert production["rows"] + production["held_out"] + production["like_judges"] == 300
+
+
+@pytest.mark.usefixtures("small_census")
+def test_a_row_that_judges_stops_a_training_before_anything_is_measured(contract, monkeypatch):
+    def leaky(census, judges, *_):
+        rows = gather(census, judges, [], contract)
+        frame = pd.concat([rows.frame, judges[list(rows.frame)].head(3)], ignore_index=True)
+        joined = np.arange(len(frame)) >= len(census.train)
+        return replace(rows, frame=frame, joined=joined, recent=np.zeros(len(frame), bool))
+
+    monkeypatch.setattr(flow, "gather", leaky)
+    with pytest.raises(LeakError, match="3 of .* census rows that judge are also trained on"):
+        flow.train(**SMALL, seed=16)
 
 
 def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_census, tracking_uri):

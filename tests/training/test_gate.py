@@ -136,6 +136,34 @@ def test_a_real_model_may_replace_a_synthetic_one(judge):
     assert gate(FakeScorer(0.5), FakeScorer(0.5, "synthetic"), judge).promote
 
 
+def test_the_floor_holds_back_a_model_that_has_lost_the_people_of_before(contract, judge):
+    """Better for those who judge, and worse by more than the margin for the census."""
+    before = made_up_rows(contract, 2000, seed=9)
+    floor = Judge(before, before["income"].to_numpy(), digest="d0", name="census")
+
+    class Forgetful(FakeScorer):
+        """Knows today better than the champion, and the past as well as it is told."""
+
+        def __init__(self, past):
+            super().__init__(0.8)
+            self.past = past
+
+        def score(self, frame):
+            return FakeScorer(self.past if frame is before else 0.8).score(frame)
+
+    recent = judge._replace(name="newest labelled rows")
+    kept_back = gate(Forgetful(past=0.3), FakeScorer(0.5), recent, floor)
+    assert not kept_back.promote and kept_back.reason.startswith("census: roc_auc may be worse by")
+    assert kept_back.floor.judge_digest == "d0" and kept_back.floor.judge_rows == 2000
+    assert kept_back.floor.roc_auc_gain.low < -0.02 < kept_back.log_loss_gain.low
+
+    as_good = gate(Forgetful(past=0.5), FakeScorer(0.5), recent, floor)
+    assert as_good.promote and as_good.floor.roc_auc_gain.estimate == 0
+    assert as_good.judge == as_good.as_tags()["judge"] == "newest labelled rows"
+    assert as_good.candidate.metrics != as_good.floor.candidate
+    assert gate(Forgetful(past=0.3), FakeScorer(0.5), recent).promote  # without a floor
+
+
 def test_a_model_that_answers_nonsense_is_an_error_not_a_promotion(judge):
     class Broken(FakeScorer):
         """Answers NaN."""

@@ -54,9 +54,9 @@ def evidently(monkeypatch) -> Iterator[dict]:
 
 
 @flow(name="train")
-def training_stand_in(trigger: str, data: str, force: bool) -> None:
+def training_stand_in(trigger: str, data: str, force: bool, with_feedback: bool) -> None:
     """Has the parameters that `watch` gives to `train`."""
-    assert (trigger, data, force) == ("drift", "production", True)
+    assert (trigger, data, force) == ("drift", "production", True) and with_feedback
 
 
 def runs_tagged(tag: str) -> list:
@@ -71,20 +71,38 @@ def drift_runs() -> list:
     return runs_tagged(DRIFT_TAG)
 
 
+def remove_drift_runs():
+    """Removes what an earlier test started."""
+    with get_client(sync_client=True) as client:
+        for run in drift_runs():
+            client.request("DELETE", f"/flow_runs/{run['id']}")
+
+
 def test_a_calm_window_starts_nothing(evidently):
     evidently.update(CALM)
     assert watch().startswith("no training: state ok, no drift")
     assert not drift_runs()
 
 
-def test_drift_starts_one_training_and_the_cool_down_holds_the_next_back(evidently):
+@pytest.mark.parametrize("with_mongodb", [False, True])
+def test_drift_starts_one_training_and_the_cool_down_holds_the_next_back(
+    evidently, monkeypatch, with_mongodb
+):
+    """With labelled production rows where MongoDB has them."""
+    remove_drift_runs()
+    monkeypatch.setenv("MONGODB_ADDRESS", "mongodb://127.0.0.1:1" if with_mongodb else "")
     evidently.update(SHIFTED)
     deployment = training_stand_in.to_deployment(name="train")
     assert isinstance(deployment, RunnerDeployment)
     deployment.apply()
     assert watch().startswith("training started: flow run")
     (run,) = drift_runs()
-    assert run["parameters"]["trigger"] == "drift"
+    assert run["parameters"] == {
+        "trigger": "drift",
+        "data": "production",
+        "force": True,
+        "with_feedback": with_mongodb,
+    }
     assert "one was started within" in watch()
     assert len(drift_runs()) == 1
 
@@ -99,9 +117,7 @@ def schedule(tag: str, at: datetime) -> None:
 
 
 def test_a_training_before_the_cool_down_does_not_count():
-    with get_client(sync_client=True) as client:
-        for run in drift_runs():
-            client.request("DELETE", f"/flow_runs/{run['id']}")
+    remove_drift_runs()
     schedule(DRIFT_TAG, datetime.now(UTC) - timedelta(hours=2))
     assert not started_lately(cooldown_s=3600)
     assert started_lately(cooldown_s=3 * 3600)

@@ -1,0 +1,119 @@
+"""What a training that drift asked for brings, and what it costs on the census, by scenario.
+
+    make benchmark-retraining
+
+The model of the census's training split is the champion. 5,000 labelled requests of a scenario
+of the generator come in; a candidate is trained with them, once for each weight of recent rows.
+Both are measured on the rows that would judge: the held-out newest ones, and the judging half of
+the test split, which is the floor. The setting is the same for all, so no search is measured.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract, load_contract
+from stream_generator.scenarios import SCENARIOS
+from stream_generator.traffic import Row, read_rows
+from tests.benchmarks.census import read_census
+from tests.benchmarks.report import at_least, result, write
+from training.calibration import best_f1_threshold
+from training.census import Census, check_frame, split_judge_traffic, write_traffic
+from training.evaluation import measure
+from training.feedback import Feedback
+from training.gate import MARGIN_FLOOR_ROC_AUC
+from training.package import FittedModel
+from training.pipeline import DEFAULT_PARAMS, Params, make_pipeline
+from training.search import Folds
+from training.sources import TrainingRows, from_feedback, gather, refuse_overlap, thinned
+
+N_FOLDS, SEED = 3, 0
+WEIGHTS = (1.0, 3.0)
+SETTING: Params = DEFAULT_PARAMS | {
+    "smote_ratio": 0.33,
+    "learning_rate": 0.08,
+    "max_depth": 5,
+    "subsample": 0.8,
+    "colsample_bytree": 0.4,
+}
+
+
+def fit(frame: pd.DataFrame, contract: Contract) -> FittedModel:
+    """A model with the number of trees, calibration and threshold that the folds say."""
+    best = Folds.of(frame, contract, N_FOLDS, SEED).score(SETTING)
+    y = frame[contract.target.name].to_numpy()
+    pipeline = make_pipeline(contract, best.params, SEED)
+    pipeline.fit(frame[list(contract.input_names)], y)
+    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
+    return FittedModel(Pipeline(parts), best.platt, best_f1_threshold(best.probability, y))
+
+
+def labelled_requests(rows: list[Row], name: str, n_rows: int, contract: Contract) -> pd.DataFrame:
+    """Requests of a scenario with their labels, as they come back from the prediction log."""
+    sent = list(SCENARIOS[name](rows, n_rows, SEED, contract))
+    raw = pd.DataFrame([row.record | {contract.target.name: row.label} for row in sent])
+    checked, _ = check_frame(raw, contract)
+    ids = [str(number) for number in checked.index]
+    return checked.assign(prediction_id=ids, labelled_at=np.arange(len(ids), dtype=float))
+
+
+def measured(model: FittedModel, frame: pd.DataFrame, contract: Contract) -> dict[str, float]:
+    """Metrics on labelled rows."""
+    probability = model.score(frame[list(contract.input_names)])
+    return measure(frame[contract.target.name].to_numpy(), probability, model.threshold)
+
+
+def compare(
+    name: str, champion: FittedModel, rows: TrainingRows, contract: Contract
+) -> Iterator[dict[str, Any]]:
+    """Figures of the champion and of a candidate for each weight, on both judge sets."""
+    models = {"champion": champion}
+    for weight in WEIGHTS:
+        models[f"weight {weight:g}"] = fit(thinned(rows, weight, SEED).frame, contract)
+    for judge, frame in (("newest", rows.recent_judges), ("census", rows.census_judges)):
+        before = measured(champion, frame, contract)["roc_auc"]
+        for who, model in models.items():
+            metrics = measured(model, frame, contract)
+            what = f"{name}, {judge}, {len(frame)} rows: {who}"
+            yield result(f"{what}: log loss", metrics["log_loss"], "")
+            yield result(f"{what}: ROC AUC", metrics["roc_auc"], "")
+            if judge == "census" and model is not champion:
+                gain = metrics["roc_auc"] - before
+                yield at_least(f"{what}: ROC AUC gain", gain, "", -MARGIN_FLOOR_ROC_AUC)
+
+
+def read_traffic(census: Census, contract: Contract) -> tuple[pd.DataFrame, list[Row]]:
+    """The rows of the test split that judge, and the others as the generator sends them."""
+    judges, traffic = split_judge_traffic(census.test, contract)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "traffic.jsonl"
+        write_traffic(traffic, contract, path)
+        return judges, read_rows(path)
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=5000, help="labelled requests (5000)")
+    options = parser.parse_args()
+    contract = load_contract()
+    census = read_census(contract)
+    judges, traffic = read_traffic(census, contract)
+    champion = fit(census.train, contract)
+    results: list[dict[str, Any]] = []
+    for name in ("sudden", "label_shift", "concept_shift"):
+        feedback = Feedback(labelled_requests(traffic, name, options.rows, contract), 0, 0)
+        rows = gather(census, judges, [from_feedback(feedback, contract)], contract)
+        refuse_overlap(rows, contract)
+        results += compare(name, champion, rows, contract)
+    write("benchmark-retraining", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Labelled production rows from a real MongoDB server, written by the prediction service's sink."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from config.events import Label, Prediction
+from config.settings import SettingsError
+from prediction_service.journal import StoredEvent
+from prediction_service.mongodb import MongoSink
+from training import feedback
+from training.feedback import FeedbackUnavailable, read_feedback
+from training.settings import Settings
+
+
+@pytest.fixture
+def sink(mongodb_uri: str) -> Iterator[MongoSink]:
+    """The prediction service's sink, on a database of the test's own."""
+    opened = MongoSink(mongodb_uri, f"test_{uuid.uuid4().hex}", timeout_s=10)
+    yield opened
+    opened.client.drop_database(opened.collection.database.name)
+    opened.close()
+
+
+@pytest.fixture
+def settings(sink: MongoSink, mongodb_uri: str) -> Settings:
+    """Training's settings for that database."""
+    name = sink.collection.database.name
+    return Settings(mongodb_address=mongodb_uri, mongodb_database=name)
+
+
+def send(sink: MongoSink, *events: Prediction | Label) -> None:
+    """Stores events as the relay does."""
+    sink.send(
+        [
+            StoredEvent(
+                number,
+                "prediction" if isinstance(event, Prediction) else "label",
+                event.prediction_id,
+                0.0,
+                msgspec.json.encode(event),
+            )
+            for number, event in enumerate(events, start=1)
+        ]
+    )
+
+
+def predicted(key: str, record: dict[str, Any]) -> Prediction:
+    """An answered record."""
+    return Prediction(key, 1.7e9, "1", record, 0.25, 0, 0.5)
+
+
+def test_labelled_predictions_come_oldest_label_first(sink, settings, record, contract):
+    send(sink, *(predicted(key, record | {"age": age}) for key, age in (("a", 30), ("b", 40))))
+    send(sink, Label("b", 10.0, 1), Label("a", 20.5, 0))
+    found = read_feedback(settings, contract)
+    assert (found.disputed, found.rejected) == (0, 0)
+    assert list(found.rows) == [*contract.input_names, "income", "prediction_id", "labelled_at"]
+    columns = ["prediction_id", "labelled_at", "age", "income"]
+    assert found.rows[columns].values.tolist() == [["b", 10.0, 40, 1], ["a", 20.5, 30, 0]]
+
+
+def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings, record, contract):
+    null = record | {"workclass": None, "native_country": "Atlantis"}
+    send(
+        sink,
+        predicted("good", null),
+        predicted("unlabelled", record),
+        predicted("disputed", record),
+        predicted("older contract", record | {"age": 12}),
+        predicted("lacks one", {name: record[name] for name in record if name != "sex"}),
+        *(Label(key, 10.0, 1) for key in ("good", "pending", "disputed")),
+        *(Label(key, 10.0, 1) for key in ("older contract", "lacks one")),
+        Label("disputed", 11.0, 0),
+    )
+    found = read_feedback(settings, contract)
+    assert found.rows["prediction_id"].tolist() == ["good"]
+    assert found.rows[["workclass", "native_country"]].values.tolist() == [["?", "?"]]
+    assert (found.disputed, found.rejected) == (1, 2)
+
+
+def test_no_labels_are_no_rows(sink, settings, record, contract):
+    send(sink, predicted("a", record))
+    assert read_feedback(settings, contract).rows.empty
+
+
+def test_only_the_newest_labels_are_read_from_a_long_log(sink, settings, record, contract):
+    send(sink, *(predicted(key, record) for key in "abc"))
+    send(sink, *(Label(key, at, 1) for key, at in (("a", 3.0), ("b", 1.0), ("c", 2.0))))
+    found = read_feedback(settings, contract, limit=2)
+    assert found.rows["prediction_id"].tolist() == ["c", "a"]
+
+
+def test_a_server_that_is_away_is_named_with_its_setting_and_in_time(contract, monkeypatch):
+    monkeypatch.setattr(feedback, "CONNECT_S", 0.3)
+    started = time.monotonic()
+    with pytest.raises(FeedbackUnavailable, match="MONGODB_ADDRESS.*without --with-feedback"):
+        read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract)
+    assert time.monotonic() - started < 10
+
+
+def test_without_an_address_the_way_by_the_journal_is_told(contract):
+    with pytest.raises(SettingsError, match="journal export --labelled .*training ingest"):
+        read_feedback(Settings(), contract)

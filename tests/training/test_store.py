@@ -1,0 +1,151 @@
+"""The training store in a folder and in a bucket: appended once, wholly, and read as written."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import free_port, gcs_emulator, made_up_rows
+from training.folders import FilesUnavailable, LocalFolder, open_folder, read_file
+from training.store import Batch, Store, StoreError
+
+BATCH = Batch("ab" * 32, "feed.csv", "2026-10", 40, 0, 0, "2026-11-01T00:00:00+00:00")
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory) -> Iterator[str]:
+    """The address of a gs:// emulator."""
+    with gcs_emulator(tmp_path_factory.mktemp("bucket")) as address:
+        yield address
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request, tmp_path, monkeypatch) -> Store:
+    """An empty store of each kind."""
+    if request.param == "folder":
+        return Store(open_folder(str(tmp_path / "store")))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", request.getfixturevalue("emulator"))
+    return Store(open_folder(f"gs://tests/{tmp_path.name}"))
+
+
+@pytest.fixture(scope="module")
+def rows(contract) -> pd.DataFrame:
+    """Checked rows; the first two are predictions."""
+    ids = pd.Series(["p0", "p1", *[None] * 38], dtype=object)
+    return made_up_rows(contract, 40).assign(prediction_id=ids, labelled_at=[5.5, *[np.nan] * 39])
+
+
+def test_a_batch_comes_back_as_it_was_with_its_entry(store, rows):
+    assert store.batches() == [] and store.find(BATCH.sha256) is None
+    added = store.append(BATCH, rows)
+    assert added == msgspec.structs.replace(BATCH, rows_sha256=added.rows_sha256)
+    assert store.batches() == [added] and store.find(BATCH.sha256) == added
+    pd.testing.assert_frame_equal(store.rows(added), rows)
+
+
+def test_batches_are_listed_by_period(store, rows):
+    older = msgspec.structs.replace(BATCH, sha256="cd" * 32, period="2026-09")
+    store.append(BATCH, rows)
+    store.append(older, rows.head(3))
+    assert [batch.period for batch in store.batches()] == ["2026-09", "2026-10"]
+
+
+def test_the_same_file_is_not_added_again(store, rows):
+    first = store.append(BATCH, rows)
+    again = msgspec.structs.replace(BATCH, ingested_at="2026-12-01T00:00:00+00:00")
+    assert store.append(again, rows.head(3)) is None
+    assert store.batches() == [first]
+
+
+def test_of_many_who_add_the_same_file_at_once_one_does(tmp_path, rows):
+    store = Store(open_folder(str(tmp_path)))
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda _: store.append(BATCH, rows), range(16)))
+    assert sum(batch is not None for batch in added) == 1
+    assert len(store.batches()) == 1 and len(store.rows(store.batches()[0])) == 40
+    assert len(list(tmp_path.iterdir())) == 2  # nothing half-made is left
+
+
+def test_an_append_that_is_interrupted_leaves_no_batch_and_may_be_repeated(tmp_path, rows):
+    """The rows are written first: without an entry they do not count."""
+
+    class Dies(LocalFolder):
+        """Is ended before it writes an entry."""
+
+        def create(self, name: str, content: bytes) -> bool:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(Dies(tmp_path)).append(BATCH, rows)
+    store = Store(LocalFolder(tmp_path))
+    assert len(list(tmp_path.glob("*.parquet"))) == 1 and store.batches() == []
+    assert store.append(BATCH, rows) and len(store.batches()) == 1
+
+
+def test_rows_that_were_changed_are_refused_with_both_sums(tmp_path, rows):
+    store = Store(open_folder(str(tmp_path)))
+    batch = store.append(BATCH, rows)
+    (path,) = tmp_path.glob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=f"expected {batch.rows_sha256}: .*ingest feed.csv again"):
+        store.rows(batch)
+
+
+def test_an_entry_that_was_changed_is_refused_with_its_name(tmp_path, rows):
+    store = Store(open_folder(str(tmp_path)))
+    store.append(BATCH, rows)
+    (tmp_path / f"{BATCH.sha256}.json").write_text('{"sha256": 5}')
+    with pytest.raises(StoreError, match=f"{BATCH.sha256}.json: Expected `str`"):
+        store.batches()
+
+
+def test_a_forgotten_prediction_is_in_no_file_of_the_store(store, rows):
+    other = msgspec.structs.replace(BATCH, sha256="cd" * 32, period="2026-09")
+    store.append(BATCH, rows)
+    store.append(other, rows.tail(5))
+    assert store.forget("p1") == 1 and store.forget("p1") == 0
+    kept = [store.rows(batch) for batch in store.batches()]
+    assert [len(frame) for frame in kept] == [5, 39]
+    assert "p1" not in {key for frame in kept for key in frame["prediction_id"]}
+    names = store.folder.names()
+    assert len([name for name in names if name.endswith(".parquet")]) == 2
+    assert [batch.rows for batch in store.batches()] == [40, 39]
+
+
+def test_forgetting_ends_what_an_interrupted_one_left(tmp_path, rows):
+    """The entry already names the new file, and the old one was still to be removed."""
+    store = Store(open_folder(str(tmp_path)))
+    store.append(BATCH, rows)
+    (before,) = tmp_path.glob("*.parquet")
+    content = before.read_bytes()
+    store.forget("p0")
+    before.write_bytes(content)
+    store.forget("p0")
+    assert not before.exists() and len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+def test_a_file_is_read_by_its_path_or_its_address(store):
+    name = f"{store.folder.address}/rows.csv"
+    store.folder.write("rows.csv", b"age\n")
+    assert read_file(name) == b"age\n"
+    with pytest.raises(FilesUnavailable, match=f"{store.folder.address}/none.csv: "):
+        read_file(f"{store.folder.address}/none.csv")
+
+
+def test_a_bucket_that_is_away_is_named_with_its_settings(monkeypatch):
+    monkeypatch.setattr("training.folders.RETRY", None)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(FilesUnavailable, match="gs://tests/rows.csv: .*STORAGE_EMULATOR_HOST"):
+        read_file("gs://tests/rows.csv")
+    with pytest.raises(FilesUnavailable, match="expected gs://BUCKET/NAME"):
+        read_file("gs://rows.csv")
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FilesUnavailable, match="file/a.json: .*may use"):
+        open_folder(str(Path(tmp_path) / "file")).create("a.json", b"")

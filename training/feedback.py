@@ -1,0 +1,111 @@
+"""Labelled production rows from MongoDB: what the service was asked and what turned out true.
+
+The one module of this part that knows MongoDB. The prediction service's relay writes the
+documents, `{_id, predicted_at, features: {...}, label?, labelled_at?, conflicts?}`; here they are
+only read, and held against the contract as every other row is.
+"""
+
+import logging
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pymongo
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
+
+from config.contract import Contract
+from config.settings import SettingsError
+from training.census import check_frame, first_problem
+from training.settings import Settings
+
+log = logging.getLogger(__name__)
+
+COLLECTION = "predictions"
+CONNECT_S, READ_S = 10.0, 120.0
+NEWEST_ROWS = 200_000  # so that a log of years does not fill the memory
+LABELLED = {"predicted_at": {"$exists": True}, "label": {"$exists": True}}
+NO_ADDRESS = (
+    "--with-feedback: MONGODB_ADDRESS is not set; without MongoDB the journal is the log of record:"
+    " `python -m prediction_service.journal export --labelled >rows.jsonl`, then"
+    " `python -m training ingest rows.jsonl`"
+)
+
+
+class FeedbackUnavailable(Exception):
+    """The labelled production rows cannot be read; the message names the setting."""
+
+
+class Feedback(NamedTuple):
+    """Labelled predictions that may be used, and how many may not."""
+
+    rows: pd.DataFrame  # checked inputs and target, prediction_id and labelled_at (Unix time)
+    disputed: int  # another label says otherwise
+    rejected: int  # break the contract
+
+
+def read_feedback(settings: Settings, contract: Contract, limit: int = NEWEST_ROWS) -> Feedback:
+    """The newest labelled predictions, oldest label first.
+
+    Raises SettingsError without MONGODB_ADDRESS, FeedbackUnavailable if MongoDB does not answer.
+    """
+    if not settings.mongodb_address:
+        raise SettingsError(NO_ADDRESS)
+    documents = read_documents(settings, limit)
+    agreed = [document for document in documents if "conflicts" not in document]
+    checked, rejected = check_documents(agreed, contract)
+    found = Feedback(checked, len(documents) - len(agreed), len(rejected))
+    if len(rejected):
+        log.warning("feedback rejected count=%d e.g. %s", len(rejected), first_problem(rejected))
+    log.info("feedback rows=%d disputed=%d", len(checked), found.disputed)
+    return found
+
+
+def read_documents(settings: Settings, limit: int) -> list[dict[str, Any]]:
+    """The newest documents with a prediction and its label, oldest label first."""
+    try:
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            settings.mongodb_address,
+            password=settings.mongodb_password or None,
+            tz_aware=True,
+            appname="income-training",
+        )
+        with client:
+            with pymongo.timeout(CONNECT_S):
+                client.admin.command("ping")
+            with pymongo.timeout(READ_S):
+                found = newest_labelled(client[settings.mongodb_database][COLLECTION], limit)
+    except PyMongoError as err:
+        raise FeedbackUnavailable(
+            f"MongoDB does not give its labelled predictions (MONGODB_ADDRESS): {err}; start it, or"
+            " train without --with-feedback"
+        ) from err
+    return found[::-1]
+
+
+def newest_labelled(collection: Collection[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Documents with a prediction and its label, newest label first.
+
+    By id among equal times, so that the same log gives the same rows in the same order.
+    """
+    fields = ["features", "label", "labelled_at", "conflicts"]
+    order = [("labelled_at", -1), ("_id", -1)]
+    return list(collection.find(LABELLED, fields).sort(order).limit(limit))
+
+
+def check_documents(
+    documents: list[dict[str, Any]], contract: Contract
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that keep the contract, and the others with their problems."""
+    raw = pd.DataFrame(
+        [[document["features"].get(n) for n in contract.input_names] for document in documents],
+        columns=list(contract.input_names),
+        dtype=object,
+    )
+    raw[contract.target.name] = pd.Series([document["label"] for document in documents], dtype=int)
+    checked, rejected = check_frame(raw, contract)
+    kept = [documents[index] for index in checked.index]
+    checked = checked.reset_index(drop=True).assign(
+        prediction_id=pd.Series([document["_id"] for document in kept], dtype=object),
+        labelled_at=pd.Series([d["labelled_at"].timestamp() for d in kept], dtype="float64"),
+    )
+    return checked, rejected
