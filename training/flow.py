@@ -43,6 +43,7 @@ from training.gate import (
     Verdict,
     gate,
 )
+from training.ingest import BatchRefused, ingest_feed
 from training.package import FittedModel, Package, write_package
 from training.pipeline import Params, make_pipeline
 from training.registry import InputFile, Promotion, Registry
@@ -196,6 +197,27 @@ def score(
     get_run_logger().info("scored %s", done)
     create_table_artifact([done._asdict()], key="scoring-results")
     return done._asdict()
+
+
+@flow(name="ingest", persist_result=False, **TELL)
+def ingest(feed: str = "") -> None:
+    """Adds what has arrived at a folder or gs:// address, unset FEED, to the training store.
+
+    Fails after the others are in if a file was refused.
+    """
+    settings, log = read_settings(Settings, os.environ), get_run_logger()
+    address = feed or settings.feed
+    if not address:
+        log.info("nothing to ingest: FEED names no folder")
+        return
+    store = Store(open_folder(settings.store_address))
+    done, refused = ingest_feed(address, store, load_contract(), settings.batch_quarantine)
+    new = [one.batch for one in done if one.is_new]
+    log.info("%d batches in %s, %d of them new", len(done), address, len(new))
+    if new:
+        create_table_artifact([msgspec.to_builtins(batch) for batch in new], key="ingested")
+    if refused:
+        raise BatchRefused("\n".join(refused))
 
 
 @flow(name="retain", persist_result=False, **TELL)

@@ -30,10 +30,11 @@ from training.census import (
     row_texts,
     set_aside,
 )
-from training.folders import read_file
+from training.folders import open_folder, read_file
 from training.store import Batch, Store
 
 PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+FEED_NAME = re.compile(rf"(?P<period>{PERIOD.pattern}).*\.(csv|jsonl)")
 IDENTITY = ["prediction_id", "labelled_at"]
 LINE_RULE = 'an object {"record": {column: value, ...}, "label": 0 or 1}'
 SHOWN = 200  # characters of a line that is no row
@@ -99,6 +100,26 @@ def ingest(
     if added is None:  # by another process, meanwhile
         return already_there(store.find(sha256) or batch, address, period)
     return Ingested(added, True, len(checked) - len(fresh), rejects)
+
+
+def ingest_feed(
+    address: str, store: Store, contract: Contract, quarantine: Path
+) -> tuple[list[Ingested], list[str]]:
+    """What became of the files of a folder whose names begin with a period, and what was refused.
+
+    A file that the store has is left as it is; one that is refused does not keep the others out.
+    Raises StoreError or FilesUnavailable.
+    """
+    done, refused = [], []
+    for name in open_folder(address).names():
+        if not (named := FEED_NAME.fullmatch(name)):
+            continue
+        try:
+            file = f"{address.rstrip('/')}/{name}"
+            done.append(ingest(file, named["period"], store, contract, quarantine))
+        except BatchRefused as err:
+            refused.append(str(err))
+    return done, refused
 
 
 def check_period(period: str) -> None:

@@ -13,6 +13,7 @@ class Settings(msgspec.Struct, frozen=True):
     census_data_dir: str = ""  # a folder with adult.data and adult.test; unset: cache or download
     data_dir: str = "data"  # cache of downloads, the quarantine of rejected rows, ingested batches
     training_store: str = ""  # folder or gs:// address of ingested batches; unset: in DATA_DIR
+    feed: str = ""  # folder or gs:// address where monthly batches arrive as YYYY-MM*.csv or .jsonl
     # The prediction log, for labelled production rows (`--with-feedback`).
     mongodb_address: str = ""
     mongodb_password: str = ""  # of the address's user, kept out of the address
@@ -51,6 +52,14 @@ class Settings(msgspec.Struct, frozen=True):
     @property
     def store_address(self) -> str:
         """Where ingested batches are kept: a gs:// address, or a path from the root on."""
-        if "://" in self.training_store:
-            return self.training_store
-        return str(Path(self.training_store or f"{self.data_dir}/store").resolve())
+        return absolute(self.training_store or f"{self.data_dir}/store")
+
+    @property
+    def feed_address(self) -> str:
+        """Where batches arrive, likewise, or nothing."""
+        return absolute(self.feed) if self.feed else ""
+
+
+def absolute(address: str) -> str:
+    """A gs:// address as it is; a path from the root on."""
+    return address if "://" in address else str(Path(address).resolve())

@@ -86,6 +86,7 @@ def run_environment(settings: Settings, server: str) -> dict[str, str]:
         "PREFECT_API_URL": server,
         "DATA_DIR": str(Path(settings.data_dir).resolve()),
         "TRAINING_STORE": settings.store_address,
+        "FEED": settings.feed_address,
         "CENSUS_DATA_DIR": str(census.resolve()) if census else "",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
         "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{RESULTS_BLOCK}",

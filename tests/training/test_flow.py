@@ -26,6 +26,7 @@ from tests.conftest import accepts_connections, free_port, made_up_rows, wait_un
 from training import flow
 from training.__main__ import main
 from training.census import Census
+from training.ingest import BatchRefused
 from training.package import Package
 from training.registry import Registry, RegistryUnavailable
 from training.sources import LeakError, gather
@@ -305,6 +306,22 @@ def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_cens
     assert not result["promoted"] and "synthetic" in result["reason"]
     version = MlflowClient(tracking_uri).get_model_version(MODEL_NAME, result["model_version"])
     assert version.tags["data_source"] == "synthetic" and version.tags["gate"] == "failed"
+
+
+def test_the_monthly_flow_takes_in_what_arrived_and_fails_for_what_it_refused(
+    contract, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    flow.ingest()  # no FEED: nothing to do
+    rows = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
+    (tmp_path / "feed").mkdir()
+    rows.to_csv(tmp_path / "feed" / "2026-10.csv", index=False)
+    monkeypatch.setenv("FEED", str(tmp_path / "feed"))
+    flow.ingest()
+    (tmp_path / "feed" / "2026-11.csv").write_text("age\n1\n", encoding="utf-8")
+    with pytest.raises(BatchRefused, match="2026-11.csv"):
+        flow.ingest()
+    assert len(list((tmp_path / "data" / "store").glob("*.parquet"))) == 1
 
 
 @pytest.mark.usefixtures("small_census")

@@ -14,7 +14,7 @@ from tests.conftest import gcs_emulator, made_up_rows
 from training.__main__ import main
 from training.census import write_traffic
 from training.folders import open_folder
-from training.ingest import BatchRefused, Ingested, ingest
+from training.ingest import BatchRefused, Ingested, ingest, ingest_feed
 from training.store import Store
 
 Add = Callable[..., Ingested]
@@ -134,6 +134,26 @@ def test_a_file_in_a_bucket_is_read_by_its_address(contract, people, store, tmp_
 
 
 # --- what is set aside --------------------------------------------------------------------------
+
+
+def test_what_arrived_at_a_feed_is_ingested_once_and_one_bad_file_keeps_no_other_out(
+    store, people, tmp_path, contract
+):
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    (feed / "2026-09.csv").write_text(as_csv(people[:10]), encoding="utf-8")
+    (feed / "2026-10-late.csv").write_text("age,sex\n3,4\n", encoding="utf-8")
+    (feed / "2026-11.csv").write_text(as_csv(people[10:]), encoding="utf-8")
+    (feed / "notes.txt").write_text("not a batch", encoding="utf-8")
+    ours = store, contract, tmp_path / "quarantine"
+    done, refused = ingest_feed(str(feed), *ours)
+    assert [(one.batch.period, one.is_new) for one in done] == [
+        ("2026-09", True),
+        ("2026-11", True),
+    ]
+    assert len(refused) == 1 and "2026-10-late.csv" in refused[0]
+    assert len(stored(store)) == 20
+    assert not any(one.is_new for one in ingest_feed(str(feed), *ours)[0])
 
 
 def test_rows_that_break_the_contract_are_set_aside_with_line_and_problems(add, store, people):

@@ -39,8 +39,10 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
     make_pool()
     deploy(Settings(watch_period_s=7.5), wait_for_server())
     found = deployments()
-    periods = {name: d["schedules"][0]["schedule"]["interval"] for name, d in found.items()}
-    assert periods["train"] == 240 * 60 and periods["watch"] == 7.5
+    schedules = {name: [s["schedule"] for s in d["schedules"]] for name, d in found.items()}
+    assert schedules["train"][0]["interval"] == 240 * 60
+    assert schedules["watch"][0]["interval"] == 7.5
+    assert schedules["ingest"][0]["cron"] == "0 6 2 * *" and not schedules["score"]
     assert {d["work_pool_name"] for d in found.values()} == {POOL}
     assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
 
@@ -65,7 +67,7 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
         with (tmp_path / "log").open("wb") as log:
             with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log) as worker:
                 try:
-                    wait_until(lambda: len(deployments()) >= 3, 60, (tmp_path / "log").read_text)
+                    wait_until(lambda: len(deployments()) == 5, 120, (tmp_path / "log").read_text)
                     state = run_watch()
                 finally:
                     worker.kill()
@@ -83,7 +85,7 @@ def run_watch() -> State:
             state = client.read_flow_run(made.id).state
             return state if state and state.is_final() else None
 
-        return wait_until(final, 90, "the run")
+        return wait_until(final, 180, "the run")
 
 
 def test_a_bucket_that_is_not_there_is_named(tmp_path, monkeypatch):
