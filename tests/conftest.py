@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import requests
 
 from config.contract import Contract, load_contract
 from config.telemetry import SWITCHES, turn_off
+from prediction_service.mongodb import MongoSink
 
 # Read when XGBoost's threads are made; spinning ones make small fits slow on busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -177,3 +179,12 @@ def made_up_rows(contract: Contract, rows: int, seed: int = 0) -> pd.DataFrame:
     margin = 0.5 * (rank - 9) + 0.03 * (frame["age"] - 50) + 0.03 * (frame["hours_per_week"] - 50)
     chance = 1 / (1 + np.exp(1.2 - margin))
     return frame.assign(income=(random.random(rows) < chance).astype(int))
+
+
+@pytest.fixture
+def sink(mongodb_uri: str) -> Iterator[MongoSink]:
+    """The prediction service's sink, on a database of the test's own."""
+    opened = MongoSink(mongodb_uri, f"test_{uuid.uuid4().hex}", timeout_s=10)
+    yield opened
+    opened.client.drop_database(opened.collection.database.name)
+    opened.close()

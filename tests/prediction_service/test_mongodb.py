@@ -1,7 +1,6 @@
 """MongoDB as the log of record, on a real server: every write may be repeated."""
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -14,15 +13,6 @@ from prediction_service.sinks import EventsRefused, SinkUnavailable
 from tests.prediction_service.conftest import made_predictions
 
 Write = Callable[..., list[StoredEvent]]
-
-
-@pytest.fixture
-def sink(mongodb_uri: str) -> Iterator[MongoSink]:
-    """A sink on a database of the test's own."""
-    opened = MongoSink(mongodb_uri, f"test_{uuid.uuid4().hex}", timeout_s=10)
-    yield opened
-    opened.client.drop_database(opened.collection.database.name)
-    opened.close()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A small fitted model and its package, for the tests of training."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -11,6 +13,10 @@ from tests.conftest import made_up_rows
 from training.calibration import Platt
 from training.package import FittedModel, Package, write_package
 from training.pipeline import DEFAULT_PARAMS, make_pipeline
+from training.spark import SparkUnavailable, spark_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession  # pylint: disable=import-error
 
 
 def fit_small(contract: Contract, rows: pd.DataFrame, trees: int = 20) -> FittedModel:
@@ -49,3 +55,13 @@ def package(
     """The model's package."""
     folder: Path = tmp_path_factory.mktemp("package")
     return write_package(folder, model, contract, inputs, {"data_source": "uci", "run_id": "r"})
+
+
+@pytest.fixture(scope="package")
+def spark() -> Iterator["SparkSession"]:
+    """A session on two local cores; skips without pyspark or Java."""
+    try:
+        with spark_session("local[2]") as session:
+            yield session
+    except SparkUnavailable as err:
+        pytest.skip(str(err))

@@ -1,8 +1,6 @@
 """Labelled production rows from a real MongoDB server, written by the prediction service's sink."""
 
 import time
-import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -15,15 +13,6 @@ from prediction_service.mongodb import MongoSink
 from training import feedback
 from training.feedback import FeedbackUnavailable, read_feedback
 from training.settings import Settings
-
-
-@pytest.fixture
-def sink(mongodb_uri: str) -> Iterator[MongoSink]:
-    """The prediction service's sink, on a database of the test's own."""
-    opened = MongoSink(mongodb_uri, f"test_{uuid.uuid4().hex}", timeout_s=10)
-    yield opened
-    opened.client.drop_database(opened.collection.database.name)
-    opened.close()
 
 
 @pytest.fixture

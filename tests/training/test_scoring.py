@@ -14,7 +14,6 @@ from tests.conftest import gcs_emulator, made_up_rows
 from training.bucket import open_address
 from training.package import Package
 from training.scoring import Scorer, ScoringError, Summary, prove_golden, score_files
-from training.spark import SparkUnavailable, spark_session
 
 ROWS = 3000
 
@@ -38,16 +37,6 @@ class Breaks(Scorer):
     def score(self, frame):
         """Never scores."""
         raise MemoryError("no memory")
-
-
-@pytest.fixture(scope="module")
-def spark():
-    """A session on two local cores; without Java there is none."""
-    try:
-        with spark_session("local[2]") as session:
-            yield session
-    except SparkUnavailable as err:
-        pytest.skip(str(err))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from training.pipeline import make_encoder
 from training.search import Folds, run_search
-from training.spark import SparkUnavailable, spark_session, with_attempts
+from training.spark import with_attempts
 from training.spark_search import SearchFailed, run_spark_search
 
 pytestmark = pytest.mark.slow
@@ -46,16 +46,6 @@ class Fails(Folds):
     def fit(self, folds, params):
         """Never fits."""
         raise MemoryError("no memory")
-
-
-@pytest.fixture(scope="module")
-def spark():
-    """A session on two local cores; without Java there is none."""
-    try:
-        with spark_session("local[2]") as session:
-            yield session
-    except SparkUnavailable as err:
-        pytest.skip(str(err))
 
 
 @pytest.fixture
