@@ -47,6 +47,7 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
     assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
 
 
+@pytest.mark.slow
 def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_path, monkeypatch):
     """The worker starts in an empty folder and is killed; what it ran came from the bucket."""
     with gcs_emulator(tmp_path / "bucket") as address:
@@ -88,6 +89,7 @@ def run_watch() -> State:
         return wait_until(final, 180, "the run")
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_named(tmp_path, monkeypatch):
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
