@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from config.contract import Contract
+from config.events import Prediction
 from evidently_service.measurement import ColumnDrift, Quality
 from evidently_service.monitoring import ColumnTest, Monitoring
 
@@ -59,11 +60,24 @@ def monitored_frame(rows: Iterable[Mapping[str, Any]], contract: Contract) -> pd
     return pd.DataFrame(columns)
 
 
+def as_row(prediction: Prediction) -> dict[str, object]:
+    """A prediction as one flat row: its features and the model's outputs."""
+    outputs = {"probability": prediction.probability, "income_class": prediction.income_class}
+    return {**prediction.features, **outputs}
+
+
 def measure_drift(
-    reference: pd.DataFrame, window: pd.DataFrame, monitoring: Monitoring, contract: Contract
+    reference: pd.DataFrame,
+    window: pd.DataFrame,
+    monitoring: Monitoring,
+    contract: Contract,
+    with_outputs: bool = True,
 ) -> Drift:
-    """Each column's drift from reference to window, both as `monitored_frame` gives them."""
-    features, outputs = monitoring.features, monitoring.outputs
+    """Each column's drift from reference to window, both as `monitored_frame` gives them.
+
+    The monitoring has every threshold. Without outputs `Drift.prediction` is empty.
+    """
+    features, outputs = monitoring.features, monitoring.outputs if with_outputs else {}
     columns = DataDefinition(
         numerical_columns=[f.name for f in contract.inputs if not f.is_categorical]
         + ["probability"],
@@ -98,6 +112,7 @@ def measure_drift(
 def column_drift(name: str, test: ColumnTest, score: float) -> ColumnDrift:
     """A column's score held against its threshold."""
     ratio = test.ratio(score)
+    assert test.threshold is not None  # `ratio` has seen to it
     return ColumnDrift(name, test.test, score, test.threshold, ratio, ratio > 1)
 
 

@@ -7,6 +7,7 @@ report -> the window's file and folder, from which the web workers answer.
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -25,12 +26,16 @@ from config.contract import Contract, load_contract
 from config.events import Prediction
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
-from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
+from evidently_service.drift import Drift, as_row, measure_drift, measure_quality
+from evidently_service.drift import monitored_frame
+from evidently_service.judgement import Judge, share_drifted
+from evidently_service.measurement import ColumnDrift, Judgement
 from evidently_service.measurement import Counters, LabelCounts, Measurement, Quality, Run
 from evidently_service.measurement import WindowFacts
 from evidently_service.monitoring import Monitoring, load_monitoring
 from evidently_service.registry import References, Registry, RegistryError, Version
 from evidently_service.settings import Settings
+from evidently_service.thresholds import Reference, Thresholds
 from evidently_service.window import Window
 
 log = logging.getLogger(__name__)
@@ -42,6 +47,7 @@ class Inputs(NamedTuple):
     counters: Counters
     labels: LabelCounts
     version: Version | None
+    rows: int  # in the window, from which time alone may take some
 
 
 class Measure:
@@ -55,6 +61,7 @@ class Measure:
         contract: Contract,
         *,
         report_path: Path,
+        judge_period_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.window = window
@@ -63,8 +70,10 @@ class Measure:
         self.contract = contract
         self.report_path = report_path
         self.clock = clock
+        self.thresholds = Thresholds(references.folder, monitoring)
+        self.judge = Judge(window, self.thresholds, contract, judge_period_s)
         self._measured: tuple[Inputs, Measurement] | None = None
-        self._reference: tuple[Version, pd.DataFrame] | None = None
+        self._loaded: Reference | None = None
         self._registry_error: str | None = None
         self._unreported: Drift | None = None
         self._report_due_at = 0.0
@@ -96,12 +105,14 @@ class Measure:
 
     def _measure(self, run: Run) -> None:
         version = self.references.version()
-        inputs = Inputs(self.window.counters(), self.window.label_counts(), version)
+        counters = self.window.counters()  # before the rows
+        rows = self._rows(run.at)
+        inputs = Inputs(counters, self.window.label_counts(), version, len(rows))
         if self._measured and self._measured[0] == inputs:
             measurement = msgspec.structs.replace(self._measured[1], measured_at=run.at)
             self.window.confirm(measurement, run)
         else:
-            measurement = self._compare(run.at, inputs)
+            measurement = self._compare(run.at, inputs, rows)
             self.window.record(measurement, run)
             log.info(
                 "measured state=%s drifted=%s share_drifted=%s rows=%d model_version=%s",
@@ -113,10 +124,15 @@ class Measure:
             )
         self._measured = inputs, measurement
 
-    def _compare(self, at: float, inputs: Inputs) -> Measurement:
+    def _rows(self, at: float) -> list[Prediction]:
+        """The newest rows that are not too old to count."""
+        rows = self.window.last_predictions(self.monitoring.window_rows)
+        oldest = at - (self.monitoring.window_s or at)
+        return [row for row in rows if row.predicted_at >= oldest]
+
+    def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
         """The measurement of the newest rows; without a verdict where they cannot be compared."""
         started = time.perf_counter()
-        rows = self.window.last_predictions(self.monitoring.window_rows)
         blank = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -125,30 +141,40 @@ class Measure:
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
             quality=self._quality(),
+            false_alarms_per_month=self.monitoring.false_alarms_per_month,
         )
         if inputs.version is None:
             return blank
-        reference = self._reference_frame(inputs.version)
+        reference = self._reference(inputs.version)
+        judgement = self.judge.run(reference)
         blank = msgspec.structs.replace(
             blank,
             state="not_enough_rows",
             model_version=inputs.version.number,
-            reference_rows=len(reference),
+            reference_rows=len(reference.frame),
+            judgement=judgement,
         )
         if len(rows) < self.monitoring.min_rows:
             return blank
-        current = monitored_frame(map(as_row, rows), self.contract)
-        drift = measure_drift(reference, current, self.monitoring, self.contract)
+        drift = self._drift(reference, rows)
         self._unreported = drift
+        share = share_drifted(judgement, self.monitoring)
         return msgspec.structs.replace(
             blank,
             state="ok",
-            drifted=drift.share_drifted >= self.monitoring.share_drifted,
-            share_drifted=drift.share_drifted,
-            features=drift.features,
-            prediction=drift.prediction,
+            drifted=share >= self.monitoring.share_drifted,
+            share_drifted=share,
+            features=with_verdicts(drift.features, judgement),
+            prediction=with_verdicts(drift.prediction, judgement),
             duration_s=time.perf_counter() - started,
         )
+
+    def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:
+        """The drift of the window: of the outputs only while one version has answered its rows."""
+        monitoring = self.thresholds.apply(reference, len(rows))
+        current = monitored_frame(map(as_row, rows), self.contract)
+        own = all(row.model_version == reference.version.number for row in rows)
+        return measure_drift(reference.frame, current, monitoring, self.contract, own)
 
     def _quality(self) -> Quality | None:
         labelled = self.window.last_labelled(self.monitoring.window_rows)
@@ -164,18 +190,20 @@ class Measure:
         )
         return measure_quality(frame)
 
-    def _reference_frame(self, version: Version) -> pd.DataFrame:
+    def _reference(self, version: Version) -> Reference:
         """The reference, read once per version. Raises RegistryError for one of other columns."""
-        if self._reference is None or self._reference[0] != version:
+        if self._loaded is None or self._loaded.version != version:
             path = self.references.path(version)
-            rows = msgspec.json.Decoder(dict).decode_lines(path.read_bytes())
+            content = path.read_bytes()
+            rows = msgspec.json.Decoder(dict).decode_lines(content)
             try:
-                self._reference = version, monitored_frame(rows, self.contract)
+                frame = monitored_frame(rows, self.contract)
             except KeyError as err:
                 raise RegistryError(
                     f"{path}: a row has no {err}; promote a version made for this contract"
                 ) from err
-        return self._reference[1]
+            self._loaded = Reference(version, frame, hashlib.sha256(content).hexdigest())
+        return self._loaded
 
     def _report(self, at: float) -> None:
         """Writes the HTML of the newest drift, whole or not at all.
@@ -197,10 +225,14 @@ class Measure:
         self._report_due_at = at + self.monitoring.html_period_s
 
 
-def as_row(prediction: Prediction) -> dict[str, object]:
-    """A prediction as one flat row: its features and the model's outputs."""
-    outputs = {"probability": prediction.probability, "income_class": prediction.income_class}
-    return {**prediction.features, **outputs}
+def with_verdicts(
+    columns: tuple[ColumnDrift, ...], judgement: Judgement
+) -> tuple[ColumnDrift, ...]:
+    """The columns' scores now, each with what the judged windows say of it."""
+    return tuple(
+        msgspec.structs.replace(column, persistent=column.name in judgement.persistent)
+        for column in columns
+    )
 
 
 def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
@@ -222,7 +254,14 @@ def main() -> None:
     period_s = settings.measure_period_s or monitoring.measure_period_s
     references = References(settings.reference_dir, Registry(settings.mlflow_tracking_uri))
     window = Window(settings.window_path)
-    measure = Measure(window, references, monitoring, contract, report_path=settings.report_path)
+    measure = Measure(
+        window,
+        references,
+        monitoring,
+        contract,
+        report_path=settings.report_path,
+        judge_period_s=settings.judge_period_s,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     while True:

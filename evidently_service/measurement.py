@@ -19,7 +19,26 @@ class ColumnDrift(msgspec.Struct, frozen=True):
     score: float  # as the test gives it: a distance or a p-value
     threshold: float
     ratio: float  # above 1 is drift, whatever the test
-    drifted: bool
+    drifted: bool  # in this window
+    persistent: bool = False  # in enough judged windows in a row: the verdict
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What the judged windows have said so far, and where the next one begins.
+
+    Times are event times, in Unix seconds, of a window's last row.
+    """
+
+    reference: str | None = None  # the version that `windows` and `streaks` are of
+    arrival: int = 0  # of the last row that was judged or left out
+    not_before: float = 0.0  # event time of the oldest row that the next window may have
+    windows: int = 0  # judged against this reference
+    too_small: int = 0  # closed by their time with not enough rows, so not judged
+    streaks: dict[str, int] = {}  # windows in a row that a column was beyond its threshold in
+    persistent: tuple[str, ...] = ()  # columns that have drifted; stays until a window clears it
+    drifted_since: float | None = None  # when the verdict last became drift
+    drifted_from: str | None = None  # the version whose reference it was drift from
+    resolved_at: float | None = None  # when it cleared, compared with another version's reference
 
 
 class WindowFacts(msgspec.Struct, frozen=True):
@@ -63,8 +82,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: str
     state: State
-    drifted: bool = False
-    share_drifted: float | None = None  # of the features, in [0, 1]
+    drifted: bool = False  # the share has reached its threshold
+    share_drifted: float | None = None  # of the features, in [0, 1]: those that persistently drift
     share_threshold: float
     features: tuple[ColumnDrift, ...] = ()
     prediction: tuple[ColumnDrift, ...] = ()
@@ -75,6 +94,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     window: WindowFacts
     labels: LabelCounts = LabelCounts()
     quality: Quality | None = None
+    judgement: Judgement = Judgement()
+    false_alarms_per_month: float | None = None  # the budget that the thresholds were made for
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -44,6 +44,9 @@ class WindowCollector(Collector):
             yield _gauge("measurement_run_timestamp_seconds", "last run, failed or not", run.at)
             failed = 1 if run.error else 0
             yield _gauge("measurement_failed", "1 if the last run had an error", failed)
+        budget = "false alarms to expect in 30 days, of all columns, if nothing drifts"
+        allowed = self.monitoring.false_alarms_per_month
+        yield _gauge("false_alarm_budget_per_month", budget, allowed)
         if measurement:
             yield from _measured(measurement)
         if measurement and measurement.quality:
@@ -51,8 +54,7 @@ class WindowCollector(Collector):
 
     def _events(self) -> Iterator[Metric]:
         counters = self.window.counters()
-        rows = min(counters.ingested, self.monitoring.window_rows)
-        yield _gauge("window_rows", "predictions in the window", rows)
+        yield _gauge("window_rows", "predictions in the window", self._rows(counters.ingested))
         ingested = "predictions ever stored, pruned ones included"
         yield CounterMetricFamily("income_window_ingested", ingested, counters.ingested)
         duplicates = "predictions that came again and were not stored twice"
@@ -64,6 +66,13 @@ class WindowCollector(Collector):
         for state in ("matched", "pending", "conflicting"):
             labels.add_metric([state], getattr(counts, state))
         yield labels
+
+    def _rows(self, ingested: int) -> int:
+        """Rows of the window: of now by their number, of the latest measurement by their age."""
+        measurement = self.window.latest() if self.monitoring.window_s else None
+        return (
+            measurement.window.rows if measurement else min(ingested, self.monitoring.window_rows)
+        )
 
 
 def _states(measurement: Measurement | None) -> Metric:
@@ -94,11 +103,19 @@ def _measured(measurement: Measurement) -> Iterator[Metric]:
 
 
 def _verdict(measurement: Measurement) -> Iterator[Metric]:
-    score = "score / threshold: above 1 is drift"
-    yield _ratios("feature_drift_score", score, "feature", measurement.features)
-    yield _ratios("prediction_drift_score", score, "output", measurement.prediction)
-    yield _gauge("drift_share", "drifted features over all", measurement.share_drifted or 0.0)
-    detected = "1 if the share of drifted features has reached its threshold"
+    features, outputs = measurement.features, measurement.prediction
+    score = "score / threshold in the newest rows: above 1 is beyond it, by chance or by drift"
+    yield _ratios("feature_drift_score", score, "feature", features)
+    yield _ratios("prediction_drift_score", score, "output", outputs)
+    persistent = "1 if enough windows in a row, without common rows, were beyond the threshold"
+    yield _persistent("feature_drift_persistent", persistent, "feature", features)
+    yield _persistent("prediction_drift_persistent", persistent, "output", outputs)
+    yield _thresholds((*features, *outputs))
+    judged = "windows judged against this reference"
+    yield _gauge("windows_judged", judged, measurement.judgement.windows)
+    share = "features that persistently drift, over all"
+    yield _gauge("drift_share", share, measurement.share_drifted or 0.0)
+    detected = "1 if the share of features that persistently drift has reached its threshold"
     yield _gauge("drift_detected", detected, int(measurement.drifted))
 
 
@@ -106,6 +123,21 @@ def _ratios(name: str, text: str, label: str, columns: tuple[ColumnDrift, ...]) 
     family = GaugeMetricFamily(f"income_{name}", text, labels=[label])
     for column in columns:
         family.add_metric([column.name], column.ratio)
+    return family
+
+
+def _persistent(name: str, text: str, label: str, columns: tuple[ColumnDrift, ...]) -> Metric:
+    family = GaugeMetricFamily(f"income_{name}", text, labels=[label])
+    for column in columns:
+        family.add_metric([column.name], int(column.persistent))
+    return family
+
+
+def _thresholds(columns: tuple[ColumnDrift, ...]) -> Metric:
+    text = "the score from which a column's newest rows are beyond it, as its test counts"
+    family = GaugeMetricFamily("income_drift_threshold", text, labels=["column"])
+    for column in columns:
+        family.add_metric([column.name], column.threshold)
     return family
 
 

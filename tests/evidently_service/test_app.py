@@ -32,7 +32,7 @@ MEASURED = Measurement(
     share_drifted=0.25,
     share_threshold=0.2,
     features=(
-        ColumnDrift("age", "wasserstein", 0.3, 0.15, 2.0, True),
+        ColumnDrift("age", "wasserstein", 0.3, 0.15, 2.0, True, True),
         ColumnDrift("sex", "jensenshannon", 0.01, 0.05, 0.2, False),
     ),
     prediction=(ColumnDrift("probability", "wasserstein", 0.09, 0.18, 0.5, False),),
@@ -233,6 +233,7 @@ def test_drift_shows_the_latest_measurement_and_the_last_runs_error(
         "threshold": 0.15,
         "ratio": 2.0,
         "drifted": True,
+        "persistent": True,
     }
     assert verdict["model_version"] == "7"
     assert verdict["labels"] == {"matched": 300, "pending": 2, "conflicting": 1}

@@ -13,6 +13,7 @@ import pytest
 from config.contract import Contract
 from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
 from evidently_service.monitoring import ColumnTest, Monitoring
+from evidently_service.thresholds import find_thresholds
 from tests.evidently_service.events import made_up_rows, older
 
 ROOT = Path(__file__).parents[2]
@@ -48,25 +49,25 @@ def test_a_row_without_a_column_is_a_key_error_that_names_it(contract: Contract)
 
 
 def test_a_shifted_feature_drifts_and_an_unshifted_one_does_not(
-    reference: pd.DataFrame, monitoring: Monitoring, contract: Contract
+    reference: pd.DataFrame, judging: Monitoring, contract: Contract
 ) -> None:
     rows = made_up_rows(contract, 1000, seed=2, shift=older)
-    drift = measure_drift(reference, monitored_frame(rows, contract), monitoring, contract)
+    drift = measure_drift(reference, monitored_frame(rows, contract), judging, contract)
     found = ratios(drift)
     assert found["age"] > 3
     assert found["probability"] > 3  # the made-up probability is age / 100
     assert found["income_class"] > 1
-    still = {name: r for name, r in found.items() if name not in ("age", *monitoring.outputs)}
+    still = {name: r for name, r in found.items() if name not in ("age", *judging.outputs)}
     assert max(still.values()) < 1, still
     assert drift.share_drifted == pytest.approx(1 / 12)
     assert [column.name for column in drift.features if column.drifted] == ["age"]
 
 
 def test_the_report_shows_the_scores_that_were_measured(
-    reference: pd.DataFrame, monitoring: Monitoring, contract: Contract
+    reference: pd.DataFrame, judging: Monitoring, contract: Contract
 ) -> None:
     rows = made_up_rows(contract, 500, seed=3)
-    drift = measure_drift(reference, monitored_frame(rows, contract), monitoring, contract)
+    drift = measure_drift(reference, monitored_frame(rows, contract), judging, contract)
     page = drift.html()
     assert page.lstrip().startswith("<!DOCTYPE html>") or "<html" in page[:200]
     assert all(feature.name in page for feature in contract.inputs)
@@ -87,12 +88,12 @@ def test_the_report_shows_the_scores_that_were_measured(
 )
 def test_above_one_is_drift_whatever_the_test(
     reference: pd.DataFrame,
-    monitoring: Monitoring,
+    judging: Monitoring,
     contract: Contract,
     column: str,
     test: ColumnTest,
 ) -> None:
-    only = msgspec.structs.replace(monitoring, features={column: test})
+    only = msgspec.structs.replace(judging, features={column: test})
 
     def ratio(rows: list[dict[str, Any]]) -> float:
         window = monitored_frame(rows, contract)
@@ -151,6 +152,7 @@ from evidently_service.monitoring import load_monitoring
 from tests.evidently_service.events import made_up_rows
 contract = load_contract()
 monitoring = load_monitoring(Path("config/monitoring.yaml"), contract)
+monitoring = monitoring.with_thresholds({name: 0.1 for name in monitoring.tests})
 frame = monitored_frame(made_up_rows(contract, 500, seed=1), contract)
 measure_drift(frame, frame, monitoring, contract).html()
 from evidently.telemetry import event_logger
@@ -189,9 +191,12 @@ def test_on_census_rows_only_a_sudden_shift_is_drift(
     frame = census(census_dir / "adult.data", contract).sample(6000, random_state=0)
     reference, window = frame.iloc[:5000], frame.iloc[5000:]
 
+    reference = monitored_frame(records(reference), contract)
+    judging = monitoring.with_thresholds(find_thresholds(reference, monitoring, 1000))
+
     def measured(rows: pd.DataFrame) -> Drift:
-        frames = [monitored_frame(records(part), contract) for part in (reference, rows)]
-        return measure_drift(frames[0], frames[1], monitoring, contract)
+        frame = monitored_frame(records(rows), contract)
+        return measure_drift(reference, frame, judging, contract)
 
     assert measured(window).share_drifted == 0
     every_third = np.arange(len(window)) % 3 == 0

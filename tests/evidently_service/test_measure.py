@@ -73,10 +73,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def small(monitoring: Monitoring) -> Monitoring:
+def small(judging: Monitoring) -> Monitoring:
     """The real file's tests on windows of 600 rows; retention is twice that."""
     return msgspec.structs.replace(
-        monitoring, window_rows=600, min_rows=500, min_labels=100, retention_rows=1200
+        judging, window_rows=600, min_rows=500, min_labels=100, retention_rows=1200
     )
 
 
@@ -93,7 +93,15 @@ def measure(
     """The measurer of the empty window."""
     references = References(tmp_path / "reference", source)
     report_path = tmp_path / "reports" / "latest.html"
-    return Measure(window, references, small, contract, report_path=report_path, clock=clock)
+    return Measure(
+        window,
+        references,
+        small,
+        contract,
+        report_path=report_path,
+        judge_period_s=0,
+        clock=clock,
+    )
 
 
 @pytest.fixture
@@ -165,19 +173,24 @@ def richer(row: dict[str, Any]) -> dict[str, Any]:
     return older(row) | {"sex": "Female", "race": "Other"}
 
 
-def test_the_verdict_turns_when_the_share_of_drifted_features_reaches_its_threshold(
+def test_the_verdict_turns_when_enough_features_are_beyond_it_in_two_windows_in_a_row(
     measure: Measure, window: Window, contract: Contract
 ) -> None:
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
+    window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
     measure.run_once()
     found = latest(window)
     assert found.share_drifted == pytest.approx(1 / 12) and not found.drifted
-    window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
+    assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
+    assert {column.name for column in found.features if column.persistent} == {"age"}
+    window.add_predictions(made_up_predictions(contract, 600, seed=5, shift=richer))
     measure.run_once()
     found = latest(window)
     assert found.share_drifted == pytest.approx(3 / 12) and found.drifted
     assert found.share_threshold == 0.2
-    assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
+    assert {column.name for column in found.features if column.persistent} == {"age", "sex", "race"}
+    assert found.judgement.drifted_since == 1_700_000_599.0
+    assert found.judgement.drifted_from == "1"
 
 
 def test_without_new_rows_the_same_figures_are_confirmed_and_not_measured_again(
@@ -207,6 +220,62 @@ def test_the_reference_follows_a_promotion(
     found = latest(window)
     assert (found.model_version, found.reference_rows) == ("2", 3000)
     assert not found.features[0].drifted
+
+
+def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
+    measure: Measure, window: Window, source: Source, contract: Contract
+) -> None:
+    for seed in (3, 4):
+        window.add_predictions(made_up_predictions(contract, 600, seed, shift=richer))
+    measure.run_once()
+    assert latest(window).drifted and latest(window).judgement.resolved_at is None
+    source.promote("2", made_up_rows(contract, 3000, seed=5, shift=richer))
+    measure.run_once()
+    found = latest(window)
+    assert found.model_version == "2"
+    assert not any(column.drifted for column in found.features)  # the scores are of now
+    assert found.drifted and found.judgement.windows == 0  # but no window has been judged yet
+    window.add_predictions(made_up_predictions(contract, 600, seed=6, shift=richer))
+    measure.run_once()
+    found = latest(window)
+    assert not found.drifted and found.judgement.resolved_at == 1_700_000_599.0
+    assert (found.judgement.drifted_from, found.judgement.reference) == ("1", "2")
+
+
+def test_outputs_are_compared_with_their_own_versions_reference_only(
+    measure: Measure, window: Window, source: Source, contract: Contract
+) -> None:
+    """Another model's answers are no evidence; its people are."""
+    window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
+    source.promote("2", made_up_rows(contract, 2000, seed=1))
+    measure.run_once()
+    found = latest(window)
+    assert found.prediction == () and len(found.features) == 12
+    assert found.judgement.streaks.get("age") == 1
+    assert "probability" not in found.judgement.streaks
+    mine = [
+        msgspec.structs.replace(one, model_version="2")
+        for one in made_up_predictions(contract, 600, seed=4, shift=older)
+    ]
+    window.add_predictions(mine)
+    measure.run_once()
+    found = latest(window)
+    assert [column.name for column in found.prediction] == ["probability", "income_class"]
+    assert found.judgement.streaks["age"] == 2 and found.judgement.streaks["probability"] == 1
+
+
+def test_rows_that_are_too_old_do_not_count(
+    measure: Measure, window: Window, enough: list[Prediction], clock: Clock, small: Monitoring
+) -> None:
+    """The events are a second apart, and the window takes those of the last 550 seconds."""
+    measure.monitoring = msgspec.structs.replace(small, window_s=550.0)
+    window.add_predictions(enough)
+    clock.now = 1_700_000_599.0
+    measure.run_once()
+    assert (latest(window).state, latest(window).window.rows) == ("ok", 551)
+    clock.now += 100  # nothing has come: what is here has aged
+    measure.run_once()
+    assert (latest(window).state, latest(window).window.rows) == ("not_enough_rows", 451)
 
 
 def test_the_last_reference_serves_while_the_registry_is_away(
@@ -290,7 +359,6 @@ def test_a_report_that_would_contradict_the_verdict_is_replaced_before_it_is_due
     clock.now += 5
     window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
     measure.run_once()
-    assert latest(window).drifted
     assert "Dataset Drift is detected" in measure.report_path.read_text("utf-8")
 
 
