@@ -37,7 +37,13 @@ REGISTRY = ("gcs", "mlflow", "prefect")
 SCENARIOS = ("none", "sudden")
 SHOWN_METRICS = ("roc_auc", "log_loss", "f1", "ece")
 # Quicker than a production stack, so that there is something to see; the user's settings win.
-DEMO_SETTINGS = {"MEASURE_PERIOD_S": "5", "WATCH_PERIOD_S": "15", "MAX_EVALS": "12"}
+# Every full window is judged: a demo is shorter than the quarter of an hour that a window waits.
+DEMO_SETTINGS = {
+    "MEASURE_PERIOD_S": "5",
+    "JUDGE_PERIOD_S": "0",
+    "WATCH_PERIOD_S": "15",
+    "MAX_EVALS": "12",
+}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -312,7 +318,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stream_generator.demo", description=__doc__)
     parser.add_argument("--data", choices=["auto", "synthetic"], default="auto")
     parser.add_argument("--max-evals", type=int, help="trials of a search (MAX_EVALS, else 12)")
-    parser.add_argument("--rows", type=int, default=1500, help="records per scenario (1500)")
+    parser.add_argument("--rows", type=int, default=2500, help="records per scenario (2500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--state-dir", type=Path, default=Path("var"), help="servers' state (var)")
     parser.add_argument("--out-dir", type=Path, default=Path("build/demo"), help="(build/demo)")

@@ -58,15 +58,16 @@ ALERTS = (
     Alert(
         name="FeatureDrift",
         summary="The feature {{ .Labels.feature }} has drifted.",
-        value="max by (feature) (income_feature_drift_score)",
+        value="max by (feature) (income_feature_drift_persistent)",
         comparison=">",
-        threshold=1,  # the score is the distance over the column's own threshold
-        lasting="5m",
+        threshold=0,
+        lasting="1m",  # it has lasted for persistent_windows of config/monitoring.yaml already
         severity="warning",
-        panel=("income-drift", "Drift by feature"),
+        panel=("income-drift", "Features that have drifted"),
         runbook="""\
-One feature of the newest predictions differs from the reference by more than its threshold in
-config/monitoring.yaml. Open "Feature drill down" for it. If a data quality problem of the same
+One feature of the newest predictions differs from the reference by more than chance explains: its
+score was above 1 in several windows in a row that share no rows. How many false alarms to expect is
+on the drift overview, from false_alarms_per_month in config/monitoring.yaml. Open "Feature drill down" for it. If a data quality problem of the same
 feature has grown, a field is broken upstream: mend it there, for no training helps. If the values
 are right and the effect on the score is small, wait: one feature starts no training. The
 distributions are in the report at port 3000, /report.""",
@@ -85,22 +86,22 @@ The share of drifted features has reached share_drifted in config/monitoring.yam
 field looks like drift: look at "Data quality" and compare the newest records with the contract
 first. If the world has changed, the deployment `watch` has started a training (in Prefect: train,
 tag drift); whether its model was promoted is on the version's page in MLflow. Once a version is
-promoted its own reference is used, and the alert resolves.""",
+promoted its own reference is used, and the alert resolves with the next window that it fits.""",
     ),
     Alert(
         name="TargetDrift",
         summary="The model's {{ .Labels.output }} has drifted.",
-        value="max by (output) (income_prediction_drift_score)",
+        value="max by (output) (income_prediction_drift_persistent)",
         comparison=">",
-        threshold=1,
-        lasting="5m",
+        threshold=0,
+        lasting="1m",
         severity="warning",
-        panel=("income-target", "Drift of the predictions"),
+        panel=("income-target", "Outputs that have drifted"),
         runbook="""\
 The predicted classes or probabilities are distributed otherwise than on the reference. If features
-have drifted too, go on with the alert DatasetDrift. If none has, look at the served version: a
-promotion whose reference has not been fetched yet looks like this for some seconds. Compare with
-the share of true labels above 50K, where there are labels.""",
+have drifted too, go on with the alert DatasetDrift. If none has, compare with the share of true
+labels above 50K, where there are labels. Only answers of the version that the reference belongs to
+are compared.""",
     ),
     Alert(
         name="PerformanceBelowFloor",

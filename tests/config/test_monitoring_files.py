@@ -55,11 +55,9 @@ SUFFIXES = re.compile("_(bucket|sum|count)$")
 PENDING = {
     "income_confusion_rows",
     "income_data_quality_share",
-    "income_drift_threshold",
     "income_estimated_quality",
     "income_estimated_quality_bound",
     "income_estimation_error",
-    "income_false_alarm_budget_per_month",
     "income_feature_drift_effect",
     "income_label_coverage_ratio",
     "income_label_delay_seconds",

@@ -55,7 +55,7 @@ def test_the_demo_closes_the_loop_and_loses_nothing(demo, environment, tmp_path)
     assert summary["test_metrics"]["roc_auc"] > 0.9
     assert {"log_loss", "f1", "ece"} < summary["test_metrics"].keys()
     predictions = summary["predictions"]
-    assert predictions["sent"] == predictions["answered"] == predictions["stored"] == 3000
+    assert predictions["sent"] == predictions["answered"] == predictions["stored"] == 5000
     assert predictions["duplicates"] == 0
     assert not summary["drift"]["before"]["drifted"]
     assert summary["drift"]["after"]["drifted"]
