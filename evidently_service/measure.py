@@ -26,9 +26,17 @@ from config.events import Prediction
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
 from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
-from evidently_service.measurement import Counters, LabelCounts, Measurement, Quality, Run
-from evidently_service.measurement import WindowFacts
+from evidently_service.measurement import (
+    Counters,
+    FeatureQuality,
+    LabelCounts,
+    Measurement,
+    Quality,
+    Run,
+    WindowFacts,
+)
 from evidently_service.monitoring import Monitoring, load_monitoring
+from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Registry, RegistryError, Version
 from evidently_service.settings import Settings
 from evidently_service.window import Window
@@ -123,6 +131,7 @@ class Measure:
             share_threshold=self.monitoring.share_drifted,
             measured_at=at,
             window=window_facts(rows, inputs.counters),
+            data_quality=self._data_quality(rows),
             labels=inputs.labels,
             quality=self._quality(),
         )
@@ -149,6 +158,11 @@ class Measure:
             prediction=drift.prediction,
             duration_s=time.perf_counter() - started,
         )
+
+    def _data_quality(self, rows: list[Prediction]) -> tuple[FeatureQuality, ...]:
+        if len(rows) < self.monitoring.min_rows:
+            return ()
+        return measure_data_quality([row.features for row in rows], self.contract)
 
     def _quality(self) -> Quality | None:
         labelled = self.window.last_labelled(self.monitoring.window_rows)

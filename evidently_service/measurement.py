@@ -31,6 +31,15 @@ class WindowFacts(msgspec.Struct, frozen=True):
     last_event_at: float | None = None
 
 
+class FeatureQuality(msgspec.Struct, frozen=True):
+    """Shares of the window's rows, in [0, 1], in which one feature's value is faulty."""
+
+    feature: str
+    missing: float | None = None  # these three: None where the feature's values cannot be so
+    out_of_range: float | None = None
+    unseen: float | None = None  # a category that the contract does not list
+
+
 class Counters(msgspec.Struct, frozen=True):
     """Predictions ever received; pruning and restarts leave these as they are."""
 
@@ -59,7 +68,10 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One comparison of the window with the reference; without a verdict unless `state` is ok."""
+    """One comparison of the window with the reference; without a verdict unless `state` is ok.
+
+    Every field that came later has a default: a window keeps measurements over an upgrade.
+    """
 
     dataset: str
     state: State
@@ -73,6 +85,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     measured_at: float | None = None  # Unix time in seconds: the window looked like this then
     duration_s: float | None = None
     window: WindowFacts
+    data_quality: tuple[FeatureQuality, ...] = ()
     labels: LabelCounts = LabelCounts()
     quality: Quality | None = None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from evidently_service.measurement import STATES, ColumnDrift, Measurement, Quality
+from evidently_service.measurement import STATES, ColumnDrift, FeatureQuality, Measurement, Quality
 from evidently_service.monitoring import Monitoring
 from evidently_service.window import Window
 
@@ -89,6 +89,8 @@ def _measured(measurement: Measurement) -> Iterator[Metric]:
         )
         reference.add_metric([measurement.model_version], 1)
         yield reference
+    if measurement.data_quality:
+        yield _data_quality(measurement.data_quality)
     if measurement.state == "ok":
         yield from _verdict(measurement)
 
@@ -109,9 +111,23 @@ def _ratios(name: str, text: str, label: str, columns: tuple[ColumnDrift, ...]) 
     return family
 
 
+def _data_quality(features: tuple[FeatureQuality, ...]) -> Metric:
+    text = "share of the window's rows in which the feature's value breaks the contract so"
+    family = _family("data_quality_share", text, "feature", "problem")
+    for feature in features:
+        for problem in ("missing", "out_of_range", "unseen"):
+            if (share := getattr(feature, problem)) is not None:
+                family.add_metric([feature.feature, problem], share)
+    return family
+
+
 def _quality(quality: Quality) -> Iterator[Metric]:
     for name, text in QUALITY_HELP.items():
         yield _gauge(f"quality_{name}", text, getattr(quality, name))
+
+
+def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"income_{name}", text, labels=labels)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

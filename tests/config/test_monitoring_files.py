@@ -54,7 +54,6 @@ SUFFIXES = re.compile("_(bucket|sum|count)$")
 # does: then it goes from here, and every query of it must return data.
 PENDING = {
     "income_confusion_rows",
-    "income_data_quality_share",
     "income_drift_threshold",
     "income_estimated_quality",
     "income_estimated_quality_bound",

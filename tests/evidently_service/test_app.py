@@ -14,6 +14,7 @@ from config.events import Label, Prediction
 from evidently_service.app import create_app
 from evidently_service.measurement import (
     ColumnDrift,
+    FeatureQuality,
     LabelCounts,
     Measurement,
     Quality,
@@ -41,6 +42,10 @@ MEASURED = Measurement(
     measured_at=1_700_000_000.5,
     duration_s=0.75,
     window=WindowFacts(1000, 1234, 1.0, 2.0),
+    data_quality=(
+        FeatureQuality("age", out_of_range=0.125),
+        FeatureQuality("workclass", missing=0.0625, unseen=0.0),
+    ),
     labels=LabelCounts(300, 2, 1),
     quality=Quality(300, 0.86, 0.7, 0.71, 0.705, 0.92, 0.29),
 )
@@ -287,6 +292,10 @@ def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     assert sample("measurement_duration_seconds") == 0.75
     assert sample("measurement_run_timestamp_seconds") == 1_700_000_009.0
     assert sample("measurement_failed") == 1
+    assert sample("data_quality_share", feature="age", problem="out_of_range") == 0.125
+    assert sample("data_quality_share", feature="age", problem="missing") is None
+    assert sample("data_quality_share", feature="workclass", problem="missing") == 0.0625
+    assert sample("data_quality_share", feature="workclass", problem="unseen") == 0
     assert sample("labels", state="pending") == 1
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300

@@ -160,6 +160,20 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert "native_country" in measure.report_path.read_text("utf-8")
 
 
+def test_an_unseen_category_shows_in_the_data_quality_before_there_is_a_reference(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    source.rows = None
+    window.add_predictions(enough[:499])
+    measure.run_once()
+    assert latest(window).data_quality == ()  # not enough rows
+    features = enough[499].features | {"native_country": "Atlantis"}
+    window.add_predictions([msgspec.structs.replace(enough[499], features=features)])
+    measure.run_once()
+    unseen = {one.feature: one.unseen for one in latest(window).data_quality if one.unseen}
+    assert unseen == {"native_country": 1 / 500}
+
+
 def richer(row: dict[str, Any]) -> dict[str, Any]:
     """A row with three features shifted."""
     return older(row) | {"sex": "Female", "race": "Other"}
