@@ -16,26 +16,26 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from config.contract import Contract, load_contract
 from config.events import Prediction
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
-from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
+from evidently_service.drift import Drift, measure_drift, monitored_frame
 from evidently_service.measurement import (
     Counters,
-    FeatureQuality,
     LabelCounts,
     Measurement,
-    Quality,
     Run,
     WindowFacts,
 )
 from evidently_service.monitoring import Monitoring, load_monitoring
+from evidently_service.performance import estimate_quality, estimation_error, measure_quality
 from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Registry, RegistryError, Version
 from evidently_service.settings import Settings
@@ -131,9 +131,9 @@ class Measure:
             share_threshold=self.monitoring.share_drifted,
             measured_at=at,
             window=window_facts(rows, inputs.counters),
-            data_quality=self._data_quality(rows),
             labels=inputs.labels,
-            quality=self._quality(),
+            **self._of_predictions(rows),
+            **self._of_labels(),
         )
         if inputs.version is None:
             return blank
@@ -159,24 +159,25 @@ class Measure:
             duration_s=time.perf_counter() - started,
         )
 
-    def _data_quality(self, rows: list[Prediction]) -> tuple[FeatureQuality, ...]:
+    def _of_predictions(self, rows: list[Prediction]) -> dict[str, Any]:
+        """What the window says without a reference, by field; nothing if it has too few rows."""
         if len(rows) < self.monitoring.min_rows:
-            return ()
-        return measure_data_quality([row.features for row in rows], self.contract)
+            return {}
+        return {
+            "data_quality": measure_data_quality([row.features for row in rows], self.contract),
+            "estimated": estimate_quality(*outputs(rows)),
+        }
 
-    def _quality(self) -> Quality | None:
+    def _of_labels(self) -> dict[str, Any]:
+        """What the newest labels say, by field; nothing if they are too few."""
         labelled = self.window.last_labelled(self.monitoring.window_rows)
         if len(labelled) < self.monitoring.min_labels:
-            return None
-        predictions = [prediction for prediction, _ in labelled]
-        frame = pd.DataFrame(
-            {
-                "probability": [prediction.probability for prediction in predictions],
-                "income_class": [prediction.income_class for prediction in predictions],
-                "label": [label for _, label in labelled],
-            }
-        )
-        return measure_quality(frame)
+            return {}
+        answers = outputs([prediction for prediction, _ in labelled])
+        quality = measure_quality(np.array([label for _, label in labelled]), *answers)
+        # Of the same rows: those that get labels need not be like the window's.
+        error = estimation_error(estimate_quality(*answers), quality)
+        return {"quality": quality, "estimation_error": error}
 
     def _reference_frame(self, version: Version) -> pd.DataFrame:
         """The reference, read once per version. Raises RegistryError for one of other columns."""
@@ -215,6 +216,12 @@ def as_row(prediction: Prediction) -> dict[str, object]:
     """A prediction as one flat row: its features and the model's outputs."""
     outputs = {"probability": prediction.probability, "income_class": prediction.income_class}
     return {**prediction.features, **outputs}
+
+
+def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted classes and the probabilities, both (n_predictions,)."""
+    classes = np.array([prediction.income_class for prediction in predictions])
+    return classes, np.array([prediction.probability for prediction in predictions])
 
 
 def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:

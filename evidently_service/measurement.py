@@ -55,16 +55,47 @@ class LabelCounts(msgspec.Struct, frozen=True):
     conflicting: int = 0  # they contradicted the prediction's first label, which stays
 
 
+class Interval(msgspec.Struct, frozen=True):
+    """The ends of a figure's 95 % interval."""
+
+    lower: float
+    upper: float
+
+
+class Confusion(msgspec.Struct, frozen=True):
+    """How many labelled predictions were right and wrong, by the predicted class."""
+
+    true_negatives: int
+    false_positives: int
+    false_negatives: int
+    true_positives: int
+
+
 class Quality(msgspec.Struct, frozen=True):
-    """How right the newest labelled predictions were; the positive class is 1."""
+    """How right the newest labelled predictions were; the positive class is 1.
+
+    A metric that these labels do not define is None, such as the recall without a label of 1.
+    """
 
     rows: int
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    roc_auc: float
-    log_loss: float
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    roc_auc: float | None = None
+    log_loss: float | None = None
+    bounds: dict[str, Interval] = {}  # by metric
+    confusion: Confusion | None = None
+    calibration_error: float | None = None  # ECE over 15 bins, in [0, 1]
+    calibration_excess: float | None = None  # mean probability less the observed share of 1
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """How right predictions will be, as estimated before their labels come."""
+
+    rows: int
+    metrics: dict[str, float]  # those of Quality that exist, by name
+    bounds: dict[str, Interval]  # what labels drawn by the probabilities would give, by metric
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +119,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     data_quality: tuple[FeatureQuality, ...] = ()
     labels: LabelCounts = LabelCounts()
     quality: Quality | None = None
+    estimated: Estimate | None = None  # of the window's rows, labelled or not
+    estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated less measured
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from evidently_service.measurement import STATES, ColumnDrift, FeatureQuality, Measurement, Quality
+from evidently_service.measurement import (
+    STATES,
+    ColumnDrift,
+    Estimate,
+    FeatureQuality,
+    Interval,
+    Measurement,
+    Quality,
+)
 from evidently_service.monitoring import Monitoring
 from evidently_service.window import Window
 
@@ -21,6 +29,8 @@ QUALITY_HELP = {
     "f1": "harmonic mean of precision and recall of >50K",
     "roc_auc": "area under the ROC curve of the predicted probability",
     "log_loss": "log loss of the predicted probability, in nats",
+    "calibration_error": "mean distance of probability and observed rate over 15 bins",
+    "calibration_excess": "mean probability less observed share of >50K: above 0 is too high",
 }
 
 
@@ -46,8 +56,7 @@ class WindowCollector(Collector):
             yield _gauge("measurement_failed", "1 if the last run had an error", failed)
         if measurement:
             yield from _measured(measurement)
-        if measurement and measurement.quality:
-            yield from _quality(measurement.quality)
+            yield from _performance(measurement)
 
     def _events(self) -> Iterator[Metric]:
         counters = self.window.counters()
@@ -121,9 +130,53 @@ def _data_quality(features: tuple[FeatureQuality, ...]) -> Metric:
     return family
 
 
+def _performance(measurement: Measurement) -> Iterator[Metric]:
+    if measurement.quality:
+        yield from _quality(measurement.quality)
+    if measurement.estimated:
+        yield from _estimated(measurement.estimated)
+    if measurement.estimation_error:
+        text = "estimated less measured, of the same labelled predictions"
+        family = _family("estimation_error", text, "metric")
+        for name, error in measurement.estimation_error.items():
+            family.add_metric([name], error)
+        yield family
+
+
 def _quality(quality: Quality) -> Iterator[Metric]:
     for name, text in QUALITY_HELP.items():
-        yield _gauge(f"quality_{name}", text, getattr(quality, name))
+        if (value := getattr(quality, name)) is not None:
+            yield _gauge(f"quality_{name}", text, value)
+    yield _bounds("quality_bound", "ends of the 95 % interval of a quality", quality.bounds)
+    if counts := quality.confusion:
+        text = "labelled predictions by true and predicted class, 1 is >50K"
+        family = _family("confusion_rows", text, "label", "income_class")
+        family.add_metric(["0", "0"], counts.true_negatives)
+        family.add_metric(["0", "1"], counts.false_positives)
+        family.add_metric(["1", "0"], counts.false_negatives)
+        family.add_metric(["1", "1"], counts.true_positives)
+        yield family
+
+
+def _estimated(estimate: Estimate) -> Iterator[Metric]:
+    text = (
+        "quality of the window's predictions as their probabilities promise it (CBPE), before "
+        "labels; it cannot see concept shift"
+    )
+    family = _family("estimated_quality", text, "metric")
+    for name, value in estimate.metrics.items():
+        family.add_metric([name], value)
+    yield family
+    text = "ends of the 95 % interval in which labels would find it if the probabilities are right"
+    yield _bounds("estimated_quality_bound", text, estimate.bounds)
+
+
+def _bounds(name: str, text: str, intervals: dict[str, Interval]) -> Metric:
+    family = _family(name, text, "metric", "bound")
+    for metric, interval in intervals.items():
+        family.add_metric([metric, "lower"], interval.lower)
+        family.add_metric([metric, "upper"], interval.upper)
+    return family
 
 
 def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:

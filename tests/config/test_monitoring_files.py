@@ -53,17 +53,11 @@ SUFFIXES = re.compile("_(bucket|sum|count)$")
 # Metrics that panels are made for and that no service exports yet. A test fails as soon as one
 # does: then it goes from here, and every query of it must return data.
 PENDING = {
-    "income_confusion_rows",
     "income_drift_threshold",
-    "income_estimated_quality",
-    "income_estimated_quality_bound",
-    "income_estimation_error",
     "income_false_alarm_budget_per_month",
     "income_feature_drift_effect",
     "income_label_coverage_ratio",
     "income_label_delay_seconds",
-    "income_quality_bound",
-    "income_quality_calibration_error",
     "income_segment_quality",
     "income_segment_rows",
     "income_segment_selection_rate",

@@ -1,6 +1,7 @@
 """The HTTP side with Flask's client: what is stored, what is refused and what is shown."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from config.events import Label, Prediction
 from evidently_service.app import create_app
 from evidently_service.measurement import (
     ColumnDrift,
+    Confusion,
+    Estimate,
     FeatureQuality,
+    Interval,
     LabelCounts,
     Measurement,
     Quality,
@@ -47,7 +51,21 @@ MEASURED = Measurement(
         FeatureQuality("workclass", missing=0.0625, unseen=0.0),
     ),
     labels=LabelCounts(300, 2, 1),
-    quality=Quality(300, 0.86, 0.7, 0.71, 0.705, 0.92, 0.29),
+    quality=Quality(
+        300,
+        0.86,
+        0.7,
+        0.71,
+        0.705,
+        0.92,
+        0.29,
+        bounds={"roc_auc": Interval(0.88, 0.95)},
+        confusion=Confusion(200, 20, 22, 58),
+        calibration_error=0.03,
+        calibration_excess=-0.01,
+    ),
+    estimated=Estimate(1000, {"accuracy": 0.87}, {"accuracy": Interval(0.85, 0.89)}),
+    estimation_error={"accuracy": 0.015},
 )
 
 
@@ -299,7 +317,43 @@ def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     assert sample("labels", state="pending") == 1
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300
+    assert sample("quality_bound", metric="roc_auc", bound="lower") == 0.88
+    assert sample("quality_bound", metric="accuracy", bound="lower") is None
+    assert sample("quality_calibration_error") == 0.03
+    assert sample("quality_calibration_excess") == -0.01
+    assert sample("confusion_rows", label="0", income_class="1") == 20
+    assert sample("confusion_rows", label="1", income_class="0") == 22
+    assert sample("estimated_quality", metric="accuracy") == 0.87
+    assert sample("estimated_quality_bound", metric="accuracy", bound="upper") == 0.89
+    assert sample("estimation_error", metric="accuracy") == 0.015
     assert sample("reference_info", model_version="7") == 1
+
+
+def test_a_metric_that_the_labels_do_not_define_is_absent(
+    window: Window, registry: CollectorRegistry, client: FlaskClient
+) -> None:
+    only = Quality(300, accuracy=0.9, bounds={"accuracy": Interval(0.86, 0.93)})
+    window.record(msgspec.structs.replace(MEASURED, quality=only, estimated=None), Run(1.0))
+    assert get(client, "/drift").json["quality"]["recall"] is None
+    assert registry.get_sample_value("income_quality_accuracy") == 0.9
+    text = get(client, "/metrics").text
+    for absent in ("income_quality_recall", "income_confusion", "income_estimated_quality"):
+        assert absent not in text
+
+
+def test_a_measurement_of_an_older_release_is_still_shown(
+    client: FlaskClient, window: Window, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    """A window outlives an upgrade, and its latest measurement lacks what has been added since."""
+    window.record(MEASURED, Run(1.0))
+    added = ("data_quality", "estimated", "estimation_error")
+    older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
+    older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
+    with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE measurements SET body = ?", (msgspec.json.encode(older),))
+    assert get(client, "/drift").json["quality"]["roc_auc"] == 0.92
+    assert registry.get_sample_value("income_quality_log_loss") == 0.29
+    assert "income_estimated_quality" not in get(client, "/metrics").text
 
 
 def test_registering_the_metrics_does_not_read_the_window(

@@ -276,6 +276,25 @@ def test_quality_needs_enough_labels(
     assert found.quality is not None
     assert found.quality.rows == 200
     assert found.quality.accuracy == pytest.approx(0.75)
+    assert found.estimated is not None and found.estimated.rows == 600  # labelled or not
+    assert set(found.estimation_error) == set(found.estimated.metrics)
+
+
+def test_performance_is_estimated_before_there_are_labels_or_a_reference(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    """The made-up probability is age / 100, with ages from 17 to 90 and classes at 0.5."""
+    source.rows = None
+    window.add_predictions(enough[:499])
+    measure.run_once()
+    assert latest(window).estimated is None
+    window.add_predictions(enough[499:])
+    measure.run_once()
+    found = latest(window)
+    assert (found.quality, found.estimation_error) == (None, {})
+    assert found.estimated is not None
+    sure = [max(p.probability, 1 - p.probability) for p in enough]
+    assert found.estimated.metrics["accuracy"] == pytest.approx(sum(sure) / 600)
 
 
 def test_the_report_is_written_only_when_it_is_due_and_then_it_is_the_newest(
