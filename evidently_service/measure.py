@@ -38,10 +38,13 @@ from evidently_service.monitoring import Monitoring, load_monitoring
 from evidently_service.performance import estimate_quality, estimation_error, measure_quality
 from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Registry, RegistryError, Version
+from evidently_service.segments import Answered, measure_segments
 from evidently_service.settings import Settings
 from evidently_service.window import Window
 
 log = logging.getLogger(__name__)
+
+Labelled = tuple[Prediction, int]  # a prediction and its true class
 
 
 class Inputs(NamedTuple):
@@ -125,6 +128,7 @@ class Measure:
         """The measurement of the newest rows; without a verdict where they cannot be compared."""
         started = time.perf_counter()
         rows = self.window.last_predictions(self.monitoring.window_rows)
+        labelled = self.window.last_labelled(self.monitoring.window_rows)
         blank = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -132,8 +136,8 @@ class Measure:
             measured_at=at,
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
-            **self._of_predictions(rows),
-            **self._of_labels(),
+            **self._of_predictions(rows, labelled),
+            **self._of_labels(labelled),
         )
         if inputs.version is None:
             return blank
@@ -159,18 +163,23 @@ class Measure:
             duration_s=time.perf_counter() - started,
         )
 
-    def _of_predictions(self, rows: list[Prediction]) -> dict[str, Any]:
+    def _of_predictions(self, rows: list[Prediction], labelled: list[Labelled]) -> dict[str, Any]:
         """What the window says without a reference, by field; nothing if it has too few rows."""
         if len(rows) < self.monitoring.min_rows:
             return {}
         return {
             "data_quality": measure_data_quality([row.features for row in rows], self.contract),
+            "segments": measure_segments(
+                answered(rows),
+                answered([prediction for prediction, _ in labelled]),
+                np.array([label for _, label in labelled], int),
+                self.monitoring.min_segment_rows,
+            ),
             "estimated": estimate_quality(*outputs(rows)),
         }
 
-    def _of_labels(self) -> dict[str, Any]:
+    def _of_labels(self, labelled: list[Labelled]) -> dict[str, Any]:
         """What the newest labels say, by field; nothing if they are too few."""
-        labelled = self.window.last_labelled(self.monitoring.window_rows)
         if len(labelled) < self.monitoring.min_labels:
             return {}
         answers = outputs([prediction for prediction, _ in labelled])
@@ -220,8 +229,13 @@ def as_row(prediction: Prediction) -> dict[str, object]:
 
 def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
     """The predicted classes and the probabilities, both (n_predictions,)."""
-    classes = np.array([prediction.income_class for prediction in predictions])
+    classes = np.array([prediction.income_class for prediction in predictions], int)
     return classes, np.array([prediction.probability for prediction in predictions])
+
+
+def answered(predictions: list[Prediction]) -> Answered:
+    """What `segments` looks at."""
+    return Answered([prediction.features for prediction in predictions], outputs(predictions)[0])
 
 
 def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:

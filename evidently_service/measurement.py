@@ -98,6 +98,16 @@ class Estimate(msgspec.Struct, frozen=True):
     bounds: dict[str, Interval]  # what labels drawn by the probabilities would give, by metric
 
 
+class Segment(msgspec.Struct, frozen=True):
+    """How one group of people is treated."""
+
+    segment: str  # what tells the groups apart: a column, or the age
+    group: str
+    rows: int  # in the window
+    selection_rate: float  # share of them that is predicted 1
+    quality: dict[str, float]  # of the labelled ones: accuracy, tpr, fpr; where enough are labelled
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """One comparison of the window with the reference; without a verdict unless `state` is ok.
 
@@ -119,6 +129,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     data_quality: tuple[FeatureQuality, ...] = ()
     labels: LabelCounts = LabelCounts()
     quality: Quality | None = None
+    segments: tuple[Segment, ...] = ()
     estimated: Estimate | None = None  # of the window's rows, labelled or not
     estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated less measured
 

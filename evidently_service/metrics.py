@@ -17,6 +17,7 @@ from evidently_service.measurement import (
     Interval,
     Measurement,
     Quality,
+    Segment,
 )
 from evidently_service.monitoring import Monitoring
 from evidently_service.window import Window
@@ -100,6 +101,8 @@ def _measured(measurement: Measurement) -> Iterator[Metric]:
         yield reference
     if measurement.data_quality:
         yield _data_quality(measurement.data_quality)
+    if measurement.segments:
+        yield from _segments(measurement.segments)
     if measurement.state == "ok":
         yield from _verdict(measurement)
 
@@ -128,6 +131,22 @@ def _data_quality(features: tuple[FeatureQuality, ...]) -> Metric:
             if (share := getattr(feature, problem)) is not None:
                 family.add_metric([feature.feature, problem], share)
     return family
+
+
+def _segments(segments: tuple[Segment, ...]) -> Iterator[Metric]:
+    names = "segment", "group"
+    rows = _family("segment_rows", "predictions of the group in the window", *names)
+    text = "share of the group's predictions in the window that are >50K"
+    selection = _family("segment_selection_rate", text, *names)
+    text = "of the group's labelled predictions: accuracy; tpr, of those above 50K predicted so;"
+    text += " fpr, of those not above predicted so"
+    quality = _family("segment_quality", text, *names, "metric")
+    for one in segments:
+        rows.add_metric([one.segment, one.group], one.rows)
+        selection.add_metric([one.segment, one.group], one.selection_rate)
+        for metric, value in one.quality.items():
+            quality.add_metric([one.segment, one.group, metric], value)
+    yield from (rows, selection, quality)
 
 
 def _performance(measurement: Measurement) -> Iterator[Metric]:

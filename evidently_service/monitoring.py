@@ -66,6 +66,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_rows: Count
     min_rows: Count
     min_labels: Count
+    min_segment_rows: Count
     measure_period_s: Seconds
     html_period_s: Seconds
     retention_rows: Count

@@ -58,9 +58,6 @@ PENDING = {
     "income_feature_drift_effect",
     "income_label_coverage_ratio",
     "income_label_delay_seconds",
-    "income_segment_quality",
-    "income_segment_rows",
-    "income_segment_selection_rate",
 }
 
 

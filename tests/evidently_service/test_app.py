@@ -23,6 +23,7 @@ from evidently_service.measurement import (
     Measurement,
     Quality,
     Run,
+    Segment,
     WindowFacts,
 )
 from evidently_service.monitoring import Monitoring
@@ -49,6 +50,10 @@ MEASURED = Measurement(
     data_quality=(
         FeatureQuality("age", out_of_range=0.125),
         FeatureQuality("workclass", missing=0.0625, unseen=0.0),
+    ),
+    segments=(
+        Segment("sex", "Female", 330, 0.11, {"accuracy": 0.92, "fpr": 0.02}),
+        Segment("age", "to 29", 300, 0.05, {}),
     ),
     labels=LabelCounts(300, 2, 1),
     quality=Quality(
@@ -314,6 +319,10 @@ def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     assert sample("data_quality_share", feature="age", problem="missing") is None
     assert sample("data_quality_share", feature="workclass", problem="missing") == 0.0625
     assert sample("data_quality_share", feature="workclass", problem="unseen") == 0
+    assert sample("segment_rows", segment="sex", group="Female") == 330
+    assert sample("segment_selection_rate", segment="age", group="to 29") == 0.05
+    assert sample("segment_quality", segment="sex", group="Female", metric="fpr") == 0.02
+    assert sample("segment_quality", segment="sex", group="Female", metric="tpr") is None
     assert sample("labels", state="pending") == 1
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300
@@ -346,7 +355,7 @@ def test_a_measurement_of_an_older_release_is_still_shown(
 ) -> None:
     """A window outlives an upgrade, and its latest measurement lacks what has been added since."""
     window.record(MEASURED, Run(1.0))
-    added = ("data_quality", "estimated", "estimation_error")
+    added = ("data_quality", "segments", "estimated", "estimation_error")
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
     with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:

@@ -160,6 +160,21 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert "native_country" in measure.report_path.read_text("utf-8")
 
 
+def test_segments_are_of_the_window_and_of_its_newest_labels(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    window.add_predictions(enough)
+    window.add_labels(labels_of(enough, wrong_every=4)[:200])
+    measure.run_once()
+    found = {(one.segment, one.group): one for one in latest(window).segments}
+    women = [p for p in enough if p.features["sex"] == "Female"]
+    assert found["sex", "Female"].rows == len(women)
+    assert found["sex", "Female"].selection_rate == pytest.approx(
+        sum(p.income_class for p in women) / len(women)
+    )
+    assert 0.6 < found["sex", "Female"].quality["accuracy"] < 0.9  # 3 in 4 of some 100
+
+
 def test_an_unseen_category_shows_in_the_data_quality_before_there_is_a_reference(
     measure: Measure, window: Window, source: Source, enough: list[Prediction]
 ) -> None:
