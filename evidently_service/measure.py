@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from config.contract import Contract, load_contract
-from config.events import Prediction
+from config.events import Label, Prediction
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
 from evidently_service.drift import Drift, measure_drift, monitored_frame
@@ -44,7 +44,8 @@ from evidently_service.window import Window
 
 log = logging.getLogger(__name__)
 
-Labelled = tuple[Prediction, int]  # a prediction and its true class
+Labelled = tuple[Prediction, Label]
+DELAY_QUANTILES = (0.5, 0.9)
 
 
 class Inputs(NamedTuple):
@@ -129,6 +130,7 @@ class Measure:
         started = time.perf_counter()
         rows = self.window.last_predictions(self.monitoring.window_rows)
         labelled = self.window.last_labelled(self.monitoring.window_rows)
+        with_label = self.window.labelled_count(self.monitoring.window_rows)
         blank = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -136,6 +138,7 @@ class Measure:
             measured_at=at,
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
+            label_coverage=min(1.0, with_label / len(rows)) if rows else None,
             **self._of_predictions(rows, labelled),
             **self._of_labels(labelled),
         )
@@ -172,7 +175,7 @@ class Measure:
             "segments": measure_segments(
                 answered(rows),
                 answered([prediction for prediction, _ in labelled]),
-                np.array([label for _, label in labelled], int),
+                np.array([label.label for _, label in labelled], int),
                 self.monitoring.min_segment_rows,
             ),
             "estimated": estimate_quality(*outputs(rows)),
@@ -183,10 +186,11 @@ class Measure:
         if len(labelled) < self.monitoring.min_labels:
             return {}
         answers = outputs([prediction for prediction, _ in labelled])
-        quality = measure_quality(np.array([label for _, label in labelled]), *answers)
+        quality = measure_quality(np.array([label.label for _, label in labelled]), *answers)
         # Of the same rows: those that get labels need not be like the window's.
         error = estimation_error(estimate_quality(*answers), quality)
-        return {"quality": quality, "estimation_error": error}
+        delay_s = label_delay_s(labelled)
+        return {"quality": quality, "estimation_error": error, "label_delay_s": delay_s}
 
     def _reference_frame(self, version: Version) -> pd.DataFrame:
         """The reference, read once per version. Raises RegistryError for one of other columns."""
@@ -231,6 +235,16 @@ def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
     """The predicted classes and the probabilities, both (n_predictions,)."""
     classes = np.array([prediction.income_class for prediction in predictions], int)
     return classes, np.array([prediction.probability for prediction in predictions])
+
+
+def label_delay_s(labelled: list[Labelled]) -> dict[str, float]:
+    """Seconds from a prediction to its label, by quantile; at least one row.
+
+    Of the newest labels: of the newest predictions, only the quick labels would be here yet.
+    """
+    delays = [label.labelled_at - prediction.predicted_at for prediction, label in labelled]
+    found = np.quantile(delays, DELAY_QUANTILES)
+    return {str(quantile): float(value) for quantile, value in zip(DELAY_QUANTILES, found)}
 
 
 def answered(predictions: list[Prediction]) -> Answered:

@@ -128,6 +128,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     window: WindowFacts
     data_quality: tuple[FeatureQuality, ...] = ()
     labels: LabelCounts = LabelCounts()
+    label_coverage: float | None = None  # share of the window's rows that have a label, in [0, 1]
+    # Of the rows of `quality`, by quantile: seconds from the prediction to its label.
+    label_delay_s: dict[str, float] = {}
     quality: Quality | None = None
     segments: tuple[Segment, ...] = ()
     estimated: Estimate | None = None  # of the window's rows, labelled or not

@@ -103,6 +103,7 @@ def _measured(measurement: Measurement) -> Iterator[Metric]:
         yield _data_quality(measurement.data_quality)
     if measurement.segments:
         yield from _segments(measurement.segments)
+    yield from _labels(measurement)
     if measurement.state == "ok":
         yield from _verdict(measurement)
 
@@ -131,6 +132,18 @@ def _data_quality(features: tuple[FeatureQuality, ...]) -> Metric:
             if (share := getattr(feature, problem)) is not None:
                 family.add_metric([feature.feature, problem], share)
     return family
+
+
+def _labels(measurement: Measurement) -> Iterator[Metric]:
+    if measurement.label_coverage is not None:
+        coverage = "share of the window's predictions that have a label"
+        yield _gauge("label_coverage_ratio", coverage, measurement.label_coverage)
+    if measurement.label_delay_s:
+        delay = "from a prediction to its label, of the newest labels, by quantile"
+        family = _family("label_delay_seconds", delay, "quantile")
+        for quantile, value in measurement.label_delay_s.items():
+            family.add_metric([quantile], value)
+        yield family
 
 
 def _segments(segments: tuple[Segment, ...]) -> Iterator[Metric]:

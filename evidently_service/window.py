@@ -61,8 +61,13 @@ ON CONFLICT DO NOTHING
 MATCH_LABEL = "UPDATE labels SET matched = 1 WHERE prediction_id = ? AND NOT matched"
 LAST_PREDICTIONS = "SELECT body FROM predictions ORDER BY arrival DESC LIMIT ?"
 LAST_LABELLED = """
-SELECT predictions.body, labels.label FROM labels JOIN predictions USING (prediction_id)
+SELECT predictions.body, prediction_id, labels.labelled_at, labels.label FROM labels JOIN predictions USING (prediction_id)
 WHERE labels.matched ORDER BY labels.arrival DESC LIMIT ?
+"""
+COUNT_LABELLED = """
+SELECT count(labels.arrival) FROM
+    (SELECT prediction_id FROM predictions ORDER BY arrival DESC LIMIT ?)
+    LEFT JOIN labels USING (prediction_id)
 """
 CONFIRM_MEASUREMENT = """
 UPDATE measurements SET body = ? WHERE id = (SELECT max(id) FROM measurements)
@@ -132,10 +137,17 @@ class Window:
         found = self._read(LAST_PREDICTIONS, (rows,))
         return [msgspec.json.decode(body, type=Prediction) for (body,) in reversed(found)]
 
-    def last_labelled(self, rows: int) -> list[tuple[Prediction, int]]:
+    def last_labelled(self, rows: int) -> list[tuple[Prediction, Label]]:
         """The newest labels by arrival with their predictions, oldest first."""
         found = self._read(LAST_LABELLED, (rows,))
-        return [(msgspec.json.decode(b, type=Prediction), label) for b, label in reversed(found)]
+        return [
+            (msgspec.json.decode(body, type=Prediction), Label(*label))
+            for body, *label in reversed(found)
+        ]
+
+    def labelled_count(self, rows: int) -> int:
+        """How many of the newest predictions have a label."""
+        return self._read(COUNT_LABELLED, (rows,))[0][0]
 
     def counters(self) -> Counters:
         """How many predictions were ever received."""

@@ -56,8 +56,6 @@ PENDING = {
     "income_drift_threshold",
     "income_false_alarm_budget_per_month",
     "income_feature_drift_effect",
-    "income_label_coverage_ratio",
-    "income_label_delay_seconds",
 }
 
 

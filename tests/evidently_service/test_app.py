@@ -56,6 +56,8 @@ MEASURED = Measurement(
         Segment("age", "to 29", 300, 0.05, {}),
     ),
     labels=LabelCounts(300, 2, 1),
+    label_coverage=0.28,
+    label_delay_s={"0.5": 60.0, "0.9": 3600.0},
     quality=Quality(
         300,
         0.86,
@@ -324,6 +326,8 @@ def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     assert sample("segment_quality", segment="sex", group="Female", metric="fpr") == 0.02
     assert sample("segment_quality", segment="sex", group="Female", metric="tpr") is None
     assert sample("labels", state="pending") == 1
+    assert sample("label_coverage_ratio") == 0.28
+    assert sample("label_delay_seconds", quantile="0.9") == 3600
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300
     assert sample("quality_bound", metric="roc_auc", bound="lower") == 0.88
@@ -355,7 +359,8 @@ def test_a_measurement_of_an_older_release_is_still_shown(
 ) -> None:
     """A window outlives an upgrade, and its latest measurement lacks what has been added since."""
     window.record(MEASURED, Run(1.0))
-    added = ("data_quality", "segments", "estimated", "estimation_error")
+    added = {"data_quality", "segments", "label_coverage", "label_delay_s"}
+    added |= {"estimated", "estimation_error"}
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
     with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from config.contract import Contract
-from config.events import Prediction
+from config.events import Label, Prediction
 from config.settings import exit_on_settings_error
 from evidently_service.measure import Measure, main
 from evidently_service.measurement import LabelCounts, Measurement
@@ -158,6 +158,23 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert found.duration_s is not None and 0 < found.duration_s < 60
     assert error(window) is None
     assert "native_country" in measure.report_path.read_text("utf-8")
+
+
+def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    """The window is the newest 600; predictions come a second apart, labels all at once."""
+    measure.run_once()
+    assert latest(window).label_coverage is None
+    window.add_predictions(enough)
+    window.add_labels([Label(p.prediction_id, 1_700_001_000.0, 1) for p in enough[:99]])
+    measure.run_once()
+    assert latest(window).label_coverage == 99 / 600
+    assert latest(window).label_delay_s == {}  # too few labels
+    window.add_labels([Label(p.prediction_id, 1_700_001_000.0, 1) for p in enough[99:101]])
+    measure.run_once()
+    # Predicted at seconds 0 to 100: the labels came 1,000 to 900 seconds later.
+    assert latest(window).label_delay_s == {"0.5": 950.0, "0.9": 990.0}
 
 
 def test_segments_are_of_the_window_and_of_its_newest_labels(
