@@ -27,6 +27,7 @@ from config.events import Label, Prediction
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
 from evidently_service.drift import Drift, measure_drift, monitored_frame
+from evidently_service.effect import measure_effects
 from evidently_service.measurement import (
     Counters,
     LabelCounts,
@@ -163,6 +164,7 @@ class Measure:
             share_drifted=drift.share_drifted,
             features=drift.features,
             prediction=drift.prediction,
+            effects=measure_effects(reference, current, self.contract),
             duration_s=time.perf_counter() - started,
         )
 

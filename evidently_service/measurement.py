@@ -22,6 +22,18 @@ class ColumnDrift(msgspec.Struct, frozen=True):
     drifted: bool
 
 
+class DriftEffect(msgspec.Struct, frozen=True):
+    """How far one feature's drift has moved the mean probability, in probability: 0.01 is a point.
+
+    `evidently_service.effect` says what this leaves out.
+    """
+
+    feature: str
+    effect: float  # the size of the shift
+    shift: float  # above 0 the probabilities have risen
+    standard_error: float  # of the shift; below two of it, it may be chance
+
+
 class WindowFacts(msgspec.Struct, frozen=True):
     """Which rows were measured."""
 
@@ -121,6 +133,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     share_threshold: float
     features: tuple[ColumnDrift, ...] = ()
     prediction: tuple[ColumnDrift, ...] = ()
+    effects: tuple[DriftEffect, ...] = ()  # of the features, the largest first
     model_version: str | None = None  # the version that the reference belongs to
     reference_rows: int = 0
     measured_at: float | None = None  # Unix time in seconds: the window looked like this then

@@ -112,6 +112,14 @@ def _verdict(measurement: Measurement) -> Iterator[Metric]:
     score = "score / threshold: above 1 is drift"
     yield _ratios("feature_drift_score", score, "feature", measurement.features)
     yield _ratios("prediction_drift_score", score, "output", measurement.prediction)
+    effect = (
+        "how far the feature's drift has moved the mean probability, in probability; of each "
+        "feature alone, so not to be summed"
+    )
+    family = _family("feature_drift_effect", effect, "feature")
+    for one in measurement.effects:
+        family.add_metric([one.feature], one.effect)
+    yield family
     yield _gauge("drift_share", "drifted features over all", measurement.share_drifted or 0.0)
     detected = "1 if the share of drifted features has reached its threshold"
     yield _gauge("drift_detected", detected, int(measurement.drifted))

@@ -55,7 +55,6 @@ SUFFIXES = re.compile("_(bucket|sum|count)$")
 PENDING = {
     "income_drift_threshold",
     "income_false_alarm_budget_per_month",
-    "income_feature_drift_effect",
 }
 
 

@@ -16,6 +16,7 @@ from evidently_service.app import create_app
 from evidently_service.measurement import (
     ColumnDrift,
     Confusion,
+    DriftEffect,
     Estimate,
     FeatureQuality,
     Interval,
@@ -42,6 +43,7 @@ MEASURED = Measurement(
         ColumnDrift("sex", "jensenshannon", 0.01, 0.05, 0.2, False),
     ),
     prediction=(ColumnDrift("probability", "wasserstein", 0.09, 0.18, 0.5, False),),
+    effects=(DriftEffect("age", 0.04, -0.04, 0.003),),
     model_version="7",
     reference_rows=5000,
     measured_at=1_700_000_000.5,
@@ -294,7 +296,13 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
     states = {"ok": 0, "not_enough_rows": 1, "no_reference": 0, "not_measured": 0}
     for state, value in states.items():
         assert registry.get_sample_value("income_measurement_state", {"state": state}) == value
-    for absent in ("drift_score", "drift_share", "drift_detected", "income_quality"):
+    for absent in (
+        "drift_score",
+        "drift_effect",
+        "drift_share",
+        "drift_detected",
+        "income_quality",
+    ):
         assert absent not in text
 
 
@@ -311,6 +319,7 @@ def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     assert sample("feature_drift_score", feature="age") == 2.0
     assert sample("feature_drift_score", feature="sex") == 0.2
     assert sample("prediction_drift_score", output="probability") == 0.5
+    assert sample("feature_drift_effect", feature="age") == 0.04
     assert sample("drift_share") == 0.25
     assert sample("drift_detected") == 1
     assert sample("measurement_timestamp_seconds") == 1_700_000_000.5
@@ -359,7 +368,7 @@ def test_a_measurement_of_an_older_release_is_still_shown(
 ) -> None:
     """A window outlives an upgrade, and its latest measurement lacks what has been added since."""
     window.record(MEASURED, Run(1.0))
-    added = {"data_quality", "segments", "label_coverage", "label_delay_s"}
+    added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
     added |= {"estimated", "estimation_error"}
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}

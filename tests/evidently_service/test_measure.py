@@ -218,6 +218,7 @@ def test_the_verdict_turns_when_the_share_of_drifted_features_reaches_its_thresh
     measure.run_once()
     found = latest(window)
     assert found.share_drifted == pytest.approx(1 / 12) and not found.drifted
+    assert found.effects[0].feature == "age" and found.effects[0].shift > 0.15
     window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
     measure.run_once()
     found = latest(window)
