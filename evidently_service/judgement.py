@@ -22,10 +22,10 @@ import pandas as pd
 
 from config.contract import Contract
 from config.events import Prediction
-from evidently_service import scores
 from evidently_service.drift import as_row, monitored_frame
 from evidently_service.measurement import Judgement
 from evidently_service.monitoring import OUTPUTS, Monitoring
+from evidently_service.scores import score
 from evidently_service.thresholds import Reference, Thresholds
 from evidently_service.window import Window
 
@@ -96,12 +96,6 @@ class Judge:
             name: tests[name].ratio(score(reference.frame[name], frame[name], tests[name].test))
             for name in columns
         }
-
-
-def score(reference: pd.Series, window: pd.Series, test: str) -> float:
-    """Evidently's score of one column."""
-    numeric = pd.api.types.is_numeric_dtype(reference)
-    return float(scores.scores(test, scores.count(reference, window), numeric)[0])
 
 
 def closed_at(rows: Sequence[tuple[int, Prediction]], monitoring: Monitoring) -> int:

@@ -17,28 +17,40 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-import pandas as pd
+import numpy as np
 
 from config.contract import Contract, load_contract
-from config.events import Prediction
+from config.events import Label, Prediction
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
-from evidently_service.drift import Drift, as_row, measure_drift, measure_quality
-from evidently_service.drift import monitored_frame
+from evidently_service.drift import Drift, as_row, measure_drift, monitored_frame
+from evidently_service.effect import measure_effects
 from evidently_service.judgement import Judge, share_drifted
-from evidently_service.measurement import ColumnDrift, Judgement
-from evidently_service.measurement import Counters, LabelCounts, Measurement, Quality, Run
-from evidently_service.measurement import WindowFacts
+from evidently_service.measurement import (
+    ColumnDrift,
+    Counters,
+    Judgement,
+    LabelCounts,
+    Measurement,
+    Run,
+    WindowFacts,
+)
 from evidently_service.monitoring import Monitoring, load_monitoring
+from evidently_service.performance import estimate_quality, estimation_error, measure_quality
+from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Registry, RegistryError, Version
+from evidently_service.segments import Answered, measure_segments
 from evidently_service.settings import Settings
 from evidently_service.thresholds import Reference, Thresholds
 from evidently_service.window import Window
 
 log = logging.getLogger(__name__)
+
+Labelled = tuple[Prediction, Label]
+DELAY_QUANTILES = (0.5, 0.9)
 
 
 class Inputs(NamedTuple):
@@ -70,14 +82,13 @@ class Measure:
         self.contract = contract
         self.report_path = report_path
         self.clock = clock
-        self.thresholds = Thresholds(references.folder, monitoring)
-        self.judge = Judge(window, self.thresholds, contract, judge_period_s)
+        thresholds = Thresholds(references.folder, monitoring)
+        self.judge = Judge(window, thresholds, contract, judge_period_s)
         self._measured: tuple[Inputs, Measurement] | None = None
         self._loaded: Reference | None = None
         self._registry_error: str | None = None
         self._unreported: Drift | None = None
-        self._report_due_at = 0.0
-        self._reported_drifted = False
+        self._reported = 0.0, False  # when the next report is due, and whether the last had drift
 
     def run_once(self) -> None:
         """Measures if anything has changed. What fails is logged and kept for /drift to show."""
@@ -133,6 +144,8 @@ class Measure:
     def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
         """The measurement of the newest rows; without a verdict where they cannot be compared."""
         started = time.perf_counter()
+        labelled = self.window.last_labelled(self.monitoring.window_rows)
+        with_label = self.window.labelled_count(self.monitoring.window_rows)
         blank = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -140,8 +153,10 @@ class Measure:
             measured_at=at,
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
-            quality=self._quality(),
             false_alarms_per_month=self.monitoring.false_alarms_per_month,
+            label_coverage=min(1.0, with_label / len(rows)) if rows else None,
+            **self._of_predictions(rows, labelled),
+            **self._of_labels(labelled),
         )
         if inputs.version is None:
             return blank
@@ -166,29 +181,42 @@ class Measure:
             share_drifted=share,
             features=with_verdicts(drift.features, judgement),
             prediction=with_verdicts(drift.prediction, judgement),
+            effects=measure_effects(reference.frame, drift.window, self.contract),
             duration_s=time.perf_counter() - started,
         )
 
     def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:
         """The drift of the window: of the outputs only while one version has answered its rows."""
-        monitoring = self.thresholds.apply(reference, len(rows))
+        monitoring = self.judge.thresholds.apply(reference, len(rows))
         current = monitored_frame(map(as_row, rows), self.contract)
         own = all(row.model_version == reference.version.number for row in rows)
         return measure_drift(reference.frame, current, monitoring, self.contract, own)
 
-    def _quality(self) -> Quality | None:
-        labelled = self.window.last_labelled(self.monitoring.window_rows)
+    def _of_predictions(self, rows: list[Prediction], labelled: list[Labelled]) -> dict[str, Any]:
+        """What the window says without a reference, by field; nothing if it has too few rows."""
+        if len(rows) < self.monitoring.min_rows:
+            return {}
+        return {
+            "data_quality": measure_data_quality([row.features for row in rows], self.contract),
+            "segments": measure_segments(
+                answered(rows),
+                answered([prediction for prediction, _ in labelled]),
+                np.array([label.label for _, label in labelled], int),
+                self.monitoring.min_segment_rows,
+            ),
+            "estimated": estimate_quality(*outputs(rows)),
+        }
+
+    def _of_labels(self, labelled: list[Labelled]) -> dict[str, Any]:
+        """What the newest labels say, by field; nothing if they are too few."""
         if len(labelled) < self.monitoring.min_labels:
-            return None
-        predictions = [prediction for prediction, _ in labelled]
-        frame = pd.DataFrame(
-            {
-                "probability": [prediction.probability for prediction in predictions],
-                "income_class": [prediction.income_class for prediction in predictions],
-                "label": [label for _, label in labelled],
-            }
-        )
-        return measure_quality(frame)
+            return {}
+        answers = outputs([prediction for prediction, _ in labelled])
+        quality = measure_quality(np.array([label.label for _, label in labelled]), *answers)
+        # Of the same rows: those that get labels need not be like the window's.
+        error = estimation_error(estimate_quality(*answers), quality)
+        delay_s = label_delay_s(labelled)
+        return {"quality": quality, "estimation_error": error, "label_delay_s": delay_s}
 
     def _reference(self, version: Version) -> Reference:
         """The reference, read once per version. Raises RegistryError for one of other columns."""
@@ -213,16 +241,16 @@ class Measure:
         """
         if self._unreported is None:
             return
+        due_at, was_drifted = self._reported
         drifted = self._unreported.share_drifted >= self.monitoring.share_drifted
-        if at < self._report_due_at and drifted == self._reported_drifted:
+        if at < due_at and drifted == was_drifted:
             return
         self.report_path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.report_path.with_suffix(".tmp")
         fresh.write_text(self._unreported.html(), encoding="utf-8")
         os.replace(fresh, self.report_path)
         self._unreported = None
-        self._reported_drifted = drifted
-        self._report_due_at = at + self.monitoring.html_period_s
+        self._reported = at + self.monitoring.html_period_s, drifted
 
 
 def with_verdicts(
@@ -233,6 +261,27 @@ def with_verdicts(
         msgspec.structs.replace(column, persistent=column.name in judgement.persistent)
         for column in columns
     )
+
+
+def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted classes and the probabilities, both (n_predictions,)."""
+    classes = np.array([prediction.income_class for prediction in predictions], int)
+    return classes, np.array([prediction.probability for prediction in predictions])
+
+
+def label_delay_s(labelled: list[Labelled]) -> dict[str, float]:
+    """Seconds from a prediction to its label, by quantile; at least one row.
+
+    Of the newest labels: of the newest predictions, only the quick labels would be here yet.
+    """
+    delays = [label.labelled_at - prediction.predicted_at for prediction, label in labelled]
+    found = np.quantile(delays, DELAY_QUANTILES)
+    return {str(quantile): float(value) for quantile, value in zip(DELAY_QUANTILES, found)}
+
+
+def answered(predictions: list[Prediction]) -> Answered:
+    """What `segments` looks at."""
+    return Answered([prediction.features for prediction in predictions], outputs(predictions)[0])
 
 
 def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:

@@ -41,6 +41,18 @@ class Judgement(msgspec.Struct, frozen=True):
     resolved_at: float | None = None  # when it cleared, compared with another version's reference
 
 
+class DriftEffect(msgspec.Struct, frozen=True):
+    """How far one feature's drift has moved the mean probability, in probability: 0.01 is a point.
+
+    `evidently_service.effect` says what this leaves out.
+    """
+
+    feature: str
+    effect: float  # the size of the shift
+    shift: float  # above 0 the probabilities have risen
+    standard_error: float  # of the shift; below two of it, it may be chance
+
+
 class WindowFacts(msgspec.Struct, frozen=True):
     """Which rows were measured."""
 
@@ -48,6 +60,15 @@ class WindowFacts(msgspec.Struct, frozen=True):
     ingested_total: int  # predictions ever stored when these rows were read
     first_event_at: float | None = None  # Unix time in seconds
     last_event_at: float | None = None
+
+
+class FeatureQuality(msgspec.Struct, frozen=True):
+    """Shares of the window's rows, in [0, 1], in which one feature's value is faulty."""
+
+    feature: str
+    missing: float | None = None  # these three: None where the feature's values cannot be so
+    out_of_range: float | None = None
+    unseen: float | None = None  # a category that the contract does not list
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -65,20 +86,64 @@ class LabelCounts(msgspec.Struct, frozen=True):
     conflicting: int = 0  # they contradicted the prediction's first label, which stays
 
 
+class Interval(msgspec.Struct, frozen=True):
+    """The ends of a figure's 95 % interval."""
+
+    lower: float
+    upper: float
+
+
+class Confusion(msgspec.Struct, frozen=True):
+    """How many labelled predictions were right and wrong, by the predicted class."""
+
+    true_negatives: int
+    false_positives: int
+    false_negatives: int
+    true_positives: int
+
+
 class Quality(msgspec.Struct, frozen=True):
-    """How right the newest labelled predictions were; the positive class is 1."""
+    """How right the newest labelled predictions were; the positive class is 1.
+
+    A metric that these labels do not define is None, such as the recall without a label of 1.
+    """
 
     rows: int
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    roc_auc: float
-    log_loss: float
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    roc_auc: float | None = None
+    log_loss: float | None = None
+    bounds: dict[str, Interval] = {}  # by metric
+    confusion: Confusion | None = None
+    calibration_error: float | None = None  # ECE over 15 bins, in [0, 1]
+    calibration_excess: float | None = None  # mean probability less the observed share of 1
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """How right predictions will be, as estimated before their labels come."""
+
+    rows: int
+    metrics: dict[str, float]  # those of Quality that exist, by name
+    bounds: dict[str, Interval]  # what labels drawn by the probabilities would give, by metric
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """How one group of people is treated."""
+
+    segment: str  # what tells the groups apart: a column, or the age
+    group: str
+    rows: int  # in the window
+    selection_rate: float  # share of them that is predicted 1
+    quality: dict[str, float]  # of the labelled ones: accuracy, tpr, fpr; where enough are labelled
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One comparison of the window with the reference; without a verdict unless `state` is ok."""
+    """One comparison of the window with the reference; without a verdict unless `state` is ok.
+
+    Every field that came later has a default: a window keeps measurements over an upgrade.
+    """
 
     dataset: str
     state: State
@@ -87,13 +152,21 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     share_threshold: float
     features: tuple[ColumnDrift, ...] = ()
     prediction: tuple[ColumnDrift, ...] = ()
+    effects: tuple[DriftEffect, ...] = ()  # of the features, the largest first
     model_version: str | None = None  # the version that the reference belongs to
     reference_rows: int = 0
     measured_at: float | None = None  # Unix time in seconds: the window looked like this then
     duration_s: float | None = None
     window: WindowFacts
+    data_quality: tuple[FeatureQuality, ...] = ()
     labels: LabelCounts = LabelCounts()
+    label_coverage: float | None = None  # share of the window's rows that have a label, in [0, 1]
+    # Of the rows of `quality`, by quantile: seconds from the prediction to its label.
+    label_delay_s: dict[str, float] = {}
     quality: Quality | None = None
+    segments: tuple[Segment, ...] = ()
+    estimated: Estimate | None = None  # of the window's rows, labelled or not
+    estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated less measured
     judgement: Judgement = Judgement()
     false_alarms_per_month: float | None = None  # the budget that the thresholds were made for
 

@@ -76,6 +76,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_rows: Count
     min_rows: Count
     min_labels: Count
+    min_segment_rows: Count
     measure_period_s: Seconds
     judge_period_s: Seconds
     persistent_windows: Count
@@ -153,12 +154,11 @@ def _size_problems(monitoring: Monitoring) -> list[str]:
         problems.append(
             f"min_labels: got {monitoring.min_labels}, expected at most {rows} window_rows"
         )
-    if (chance := monitoring.false_alarm_chance ** (1 / monitoring.persistent_windows)) < (
-        SMALLEST_CHANCE
-    ):
+    chance = monitoring.false_alarm_chance ** (1 / monitoring.persistent_windows)
+    if chance < SMALLEST_CHANCE:
         problems.append(
-            f"false_alarms_per_month: got {monitoring.false_alarms_per_month:g}, which lets a window"
-            f" exceed a threshold with a chance of {chance:.1g}, expected at least"
+            f"false_alarms_per_month: got {monitoring.false_alarms_per_month:g}, by which a window"
+            f" may exceed a threshold with a chance of {chance:.1g}, expected at least"
             f" {SMALLEST_CHANCE:g}: raise it, judge_period_s or persistent_windows"
         )
     if monitoring.retention_rows < rows:

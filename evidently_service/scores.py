@@ -37,6 +37,12 @@ def count(reference: pd.Series, window: pd.Series) -> Counts:
     return Counts(np.asarray(values), counted[0], counted[1][np.newaxis])
 
 
+def score(reference: pd.Series, window: pd.Series, test: str) -> float:
+    """Evidently's score of one window of a column."""
+    numeric = pd.api.types.is_numeric_dtype(reference)
+    return float(scores(test, count(reference, window), numeric)[0])
+
+
 def scores(test: str, counts: Counts, numeric: bool) -> np.ndarray:
     """The score of each window (n_windows,), as Evidently gives it: a distance or a p-value."""
     if test == "wasserstein":
@@ -125,9 +131,8 @@ def histograms(counts: Counts) -> Iterator[tuple[np.ndarray, Counts]]:
     ends = np.stack([occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)])
     ranges, places = np.unique(ends, axis=1, return_inverse=True)
     for place, (first, stop) in enumerate(ranges.T):
-        low, high = counts.values[first], counts.values[stop - 1]
-        combined = np.full(rows, low, counts.values.dtype)
-        combined[-1] = high  # size and range are all that the rule looks at
+        combined = np.full(rows, counts.values[first], counts.values.dtype)
+        combined[-1] = counts.values[stop - 1]  # size and range are all that the rule looks at
         edges = np.histogram_bin_edges(combined, bins="sturges")
         bins = np.searchsorted(edges[1:-1], counts.values, side="right")
         starts = np.searchsorted(bins, np.arange(len(edges) - 1))

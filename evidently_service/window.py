@@ -67,8 +67,13 @@ WHERE arrival > ? AND json_extract(CAST(body AS TEXT), '$.predicted_at') >= ?
 ORDER BY arrival LIMIT ?
 """
 LAST_LABELLED = """
-SELECT predictions.body, labels.label FROM labels JOIN predictions USING (prediction_id)
+SELECT predictions.body, prediction_id, labels.labelled_at, labels.label FROM labels JOIN predictions USING (prediction_id)
 WHERE labels.matched ORDER BY labels.arrival DESC LIMIT ?
+"""
+COUNT_LABELLED = """
+SELECT count(labels.arrival) FROM
+    (SELECT prediction_id FROM predictions ORDER BY arrival DESC LIMIT ?)
+    LEFT JOIN labels USING (prediction_id)
 """
 CONFIRM_MEASUREMENT = """
 UPDATE measurements SET body = ? WHERE id = (SELECT max(id) FROM measurements)
@@ -149,10 +154,17 @@ class Window:
         """The newest prediction's arrival, 0 before the first."""
         return self._read("SELECT max(arrival) FROM predictions")[0][0] or 0
 
-    def last_labelled(self, rows: int) -> list[tuple[Prediction, int]]:
+    def last_labelled(self, rows: int) -> list[tuple[Prediction, Label]]:
         """The newest labels by arrival with their predictions, oldest first."""
         found = self._read(LAST_LABELLED, (rows,))
-        return [(msgspec.json.decode(b, type=Prediction), label) for b, label in reversed(found)]
+        return [
+            (msgspec.json.decode(body, type=Prediction), Label(*label))
+            for body, *label in reversed(found)
+        ]
+
+    def labelled_count(self, rows: int) -> int:
+        """How many of the newest predictions have a label."""
+        return self._read(COUNT_LABELLED, (rows,))[0][0]
 
     def counters(self) -> Counters:
         """How many predictions were ever received."""

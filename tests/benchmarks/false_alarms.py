@@ -53,7 +53,9 @@ def people(contract: Contract) -> pd.DataFrame:
     labels = frame[contract.target.name].astype(int)
     probability = cross_val_predict(model, X, labels, method="predict_proba")[:, 1]
     answered = frame.assign(probability=probability, income_class=(probability >= 0.4).astype(int))
-    return monitored_frame(answered.to_dict("records"), contract)
+    names = [str(name) for name in answered]
+    rows = answered.itertuples(index=False)
+    return monitored_frame((dict(zip(names, row, strict=True)) for row in rows), contract)
 
 
 class World:
@@ -170,15 +172,14 @@ def seen_after(
 ) -> int:
     """The number of the shifted window with which its column has drifted."""
     column, change = shift
-    judgement = Judgement(reference="1")
     test = judging.tests[column]
+    judgement = Judgement(reference="1")
     for number in range(1, MOST_WINDOWS + 1):
         chosen = rng.integers(0, len(world.rows), judging.window_rows)
-        window = change(world.rows.iloc[chosen].reset_index(drop=True), rng)
-        counts = scores.count(reference[column], window[column])
-        numeric = pd.api.types.is_numeric_dtype(reference[column])
-        ratio = test.ratio(float(scores.scores(test.test, counts, numeric)[0]))
-        judgement = judged(judgement, {column: ratio}, float(number), judging)
+        window = change(world.rows.iloc[chosen], rng)
+        score = scores.score(reference[column], window[column], test.test)
+        ratios = {column: test.ratio(score)}
+        judgement = judged(judgement, ratios, float(number), judging)
         if column in judgement.persistent:
             return number
     return MOST_WINDOWS + 1
@@ -197,7 +198,6 @@ def months_of(
         by_column = {name: count + columns[name] for name, count in by_column.items()}
         datasets.append(dataset)
         seconds.append(took)
-    budget = monitoring.false_alarms_per_month
     mean, error = np.mean(by_month), np.std(by_month, ddof=1) / np.sqrt(months)
     print("false alarms of each month:", by_month)
     return [
@@ -207,8 +207,8 @@ def months_of(
             "false alarms a month, mean",
             float(mean),
             "",
-            f"<= {budget:g}, within 2 standard errors",
-            bool(mean - 2 * error <= budget),
+            f"<= {monitoring.false_alarms_per_month:g}, within 2 standard errors",
+            bool(mean - 2 * error <= monitoring.false_alarms_per_month),
         ),
         result("its standard error", float(error), ""),
         result("months without a false alarm", by_month.count(0) / months, "share"),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract
-from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
+from evidently_service.drift import Drift, measure_drift, monitored_frame
 from evidently_service.monitoring import ColumnTest, Monitoring
 from evidently_service.thresholds import find_thresholds
 from tests.evidently_service.events import made_up_rows, older
@@ -105,35 +105,6 @@ def test_above_one_is_drift_whatever_the_test(
         for number, row in enumerate(rows)
     ]
     assert ratio(rows) < 1 < ratio(shifted)
-
-
-def test_quality_is_that_of_the_models_own_classes() -> None:
-    """Evidently, given probabilities, judges the class at 0.5: this model's threshold is 0.3.
-
-    Worked by hand: 3 true positives, 1 false positive, 1 false negative, 3 true negatives.
-    """
-    labelled = pd.DataFrame(
-        {
-            "label": [1, 1, 1, 0, 1, 0, 0, 0],
-            "income_class": [1, 1, 1, 1, 0, 0, 0, 0],
-            "probability": [0.9, 0.8, 0.35, 0.4, 0.2, 0.1, 0.1, 0.1],
-        }
-    )
-    quality = measure_quality(labelled)
-    assert quality is not None
-    assert quality.rows == 8
-    assert quality.accuracy == pytest.approx(6 / 8)
-    assert quality.precision == pytest.approx(3 / 4)
-    assert quality.recall == pytest.approx(3 / 4)
-    assert quality.f1 == pytest.approx(3 / 4)
-    assert quality.roc_auc == pytest.approx(14 / 16)  # 2 of 16 pairs are in the wrong order
-    chances = np.array([0.9, 0.8, 0.35, 1 - 0.4, 0.2, 0.9, 0.9, 0.9])
-    assert quality.log_loss == pytest.approx(-np.log(chances).mean())
-
-
-def test_there_is_no_quality_while_all_labels_are_of_one_class() -> None:
-    labelled = pd.DataFrame({"label": [0, 0], "income_class": [0, 1], "probability": [0.1, 0.6]})
-    assert measure_quality(labelled) is None
 
 
 def test_nothing_is_sent_home(tmp_path: Path) -> None:

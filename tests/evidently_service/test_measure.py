@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from config.contract import Contract
-from config.events import Prediction
+from config.events import Label, Prediction
 from config.settings import exit_on_settings_error
 from evidently_service.measure import Measure, main
 from evidently_service.measurement import LabelCounts, Measurement
@@ -168,6 +168,52 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert "native_country" in measure.report_path.read_text("utf-8")
 
 
+def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    """The window is the newest 600; predictions come a second apart, labels all at once."""
+    measure.run_once()
+    assert latest(window).label_coverage is None
+    window.add_predictions(enough)
+    window.add_labels([Label(p.prediction_id, 1_700_001_000.0, 1) for p in enough[:99]])
+    measure.run_once()
+    assert latest(window).label_coverage == 99 / 600
+    assert latest(window).label_delay_s == {}  # too few labels
+    window.add_labels([Label(p.prediction_id, 1_700_001_000.0, 1) for p in enough[99:101]])
+    measure.run_once()
+    # Predicted at seconds 0 to 100: the labels came 1,000 to 900 seconds later.
+    assert latest(window).label_delay_s == {"0.5": 950.0, "0.9": 990.0}
+
+
+def test_segments_are_of_the_window_and_of_its_newest_labels(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    window.add_predictions(enough)
+    window.add_labels(labels_of(enough, wrong_every=4)[:200])
+    measure.run_once()
+    found = {(one.segment, one.group): one for one in latest(window).segments}
+    women = [p for p in enough if p.features["sex"] == "Female"]
+    assert found["sex", "Female"].rows == len(women)
+    assert found["sex", "Female"].selection_rate == pytest.approx(
+        sum(p.income_class for p in women) / len(women)
+    )
+    assert 0.6 < found["sex", "Female"].quality["accuracy"] < 0.9  # 3 in 4 of some 100
+
+
+def test_an_unseen_category_shows_in_the_data_quality_before_there_is_a_reference(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    source.rows = None
+    window.add_predictions(enough[:499])
+    measure.run_once()
+    assert latest(window).data_quality == ()  # not enough rows
+    features = enough[499].features | {"native_country": "Atlantis"}
+    window.add_predictions([msgspec.structs.replace(enough[499], features=features)])
+    measure.run_once()
+    unseen = {one.feature: one.unseen for one in latest(window).data_quality if one.unseen}
+    assert unseen == {"native_country": 1 / 500}
+
+
 def richer(row: dict[str, Any]) -> dict[str, Any]:
     """A row with three features shifted."""
     return older(row) | {"sex": "Female", "race": "Other"}
@@ -181,6 +227,7 @@ def test_the_verdict_turns_when_enough_features_are_beyond_it_in_two_windows_in_
     measure.run_once()
     found = latest(window)
     assert found.share_drifted == pytest.approx(1 / 12) and not found.drifted
+    assert found.effects[0].feature == "age" and found.effects[0].shift > 0.15
     assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
     assert {column.name for column in found.features if column.persistent} == {"age"}
     window.add_predictions(made_up_predictions(contract, 600, seed=5, shift=richer))
@@ -331,6 +378,25 @@ def test_quality_needs_enough_labels(
     assert found.quality is not None
     assert found.quality.rows == 200
     assert found.quality.accuracy == pytest.approx(0.75)
+    assert found.estimated is not None and found.estimated.rows == 600  # labelled or not
+    assert set(found.estimation_error) == set(found.estimated.metrics)
+
+
+def test_performance_is_estimated_before_there_are_labels_or_a_reference(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    """The made-up probability is age / 100, with ages from 17 to 90 and classes at 0.5."""
+    source.rows = None
+    window.add_predictions(enough[:499])
+    measure.run_once()
+    assert latest(window).estimated is None
+    window.add_predictions(enough[499:])
+    measure.run_once()
+    found = latest(window)
+    assert (found.quality, found.estimation_error) == (None, {})
+    assert found.estimated is not None
+    sure = [max(p.probability, 1 - p.probability) for p in enough]
+    assert found.estimated.metrics["accuracy"] == pytest.approx(sum(sure) / 600)
 
 
 def test_the_report_is_written_only_when_it_is_due_and_then_it_is_the_newest(

@@ -13,6 +13,7 @@ from evidently_service import thresholds
 from evidently_service.drift import monitored_frame
 from evidently_service.monitoring import ColumnTest, Monitoring
 from evidently_service.registry import Version
+from evidently_service.scores import score
 from evidently_service.thresholds import (
     Reference,
     Thresholds,
@@ -61,6 +62,12 @@ def test_references_that_differ_raise_the_threshold() -> None:
     assert threshold(far, 2, 0.01) > 5
 
 
+def chance_of_two(ratios: list[float]) -> float:
+    """Of two windows drawn from these, the chance that both are beyond their threshold."""
+    beyond = sum(ratio > 1 for ratio in ratios)
+    return beyond * (beyond - 1) / (len(ratios) * (len(ratios) - 1))
+
+
 def test_undrifted_windows_of_another_sample_exceed_as_often_as_promised(
     two_columns: Monitoring,
 ) -> None:
@@ -77,16 +84,8 @@ def test_undrifted_windows_of_another_sample_exceed_as_often_as_promised(
         for name, world in (("age", np.arange(17, 91)), ("sex", np.array(["Female", "Male"]))):
             test = lenient.tests[name].test
             drawn = [pd.Series(rng.choice(world, 400)) for _ in range(200)]
-            far = np.array(
-                [
-                    thresholds.scores.scores(
-                        test, thresholds.scores.count(frame[name], one), name == "age"
-                    )[0]
-                    for one in drawn
-                ]
-            )
-            beyond = int((far > found[name]).sum())
-            alarms[name] += beyond * (beyond - 1) / (200 * 199) * 2880 / worlds
+            ratios = [score(frame[name], one, test) / found[name] for one in drawn]
+            alarms[name] += 2880 * chance_of_two(ratios) / worlds
     # 30 are promised to each. The references differ much and there are 12: within a factor of 2.5.
     assert 12 < alarms["age"] < 75, alarms
     assert 12 < alarms["sex"] < 75, alarms
@@ -152,9 +151,7 @@ def test_a_column_that_never_changes_has_a_threshold_that_any_change_exceeds(
     tested = msgspec.structs.replace(column, threshold=limit)
     changed = pd.DataFrame({"age": [40] * 90 + [41] * 10, "sex": ["Male"] * 90 + ["Female"] * 10})
     for window, beyond in ((frame[:100], False), (changed, True)):
-        counted = thresholds.scores.count(frame[name], window[name])
-        score = float(thresholds.scores.scores(test, counted, name == "age")[0])
-        assert (tested.ratio(score) > 1) is beyond
+        assert (tested.ratio(score(frame[name], window[name], test)) > 1) is beyond
 
 
 def test_many_values_are_taken_together_and_hardly_move_a_threshold() -> None:
@@ -172,10 +169,9 @@ def test_thresholds_on_census_rows_keep_their_promise(
     The figures of many months are those of `make false-alarms`; here one lenient budget, so that
     there is something to count: 40 alarms a month of each of three columns.
     """
-    names = [feature.name for feature in contract.features]
-    rows = pd.read_csv(
-        census_dir / "adult.data", names=[*names, "label"], skipinitialspace=True, na_filter=False
-    )
+    names = [*(feature.name for feature in contract.features), "label"]
+    path = census_dir / "adult.data"
+    rows = pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
     columns = ("hours_per_week", "capital_gain", "native_country")
     only = monitoring.with_thresholds({n: 1.0 for n in monitoring.tests if n not in columns})
     only = msgspec.structs.replace(only, false_alarms_per_month=120.0)
@@ -186,20 +182,8 @@ def test_thresholds_on_census_rows_keep_their_promise(
         reference, others = rows.iloc[order[:5000]], rows.iloc[order[5000:]]
         found = only.with_thresholds(find_thresholds(reference, only, 1000, seed))
         for name in columns:
-            test = found.tests[name]
             windows = [others[name].sample(1000, random_state=rng) for _ in range(100)]
-            ratios = [
-                test.ratio(
-                    float(
-                        thresholds.scores.scores(
-                            test.test,
-                            thresholds.scores.count(reference[name], one),
-                            name != "native_country",
-                        )[0]
-                    )
-                )
-                for one in windows
-            ]
-            beyond = sum(ratio > 1 for ratio in ratios)
-            alarms.append(beyond * (beyond - 1) / (100 * 99) * 2880)
+            test = found.tests[name]
+            ratios = [test.ratio(score(reference[name], one, test.test)) for one in windows]
+            alarms.append(2880 * chance_of_two(ratios))
     assert 15 < np.mean(alarms) < 90, alarms
