@@ -14,7 +14,7 @@ whoever answered; the outputs only of rows that the reference's own version answ
 model's answers are no evidence. A verdict of drift stays until a window clears it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -117,7 +117,13 @@ def begin_anew(judgement: Judgement, reference: str, last_arrival: int) -> Judge
     """
     arrival = 0 if judgement.reference is None else last_arrival
     return msgspec.structs.replace(
-        judgement, reference=reference, arrival=arrival, windows=0, too_small=0, streaks={}
+        judgement,
+        reference=reference,
+        arrival=arrival,
+        windows=0,
+        too_small=0,
+        streaks={},
+        changed_by=None,
     )
 
 
@@ -126,6 +132,7 @@ def judged(
 ) -> Judgement:
     """A judgement with one more window, whose last row is of the time `at`."""
     streaks, persistent = dict(judgement.streaks), set(judgement.persistent)
+    beyond = [name for name, ratio in ratios.items() if ratio > 1]
     for name, ratio in ratios.items():
         streaks[name] = streaks.get(name, 0) + 1 if ratio > 1 else 0
         if streaks[name] >= monitoring.persistent_windows:
@@ -133,25 +140,32 @@ def judged(
         elif not streaks[name]:
             persistent.discard(name)
     kept = tuple(name for name in monitoring.tests if name in persistent)
+    changed_by = at if judgement.changed_by is None else judgement.changed_by
     more = msgspec.structs.replace(
-        judgement, windows=judgement.windows + 1, streaks=streaks, persistent=kept
+        judgement,
+        windows=judgement.windows + 1,
+        streaks=streaks,
+        persistent=kept,
+        changed_by=changed_by if are_enough(beyond, monitoring) else None,
     )
-    before, after = is_drift(judgement, monitoring), is_drift(more, monitoring)
-    if after and not before:
+    before = are_enough(judgement.persistent, monitoring)
+    # A verdict that is left of another reference is drift from this one once its windows say so.
+    seen_here = [name for name in kept if streaks.get(name, 0) >= monitoring.persistent_windows]
+    is_known = before and judgement.drifted_from == judgement.reference
+    if are_enough(seen_here, monitoring) and not is_known:
         return msgspec.structs.replace(
             more, drifted_since=at, drifted_from=judgement.reference, resolved_at=None
         )
-    if before and not after and judgement.drifted_from != judgement.reference:
+    if before and not is_known and not are_enough(kept, monitoring):
         return msgspec.structs.replace(more, resolved_at=at)
     return more
 
 
-def share_drifted(judgement: Judgement, monitoring: Monitoring) -> float:
-    """Features that persistently drift over all features, in [0, 1]."""
-    drifted = [name for name in judgement.persistent if name in monitoring.features]
-    return len(drifted) / len(monitoring.features)
+def share_drifted(columns: Iterable[str], monitoring: Monitoring) -> float:
+    """Features among these columns over all features, in [0, 1]."""
+    return sum(name in monitoring.features for name in columns) / len(monitoring.features)
 
 
-def is_drift(judgement: Judgement, monitoring: Monitoring) -> bool:
-    """Whether enough features persistently drift."""
-    return share_drifted(judgement, monitoring) >= monitoring.share_drifted
+def are_enough(columns: Iterable[str], monitoring: Monitoring) -> bool:
+    """Whether drift of these columns is drift of the dataset."""
+    return share_drifted(columns, monitoring) >= monitoring.share_drifted

@@ -35,6 +35,7 @@ from evidently_service.measurement import (
     Judgement,
     LabelCounts,
     Measurement,
+    Quality,
     Run,
     WindowFacts,
 )
@@ -144,7 +145,7 @@ class Measure:
     def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
         """The measurement of the newest rows; without a verdict where they cannot be compared."""
         started = time.perf_counter()
-        labelled = self.window.last_labelled(self.monitoring.window_rows)
+        labelled = self._labelled(inputs.version)
         with_label = self.window.labelled_count(self.monitoring.window_rows)
         blank = Measurement(
             dataset=self.monitoring.dataset,
@@ -173,7 +174,7 @@ class Measure:
             return blank
         drift = self._drift(reference, rows)
         self._unreported = drift
-        share = share_drifted(judgement, self.monitoring)
+        share = share_drifted(judgement.persistent, self.monitoring)
         return msgspec.structs.replace(
             blank,
             state="ok",
@@ -191,6 +192,16 @@ class Measure:
         current = monitored_frame(map(as_row, rows), self.contract)
         own = all(row.model_version == reference.version.number for row in rows)
         return measure_drift(reference.frame, current, monitoring, self.contract, own)
+
+    def _labelled(self, version: Version | None) -> list[Labelled]:
+        """The newest labels of what the production version has answered; of all, if none is known.
+
+        How right an earlier version was says nothing of the one that serves.
+        """
+        found = self.window.last_labelled(self.monitoring.window_rows)
+        if version is None:
+            return found
+        return [pair for pair in found if pair[0].model_version == version.number]
 
     def _of_predictions(self, rows: list[Prediction], labelled: list[Labelled]) -> dict[str, Any]:
         """What the window says without a reference, by field; nothing if it has too few rows."""
@@ -211,12 +222,19 @@ class Measure:
         """What the newest labels say, by field; nothing if they are too few."""
         if len(labelled) < self.monitoring.min_labels:
             return {}
-        answers = outputs([prediction for prediction, _ in labelled])
+        predictions = [prediction for prediction, _ in labelled]
+        answers = outputs(predictions)
         quality = measure_quality(np.array([label.label for _, label in labelled]), *answers)
+        since = min(prediction.predicted_at for prediction in predictions)
         # Of the same rows: those that get labels need not be like the window's.
         error = estimation_error(estimate_quality(*answers), quality)
         delay_s = label_delay_s(labelled)
-        return {"quality": quality, "estimation_error": error, "label_delay_s": delay_s}
+        return {
+            "quality": msgspec.structs.replace(quality, since=since),
+            "below_floor": is_below(quality, self.monitoring.roc_auc_floor),
+            "estimation_error": error,
+            "label_delay_s": delay_s,
+        }
 
     def _reference(self, version: Version) -> Reference:
         """The reference, read once per version. Raises RegistryError for one of other columns."""
@@ -267,6 +285,12 @@ def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
     """The predicted classes and the probabilities, both (n_predictions,)."""
     classes = np.array([prediction.income_class for prediction in predictions], int)
     return classes, np.array([prediction.probability for prediction in predictions])
+
+
+def is_below(quality: Quality, floor: float) -> bool:
+    """True if the ROC AUC is below the floor with its whole interval, so hardly by chance."""
+    bound = quality.bounds.get("roc_auc")
+    return bound is not None and bound.upper < floor
 
 
 def label_delay_s(labelled: list[Labelled]) -> dict[str, float]:

@@ -36,6 +36,9 @@ class Judgement(msgspec.Struct, frozen=True):
     too_small: int = 0  # closed by their time with not enough rows, so not judged
     streaks: dict[str, int] = {}  # windows in a row that a column was beyond its threshold in
     persistent: tuple[str, ...] = ()  # columns that have drifted; stays until a window clears it
+    # Of the first of the last windows in a row whose own scores are drift: what came later is of
+    # the changed world alone. None after a calm one.
+    changed_by: float | None = None
     drifted_since: float | None = None  # when the verdict last became drift
     drifted_from: str | None = None  # the version whose reference it was drift from
     resolved_at: float | None = None  # when it cleared, compared with another version's reference
@@ -119,6 +122,7 @@ class Quality(msgspec.Struct, frozen=True):
     confusion: Confusion | None = None
     calibration_error: float | None = None  # ECE over 15 bins, in [0, 1]
     calibration_excess: float | None = None  # mean probability less the observed share of 1
+    since: float | None = None  # Unix time of the oldest of the predictions
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -163,7 +167,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     label_coverage: float | None = None  # share of the window's rows that have a label, in [0, 1]
     # Of the rows of `quality`, by quantile: seconds from the prediction to its label.
     label_delay_s: dict[str, float] = {}
-    quality: Quality | None = None
+    quality: Quality | None = None  # of the version that serves, where there is one
+    below_floor: bool = False  # ROC AUC, its whole interval, is below roc_auc_floor
     segments: tuple[Segment, ...] = ()
     estimated: Estimate | None = None  # of the window's rows, labelled or not
     estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated less measured

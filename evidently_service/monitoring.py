@@ -84,6 +84,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     html_period_s: Seconds
     retention_rows: Count
     share_drifted: Share
+    roc_auc_floor: Share
     features: dict[str, ColumnTest]
     prediction: PredictionTests
     window_s: Seconds | None = None

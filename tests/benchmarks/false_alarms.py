@@ -25,7 +25,7 @@ from sklearn.preprocessing import OrdinalEncoder
 from config.contract import CONTRACT_PATH, Contract, load_contract
 from evidently_service import scores
 from evidently_service.drift import monitored_frame
-from evidently_service.judgement import is_drift, judged
+from evidently_service.judgement import are_enough, judged
 from evidently_service.measurement import Judgement
 from evidently_service.monitoring import Monitoring, load_monitoring
 from evidently_service.scores import Counts
@@ -114,7 +114,8 @@ def alarms(windows: list[dict[str, float]], monitoring: Monitoring) -> tuple[dic
         after = judged(judgement, ratios, float(number), monitoring)
         for name in set(after.persistent) - set(judgement.persistent):
             columns[name] += 1
-        dataset += is_drift(after, monitoring) and not is_drift(judgement, monitoring)
+        after_is, before_is = (are_enough(one.persistent, monitoring) for one in (after, judgement))
+        dataset += after_is and not before_is
         judgement = after
     return columns, dataset
 

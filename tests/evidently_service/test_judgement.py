@@ -9,7 +9,7 @@ import pytest
 from config.contract import Contract
 from config.events import Prediction
 from evidently_service.drift import monitored_frame
-from evidently_service.judgement import Judge, closed_at, is_drift, judged
+from evidently_service.judgement import Judge, are_enough, begin_anew, closed_at, judged
 from evidently_service.measurement import Judgement
 from evidently_service.monitoring import Monitoring
 from evidently_service.registry import Version
@@ -62,8 +62,30 @@ def test_a_column_has_drifted_after_two_windows_in_a_row_until_one_clears_it(
 def test_the_verdict_is_drift_from_the_share_of_features_on(small: Monitoring) -> None:
     two = after(small, [{"age": 2.0, "sex": 2.0, "probability": 2.0}] * 2)
     three = after(small, [{"age": 2.0, "sex": 2.0, "race": 2.0}] * 2)
-    assert two.persistent == ("age", "sex", "probability") and not is_drift(two, small)
-    assert is_drift(three, small) and three.drifted_since == 1.0
+    assert two.persistent == ("age", "sex", "probability") and not are_enough(two.persistent, small)
+    assert are_enough(three.persistent, small) and three.drifted_since == 1.0
+
+
+def test_a_verdict_that_is_left_of_another_reference_is_drift_from_this_one_once_it_is_seen_here(
+    small: Monitoring,
+) -> None:
+    wide, calm = {"age": 2.0, "sex": 2.0, "race": 2.0}, {"age": 0.5, "sex": 0.5, "race": 0.5}
+    drifted = after(small, [wide] * 2)
+    assert (drifted.drifted_from, drifted.changed_by) == ("1", 0.0)
+    promoted = begin_anew(drifted, "2", last_arrival=9)
+    assert promoted.persistent == drifted.persistent and promoted.drifted_from == "1"
+    once = judged(promoted, wide, 7.0, small)
+    assert (once.drifted_from, once.changed_by) == ("1", 7.0)
+    twice = judged(once, wide, 8.0, small)
+    assert (twice.drifted_from, twice.drifted_since, twice.changed_by) == ("2", 8.0, 7.0)
+    resolved = judged(promoted, calm, 7.0, small)
+    assert (resolved.persistent, resolved.resolved_at, resolved.changed_by) == ((), 7.0, None)
+
+
+def test_a_change_has_come_by_the_first_window_in_a_row_that_has_it(small: Monitoring) -> None:
+    wide, two = {"age": 2.0, "sex": 2.0, "race": 2.0}, {"age": 2.0, "sex": 2.0, "race": 0.5}
+    assert after(small, [wide, two]).changed_by is None
+    assert after(small, [wide, two, wide, wide, wide]).changed_by == 2.0
 
 
 def numbered(predictions: list[Prediction]) -> list[tuple[int, Prediction]]:
