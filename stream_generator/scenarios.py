@@ -49,6 +49,9 @@ DRAWN: dict[str, dict[str | int, float]] = {
 
 POSITIVE_SHARE = 0.6  # under label_shift; 0.24 in the census
 
+HOURS_A_DAY = 8  # of unit_change
+UNSEEN = "Atlantis"  # of unseen_category
+
 # Whose labels concept_shift flips: a quarter of the people, who used to earn the most.
 FLIPPED_FEATURE = "occupation"
 FLIPPED_GROUP = ("Exec-managerial", "Prof-specialty")
@@ -90,13 +93,44 @@ def concept_shift(rows: Sequence[Row], n_rows: int, seed: int, contract: Contrac
         yield row._replace(label=1 - row.label) if flips else row
 
 
+def unit_change(rows: Sequence[Row], n_rows: int, seed: int, contract: Contract) -> Iterator[Row]:
+    """hours of work come as days of eight hours: a number in another unit, within its range"""
+
+    def in_days(value: Any) -> Any:
+        return max(value // HOURS_A_DAY, 1) if isinstance(value, int) else value
+
+    return changed(none(rows, n_rows, seed, contract), "hours_per_week", in_days)
+
+
+def missing_field(rows: Sequence[Row], n_rows: int, seed: int, contract: Contract) -> Iterator[Row]:
+    """the occupation is null, as if a client had stopped to send it"""
+    return changed(none(rows, n_rows, seed, contract), "occupation", lambda _: None)
+
+
+def unseen_category(
+    rows: Sequence[Row], n_rows: int, seed: int, contract: Contract
+) -> Iterator[Row]:
+    """the native country is one that the contract does not know"""
+    return changed(none(rows, n_rows, seed, contract), "native_country", lambda _: UNSEEN)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "none": none,
     "sudden": sudden,
     "gradual": gradual,
     "label_shift": label_shift,
     "concept_shift": concept_shift,
+    "unit_change": unit_change,
+    "missing_field": missing_field,
+    "unseen_category": unseen_category,
 }
+
+
+def changed(rows: Iterator[Row], name: str, change: Callable[[Any], Any]) -> Iterator[Row]:
+    """Rows with one field changed; a record that lacks it stays for the service to refuse."""
+    for row in rows:
+        known = name in row.record
+        yield Row(row.record | {name: change(row.record[name])}, row.label) if known else row
 
 
 def shift_rng(seed: int) -> random.Random:

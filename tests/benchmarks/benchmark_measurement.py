@@ -26,6 +26,7 @@ from evidently_service.performance import estimate_quality, measure_quality
 from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Version
 from evidently_service.segments import measure_segments
+from evidently_service.thresholds import find_thresholds
 from evidently_service.window import Window
 from tests.benchmarks.report import at_most, result, write
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows
@@ -76,8 +77,10 @@ def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callab
     window = monitored_frame(map(as_row, events), CONTRACT)
     columns, groups = outputs(events), answered(events)
     least = MONITORING.min_segment_rows
+    found = find_thresholds(reference, MONITORING, MONITORING.window_rows)
+    judging = MONITORING.with_thresholds(found)
     return {
-        "Evidently's report": lambda: measure_drift(reference, window, MONITORING, CONTRACT),
+        "Evidently's report": lambda: measure_drift(reference, window, judging, CONTRACT),
         "data quality": lambda: measure_data_quality(features, CONTRACT),
         "segments": lambda: measure_segments(groups, groups, label, least),
         "measured performance": lambda: measure_quality(label, *columns),

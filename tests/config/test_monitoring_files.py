@@ -43,6 +43,7 @@ DASHBOARDS = [json.loads(path.read_text("utf-8")) for path in GRAFANA.glob("dash
 (HOME,) = [board for board in DASHBOARDS if board["uid"] == "income-drift"]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 PROMETHEUS = ROOT / "config" / "prometheus" / "prometheus.yml"
+RULES = PROMETHEUS.with_name("alerts.yml")
 MONITORING = ROOT / "config" / "monitoring.yaml"
 PIPFILE = (ROOT / "Pipfile").read_text("utf-8")
 LABELS = {"income_class"}
@@ -145,12 +146,12 @@ def served(app: Flask) -> Iterator[str]:
 
 
 @contextmanager
-def scraping(targets: dict[str, str], folder: Path) -> Iterator[str]:
+def scraping(targets: dict[str, str], folder: Path, rules: Path = RULES) -> Iterator[str]:
     """The query address of a Prometheus with the project's files: other targets, no waiting."""
     program, own = debian("prometheus"), f"127.0.0.1:{free_port()}"
     text = PROMETHEUS.read_text("utf-8").replace("127.0.0.1:9090", own)
     text = re.sub(r"_(interval|timeout): \w+", r"_\1: 1s", text)
-    text = text.replace("alerts.yml", str(PROMETHEUS.with_name("alerts.yml")))
+    text = text.replace("alerts.yml", str(rules))
     for name, address in targets.items():
         text = text.replace(name, address)
     path = folder / "prometheus.yml"

@@ -138,6 +138,25 @@ def test_concept_shift_flips_labels_of_its_group_only(rows: list[Row], contract:
     assert groups[True] > 100 < groups[False]
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "expected"),
+    [
+        ("unit_change", "hours_per_week", lambda hours: max(hours // 8, 1)),
+        ("missing_field", "occupation", lambda _: None),
+        ("unseen_category", "native_country", lambda _: "Atlantis"),
+    ],
+)
+def test_a_broken_field_is_the_only_thing_that_changes(
+    name: str, field: str, expected: Any, rows: list[Row], contract: Contract
+) -> None:
+    calm, broken = (run(one, rows, contract) for one in ("none", name))
+    for before, after in zip(calm, broken, strict=True):
+        value = expected(before.record[field])
+        assert after == Row(before.record | {field: value}, before.label)
+    lacking = Row({k: v for k, v in rows[0].record.items() if k != field}, 1)
+    assert run(name, [lacking], contract, n_rows=1) == [lacking]
+
+
 def column(rows: list[Row], name: str) -> list[Any]:
     """One feature's values."""
     return [row.record[name] for row in rows]

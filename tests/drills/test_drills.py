@@ -1,0 +1,59 @@
+"""A short version of the drills, and what the table must keep to."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config.grafana.alerts import ALERTS
+from stream_generator.scenarios import SCENARIOS
+from tests.config.test_monitoring_files import RULES, debian
+from tests.drills.drills import DRILLS, Drill, Outcome, perform, quicker
+
+SHORT = ("none", "covariate, sudden", "service down")
+
+
+def test_the_table_names_alerts_and_scenarios_that_there_are() -> None:
+    known = {alert.name for alert in ALERTS}
+    named = {pattern.split("(")[0] for drill in DRILLS for pattern in drill.must + drill.may}
+    assert named <= known
+    assert {drill.scenario for drill in DRILLS} == set(SCENARIOS)
+
+
+def test_the_quicker_rules_differ_in_their_times_alone() -> None:
+    def rules(text: str) -> list[dict]:
+        return yaml.safe_load(text)["groups"][0]["rules"]
+
+    before, after = rules(RULES.read_text("utf-8")), rules(quicker(RULES.read_text("utf-8")))
+    assert [rule["alert"] for rule in after] == [rule["alert"] for rule in before]
+    differ = [new["alert"] for old, new in zip(before, after) if old["expr"] != new["expr"]]
+    assert differ == ["MonitoringStale"]
+    assert all(rule["for"].endswith("s") for rule in after)
+
+
+@pytest.mark.parametrize(
+    ("fired", "windows", "problem"),
+    [
+        ({"FeatureDrift(age)": 9.0}, 3, ""),
+        ({}, 0, "FeatureDrift(*) did not fire"),
+        ({"FeatureDrift(age)": 9.0, "Latency": 3.0}, 3, "Latency fired"),
+        ({"FeatureDrift(age)": 1e4}, 3, "FeatureDrift(age) fired after 10000 s, expected 180"),
+        ({"FeatureDrift(age)": 9.0}, 4, "4 windows until then, expected 3"),
+    ],
+)
+def test_an_outcome_says_what_was_not_as_expected(
+    fired: dict[str, float], windows: float, problem: str
+) -> None:
+    drill = Drill("one", "something", ("FeatureDrift(*)",), ("TargetDrift(*)",))
+    assert "; ".join(Outcome(drill, fired, windows).problems) == problem
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_alerts_fire_for_what_they_are_for_and_stay_silent_otherwise(tmp_path: Path) -> None:
+    debian("prometheus")
+    chosen = tuple(drill for drill in DRILLS if drill.name in SHORT)
+    outcomes = list(perform(chosen, tmp_path, max_evals=1))
+    assert len(outcomes) == len(SHORT)
+    for outcome in outcomes:
+        assert outcome.problems == [], outcome
