@@ -45,7 +45,8 @@ class Model:
         self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self._check_contract()
         self.threshold = self._read_threshold()
-        self._to_tensors = [(feature.name, to_tensor(feature)) for feature in contract.inputs]
+        ranks = {tensor.name: len(tensor.shape) for tensor in self.session.get_inputs()}
+        self._to_tensors = [(f.name, to_tensor(f, ranks[f.name])) for f in contract.inputs]
         self._check_golden(folder / "golden.json")
 
     def score(self, rows: Iterable[Row]) -> np.ndarray:
@@ -120,18 +121,20 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         raise ModelRefused(f"{path.name} is no model that ONNX Runtime opens: {err}") from err
 
 
-def to_tensor(feature: Feature) -> Callable[[Row], np.ndarray]:
-    """Turns a column of raw values into what the graph takes: (n, 1), float32 or strings.
+def to_tensor(feature: Feature, rank: int = 1) -> Callable[[Row], np.ndarray]:
+    """Turns a column of raw values into what the graph takes: (n,), float32 or strings.
 
-    The same as `Feature.known` per value, with one dictionary look-up each.
+    The same as `Feature.known` per value, with one dictionary look-up each. Graphs of earlier
+    releases have inputs of rank 2, (n, 1).
     """
+    shape = (-1, 1)[:rank]
     if not feature.is_categorical:
-        return lambda column: np.array(column, dtype=np.float32).reshape(-1, 1)
+        return lambda column: np.array(column, dtype=np.float32).reshape(shape)
     known = {category: category for category in feature.categories}.get
 
     def strings(column: Row) -> np.ndarray:
         values = [known(value, MISSING) for value in column]
-        return np.array(values, dtype=object).reshape(-1, 1)
+        return np.array(values, dtype=object).reshape(shape)
 
     return strings
 

@@ -3,7 +3,7 @@
 Comes after the refit. What is written here is what is judged, registered, served and replayed,
 so training and serving cannot disagree:
 
-    model.onnx     a tensor (n, 1) per input column -> `probability` (n,); facts as metadata
+    model.onnx     a tensor (n,) per input column -> `probability` (n,); facts as metadata
     golden.json    raw rows with the probabilities that any host must reproduce
     features.yaml  the contract the model was made for
 """
@@ -79,9 +79,8 @@ class Package:
 
 
 def as_tensor(frame: pd.DataFrame, feature: Feature) -> np.ndarray:
-    """One column as the graph takes it: (n, 1), float32 or strings."""
-    kind = object if feature.is_categorical else np.float32
-    return frame[feature.name].to_numpy(dtype=kind)[:, None]
+    """One column as the graph takes it: (n,), float32 or strings."""
+    return frame[feature.name].to_numpy(dtype=object if feature.is_categorical else np.float32)
 
 
 def to_graph(model: FittedModel, contract: Contract) -> onnx.ModelProto:
@@ -100,7 +99,23 @@ def to_graph(model: FittedModel, contract: Contract) -> onnx.ModelProto:
     pipeline = model.encode_and_classify
     options = {id(pipeline): {"zipmap": False}}
     graph = to_onnx(pipeline, initial_types=types, target_opset=OPSET, options=options)
-    return append_calibration(graph, model.platt)
+    return append_calibration(take_columns(graph), model.platt)
+
+
+def take_columns(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Makes every input (n, 1) a column (n,), as MLflow's ONNX flavour feeds a data frame's."""
+    graph = model.graph
+    names = [tensor.name for tensor in graph.input]
+    steps = [helper.make_node("Unsqueeze", [n, "column_axis"], [f"{n}_as_2d"]) for n in names]
+    for node in graph.node:
+        node.input[:] = [f"{name}_as_2d" if name in names else name for name in node.input]
+    for tensor in graph.input:
+        del tensor.type.tensor_type.shape.dim[1]
+    graph.initializer.append(numpy_helper.from_array(np.array([1]), "column_axis"))
+    steps += graph.node
+    del graph.node[:]
+    graph.node.extend(steps)
+    return model
 
 
 def append_calibration(graph: onnx.ModelProto, platt: Platt) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 import json
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
@@ -52,3 +53,11 @@ def test_the_graph_takes_raw_columns_and_answers_one_probability(contract, packa
     graph = onnx.load(package.folder / "model.onnx").graph
     assert [i.name for i in graph.input] == [feature.name for feature in contract.inputs]
     assert [o.name for o in graph.output] == ["probability"]
+
+
+def test_mlflow_serves_the_graph_as_it_is(package, inputs, contract, tmp_path):
+    """MLflow feeds each column of a frame as (n,); a graph that wanted (n, 1) failed there."""
+    mlflow.onnx.save_model(onnx.load(package.folder / "model.onnx"), tmp_path / "logged")
+    numbers = {f.name: np.float32 for f in contract.inputs if not f.is_categorical}
+    scored = mlflow.pyfunc.load_model(str(tmp_path / "logged")).predict(inputs.astype(numbers))
+    assert scored["probability"].to_numpy() == pytest.approx(package.score(inputs), abs=1e-6)
