@@ -21,17 +21,17 @@ def result(
     name: str, value: float, unit: str, goal: str = "", met: bool | None = None
 ) -> dict[str, Any]:
     """One figure; `goal` in words, and whether it is met, where there is one."""
-    return {"name": name, "value": value, "unit": unit, "goal": goal, "met": met}
+    return {"name": name, "value": float(value), "unit": unit, "goal": goal, "met": met}
 
 
 def at_least(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
     """A figure that should not be lower than its goal."""
-    return result(name, value, unit, f">= {goal:g}", value >= goal)
+    return result(name, value, unit, f">= {goal:g}", bool(value >= goal))
 
 
 def at_most(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
     """A figure that should not be higher than its goal."""
-    return result(name, value, unit, f"<= {goal:g}", value <= goal)
+    return result(name, value, unit, f"<= {goal:g}", bool(value <= goal))
 
 
 def write(name: str, results: list[dict[str, Any]]) -> None:
