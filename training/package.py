@@ -135,13 +135,13 @@ def prepend_encoder(model: onnx.ModelProto, contract: Contract) -> onnx.ModelPro
 def rank_node(feature: Feature, output: str) -> onnx.NodeProto:
     """Categories (n,) to their ranks from 0 (n,)."""
     ranks = [float(rank) for rank in range(len(feature.categories))]
-    keys = {"keys_strings": feature.categories, "values_floats": ranks}
+    keys: dict[str, Any] = {"keys_strings": feature.categories, "values_floats": ranks}
     return helper.make_node("LabelEncoder", [feature.name], [output], domain="ai.onnx.ml", **keys)
 
 
 def flags_node(feature: Feature, output: str) -> onnx.NodeProto:
     """Categories (n,) to one column of 0 and 1 each (n, n_categories); all 0 for an unknown one."""
-    known = {"cats_strings": known_categories(feature), "zeros": 1}
+    known: dict[str, Any] = {"cats_strings": known_categories(feature), "zeros": 1}
     return helper.make_node("OneHotEncoder", [feature.name], [output], domain="ai.onnx.ml", **known)
 
 

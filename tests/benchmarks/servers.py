@@ -64,7 +64,11 @@ class Server:
         own = {"PREDICTION_PORT": str(self.port), "PATH": path}
         begun = time.monotonic()
         with log.open("wb") as file, subprocess.Popen(
-            command, env=os.environ | self.environment | own, stdout=file, stderr=file, start_new_session=True
+            command,
+            env=os.environ | self.environment | own,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         ) as process:
             self.pid = process.pid
             try:
@@ -90,7 +94,9 @@ class Server:
 
     def worker_mb(self) -> float:
         """Resident memory of its largest process, in megabytes."""
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in processes(self.pid)]
+        pages = [
+            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in processes(self.pid)
+        ]
         return max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def _answers(self, records: Records, process: "subprocess.Popen[bytes]") -> bool:
@@ -140,10 +146,11 @@ def service(folder: Path, workers: int, model: TrainedModel) -> Server:
 def mlflow_server(workers: int, model: TrainedModel) -> Server:
     """`mlflow models serve` of the same graph."""
     port = free_port()
-    arguments = ("mlflow", "models", "serve", "--model-uri", str(model.logged))
-    arguments += ("--env-manager", "local", "--host", "127.0.0.1")
-    arguments += ("--port", str(port), "--workers", str(workers))
-    return Server("mlflow", arguments, {}, "/invocations", as_split_frame, port)
+    options = ["--model-uri", str(model.logged), "--env-manager", "local", "--host", "127.0.0.1"]
+    options += ["--port", str(port), "--workers", str(workers)]
+    return Server(
+        "mlflow", ("mlflow", "models", "serve", *options), {}, "/invocations", as_split_frame, port
+    )
 
 
 def settings(folder: Path, workers: int) -> dict[str, str]:
