@@ -78,13 +78,24 @@ class Package:
 
     def score(self, frame: pd.DataFrame) -> np.ndarray:
         """Probability of the positive label (n_samples,) float32, for raw input columns."""
-        feeds = {feature.name: as_tensor(frame, feature) for feature in self.contract.inputs}
+        feeds = as_tensors(frame, self.contract, self.session)
         return self.session.run(["probability"], feeds)[0]
 
 
-def as_tensor(frame: pd.DataFrame, feature: Feature) -> np.ndarray:
-    """One column as the graph takes it: (n,), float32 or strings."""
-    return frame[feature.name].to_numpy(dtype=object if feature.is_categorical else np.float32)
+def as_tensors(
+    frame: pd.DataFrame, contract: Contract, session: onnxruntime.InferenceSession
+) -> dict[str, np.ndarray]:
+    """The input columns as the graph takes them: float32 or strings, each (n,).
+
+    Graphs that were registered before columns were taken as such want (n, 1).
+    """
+    shapes = {tensor.name: (-1, 1)[: len(tensor.shape)] for tensor in session.get_inputs()}
+    return {
+        f.name: frame[f.name]
+        .to_numpy(dtype=object if f.is_categorical else np.float32)
+        .reshape(shapes[f.name])
+        for f in contract.inputs
+    }
 
 
 def to_graph(model: FittedModel, contract: Contract) -> onnx.ModelProto:
