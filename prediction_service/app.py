@@ -27,7 +27,7 @@ from prediction_service.hot_route import ERROR, HotRoute
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.model import Model
-from prediction_service.predictor import Predictor, required_model
+from prediction_service.predictor import Predictor, Question, required_model
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
 
@@ -63,7 +63,7 @@ def create_app(
         return response
 
     app.wsgi_app = HotRoute(  # type: ignore[method-assign, assignment]
-        app.wsgi_app, predictor.predict, metrics, settings.max_body_bytes
+        app.wsgi_app, predictor.answer, metrics, settings.max_body_bytes
     )
     return app
 
@@ -77,8 +77,11 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
         if ERROR in request.environ:
             raise request.environ[ERROR]
         body = read_body(settings.max_body_bytes)
-        key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
-        return Response(predictor.predict(body, key), content_type=JSON)
+        question = Question(body, request.environ.get("HTTP_IDEMPOTENCY_KEY"))
+        predictor.answer([question])
+        if isinstance(question.outcome, Exception):
+            raise question.outcome
+        return Response(question.outcome, content_type=JSON)
 
     @app.post("/feedback")
     def feedback() -> tuple[dict[str, object], int]:
@@ -163,6 +166,8 @@ def read_body(max_bytes: int) -> bytes:
 
     Werkzeug cuts a chunked body at its limit without a word, so its limit is a byte further.
     """
+    if (request.content_length or 0) > max_bytes:
+        raise RequestEntityTooLarge()
     body = request.get_data(cache=False)
     if len(body) > max_bytes:
         raise RequestEntityTooLarge()

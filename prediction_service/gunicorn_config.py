@@ -17,6 +17,7 @@ from prediction_service.settings import Settings
 # Workers count into files of this folder. It must be in the environment before prometheus_client
 # is imported, and its files are of one server's life.
 COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+MOST_CONNECTIONS = 200  # of a worker; beyond it, the one nearest to its deadline is closed
 
 
 def configure() -> None:
@@ -26,9 +27,9 @@ def configure() -> None:
         bind=f"{settings.bind_address}:{settings.prediction_port}",
         workers=settings.workers,
         graceful_timeout=settings.graceful_timeout_s,
-        # Sync workers would close every connection; more threads would only queue for the GIL.
-        worker_class="gthread",
-        threads=1,
+        worker_class="prediction_service.worker.KeptWorker",
+        # Each may have a whole body in memory.
+        worker_connections=MOST_CONNECTIONS,
         keepalive=75,
         control_socket_disable=True,  # it would be a file in the home folder
         preload_app=False,  # each worker opens its own journal and ONNX session, after the fork

@@ -1,7 +1,7 @@
-"""One request's way: checked records -> model -> journal -> answer.
+"""A request's way: checked records -> model -> journal -> answer.
 
-`Predictor.predict` is the hot path, to be read top to bottom. It knows nothing of HTTP: Flask's
-route and the short way around Flask (`hot_route`) both call it.
+`Predictor._answer` is the hot path, to be read top to bottom. It knows nothing of HTTP: Flask's
+route and the short way around Flask (`hot_route`) both come here.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ import msgspec
 from config.contract import Target
 from config.events import Prediction
 from prediction_service.bodies import RecordReader
-from prediction_service.errors import InvalidHeader, ModelUnavailable
+from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model import Model
+from prediction_service.model import Model, Row
 from prediction_service.served import ServedModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
@@ -34,6 +34,20 @@ class Answer(msgspec.Struct):
     model_version: str
 
 
+class Question:
+    """One request's body and what became of it."""
+
+    __slots__ = ("body", "key", "rows", "is_list", "outcome")
+
+    def __init__(self, body: bytes, key: str | None) -> None:
+        """`key` is the Idempotency-Key, which makes a retry safe."""
+        self.body = body
+        self.key = key
+        self.rows: list[Row] = []
+        self.is_list = False
+        self.outcome: bytes | Exception | None = None  # the answer as JSON, or why there is none
+
+
 class Predictor:
     """Answers the bodies of `/predict`; nothing in it talks to the network."""
 
@@ -48,24 +62,56 @@ class Predictor:
         self._read_records = RecordReader(served.contract, max_records).read
         self._encode = msgspec.json.Encoder().encode
 
-    def predict(self, body: bytes, key: str | None) -> bytes:
-        """The answer to a body, as JSON, once it is in the journal; `key` makes a retry safe.
+    def answer(self, questions: list[Question]) -> None:
+        """Sets the outcome of every question: one score and one commit for all of them.
 
-        Raises ServiceError, JournalFull or JournalUnavailable, and then nothing is journalled.
+        Where an error is not one question's own, each is answered by itself.
         """
+        try:
+            self._answer(questions)
+        except Exception as err:  # pylint: disable=broad-exception-caught  # an outcome as well
+            if len(questions) == 1:
+                questions[0].outcome = err
+                return
+            for question in questions:
+                if question.outcome is None:
+                    self.answer([question])
+
+    def _answer(self, questions: list[Question]) -> None:
+        """Raises what keeps them all from being answered; then nothing is journalled."""
         started = time.perf_counter()
         model = required_model(self.served)
-        rows, is_list = self._read_records(body)
-        probabilities = model.score(rows).tolist()
-        ids = prediction_ids(key, body, len(rows))
-        answers = [answer(*pair, model, self._target) for pair in zip(ids, probabilities)]
-        content = self._encode(answers if is_list else answers[0])
-        now, names = time.time(), self._names
-        events = [event(one, now, dict(zip(names, row))) for one, row in zip(answers, rows)]
+        valid = [question for question in questions if self._read(question)]
+        if not valid:
+            return
+        rows = [row for question in valid for row in question.rows]
+        probabilities = iter(model.score(rows).tolist())
+        contents, events = [], []
+        for question in valid:
+            ids = prediction_ids(question.key, question.body, len(question.rows))
+            answers = [answer(one, next(probabilities), model, self._target) for one in ids]
+            contents.append(self._encode(answers if question.is_list else answers[0]))
+            events += self._events(answers, question.rows)
         self.journal.append(events)
-        n_positive = sum(one.income_class for one in answers)
-        self.metrics.count_answers(n_positive, len(rows), time.perf_counter() - started)
-        return content
+        for question, content in zip(valid, contents):
+            question.outcome = content
+        n_positive = sum(one.income_class for one in events)
+        seconds = time.perf_counter() - started
+        self.metrics.count_answers(len(valid), n_positive, len(rows), seconds)
+
+    def _events(self, answers: list[Answer], rows: list[Row]) -> list[Prediction]:
+        """What is journalled of one question."""
+        now, names = time.time(), self._names
+        return [event(one, now, dict(zip(names, row))) for one, row in zip(answers, rows)]
+
+    def _read(self, question: Question) -> bool:
+        """True if the body holds valid records; else its outcome says what is wrong."""
+        try:
+            question.rows, question.is_list = self._read_records(question.body)
+            check_key(question.key)
+        except ServiceError as err:
+            question.outcome = err
+        return question.outcome is None
 
 
 def required_model(served: ServedModel) -> Model:
@@ -104,18 +150,22 @@ def event(one: Answer, predicted_at: float, features: dict[str, str | int | None
     )
 
 
+def check_key(key: str | None) -> None:
+    """Raises InvalidHeader for an Idempotency-Key that cannot be used."""
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise InvalidHeader(
+            f"Idempotency-Key has {len(key)} characters, expected 1 to {LONGEST_KEY}."
+        )
+
+
 def prediction_ids(key: str | None, body: bytes, n_records: int) -> list[str]:
     """One identity per record: 32 hexadecimal digits, sorted by time.
 
     With an Idempotency-Key they follow from the key and the body, so that a request sent again,
-    to whichever worker, is stored once. Raises InvalidHeader.
+    to whichever worker, is stored once.
     """
     if key is None:
         first = (time.time_ns() // 1_000_000 << 80) + (int.from_bytes(os.urandom(10)) >> 1)
         return [f"{first + index:032x}" for index in range(n_records)]
-    if not 0 < len(key) <= LONGEST_KEY:
-        raise InvalidHeader(
-            f"Idempotency-Key has {len(key)} characters, expected 1 to {LONGEST_KEY}."
-        )
     seed = hashlib.sha256(key.encode() + b"\0" + body).digest()
     return [hashlib.sha256(seed + index.to_bytes(8)).hexdigest()[:32] for index in range(n_records)]

@@ -90,35 +90,51 @@ class Connection:
         return True
 
 
+class Client:
+    """The process that the load comes from; made once, for it takes a second."""
+
+    def __init__(self) -> None:
+        self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.shutdown()
+
+    def drive(
+        self, target: Target, n_connections: int, seconds: float, rate: float | None = None
+    ) -> LoadResult:
+        """Loads a server; `rate` in requests a second, None for as many as it takes."""
+        return self._process.submit(drive, target, n_connections, seconds, rate).result()
+
+
 def drive(target: Target, n_connections: int, seconds: float, rate: float | None) -> LoadResult:
-    """Loads a server for some seconds; `rate` in requests a second, None for as many as it takes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as process:
-        return process.submit(_drive, target, n_connections, seconds, rate).result()
-
-
-def _drive(target: Target, n_connections: int, seconds: float, rate: float | None) -> LoadResult:
-    requests = itertools.cycle(target.requests())
+    """The load itself. Raises UnexpectedAnswer for anything but 200."""
     connections = [Connection(target.port) for _ in range(n_connections)]
-    idle = deque(connections)
+    requests, idle = itertools.cycle(target.requests()), deque(connections)
     latencies_s: list[float] = []
     n_sent, cpu_s, begun = 0, time.process_time(), time.perf_counter()
-    last = begun + seconds
-    while (now := time.perf_counter()) < last or len(idle) < n_connections:
+    while (now := time.perf_counter()) < begun + seconds or len(idle) < len(connections):
+        may_send = idle and now < begun + seconds
         due = now if rate is None else begun + n_sent / rate
-        if idle and due <= now < last:
+        if may_send and due <= now:
             idle.popleft().send(next(requests), due)
             n_sent += 1
             continue
-        wait_s = due - now if idle and now < last else TIMEOUT_S
-        ready: list[Connection] = select.select(connections, [], [], wait_s)[0]
-        if not ready and wait_s == TIMEOUT_S:
-            raise UnexpectedAnswer(f"nothing within {TIMEOUT_S} s")
-        for one in ready:
+        for one in wait_for(connections, due - now if may_send else TIMEOUT_S):
             if one.receive():
                 latencies_s.append(time.perf_counter() - one.since)
                 idle.append(one)
-    ended, cpu_s = time.perf_counter(), time.process_time() - cpu_s
+    cpu_s = time.process_time() - cpu_s
     for one in connections:
         one.close()
-    return LoadResult(len(latencies_s), ended - begun, np.array(latencies_s), cpu_s)
+    return LoadResult(len(latencies_s), now - begun, np.array(latencies_s), cpu_s)
+
+
+def wait_for(connections: list[Connection], wait_s: float) -> list[Connection]:
+    """Those that an answer has come to. Raises UnexpectedAnswer if TIMEOUT_S pass without one."""
+    ready: list[Connection] = select.select(connections, [], [], wait_s)[0]
+    if not ready and wait_s == TIMEOUT_S:
+        raise UnexpectedAnswer(f"nothing within {TIMEOUT_S} s")
+    return ready

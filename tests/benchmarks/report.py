@@ -34,8 +34,8 @@ def at_most(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
     return result(name, value, unit, f"<= {goal:g}", bool(value <= goal))
 
 
-def write(name: str, results: list[dict[str, Any]]) -> None:
-    """Writes `build/bench/NAME.json` and prints the table."""
+def write(name: str, results: list[dict[str, Any]], file: str = "") -> None:
+    """Writes `build/bench/FILE.json`, by default named like the target, and prints the table."""
     machine = {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
@@ -45,7 +45,7 @@ def write(name: str, results: list[dict[str, Any]]) -> None:
     content = {"machine": machine, "command": f"make {name}", "results": results}
     content["arguments"] = sys.argv[1:]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{name}.json"
+    path = FOLDER / f"{file or name}.json"
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
     table = Table("figure", "value", "unit", "goal", "met", title=f"{name}: {path}")
     for one in results:

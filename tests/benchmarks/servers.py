@@ -95,7 +95,8 @@ class Server:
     def worker_mb(self) -> float:
         """Resident memory of its largest process, in megabytes."""
         pages = [
-            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in processes(self.pid)
+            int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+            for pid in processes(self.pid)
         ]
         return max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -131,6 +132,15 @@ def processes(pid: int) -> list[int]:
 def floor(folder: Path, workers: int) -> Server:
     """An empty Flask route under the service's gunicorn settings."""
     return Server("floor", (*GUNICORN, "tests.benchmarks.floor:app"), settings(folder, workers))
+
+
+def gthread_floor(workers: int) -> Server:
+    """The same under gunicorn's own worker that keeps connections, with one thread."""
+    port = free_port()
+    options = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers), "--no-control-socket"]
+    options += ["--worker-class", "gthread", "--threads", "1", "--keep-alive", "75"]
+    arguments = ("gunicorn", *options, "tests.benchmarks.floor:app")
+    return Server("floor under gthread", arguments, {}, port=port)
 
 
 def service(folder: Path, workers: int, model: TrainedModel) -> Server:

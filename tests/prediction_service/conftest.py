@@ -196,7 +196,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @contextmanager
 def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
-    """The service's address, under gunicorn with two workers."""
+    """The service's address, under gunicorn with its workers started."""
     process = start(
         settings,
         "gunicorn",
@@ -206,7 +206,8 @@ def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
     )
     address = f"http://127.0.0.1:{settings.prediction_port}"
     wait_until(lambda: accepts_connections(settings.prediction_port), 20, "gunicorn to listen")
-    wait_until(lambda: len(journal_paths(settings.journal_path)) == 2, 20, "both workers")
+    n_workers = settings.workers
+    wait_until(lambda: len(journal_paths(settings.journal_path)) == n_workers, 20, "all workers")
     yield address
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

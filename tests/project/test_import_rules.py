@@ -29,7 +29,8 @@ ONE_PLACE = {
     ("config", "grafana_foundation_sdk"): {"build", "dashboards", "panels"},
 }
 # What a request worker must not need: it would double its memory and start time.
-SERVING_MODULES = ("app", "bodies", "errors", "metrics", "model", "model_folder", "served", "wsgi")
+SERVING_MODULES = ("app", "bodies", "errors", "hot_route", "metrics", "model", "model_folder")
+SERVING_MODULES += ("predictor", "served", "worker", "wsgi")
 HEAVY = {"mlflow", "pandas", "sklearn", "imblearn", "prefect", "xgboost", "pymongo"}
 
 
