@@ -13,6 +13,7 @@ import tempfile
 from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,11 +29,38 @@ CONNECTIONS = 2
 TIMES_MLFLOW = 2.5
 
 
+class Measured(NamedTuple):
+    """What all rounds showed, by server."""
+
+    rates: dict[str, list[float]]  # rows a second of processor time
+    worker_mb: dict[str, float]
+
+
 def rows_per_core_s(client: Client, server: Server, batches: list, seconds: float) -> float:
     """Rows a second of processor time, in one round."""
     before_s = server.cpu_s()
     answered = client.drive(server.target(batches), CONNECTIONS, seconds).answered
     return answered * BATCH_ROWS / (server.cpu_s() - before_s)
+
+
+def measure(folder: Path, rounds: int, seconds: float, workers: int) -> Measured:
+    """All rounds of the service and of MLflow's server, in random order."""
+    measured = Measured(defaultdict(list), {})
+    with ExitStack() as stack:
+        model = train(folder, load_contract())
+        starts = range(0, len(model.records) - BATCH_ROWS, BATCH_ROWS)
+        batches = [model.records[start : start + BATCH_ROWS] for start in starts]
+        client = stack.enter_context(Client())
+        servers = [service(folder, workers, model), mlflow_server(workers, model)]
+        for server in servers:
+            log = folder / f"{server.name}.log"
+            stack.enter_context(server.running(model.records[:1], log))
+        for _ in range(rounds):
+            for server in random.sample(servers, len(servers)):
+                rate = rows_per_core_s(client, server, batches, seconds)
+                measured.rates[server.name].append(rate)
+        measured.worker_mb.update((server.name, server.worker_mb()) for server in servers)
+    return measured
 
 
 def main() -> None:
@@ -42,29 +70,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3, help="of each stretch of load (3)")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    rates: dict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        folder = Path(scratch)
-        model = train(folder, load_contract())
-        starts = range(0, len(model.records) - BATCH_ROWS, BATCH_ROWS)
-        batches = [model.records[start : start + BATCH_ROWS] for start in starts]
-        client = stack.enter_context(Client())
-        servers = [service(folder, options.workers, model), mlflow_server(options.workers, model)]
-        for server in servers:
-            log = folder / f"{server.name}.log"
-            stack.enter_context(server.running(model.records[:1], log))
-        for _ in range(options.rounds):
-            for server in random.sample(servers, len(servers)):
-                rate = rows_per_core_s(client, server, batches, options.seconds)
-                rates[server.name].append(rate)
-        memory = [(server.name, server.worker_mb()) for server in servers]
+    with tempfile.TemporaryDirectory() as scratch:
+        rates, memory = measure(Path(scratch), options.rounds, options.seconds, options.workers)
     over_mlflow = np.array(rates["service"]) / np.array(rates["mlflow"])
     results = [ratio("service / mlflow: rows per busy core", over_mlflow, at_least, TIMES_MLFLOW)]
     results += [
         result(f"{name}: rows per busy core", float(np.median(values)), "1/s")
         for name, values in rates.items()
     ]
-    results += [result(f"{name}: memory per worker", value, "MB") for name, value in memory]
+    results += [result(f"{name}: memory per worker", value, "MB") for name, value in memory.items()]
     write("benchmark-batch", results, file="batch")
 
 
