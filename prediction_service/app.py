@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from config.events import Label
 from prediction_service.bodies import FeedbackReader
 from prediction_service.errors import (
+    InvalidQuery,
     InvalidRecords,
     NotJson,
     NotReady,
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 ENDPOINTS = {
     "POST /predict": "one record or a list; optional header Idempotency-Key",
+    "POST /predict?explain=true": "the same with what each feature did to the answer",
     "POST /feedback": "the true label of a prediction: {prediction_id, label: 0 or 1}, or a list",
     "GET /model": "the version that is served",
     "GET /model/card": "what it is for, how good it is and for whom, as a page",
@@ -77,7 +79,8 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
         if ERROR in request.environ:
             raise request.environ[ERROR]
         body = read_body(settings.max_body_bytes)
-        question = Question(body, request.environ.get("HTTP_IDEMPOTENCY_KEY"))
+        key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+        question = Question(body, key, explain=is_asked("explain"))
         predictor.answer([question])
         if isinstance(question.outcome, Exception):
             raise question.outcome
@@ -159,6 +162,14 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
 
     app.register_error_handler(JournalFull, unavailable("journal_full"))
     app.register_error_handler(JournalUnavailable, unavailable("journal_unavailable"))
+
+
+def is_asked(name: str) -> bool:
+    """The value of a yes-or-no question in the address. Raises InvalidQuery."""
+    value = request.args.get(name, "false")
+    if value not in ("true", "false"):
+        raise InvalidQuery(f"{name}={value}: expected true or false")
+    return value == "true"
 
 
 def read_body(max_bytes: int) -> bytes:

@@ -6,8 +6,10 @@ only; nothing is unpickled. A package that does not suit this service is refused
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,6 +17,10 @@ import onnxruntime
 
 from config.contract import MISSING, Contract, Feature
 from config.model_registry import CARD
+from prediction_service.errors import NotExplained
+
+if TYPE_CHECKING:
+    from prediction_service.explanations import Explainer
 
 WIDEST_TOLERANCE = 1e-3  # in probability; a package that asks for more proves nothing
 
@@ -40,6 +46,7 @@ class Model:
         """Raises ModelRefused unless it is made for `contract` and its golden rows agree."""
         self.version = version
         self.contract = contract
+        self.folder = folder
         self.card_path = folder / CARD
         self.session = open_session(folder / "model.onnx")
         self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
@@ -54,6 +61,15 @@ class Model:
         columns = zip(*rows)
         feeds = {name: tensor(column) for (name, tensor), column in zip(self._to_tensors, columns)}
         return self.session.run(["probability"], feeds)[0]
+
+    @cached_property
+    def explainer(self) -> "Explainer":
+        """What explains the answers, made with the first question. Raises NotExplained."""
+        try:
+            explanations = import_module("prediction_service.explanations")
+        except ImportError as err:
+            raise NotExplained(f"This installation cannot explain answers: {err}") from err
+        return explanations.Explainer(self.folder, self.facts, self.contract)
 
     def _check_contract(self) -> None:
         digest = self.facts.get("contract_digest")

@@ -12,37 +12,28 @@ import msgspec
 
 from config.contract import Target
 from config.events import Prediction
+from prediction_service.answers import Answer, ExplainedAnswer
 from prediction_service.bodies import RecordReader
-from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError
+from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.model import Model, Row
 from prediction_service.served import ServedModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
-
-
-class Answer(msgspec.Struct):
-    """What `/predict` answers for one record."""
-
-    prediction_id: str
-    income_class: int  # 0 or 1: probability >= threshold
-    label: str
-    probability: float  # of the positive label, in [0, 1]
-    threshold: float
-    message: str
-    model_version: str
+MOST_EXPLAINED = 100  # records of a request; each takes milliseconds
 
 
 class Question:
     """One request's body and what became of it."""
 
-    __slots__ = ("body", "key", "rows", "is_list", "outcome")
+    __slots__ = ("body", "key", "explain", "rows", "is_list", "outcome")
 
-    def __init__(self, body: bytes, key: str | None) -> None:
+    def __init__(self, body: bytes, key: str | None, explain: bool = False) -> None:
         """`key` is the Idempotency-Key, which makes a retry safe."""
         self.body = body
         self.key = key
+        self.explain = explain
         self.rows: list[Row] = []
         self.is_list = False
         self.outcome: bytes | Exception | None = None  # the answer as JSON, or why there is none
@@ -90,6 +81,8 @@ class Predictor:
         for question in valid:
             ids = prediction_ids(question.key, question.body, len(question.rows))
             answers = [answer(one, next(probabilities), model, self._target) for one in ids]
+            if question.explain:
+                answers = explained(answers, model, question.rows)
             contents.append(self._encode(answers if question.is_list else answers[0]))
             events += self._events(answers, question.rows)
         self.journal.append(events)
@@ -135,6 +128,17 @@ def answer(prediction_id: str, probability: float, model: Model, target: Target)
         f" the probability of more is {probability:.1%}.",
         model_version=model.version,
     )
+
+
+def explained(answers: list[Answer], model: Model, rows: list[Row]) -> list[Answer]:
+    """The answers with their explanations. Raises TooManyRecords or NotExplained."""
+    if len(rows) > MOST_EXPLAINED:
+        raise TooManyRecords(
+            f"The list holds {len(rows)} records, at most {MOST_EXPLAINED} are explained at once:"
+            " send it in parts."
+        )
+    pairs = zip(answers, model.explainer.explain(rows))
+    return [ExplainedAnswer(explanation=e, **msgspec.structs.asdict(one)) for one, e in pairs]
 
 
 def event(one: Answer, predicted_at: float, features: dict[str, str | int | None]) -> Prediction:

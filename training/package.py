@@ -5,9 +5,11 @@ so training and serving cannot disagree:
 
     model.onnx     a tensor (n,) per input column -> `probability` (n,); facts as metadata
     golden.json    raw rows with the probabilities that any host must reproduce
+    booster.ubj    the same trees as XGBoost's own, for explanations; its digest is in the graph
     features.yaml  the contract the model was made for
 """
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier
 
 from config.contract import CONTRACT_PATH, Contract, Feature
+from config.model_registry import BOOSTER
 from training.calibration import Platt
 from training.pipeline import known_categories
 
@@ -120,10 +123,7 @@ def prepend_encoder(model: onnx.ModelProto, contract: Contract) -> onnx.ModelPro
     By hand, because a converted ColumnTransformer takes columns (n, 1), which MLflow's ONNX flavour
     does not feed, and needs more nodes: scoring one row took a third longer.
     """
-    of_kind = {
-        kind: [feature for feature in contract.inputs if feature.kind == kind]
-        for kind in ("integer", "ordinal", "nominal")
-    }
+    of_kind = by_encoding(contract)
     numbers = [feature.name for feature in of_kind["integer"]]
     numbers += [f"{feature.name}_rank" for feature in of_kind["ordinal"]]
     flags = [f"{feature.name}_flags" for feature in of_kind["nominal"]]
@@ -141,6 +141,14 @@ def prepend_encoder(model: onnx.ModelProto, contract: Contract) -> onnx.ModelPro
     replace(model.graph.node, steps)
     replace(model.graph.input, [input_of(feature) for feature in contract.inputs])
     return model
+
+
+def by_encoding(contract: Contract) -> dict[str, list[Feature]]:
+    """The model's columns by how they are encoded, in the encoder's order."""
+    return {
+        kind: [feature for feature in contract.inputs if feature.kind == kind]
+        for kind in ("integer", "ordinal", "nominal")
+    }
 
 
 def rank_node(feature: Feature, output: str) -> onnx.NodeProto:
@@ -216,12 +224,20 @@ def write_package(
 ) -> Package:
     """Writes the package, proves it on every row of `rows`, and returns it opened.
 
-    `facts` go into the graph's metadata beside the threshold and the contract's digest.
+    `facts` go into the graph's metadata beside the threshold, the calibration and the digests of
+    contract and booster.
     Raises ParityError if the graph and the pipeline differ by more than TOLERANCE on any row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     graph = to_graph(model, contract)
-    metadata = {"threshold": repr(model.threshold), "contract_digest": contract.digest, **facts}
+    metadata = {
+        "threshold": repr(model.threshold),
+        "platt_slope": repr(model.platt.slope),
+        "platt_intercept": repr(model.platt.intercept),
+        "contract_digest": contract.digest,
+        "booster_sha256": write_booster(folder / BOOSTER, model, contract),
+        **facts,
+    }
     helper.set_model_props(graph, metadata)
     onnx.save(graph, folder / "model.onnx")
     shutil.copyfile(CONTRACT_PATH, folder / "features.yaml")
@@ -229,6 +245,21 @@ def write_package(
     prove_parity(package, model, rows)
     write_golden(folder, package, rows.head(GOLDEN_ROWS))
     return package
+
+
+def write_booster(path: Path, model: FittedModel, contract: Contract) -> str:
+    """Writes the trees with the names of what they split on; the file's sha256.
+
+    A column is named like its feature, and one of a nominal feature's flags `feature=category`.
+    """
+    booster = model.encode_and_classify[-1].get_booster().copy()
+    of_kind = by_encoding(contract)
+    names = [feature.name for feature in of_kind["integer"] + of_kind["ordinal"]]
+    for feature in of_kind["nominal"]:
+        names += [f"{feature.name}={category}" for category in known_categories(feature)]
+    booster.feature_names = names
+    booster.save_model(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def prove_parity(package: Package, model: FittedModel, rows: pd.DataFrame) -> None:

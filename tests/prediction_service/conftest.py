@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
+from config.model_registry import BOOSTER
 from config.events import Prediction
 from prediction_service.app import create_app
 from prediction_service.journal import Journal, journal_paths
@@ -90,7 +91,7 @@ def with_metadata(package: Path, folder: Path, **changes: str) -> Path:
     facts = {entry.key: entry.value for entry in graph.metadata_props} | changes
     onnx.helper.set_model_props(graph, facts)
     onnx.save(graph, folder / "model.onnx")
-    for name in ("golden.json", "features.yaml"):
+    for name in ("golden.json", "features.yaml", BOOSTER):
         (folder / name).write_bytes((package / name).read_bytes())
     return folder
 

@@ -24,12 +24,22 @@ ONE_PLACE = {
     ("training", "google"): {"folders"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},
+    ("prediction_service", "xgboost"): {"explanations"},
     ("evidently_service", "mlflow"): {"registry"},
     ("evidently_service", "evidently"): {"drift"},
     ("config", "grafana_foundation_sdk"): {"build", "dashboards", "panels"},
 }
 # What a request worker must not need: it would double its memory and start time.
-SERVING_MODULES = ("app", "bodies", "errors", "hot_route", "metrics", "model", "model_folder")
+SERVING_MODULES = (
+    "answers",
+    "app",
+    "bodies",
+    "errors",
+    "hot_route",
+    "metrics",
+    "model",
+    "model_folder",
+)
 SERVING_MODULES += ("predictor", "served", "worker", "wsgi")
 HEAVY = {"mlflow", "pandas", "sklearn", "imblearn", "prefect", "xgboost", "pymongo"}
 
