@@ -161,3 +161,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as err:
         raise ModelRefused(f"{path.name} cannot be read: {err}") from err
+
+
+def check_digest(package: Path, expected: str | None) -> str:
+    """The sha256 of a package's graph. Raises ModelRefused if another one is expected."""
+    found = sha256_of(package / "model.onnx")
+    if expected not in (None, found):
+        raise ModelRefused(f"model.onnx has the sha256 {found}, expected {expected}")
+    return found
