@@ -13,12 +13,13 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import Enum
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
+from gunicorn.config import Config
 from gunicorn.http.errors import LimitRequestHeaders, NoMoreData
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
@@ -29,6 +30,7 @@ from config.settings import read_settings
 from prediction_service.settings import Settings
 
 READ_BYTES = 1 << 16
+PIECE_BYTES = 1024  # `gunicorn.http.body.Body.read`
 MOST_HEAD_BYTES = 1 << 16  # of a request's line and headers
 CHECK_PERIOD_S = 1.0  # of deadlines, and of telling the arbiter that the worker lives
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})")
@@ -66,15 +68,27 @@ class Connection:
 class Exchange:
     """One request and its answer. To gunicorn it is the socket: nothing is sent before the end."""
 
-    def __init__(self, connection: Connection, parser: RequestParser) -> None:
+    def __init__(self, cfg: Config, connection: Connection) -> None:
         self.connection = connection
-        self.parser = parser
+        self._pieces = pieces(bytes(connection.received))
+        self.parser = RequestParser(cfg, self._pieces, connection.address)
         self.request: Request | None = None
         self.response: Response | None = None
         self.environ: WSGIEnvironment = {}
         self.parts: Iterable[bytes] = ()
         self.content = bytearray()
         self.started = datetime.now()
+
+    def is_read(self) -> bool:
+        """True if the request's body was all here, so that what follows is the next request."""
+        try:
+            return self.parser.finish_body()
+        except Exception:  # pylint: disable=broad-exception-caught  # cut off, or no chunk
+            return False
+
+    def rest(self) -> bytes:
+        """What follows the request."""
+        return self.parser.unreader.take_buffered() + b"".join(self._pieces)
 
     def sendall(self, data: bytes) -> None:
         """Adds to the answer."""
@@ -207,12 +221,9 @@ class KeptWorker(Worker):
 
     def _call(self, connection: Connection, extent: Extent) -> Exchange:
         """Calls the application for the first request of what has been received."""
-        received = bytes(connection.received)
-        exchange = Exchange(
-            connection, RequestParser(self.cfg, iter([received]), connection.address)
-        )
+        exchange = Exchange(self.cfg, connection)
         try:
-            if not has_head(received):
+            if b"\r\n\r\n" not in connection.received:
                 raise LimitRequestHeaders(f"more than {MOST_HEAD_BYTES} bytes")
             exchange.request = next(exchange.parser)
             server = connection.socket.getsockname()
@@ -234,7 +245,7 @@ class KeptWorker(Worker):
                 keep = self._write(exchange, exchange.response)
             except Exception as err:  # pylint: disable=broad-exception-caught
                 self._fail(exchange, err)
-        connection.received[:] = exchange.parser.unreader.take_buffered() if keep else b""
+        connection.received[:] = exchange.rest() if keep else b""
         connection.continued = False
         connection.is_last = not keep
         connection.unsent = memoryview(exchange.content)
@@ -255,7 +266,7 @@ class KeptWorker(Worker):
             getattr(exchange.parts, "close", int)()
         taken = datetime.now() - exchange.started
         self.log.access(response, exchange.request, exchange.environ, taken)
-        return not response.should_close() and is_read(exchange.parser)
+        return not response.should_close() and exchange.is_read()
 
     def _fail(self, exchange: Exchange, err: Exception) -> None:
         """Makes gunicorn's error page the answer; nothing, if the client has gone."""
@@ -288,17 +299,16 @@ class KeptWorker(Worker):
             self._call_if_complete(connection)
 
 
-def is_read(parser: RequestParser) -> bool:
-    """True if the request's body is all here, so that what follows is the next request."""
-    try:
-        return parser.finish_body()
-    except Exception:  # pylint: disable=broad-exception-caught  # cut off, or no chunk
-        return False
+def pieces(received: bytes) -> Iterator[bytes]:
+    """The head, and what follows in the pieces that gunicorn reads a body in.
 
-
-def has_head(received: bytes) -> bool:
-    """True once the line and the headers of a request are here."""
-    return received.find(b"\r\n\r\n") >= 0
+    Given more at once it copies all of that for each piece, which for a long list takes longer
+    than to score it.
+    """
+    end = received.find(b"\r\n\r\n") + 4
+    yield received[:end]
+    for start in range(end, len(received), PIECE_BYTES):
+        yield received[start : start + PIECE_BYTES]
 
 
 def head_of(received: bytearray) -> bytes:

@@ -73,7 +73,9 @@ class Server:
             self.pid = process.pid
             try:
                 if not self._answers(records, process):
-                    raise RuntimeError(f"{command} does not answer:\n{log.read_text('utf-8')}")
+                    raise RuntimeError(
+                        f"{command} does not answer:\n{log.read_text('utf-8')[-2000:]}"
+                    )
                 self.start_s = time.monotonic() - begun
                 yield
             finally:
