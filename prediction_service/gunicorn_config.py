@@ -13,11 +13,11 @@ from typing import Any
 
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.settings import Settings
+from prediction_service.worker import MOST_CONNECTIONS
 
 # Workers count into files of this folder. It must be in the environment before prometheus_client
 # is imported, and its files are of one server's life.
 COUNTS = "PROMETHEUS_MULTIPROC_DIR"
-MOST_CONNECTIONS = 200  # of a worker; beyond it, the one nearest to its deadline is closed
 
 
 def configure() -> None:
@@ -28,9 +28,9 @@ def configure() -> None:
         workers=settings.workers,
         graceful_timeout=settings.graceful_timeout_s,
         worker_class="prediction_service.worker.KeptWorker",
-        # Each may have a whole body in memory.
         worker_connections=MOST_CONNECTIONS,
         keepalive=75,
+        forwarder_headers="",  # no header of a client may say where the application is mounted
         control_socket_disable=True,  # it would be a file in the home folder
         preload_app=False,  # each worker opens its own journal and ONNX session, after the fork
     )

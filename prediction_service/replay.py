@@ -8,15 +8,13 @@ folder or, if it is not there, from the registry.
 import argparse
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from config.contract import load_contract
 from config.events import Prediction
@@ -44,20 +42,39 @@ class Change(msgspec.Struct, frozen=True):
     replayed_probability: float
     replayed_class: int
 
+    @property
+    def difference(self) -> float:
+        """How far the probabilities lie apart."""
+        return abs(self.replayed_probability - self.probability)
 
-class Report(msgspec.Struct, frozen=True):
+
+class Report(msgspec.Struct):
     """How a version's answers differ from those that were given."""
 
     version: str
-    predictions: int
-    answered_by: dict[str, int]  # how many by which version
-    not_scored: int  # records that break today's contract
-    mean_probability: float
-    mean_replayed_probability: float
-    mean_difference: float  # of the probability, whatever its sign
-    largest_difference: float
-    to_positive: int  # answered 0, replayed 1
-    to_negative: int
+    predictions: int = 0
+    answered_by: dict[str, int] = msgspec.field(default_factory=dict)  # how many by which version
+    not_scored: int = 0  # records that break today's contract
+    mean_probability: float = 0.0
+    mean_replayed_probability: float = 0.0
+    mean_difference: float = 0.0  # of the probability, whatever its sign
+    largest_difference: float = 0.0
+    to_positive: int = 0  # answered 0, replayed 1
+    to_negative: int = 0
+
+    def add(self, change: Change) -> None:
+        """Counts one more prediction; a mean moves by its share."""
+        self.predictions += 1
+        version, difference = change.model_version, change.difference
+        self.answered_by[version] = self.answered_by.get(version, 0) + 1
+        self.mean_probability += (change.probability - self.mean_probability) / self.predictions
+        self.mean_replayed_probability += (
+            change.replayed_probability - self.mean_replayed_probability
+        ) / self.predictions
+        self.mean_difference += (difference - self.mean_difference) / self.predictions
+        self.largest_difference = max(self.largest_difference, difference)
+        self.to_positive += change.replayed_class > change.income_class
+        self.to_negative += change.replayed_class < change.income_class
 
 
 def replay(predictions: Iterable[Prediction], model: Model) -> Iterator[Change | None]:
@@ -76,26 +93,6 @@ def replay(predictions: Iterable[Prediction], model: Model) -> Iterator[Change |
                 probability,
                 int(probability >= model.threshold),
             )
-
-
-def summarize(changes: Sequence[Change], version: str, not_scored: int) -> Report:
-    """The report of all changes, at least one."""
-    answered = np.array([one.probability for one in changes])
-    replayed = np.array([one.replayed_probability for one in changes])
-    difference = np.abs(replayed - answered)
-    steps = Counter(one.replayed_class - one.income_class for one in changes)
-    return Report(
-        version=version,
-        predictions=len(changes),
-        answered_by=dict(Counter(one.model_version for one in changes)),
-        not_scored=not_scored,
-        mean_probability=float(answered.mean()),
-        mean_replayed_probability=float(replayed.mean()),
-        mean_difference=float(difference.mean()),
-        largest_difference=float(difference.max()),
-        to_positive=steps[1],
-        to_negative=steps[-1],
-    )
 
 
 @contextmanager
@@ -122,19 +119,24 @@ def moment(text: str) -> float:
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def run(version: str, period: Period, settings: Settings, out: Path | None) -> Report:
+def run(version: str, period: Period, settings: Settings, out: Path | None = None) -> Report:
     """Replays a period; each change goes to `out` as a line of JSON, if it is given.
 
     Raises ModelRefused, RegistryUnavailable, SinkUnavailable, or NothingToReplay.
     """
-    with opened_version(version, settings) as model:
-        replayed = list(replay(stored_predictions(settings, period), model))
-    changes = [one for one in replayed if one]
-    if not changes:
-        raise NothingToReplay(f"no prediction of this period can be scored: {len(replayed)} read")
-    if out:
-        out.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in changes))
-    return summarize(changes, version, len(replayed) - len(changes))
+    report = Report(version)
+    with opened_version(version, settings) as model, (out or Path(os.devnull)).open("wb") as lines:
+        for change in replay(stored_predictions(settings, period), model):
+            if change is None:
+                report.not_scored += 1
+            else:
+                report.add(change)
+                lines.write(msgspec.json.encode(change) + b"\n")
+    if not report.predictions:
+        raise NothingToReplay(
+            f"no prediction of this period can be scored: {report.not_scored} read"
+        )
+    return report
 
 
 def main() -> None:

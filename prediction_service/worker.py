@@ -3,9 +3,9 @@
 gunicorn's sync worker closes every connection, and its gthread worker hands each request from one
 thread to another, which costs more than an empty Flask route does. Here one thread waits for all
 connections at once and reads what has come. The application is called for every request that is
-here as a whole before the first of them is answered, so that it may do their work together. A slow
-sender or reader takes memory, never the thread, and has until a deadline. Parsing, the WSGI
-environment and the answer's framing are gunicorn's own.
+here as a whole before the first of them is answered, so that it may do their work together; each
+connection has one request in such a turn. A slow sender or reader takes memory, which is bounded,
+never the thread, and has until a deadline. Heads are parsed, and answers framed, by gunicorn.
 """
 
 import os
@@ -13,14 +13,15 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
-from enum import Enum
+from io import BytesIO
 from typing import Any
-from wsgiref.types import WSGIEnvironment
+from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from gunicorn.config import Config
-from gunicorn.http.errors import LimitRequestHeaders, NoMoreData
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, UnsupportedTransferCoding
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response, create
@@ -30,20 +31,83 @@ from config.settings import read_settings
 from prediction_service.settings import Settings
 
 READ_BYTES = 1 << 16
-PIECE_BYTES = 1024  # `gunicorn.http.body.Body.read`
 MOST_HEAD_BYTES = 1 << 16  # of a request's line and headers
+MOST_CONNECTIONS = 500  # beyond it, the idle one nearest to its deadline is closed
+MOST_WAITING_BODIES = 32  # as much as these may have, all connections may have in memory
 CHECK_PERIOD_S = 1.0  # of deadlines, and of telling the arbiter that the worker lives
-CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})")
-CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}[ \t]*")
+LONGEST_CHUNK_LINE = 1024
+CHUNK_LINE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(;[^\r\n]*)?")
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
-class Extent(Enum):
-    """How much of a request has come."""
+class InvalidChunk(InvalidHeader):
+    """A chunked body that is none."""
 
-    PART = 1
-    WHOLE = 2
-    BEYOND = 3  # not all, but no more of it will be taken
+    def __str__(self) -> str:
+        return f"Invalid chunk: {self.hdr}"
+
+
+class SizedBody:
+    """A body whose length the head tells."""
+
+    def __init__(self, length: int, most_bytes: int) -> None:
+        self.length = length
+        self.is_too_long = length > most_bytes
+        self.content = b""
+
+    def take(self, received: bytearray) -> bool:
+        """Takes the body out of what has been received; False if more of it has to come."""
+        if self.is_too_long:
+            return True
+        if len(received) < self.length:
+            return False
+        self.content = bytes(received[: self.length])
+        del received[: self.length]
+        return True
+
+
+class ChunkedBody:
+    """A body in chunks (RFC 9112, 7.1)."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.length = 0
+        self.is_too_long = False
+        self.content = bytearray()
+
+    def take(self, received: bytearray) -> bool:
+        """Takes what has come out of what has been received; False if more has to come.
+
+        Raises InvalidChunk.
+        """
+        while 0 <= (line_end := received.find(b"\r\n")) <= LONGEST_CHUNK_LINE:
+            if not (found := CHUNK_LINE.fullmatch(received[:line_end])):
+                raise InvalidChunk("no size")
+            size, start = int(found[1], 16), line_end + 2
+            if size == 0:
+                return self._is_end(received, line_end)
+            if self.length + size > self.most_bytes:
+                self.length += size
+                self.is_too_long = True
+                return True
+            if len(received) < start + size + 2:
+                return False
+            if received[start + size : start + size + 2] != b"\r\n":
+                raise InvalidChunk("it is longer than its size")
+            self.length += size
+            self.content += received[start : start + size]
+            del received[: start + size + 2]
+        if len(received) > LONGEST_CHUNK_LINE:
+            raise InvalidChunk("no size")
+        return False
+
+    def _is_end(self, received: bytearray, line_end: int) -> bool:
+        """True if the trailer, which nobody reads, is here."""
+        if received.find(b"\r\n\r\n", line_end) >= 0:
+            return True
+        if len(received) > MOST_HEAD_BYTES:
+            raise InvalidChunk(f"a trailer of more than {MOST_HEAD_BYTES} bytes")
+        return False
 
 
 class Connection:
@@ -52,43 +116,96 @@ class Connection:
     def __init__(self, client: socket.socket, address: tuple[str, int], deadline: float) -> None:
         self.socket = client
         self.address = address
+        self.server = client.getsockname()
         self.deadline = deadline  # by the monotonic clock: then it is closed
         self.received = bytearray()
+        self.has_ended = False  # the client sends no more, but may wait for answers
+        self.exchange: Exchange | None = None  # from its head on until it is answered
         self.unsent = memoryview(b"")
         self.is_last = False  # it is closed after the answer
         self.is_ending = False  # all is sent, and the client has still to hang up
-        self.continued = False  # it has been told to send its body
 
     @property
     def is_idle(self) -> bool:
         """True between two requests."""
-        return not (self.received or self.unsent or self.is_ending)
+        return not (self.received or self.exchange or self.unsent or self.is_ending)
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that its client makes it take."""
+        content = self.exchange.body.content if self.exchange else b""
+        return len(self.received) + len(content) + len(self.unsent)
 
 
 class Exchange:
     """One request and its answer. To gunicorn it is the socket: nothing is sent before the end."""
 
-    def __init__(self, cfg: Config, connection: Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._pieces = pieces(bytes(connection.received))
-        self.parser = RequestParser(cfg, self._pieces, connection.address)
         self.request: Request | None = None
+        self.body: SizedBody | ChunkedBody = SizedBody(0, 0)
+        self.is_awaited = False  # the client waits to be told that it may send the body
         self.response: Response | None = None
         self.environ: WSGIEnvironment = {}
         self.parts: Iterable[bytes] = ()
         self.content = bytearray()
         self.started = datetime.now()
 
-    def is_read(self) -> bool:
-        """True if the request's body was all here, so that what follows is the next request."""
-        try:
-            return self.parser.finish_body()
-        except Exception:  # pylint: disable=broad-exception-caught  # cut off, or no chunk
-            return False
+    def take(self, cfg: Config, most_body_bytes: int) -> bool:
+        """Takes the request out of what has been received; False if more of it has to come.
 
-    def rest(self) -> bytes:
-        """What follows the request."""
-        return self.parser.unreader.take_buffered() + b"".join(self._pieces)
+        Raises gunicorn's errors.
+        """
+        received = self.connection.received
+        if self.request is None:
+            end = received.find(b"\r\n\r\n") + 4
+            if end < 4 and len(received) <= MOST_HEAD_BYTES:
+                return False
+            if not 4 <= end <= MOST_HEAD_BYTES:
+                raise LimitRequestHeaders(f"more than {MOST_HEAD_BYTES} bytes")
+            self._read_head(bytes(received[:end]), cfg, most_body_bytes)
+            del received[:end]
+        return self.body.take(received)
+
+    def _read_head(self, head: bytes, cfg: Config, most_body_bytes: int) -> None:
+        try:
+            request = next(RequestParser(cfg, iter([head]), self.connection.address))
+        except UnsupportedTransferCoding as err:  # to gunicorn a failure of the server
+            raise InvalidHeader("TRANSFER-ENCODING") from err
+        # What gunicorn takes the body to be: a second opinion could differ, and then the rest of
+        # one request would be read as the next.
+        reader = request.body.reader
+        if isinstance(reader, ChunkedReader):
+            self.body = ChunkedBody(most_body_bytes)
+        else:
+            self.body = SizedBody(reader.length, most_body_bytes)
+        self.is_awaited = request.version >= (1, 1) and any(
+            name == "EXPECT" for name, _ in request.headers
+        )
+        self.request = request
+
+    def call(self, app: WSGIApplication, cfg: Config, keep: bool) -> None:
+        """Calls the application. It sees a body with a length, in whatever pieces it came."""
+        connection = self.connection
+        self.response, self.environ = create(
+            self.request, self, connection.address, connection.server, cfg
+        )
+        # After chunks, too: what ends them, not all readers agree on.
+        if not keep or self.body.is_too_long or isinstance(self.body, ChunkedBody):
+            self.response.force_close()
+        if self.environ.pop("HTTP_TRANSFER_ENCODING", None):
+            self.environ["CONTENT_LENGTH"] = str(self.body.length)
+        self.environ["wsgi.input"] = BytesIO(self.body.content)
+        self.parts = app(self.environ, self.response.start_response)
+
+    def answer(self, response: Response) -> None:
+        """Asks the application for its answer."""
+        try:
+            for part in self.parts:
+                response.write(part)
+            response.close()
+        finally:
+            getattr(self.parts, "close", int)()
 
     def sendall(self, data: bytes) -> None:
         """Adds to the answer."""
@@ -113,7 +230,7 @@ class KeptWorker(Worker):
         self.connections: set[Connection] = set()
         # Made before the fork, and the better one has a descriptor: see `init_process`.
         self.poller: selectors.BaseSelector = selectors.SelectSelector()
-        self._waiting: list[Exchange] = []
+        self._ready: set[Connection] = set()  # something came that may complete a request
 
     def init_process(self) -> None:
         """Comes after the fork; gunicorn calls `run` from it."""
@@ -156,29 +273,34 @@ class KeptWorker(Worker):
                 self._close(connection)
 
     def _turn(self, timeout_s: float) -> None:
-        """Waits for events, does what each asks for, and answers all requests that have arrived."""
-        for key, _ in self.poller.select(timeout_s):
+        """Waits for events, does what each asks for, and answers the requests that are here.
+
+        One of each connection: the others are not delayed by those behind it.
+        """
+        for key, _ in self.poller.select(0 if self._ready else timeout_s):
             if key.fileobj == self.PIPE[0]:
                 os.read(self.PIPE[0], READ_BYTES)
             elif key.data is None:
                 self._accept(key.fileobj)
             else:
                 self._advance(key.data)
-        while waiting := self._waiting:
-            # The application has been called for all of them before the first is answered.
-            self._waiting = []
-            for exchange in waiting:
+        ready, self._ready = self._ready, set()
+        # The application is called for all of them before the first is answered.
+        exchanges = [self._called(one) for one in ready if one in self.connections]
+        for exchange in exchanges:
+            if exchange:
                 self._answer(exchange)
 
     def _accept(self, listener: Any) -> None:  # gunicorn's own around a socket
         try:
             client, address = listener.accept()
+            client.setblocking(False)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:  # another worker was faster, or the client has gone
             return
-        client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) >= self.cfg.worker_connections:
-            self._close(min(self.connections, key=lambda one: one.deadline))
+            # An idle one before one that is being answered.
+            self._close(min(self.connections, key=lambda one: (not one.is_idle, one.deadline)))
         connection = Connection(client, address, time.monotonic() + self.request_timeout_s)
         self.connections.add(connection)
         self.poller.register(client, READ, connection)
@@ -197,56 +319,65 @@ class KeptWorker(Worker):
                 self._send(connection)
             else:
                 self._receive(connection)
+        except BlockingIOError:  # it was not ready after all
+            pass
         except OSError:  # the client has gone
             self._close(connection)
 
     def _receive(self, connection: Connection) -> None:
         part = connection.socket.recv(READ_BYTES)
-        if not part:
+        if connection.is_ending:
+            if not part:
+                self._close(connection)
+            return
+        if connection.is_idle:
+            connection.deadline = time.monotonic() + self.request_timeout_s
+        connection.has_ended = not part
+        connection.received += part
+        self._ready.add(connection)
+        if len(connection.received) > READ_BYTES and self._holds_too_much():
+            self.log.warning("connection closed, all together have sent too much: %s", self)
             self._close(connection)
-        elif not connection.is_ending:
-            if not connection.received:
-                connection.deadline = time.monotonic() + self.request_timeout_s
-            connection.received += part
-            self._call_if_complete(connection)
 
-    def _call_if_complete(self, connection: Connection) -> None:
-        """Calls the application once a request is here, or as much of it as will be taken."""
-        extent = extent_of(connection.received, self.most_body_bytes)
-        if extent is not Extent.PART:
-            self._waiting.append(self._call(connection, extent))
-        elif not connection.continued and b"100-continue" in head_of(connection.received):
-            connection.continued = True
-            connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    def _holds_too_much(self) -> bool:
+        held = sum(connection.held_bytes for connection in self.connections)
+        return held > MOST_WAITING_BODIES * self.most_body_bytes
 
-    def _call(self, connection: Connection, extent: Extent) -> Exchange:
-        """Calls the application for the first request of what has been received."""
-        exchange = Exchange(self.cfg, connection)
+    def _called(self, connection: Connection) -> Exchange | None:
+        """The next request of a connection, given to the application; None if it is not here."""
+        exchange = connection.exchange = connection.exchange or Exchange(connection)
         try:
-            if b"\r\n\r\n" not in connection.received:
-                raise LimitRequestHeaders(f"more than {MOST_HEAD_BYTES} bytes")
-            exchange.request = next(exchange.parser)
-            server = connection.socket.getsockname()
-            exchange.response, exchange.environ = create(
-                exchange.request, exchange, connection.address, server, self.cfg
-            )
-            if extent is Extent.BEYOND or not self.alive:  # what follows may be its rest
-                exchange.response.force_close()
-            exchange.parts = self.wsgi(exchange.environ, exchange.response.start_response)
+            if not exchange.take(self.cfg, self.most_body_bytes):
+                self._expect_more(exchange)
+                return None
+            exchange.call(self.wsgi, self.cfg, self.alive)
         except Exception as err:  # pylint: disable=broad-exception-caught
             self._fail(exchange, err)
         return exchange
+
+    def _expect_more(self, exchange: Exchange) -> None:
+        """Lets the client go on with its request."""
+        connection = exchange.connection
+        if connection.has_ended:
+            self._close(connection)
+        elif exchange.is_awaited:
+            exchange.is_awaited = False
+            try:
+                connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            except OSError:  # the client has gone
+                self._close(connection)
 
     def _answer(self, exchange: Exchange) -> None:
         """Asks the application for its answer and sends it."""
         connection, keep = exchange.connection, False
         if exchange.response:
             try:
-                keep = self._write(exchange, exchange.response)
+                exchange.answer(exchange.response)
+                self._log_access(exchange, exchange.response)
+                keep = not exchange.response.should_close()
             except Exception as err:  # pylint: disable=broad-exception-caught
                 self._fail(exchange, err)
-        connection.received[:] = exchange.rest() if keep else b""
-        connection.continued = False
+        connection.exchange = None
         connection.is_last = not keep
         connection.unsent = memoryview(exchange.content)
         connection.deadline = time.monotonic() + self.request_timeout_s
@@ -256,24 +387,15 @@ class KeptWorker(Worker):
             except OSError:  # the client has gone
                 self._close(connection)
 
-    def _write(self, exchange: Exchange, response: Response) -> bool:
-        """The answer into the exchange; True if the connection may be kept."""
-        try:
-            for part in exchange.parts:
-                response.write(part)
-            response.close()
-        finally:
-            getattr(exchange.parts, "close", int)()
+    def _log_access(self, exchange: Exchange, response: Response) -> None:
         taken = datetime.now() - exchange.started
         self.log.access(response, exchange.request, exchange.environ, taken)
-        return not response.should_close() and exchange.is_read()
 
     def _fail(self, exchange: Exchange, err: Exception) -> None:
-        """Makes gunicorn's error page the answer; nothing, if the client has gone."""
+        """Makes gunicorn's error page the answer."""
         exchange.response = None
         exchange.content.clear()
-        if not isinstance(err, (NoMoreData, StopIteration)):
-            self.handle_error(exchange.request, exchange, exchange.connection.address, err)
+        self.handle_error(exchange.request, exchange, exchange.connection.address, err)
 
     def _send(self, connection: Connection) -> None:
         """Sends what the client takes now; the rest when it takes more. Raises OSError."""
@@ -286,63 +408,20 @@ class KeptWorker(Worker):
         if bool(connection.unsent) != had_to_wait:
             event = WRITE if connection.unsent else READ
             self.poller.modify(connection.socket, event, connection)
-        if connection.unsent:
-            return
+        if not connection.unsent:
+            self._go_on(connection)
+
+    def _go_on(self, connection: Connection) -> None:
+        """Comes after an answer that was sent as a whole. Raises OSError."""
         if connection.is_last:
             # Closed at once, what the client has sent meanwhile would make the kernel take the
             # answer back (RFC 9112, 9.6).
             connection.is_ending = True
+            connection.received.clear()
             connection.socket.shutdown(socket.SHUT_WR)
-            return
-        connection.deadline = time.monotonic() + self.cfg.keepalive
-        if connection.received:  # the client did not wait for the answer before it asked again
-            self._call_if_complete(connection)
-
-
-def pieces(received: bytes) -> Iterator[bytes]:
-    """The head, and what follows in the pieces that gunicorn reads a body in.
-
-    Given more at once it copies all of that for each piece, which for a long list takes longer
-    than to score it.
-    """
-    end = received.find(b"\r\n\r\n") + 4
-    yield received[:end]
-    for start in range(end, len(received), PIECE_BYTES):
-        yield received[start : start + PIECE_BYTES]
-
-
-def head_of(received: bytearray) -> bytes:
-    """The line and the headers, in lower case; empty if they are not here."""
-    return bytes(received[: received.find(b"\r\n\r\n") + 1]).lower()
-
-
-def extent_of(received: bytearray, most_body_bytes: int) -> Extent:
-    """How much of the next request is here.
-
-    What a request is, gunicorn's parser decides: a connection is kept only if both agree.
-    """
-    end = received.find(b"\r\n\r\n")
-    if end < 0:
-        return Extent.BEYOND if len(received) > MOST_HEAD_BYTES else Extent.PART
-    head, n_body_bytes = bytes(received[:end]).lower(), len(received) - end - 4
-    if b"\r\ntransfer-encoding:" in head:
-        return extent_of_chunks(received, end + 4, most_body_bytes + READ_BYTES)
-    found = CONTENT_LENGTH.search(head)
-    length = int(found[1]) if found else 0
-    if length > most_body_bytes:
-        return Extent.BEYOND
-    return Extent.WHOLE if n_body_bytes >= length else Extent.PART
-
-
-def extent_of_chunks(received: bytearray, position: int, most_bytes: int) -> Extent:
-    """How much of the chunks that begin at `position` is here; BEYOND if they make no sense."""
-    if len(received) - position > most_bytes:
-        return Extent.BEYOND
-    while (line_ends := received.find(b"\r\n", position)) >= 0:
-        size_digits = bytes(received[position:line_ends].partition(b";")[0])
-        if not CHUNK_SIZE.fullmatch(size_digits):
-            return Extent.BEYOND
-        if int(size_digits, 16) == 0:
-            return Extent.WHOLE if received.find(b"\r\n\r\n", line_ends) >= 0 else Extent.PART
-        position = line_ends + 2 + int(size_digits, 16) + 2
-    return Extent.PART
+        elif connection.received or connection.has_ended:
+            # The client did not wait for the answer before it asked again.
+            connection.deadline = time.monotonic() + self.request_timeout_s
+            self._ready.add(connection)
+        else:
+            connection.deadline = time.monotonic() + self.cfg.keepalive

@@ -4,16 +4,27 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Timer
 from typing import Any, BinaryIO
 
 import msgspec
 import pytest
 import requests
+from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
 
 from prediction_service.journal import journal_paths, read_after
 from prediction_service.model_folder import ModelFolder
 from prediction_service.settings import Settings
-from prediction_service.worker import Extent, extent_of
+from prediction_service.worker import (
+    MOST_CONNECTIONS,
+    MOST_WAITING_BODIES,
+    Connection,
+    Exchange,
+)
+from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, gunicorn
 
 Record = dict[str, Any]
@@ -173,6 +184,9 @@ def test_a_client_that_asks_first_is_told_to_send_its_body(
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
         (b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n", 413),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: morse\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n", 417),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: a\r\n\r\nzz\r\n", 400),
         (
             b"POST /predict HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n"
@@ -205,31 +219,74 @@ def test_idle_connections_do_not_delay_the_end(
     session.close()
 
 
-HEAD = b"POST /predict HTTP/1.1\r\nContent-Length: 4\r\n\r\n"
-CHUNKED = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n"
+CHUNKED = b"POST /predict HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    """A connection that nobody sends on: what came on it, the test says."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Connection(ours, ("127.0.0.1", 1), 0.0)
 
 
 @pytest.mark.parametrize(
-    ("received", "expected"),
+    ("request_", "body"),
     [
-        (HEAD[:-1], Extent.PART),
-        (HEAD, Extent.PART),
-        (HEAD + b"123", Extent.PART),
-        (HEAD + b"1234", Extent.WHOLE),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Extent.WHOLE),
-        (HEAD.replace(b"4", b"101"), Extent.BEYOND),
-        (HEAD.replace(b"4", b"100"), Extent.PART),
-        (CHUNKED + b"4\r\n0\r\n\r", Extent.PART),
-        (CHUNKED + b"4\r\n0\r\n\r\r\n0\r\n", Extent.PART),
-        (CHUNKED + b"4\r\n0\r\n\r\r\n0\r\n\r\n", Extent.WHOLE),
-        (CHUNKED + b"2;note=1\r\nab\r\n0\r\nTrailer: 1\r\n\r\n", Extent.WHOLE),
-        (CHUNKED + b"x\r\n", Extent.BEYOND),
-        (CHUNKED + b"-1\r\n\r\n", Extent.BEYOND),
-        (CHUNKED + b"1\r\na\r\n" * 20_000, Extent.BEYOND),
+        (HEAD + b"1234", b"1234"),
+        (HEAD.replace(b"4", b"0" * 30 + b"4") + b"1234", b"1234"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+        (CHUNKED + b"4\r\n0\r\n\r\r\n0\r\n\r\n", b"0\r\n\r"),
+        (
+            CHUNKED + b"2;note=1\r\nab\r\nA \r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n",
+            b"ab0123456789",
+        ),
+        (CHUNKED + b"1\r\na\r\n" * 100 + b"0\r\n\r\n", b"a" * 100),
     ],
 )
-def test_a_request_is_whole_with_its_last_byte(received: bytes, expected: Extent) -> None:
-    assert extent_of(bytearray(received), most_body_bytes=100) is expected
+def test_a_request_is_here_with_its_last_byte_however_it_is_cut(
+    connection: Connection, request_: bytes, body: bytes
+) -> None:
+    for size in (1, 2, 7, 1000):
+        exchange = Exchange(connection)
+        for start in range(0, len(request_), size):
+            assert not (start and exchange.take(Config(), 100))
+            connection.received += request_[start : start + size]
+        connection.received += b"" if b"chunked" in request_ else b"GET"
+        assert exchange.take(Config(), 100)
+        assert (exchange.body.length, exchange.body.content) == (len(body), body)
+        if b"chunked" not in request_:
+            assert connection.received == b"GET"  # the next one's
+        connection.received.clear()
+
+
+@pytest.mark.parametrize("sent", [HEAD.replace(b"4", b"101"), CHUNKED + b"65\r\nabc"])
+def test_no_more_is_awaited_of_a_body_beyond_the_limit(connection: Connection, sent: bytes) -> None:
+    connection.received += sent
+    exchange = Exchange(connection)
+    assert exchange.take(Config(), 100)
+    assert exchange.body.is_too_long
+    assert exchange.body.length == 101
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"x\r\n",
+        b"-1\r\n\r\n",
+        b"\r\n",
+        b"0x1\r\na\r\n",
+        b"1\r\nab\r\n",
+        b"1;\ra\r\na\r\n",
+        b"1" * 2000,
+        b"0\r\n" + b"X: y\r\n" * 20_000,
+    ],
+)
+def test_chunks_that_make_no_sense_are_refused(connection: Connection, chunks: bytes) -> None:
+    connection.received += CHUNKED + chunks
+    with pytest.raises(ParseException):
+        Exchange(connection).take(Config(), 100)
 
 
 def test_the_rest_of_a_body_that_was_refused_is_no_request(one_worker: Settings) -> None:
@@ -237,7 +294,109 @@ def test_the_rest_of_a_body_that_was_refused_is_no_request(one_worker: Settings)
     hidden = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
     length = one_worker.max_body_bytes + 1
     with connect(one_worker) as client:
-        client.sendall(HEAD.replace(b"4", b"%d\r\nHost: here" % length))
+        client.sendall(HEAD.replace(b"4", b"%d" % length))
         assert read_answer(client)[0] == 413
         client.sendall(hidden)
         assert is_closed(client, 4)
+
+
+def test_a_client_that_hangs_up_half_gets_all_its_answers(
+    one_worker: Settings, record: Record
+) -> None:
+    """It sends no more, but it still reads: several answers, and one that needs time to take."""
+    request = predict_request(json.dumps(record).encode())
+    with connect(one_worker) as client:
+        client.sendall(request * 3 + request[:-1])  # of the last, the end never comes
+        client.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as file:
+            assert [read_next(file)[0] for _ in range(3)] == [200] * 3
+            assert file.read() == b""
+
+
+def test_chunks_are_a_body_like_any_other(one_worker: Settings, record: Record) -> None:
+    """Also with a trailer that would be refused as a header: nobody reads it."""
+    body = json.dumps(record).encode()
+    chunks = b"".join(b"%x\r\n%b\r\n" % (1, body[i : i + 1]) for i in range(len(body)))
+    for end in (b"0\r\n\r\n", b"0\r\nHost: there\r\n\r\n"):
+        with connect(one_worker) as client:
+            status, answer = ask(client, CHUNKED + chunks + end)
+            assert (status, json.loads(answer)["model_version"]) == (200, "1")
+
+
+def test_one_client_with_many_requests_behind_each_other_delays_no_other(
+    one_worker: Settings, record: Record
+) -> None:
+    """Its requests are answered one a turn, and others' in between."""
+    many = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n" * 1000
+    with connect(one_worker) as greedy, connect(one_worker) as other:
+        greedy.sendall(many)
+        assert ask(other, predict_request(json.dumps(record).encode()))[0] == 200
+        greedy.setblocking(False)
+        seen = b""
+        with suppress(BlockingIOError):
+            while part := greedy.recv(1 << 20):
+                seen += part
+        assert seen.count(b"HTTP/1.1 200 OK") < 900
+
+
+def test_idle_connections_give_way_to_new_ones_and_a_request_on_its_way_does_not(
+    one_worker: Settings, record: Record
+) -> None:
+    request = predict_request(json.dumps(record).encode())
+    with ExitStack() as stack:
+        busy = stack.enter_context(connect(one_worker))
+        busy.sendall(request[:-1])
+        for _ in range(MOST_CONNECTIONS + 20):
+            client = stack.enter_context(connect(one_worker))
+        assert ask(client, request)[0] == 200
+        assert ask(busy, request[-1:])[0] == 200
+
+
+def test_bodies_on_their_way_have_a_bound_together(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record, tmp_path: Path
+) -> None:
+    """Else as many clients as there may be, each short of a byte, would fill the memory."""
+    assert model_folder.current()
+    own = msgspec.structs.replace(settings, workers=1, max_body_bytes=200_000)
+    request = predict_request(json.dumps(record).encode().rjust(200_000))
+    with gunicorn(start, own), ExitStack() as stack:
+        clients = [stack.enter_context(connect(own)) for _ in range(2 * MOST_WAITING_BODIES)]
+        for client in clients:
+            with suppress(OSError):
+                client.sendall(request[:-1])
+        log = tmp_path / "gunicorn-0.log"
+        wait_until(lambda: "sent too much" in log.read_text(), 20, "connections to be closed")
+        outcomes = [outcome(client, request[-1:]) for client in clients]
+        assert set(outcomes) == {200, None}
+        assert 0 < outcomes.count(200) <= MOST_WAITING_BODIES
+        with connect(own) as another:
+            assert ask(another, request)[0] == 200
+
+
+def outcome(client: socket.socket, request: bytes) -> int | None:
+    """The status of the answer; None if the service has hung up."""
+    try:
+        return ask(client, request)[0]
+    except (OSError, IndexError):
+        return None
+
+
+def test_an_answer_on_its_way_is_finished_when_the_service_stops(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
+) -> None:
+    assert model_folder.current()
+    patient = msgspec.structs.replace(settings, graceful_timeout_s=10)
+    request = predict_request(json.dumps(record).encode())
+    with ExitStack() as stack:
+        with gunicorn(start, patient):
+            late = stack.enter_context(connect(patient))
+            late.sendall(request[:-1])
+            Timer(0.5, late.sendall, [request[-1:]]).start()
+        status, body = read_answer(late)  # the service has ended
+        assert (status, json.loads(body)["model_version"]) == (200, "1")
+
+
+def test_no_header_moves_the_application(one_worker: Settings) -> None:
+    with connect(one_worker) as client:
+        moved = b"GET /health/live HTTP/1.1\r\nHost: a\r\nSCRIPT_NAME: /x\r\nPATH_INFO: /y\r\n\r\n"
+        assert ask(client, moved)[0] == 200
