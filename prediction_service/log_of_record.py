@@ -1,6 +1,7 @@
 """Reads back what was answered: from MongoDB if it is configured, else from the journals."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,12 +84,16 @@ def open_mongodb(settings: Settings) -> MongoSink | None:
 def stored_predictions(settings: Settings, period: Period = Period()) -> Iterator[Prediction]:
     """Every prediction of a period. Raises SinkUnavailable."""
     if mongodb := open_mongodb(settings):
-        return mongodb.predictions(period.since, period.until)
-    return journalled_predictions(settings.journal_path, period)
+        with closing(mongodb):
+            yield from mongodb.predictions(period.since, period.until)
+    else:
+        yield from journalled_predictions(settings.journal_path, period)
 
 
 def stored_labelled(settings: Settings) -> Iterator[LabelledRecord]:
     """Every prediction whose true class is known and undisputed. Raises SinkUnavailable."""
     if mongodb := open_mongodb(settings):
-        return mongodb.labelled()
-    return journalled_labelled(settings.journal_path)
+        with closing(mongodb):
+            yield from mongodb.labelled()
+    else:
+        yield from journalled_labelled(settings.journal_path)
