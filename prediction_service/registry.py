@@ -55,7 +55,7 @@ class Registry:
             return self._wanted_run() if self.run_id else self._wanted_version()
 
     def version(self, number: str) -> Wanted:
-        """A version by its number, whether or not it is to be served. Raises RegistryUnavailable."""
+        """A version by its number, to be served or not. Raises RegistryUnavailable."""
         with self._translated(f"version {number} of {MODEL_NAME}"):
             return wanted_of(self.client.get_model_version(MODEL_NAME, number))
 

@@ -52,8 +52,8 @@ class Report(msgspec.Struct):
     """How a version's answers differ from those that were given."""
 
     version: str
+    answered_by: dict[str, int]  # how many by which version
     predictions: int = 0
-    answered_by: dict[str, int] = msgspec.field(default_factory=dict)  # how many by which version
     not_scored: int = 0  # records that break today's contract
     mean_probability: float = 0.0
     mean_replayed_probability: float = 0.0
@@ -124,7 +124,7 @@ def run(version: str, period: Period, settings: Settings, out: Path | None = Non
 
     Raises ModelRefused, RegistryUnavailable, SinkUnavailable, or NothingToReplay.
     """
-    report = Report(version)
+    report = Report(version, {})
     with opened_version(version, settings) as model, (out or Path(os.devnull)).open("wb") as lines:
         for change in replay(stored_predictions(settings, period), model):
             if change is None:

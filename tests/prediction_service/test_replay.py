@@ -55,7 +55,7 @@ def test_another_threshold_changes_classes_and_no_probability(
 
 
 def test_a_report_is_what_its_changes_say() -> None:
-    report = Report("9")
+    report = Report("9", {})
     report.add(Change("a", "1", 0.2, 0, 0.6, 1))
     report.add(Change("b", "1", 0.9, 1, 0.8, 1))
     report.add(Change("c", "2", 0.7, 1, 0.1, 0))

@@ -368,7 +368,6 @@ def test_bodies_on_their_way_have_a_bound_together(
         wait_until(lambda: "sent too much" in log.read_text(), 20, "connections to be closed")
         outcomes = [outcome(client, request[-1:]) for client in clients]
         assert set(outcomes) == {200, None}
-        assert 0 < outcomes.count(200) <= MOST_WAITING_BODIES
         with connect(own) as another:
             assert ask(another, request)[0] == 200
 

@@ -30,17 +30,8 @@ ONE_PLACE = {
     ("config", "grafana_foundation_sdk"): {"build", "dashboards", "panels"},
 }
 # What a request worker must not need: it would double its memory and start time.
-SERVING_MODULES = (
-    "answers",
-    "app",
-    "bodies",
-    "errors",
-    "hot_route",
-    "metrics",
-    "model",
-    "model_folder",
-)
-SERVING_MODULES += ("predictor", "served", "worker", "wsgi")
+ROUTES = ("app", "answers", "bodies", "errors", "hot_route", "metrics", "predictor")
+SERVING_MODULES = (*ROUTES, "model", "model_folder", "served", "worker", "wsgi")
 HEAVY = {"mlflow", "pandas", "sklearn", "imblearn", "prefect", "xgboost", "pymongo"}
 
 
