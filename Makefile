@@ -117,6 +117,14 @@ benchmark-training: setup  ## quality and time of training, beside the usual way
 benchmark-scoring: setup spark  ## rows a second that Spark scores, by cores: 5 minutes
 	$(BIN)/python -m tests.benchmarks.benchmark_scoring
 
+.PHONY: benchmark-measurement
+benchmark-measurement: setup  ## what one measurement of the window costs, beside Evidently's report: 1 minute
+	$(BIN)/python -m tests.benchmarks.benchmark_measurement
+
+.PHONY: false-alarms
+false-alarms: setup  ## drift alarms in months without drift, and how soon shifts are seen: 12 minutes
+	$(BIN)/python -m tests.benchmarks.false_alarms
+
 .PHONY: benchmark-retraining
 benchmark-retraining: setup  ## what a training after drift brings, and costs on the census: 1 minute
 	$(BIN)/python -m tests.benchmarks.benchmark_retraining

@@ -37,11 +37,11 @@ class LabelledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     record: dict[str, str | int | float | bool | None]  # raw values; not held to the contract yet
     label: int
     prediction_id: str | None = None
-    labelled_at: float | None = None  # Unix time in seconds
+    predicted_at: float | None = None  # Unix time in seconds
 
 
 def labelled(prediction: Prediction, label: Label) -> LabelledRecord:
     """A prediction's record with its true class."""
     return LabelledRecord(
-        {**prediction.features}, label.label, prediction.prediction_id, label.labelled_at
+        {**prediction.features}, label.label, prediction.prediction_id, prediction.predicted_at
     )

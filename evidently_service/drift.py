@@ -1,6 +1,6 @@
 """Evidently, behind plain values: the one module that knows it. Only `measure` imports it.
 
-Takes the reference and the window as data frames and gives scores, quality and an HTML report.
+Takes the reference and the window as data frames and gives scores and an HTML report.
 """
 
 import warnings
@@ -10,20 +10,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from config.contract import Contract
-from evidently_service.measurement import ColumnDrift, Quality
+from config.events import Prediction
+from evidently_service.measurement import ColumnDrift
 from evidently_service.monitoring import ColumnTest, Monitoring
 
 with warnings.catch_warnings():
     # Evidently 0.7 uses what NumPy 2 and Litestar 2 have renamed; ours to ignore, not to mend.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from evidently import BinaryClassification, DataDefinition, Dataset, Report
+    from evidently import DataDefinition, Dataset, Report
     from evidently.core.report import Snapshot
-    from evidently.metrics import Accuracy, F1Score, LogLoss, Precision, Recall, RocAuc, ValueDrift
+    from evidently.metrics import ValueDrift
     from evidently.presets import DataDriftPreset
-
-# Evidently holds a probability against 0.5, whatever class the model answered: so the quality of
-# the classes is asked of a task without probabilities.
-CLASSES, PROBABILITIES = "classes", "probabilities"
 
 
 class Drift(NamedTuple):
@@ -31,6 +28,7 @@ class Drift(NamedTuple):
 
     features: tuple[ColumnDrift, ...]
     prediction: tuple[ColumnDrift, ...]
+    window: pd.DataFrame  # what was measured
     snapshot: Snapshot
 
     @property
@@ -59,11 +57,24 @@ def monitored_frame(rows: Iterable[Mapping[str, Any]], contract: Contract) -> pd
     return pd.DataFrame(columns)
 
 
+def as_row(prediction: Prediction) -> dict[str, object]:
+    """A prediction as one flat row: its features and the model's outputs."""
+    outputs = {"probability": prediction.probability, "income_class": prediction.income_class}
+    return {**prediction.features, **outputs}
+
+
 def measure_drift(
-    reference: pd.DataFrame, window: pd.DataFrame, monitoring: Monitoring, contract: Contract
+    reference: pd.DataFrame,
+    window: pd.DataFrame,
+    monitoring: Monitoring,
+    contract: Contract,
+    with_outputs: bool = True,
 ) -> Drift:
-    """Each column's drift from reference to window, both as `monitored_frame` gives them."""
-    features, outputs = monitoring.features, monitoring.outputs
+    """Each column's drift from reference to window, both as `monitored_frame` gives them.
+
+    The monitoring has every threshold. Without outputs `Drift.prediction` is empty.
+    """
+    features, outputs = monitoring.features, monitoring.outputs if with_outputs else {}
     columns = DataDefinition(
         numerical_columns=[f.name for f in contract.inputs if not f.is_categorical]
         + ["probability"],
@@ -91,6 +102,7 @@ def measure_drift(
     return Drift(
         tuple(column_drift(name, test, scores[name]) for name, test in features.items()),
         tuple(column_drift(name, test, scores[name]) for name, test in outputs.items()),
+        window,
         snapshot,
     )
 
@@ -98,39 +110,8 @@ def measure_drift(
 def column_drift(name: str, test: ColumnTest, score: float) -> ColumnDrift:
     """A column's score held against its threshold."""
     ratio = test.ratio(score)
+    assert test.threshold is not None  # `ratio` has seen to it
     return ColumnDrift(name, test.test, score, test.threshold, ratio, ratio > 1)
-
-
-def measure_quality(labelled: pd.DataFrame) -> Quality | None:
-    """How right labelled predictions are: columns `label`, `income_class` and `probability`.
-
-    None while all labels are of one class, for half of the figures are not defined then.
-    """
-    if labelled["label"].nunique() < 2:
-        return None
-    columns = DataDefinition(
-        numerical_columns=["probability"],
-        categorical_columns=["label", "income_class"],
-        classification=[
-            BinaryClassification(
-                name=CLASSES, target="label", prediction_labels="income_class", pos_label=1
-            ),
-            BinaryClassification(
-                name=PROBABILITIES, target="label", prediction_probas="probability", pos_label=1
-            ),
-        ],
-    )
-    metrics = {
-        "accuracy": Accuracy(classification_name=CLASSES),
-        "precision": Precision(classification_name=CLASSES),
-        "recall": Recall(classification_name=CLASSES),
-        "f1": F1Score(classification_name=CLASSES),
-        "roc_auc": RocAuc(classification_name=PROBABILITIES),
-        "log_loss": LogLoss(classification_name=PROBABILITIES),
-    }
-    snapshot = Report(list(metrics.values())).run(Dataset.from_pandas(labelled, columns), None)
-    values = [float(metric["value"]) for metric in snapshot.dict()["metrics"]]
-    return Quality(rows=len(labelled), **dict(zip(metrics, values, strict=True)))
 
 
 def _scores(snapshot: Snapshot) -> dict[str, float]:

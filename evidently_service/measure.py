@@ -7,6 +7,7 @@ report -> the window's file and folder, from which the web workers answer.
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -16,24 +17,41 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-import pandas as pd
+import numpy as np
 
 from config.contract import Contract, load_contract
-from config.events import Prediction
+from config.events import Label, Prediction
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
-from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
-from evidently_service.measurement import Counters, LabelCounts, Measurement, Quality, Run
-from evidently_service.measurement import WindowFacts
+from evidently_service.drift import Drift, as_row, measure_drift, monitored_frame
+from evidently_service.effect import measure_effects
+from evidently_service.judgement import Judge, share_drifted
+from evidently_service.measurement import (
+    ColumnDrift,
+    Counters,
+    Judgement,
+    LabelCounts,
+    Measurement,
+    Quality,
+    Run,
+    WindowFacts,
+)
 from evidently_service.monitoring import Monitoring, load_monitoring
+from evidently_service.performance import estimate_quality, estimation_error, measure_quality
+from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Registry, RegistryError, Version
+from evidently_service.segments import Answered, measure_segments
 from evidently_service.settings import Settings
+from evidently_service.thresholds import Reference, Thresholds
 from evidently_service.window import Window
 
 log = logging.getLogger(__name__)
+
+Labelled = tuple[Prediction, Label]
+DELAY_QUANTILES = (0.5, 0.9)
 
 
 class Inputs(NamedTuple):
@@ -42,6 +60,7 @@ class Inputs(NamedTuple):
     counters: Counters
     labels: LabelCounts
     version: Version | None
+    rows: int  # in the window, from which time alone may take some
 
 
 class Measure:
@@ -55,6 +74,7 @@ class Measure:
         contract: Contract,
         *,
         report_path: Path,
+        judge_period_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.window = window
@@ -63,12 +83,13 @@ class Measure:
         self.contract = contract
         self.report_path = report_path
         self.clock = clock
+        thresholds = Thresholds(references.folder, monitoring)
+        self.judge = Judge(window, thresholds, contract, judge_period_s)
         self._measured: tuple[Inputs, Measurement] | None = None
-        self._reference: tuple[Version, pd.DataFrame] | None = None
+        self._loaded: Reference | None = None
         self._registry_error: str | None = None
         self._unreported: Drift | None = None
-        self._report_due_at = 0.0
-        self._reported_drifted = False
+        self._reported = 0.0, False  # when the next report is due, and whether the last had drift
 
     def run_once(self) -> None:
         """Measures if anything has changed. What fails is logged and kept for /drift to show."""
@@ -96,12 +117,14 @@ class Measure:
 
     def _measure(self, run: Run) -> None:
         version = self.references.version()
-        inputs = Inputs(self.window.counters(), self.window.label_counts(), version)
+        counters = self.window.counters()  # before the rows
+        rows = self._rows(run.at)
+        inputs = Inputs(counters, self.window.label_counts(), version, len(rows))
         if self._measured and self._measured[0] == inputs:
             measurement = msgspec.structs.replace(self._measured[1], measured_at=run.at)
             self.window.confirm(measurement, run)
         else:
-            measurement = self._compare(run.at, inputs)
+            measurement = self._compare(run.at, inputs, rows)
             self.window.record(measurement, run)
             log.info(
                 "measured state=%s drifted=%s share_drifted=%s rows=%d model_version=%s",
@@ -113,10 +136,17 @@ class Measure:
             )
         self._measured = inputs, measurement
 
-    def _compare(self, at: float, inputs: Inputs) -> Measurement:
+    def _rows(self, at: float) -> list[Prediction]:
+        """The newest rows that are not too old to count."""
+        rows = self.window.last_predictions(self.monitoring.window_rows)
+        oldest = at - (self.monitoring.window_s or at)
+        return [row for row in rows if row.predicted_at >= oldest]
+
+    def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
         """The measurement of the newest rows; without a verdict where they cannot be compared."""
         started = time.perf_counter()
-        rows = self.window.last_predictions(self.monitoring.window_rows)
+        labelled = self._labelled(inputs.version)
+        with_label = self.window.labelled_count(self.monitoring.window_rows)
         blank = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -124,58 +154,102 @@ class Measure:
             measured_at=at,
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
-            quality=self._quality(),
+            false_alarms_per_month=self.monitoring.false_alarms_per_month,
+            label_coverage=min(1.0, with_label / len(rows)) if rows else None,
+            **self._of_predictions(rows, labelled),
+            **self._of_labels(labelled),
         )
         if inputs.version is None:
             return blank
-        reference = self._reference_frame(inputs.version)
+        reference = self._reference(inputs.version)
+        judgement = self.judge.run(reference)
         blank = msgspec.structs.replace(
             blank,
             state="not_enough_rows",
             model_version=inputs.version.number,
-            reference_rows=len(reference),
+            reference_rows=len(reference.frame),
+            judgement=judgement,
         )
         if len(rows) < self.monitoring.min_rows:
             return blank
-        current = monitored_frame(map(as_row, rows), self.contract)
-        drift = measure_drift(reference, current, self.monitoring, self.contract)
+        drift = self._drift(reference, rows)
         self._unreported = drift
+        share = share_drifted(judgement.persistent, self.monitoring)
         return msgspec.structs.replace(
             blank,
             state="ok",
-            drifted=drift.share_drifted >= self.monitoring.share_drifted,
-            share_drifted=drift.share_drifted,
-            features=drift.features,
-            prediction=drift.prediction,
+            drifted=share >= self.monitoring.share_drifted,
+            share_drifted=share,
+            features=with_verdicts(drift.features, judgement),
+            prediction=with_verdicts(drift.prediction, judgement),
+            effects=measure_effects(reference.frame, drift.window, self.contract),
             duration_s=time.perf_counter() - started,
         )
 
-    def _quality(self) -> Quality | None:
-        labelled = self.window.last_labelled(self.monitoring.window_rows)
-        if len(labelled) < self.monitoring.min_labels:
-            return None
-        predictions = [prediction for prediction, _ in labelled]
-        frame = pd.DataFrame(
-            {
-                "probability": [prediction.probability for prediction in predictions],
-                "income_class": [prediction.income_class for prediction in predictions],
-                "label": [label for _, label in labelled],
-            }
-        )
-        return measure_quality(frame)
+    def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:
+        """The drift of the window: of the outputs only while one version has answered its rows."""
+        monitoring = self.judge.thresholds.apply(reference, len(rows))
+        current = monitored_frame(map(as_row, rows), self.contract)
+        own = all(row.model_version == reference.version.number for row in rows)
+        return measure_drift(reference.frame, current, monitoring, self.contract, own)
 
-    def _reference_frame(self, version: Version) -> pd.DataFrame:
+    def _labelled(self, version: Version | None) -> list[Labelled]:
+        """The newest labels of what the production version has answered; of all, if none is known.
+
+        How right an earlier version was says nothing of the one that serves.
+        """
+        found = self.window.last_labelled(self.monitoring.window_rows)
+        if version is None:
+            return found
+        return [pair for pair in found if pair[0].model_version == version.number]
+
+    def _of_predictions(self, rows: list[Prediction], labelled: list[Labelled]) -> dict[str, Any]:
+        """What the window says without a reference, by field; nothing if it has too few rows."""
+        if len(rows) < self.monitoring.min_rows:
+            return {}
+        return {
+            "data_quality": measure_data_quality([row.features for row in rows], self.contract),
+            "segments": measure_segments(
+                answered(rows),
+                answered([prediction for prediction, _ in labelled]),
+                np.array([label.label for _, label in labelled], int),
+                self.monitoring.min_segment_rows,
+            ),
+            "estimated": estimate_quality(*outputs(rows)),
+        }
+
+    def _of_labels(self, labelled: list[Labelled]) -> dict[str, Any]:
+        """What the newest labels say, by field; nothing if they are too few."""
+        if len(labelled) < self.monitoring.min_labels:
+            return {}
+        predictions = [prediction for prediction, _ in labelled]
+        answers = outputs(predictions)
+        quality = measure_quality(np.array([label.label for _, label in labelled]), *answers)
+        since = min(prediction.predicted_at for prediction in predictions)
+        # Of the same rows: those that get labels need not be like the window's.
+        error = estimation_error(estimate_quality(*answers), quality)
+        delay_s = label_delay_s(labelled)
+        return {
+            "quality": msgspec.structs.replace(quality, since=since),
+            "below_floor": is_below(quality, self.monitoring.roc_auc_floor),
+            "estimation_error": error,
+            "label_delay_s": delay_s,
+        }
+
+    def _reference(self, version: Version) -> Reference:
         """The reference, read once per version. Raises RegistryError for one of other columns."""
-        if self._reference is None or self._reference[0] != version:
+        if self._loaded is None or self._loaded.version != version:
             path = self.references.path(version)
-            rows = msgspec.json.Decoder(dict).decode_lines(path.read_bytes())
+            content = path.read_bytes()
+            rows = msgspec.json.Decoder(dict).decode_lines(content)
             try:
-                self._reference = version, monitored_frame(rows, self.contract)
+                frame = monitored_frame(rows, self.contract)
             except KeyError as err:
                 raise RegistryError(
                     f"{path}: a row has no {err}; promote a version made for this contract"
                 ) from err
-        return self._reference[1]
+            self._loaded = Reference(version, frame, hashlib.sha256(content).hexdigest())
+        return self._loaded
 
     def _report(self, at: float) -> None:
         """Writes the HTML of the newest drift, whole or not at all.
@@ -185,22 +259,53 @@ class Measure:
         """
         if self._unreported is None:
             return
+        due_at, was_drifted = self._reported
         drifted = self._unreported.share_drifted >= self.monitoring.share_drifted
-        if at < self._report_due_at and drifted == self._reported_drifted:
+        if at < due_at and drifted == was_drifted:
             return
         self.report_path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.report_path.with_suffix(".tmp")
         fresh.write_text(self._unreported.html(), encoding="utf-8")
         os.replace(fresh, self.report_path)
         self._unreported = None
-        self._reported_drifted = drifted
-        self._report_due_at = at + self.monitoring.html_period_s
+        self._reported = at + self.monitoring.html_period_s, drifted
 
 
-def as_row(prediction: Prediction) -> dict[str, object]:
-    """A prediction as one flat row: its features and the model's outputs."""
-    outputs = {"probability": prediction.probability, "income_class": prediction.income_class}
-    return {**prediction.features, **outputs}
+def with_verdicts(
+    columns: tuple[ColumnDrift, ...], judgement: Judgement
+) -> tuple[ColumnDrift, ...]:
+    """The columns' scores now, each with what the judged windows say of it."""
+    return tuple(
+        msgspec.structs.replace(column, persistent=column.name in judgement.persistent)
+        for column in columns
+    )
+
+
+def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted classes and the probabilities, both (n_predictions,)."""
+    classes = np.array([prediction.income_class for prediction in predictions], int)
+    return classes, np.array([prediction.probability for prediction in predictions])
+
+
+def is_below(quality: Quality, floor: float) -> bool:
+    """True if the ROC AUC is below the floor with its whole interval, so hardly by chance."""
+    bound = quality.bounds.get("roc_auc")
+    return bound is not None and bound.upper < floor
+
+
+def label_delay_s(labelled: list[Labelled]) -> dict[str, float]:
+    """Seconds from a prediction to its label, by quantile; at least one row.
+
+    Of the newest labels: of the newest predictions, only the quick labels would be here yet.
+    """
+    delays = [label.labelled_at - prediction.predicted_at for prediction, label in labelled]
+    found = np.quantile(delays, DELAY_QUANTILES)
+    return {str(quantile): float(value) for quantile, value in zip(DELAY_QUANTILES, found)}
+
+
+def answered(predictions: list[Prediction]) -> Answered:
+    """What `segments` looks at."""
+    return Answered([prediction.features for prediction in predictions], outputs(predictions)[0])
 
 
 def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
@@ -222,7 +327,14 @@ def main() -> None:
     period_s = settings.measure_period_s or monitoring.measure_period_s
     references = References(settings.reference_dir, Registry(settings.mlflow_tracking_uri))
     window = Window(settings.window_path)
-    measure = Measure(window, references, monitoring, contract, report_path=settings.report_path)
+    measure = Measure(
+        window,
+        references,
+        monitoring,
+        contract,
+        report_path=settings.report_path,
+        judge_period_s=settings.judge_period_s,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     while True:

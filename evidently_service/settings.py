@@ -25,9 +25,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The window, the cached reference and the reports. Workers and measure share this folder.
     window_dir: str = "var/window"
 
-    # Columns, tests, thresholds and window sizes; the period overrides the file's.
+    # Columns, tests, window sizes and the budget; the periods override the file's. Judging more
+    # often than the file says gives more false alarms than it says: 0 judges every full window.
     monitoring_file: str = str(CONTRACT_PATH.with_name("monitoring.yaml"))
     measure_period_s: Seconds | None = None
+    judge_period_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     # The registry whose production version brings the reference.
     mlflow_tracking_uri: str = "http://127.0.0.1:5000"

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from config.events import Label, Prediction
-from evidently_service.measurement import Counters, LabelCounts, Measurement, Run
+from evidently_service.measurement import Counters, Judgement, LabelCounts, Measurement, Run
 
 BUSY_TIMEOUT_S = 10.0  # a writer waits for another one; a batch takes milliseconds
 MEASUREMENTS_KEPT = 1000
@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NU
 INSERT OR IGNORE INTO counters VALUES ('ingested', 0), ('duplicates', 0);
 CREATE TABLE IF NOT EXISTS measurements (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS last_run (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS judgement (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
 """
 
 ADD_PREDICTION = """
@@ -60,9 +61,19 @@ ON CONFLICT DO NOTHING
 """
 MATCH_LABEL = "UPDATE labels SET matched = 1 WHERE prediction_id = ? AND NOT matched"
 LAST_PREDICTIONS = "SELECT body FROM predictions ORDER BY arrival DESC LIMIT ?"
+NEXT_PREDICTIONS = """
+SELECT arrival, body FROM predictions
+WHERE arrival > ? AND json_extract(CAST(body AS TEXT), '$.predicted_at') >= ?
+ORDER BY arrival LIMIT ?
+"""
 LAST_LABELLED = """
-SELECT predictions.body, labels.label FROM labels JOIN predictions USING (prediction_id)
+SELECT predictions.body, prediction_id, labels.labelled_at, labels.label FROM labels JOIN predictions USING (prediction_id)
 WHERE labels.matched ORDER BY labels.arrival DESC LIMIT ?
+"""
+COUNT_LABELLED = """
+SELECT count(labels.arrival) FROM
+    (SELECT prediction_id FROM predictions ORDER BY arrival DESC LIMIT ?)
+    LEFT JOIN labels USING (prediction_id)
 """
 CONFIRM_MEASUREMENT = """
 UPDATE measurements SET body = ? WHERE id = (SELECT max(id) FROM measurements)
@@ -132,10 +143,28 @@ class Window:
         found = self._read(LAST_PREDICTIONS, (rows,))
         return [msgspec.json.decode(body, type=Prediction) for (body,) in reversed(found)]
 
-    def last_labelled(self, rows: int) -> list[tuple[Prediction, int]]:
+    def next_predictions(
+        self, arrival: int, not_before: float, rows: int
+    ) -> list[tuple[int, Prediction]]:
+        """The first predictions after an arrival, made at a time or later; each with its own."""
+        found = self._read(NEXT_PREDICTIONS, (arrival, not_before, rows))
+        return [(number, msgspec.json.decode(b, type=Prediction)) for number, b in found]
+
+    def last_arrival(self) -> int:
+        """The newest prediction's arrival, 0 before the first."""
+        return self._read("SELECT max(arrival) FROM predictions")[0][0] or 0
+
+    def last_labelled(self, rows: int) -> list[tuple[Prediction, Label]]:
         """The newest labels by arrival with their predictions, oldest first."""
         found = self._read(LAST_LABELLED, (rows,))
-        return [(msgspec.json.decode(b, type=Prediction), label) for b, label in reversed(found)]
+        return [
+            (msgspec.json.decode(body, type=Prediction), Label(*label))
+            for body, *label in reversed(found)
+        ]
+
+    def labelled_count(self, rows: int) -> int:
+        """How many of the newest predictions have a label."""
+        return self._read(COUNT_LABELLED, (rows,))[0][0]
 
     def counters(self) -> Counters:
         """How many predictions were ever received."""
@@ -175,6 +204,17 @@ class Window:
         """How the measure process last fared, or None if it never ran."""
         found = self._read("SELECT body FROM last_run")
         return msgspec.json.decode(found[0][0], type=Run) if found else None
+
+    def keep_judgement(self, judgement: Judgement) -> None:
+        """Keeps what the judged windows have said, in place of what was kept."""
+        body = msgspec.json.encode(judgement)
+        with self._transaction() as connection:
+            connection.execute("REPLACE INTO judgement VALUES (0, ?)", (body,))
+
+    def judgement(self) -> Judgement:
+        """What the judged windows have said; a blank one before the first."""
+        found = self._read("SELECT body FROM judgement")
+        return msgspec.json.decode(found[0][0], type=Judgement) if found else Judgement()
 
     def prune(self, retention_rows: int) -> None:
         """Removes predictions beyond the newest `retention_rows`, with their labels.

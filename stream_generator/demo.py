@@ -1,7 +1,7 @@
-"""The whole loop on this machine: train, serve, send traffic, store, inject drift, see it.
+"""The whole loop on this machine: train, serve, send, shift, see it, train again, see it end.
 
-Conducts the parts from outside, as a user would: commands, HTTP and nothing else. Ends with a
-table and the same as JSON in `build/demo/summary.json`.
+Conducts the parts from outside, as a user would: commands, HTTP and nothing else. Starts from
+nothing in `var/demo`; ends with a table and the same as JSON in `build/demo/summary.json`.
 """
 
 import argparse
@@ -34,10 +34,18 @@ from stream_generator.traffic import TrafficError
 
 REQUEST_TIMEOUT_S = 10
 REGISTRY = ("gcs", "mlflow", "prefect")
-SCENARIOS = ("none", "sudden")
+# A window that is judged has 1,000 rows, and two in a row are a verdict.
+CALM, SHIFTED, AGAIN = "none", "sudden", "sudden-again"
+TRAINING_TIMEOUT_S = 900
 SHOWN_METRICS = ("roc_auc", "log_loss", "f1", "ece")
 # Quicker than a production stack, so that there is something to see; the user's settings win.
-DEMO_SETTINGS = {"MEASURE_PERIOD_S": "5", "WATCH_PERIOD_S": "15", "MAX_EVALS": "12"}
+# Every full window is judged: a demo is shorter than the quarter of an hour that a window waits.
+DEMO_SETTINGS = {
+    "MEASURE_PERIOD_S": "5",
+    "JUDGE_PERIOD_S": "0",
+    "WATCH_PERIOD_S": "10",
+    "MAX_EVALS": "12",
+}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -48,7 +56,12 @@ class Demo:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         asked = {"MAX_EVALS": str(options.max_evals)} if options.max_evals else {}
-        self.env = stack_environment(os.environ | asked, options.state_dir, DEMO_SETTINGS)
+        self.state: Path = options.state_dir
+        if not options.only_train:
+            self.state = options.state_dir / "demo"
+            # The shifted people that it learns from are nobody's: they stay out of the real store.
+            asked["TRAINING_STORE"] = str(self.state.resolve() / "store")
+        self.env = stack_environment(os.environ | asked, self.state, DEMO_SETTINGS)
         self.out_dir: Path = options.out_dir
         self.log_path = self.out_dir / "processes.log"
         self.honcho: subprocess.Popen[bytes]
@@ -70,39 +83,20 @@ class Demo:
 
     def run(self) -> None:
         """Every stage in order."""
-        # What the demo shows of drift is its own.
-        shutil.rmtree(self.env["WINDOW_DIR"], ignore_errors=True)
+        shutil.rmtree(self.state, ignore_errors=True)  # what an earlier demo learnt would show
         with running(self.env, self.log_path) as self.honcho:
             with self.stage("start", f"nine processes (their output: {self.log_path})"):
                 names = ("mlflow", "prefect", "prediction", "evidently")
                 wait_healthy(self.env, self.honcho, self.log_path, names)
-                forget_drift_runs(self.env)
             with self.stage("train", "hyperopt search, fit, evaluate, register, gate, promote"):
                 train(self.env, self.options)
             self.summary |= production_facts(self.env)
             with self.stage("serve", f"version {self.summary['model_version']} on both services"):
-                self.wait(self.served, "the prediction service to serve it")
-            duplicates = self.journal_status()["duplicates"]
-            with self.stage("traffic", f"{self.options.rows} records as they come"):
-                calm = self.send("none")
-            with self.stage("measure", "drift of that window"):
-                before = self.measured()
-            with self.stage("drift", f"{self.options.rows} records, shifted suddenly"):
-                shifted = self.send("sudden")
-            with self.stage("measure again", "drift of that window"):
-                after = self.measured()
-            with self.stage("watch", "the deployment that starts a training on drift"):
-                retraining = self.wait(lambda: drift_run(self.env), "a training started by drift")
+                self.wait(lambda: self.serves(self.summary["model_version"]), "both to have it")
+            self.drift_and_back()
             with self.stage("store", "every answered prediction is looked for in the store"):
-                stored = self.stored([calm, shifted], duplicates)
-            self.summary |= {
-                "predictions": stored,
-                "traffic": {"none": calm, "sudden": shifted},
-                "drift": {"before": brief(before), "after": brief(after)},
-                "retraining": retraining,
-                "seconds": self.seconds,
-                "addresses": addresses(self.env),
-            }
+                self.summary["predictions"] = self.stored()
+            self.summary |= {"seconds": self.seconds, "addresses": addresses(self.env)}
             path = self.out_dir / "summary.json"
             path.write_text(json.dumps(self.summary, indent=1), encoding="utf-8")
             console.print(summary_table(self.summary, path))
@@ -110,24 +104,65 @@ class Demo:
                 console.print("Everything stays up; Ctrl-C ends it.")
                 self.honcho.wait()
 
+    def drift_and_back(self) -> None:
+        """Traffic as it was, then of a changed world, until a model has learnt the change."""
+        rows = self.options.rows
+        with self.stage("traffic", f"{rows} records as they come, half of them labelled later"):
+            calm = self.send(CALM, seed=self.options.seed, labels=0.5)
+        with self.stage("measure", "drift and quality of that window"):
+            before = self.measured()
+        with self.stage("drift", f"{rows} records of other people, for whom other rules hold"):
+            shifted = self.send(SHIFTED, seed=self.options.seed, labels=1.0)
+        with self.stage("measure again", "drift and quality of that window"):
+            after = self.measured()
+        with self.stage("labels", "what turned out true goes to where trainings find it"):
+            self.hand_over_labels()
+        with self.stage("watch", "the deployment that starts a training on drift"):
+            retraining = self.wait(lambda: drift_run(self.env), "a training started by drift")
+        with self.stage("train again", f"flow run {retraining['flow_run']}, judged by new labels"):
+            retraining |= self.trained(retraining["id"])
+        with self.stage("swap", f"version {retraining['model_version']} on both services"):
+            self.wait(lambda: self.serves(retraining["model_version"]), "both to have it")
+        with self.stage("same again", f"{rows} more records of the changed world"):
+            again = self.send(AGAIN, seed=self.options.seed + 1, labels=1.0)
+        with self.stage("measure at last", "drift and quality with the new model"):
+            resolved = self.measured()
+        self.summary |= {
+            "traffic": {CALM: calm, SHIFTED: shifted, AGAIN: again},
+            "drift": {
+                "before": brief(before),
+                "after": brief(after),
+                "retrained": brief(resolved),
+                "resolved": is_resolved(after, resolved),
+            },
+            "quality": {
+                "before": resulting(before),
+                "shifted": resulting(after),
+                "retrained": resulting(resolved),
+            },
+            "retraining": retraining,
+        }
+
     def only_train(self) -> None:
         """The training flow against MLflow and Prefect alone."""
         with running(self.env, self.log_path, REGISTRY) as self.honcho:
             wait_healthy(self.env, self.honcho, self.log_path, ("mlflow", "prefect"))
             train(self.env, self.options)
 
-    def served(self) -> bool:
-        """True when the prediction service answers with the production version."""
-        answer = get(f"{self.env['PREDICTION_ADDRESS']}/model") or {}
-        return answer.get("model_version") == self.summary["model_version"]
+    def serves(self, version: str) -> bool:
+        """True when the services answer with a version and compare with its reference."""
+        served = get(f"{self.env['PREDICTION_ADDRESS']}/model") or {}
+        watched = get(f"{self.env['EVIDENTLY_ADDRESS']}/drift") or {}
+        return served.get("model_version") == version == watched.get("model_version")
 
-    def send(self, scenario: str) -> dict[str, Any]:
+    def send(self, name: str, seed: int, labels: float) -> dict[str, Any]:
         """Sends one scenario's traffic with the generator; its summary."""
-        out = self.out_dir / f"traffic-{scenario}.json"
+        out = self.out_dir / f"traffic-{name}.json"
+        scenario = name.removesuffix("-again")
         command = [sys.executable, "-m", "stream_generator.send_data", "--scenario", scenario]
-        command += ["--rows", str(self.options.rows), "--seed", str(self.options.seed)]
-        command += ["--concurrency", "4", "--labels", "0.5", "--summary", str(out)]
-        command += ["--answers", str(self.answers_path(scenario))]
+        command += ["--rows", str(self.options.rows), "--seed", str(seed)]
+        command += ["--concurrency", "4", "--labels", str(labels), "--summary", str(out)]
+        command += ["--answers", str(self.answers_path(name))]
         check(subprocess.run(command, env=self.env, check=False).returncode, "stream generator")
         return json.loads(out.read_text("utf-8"))
 
@@ -143,6 +178,33 @@ class Demo:
 
         return self.wait(fresh, "a measurement of the window")
 
+    def hand_over_labels(self) -> None:
+        """Without MongoDB, trainings have what the journal exports."""
+        if self.env.get("MONGODB_ADDRESS"):
+            return
+        path = self.out_dir / "labelled.jsonl"
+        path.write_text(self.journal("export", "--labelled"), encoding="utf-8")
+        command = [sys.executable, "-m", "training", "ingest", str(path)]
+        check(subprocess.run(command, env=self.env, check=False).returncode, "ingest of the labels")
+
+    def trained(self, flow_run: str) -> dict[str, Any]:
+        """The version that a flow run has promoted. Raises StackError if it has not."""
+        url = f"{self.env['PREFECT_API_URL']}/flow_runs/{flow_run}"
+
+        def ended() -> str | None:
+            state = (get(url) or {}).get("state_type")
+            return state if state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+        state = wait_for(ended, self.honcho, self.log_path, "the training", TRAINING_TIMEOUT_S)
+        facts = production_facts(self.env)
+        if state != "COMPLETED" or facts["model_version"] == self.summary["model_version"]:
+            page = f"{self.env['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{flow_run}"
+            raise StackError(
+                f"the training that drift started ended as {state} and promoted no version:"
+                f" `make demo KEEP=1` shows why at {page}, as does {self.log_path}"
+            )
+        return facts
+
     def backlog(self) -> int:
         """Rows that the Evidently service has not confirmed yet."""
         return self.journal_status()["backlog"]["evidently"]
@@ -151,15 +213,16 @@ class Demo:
         """What the journals hold and what still waits."""
         return json.loads(self.journal("status", "--json"))
 
-    def stored(self, traffic: list[dict[str, Any]], duplicates_before: int) -> dict[str, int]:
+    def stored(self) -> dict[str, int]:
         """Sent, answered, stored and duplicate predictions; stored are looked for by their ids."""
-        answered = {line["prediction_id"] for name in SCENARIOS for line in self.answers(name)}
+        traffic = self.summary["traffic"]
+        answered = {line["prediction_id"] for name in traffic for line in self.answers(name)}
         kept = {json.loads(line)["prediction_id"] for line in self.journal("export").splitlines()}
         return {
-            "sent": sum(summary["sent"] for summary in traffic),
+            "sent": sum(summary["sent"] for summary in traffic.values()),
             "answered": len(answered),
             "stored": len(answered & kept),
-            "duplicates": self.journal_status()["duplicates"] - duplicates_before,
+            "duplicates": self.journal_status()["duplicates"],
         }
 
     def answers_path(self, scenario: str) -> Path:
@@ -224,13 +287,6 @@ def drift_runs(env: dict[str, str]) -> list[dict[str, Any]]:
     return answer.json()
 
 
-def forget_drift_runs(env: dict[str, str]) -> None:
-    """Removes what an earlier demo left, which would hold this one's training back."""
-    for run in drift_runs(env):
-        url = f"{env['PREFECT_API_URL']}/flow_runs/{run['id']}"
-        requests.delete(url, timeout=REQUEST_TIMEOUT_S).raise_for_status()
-
-
 def drift_run(env: dict[str, str]) -> dict[str, str] | None:
     """The training that drift started, once it runs."""
     for run in drift_runs(env):
@@ -250,13 +306,25 @@ def get(url: str) -> dict[str, Any] | None:
 
 def brief(verdict: dict[str, Any]) -> dict[str, Any]:
     """The part of a drift verdict that the summary keeps."""
-    drifted = [f["name"] for f in verdict.get("features", []) if f["drifted"]]
+    drifted = [f["name"] for f in verdict.get("features", []) if f["persistent"]]
     return {
         "drifted": verdict["drifted"],
         "share_drifted": verdict["share_drifted"],
         "features": drifted,
         "window_rows": verdict["window"]["rows"],
     }
+
+
+def is_resolved(after: dict[str, Any], now: dict[str, Any]) -> bool:
+    """True if there was drift, and windows of the new version's reference have cleared it."""
+    return after["drifted"] and not now["drifted"] and now["judgement"]["windows"] > 0
+
+
+def resulting(verdict: dict[str, Any]) -> dict[str, Any]:
+    """How right the version that serves was, as the summary keeps it."""
+    quality = verdict["quality"] or {}
+    names = ("rows", "roc_auc", "log_loss", "f1")
+    return {"model_version": verdict["model_version"]} | {n: quality.get(n) for n in names}
 
 
 def addresses(env: dict[str, str]) -> dict[str, str]:
@@ -272,7 +340,8 @@ def addresses(env: dict[str, str]) -> dict[str, str]:
 def summary_table(summary: dict[str, Any], path: Path) -> Table:
     """The summary for people."""
     metrics, counts = summary["test_metrics"], summary["predictions"]
-    traffic = summary["traffic"]["none"]
+    traffic, drift, quality = summary["traffic"][CALM], summary["drift"], summary["quality"]
+    retraining = summary["retraining"]
     rows = {
         "data": f"{summary['data_source']}: {summary['rows']['train']:,} rows to train on,"
         f" {summary['rows']['test']:,} to test",
@@ -281,9 +350,14 @@ def summary_table(summary: dict[str, Any], path: Path) -> Table:
         "predictions": ", ".join(f"{value} {name}" for name, value in counts.items()),
         "throughput": f"{traffic['requests_per_s']:.0f} requests/s,"
         f" {traffic['latency_p50_ms']:.1f} ms median latency",
-        "drift before": drift_words(summary["drift"]["before"]),
-        "drift after": drift_words(summary["drift"]["after"]),
-        "retraining": f"flow run {summary['retraining']['flow_run']}, started by drift",
+        "drift before": drift_words(drift["before"]),
+        "drift after": drift_words(drift["after"]),
+        "retraining": f"flow run {retraining['flow_run']}, started by drift, promoted version"
+        f" {retraining['model_version']}",
+        "drift then": ("resolved, " if drift["resolved"] else "") + drift_words(drift["retrained"]),
+        "quality before": quality_words(quality["before"]),
+        "quality after": quality_words(quality["shifted"]),
+        "quality then": quality_words(quality["retrained"]),
         "seconds": ", ".join(f"{name} {value}" for name, value in summary["seconds"].items()),
         **summary["addresses"],
         "all of it": str(path),
@@ -301,6 +375,16 @@ def drift_words(drift: dict[str, Any]) -> str:
     return f"{found}: {drift['share_drifted']:.0%} of the features ({names})"
 
 
+def quality_words(quality: dict[str, Any]) -> str:
+    """How right a version was, in a line."""
+    if quality["roc_auc"] is None:
+        return f"version {quality['model_version']}: not enough labels"
+    return (
+        f"version {quality['model_version']} on {quality['rows']} labelled rows:"
+        f" ROC AUC {quality['roc_auc']:.3f}, log loss {quality['log_loss']:.3f}"
+    )
+
+
 def check(code: int, what: str) -> None:
     """Raises StackError if a command failed."""
     if code:
@@ -312,7 +396,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stream_generator.demo", description=__doc__)
     parser.add_argument("--data", choices=["auto", "synthetic"], default="auto")
     parser.add_argument("--max-evals", type=int, help="trials of a search (MAX_EVALS, else 12)")
-    parser.add_argument("--rows", type=int, default=1500, help="records per scenario (1500)")
+    parser.add_argument("--rows", type=int, default=2500, help="records per scenario (2500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--state-dir", type=Path, default=Path("var"), help="servers' state (var)")
     parser.add_argument("--out-dir", type=Path, default=Path("build/demo"), help="(build/demo)")

@@ -146,16 +146,17 @@ def wait_for(
     honcho: subprocess.Popen[bytes],
     log_path: Path,
     what: str,
+    timeout_s: float = WAIT_TIMEOUT_S,
 ) -> object:
     """The first true value of `condition`; raises StackError as `wait_healthy` does."""
-    deadline = time.monotonic() + WAIT_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
         if honcho.poll() is not None:
             raise StackError(f"a process ended while waiting for {what}:\n{last_lines(log_path)}")
         time.sleep(0.25)
-    raise StackError(f"{what}: no answer within {WAIT_TIMEOUT_S} s\n{last_lines(log_path)}")
+    raise StackError(f"{what}: no answer within {timeout_s:.0f} s\n{last_lines(log_path)}")
 
 
 def answers(url: str) -> bool:

@@ -108,6 +108,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command.add_argument("--why", required=True, help="kept in the history")
         command.add_argument("--who", default=getpass.getuser(), help="(%(default)s)")
     commands.add_parser("history", help="every time that production moved: when, who, why")
+    commands.add_parser("decisions", help="what drift led to, and why it led to no training")
     let_go = commands.add_parser("retain", help="remove runs older than RUN_RETENTION_DAYS")
     let_go.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     draw = commands.add_parser("synthesize", help="draw synthetic census rows")
@@ -254,7 +255,7 @@ def run_promote(options: argparse.Namespace) -> None:
 def run_rollback(options: argparse.Namespace) -> None:
     """`rollback`: to the version that the newest promotion replaced."""
     registry = open_registry()
-    moves = registry.promotions()
+    moves = registry.ledger.promotions()
     before = moves[0]["from_version"] if moves else "none"
     if before == "none" or registry.version(before) is None:
         sys.exit("there is no earlier version to go back to: python -m training history")
@@ -269,10 +270,20 @@ def move_production(registry: Registry, version: str, promotion: Promotion) -> N
 
 def run_history(_: argparse.Namespace) -> None:
     """`history`: newest first."""
-    for move in open_registry().promotions():
+    for move in open_registry().ledger.promotions():
         forced = " (forced)" if move["forced"] == "True" else ""
         moved = f"{move['from_version']} -> {move['to_version']}"
         print(f"{move['at']}  {moved}  {move['who']}{forced}: {move['why']}")
+
+
+def run_decisions(_: argparse.Namespace) -> None:
+    """`decisions`: newest first."""
+    for one in open_registry().ledger.decisions():
+        span = one["at"] + (
+            f" to {one['until']} ({one['times']} times)" if one["times"] != "1" else ""
+        )
+        what = f"flow run {one['flow_run']} started" if "flow_run" in one else "no training"
+        print(f"{span}  version {one['version']}: {one['cause']}; {what}: {one['why']}")
 
 
 def run_retain(options: argparse.Namespace) -> None:
@@ -305,6 +316,7 @@ COMMANDS = {
     "promote": run_promote,
     "rollback": run_rollback,
     "history": run_history,
+    "decisions": run_decisions,
     "retain": run_retain,
     "synthesize": run_synthesize,
 }

@@ -15,11 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from config.contract import Contract
+from config.segments import PROTECTED
 from training.evaluation import bootstrap_intervals, draw_calibration, measure, segment_table
 
 RESAMPLES = 200
 MIN_ROWS = 200  # of a segment
-PROTECTED = ("sex", "race")
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Model card: {name}</title>

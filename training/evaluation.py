@@ -22,9 +22,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from config.segments import AGE_BANDS, PROTECTED
+
 ECE_BINS = 15
 LEVEL = 0.95  # of every bootstrap interval
-AGE_BANDS = {"to 29": (0, 29), "30 to 44": (30, 44), "45 to 59": (45, 59), "from 60": (60, 200)}
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -58,7 +59,7 @@ def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[st
 
 def segments_of(frame: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
     """(name, rows) of each sex, race and age band that the frame tells apart."""
-    for column in ("sex", "race"):
+    for column in PROTECTED:
         for value in sorted(frame[column].unique()) if column in frame else ():
             yield f"{column} {value}", (frame[column] == value).to_numpy()
     for name, (low, high) in AGE_BANDS.items() if "age" in frame else ():

@@ -6,6 +6,9 @@ only read, and held against the contract as every other row is.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -38,7 +41,7 @@ class FeedbackUnavailable(Exception):
 class Feedback(NamedTuple):
     """Labelled predictions that may be used, and how many may not."""
 
-    rows: pd.DataFrame  # checked inputs and target, prediction_id and labelled_at (Unix time)
+    rows: pd.DataFrame  # checked inputs and target, prediction_id and predicted_at (Unix time)
     disputed: int  # another label says otherwise
     rejected: int  # break the contract
 
@@ -60,8 +63,22 @@ def read_feedback(settings: Settings, contract: Contract, limit: int = NEWEST_RO
     return found
 
 
+def count_labelled(settings: Settings, since: datetime, limit: int = NEWEST_ROWS) -> int:
+    """How many predictions have a label that came after `since`, counted up to a limit."""
+    wanted = LABELLED | {"labelled_at": {"$gt": since}}
+    with opened(settings) as collection:
+        return collection.count_documents(wanted, limit=limit)
+
+
 def read_documents(settings: Settings, limit: int) -> list[dict[str, Any]]:
     """The newest documents with a prediction and its label, oldest label first."""
+    with opened(settings) as collection:
+        return newest_labelled(collection, limit)[::-1]
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
+    """The prediction log. Raises FeedbackUnavailable, also for what the body asks of it."""
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             settings.mongodb_address,
@@ -73,13 +90,12 @@ def read_documents(settings: Settings, limit: int) -> list[dict[str, Any]]:
             with pymongo.timeout(CONNECT_S):
                 client.admin.command("ping")
             with pymongo.timeout(READ_S):
-                found = newest_labelled(client[settings.mongodb_database][COLLECTION], limit)
+                yield client[settings.mongodb_database][COLLECTION]
     except PyMongoError as err:
         raise FeedbackUnavailable(
             f"MongoDB does not give its labelled predictions (MONGODB_ADDRESS): {err}; start it, or"
             " train without --with-feedback"
         ) from err
-    return found[::-1]
 
 
 def newest_labelled(collection: Collection[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
@@ -87,7 +103,7 @@ def newest_labelled(collection: Collection[dict[str, Any]], limit: int) -> list[
 
     By id among equal times, so that the same log gives the same rows in the same order.
     """
-    fields = ["features", "label", "labelled_at", "conflicts"]
+    fields = ["features", "label", "predicted_at", "conflicts"]
     order = [("labelled_at", -1), ("_id", -1)]
     return list(collection.find(LABELLED, fields).sort(order).limit(limit))
 
@@ -106,6 +122,6 @@ def check_documents(
     kept = [documents[index] for index in checked.index]
     checked = checked.reset_index(drop=True).assign(
         prediction_id=pd.Series([document["_id"] for document in kept], dtype=object),
-        labelled_at=pd.Series([d["labelled_at"].timestamp() for d in kept], dtype="float64"),
+        predicted_at=pd.Series([d["predicted_at"].timestamp() for d in kept], dtype="float64"),
     )
     return checked, rejected

@@ -90,6 +90,7 @@ class Joins(NamedTuple):
     store: bool
     feedback: bool
     recent_weight: float
+    recent_since: float
     seed: int
 
 
@@ -108,6 +109,7 @@ def train(
     with_store: bool = True,
     with_feedback: bool = False,
     recent_weight: float = 1.0,
+    recent_since: float = 0.0,
 ) -> dict[str, Any]:
     """Trains, registers, judges and, if the gate agrees, promotes one model.
 
@@ -117,9 +119,10 @@ def train(
     and are what the version's traffic is compared with. Ingested batches join (`with_store`), and
     labelled rows of the prediction log in MongoDB (`with_feedback`; also where `data` is
     production, that version had them and MongoDB is configured); the newest weigh `recent_weight`
-    times as much. Without `force`, a run whose data, code and settings were all seen before ends
-    as "nothing new". Returns the run, the version, the metrics and the verdict. `spark_master`
-    names the Spark on which the trials of the search run; unset, they run here.
+    times as much, and of before the Unix time `recent_since` none is new. Without `force`, a run
+    whose data, code and settings were all seen before ends as "nothing new". Returns the run, the
+    version, the metrics and the verdict. `spark_master` names the Spark on which the trials of the
+    search run; unset, they run here.
     """
     settings = read_settings(Settings, os.environ)
     wanted = SearchSettings(
@@ -134,7 +137,7 @@ def train(
         with_feedback |= bool(settings.mongodb_address)
     census = read(source, seed, contract, settings)
     judge_rows, traffic_rows = split(census.test, contract)
-    joining = Joins(with_store, with_feedback, recent_weight, seed)
+    joining = Joins(with_store, with_feedback, recent_weight, recent_since, seed)
     rows = join(census, judge_rows, contract, settings, joining)
     digests = {
         "data_digest": data_digest(census, rows),
@@ -274,7 +277,7 @@ def join(
         joinings += from_store(Store(open_folder(settings.store_address)), contract)
     if wanted.feedback:
         joinings.append(from_feedback(read_feedback(settings, contract), contract))
-    rows = gather(census, judge_rows, joinings, contract)
+    rows = gather(census, judge_rows, joinings, contract, wanted.recent_since)
     refuse_overlap(rows, contract)
     for part in rows.lineage:
         get_run_logger().info("rows: %s", msgspec.to_builtins(part))

@@ -35,7 +35,7 @@ from training.store import Batch, Store
 
 PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 FEED_NAME = re.compile(rf"(?P<period>{PERIOD.pattern}).*\.(csv|jsonl)")
-IDENTITY = ["prediction_id", "labelled_at"]
+IDENTITY = ["prediction_id", "predicted_at"]
 LINE_RULE = 'an object {"record": {column: value, ...}, "label": 0 or 1}'
 SHOWN = 200  # characters of a line that is no row
 
@@ -141,7 +141,7 @@ def already_there(batch: Batch, address: str, period: str) -> Ingested:
 def check_batch(
     address: str, content: bytes, contract: Contract
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The valid rows, with prediction_id and labelled_at, and those to set aside.
+    """The valid rows, with prediction_id and predicted_at, and those to set aside.
 
     Raises BatchRefused if the file as a whole is no batch.
     """
@@ -150,7 +150,7 @@ def check_batch(
     identity = raw.reindex(columns=IDENTITY).loc[checked.index]
     checked = checked.assign(
         prediction_id=identity["prediction_id"].astype(object),
-        labelled_at=identity["labelled_at"].astype("float64"),
+        predicted_at=identity["predicted_at"].astype("float64"),
     )
     return checked.reset_index(drop=True), rejected
 

@@ -25,6 +25,7 @@ from mlflow.entities import (
     Metric,
     Param,
     Run,
+    RunTag,
 )
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -40,7 +41,8 @@ from config.model_registry import ALIAS, CARD, MODEL_NAME, PACKAGE
 
 EXPERIMENT = "income"
 DIGEST_LENGTH = 36  # the most that MLflow keeps of a data set's digest
-LEDGER = "income-promotions"  # one run for each time that `production` moved
+PROMOTIONS = "income-promotions"  # one run for each time that `production` moved
+DECISIONS = "income-decisions"  # one for each time that `watch` changed its mind about a training
 # MLflow's client reads these from the environment only.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -48,6 +50,11 @@ CLIENT_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial, across the bar
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+
+def readable(milliseconds: int) -> str:
+    """A time of MLflow's, for people."""
+    return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")
 
 
 class RegistryUnavailable(Exception):
@@ -84,6 +91,65 @@ class Expired(NamedTuple):
     versions: list[ModelVersion]
 
 
+class Ledger:
+    """What became of versions and of causes for a training: two experiments of their own."""
+
+    def __init__(self, client: mlflow.MlflowClient) -> None:
+        self.client = client
+
+    @contextmanager
+    def promotion(self, promotion: Promotion, before: str, after: str) -> Iterator[None]:
+        """Writes down that production moves; it counts once the body has ended."""
+        facts = promotion._asdict() | {"from_version": before, "to_version": after}
+        tags = {name: str(value) for name, value in facts.items()}
+        run = self.client.create_run(self._experiment(PROMOTIONS), tags=tags)
+        yield
+        self.client.set_terminated(run.info.run_id)
+
+    def promotions(self) -> list[dict[str, str]]:
+        """Every promotion, newest first: at, from_version, to_version, who, why, forced."""
+        runs = self.client.search_runs(
+            [self._experiment(PROMOTIONS)], "attributes.status = 'FINISHED'"
+        )
+        return [
+            {"at": readable(run.info.start_time)}
+            | {
+                name: run.data.tags[name]
+                for name in ("from_version", "to_version", *Promotion._fields)
+            }
+            for run in runs
+        ]
+
+    def note_decision(self, what: dict[str, str], details: dict[str, str]) -> None:
+        """Writes down a decision; one like the last is counted there, with its details."""
+        experiment_id = self._experiment(DECISIONS)
+        last = self.client.search_runs([experiment_id], max_results=1)
+        is_same = last and all(last[0].data.tags.get(name) == what[name] for name in what)
+        if is_same:
+            run_id, times = last[0].info.run_id, int(last[0].data.tags.get("times", 0)) + 1
+        else:
+            run_id, times = self.client.create_run(experiment_id, tags=what).info.run_id, 1
+        tags = {**details, "times": str(times)}
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        self.client.set_terminated(run_id)  # again and again: its end is when it was last made
+
+    def decisions(self) -> list[dict[str, str]]:
+        """Every decision about a training, newest first: at, until, times and its tags."""
+        runs = self.client.search_runs([self._experiment(DECISIONS)])
+        return [
+            {
+                **run.data.tags,
+                "at": readable(run.info.start_time),
+                "until": readable(run.info.end_time),
+            }
+            for run in runs
+        ]
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        return found.experiment_id if found else self.client.create_experiment(name)
+
+
 class Registry:
     """One MLflow server: tracking, artifacts and model registry."""
 
@@ -92,6 +158,7 @@ class Registry:
             os.environ.setdefault(name, value)
         mlflow.set_tracking_uri(tracking_uri)
         self.client = mlflow.MlflowClient(tracking_uri)
+        self.ledger = Ledger(self.client)
         try:
             self.experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
         except MlflowException as err:
@@ -226,30 +293,8 @@ class Registry:
     def promote(self, version: str, promotion: "Promotion") -> None:
         """Points `production` at a version, and writes down who did it and why."""
         before = self.production()
-        facts = promotion._asdict() | {
-            "from_version": before.version if before else "none",
-            "to_version": version,
-        }
-        tags = {name: str(value) for name, value in facts.items()}
-        run = self.client.create_run(self._ledger_id(), tags=tags)
-        self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
-        self.client.set_terminated(run.info.run_id)
-
-    def promotions(self) -> list[dict[str, str]]:
-        """Every promotion, newest first: at, from_version, to_version, who, why, forced."""
-        runs = self.client.search_runs([self._ledger_id()], "attributes.status = 'FINISHED'")
-        return [
-            {"at": datetime.fromtimestamp(run.info.start_time / 1000).isoformat(" ", "seconds")}
-            | {
-                name: run.data.tags[name]
-                for name in ("from_version", "to_version", *Promotion._fields)
-            }
-            for run in runs
-        ]
-
-    def _ledger_id(self) -> str:
-        ledger = self.client.get_experiment_by_name(LEDGER)
-        return ledger.experiment_id if ledger else self.client.create_experiment(LEDGER)
+        with self.ledger.promotion(promotion, before.version if before else "none", version):
+            self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
 
     def expired(self, before: datetime, n_versions: int) -> "Expired":
         """What started before a time and made none of the versions that stay.
@@ -259,7 +304,7 @@ class Registry:
         """
         versions = self._versions()
         production = self.production()
-        numbers = {move["from_version"] for move in self.promotions()[:1]}
+        numbers = {move["from_version"] for move in self.ledger.promotions()[:1]}
         numbers |= {production.version} if production else set()
         newest = versions[:n_versions]
         kept = {v.run_id for v in versions if v in newest or v.version in numbers}

@@ -22,6 +22,8 @@ class Settings(msgspec.Struct, frozen=True):
     train_period_minutes: float | None = None  # scheduled training; unset: as in prefect.yaml
     watch_period_s: float | None = None  # how often `watch` asks; unset: as in prefect.yaml
     watch_cooldown_s: float = 3600  # least time between two trainings that drift started
+    watch_min_labels: int = 1000  # labelled rows that no training has seen, of which 1 in 5 judges
+    watch_budget: int = 8  # most trainings that drift starts in 30 days
     # Training runs older than this are removed; 0 keeps them.
     run_retention_days: Annotated[float, msgspec.Meta(ge=0)] = 90
     max_evals: int = 20  # trials of a search, where a command does not say

@@ -64,9 +64,13 @@ class TrainingRows:
 
 
 def gather(
-    census: Census, census_judges: pd.DataFrame, joinings: Sequence[Joining], contract: Contract
+    census: Census,
+    census_judges: pd.DataFrame,
+    joinings: Sequence[Joining],
+    contract: Contract,
+    recent_since: float = 0.0,
 ) -> TrainingRows:
-    """The census's training split with what may join it.
+    """The census's training split with what may join it; what joins is recent from a Unix time on.
 
     `recent_judges` looks like no row that is trained on. The census's own split is left as it
     is, as everyone who reports on it has it: some people on its two sides look alike.
@@ -78,8 +82,8 @@ def gather(
     frames = [census.train[columns], *([trains[columns]] if len(trains) else [])]
     frame = pd.concat(frames, ignore_index=True)
     n_census = len(census.train)
-    newest = new[new["use"].isin(["rows", "held_out"])].sort_values("at", kind="stable")
-    newest = newest.tail(RECENT_ROWS)
+    newest = new[new["use"].isin(["rows", "held_out"]) & (new["at"] >= recent_since)]
+    newest = newest.sort_values("at", kind="stable").tail(RECENT_ROWS)
     trained = set(row_digests(frame, contract))
     judges = newest[(newest["use"] == "held_out") & ~newest["digest"].isin(trained)]
     return TrainingRows(
@@ -194,7 +198,7 @@ def from_store(store: Store, contract: Contract) -> Iterator[Joining]:
         begins = datetime.fromisoformat(f"{batch.period}-01").replace(tzinfo=UTC).timestamp()
         checked = checked.assign(
             prediction_id=stored.loc[checked.index, "prediction_id"],
-            at=stored.loc[checked.index, "labelled_at"].fillna(begins),
+            at=stored.loc[checked.index, "predicted_at"].fillna(begins),
         )
         part = Part(batch.period, batch.source, batch.sha256, 0, rejected=len(rejected))
         yield Joining(part, checked)
@@ -202,9 +206,9 @@ def from_store(store: Store, contract: Contract) -> Iterator[Joining]:
 
 def from_feedback(feedback: Feedback, contract: Contract) -> Joining:
     """The labelled production rows."""
-    columns = [*contract.input_names, contract.target.name, "prediction_id", "labelled_at"]
+    columns = [*contract.input_names, contract.target.name, "prediction_id", "predicted_at"]
     texts = "\n".join(row_texts(feedback.rows[columns]))
     sha256 = hashlib.sha256(texts.encode()).hexdigest()
     left_out = feedback.disputed + feedback.rejected
     part = Part("production", "mongodb", sha256, 0, rejected=left_out)
-    return Joining(part, feedback.rows.rename(columns={"labelled_at": "at"}))
+    return Joining(part, feedback.rows.rename(columns={"predicted_at": "at"}))

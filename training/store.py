@@ -54,7 +54,7 @@ class Store:
         """The rows of a batch. Raises StoreError if its file is not the one that was written.
 
         Contract columns (unused ones may be absent) and the target as 0/1, `prediction_id` and
-        `labelled_at` (Unix time), which are null where the row was no prediction.
+        `predicted_at` (Unix time), which are null where the row was no prediction.
         """
         name = f"{batch.rows_sha256}{ROWS}"
         content = self.folder.read(name)

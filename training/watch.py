@@ -1,11 +1,14 @@
 """The way from drift to retraining: a Prefect flow that asks and, if need be, starts `train`.
 
-Polls `GET /drift` of the Evidently service. Nothing is remembered here: whether drift started a
-training lately is asked of Prefect itself. Each run is a process, so little is imported.
+Polls `GET /drift` of the Evidently service. Where that gives cause for a training, `decisions` has
+the rules, and each decision goes into a ledger in MLflow (`python -m training decisions`). Nothing
+is remembered here: what was started is asked of Prefect, what came of it of MLflow. Each run is a
+process of its own and most have nothing to do, so what takes long is imported where it is needed.
 """
 
 import os
-from datetime import UTC, timedelta
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import requests
@@ -22,40 +25,61 @@ from prefect.logging import get_run_logger
 from prefect.types import DateTime
 
 from config.settings import read_settings
+from training.decisions import BUDGET_PERIOD_S, Cause, Facts, cause_of, decide
 from training.settings import Settings
 
 DRIFT_TAG = "drift"
 TRAIN_DEPLOYMENT = "train/train"
 REQUEST_TIMEOUT_S = 10
+LONGEST_RUN_S = 6 * 3600  # a run of longer ago is one whose end nobody could tell
 
 
 @flow(name="watch", persist_result=False)
 def watch() -> str:
-    """Starts one training when drift is reported and none was started lately; the decision."""
-    log = get_run_logger()
-    settings = read_settings(Settings, os.environ)
+    """Starts a training if there is cause for one and no rule against it; the decision."""
+    settings, log = read_settings(Settings, os.environ), get_run_logger()
     verdict = ask(settings.evidently_address)
-    if not verdict.get("drifted"):
-        decision = f"no training: state {verdict.get('state')}, no drift"
-    elif started_lately(settings.watch_cooldown_s):
-        decision = f"no training: drift, but one was started within {settings.watch_cooldown_s} s"
+    cause = cause_of(verdict)
+    if cause is None:
+        said = f"no training: state {verdict['state']}, no cause"
     else:
-        run = run_deployment(
-            TRAIN_DEPLOYMENT,
-            parameters={
-                "trigger": "drift",
-                "data": "production",
-                "force": True,
-                "with_feedback": bool(settings.mongodb_address),
-            },
-            tags=[DRIFT_TAG],
-            timeout=0,
-            as_subflow=False,
-        )
-        assert isinstance(run, FlowRun)
-        decision = f"training started: flow run {run.name}, share {verdict['share_drifted']:.2f}"
-    log.info(decision)
-    return decision
+        said = act(cause, settings)
+    log.info(said)
+    return said
+
+
+def act(cause: Cause, settings: Settings) -> str:
+    """Decides, starts what was decided, and writes it down."""
+    from training.registry import Registry  # pylint: disable=import-outside-toplevel
+
+    registry = Registry(settings.mlflow_tracking_uri)
+    decision = decide(cause, find_facts(registry, cause.since, settings), settings, time.time())
+    what = {"rule": decision.rule, "version": str(cause.version)}
+    done = "no training"
+    if decision.train:
+        what["flow_run"] = start(cause, settings).name
+        done = f"training started: flow run {what['flow_run']}"
+    registry.ledger.note_decision(what, {"cause": cause.what, "why": decision.why})
+    return f"{done}: {cause.what}; {decision.why}"
+
+
+def start(cause: Cause, settings: Settings) -> FlowRun:
+    """Starts the training; its flow run."""
+    run = run_deployment(
+        TRAIN_DEPLOYMENT,
+        parameters={
+            "trigger": "drift",
+            "data": "production",
+            "force": True,
+            "with_feedback": bool(settings.mongodb_address),
+            "recent_since": cause.since,
+        },
+        tags=[DRIFT_TAG],
+        timeout=0,
+        as_subflow=False,
+    )
+    assert isinstance(run, FlowRun)
+    return run
 
 
 def ask(address: str) -> dict[str, Any]:
@@ -65,16 +89,50 @@ def ask(address: str) -> dict[str, Any]:
     return answer.json()
 
 
-def started_lately(cooldown_s: float) -> bool:
-    """True if drift started a training within the cool-down."""
-    since = DateTime.now(UTC) - timedelta(seconds=cooldown_s)
+def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
+    """What the rules need to know: of Prefect, a `registry.Registry` and labels since then."""
+    now = time.time()
+    runs = drift_runs(now - BUDGET_PERIOD_S)
+    started = tuple(at.timestamp() for run in runs if (at := run.expected_start_time))
+    version = registry.production()
+    made_at = version.creation_timestamp / 1000 if version else 0.0
+    open_ones = [
+        run.name
+        for run, at in zip(runs, started, strict=True)
+        if not (run.state and run.state.is_final()) and at > now - LONGEST_RUN_S
+    ]
+    return Facts(
+        production=str(version.version) if version else None,
+        # A training may have seen what came before it began, whether or not it was promoted.
+        fresh_labels=count_fresh_labels(max([since, made_at, *started]), settings),
+        started=started,
+        fruitless=sum(at > made_at for at in started),
+        running=next(iter(open_ones), None),
+    )
+
+
+def drift_runs(since: float) -> list[FlowRun]:
+    """The trainings that drift has started since a Unix time, newest first."""
+    asked = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[DRIFT_TAG]),
+        expected_start_time=FlowRunFilterExpectedStartTime(
+            after_=DateTime.fromtimestamp(since, UTC)
+        ),
+    )
+    order = FlowRunSort.START_TIME_DESC
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                tags=FlowRunFilterTags(all_=[DRIFT_TAG]),
-                expected_start_time=FlowRunFilterExpectedStartTime(after_=since),
-            ),
-            sort=FlowRunSort.START_TIME_DESC,
-            limit=1,
-        )
-    return bool(runs)
+        return client.read_flow_runs(flow_run_filter=asked, sort=order, limit=100)
+
+
+def count_fresh_labels(since: float, settings: Settings) -> int:
+    """Labelled rows that came after a Unix time, from where a training takes them."""
+    # pylint: disable=import-outside-toplevel
+    from training.feedback import count_labelled
+    from training.folders import open_folder
+    from training.store import Store
+
+    moment = datetime.fromtimestamp(since, UTC)
+    batches = Store(open_folder(settings.store_address)).batches()
+    ingested = [one.rows for one in batches if datetime.fromisoformat(one.ingested_at) > moment]
+    logged = count_labelled(settings, moment) if settings.mongodb_address else 0
+    return sum(ingested) + logged

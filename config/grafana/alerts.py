@@ -14,6 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
+
+from config.contract import CONTRACT_PATH
+
+MONITORING = yaml.safe_load(CONTRACT_PATH.with_name("monitoring.yaml").read_text("utf-8"))
 FOLDER = "Income prediction"
 DATASOURCE = "prometheus"
 RUNBOOKS = "income-runbooks"  # the dashboard that shows the runbooks
@@ -58,18 +63,19 @@ ALERTS = (
     Alert(
         name="FeatureDrift",
         summary="The feature {{ .Labels.feature }} has drifted.",
-        value="max by (feature) (income_feature_drift_score)",
+        value="max by (feature) (income_feature_drift_persistent)",
         comparison=">",
-        threshold=1,  # the score is the distance over the column's own threshold
-        lasting="5m",
+        threshold=0,
+        lasting="1m",  # it has lasted for persistent_windows of config/monitoring.yaml already
         severity="warning",
-        panel=("income-drift", "Drift by feature"),
+        panel=("income-drift", "Features that have drifted"),
         runbook="""\
-One feature of the newest predictions differs from the reference by more than its threshold in
-config/monitoring.yaml. Open "Feature drill down" for it. If a data quality problem of the same
-feature has grown, a field is broken upstream: mend it there, for no training helps. If the values
-are right and the effect on the score is small, wait: one feature starts no training. The
-distributions are in the report at port 3000, /report.""",
+One feature of the newest predictions differs from the reference by more than chance explains: its
+score was above 1 in several windows in a row that share no rows. How many false alarms to expect is on
+the drift overview, from false_alarms_per_month in config/monitoring.yaml. Open "Feature drill down"
+for it. If a data quality problem of the same feature has grown, a field is broken upstream: mend it
+there, for no training helps. If the values are right and the effect on the score is small, wait:
+one feature starts no training. The distributions are in the report at port 3000, /report.""",
     ),
     Alert(
         name="DatasetDrift",
@@ -83,24 +89,25 @@ distributions are in the report at port 3000, /report.""",
         runbook="""\
 The share of drifted features has reached share_drifted in config/monitoring.yaml. A broken upstream
 field looks like drift: look at "Data quality" and compare the newest records with the contract
-first. If the world has changed, the deployment `watch` has started a training (in Prefect: train,
-tag drift); whether its model was promoted is on the version's page in MLflow. Once a version is
-promoted its own reference is used, and the alert resolves.""",
+first. If the world has changed, the deployment `watch` starts a training once it has enough fresh
+labels (in Prefect: train, tag drift); python -m training decisions says why it has or has not, and
+python -m training history whether its model was promoted. Once a version is promoted its own
+reference is used, and the alert resolves with the next window that it fits.""",
     ),
     Alert(
         name="TargetDrift",
         summary="The model's {{ .Labels.output }} has drifted.",
-        value="max by (output) (income_prediction_drift_score)",
+        value="max by (output) (income_prediction_drift_persistent)",
         comparison=">",
-        threshold=1,
-        lasting="5m",
+        threshold=0,
+        lasting="1m",
         severity="warning",
-        panel=("income-target", "Drift of the predictions"),
+        panel=("income-target", "Outputs that have drifted"),
         runbook="""\
 The predicted classes or probabilities are distributed otherwise than on the reference. If features
-have drifted too, go on with the alert DatasetDrift. If none has, look at the served version: a
-promotion whose reference has not been fetched yet looks like this for some seconds. Compare with
-the share of true labels above 50K, where there are labels.""",
+have drifted too, go on with the alert DatasetDrift. If none has, compare with the share of true
+labels above 50K, where there are labels. Only answers of the version that the reference belongs to
+are compared.""",
     ),
     Alert(
         name="PerformanceBelowFloor",
@@ -108,16 +115,16 @@ the share of true labels above 50K, where there are labels.""",
         # The upper end of the interval, where one is measured: what chance explains is silent.
         value='max(income_quality_bound{metric="roc_auc"}) or max(income_quality_roc_auc)',
         comparison="<",
-        threshold=0.85,  # the test split's 0.93, less 3 standard errors of 200 labels (min_labels)
+        threshold=MONITORING["roc_auc_floor"],  # where `watch` sees cause for a training too
         lasting="5m",
         severity="critical",
         panel=("income-performance", "ROC AUC"),
         runbook="""\
 The newest labelled predictions are ranked much worse than in training. Look at the segments: if one
 group alone is worse, its labels or fields may be broken. If the features have not drifted, the
-relation between features and income has: only newer labels help. Start a training (Prefect,
-deployment train) and, until it is done, go back if an older version was better:
-python -m training rollback.""",
+relation between features and income has: only newer labels help. The deployment `watch` starts a
+training once there are enough of them, and python -m training decisions says why it has or has not.
+Until then go back if an older version was better: python -m training rollback.""",
     ),
     Alert(
         name="MonitoringStale",

@@ -114,7 +114,7 @@ def drift(monitoring: dict[str, Any]) -> dashboards.Dashboard:
             "Drift by feature",
             "Distance from the reference over the feature's threshold: above 1 is drift.",
             ("max by (feature) (income_feature_drift_score)", "{{feature}}"),
-            limits=alerted("FeatureDrift"),
+            limits=above(1),
         )
         .min(0)
         .data_links([to_feature()]),
@@ -122,19 +122,24 @@ def drift(monitoring: dict[str, Any]) -> dashboards.Dashboard:
             "Drift of the predictions",
             "Of the probability and the class, over its threshold: above 1 is drift.",
             ("max by (output) (income_prediction_drift_score)", "{{output}}"),
-            limits=alerted("TargetDrift"),
+            limits=above(1),
         ).min(0),
         bars(
             "Features by drift",
             "As of now, the most drifted first. A click leads to the feature.",
             ("sort_desc(max by (feature) (income_feature_drift_score))", "{{feature}}"),
-            limits=alerted("FeatureDrift"),
+            limits=above(1),
         ).data_links([to_feature()]),
         bars(
             "Features by the effect of their drift on the score",
             "A feature may drift far and change no prediction. A click leads to the feature.",
             ("sort_desc(max by (feature) (income_feature_drift_effect))", "{{feature}}"),
         ).data_links([to_feature()]),
+        timeline(
+            "Features that have drifted",
+            "Beyond the threshold in several windows in a row that share no rows.",
+            ("max by (feature) (income_feature_drift_persistent)", "{{feature}}"),
+        ).mappings(VERDICT),
         timeline(
             "Alerts that fire",
             "As Prometheus evaluates them; what each means is on the dashboard Runbooks.",
@@ -174,7 +179,7 @@ def feature_drill_down(contract: Contract) -> dashboards.Dashboard:
             "Drift now",
             "Distance from the reference over the feature's threshold: above 1 is drift.",
             f"max(income_feature_drift_score{of})",
-            alerted("FeatureDrift"),
+            above(1),
         ).decimals(2),
         number(
             "Threshold",
@@ -202,7 +207,7 @@ def feature_drill_down(contract: Contract) -> dashboards.Dashboard:
             "Drift of $feature",
             "Distance from the reference over the feature's threshold: above 1 is drift.",
             (f"max by (feature) (income_feature_drift_score{of})", "{{feature}}"),
-            limits=alerted("FeatureDrift"),
+            limits=above(1),
         ).min(0),
         lines(
             "Effect of the drift of $feature on the score",
@@ -249,7 +254,7 @@ def target(contract: Contract) -> dashboards.Dashboard:
             "Drift of the predictions",
             "Of the probability and the class, over its threshold: above 1 is drift.",
             ("max by (output) (income_prediction_drift_score)", "{{output}}"),
-            limits=alerted("TargetDrift"),
+            limits=above(1),
         ).min(0),
         lines(
             f"Share of {positive}",
@@ -286,6 +291,11 @@ def target(contract: Contract) -> dashboards.Dashboard:
                 "{{column}}",
             ),
         ).decimals(3),
+        timeline(
+            "Outputs that have drifted",
+            "Beyond the threshold in several windows in a row that share no rows.",
+            ("max by (output) (income_prediction_drift_persistent)", "{{output}}"),
+        ).mappings(VERDICT),
     ):
         board.with_panel(panel)
     return board

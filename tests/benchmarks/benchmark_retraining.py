@@ -60,7 +60,7 @@ def labelled_requests(rows: list[Row], name: str, n_rows: int, contract: Contrac
     raw = pd.DataFrame([row.record | {contract.target.name: row.label} for row in sent])
     checked, _ = check_frame(raw, contract)
     ids = [str(number) for number in checked.index]
-    return checked.assign(prediction_id=ids, labelled_at=np.arange(len(ids), dtype=float))
+    return checked.assign(prediction_id=ids, predicted_at=np.arange(len(ids), dtype=float))
 
 
 def measured(model: FittedModel, frame: pd.DataFrame, contract: Contract) -> dict[str, float]:

@@ -50,26 +50,6 @@ METRIC = re.compile(r"\bincome_\w+")
 EXPORTED = re.compile(r"^# TYPE (\w+)", re.MULTILINE)
 SUFFIXES = re.compile("_(bucket|sum|count)$")
 
-# Metrics that panels are made for and that no service exports yet. A test fails as soon as one
-# does: then it goes from here, and every query of it must return data.
-PENDING = {
-    "income_confusion_rows",
-    "income_data_quality_share",
-    "income_drift_threshold",
-    "income_estimated_quality",
-    "income_estimated_quality_bound",
-    "income_estimation_error",
-    "income_false_alarm_budget_per_month",
-    "income_feature_drift_effect",
-    "income_label_coverage_ratio",
-    "income_label_delay_seconds",
-    "income_quality_bound",
-    "income_quality_calibration_error",
-    "income_segment_quality",
-    "income_segment_rows",
-    "income_segment_selection_rate",
-}
-
 
 def provisioned(kind: str, name: str) -> Any:
     """A provisioning file of Grafana."""
@@ -111,11 +91,6 @@ def expressions() -> list[str]:
 def metrics(expression: str) -> set[str]:
     """The project's metrics that an expression asks for, as /metrics declares them."""
     return {SUFFIXES.sub("", name) for name in METRIC.findall(expression) if name not in LABELS}
-
-
-def can_have_data(expression: str) -> bool:
-    """False for an expression of nothing but metrics to come."""
-    return not metrics(expression) or bool(metrics(expression) - PENDING)
 
 
 def debian(program: str) -> str:
@@ -211,9 +186,7 @@ def test_every_metric_that_is_asked_for_is_one_that_a_service_exports(services):
     exported = {name for text in texts for name in EXPORTED.findall(text)}
     asked = {name for text in expressions() for name in metrics(text)}
     assert len(asked) > 30
-    assert asked - exported <= PENDING
-    assert not exported & PENDING, "exported now: take them from PENDING"
-    assert asked >= PENDING
+    assert asked <= exported
 
 
 def test_the_committed_files_are_what_make_dashboards_writes():

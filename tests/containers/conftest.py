@@ -177,6 +177,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "COMPOSE_ENV_FILES": str(ROOT / ".env.example"),  # not the .env of whoever runs this
         "DOCKER_REPOSITORY": "income-test",
         "MEASURE_PERIOD_S": "5",
+        "JUDGE_PERIOD_S": "0",
         "MAX_EVALS": "1",
     }
     running = Stack(env, has_grafana, has_mongodb_users)

@@ -44,9 +44,9 @@ def listening(environment: dict[str, str]) -> list[str]:
     return [name for name in PORTS if accepts_connections(int(environment[name]))]
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(620)
 def test_the_demo_closes_the_loop_and_loses_nothing(demo, environment, tmp_path):
-    code = demo.wait(400)
+    code = demo.wait(600)
     assert code == 0, (tmp_path / "printed").read_text("utf-8")[-3000:]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
     real = "CENSUS_DATA_DIR" in environment
@@ -55,14 +55,19 @@ def test_the_demo_closes_the_loop_and_loses_nothing(demo, environment, tmp_path)
     assert summary["test_metrics"]["roc_auc"] > 0.9
     assert {"log_loss", "f1", "ece"} < summary["test_metrics"].keys()
     predictions = summary["predictions"]
-    assert predictions["sent"] == predictions["answered"] == predictions["stored"] == 3000
+    assert predictions["sent"] == predictions["answered"] == predictions["stored"] == 7500
     assert predictions["duplicates"] == 0
-    assert not summary["drift"]["before"]["drifted"]
-    assert summary["drift"]["after"]["drifted"]
-    assert "age" in summary["drift"]["after"]["features"]
-    assert summary["retraining"]["flow_run"]
+    drift, quality = summary["drift"], summary["quality"]
+    assert not drift["before"]["drifted"]
+    assert drift["after"]["drifted"] and "age" in drift["after"]["features"]
+    assert drift["resolved"] and not drift["retrained"]["drifted"]
     assert summary["model_version"] == "1" and summary["run_id"]
-    assert summary["seconds"].keys() > {"train", "traffic", "watch"}
+    assert summary["retraining"]["flow_run"] and summary["retraining"]["model_version"] == "2"
+    assert quality["shifted"]["roc_auc"] < quality["before"]["roc_auc"] - 0.1
+    assert quality["retrained"]["model_version"] == "2"
+    assert quality["retrained"]["roc_auc"] > quality["shifted"]["roc_auc"] + 0.1
+    assert quality["retrained"]["log_loss"] < 0.5 * quality["shifted"]["log_loss"]
+    assert summary["seconds"].keys() > {"train", "traffic", "watch", "train again", "swap"}
     assert listening(environment) == []
 
 
@@ -78,7 +83,7 @@ def test_ctrl_c_during_the_start_ends_every_process(demo, environment, tmp_path)
 
 def test_a_port_that_is_taken_is_named_and_what_runs_there_keeps_its_state(environment, tmp_path):
     """A second demo beside a running one must not remove the window that the first one uses."""
-    window = tmp_path / "var" / "window" / "window.db"
+    window = tmp_path / "var" / "demo" / "window" / "window.db"
     window.parent.mkdir(parents=True)
     window.touch()
     with socket.create_server(("127.0.0.1", 0)) as other:

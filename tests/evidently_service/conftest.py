@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from config.contract import CONTRACT_PATH, Contract
+from evidently_service.drift import monitored_frame
 from evidently_service.monitoring import Monitoring, load_monitoring
+from evidently_service.thresholds import find_thresholds
 from evidently_service.window import Window
+from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.mlflow_registry import RegistryFile
 
 MONITORING_PATH = CONTRACT_PATH.with_name("monitoring.yaml")
@@ -18,6 +21,13 @@ MONITORING_PATH = CONTRACT_PATH.with_name("monitoring.yaml")
 def monitoring(contract: Contract) -> Monitoring:
     """The project's own monitoring file."""
     return load_monitoring(MONITORING_PATH, contract)
+
+
+@pytest.fixture(scope="session")
+def judging(monitoring: Monitoring, contract: Contract) -> Monitoring:
+    """The same with thresholds for windows of 500 made-up rows, found once for all tests."""
+    reference = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
+    return monitoring.with_thresholds(find_thresholds(reference, monitoring, 500))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The HTTP side with Flask's client: what is stored, what is refused and what is shown."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ from config.events import Label, Prediction
 from evidently_service.app import create_app
 from evidently_service.measurement import (
     ColumnDrift,
+    Confusion,
+    DriftEffect,
+    Estimate,
+    FeatureQuality,
+    Interval,
     LabelCounts,
     Measurement,
     Quality,
     Run,
+    Segment,
     WindowFacts,
 )
 from evidently_service.monitoring import Monitoring
@@ -32,17 +39,42 @@ MEASURED = Measurement(
     share_drifted=0.25,
     share_threshold=0.2,
     features=(
-        ColumnDrift("age", "wasserstein", 0.3, 0.15, 2.0, True),
+        ColumnDrift("age", "wasserstein", 0.3, 0.15, 2.0, True, True),
         ColumnDrift("sex", "jensenshannon", 0.01, 0.05, 0.2, False),
     ),
     prediction=(ColumnDrift("probability", "wasserstein", 0.09, 0.18, 0.5, False),),
+    effects=(DriftEffect("age", 0.04, -0.04, 0.003),),
     model_version="7",
     reference_rows=5000,
     measured_at=1_700_000_000.5,
     duration_s=0.75,
     window=WindowFacts(1000, 1234, 1.0, 2.0),
+    data_quality=(
+        FeatureQuality("age", out_of_range=0.125),
+        FeatureQuality("workclass", missing=0.0625, unseen=0.0),
+    ),
+    segments=(
+        Segment("sex", "Female", 330, 0.11, {"accuracy": 0.92, "fpr": 0.02}),
+        Segment("age", "to 29", 300, 0.05, {}),
+    ),
     labels=LabelCounts(300, 2, 1),
-    quality=Quality(300, 0.86, 0.7, 0.71, 0.705, 0.92, 0.29),
+    label_coverage=0.28,
+    label_delay_s={"0.5": 60.0, "0.9": 3600.0},
+    quality=Quality(
+        300,
+        0.86,
+        0.7,
+        0.71,
+        0.705,
+        0.92,
+        0.29,
+        bounds={"roc_auc": Interval(0.88, 0.95)},
+        confusion=Confusion(200, 20, 22, 58),
+        calibration_error=0.03,
+        calibration_excess=-0.01,
+    ),
+    estimated=Estimate(1000, {"accuracy": 0.87}, {"accuracy": Interval(0.85, 0.89)}),
+    estimation_error={"accuracy": 0.015},
 )
 
 
@@ -233,6 +265,7 @@ def test_drift_shows_the_latest_measurement_and_the_last_runs_error(
         "threshold": 0.15,
         "ratio": 2.0,
         "drifted": True,
+        "persistent": True,
     }
     assert verdict["model_version"] == "7"
     assert verdict["labels"] == {"matched": 300, "pending": 2, "conflicting": 1}
@@ -264,7 +297,13 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
     states = {"ok": 0, "not_enough_rows": 1, "no_reference": 0, "not_measured": 0}
     for state, value in states.items():
         assert registry.get_sample_value("income_measurement_state", {"state": state}) == value
-    for absent in ("drift_score", "drift_share", "drift_detected", "income_quality"):
+    for absent in (
+        "drift_score",
+        "drift_effect",
+        "drift_share",
+        "drift_detected",
+        "income_quality",
+    ):
         assert absent not in text
 
 
@@ -281,16 +320,64 @@ def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     assert sample("feature_drift_score", feature="age") == 2.0
     assert sample("feature_drift_score", feature="sex") == 0.2
     assert sample("prediction_drift_score", output="probability") == 0.5
+    assert sample("feature_drift_effect", feature="age") == 0.04
     assert sample("drift_share") == 0.25
     assert sample("drift_detected") == 1
     assert sample("measurement_timestamp_seconds") == 1_700_000_000.5
     assert sample("measurement_duration_seconds") == 0.75
     assert sample("measurement_run_timestamp_seconds") == 1_700_000_009.0
     assert sample("measurement_failed") == 1
+    assert sample("data_quality_share", feature="age", problem="out_of_range") == 0.125
+    assert sample("data_quality_share", feature="age", problem="missing") is None
+    assert sample("data_quality_share", feature="workclass", problem="missing") == 0.0625
+    assert sample("data_quality_share", feature="workclass", problem="unseen") == 0
+    assert sample("segment_rows", segment="sex", group="Female") == 330
+    assert sample("segment_selection_rate", segment="age", group="to 29") == 0.05
+    assert sample("segment_quality", segment="sex", group="Female", metric="fpr") == 0.02
+    assert sample("segment_quality", segment="sex", group="Female", metric="tpr") is None
     assert sample("labels", state="pending") == 1
+    assert sample("label_coverage_ratio") == 0.28
+    assert sample("label_delay_seconds", quantile="0.9") == 3600
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300
+    assert sample("quality_bound", metric="roc_auc", bound="lower") == 0.88
+    assert sample("quality_bound", metric="accuracy", bound="lower") is None
+    assert sample("quality_calibration_error") == 0.03
+    assert sample("quality_calibration_excess") == -0.01
+    assert sample("confusion_rows", label="0", income_class="1") == 20
+    assert sample("confusion_rows", label="1", income_class="0") == 22
+    assert sample("estimated_quality", metric="accuracy") == 0.87
+    assert sample("estimated_quality_bound", metric="accuracy", bound="upper") == 0.89
+    assert sample("estimation_error", metric="accuracy") == 0.015
     assert sample("reference_info", model_version="7") == 1
+
+
+def test_a_metric_that_the_labels_do_not_define_is_absent(
+    window: Window, registry: CollectorRegistry, client: FlaskClient
+) -> None:
+    only = Quality(300, accuracy=0.9, bounds={"accuracy": Interval(0.86, 0.93)})
+    window.record(msgspec.structs.replace(MEASURED, quality=only, estimated=None), Run(1.0))
+    assert get(client, "/drift").json["quality"]["recall"] is None
+    assert registry.get_sample_value("income_quality_accuracy") == 0.9
+    text = get(client, "/metrics").text
+    for absent in ("income_quality_recall", "income_confusion", "income_estimated_quality"):
+        assert absent not in text
+
+
+def test_a_measurement_of_an_older_release_is_still_shown(
+    client: FlaskClient, window: Window, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    """A window outlives an upgrade, and its latest measurement lacks what has been added since."""
+    window.record(MEASURED, Run(1.0))
+    added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
+    added |= {"estimated", "estimation_error"}
+    older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
+    older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
+    with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE measurements SET body = ?", (msgspec.json.encode(older),))
+    assert get(client, "/drift").json["quality"]["roc_auc"] == 0.92
+    assert registry.get_sample_value("income_quality_log_loss") == 0.29
+    assert "income_estimated_quality" not in get(client, "/metrics").text
 
 
 def test_registering_the_metrics_does_not_read_the_window(

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract
-from evidently_service.drift import Drift, measure_drift, measure_quality, monitored_frame
+from evidently_service.drift import Drift, measure_drift, monitored_frame
 from evidently_service.monitoring import ColumnTest, Monitoring
+from evidently_service.thresholds import find_thresholds
 from tests.evidently_service.events import made_up_rows, older
 
 ROOT = Path(__file__).parents[2]
@@ -48,25 +49,25 @@ def test_a_row_without_a_column_is_a_key_error_that_names_it(contract: Contract)
 
 
 def test_a_shifted_feature_drifts_and_an_unshifted_one_does_not(
-    reference: pd.DataFrame, monitoring: Monitoring, contract: Contract
+    reference: pd.DataFrame, judging: Monitoring, contract: Contract
 ) -> None:
     rows = made_up_rows(contract, 1000, seed=2, shift=older)
-    drift = measure_drift(reference, monitored_frame(rows, contract), monitoring, contract)
+    drift = measure_drift(reference, monitored_frame(rows, contract), judging, contract)
     found = ratios(drift)
     assert found["age"] > 3
     assert found["probability"] > 3  # the made-up probability is age / 100
     assert found["income_class"] > 1
-    still = {name: r for name, r in found.items() if name not in ("age", *monitoring.outputs)}
+    still = {name: r for name, r in found.items() if name not in ("age", *judging.outputs)}
     assert max(still.values()) < 1, still
     assert drift.share_drifted == pytest.approx(1 / 12)
     assert [column.name for column in drift.features if column.drifted] == ["age"]
 
 
 def test_the_report_shows_the_scores_that_were_measured(
-    reference: pd.DataFrame, monitoring: Monitoring, contract: Contract
+    reference: pd.DataFrame, judging: Monitoring, contract: Contract
 ) -> None:
     rows = made_up_rows(contract, 500, seed=3)
-    drift = measure_drift(reference, monitored_frame(rows, contract), monitoring, contract)
+    drift = measure_drift(reference, monitored_frame(rows, contract), judging, contract)
     page = drift.html()
     assert page.lstrip().startswith("<!DOCTYPE html>") or "<html" in page[:200]
     assert all(feature.name in page for feature in contract.inputs)
@@ -87,12 +88,12 @@ def test_the_report_shows_the_scores_that_were_measured(
 )
 def test_above_one_is_drift_whatever_the_test(
     reference: pd.DataFrame,
-    monitoring: Monitoring,
+    judging: Monitoring,
     contract: Contract,
     column: str,
     test: ColumnTest,
 ) -> None:
-    only = msgspec.structs.replace(monitoring, features={column: test})
+    only = msgspec.structs.replace(judging, features={column: test})
 
     def ratio(rows: list[dict[str, Any]]) -> float:
         window = monitored_frame(rows, contract)
@@ -104,35 +105,6 @@ def test_above_one_is_drift_whatever_the_test(
         for number, row in enumerate(rows)
     ]
     assert ratio(rows) < 1 < ratio(shifted)
-
-
-def test_quality_is_that_of_the_models_own_classes() -> None:
-    """Evidently, given probabilities, judges the class at 0.5: this model's threshold is 0.3.
-
-    Worked by hand: 3 true positives, 1 false positive, 1 false negative, 3 true negatives.
-    """
-    labelled = pd.DataFrame(
-        {
-            "label": [1, 1, 1, 0, 1, 0, 0, 0],
-            "income_class": [1, 1, 1, 1, 0, 0, 0, 0],
-            "probability": [0.9, 0.8, 0.35, 0.4, 0.2, 0.1, 0.1, 0.1],
-        }
-    )
-    quality = measure_quality(labelled)
-    assert quality is not None
-    assert quality.rows == 8
-    assert quality.accuracy == pytest.approx(6 / 8)
-    assert quality.precision == pytest.approx(3 / 4)
-    assert quality.recall == pytest.approx(3 / 4)
-    assert quality.f1 == pytest.approx(3 / 4)
-    assert quality.roc_auc == pytest.approx(14 / 16)  # 2 of 16 pairs are in the wrong order
-    chances = np.array([0.9, 0.8, 0.35, 1 - 0.4, 0.2, 0.9, 0.9, 0.9])
-    assert quality.log_loss == pytest.approx(-np.log(chances).mean())
-
-
-def test_there_is_no_quality_while_all_labels_are_of_one_class() -> None:
-    labelled = pd.DataFrame({"label": [0, 0], "income_class": [0, 1], "probability": [0.1, 0.6]})
-    assert measure_quality(labelled) is None
 
 
 def test_nothing_is_sent_home(tmp_path: Path) -> None:
@@ -151,6 +123,7 @@ from evidently_service.monitoring import load_monitoring
 from tests.evidently_service.events import made_up_rows
 contract = load_contract()
 monitoring = load_monitoring(Path("config/monitoring.yaml"), contract)
+monitoring = monitoring.with_thresholds({name: 0.1 for name in monitoring.tests})
 frame = monitored_frame(made_up_rows(contract, 500, seed=1), contract)
 measure_drift(frame, frame, monitoring, contract).html()
 from evidently.telemetry import event_logger
@@ -189,9 +162,12 @@ def test_on_census_rows_only_a_sudden_shift_is_drift(
     frame = census(census_dir / "adult.data", contract).sample(6000, random_state=0)
     reference, window = frame.iloc[:5000], frame.iloc[5000:]
 
+    reference = monitored_frame(records(reference), contract)
+    judging = monitoring.with_thresholds(find_thresholds(reference, monitoring, 1000))
+
     def measured(rows: pd.DataFrame) -> Drift:
-        frames = [monitored_frame(records(part), contract) for part in (reference, rows)]
-        return measure_drift(frames[0], frames[1], monitoring, contract)
+        frame = monitored_frame(records(rows), contract)
+        return measure_drift(reference, frame, judging, contract)
 
     assert measured(window).share_drifted == 0
     every_third = np.arange(len(window)) % 3 == 0

@@ -95,15 +95,15 @@ def test_a_folder_without_a_window_is_named_and_none_is_made(tmp_path: Path) -> 
 
 
 def test_the_report_of_the_smallest_window_holds_no_row_but_a_columns_extremes(
-    monitoring: Monitoring, contract: Contract
+    judging: Monitoring, contract: Contract
 ) -> None:
     """Erasing leaves the report. Of windows far smaller, Evidently would draw every row."""
     reference = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
-    window = monitored_frame(made_up_rows(contract, monitoring.min_rows, seed=2), contract)
+    window = monitored_frame(made_up_rows(contract, judging.min_rows, seed=2), contract)
     window["probability"] = np.random.default_rng(3).random(len(window))
 
     def shown(rows: pd.DataFrame) -> set[float]:
-        page = measure_drift(reference, rows, monitoring, contract).html()
+        page = measure_drift(reference, rows, judging, contract).html()
         return set(rows["probability"]) & {float(n) for n in re.findall(r"0\.\d+", page)}
 
     assert shown(window) <= {window["probability"].min(), window["probability"].max()}

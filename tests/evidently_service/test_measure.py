@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from config.contract import Contract
-from config.events import Prediction
+from config.events import Label, Prediction
 from config.settings import exit_on_settings_error
 from evidently_service.measure import Measure, main
 from evidently_service.measurement import LabelCounts, Measurement
@@ -73,10 +73,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def small(monitoring: Monitoring) -> Monitoring:
+def small(judging: Monitoring) -> Monitoring:
     """The real file's tests on windows of 600 rows; retention is twice that."""
     return msgspec.structs.replace(
-        monitoring, window_rows=600, min_rows=500, min_labels=100, retention_rows=1200
+        judging, window_rows=600, min_rows=500, min_labels=100, retention_rows=1200
     )
 
 
@@ -93,7 +93,15 @@ def measure(
     """The measurer of the empty window."""
     references = References(tmp_path / "reference", source)
     report_path = tmp_path / "reports" / "latest.html"
-    return Measure(window, references, small, contract, report_path=report_path, clock=clock)
+    return Measure(
+        window,
+        references,
+        small,
+        contract,
+        report_path=report_path,
+        judge_period_s=0,
+        clock=clock,
+    )
 
 
 @pytest.fixture
@@ -160,24 +168,76 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert "native_country" in measure.report_path.read_text("utf-8")
 
 
+def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    """The window is the newest 600; predictions come a second apart, labels all at once."""
+    measure.run_once()
+    assert latest(window).label_coverage is None
+    window.add_predictions(enough)
+    window.add_labels([Label(p.prediction_id, 1_700_001_000.0, 1) for p in enough[:99]])
+    measure.run_once()
+    assert latest(window).label_coverage == 99 / 600
+    assert latest(window).label_delay_s == {}  # too few labels
+    window.add_labels([Label(p.prediction_id, 1_700_001_000.0, 1) for p in enough[99:101]])
+    measure.run_once()
+    # Predicted at seconds 0 to 100: the labels came 1,000 to 900 seconds later.
+    assert latest(window).label_delay_s == {"0.5": 950.0, "0.9": 990.0}
+
+
+def test_segments_are_of_the_window_and_of_its_newest_labels(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    window.add_predictions(enough)
+    window.add_labels(labels_of(enough, wrong_every=4)[:200])
+    measure.run_once()
+    found = {(one.segment, one.group): one for one in latest(window).segments}
+    women = [p for p in enough if p.features["sex"] == "Female"]
+    assert found["sex", "Female"].rows == len(women)
+    assert found["sex", "Female"].selection_rate == pytest.approx(
+        sum(p.income_class for p in women) / len(women)
+    )
+    assert 0.6 < found["sex", "Female"].quality["accuracy"] < 0.9  # 3 in 4 of some 100
+
+
+def test_an_unseen_category_shows_in_the_data_quality_before_there_is_a_reference(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    source.rows = None
+    window.add_predictions(enough[:499])
+    measure.run_once()
+    assert latest(window).data_quality == ()  # not enough rows
+    features = enough[499].features | {"native_country": "Atlantis"}
+    window.add_predictions([msgspec.structs.replace(enough[499], features=features)])
+    measure.run_once()
+    unseen = {one.feature: one.unseen for one in latest(window).data_quality if one.unseen}
+    assert unseen == {"native_country": 1 / 500}
+
+
 def richer(row: dict[str, Any]) -> dict[str, Any]:
     """A row with three features shifted."""
     return older(row) | {"sex": "Female", "race": "Other"}
 
 
-def test_the_verdict_turns_when_the_share_of_drifted_features_reaches_its_threshold(
+def test_the_verdict_turns_when_enough_features_are_beyond_it_in_two_windows_in_a_row(
     measure: Measure, window: Window, contract: Contract
 ) -> None:
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
+    window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
     measure.run_once()
     found = latest(window)
     assert found.share_drifted == pytest.approx(1 / 12) and not found.drifted
-    window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
+    assert found.effects[0].feature == "age" and found.effects[0].shift > 0.15
+    assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
+    assert {column.name for column in found.features if column.persistent} == {"age"}
+    window.add_predictions(made_up_predictions(contract, 600, seed=5, shift=richer))
     measure.run_once()
     found = latest(window)
     assert found.share_drifted == pytest.approx(3 / 12) and found.drifted
     assert found.share_threshold == 0.2
-    assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
+    assert {column.name for column in found.features if column.persistent} == {"age", "sex", "race"}
+    assert found.judgement.drifted_since == 1_700_000_599.0
+    assert found.judgement.drifted_from == "1"
 
 
 def test_without_new_rows_the_same_figures_are_confirmed_and_not_measured_again(
@@ -207,6 +267,62 @@ def test_the_reference_follows_a_promotion(
     found = latest(window)
     assert (found.model_version, found.reference_rows) == ("2", 3000)
     assert not found.features[0].drifted
+
+
+def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
+    measure: Measure, window: Window, source: Source, contract: Contract
+) -> None:
+    for seed in (3, 4):
+        window.add_predictions(made_up_predictions(contract, 600, seed, shift=richer))
+    measure.run_once()
+    assert latest(window).drifted and latest(window).judgement.resolved_at is None
+    source.promote("2", made_up_rows(contract, 3000, seed=5, shift=richer))
+    measure.run_once()
+    found = latest(window)
+    assert found.model_version == "2"
+    assert not any(column.drifted for column in found.features)  # the scores are of now
+    assert found.drifted and found.judgement.windows == 0  # but no window has been judged yet
+    window.add_predictions(made_up_predictions(contract, 600, seed=6, shift=richer))
+    measure.run_once()
+    found = latest(window)
+    assert not found.drifted and found.judgement.resolved_at == 1_700_000_599.0
+    assert (found.judgement.drifted_from, found.judgement.reference) == ("1", "2")
+
+
+def test_outputs_are_compared_with_their_own_versions_reference_only(
+    measure: Measure, window: Window, source: Source, contract: Contract
+) -> None:
+    """Another model's answers are no evidence; its people are."""
+    window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
+    source.promote("2", made_up_rows(contract, 2000, seed=1))
+    measure.run_once()
+    found = latest(window)
+    assert found.prediction == () and len(found.features) == 12
+    assert found.judgement.streaks.get("age") == 1
+    assert "probability" not in found.judgement.streaks
+    mine = [
+        msgspec.structs.replace(one, model_version="2")
+        for one in made_up_predictions(contract, 600, seed=4, shift=older)
+    ]
+    window.add_predictions(mine)
+    measure.run_once()
+    found = latest(window)
+    assert [column.name for column in found.prediction] == ["probability", "income_class"]
+    assert found.judgement.streaks["age"] == 2 and found.judgement.streaks["probability"] == 1
+
+
+def test_rows_that_are_too_old_do_not_count(
+    measure: Measure, window: Window, enough: list[Prediction], clock: Clock, small: Monitoring
+) -> None:
+    """The events are a second apart, and the window takes those of the last 550 seconds."""
+    measure.monitoring = msgspec.structs.replace(small, window_s=550.0)
+    window.add_predictions(enough)
+    clock.now = 1_700_000_599.0
+    measure.run_once()
+    assert (latest(window).state, latest(window).window.rows) == ("ok", 551)
+    clock.now += 100  # nothing has come: what is here has aged
+    measure.run_once()
+    assert (latest(window).state, latest(window).window.rows) == ("not_enough_rows", 451)
 
 
 def test_the_last_reference_serves_while_the_registry_is_away(
@@ -262,6 +378,25 @@ def test_quality_needs_enough_labels(
     assert found.quality is not None
     assert found.quality.rows == 200
     assert found.quality.accuracy == pytest.approx(0.75)
+    assert found.estimated is not None and found.estimated.rows == 600  # labelled or not
+    assert set(found.estimation_error) == set(found.estimated.metrics)
+
+
+def test_performance_is_estimated_before_there_are_labels_or_a_reference(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+) -> None:
+    """The made-up probability is age / 100, with ages from 17 to 90 and classes at 0.5."""
+    source.rows = None
+    window.add_predictions(enough[:499])
+    measure.run_once()
+    assert latest(window).estimated is None
+    window.add_predictions(enough[499:])
+    measure.run_once()
+    found = latest(window)
+    assert (found.quality, found.estimation_error) == (None, {})
+    assert found.estimated is not None
+    sure = [max(p.probability, 1 - p.probability) for p in enough]
+    assert found.estimated.metrics["accuracy"] == pytest.approx(sum(sure) / 600)
 
 
 def test_the_report_is_written_only_when_it_is_due_and_then_it_is_the_newest(
@@ -290,7 +425,6 @@ def test_a_report_that_would_contradict_the_verdict_is_replaced_before_it_is_due
     clock.now += 5
     window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
     measure.run_once()
-    assert latest(window).drifted
     assert "Dataset Drift is detected" in measure.report_path.read_text("utf-8")
 
 

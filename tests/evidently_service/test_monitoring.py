@@ -115,7 +115,18 @@ def test_a_larger_distance_has_a_larger_ratio(test: Any) -> None:
 @pytest.mark.parametrize("test", ["ks", "chisquare"])
 def test_a_smaller_p_value_has_a_larger_ratio(test: Any) -> None:
     column = ColumnTest(test, 0.05)
-    assert column.ratio(0.5) == pytest.approx(0.1)
+    assert column.ratio(1.0) == 0
     assert column.ratio(0.05) == pytest.approx(1.0)
-    assert column.ratio(0.025) == pytest.approx(2.0)
-    assert column.ratio(0.0) == pytest.approx(5e10)  # finite, so that JSON can carry it
+    assert column.ratio(0.05**2) == pytest.approx(2.0)
+    assert column.ratio(0.0) == pytest.approx(9.2, abs=0.1)  # finite, so that JSON can carry it
+
+
+def test_a_test_without_a_threshold_has_no_ratio() -> None:
+    with pytest.raises(ValueError, match="no threshold"):
+        ColumnTest("psi").ratio(0.1)
+
+
+def test_a_budget_that_no_bootstrap_can_show_is_refused(tmp_path: Path, contract: Contract) -> None:
+    """One window is enough, and the chance is 1 / 2880 / 14."""
+    with pytest.raises(MonitoringError, match="exceed a threshold with a chance of 2e-05"):
+        load_edited(tmp_path, contract, lambda raw: raw.update(persistent_windows=1))

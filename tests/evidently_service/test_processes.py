@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 import requests
+import yaml
 
 from config.contract import Contract
+from evidently_service.monitoring import Monitoring
 from evidently_service.window import Window
 from tests.conftest import free_port, wait_until
 from tests.evidently_service.events import (
@@ -180,6 +182,122 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
 
     measure.terminate()
     assert measure.wait(timeout=10) == 0
+
+
+OF_THE_MOMENT = ("_timestamp_", "_duration_", "income_window_duplicates")
+BATCH, BATCHES = 50, 40
+
+
+def small_windows(judging: Monitoring) -> str:
+    """A monitoring file with windows of 200 rows."""
+    small = msgspec.structs.replace(
+        judging, window_rows=200, min_rows=100, min_labels=50, retention_rows=600
+    )
+    given = msgspec.to_builtins(small)
+    return yaml.safe_dump({name: value for name, value in given.items() if value is not None})
+
+
+def send_until_stored(url: str, events: list[Any]) -> None:
+    """Sends events again until the service says that it has them, as the relay does."""
+
+    def stored() -> bool:
+        with contextlib.suppress(requests.RequestException):
+            post(url, events)
+            return True
+        return False
+
+    wait_until(stored, 30, "the service to store a batch")
+
+
+def send_day(address: str, contract: Contract, before: Callable[[int], None]) -> None:
+    """Sends batches with their labels, of which the second half has drifted.
+
+    `before` is called with the number of each.
+    """
+    for number in range(BATCHES):
+        before(number)
+        shift = [older] if number >= BATCHES // 2 else []
+        events = [
+            msgspec.structs.replace(row, predicted_at=row.predicted_at + BATCH * number)
+            for row in made_up_predictions(contract, BATCH, number, *shift)
+        ]
+        send_until_stored(f"{address}/iterate/income", events)
+        send_until_stored(f"{address}/labels/income", labels_of(events, wrong_every=5))
+
+
+def settled(address: str) -> tuple[dict[str, float], dict[str, Any]] | None:
+    """Metrics and judgement once all that was sent has been measured."""
+    verdict = drift(address)
+    labels = verdict["labels"]["matched"] == verdict["received"]["labels"]["matched"]
+    if not labels or verdict["window"]["ingested_total"] != BATCH * BATCHES:
+        return None
+    lines = requests.get(f"{address}/metrics", timeout=10).text.splitlines()
+    metrics = dict(line.rsplit(" ", 1) for line in lines if line[0] != "#")
+    kept = {
+        name: float(value)
+        for name, value in metrics.items()
+        if not any(part in name for part in OF_THE_MOMENT)
+    }
+    return kept, verdict["judgement"]
+
+
+def measured_day(
+    start: Start, address: str, contract: Contract, killed_before: Sequence[int]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What `settled` says of a day; every process is killed before the batches of these numbers."""
+    processes = [serve(start, address), start(MEASURE)]
+
+    def anew() -> None:
+        processes.extend([start(GUNICORN), start(MEASURE)])
+
+    def strike(number: int) -> None:
+        if number not in killed_before:
+            return
+        wait_until(lambda: drift(address)["judgement"]["windows"], 60, "a judged window")
+        for process in processes:  # from here on the sender meets a closed port
+            threading.Timer(0.02, kill, [process]).start()
+        threading.Timer(1.0, anew).start()
+
+    send_day(address, contract, strike)
+    found = wait_until(lambda: settled(address), 90, "everything to be measured")
+    for process in processes:
+        kill(process)
+    return found
+
+
+@pytest.fixture
+def version(
+    environment: dict[str, str],
+    tmp_path: Path,
+    contract: Contract,
+    judging: Monitoring,
+    mlflow_registry: RegistryFile,
+) -> str:
+    """The production version, against whose reference small windows are judged at once."""
+    (tmp_path / "monitoring.yaml").write_text(small_windows(judging), "utf-8")
+    environment |= {
+        "MLFLOW_TRACKING_URI": mlflow_registry.uri,
+        "MONITORING_FILE": str(tmp_path / "monitoring.yaml"),
+        "JUDGE_PERIOD_S": "0",
+    }
+    return mlflow_registry.promote(made_up_rows(contract, 2000, seed=1000)).number
+
+
+def test_a_service_killed_in_the_middle_comes_to_the_metrics_of_one_that_was_not(
+    start: Start, address: str, environment: dict[str, str], contract: Contract, version: str
+) -> None:
+    """Workers, arbiter and measure process, killed twice at once while batches are sent."""
+    folder = environment["WINDOW_DIR"]
+    environment["WINDOW_DIR"] = f"{folder}-calm"
+    calm, judgement = measured_day(start, address, contract, killed_before=())
+    environment["WINDOW_DIR"] = f"{folder}-killed"
+    killed, killed_judgement = measured_day(start, address, contract, killed_before=(9, 26))
+    assert judgement["windows"] == 10 and "age" in judgement["persistent"]
+    assert killed_judgement == judgement
+    # Evidently adds up a column's categories in the order of a set, which each process has anew.
+    assert killed == pytest.approx(calm, rel=1e-12)
+    assert calm['income_feature_drift_persistent{feature="age"}'] == 1
+    assert calm[f'income_reference_info{{model_version="{version}"}}'] == 1
 
 
 def test_a_registry_that_is_away_is_told_and_term_ends_even_a_long_wait(

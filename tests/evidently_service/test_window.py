@@ -70,7 +70,7 @@ def test_a_label_before_its_prediction_waits_and_then_matches(window: Window) ->
     assert window.last_labelled(10) == []
     window.add_predictions([prediction("a")])
     assert window.label_counts() == LabelCounts(matched=1, pending=0, conflicting=0)
-    assert window.last_labelled(10) == [(prediction("a"), 0)]
+    assert window.last_labelled(10) == [(prediction("a"), label("a", 0))]
 
 
 def test_the_first_label_wins_and_a_conflict_is_kept_once(window: Window) -> None:
@@ -79,13 +79,20 @@ def test_the_first_label_wins_and_a_conflict_is_kept_once(window: Window) -> Non
     assert window.add_labels([label("a", 0)]) == 0
     assert window.add_labels([label("a", 0), label("b", 0)]) == 0
     assert window.label_counts() == LabelCounts(matched=2, pending=0, conflicting=1)
-    assert [value for _, value in window.last_labelled(10)] == [1, 0]
+    assert [one.label for _, one in window.last_labelled(10)] == [1, 0]
 
 
 def test_the_newest_labelled_rows_follow_the_labels_arrival(window: Window) -> None:
     window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
     window.add_labels([label("c"), label("x"), label("a"), label("b")])
     assert identities([each for each, _ in window.last_labelled(2)]) == ["a", "b"]
+
+
+def test_the_labelled_ones_of_the_newest_predictions_are_counted(window: Window) -> None:
+    assert window.labelled_count(10) == 0
+    window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
+    window.add_labels([label("a"), label("c"), label("unknown")])
+    assert [window.labelled_count(rows) for rows in (1, 2, 3, 10)] == [1, 1, 2, 2]
 
 
 def test_pruning_keeps_the_newest_rows_their_labels_and_the_counters(window: Window) -> None:

@@ -225,9 +225,9 @@ def test_labelled_predictions_are_exported_as_training_reads_them(
             "record": one.features,
             "label": label,
             "prediction_id": one.prediction_id,
-            "labelled_at": at,
+            "predicted_at": one.predicted_at,
         }
-        for one, label, at in ((early, 1, 10.0), (late, 0, 11.0), (twice, 0, 9.0))
+        for one, label in ((early, 1), (late, 0), (twice, 0))
     ]
 
 

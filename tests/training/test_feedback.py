@@ -48,9 +48,9 @@ def test_labelled_predictions_come_oldest_label_first(sink, settings, record, co
     send(sink, Label("b", 10.0, 1), Label("a", 20.5, 0))
     found = read_feedback(settings, contract)
     assert (found.disputed, found.rejected) == (0, 0)
-    assert list(found.rows) == [*contract.input_names, "income", "prediction_id", "labelled_at"]
-    columns = ["prediction_id", "labelled_at", "age", "income"]
-    assert found.rows[columns].values.tolist() == [["b", 10.0, 40, 1], ["a", 20.5, 30, 0]]
+    assert list(found.rows) == [*contract.input_names, "income", "prediction_id", "predicted_at"]
+    columns = ["prediction_id", "predicted_at", "age", "income"]
+    assert found.rows[columns].values.tolist() == [["b", 1.7e9, 40, 1], ["a", 1.7e9, 30, 0]]
 
 
 def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings, record, contract):

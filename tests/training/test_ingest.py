@@ -120,7 +120,7 @@ def test_an_export_adds_the_predictions_that_the_one_before_had_not(add, store, 
     assert (second.known, second.batch.rows) == (4, 2)
     rows = stored(store)
     assert rows["prediction_id"].tolist() == [f"p{n}" for n in range(6)]
-    assert rows["labelled_at"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert rows["predicted_at"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     nothing = add(labelled_lines(record, range(5)), "rows.jsonl")
     assert (nothing.known, nothing.batch.rows, len(stored(store))) == (5, 0, 6)
 

@@ -47,7 +47,7 @@ def production(contract, rows: int, seed: int = 3) -> pd.DataFrame:
     """Labelled predictions, one a second."""
     frame = made_up_rows(contract, rows, seed)[[*contract.input_names, "income"]]
     ids = [f"p{n}" for n in range(rows)]
-    return frame.assign(prediction_id=ids, labelled_at=np.arange(rows, dtype=float))
+    return frame.assign(prediction_id=ids, predicted_at=np.arange(rows, dtype=float))
 
 
 def joining(contract, frame: pd.DataFrame) -> Joining:
@@ -98,7 +98,7 @@ def test_a_row_that_judged_is_not_trained_on_once_it_comes_in_a_batch(
     frame = production(contract, 500)
     first = gather(census, judges, [joining(contract, frame)], contract)
     store = Store(open_folder(str(tmp_path)))
-    nameless = frame.assign(prediction_id=None, labelled_at=np.nan, income=1 - frame["income"])
+    nameless = frame.assign(prediction_id=None, predicted_at=np.nan, income=1 - frame["income"])
     store.append(Batch("ab" * 32, "feed.csv", "2027-03", 500, 0, 0, "2027-04-01"), nameless)
     later = gather(census, judges, list(from_store(store, contract)), contract)
     assert later.joined.sum() == first.joined.sum() > 300
@@ -108,7 +108,7 @@ def test_a_row_that_judged_is_not_trained_on_once_it_comes_in_a_batch(
 def test_a_row_that_looks_like_one_of_the_census_that_judges_is_left_out(census, judges, contract):
     """As when somebody ingests the official test file."""
     leaked = census.test[[*contract.input_names, "income"]]
-    leaked = leaked.assign(prediction_id=None, labelled_at=1.0)
+    leaked = leaked.assign(prediction_id=None, predicted_at=1.0)
     rows = gather(census, judges, [joining(contract, leaked)], contract)
     part = rows.lineage[1]
     assert part.like_judges > 80 and part.like_judges + part.held_out + part.rows == 300
@@ -149,7 +149,7 @@ def test_a_row_that_judges_and_is_trained_on_is_refused(census, judges, contract
 
 def test_a_newest_row_that_looks_like_one_of_the_census_does_not_judge(census, judges, contract):
     known = census.train[[*contract.input_names, "income"]].head(100)
-    known = known.assign(prediction_id=None, labelled_at=9.0)
+    known = known.assign(prediction_id=None, predicted_at=9.0)
     rows = gather(census, judges, [joining(contract, known)], contract)
     assert rows.lineage[1].held_out > 5 and rows.recent_judges.empty
 
@@ -157,14 +157,23 @@ def test_a_newest_row_that_looks_like_one_of_the_census_does_not_judge(census, j
 # --- what is newest, what is counted ------------------------------------------------------------
 
 
-def test_the_newest_are_taken_by_when_their_label_came(census, judges, contract, monkeypatch):
+def test_the_newest_are_taken_by_when_they_were_asked(census, judges, contract, monkeypatch):
     monkeypatch.setattr(sources, "RECENT_ROWS", 50)
     frame = production(contract, 200).sample(frac=1, random_state=0)
     rows = gather(census, judges, [joining(contract, frame)], contract)
-    newest = frame[frame["labelled_at"] >= 150]
+    newest = frame[frame["predicted_at"] >= 150]
     assert digests(rows.frame[rows.recent], contract) < digests(newest, contract)
     assert digests(rows.recent_judges, contract) < digests(newest, contract)
     assert rows.recent.sum() + len(rows.recent_judges) == 50
+
+
+def test_of_before_a_drift_none_is_recent(census, judges, contract):
+    frame = production(contract, 200)
+    rows = gather(census, judges, [joining(contract, frame)], contract, recent_since=150.0)
+    newest = frame[frame["predicted_at"] >= 150]
+    assert rows.recent.sum() + len(rows.recent_judges) == 50
+    assert digests(rows.frame[rows.recent], contract) < digests(newest, contract)
+    assert rows.joined.sum() > 100
 
 
 def test_a_prediction_that_comes_two_ways_counts_once(census, judges, contract):
@@ -180,7 +189,7 @@ def test_rows_of_a_batch_are_held_against_the_contract_of_today(contract, tmp_pa
     store = Store(open_folder(str(tmp_path)))
     frame = production(contract, 10)
     frame.loc[3, "age"] = 150  # as an older contract may have allowed
-    frame.loc[:4, "labelled_at"] = np.nan
+    frame.loc[:4, "predicted_at"] = np.nan
     store.append(Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01"), frame)
     (found,) = from_store(store, contract)
     assert found.part == Part("1970-02", "feed.csv", "ab" * 32, 0, rejected=1)

@@ -36,7 +36,7 @@ def store(request, tmp_path, monkeypatch) -> Store:
 def rows(contract) -> pd.DataFrame:
     """Checked rows; the first two are predictions."""
     ids = pd.Series(["p0", "p1", *[None] * 38], dtype=object)
-    return made_up_rows(contract, 40).assign(prediction_id=ids, labelled_at=[5.5, *[np.nan] * 39])
+    return made_up_rows(contract, 40).assign(prediction_id=ids, predicted_at=[5.5, *[np.nan] * 39])
 
 
 def test_a_batch_comes_back_as_it_was_with_its_entry(store, rows):

@@ -1,23 +1,41 @@
 """`watch` against a real Prefect server and a small Evidently stand-in on loopback."""
 
+import contextlib
 import json
 import threading
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pymongo
 import pytest
 import requests
+from mlflow.exceptions import MlflowException
+from mlflow.store.model_registry import sqlalchemy_store
 from prefect import flow, get_client
 from prefect.deployments.runner import RunnerDeployment
+from prefect.states import Completed
 from prefect.testing.utilities import prefect_test_harness
+from pymongo.collection import Collection
 
-from tests.conftest import free_port
+from config.contract import Contract
+from config.model_registry import ALIAS, MODEL_NAME
+from tests.conftest import free_port, made_up_rows
+from tests.training.test_decisions import BELOW, CALM, DRIFTED
+from training import watch as training_watch
+from training.__main__ import main
+from training.folders import open_folder
+from training.registry import Registry
+from training.store import Batch, Store
+from training.watch import DRIFT_TAG, watch
 from training.worker import drop_overdue_runs
-from training.watch import DRIFT_TAG, started_lately, watch
 
-CALM = {"state": "ok", "drifted": False, "share_drifted": 0.0}
-SHIFTED = {"state": "ok", "drifted": True, "share_drifted": 0.5}
+LONG_AGO_S = 86400.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,9 +72,55 @@ def evidently(monkeypatch) -> Iterator[dict]:
 
 
 @flow(name="train")
-def training_stand_in(trigger: str, data: str, force: bool, with_feedback: bool) -> None:
+def training_stand_in(
+    trigger: str, data: str, force: bool, with_feedback: bool, recent_since: float
+) -> None:
     """Has the parameters that `watch` gives to `train`."""
-    assert (trigger, data, force) == ("drift", "production", True) and with_feedback
+    assert (trigger, data, force) == ("drift", "production", True)
+    assert with_feedback and recent_since
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch) -> Registry:
+    """An MLflow whose production version is 1, made a day ago; no training was started yet."""
+    remove_drift_runs()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    found = Registry(uri)
+    promote_next(found, at=time.time() - LONG_AGO_S)
+    return found
+
+
+def promote_next(registry: Registry, at: float) -> None:
+    """Makes a new version production, as if it had been made then."""
+    with contextlib.suppress(MlflowException):
+        registry.client.create_registered_model(MODEL_NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlalchemy_store, "get_current_time_millis", lambda: int(at * 1000))
+        made = registry.client.create_model_version(MODEL_NAME, "gs://nowhere/model")
+    registry.client.set_registered_model_alias(MODEL_NAME, ALIAS, made.version)
+
+
+@pytest.fixture
+def labels(contract: Contract, tmp_path: Path, monkeypatch) -> Callable[[int], None]:
+    """Ingests so many labelled rows into a training store of the test's own."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    store = Store(open_folder(str(tmp_path / "data" / "store")))
+
+    def ingest(rows: int) -> None:
+        frame = made_up_rows(contract, rows).assign(prediction_id=None, predicted_at=np.nan)
+        at = datetime.now(UTC).isoformat()
+        store.append(Batch(uuid.uuid4().hex, "feed.csv", "2026-11", rows, 0, 0, at), frame)
+
+    return ingest
+
+
+@pytest.fixture
+def deployment() -> None:
+    """What `watch` starts."""
+    made = training_stand_in.to_deployment(name="train")
+    assert isinstance(made, RunnerDeployment)
+    made.apply()
 
 
 def runs_tagged(tag: str) -> list:
@@ -78,33 +142,85 @@ def remove_drift_runs():
             client.request("DELETE", f"/flow_runs/{run['id']}")
 
 
-def test_a_calm_window_starts_nothing(evidently):
+def test_a_calm_window_starts_nothing_and_leaves_no_entry(evidently, registry):
     evidently.update(CALM)
-    assert watch().startswith("no training: state ok, no drift")
-    assert not drift_runs()
+    assert watch() == "no training: state ok, no cause"
+    assert not drift_runs() and registry.ledger.decisions() == []
 
 
-@pytest.mark.parametrize("with_mongodb", [False, True])
-def test_drift_starts_one_training_and_the_cool_down_holds_the_next_back(
-    evidently, monkeypatch, with_mongodb
+@pytest.mark.usefixtures("deployment")
+def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_step(
+    evidently, registry, labels, capsys
 ):
-    """With labelled production rows where MongoDB has them."""
-    remove_drift_runs()
-    monkeypatch.setenv("MONGODB_ADDRESS", "mongodb://127.0.0.1:1" if with_mongodb else "")
-    evidently.update(SHIFTED)
-    deployment = training_stand_in.to_deployment(name="train")
-    assert isinstance(deployment, RunnerDeployment)
-    deployment.apply()
+    evidently.update(DRIFTED | {"model_version": "1"})
+    evidently["judgement"] = DRIFTED["judgement"] | {"drifted_from": "1"}
+    for _ in range(2):
+        assert "0 fresh labelled rows, expected WATCH_MIN_LABELS=1000" in watch()
+    labels(1200)
     assert watch().startswith("training started: flow run")
     (run,) = drift_runs()
     assert run["parameters"] == {
         "trigger": "drift",
         "data": "production",
         "force": True,
-        "with_feedback": with_mongodb,
+        "with_feedback": False,
+        "recent_since": 7.0,
     }
-    assert "one was started within" in watch()
+    assert f"flow run {run['name']} has not ended" in watch()
+    end(run)
+    assert "after 1 without a promotion" in watch()  # nothing was promoted, so it backs off
+    promote_next(registry, at=time.time() + 1)
+    assert "production is 2, the monitoring knows 1" in watch()
     assert len(drift_runs()) == 1
+
+    ledger = registry.ledger.decisions()[::-1]
+    rules = ["labels", "train", "running", "back-off", "version"]
+    assert [one["rule"] for one in ledger] == rules
+    assert [one["times"] for one in ledger] == ["2", "1", "1", "1", "1"]
+    assert ledger[1]["flow_run"] == run["name"]
+    main(["decisions"])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 5
+    assert (
+        "(2 times)  version 1: 25% of the features have drifted (age, sex, race); no" in printed[4]
+    )
+    assert f"flow run {run['name']} started: 1200 fresh labelled rows" in printed[3]
+
+
+@pytest.mark.usefixtures("deployment")
+def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
+    evidently, registry, labels, mongodb_uri, monkeypatch
+):
+    database = f"test_{uuid.uuid4().hex}"
+    monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
+    monkeypatch.setenv("MONGODB_DATABASE", database)
+    monkeypatch.setenv("WATCH_MIN_LABELS", "60")
+    evidently.update(BELOW | {"model_version": "1"})
+    labels(20)
+    now, earlier = datetime.now(UTC), datetime.now(UTC) - timedelta(seconds=2 * LONG_AGO_S)
+    with pymongo.MongoClient(mongodb_uri) as client:
+        log = client[database]["predictions"]
+        add_labelled(log, 30, earlier)
+        add_labelled(log, 39, now)
+        assert "59 fresh labelled rows" in watch()
+        add_labelled(log, 1, now)
+        assert "; 60 fresh labelled rows" in watch()
+        client.drop_database(database)
+    (run,) = drift_runs()
+    assert (run["parameters"]["with_feedback"], run["parameters"]["recent_since"]) == (True, 9.0)
+    assert registry.ledger.decisions()[0]["cause"].endswith("is below its floor")
+
+
+def add_labelled(log: Collection, rows: int, at: datetime) -> None:
+    """Labelled predictions, as the relay writes them."""
+    documents = [{"predicted_at": at, "label": 1, "labelled_at": at} for _ in range(rows)]
+    log.insert_many([{"_id": uuid.uuid4().hex, "features": {}, **one} for one in documents])
+
+
+def end(run: dict[str, Any]) -> None:
+    """Ends a run as one that did what it was to do."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(uuid.UUID(run["id"]), Completed(), force=True)
 
 
 def schedule(tag: str, at: datetime) -> None:
@@ -116,11 +232,11 @@ def schedule(tag: str, at: datetime) -> None:
         client.request("POST", "/flow_runs/", json=run)
 
 
-def test_a_training_before_the_cool_down_does_not_count():
+def test_trainings_of_before_the_budgets_period_do_not_count():
     remove_drift_runs()
     schedule(DRIFT_TAG, datetime.now(UTC) - timedelta(hours=2))
-    assert not started_lately(cooldown_s=3600)
-    assert started_lately(cooldown_s=3 * 3600)
+    assert not training_watch.drift_runs(time.time() - 3600)
+    assert len(training_watch.drift_runs(time.time() - 3 * 3600)) == 1
 
 
 def test_runs_that_came_due_while_nobody_served_them_are_dropped():

@@ -1,0 +1,126 @@
+"""What one measurement of the window costs, and each of its parts, beside Evidently's report.
+
+    make benchmark-measurement
+
+On made-up rows of the contract, all of them labelled, against a reference of 5,000 rows; each
+figure is the median of a few runs.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from config.contract import CONTRACT_PATH, load_contract
+from evidently_service.drift import measure_drift, monitored_frame
+from evidently_service.effect import measure_effects
+from evidently_service.measure import Measure, answered, as_row, outputs
+from evidently_service.monitoring import load_monitoring
+from evidently_service.performance import estimate_quality, measure_quality
+from evidently_service.quality import measure_data_quality
+from evidently_service.registry import References, Version
+from evidently_service.segments import measure_segments
+from evidently_service.window import Window
+from tests.benchmarks.report import at_most, result, write
+from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows
+
+REFERENCE_ROWS, WINDOWS = 5000, (1000, 10_000)
+RUNS = 5
+PERIOD_MS = 10_000  # measure_period_s of config/monitoring.yaml
+
+
+class Rows:
+    """A registry with one version, whose reference is made of rows."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def production_version(self) -> Version:
+        """The version."""
+        return Version("1", "run-1")
+
+    def download_reference(self, _: Version, folder: Path) -> Path:
+        """The rows as a file."""
+        path = folder / "reference.jsonl"
+        path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows))
+        return path
+
+
+CONTRACT = load_contract()
+MONITORING = load_monitoring(CONTRACT_PATH.with_name("monitoring.yaml"), CONTRACT)
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """The median time of a few runs, after one that is not counted."""
+    work()
+    taken = []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - started) * 1000)
+    return median(taken)
+
+
+def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callable[[], object]]:
+    """Each part of a measurement, ready to run."""
+    events = made_up_predictions(CONTRACT, n_rows, seed=2)
+    features = [event.features for event in events]
+    label = np.array([one.label for one in labels_of(events, wrong_every=7)])
+    reference = monitored_frame(reference_rows, CONTRACT)
+    window = monitored_frame(map(as_row, events), CONTRACT)
+    columns, groups = outputs(events), answered(events)
+    least = MONITORING.min_segment_rows
+    return {
+        "Evidently's report": lambda: measure_drift(reference, window, MONITORING, CONTRACT),
+        "data quality": lambda: measure_data_quality(features, CONTRACT),
+        "segments": lambda: measure_segments(groups, groups, label, least),
+        "measured performance": lambda: measure_quality(label, *columns),
+        "estimated performance": lambda: estimate_quality(*columns),
+        "effect of drift": lambda: measure_effects(reference, window, CONTRACT),
+    }
+
+
+def whole(reference_rows: list[dict[str, Any]], n_rows: int, folder: Path) -> float:
+    """The time that the measure process says a measurement took, in milliseconds: the median."""
+    monitoring = msgspec.structs.replace(MONITORING, window_rows=n_rows)
+    references = References(folder / "reference", Rows(reference_rows))
+    with closing(Window(folder / "window.db")) as window:
+        events = made_up_predictions(CONTRACT, n_rows, seed=2)
+        window.add_predictions(events)
+        window.add_labels(labels_of(events, wrong_every=7))
+        measure = Measure(
+            window, references, monitoring, CONTRACT, report_path=folder / "latest.html"
+        )
+        taken = []
+        for run in range(RUNS + 1):
+            measure.run_once()
+            found = window.latest()
+            assert found is not None and found.duration_s is not None
+            taken.append(found.duration_s * 1000)
+            window.add_predictions(made_up_predictions(CONTRACT, 1, seed=3 + run))
+    return median(taken[1:])
+
+
+def figures() -> Iterator[dict[str, Any]]:
+    """Every figure, by size of the window."""
+    reference_rows = made_up_rows(CONTRACT, REFERENCE_ROWS, seed=1)
+    for n_rows in WINDOWS:
+        taken = {name: milliseconds(work) for name, work in parts(reference_rows, n_rows).items()}
+        for name, value in taken.items():
+            yield result(f"{n_rows} rows: {name}", value, "ms")
+        report = taken.pop("Evidently's report")
+        name = f"{n_rows} rows: all but Evidently's report"
+        yield at_most(name, sum(taken.values()), "ms", round(report))
+        with tempfile.TemporaryDirectory() as folder:
+            value = whole(reference_rows, n_rows, Path(folder))
+        yield at_most(f"{n_rows} rows: one measurement", value, "ms", PERIOD_MS)
+
+
+if __name__ == "__main__":
+    write("benchmark-measurement", list(figures()))

@@ -1,0 +1,68 @@
+"""Groups and their rates, counted by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evidently_service.measurement import Segment
+from evidently_service.segments import Answered, measure_segments
+
+NO_LABELS = Answered([], np.array([], int)), np.array([], int)
+
+
+def people(*groups: tuple[str, str, int, str]) -> Answered:
+    """Predictions of (sex, race, age) groups, each with its classes, such as '1100'."""
+    features: list[dict[str, Any]] = []
+    for sex, race, age, classes in groups:
+        features += [{"sex": sex, "race": race, "age": age}] * len(classes)
+    return Answered(features, np.array([int(one) for group in groups for one in group[3]]))
+
+
+def test_selection_rates_worked_by_hand() -> None:
+    window = people(("Female", "White", 30, "1000"), ("Male", "White", 60, "11100"))
+    assert measure_segments(window, *NO_LABELS, min_rows=1) == (
+        Segment("sex", "Female", 4, 0.25, {}),
+        Segment("sex", "Male", 5, 0.6, {}),
+        Segment("race", "White", 9, 4 / 9, {}),
+        Segment("age", "30 to 44", 4, 0.25, {}),
+        Segment("age", "from 60", 5, 0.6, {}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [(17, "to 29"), (29, "to 29"), (30, "30 to 44"), (45, "45 to 59"), (60, "from 60")],
+)
+def test_an_age_is_in_one_band(age: int, band: str) -> None:
+    found = measure_segments(people(("Male", "White", age, "1")), *NO_LABELS, min_rows=1)
+    assert [one.group for one in found if one.segment == "age"] == [band]
+
+
+def test_a_group_below_the_minimum_is_absent() -> None:
+    window = people(("Female", "White", 30, "1000"), ("Male", "Other", 30, "111"))
+    found = measure_segments(window, *NO_LABELS, min_rows=4)
+    assert [one.group for one in found] == ["Female", "White", "30 to 44"]
+
+
+def test_the_quality_of_a_group_worked_by_hand() -> None:
+    """Women: of 4 labels of 1 one is found, of 2 of 0 one is taken for a 1. No man has a label."""
+    window = people(("Female", "White", 30, "10"), ("Male", "White", 30, "10"))
+    labelled = people(("Female", "White", 30, "100010"))
+    label = np.array([1, 1, 1, 1, 0, 0])
+    women, men, *_ = measure_segments(window, labelled, label, min_rows=2)
+    assert women.quality == pytest.approx({"accuracy": 2 / 6, "tpr": 1 / 4, "fpr": 1 / 2})
+    assert men.quality == {}
+
+
+def test_a_rate_over_too_few_labels_is_absent_and_the_others_stay() -> None:
+    window = people(("Female", "White", 30, "1000"))
+    labelled, label = people(("Female", "White", 30, "1100")), np.array([1, 0, 0, 0])
+    women = measure_segments(window, labelled, label, min_rows=3)[0]
+    assert women.quality == pytest.approx({"accuracy": 3 / 4, "fpr": 1 / 3})
+
+
+def test_columns_that_the_model_does_not_see_tell_no_groups_apart() -> None:
+    window = Answered([{"age": 50}, {"age": 20}], np.array([1, 0]))
+    found = measure_segments(window, *NO_LABELS, min_rows=1)
+    assert [one.group for one in found] == ["to 29", "45 to 59"]

@@ -1,0 +1,189 @@
+"""Thresholds from a reference: they keep the budget, they are kept, and they follow the size."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from config.contract import Contract
+from evidently_service import thresholds
+from evidently_service.drift import monitored_frame
+from evidently_service.monitoring import ColumnTest, Monitoring
+from evidently_service.registry import Version
+from evidently_service.scores import score
+from evidently_service.thresholds import (
+    Reference,
+    Thresholds,
+    find_thresholds,
+    make_world,
+    threshold,
+    window_size,
+)
+from tests.evidently_service.events import made_up_rows
+
+
+@pytest.fixture(scope="module")
+def reference(contract: Contract) -> Reference:
+    """800 made-up rows."""
+    frame = monitored_frame(made_up_rows(contract, 800, seed=1), contract)
+    return Reference(Version("1", "run-1"), frame, "0" * 64)
+
+
+@pytest.fixture
+def two_columns(monitoring: Monitoring) -> Monitoring:
+    """The real file with two columns to find thresholds of; the others have their own."""
+    own = {name: 1.0 for name in monitoring.tests if name not in ("age", "sex")}
+    return monitoring.with_thresholds(own)
+
+
+def test_the_budget_is_shared_by_the_columns_without_a_threshold_and_a_months_windows(
+    monitoring: Monitoring, two_columns: Monitoring
+) -> None:
+    assert monitoring.false_alarm_chance == pytest.approx(1 / 2880 / 14)
+    assert two_columns.false_alarm_chance == pytest.approx(1 / 2880 / 2)
+
+
+def test_the_threshold_is_the_quantile_of_which_two_excesses_in_a_row_are_as_rare_as_asked() -> (
+    None
+):
+    """Normal distances, without what references differ by: p^2 = 1e-4 at the 99 % quantile."""
+    far = np.random.default_rng(0).normal(size=(2000, 100))
+    assert threshold(far, 1, 0.01) == pytest.approx(norm.ppf(0.99), abs=0.03)
+    assert threshold(far, 2, 1e-4) == pytest.approx(norm.ppf(0.99), abs=0.05)
+
+
+def test_references_that_differ_raise_the_threshold() -> None:
+    """One reference in ten is far from all its windows: p is 1 there, and so is p^2."""
+    far = np.random.default_rng(0).normal(size=(1000, 100))
+    far[:100] += 5
+    assert threshold(far, 2, 0.01) > 5
+
+
+def chance_of_two(ratios: list[float]) -> float:
+    """Of two windows drawn from these, the chance that both are beyond their threshold."""
+    beyond = sum(ratio > 1 for ratio in ratios)
+    return beyond * (beyond - 1) / (len(ratios) * (len(ratios) - 1))
+
+
+def test_undrifted_windows_of_another_sample_exceed_as_often_as_promised(
+    two_columns: Monitoring,
+) -> None:
+    """A world that is known: integers and two categories, and references that are samples of it."""
+    rng = np.random.default_rng(2)
+    alarms = {"age": 0.0, "sex": 0.0}
+    worlds = 12
+    lenient = msgspec.structs.replace(two_columns, false_alarms_per_month=60.0)  # p about 0.1
+    for seed in range(worlds):
+        frame = pd.DataFrame(
+            {"age": rng.integers(17, 91, 800), "sex": rng.choice(["Female", "Male"], 800)}
+        )
+        found = find_thresholds(frame, lenient, 400, seed)
+        for name, world in (("age", np.arange(17, 91)), ("sex", np.array(["Female", "Male"]))):
+            test = lenient.tests[name].test
+            drawn = [pd.Series(rng.choice(world, 400)) for _ in range(200)]
+            ratios = [score(frame[name], one, test) / found[name] for one in drawn]
+            alarms[name] += 2880 * chance_of_two(ratios) / worlds
+    # 30 are promised to each. The references differ much and there are 12: within a factor of 2.5.
+    assert 12 < alarms["age"] < 75, alarms
+    assert 12 < alarms["sex"] < 75, alarms
+
+
+def test_a_column_keeps_a_threshold_of_its_own(
+    reference: Reference, two_columns: Monitoring, tmp_path: Path
+) -> None:
+    found = Thresholds(tmp_path, two_columns).apply(reference, 1000).tests
+    assert found["race"].threshold == 1.0
+    assert 0 < (found["age"].threshold or 0) < 0.3
+
+
+def test_thresholds_are_kept_for_their_reference_size_and_settings(
+    reference: Reference,
+    two_columns: Monitoring,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Thresholds(tmp_path, two_columns).apply(reference, 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(thresholds, "find_thresholds", None)  # not asked again
+        assert Thresholds(tmp_path, two_columns).apply(reference, 1000) == made
+        with pytest.raises(TypeError):
+            Thresholds(tmp_path, two_columns).apply(reference, 999)
+    smaller = Thresholds(tmp_path, two_columns).apply(reference, 999)
+    assert (smaller.tests["age"].threshold or 0) > (made.tests["age"].threshold or 0)
+    strict = msgspec.structs.replace(two_columns, false_alarms_per_month=0.1)
+    stricter = Thresholds(tmp_path, strict).apply(reference, 1000)
+    assert (stricter.tests["age"].threshold or 0) > (made.tests["age"].threshold or 0)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_thresholds_of_another_reference_go(
+    reference: Reference, two_columns: Monitoring, tmp_path: Path
+) -> None:
+    Thresholds(tmp_path, two_columns).apply(reference, 1000)
+    Thresholds(tmp_path, two_columns).apply(reference._replace(digest="f" * 64), 1000)
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("thresholds-ffff")
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"), [(1000, 1000), (2000, 1000), (999, 500), (500, 500), (400, 500)]
+)
+def test_a_window_gets_the_thresholds_of_the_size_that_it_has_reached(
+    monitoring: Monitoring, rows: int, size: int
+) -> None:
+    assert window_size(monitoring, rows) == size
+
+
+@pytest.mark.parametrize("test", ["ks", "chisquare", "jensenshannon", "psi", "wasserstein"])
+def test_a_column_that_never_changes_has_a_threshold_that_any_change_exceeds(
+    monitoring: Monitoring, test: str
+) -> None:
+    name = "age" if test in ("ks", "wasserstein") else "sex"
+    column = ColumnTest(test)  # type: ignore[arg-type]
+    own = {other: 1.0 for other in monitoring.tests if other != name}
+    only = monitoring.with_thresholds(own)
+    only = msgspec.structs.replace(only, features=only.features | {name: column})
+    frame = pd.DataFrame({"age": [40] * 300, "sex": ["Male"] * 300})
+    limit = find_thresholds(frame, only, 100)[name]
+    tested = msgspec.structs.replace(column, threshold=limit)
+    changed = pd.DataFrame({"age": [40] * 90 + [41] * 10, "sex": ["Male"] * 90 + ["Female"] * 10})
+    for window, beyond in ((frame[:100], False), (changed, True)):
+        assert (tested.ratio(score(frame[name], window[name], test)) > 1) is beyond
+
+
+def test_many_values_are_taken_together_and_hardly_move_a_threshold() -> None:
+    column = pd.Series(np.random.default_rng(3).beta(2, 5, 5000))
+    world = make_world(column, "wasserstein")
+    assert len(world.values) == 1000
+    assert world.values[world.codes] == pytest.approx(column, abs=0.05)
+
+
+def test_thresholds_on_census_rows_keep_their_promise(
+    census_dir: Path, monitoring: Monitoring, contract: Contract
+) -> None:
+    """Real columns: heavy tails, and countries that a sample of 5,000 does not have.
+
+    The figures of many months are those of `make false-alarms`; here one lenient budget, so that
+    there is something to count: 40 alarms a month of each of three columns.
+    """
+    names = [*(feature.name for feature in contract.features), "label"]
+    path = census_dir / "adult.data"
+    rows = pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
+    columns = ("hours_per_week", "capital_gain", "native_country")
+    only = monitoring.with_thresholds({n: 1.0 for n in monitoring.tests if n not in columns})
+    only = msgspec.structs.replace(only, false_alarms_per_month=120.0)
+    rng = np.random.default_rng(0)
+    alarms = []
+    for seed in range(8):
+        order = rng.permutation(len(rows))
+        reference, others = rows.iloc[order[:5000]], rows.iloc[order[5000:]]
+        found = only.with_thresholds(find_thresholds(reference, only, 1000, seed))
+        for name in columns:
+            windows = [others[name].sample(1000, random_state=rng) for _ in range(100)]
+            test = found.tests[name]
+            ratios = [test.ratio(score(reference[name], one, test.test)) for one in windows]
+            alarms.append(2880 * chance_of_two(ratios))
+    assert 15 < np.mean(alarms) < 90, alarms
