@@ -133,6 +133,18 @@ false-alarms: setup  ## drift alarms in months without drift, and how soon shift
 benchmark-retraining: setup  ## what a training after drift brings, and costs on the census: 1 minute
 	$(BIN)/python -m tests.benchmarks.benchmark_retraining
 
+.PHONY: benchmark-serving
+benchmark-serving: setup  ## a prediction beside an empty route and MLflow's scoring server: 4 minutes
+	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_serving
+
+.PHONY: benchmark-batch
+benchmark-batch: setup  ## lists of 1000 records beside MLflow's scoring server: 2 minutes
+	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_batch
+
+.PHONY: benchmark-explanations
+benchmark-explanations: setup  ## what explanations cost in time, memory and disk: 1 minute
+	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_explanations
+
 .PHONY: ablation
 ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 7 minutes
 	$(BIN)/python -m tests.benchmarks.ablation

@@ -149,10 +149,17 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def record_type(self) -> type[msgspec.Struct]:
-        """A msgspec struct of one request record: unknown fields, types and ranges checked."""
+        """A msgspec struct of one request record: unknown fields, types and ranges checked.
+
+        An optional field that was left out is UNSET, one that was given as null is None.
+        """
         # Required fields come first in a struct; kw_only lifts that rule.
         fields: list[Any] = [
-            (f.name, f.json_type, None) if f.optional else (f.name, f.json_type)
+            (
+                (f.name, Union[f.json_type, msgspec.UnsetType], msgspec.UNSET)
+                if f.optional
+                else (f.name, f.json_type)
+            )
             for f in self.features
         ]
         return msgspec.defstruct(

@@ -10,3 +10,4 @@ TRAFFIC = "traffic/traffic.jsonl"  # labelled rows to send
 LINEAGE = "data/lineage.json"  # which files a version was trained on, with their sums
 VERDICT = "gate/verdict.json"  # what the gate found, with every figure
 CARD = "card.html"  # in the package: the model card
+BOOSTER = "booster.ubj"  # in the package: the trees as XGBoost's own, for explanations

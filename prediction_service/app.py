@@ -1,45 +1,43 @@
-"""The HTTP service: checked record -> model -> journal -> answer.
+"""The HTTP service: routes and errors around `Predictor`, in ordinary Flask.
 
-`predict` is the hot path, to be read top to bottom; the rest is ordinary Flask. Nothing here
-talks to the network: models come from the model folder, and answers go to the journal.
+Nothing here talks to the network: models come from the model folder, and answers go to the journal.
 """
 
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable
 
 import msgspec
-from flask import Flask, Request, Response, request
+from flask import Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
-from config.contract import Target
-from config.events import Label, Prediction
-from prediction_service.bodies import FeedbackReader, RecordReader
+from config.events import Label
+from prediction_service.bodies import FeedbackReader
 from prediction_service.errors import (
-    InvalidHeader,
+    InvalidQuery,
     InvalidRecords,
-    ModelUnavailable,
     NotJson,
     NotReady,
     ReportedProblem,
     ServiceError,
     error_body,
 )
+from prediction_service.hot_route import ERROR, HotRoute
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.model import Model
+from prediction_service.predictor import Predictor, Question, required_model
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
-LONGEST_KEY = 200  # characters of an Idempotency-Key
 ENDPOINTS = {
     "POST /predict": "one record or a list; optional header Idempotency-Key",
+    "POST /predict?explain=true": "the same with what each feature did to the answer",
     "POST /feedback": "the true label of a prediction: {prediction_id, label: 0 or 1}, or a list",
     "GET /model": "the version that is served",
     "GET /model/card": "what it is for, how good it is and for whom, as a page",
@@ -49,18 +47,6 @@ ENDPOINTS = {
 }
 
 
-class Answer(msgspec.Struct):
-    """What `/predict` answers for one record."""
-
-    prediction_id: str
-    income_class: int  # 0 or 1: probability >= threshold
-    label: str
-    probability: float  # of the positive label, in [0, 1]
-    threshold: float
-    message: str
-    model_version: str
-
-
 def create_app(
     settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
 ) -> Flask:
@@ -68,7 +54,8 @@ def create_app(
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1  # see read_body
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    add_prediction_routes(app, settings, served, journal, metrics)
+    predictor = Predictor(served, journal, metrics, settings.max_records)
+    add_prediction_routes(app, settings, predictor)
     add_state_routes(app, settings, served, journal, metrics)
     add_error_handlers(app, metrics)
 
@@ -77,40 +64,34 @@ def create_app(
         metrics.count_request(request.endpoint or "unknown", response.status_code)
         return response
 
+    app.wsgi_app = HotRoute(  # type: ignore[method-assign, assignment]
+        app.wsgi_app, predictor.answer, metrics, settings.max_body_bytes
+    )
     return app
 
 
-def add_prediction_routes(
-    app: Flask, settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
-) -> None:
+def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) -> None:
     """`/predict` and `/feedback`."""
-    contract = served.contract
-    names = contract.input_names
-    read_records = RecordReader(contract, settings.max_records).read
     read_feedback = FeedbackReader(settings.max_records).read
-    encode = msgspec.json.Encoder().encode
 
     @app.post("/predict")
     def predict() -> Response:
-        started = time.perf_counter()
-        model = required_model(served)
+        if ERROR in request.environ:
+            raise request.environ[ERROR]
         body = read_body(settings.max_body_bytes)
-        rows, is_list = read_records(body)
-        probabilities = model.score(rows).tolist()
-        ids = prediction_ids(request, body, len(rows))
-        answers = [answer(*pair, model, contract.target) for pair in zip(ids, probabilities)]
-        now = time.time()
-        journal.append([event(one, now, dict(zip(names, row))) for one, row in zip(answers, rows)])
-        n_positive = sum(one.income_class for one in answers)
-        metrics.count_answers(n_positive, len(rows), time.perf_counter() - started)
-        return Response(encode(answers if is_list else answers[0]), content_type=JSON)
+        key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+        question = Question(body, key, explain=is_asked("explain"))
+        predictor.answer([question])
+        if isinstance(question.outcome, Exception):
+            raise question.outcome
+        return Response(question.outcome, content_type=JSON)
 
     @app.post("/feedback")
-    def feedback() -> Response:
+    def feedback() -> tuple[dict[str, object], int]:
         now = time.time()
         labels = read_feedback(read_body(settings.max_body_bytes))
-        journal.append([Label(one.prediction_id, now, one.label) for one in labels])
-        return Response(encode({"accepted": len(labels)}), status=202, content_type=JSON)
+        predictor.journal.append([Label(one.prediction_id, now, one.label) for one in labels])
+        return {"accepted": len(labels)}, 202
 
 
 def add_state_routes(
@@ -183,11 +164,21 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
     app.register_error_handler(JournalUnavailable, unavailable("journal_unavailable"))
 
 
+def is_asked(name: str) -> bool:
+    """The value of a yes-or-no question in the address. Raises InvalidQuery."""
+    value = request.args.get(name, "false")
+    if value not in ("true", "false"):
+        raise InvalidQuery(f"{name}={value}: expected true or false")
+    return value == "true"
+
+
 def read_body(max_bytes: int) -> bytes:
     """The request's body. Raises RequestEntityTooLarge beyond `max_bytes`.
 
     Werkzeug cuts a chunked body at its limit without a word, so its limit is a byte further.
     """
+    if (request.content_length or 0) > max_bytes:
+        raise RequestEntityTooLarge()
     body = request.get_data(cache=False)
     if len(body) > max_bytes:
         raise RequestEntityTooLarge()
@@ -205,60 +196,6 @@ def model_card(model: Model) -> Response:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     response.headers["Content-Security-Policy"] = policy
     return response
-
-
-def required_model(served: ServedModel) -> Model:
-    """The model to answer with. Raises ModelUnavailable."""
-    if served.model is None:
-        raise ModelUnavailable("There is no model yet: /health/ready says what is missing.")
-    return served.model
-
-
-def answer(prediction_id: str, probability: float, model: Model, target: Target) -> Answer:
-    """The answer for one scored record."""
-    income_class = int(probability >= model.threshold)
-    likely = "more" if income_class else "no more"
-    return Answer(
-        prediction_id=prediction_id,
-        income_class=income_class,
-        label=target.labels[income_class],
-        probability=probability,
-        threshold=model.threshold,
-        message=f"This person probably earns {likely} than 50,000 US dollars a year (1994);"
-        f" the probability of more is {probability:.1%}.",
-        model_version=model.version,
-    )
-
-
-def event(one: Answer, predicted_at: float, features: dict[str, str | int | None]) -> Prediction:
-    """The journal's event of an answer; `predicted_at` is Unix time."""
-    return Prediction(
-        prediction_id=one.prediction_id,
-        predicted_at=predicted_at,
-        model_version=one.model_version,
-        features=features,
-        probability=one.probability,
-        income_class=one.income_class,
-        threshold=one.threshold,
-    )
-
-
-def prediction_ids(incoming: Request, body: bytes, n_records: int) -> list[str]:
-    """One identity per record: 32 hexadecimal digits, sorted by time.
-
-    With an Idempotency-Key they follow from the key and the body, so that a request sent again,
-    to whichever worker, is stored once. Raises InvalidHeader.
-    """
-    key = incoming.environ.get("HTTP_IDEMPOTENCY_KEY")
-    if key is None:
-        first = (time.time_ns() // 1_000_000 << 80) + (int.from_bytes(os.urandom(10)) >> 1)
-        return [f"{first + index:032x}" for index in range(n_records)]
-    if not 0 < len(key) <= LONGEST_KEY:
-        raise InvalidHeader(
-            f"Idempotency-Key has {len(key)} characters, expected 1 to {LONGEST_KEY}."
-        )
-    seed = hashlib.sha256(key.encode() + b"\0" + body).digest()
-    return [hashlib.sha256(seed + index.to_bytes(8)).hexdigest()[:32] for index in range(n_records)]
 
 
 def describe_model(model: Model) -> dict[str, object]:

@@ -69,6 +69,18 @@ class TooManyRecords(ServiceError):
     status, code = 413, "too_many_records"
 
 
+class InvalidQuery(ServiceError):
+    """The address asks for something that there is not: the caller mends it."""
+
+    status, code = 400, "invalid_query"
+
+
+class NotExplained(ServiceError):
+    """The version that is served cannot explain its answers: the caller does without."""
+
+    status, code = 501, "not_explained"
+
+
 class ModelUnavailable(ServiceError):
     """There is no model yet: the caller waits and retries."""
 

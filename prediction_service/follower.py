@@ -16,7 +16,7 @@ import msgspec
 from config.contract import Contract, load_contract
 from config.heartbeat import beat
 from config.settings import exit_on_settings_error, read_settings
-from prediction_service.model import Model, ModelRefused, sha256_of
+from prediction_service.model import Model, ModelRefused, check_digest
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
 from prediction_service.registry import Registry, RegistryUnavailable, Wanted
 from prediction_service.settings import Settings
@@ -82,11 +82,7 @@ class Follower:
         """Downloads, checks and puts a version in place. Raises ModelRefused."""
         with self.folder.workspace() as workspace:
             package = self.registry.download(wanted, Path(workspace))
-            digest = sha256_of(package / "model.onnx")
-            if wanted.sha256 not in (None, digest):
-                raise ModelRefused(
-                    f"model.onnx has the sha256 {digest}, the registry says {wanted.sha256}"
-                )
+            digest = check_digest(package, wanted.sha256)
             Model(package, wanted.version, self.contract)
             self.folder.adopt(package, wanted.version)
         return Current(wanted.version, wanted.run_id, wanted.version, digest)

@@ -13,6 +13,7 @@ from typing import Any
 
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.settings import Settings
+from prediction_service.worker import MOST_CONNECTIONS
 
 # Workers count into files of this folder. It must be in the environment before prometheus_client
 # is imported, and its files are of one server's life.
@@ -26,10 +27,10 @@ def configure() -> None:
         bind=f"{settings.bind_address}:{settings.prediction_port}",
         workers=settings.workers,
         graceful_timeout=settings.graceful_timeout_s,
-        # Sync workers would close every connection; more threads would only queue for the GIL.
-        worker_class="gthread",
-        threads=1,
+        worker_class="prediction_service.worker.KeptWorker",
+        worker_connections=MOST_CONNECTIONS,
         keepalive=75,
+        forwarder_headers="",  # no header of a client may say where the application is mounted
         control_socket_disable=True,  # it would be a file in the home folder
         preload_app=False,  # each worker opens its own journal and ONNX session, after the fork
     )

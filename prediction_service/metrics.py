@@ -73,13 +73,16 @@ class Metrics:
             self._by_outcome[endpoint, status] = counter
         counter.inc()
 
-    def count_answers(self, n_positive: int, n_records: int, seconds: float) -> None:
-        """Counts the records of one answered `/predict` request."""
+    def count_answers(
+        self, n_requests: int, n_positive: int, n_records: int, seconds: float
+    ) -> None:
+        """Counts `/predict` requests that were answered together, and their records."""
         if n_positive:
             self.predictions_by_class[1].inc(n_positive)
         if n_positive < n_records:
             self.predictions_by_class[0].inc(n_records - n_positive)
-        self.latency.observe(seconds)
+        for _ in range(n_requests):
+            self.latency.observe(seconds)
 
 
 class StateCollector:

@@ -6,8 +6,10 @@ only; nothing is unpickled. A package that does not suit this service is refused
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,6 +17,10 @@ import onnxruntime
 
 from config.contract import MISSING, Contract, Feature
 from config.model_registry import CARD
+from prediction_service.errors import NotExplained
+
+if TYPE_CHECKING:
+    from prediction_service.explanations import Explainer
 
 WIDEST_TOLERANCE = 1e-3  # in probability; a package that asks for more proves nothing
 
@@ -40,12 +46,14 @@ class Model:
         """Raises ModelRefused unless it is made for `contract` and its golden rows agree."""
         self.version = version
         self.contract = contract
+        self.folder = folder
         self.card_path = folder / CARD
         self.session = open_session(folder / "model.onnx")
         self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self._check_contract()
         self.threshold = self._read_threshold()
-        self._to_tensors = [(feature.name, to_tensor(feature)) for feature in contract.inputs]
+        ranks = {tensor.name: len(tensor.shape) for tensor in self.session.get_inputs()}
+        self._to_tensors = [(f.name, to_tensor(f, ranks[f.name])) for f in contract.inputs]
         self._check_golden(folder / "golden.json")
 
     def score(self, rows: Iterable[Row]) -> np.ndarray:
@@ -53,6 +61,15 @@ class Model:
         columns = zip(*rows)
         feeds = {name: tensor(column) for (name, tensor), column in zip(self._to_tensors, columns)}
         return self.session.run(["probability"], feeds)[0]
+
+    @cached_property
+    def explainer(self) -> "Explainer":
+        """What explains the answers, made with the first question. Raises NotExplained."""
+        try:
+            explanations = import_module("prediction_service.explanations")
+        except ImportError as err:
+            raise NotExplained(f"This installation cannot explain answers: {err}") from err
+        return explanations.Explainer(self.folder, self.facts, self.contract)
 
     def _check_contract(self) -> None:
         digest = self.facts.get("contract_digest")
@@ -120,18 +137,20 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         raise ModelRefused(f"{path.name} is no model that ONNX Runtime opens: {err}") from err
 
 
-def to_tensor(feature: Feature) -> Callable[[Row], np.ndarray]:
-    """Turns a column of raw values into what the graph takes: (n, 1), float32 or strings.
+def to_tensor(feature: Feature, rank: int = 1) -> Callable[[Row], np.ndarray]:
+    """Turns a column of raw values into what the graph takes: (n,), float32 or strings.
 
-    The same as `Feature.known` per value, with one dictionary look-up each.
+    The same as `Feature.known` per value, with one dictionary look-up each. Graphs of earlier
+    releases have inputs of rank 2, (n, 1).
     """
+    shape = (-1, 1)[:rank]
     if not feature.is_categorical:
-        return lambda column: np.array(column, dtype=np.float32).reshape(-1, 1)
+        return lambda column: np.array(column, dtype=np.float32).reshape(shape)
     known = {category: category for category in feature.categories}.get
 
     def strings(column: Row) -> np.ndarray:
         values = [known(value, MISSING) for value in column]
-        return np.array(values, dtype=object).reshape(-1, 1)
+        return np.array(values, dtype=object).reshape(shape)
 
     return strings
 
@@ -142,3 +161,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as err:
         raise ModelRefused(f"{path.name} cannot be read: {err}") from err
+
+
+def check_digest(package: Path, expected: str | None) -> str:
+    """The sha256 of a package's graph. Raises ModelRefused if another one is expected."""
+    found = sha256_of(package / "model.onnx")
+    if expected not in (None, found):
+        raise ModelRefused(f"model.onnx has the sha256 {found}, expected {expected}")
+    return found

@@ -24,6 +24,7 @@ from prediction_service.settings import Settings
 from prediction_service.sinks import EventsRefused, SinkUnavailable
 
 COLLECTION = "predictions"
+LATEST = 253_402_300_799.0  # the last second that a date can tell, in Unix time
 # Errors of one document, which repeating cannot mend: it breaks the collection's validator, or
 # is too large (of itself, or once updated).
 DOCUMENT_ERRORS = {121, 10334, 17419, 17420}
@@ -98,9 +99,16 @@ class MongoSink:
         with _answering():
             return self.collection.count_documents({"predicted_at": {"$exists": True}})
 
-    def predictions(self) -> Iterator[Prediction]:
-        """Every stored prediction, oldest first. Raises SinkUnavailable."""
-        found = self.collection.find({"predicted_at": {"$exists": True}}).sort("predicted_at", 1)
+    def predictions(self, since: float = 0.0, until: float = LATEST) -> Iterator[Prediction]:
+        """Every prediction of a period in Unix time, oldest first. Raises SinkUnavailable.
+
+        `until` is not in it.
+        """
+        period = {
+            "$gte": datetime.fromtimestamp(since, UTC),
+            "$lt": datetime.fromtimestamp(until, UTC),
+        }
+        found = self.collection.find({"predicted_at": period}).sort("predicted_at", 1)
         with _answering():
             for document in found:
                 yield prediction_of(document)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from requests import RequestException
@@ -53,6 +54,11 @@ class Registry:
         with self._translated():
             return self._wanted_run() if self.run_id else self._wanted_version()
 
+    def version(self, number: str) -> Wanted:
+        """A version by its number, to be served or not. Raises RegistryUnavailable."""
+        with self._translated(f"version {number} of {MODEL_NAME}"):
+            return wanted_of(self.client.get_model_version(MODEL_NAME, number))
+
     def download(self, wanted: Wanted, folder: Path) -> Path:
         """The package, downloaded into an existing folder. Raises RegistryUnavailable."""
         with self._translated():
@@ -62,10 +68,7 @@ class Registry:
         return Path(path)
 
     def _wanted_version(self) -> Wanted:
-        version = self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
-        number = str(version.version)
-        uri = f"models:/{MODEL_NAME}/{number}"
-        return Wanted(number, version.run_id or "", uri, version.tags.get("model_sha256"))
+        return wanted_of(self.client.get_model_version_by_alias(MODEL_NAME, ALIAS))
 
     def _wanted_run(self) -> Wanted:
         run = self.client.get_run(self.run_id)
@@ -73,14 +76,14 @@ class Registry:
         return Wanted(f"run-{self.run_id}", self.run_id, uri, run.data.tags.get("model_sha256"))
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, wanted: str = "") -> Iterator[None]:
         try:
             yield
         except MlflowException as err:
             if err.error_code in ABSENT:
-                wanted = f"run {self.run_id}" if self.run_id else f"{MODEL_NAME}@{ALIAS}"
+                followed = f"run {self.run_id}" if self.run_id else f"{MODEL_NAME}@{ALIAS}"
                 raise RegistryUnavailable(
-                    f"MLflow at {self.tracking_uri} has no {wanted}, or not its files:"
+                    f"MLflow at {self.tracking_uri} has no {wanted or followed}, or not its files:"
                     f" train and promote a version. {err}"
                 ) from err
             raise RegistryUnavailable(self._unreached(err)) from err
@@ -89,3 +92,10 @@ class Registry:
 
     def _unreached(self, err: Exception) -> str:
         return f"MLflow does not answer at {self.tracking_uri} (MLFLOW_TRACKING_URI): {err}"
+
+
+def wanted_of(version: ModelVersion) -> Wanted:
+    """What to download for a version of the registered model."""
+    number = str(version.version)
+    uri = f"models:/{MODEL_NAME}/{number}"
+    return Wanted(number, version.run_id or "", uri, version.tags.get("model_sha256"))

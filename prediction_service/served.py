@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from config.contract import Contract
-from prediction_service.model import Model, ModelRefused, sha256_of
+from prediction_service.model import Model, ModelRefused, check_digest
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,5 @@ class ServedModel:
 
     def _load(self, current: Current) -> Model:
         package = self.folder.package(current)
-        found = sha256_of(package / "model.onnx")
-        if found != current.sha256:
-            raise ModelRefused(f"model.onnx has the sha256 {found}, expected {current.sha256}")
+        check_digest(package, current.sha256)
         return Model(package, current.version, self.contract)

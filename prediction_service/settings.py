@@ -10,7 +10,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 FolderName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-MegaBytes = Annotated[int, msgspec.Meta(ge=16)]  # a journal's write-ahead log alone takes 4
+MegaBytes = Annotated[int, msgspec.Meta(ge=64)]  # a journal's write-ahead log takes up to 17
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +23,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: Count = 2
     graceful_timeout_s: Count = 3
 
-    # What a request may carry; more is refused with 413.
+    # What a request may carry; more is refused with 413. How long a client may take to send it
+    # and to take the answer; then its connection is closed.
+    request_timeout_s: Seconds = 10.0
     max_body_bytes: Count = 1_000_000
     max_records: Count = 1000
 

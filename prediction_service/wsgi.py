@@ -14,6 +14,8 @@ from prediction_service.model_folder import ModelFolder
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
 
+CHECKPOINT_PERIOD_S = 1.0
+
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 settings = read_settings(Settings, os.environ)
 metrics = Metrics(CollectorRegistry())
@@ -26,4 +28,5 @@ journal = Journal(
     settings.journal_sync,
     settings.journal_max_mb * 10**6,
 )
+journal.checkpoint_every(CHECKPOINT_PERIOD_S)
 app = create_app(settings, served, journal, metrics)

@@ -27,7 +27,11 @@ class Platt:
 
     def __call__(self, probability: np.ndarray) -> np.ndarray:
         """Calibrated probabilities (n_samples,), in [0, 1]."""
-        return expit(self.slope * logit(np.clip(probability, EDGE, 1 - EDGE)) + self.intercept)
+        return self.of_margin(logit(np.clip(probability, EDGE, 1 - EDGE)))
+
+    def of_margin(self, margin: np.ndarray) -> np.ndarray:
+        """The same for raw log-odds (n_samples,), of which nothing was rounded away."""
+        return expit(self.slope * margin + self.intercept)
 
 
 def fit_platt(probability: np.ndarray, y: np.ndarray) -> Platt:

@@ -24,7 +24,7 @@ from pyarrow import parquet
 from config.contract import Contract, load_contract
 from training.bucket import FileSystem, open_address
 from training.census import check_inputs
-from training.package import Package, as_tensor
+from training.package import Package, as_tensors
 from training.registry import Registry
 from training.spark import spark_session
 
@@ -88,7 +88,7 @@ class Scorer:
 
     def score(self, frame: pd.DataFrame) -> np.ndarray:
         """Probability of the positive label (n_samples,) float32, for checked input columns."""
-        feeds = {feature.name: as_tensor(frame, feature) for feature in self.contract.inputs}
+        feeds = as_tensors(frame, self.contract, self.session)
         return self.session.run(["probability"], feeds)[0]
 
     def split(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:

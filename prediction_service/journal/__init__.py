@@ -41,6 +41,7 @@ INSERT = "INSERT INTO event (kind, prediction_id, at, body) VALUES (?, ?, ?, ?)"
 LOCK_WAIT_S = 5.0  # the relay's removals hold a journal's write lock for milliseconds
 ROW_OVERHEAD_BYTES = 80  # a row's columns besides its body
 MEASURE_PERIOD_S = 1.0
+LONGEST_LOG_PAGES = 4000  # of 4 kB, in the write-ahead log; then a commit empties it
 FREED_PAGES = 250  # given back to the file system per removal, so that its lock stays short
 
 
@@ -76,6 +77,7 @@ class Journal:
         self._lock_file = hold_lock(lock_path(self.path))  # before the journal can be seen
         self._connection = create(self.path, sync)
         self._mutex = threading.Lock()
+        self._closed = threading.Event()
         self._encode = msgspec.json.Encoder().encode
         self._room = 0
         self._measure_at = 0.0
@@ -100,10 +102,29 @@ class Journal:
         """True if the journals have reached their bound."""
         return folder_bytes(self.root) >= self.max_bytes
 
+    def checkpoint_every(self, period_s: float) -> threading.Thread:
+        """Moves what is committed into the file's body, in a thread of this process.
+
+        A commit that finds the log too long does it itself, and waits for the disk's flush.
+        """
+        thread = threading.Thread(target=self._keep_checkpointing, args=[period_s], daemon=True)
+        thread.start()
+        return thread
+
     def close(self) -> None:
         """Closes the file and lets go of its lock; the relay may then adopt it."""
+        self._closed.set()
         self._connection.close()
         os.close(self._lock_file)
+
+    def _keep_checkpointing(self, period_s: float) -> None:
+        while not self._closed.wait(period_s):
+            try:
+                with opened(self.path, "rw") as connection:
+                    # Passive: it waits for nobody, and nobody for it.
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            except sqlite3.Error as err:  # a commit will do it, or say why it cannot
+                log.warning("journal not checkpointed path=%s reason=%s", self.path, err)
 
     def _row(self, event: Event) -> tuple[str, str, float, bytes]:
         if isinstance(event, Prediction):
@@ -150,6 +171,7 @@ def create(path: Path, sync: Literal["normal", "full"]) -> sqlite3.Connection:
         path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
     )
     connection.execute(f"PRAGMA synchronous = {sync}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
     return connection
 
 

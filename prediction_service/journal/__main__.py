@@ -5,21 +5,23 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from config.events import Label, LabelledRecord, Prediction, labelled
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.cursors import backlog, dead_letters
-from prediction_service.journal import folder_bytes, is_live, journal_paths, read_after
-from prediction_service.mongodb import MongoSink
+from prediction_service.journal import folder_bytes, is_live, journal_paths
+from prediction_service.log_of_record import (
+    journalled_ids,
+    open_mongodb,
+    stored_labelled,
+    stored_predictions,
+)
 from prediction_service.settings import Settings
 from prediction_service.sinks import SinkUnavailable
-
-READ_ROWS = 5000
 
 
 def count_events(root: Path) -> dict[str, int]:
@@ -40,62 +42,6 @@ def count_events(root: Path) -> dict[str, int]:
     }
 
 
-def journalled_ids(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """The kind and the ids of one batch of events after the other, over all journals."""
-    for path in journal_paths(root):
-        seq = 0
-        while events := read_after(path, seq, READ_ROWS):
-            seq = events[-1].seq
-            for kind in ("prediction", "label"):
-                yield kind, [one.prediction_id for one in events if one.kind == kind]
-
-
-def journalled_predictions(root: Path) -> Iterator[Prediction]:
-    """Every prediction in the journals, each id once."""
-    decode = msgspec.json.Decoder(Prediction).decode
-    seen: set[bytes] = set()
-    for path in journal_paths(root):
-        seq = 0
-        while events := read_after(path, seq, READ_ROWS):
-            seq = events[-1].seq
-            for event in events:
-                key = bytes.fromhex(event.prediction_id)
-                if event.kind == "prediction" and key not in seen:
-                    seen.add(key)
-                    yield decode(event.body)
-
-
-def journalled_labels(root: Path) -> dict[str, Label]:
-    """The first label of each prediction, but for those that another label disputes."""
-    decode = msgspec.json.Decoder(Label).decode
-    first: dict[str, Label] = {}
-    disputed = set()
-    for path in journal_paths(root):
-        seq = 0
-        while events := read_after(path, seq, READ_ROWS):
-            seq = events[-1].seq
-            for label in (decode(event.body) for event in events if event.kind == "label"):
-                known = first.setdefault(label.prediction_id, label)
-                if label.label != known.label:
-                    disputed.add(label.prediction_id)
-                elif label.labelled_at < known.labelled_at:
-                    first[label.prediction_id] = label
-    return {key: label for key, label in first.items() if key not in disputed}
-
-
-def journalled_labelled(root: Path) -> Iterator[LabelledRecord]:
-    """Every prediction in the journals whose true class is known and undisputed."""
-    labels = journalled_labels(root)
-    for prediction in journalled_predictions(root):
-        if label := labels.get(prediction.prediction_id):
-            yield labelled(prediction, label)
-
-
-def open_log_of_record(settings: Settings) -> MongoSink | None:
-    """MongoDB if it is configured; None where the journals themselves are the log of record."""
-    return MongoSink.of(settings) if settings.mongodb_address else None
-
-
 def report_status(settings: Settings) -> dict[str, Any]:
     """What the journals hold and what still waits. Raises SinkUnavailable.
 
@@ -104,7 +50,7 @@ def report_status(settings: Settings) -> dict[str, Any]:
     root = settings.journal_path
     paths = journal_paths(root)
     counts = count_events(root)
-    mongodb = open_log_of_record(settings)
+    mongodb = open_mongodb(settings)
     return {
         "log_of_record": "mongodb" if mongodb else "journal",
         "stored": mongodb.n_predictions() if mongodb else counts["prediction_ids"],
@@ -129,14 +75,12 @@ def print_status(settings: Settings, as_json: bool) -> None:
 
 def print_predictions(settings: Settings) -> None:
     """Prints the log of record as JSON lines."""
-    mongodb = open_log_of_record(settings)
-    print_lines(mongodb.predictions() if mongodb else journalled_predictions(settings.journal_path))
+    print_lines(stored_predictions(settings))
 
 
 def print_labelled(settings: Settings) -> None:
     """Prints its labelled predictions as JSON lines, as `python -m training ingest` reads them."""
-    mongodb = open_log_of_record(settings)
-    print_lines(mongodb.labelled() if mongodb else journalled_labelled(settings.journal_path))
+    print_lines(stored_labelled(settings))
 
 
 def print_lines(rows: Iterable[msgspec.Struct]) -> None:

@@ -21,21 +21,21 @@ def result(
     name: str, value: float, unit: str, goal: str = "", met: bool | None = None
 ) -> dict[str, Any]:
     """One figure; `goal` in words, and whether it is met, where there is one."""
-    return {"name": name, "value": value, "unit": unit, "goal": goal, "met": met}
+    return {"name": name, "value": float(value), "unit": unit, "goal": goal, "met": met}
 
 
 def at_least(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
     """A figure that should not be lower than its goal."""
-    return result(name, value, unit, f">= {goal:g}", value >= goal)
+    return result(name, value, unit, f">= {goal:g}", bool(value >= goal))
 
 
 def at_most(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
     """A figure that should not be higher than its goal."""
-    return result(name, value, unit, f"<= {goal:g}", value <= goal)
+    return result(name, value, unit, f"<= {goal:g}", bool(value <= goal))
 
 
-def write(name: str, results: list[dict[str, Any]]) -> None:
-    """Writes `build/bench/NAME.json` and prints the table."""
+def write(name: str, results: list[dict[str, Any]], file: str = "") -> None:
+    """Writes `build/bench/FILE.json`, by default named like the target, and prints the table."""
     machine = {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
@@ -45,7 +45,7 @@ def write(name: str, results: list[dict[str, Any]]) -> None:
     content = {"machine": machine, "command": f"make {name}", "results": results}
     content["arguments"] = sys.argv[1:]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{name}.json"
+    path = FOLDER / f"{file or name}.json"
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
     table = Table("figure", "value", "unit", "goal", "met", title=f"{name}: {path}")
     for one in results:

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
+from config.model_registry import BOOSTER
 from config.events import Prediction
 from prediction_service.app import create_app
 from prediction_service.journal import Journal, journal_paths
@@ -90,7 +91,7 @@ def with_metadata(package: Path, folder: Path, **changes: str) -> Path:
     facts = {entry.key: entry.value for entry in graph.metadata_props} | changes
     onnx.helper.set_model_props(graph, facts)
     onnx.save(graph, folder / "model.onnx")
-    for name in ("golden.json", "features.yaml"):
+    for name in ("golden.json", "features.yaml", BOOSTER):
         (folder / name).write_bytes((package / name).read_bytes())
     return folder
 
@@ -196,7 +197,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @contextmanager
 def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
-    """The service's address, under gunicorn with two workers."""
+    """The service's address, under gunicorn with its workers started."""
     process = start(
         settings,
         "gunicorn",
@@ -206,7 +207,8 @@ def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
     )
     address = f"http://127.0.0.1:{settings.prediction_port}"
     wait_until(lambda: accepts_connections(settings.prediction_port), 20, "gunicorn to listen")
-    wait_until(lambda: len(journal_paths(settings.journal_path)) == 2, 20, "both workers")
+    n_workers = settings.workers
+    wait_until(lambda: len(journal_paths(settings.journal_path)) == n_workers, 20, "all workers")
     yield address
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

@@ -155,7 +155,7 @@ def test_a_file_with_another_sha256_is_refused(
     register(digest="0" * 64)
     follower.follow()
     assert current_version(folder) is None
-    assert f"the registry says {'0' * 64}" in refusal_of(folder)
+    assert f"expected {'0' * 64}" in refusal_of(folder)
 
 
 def test_a_run_can_be_pinned(

@@ -36,7 +36,8 @@ def test_a_tensor_holds_what_the_contract_calls_known(contract: Contract) -> Non
         values: list[Any] = [None, "Atlantis"] if feature.is_categorical else [feature.minimum]
         values += feature.categories
         known = [feature.known(value) for value in values]
-        assert to_tensor(feature)(values).ravel().tolist() == known
+        assert to_tensor(feature)(values).tolist() == known
+        assert to_tensor(feature, rank=2)(values).tolist() == [[value] for value in known]
 
 
 def test_wrong_golden_rows_are_refused(package: Path, tmp_path: Path, contract: Contract) -> None:

@@ -24,12 +24,14 @@ ONE_PLACE = {
     ("training", "google"): {"folders"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},
+    ("prediction_service", "xgboost"): {"explanations"},
     ("evidently_service", "mlflow"): {"registry"},
     ("evidently_service", "evidently"): {"drift"},
     ("config", "grafana_foundation_sdk"): {"build", "dashboards", "panels"},
 }
 # What a request worker must not need: it would double its memory and start time.
-SERVING_MODULES = ("app", "bodies", "errors", "metrics", "model", "model_folder", "served", "wsgi")
+ROUTES = ("app", "answers", "bodies", "errors", "hot_route", "metrics", "predictor")
+SERVING_MODULES = (*ROUTES, "model", "model_folder", "served", "worker", "wsgi")
 HEAVY = {"mlflow", "pandas", "sklearn", "imblearn", "prefect", "xgboost", "pymongo"}
 
 

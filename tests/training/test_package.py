@@ -2,13 +2,14 @@
 
 import json
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
 
 from tests.conftest import made_up_rows
 from training.calibration import Platt
-from training.package import FittedModel, ParityError, prove_parity
+from training.package import FittedModel, Package, ParityError, prove_parity
 
 
 def test_graph_and_pipeline_agree_on_rows_never_seen(contract, package, model):
@@ -52,3 +53,24 @@ def test_the_graph_takes_raw_columns_and_answers_one_probability(contract, packa
     graph = onnx.load(package.folder / "model.onnx").graph
     assert [i.name for i in graph.input] == [feature.name for feature in contract.inputs]
     assert [o.name for o in graph.output] == ["probability"]
+
+
+def test_mlflow_serves_the_graph_as_it_is(package, inputs, contract, tmp_path):
+    """MLflow feeds each column of a frame as (n,); a graph that wanted (n, 1) failed there."""
+    mlflow.onnx.save_model(onnx.load(package.folder / "model.onnx"), tmp_path / "logged")
+    numbers = {f.name: np.float32 for f in contract.inputs if not f.is_categorical}
+    scored = mlflow.pyfunc.load_model(str(tmp_path / "logged")).predict(inputs.astype(numbers))
+    assert scored["probability"].to_numpy() == pytest.approx(package.score(inputs), abs=1e-6)
+
+
+def test_a_graph_of_an_earlier_release_is_judged_too(contract, package, inputs, tmp_path):
+    """Their inputs are (n, 1); the version in production may be one when the next is judged."""
+    older = onnx.load(package.folder / "model.onnx")
+    for tensor in older.graph.input:
+        squeeze = onnx.helper.make_node("Squeeze", [tensor.name], [f"{tensor.name}_column"])
+        for node in older.graph.node:
+            node.input[:] = [squeeze.output[0] if n == tensor.name else n for n in node.input]
+        older.graph.node.insert(0, squeeze)
+        tensor.type.tensor_type.shape.dim.add().dim_value = 1
+    onnx.save(older, tmp_path / "model.onnx")
+    assert (Package(tmp_path, contract).score(inputs) == package.score(inputs)).all()

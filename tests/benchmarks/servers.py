@@ -1,0 +1,177 @@
+"""What the serving benchmarks compare: an empty route, the service, MLflow's scoring server.
+
+All with the same number of worker processes; the first two under the same gunicorn settings, the
+last two with the same graph. Linux only: time and memory come from /proc.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from config.contract import MISSING
+from prediction_service.model import sha256_of
+from prediction_service.model_folder import Current, ModelFolder
+from tests.benchmarks.load import Target
+from tests.benchmarks.served_model import Records, TrainedModel
+from tests.conftest import free_port
+
+START_LIMIT_S = 60
+STOP_LIMIT_S = 20
+GUNICORN = ("gunicorn", "--config", "python:prediction_service.gunicorn_config")
+
+
+def one_or_list(records: Records) -> Any:
+    """What `/predict` takes."""
+    return records[0] if len(records) == 1 else records
+
+
+def as_split_frame(records: Records) -> Any:
+    """What MLflow's scoring server takes, in the one of its formats that it reads fastest."""
+    # It refuses null for a string; the graph's own word for a missing category is '?'.
+    rows = [[MISSING if value is None else value for value in one.values()] for one in records]
+    return {"dataframe_split": {"columns": list(records[0]), "data": rows}}
+
+
+@dataclass
+class Server:
+    """A server, how it is started and how records are sent to it."""
+
+    name: str
+    arguments: tuple[str, ...]  # of `python -m`
+    environment: dict[str, str]
+    path: str = "/predict"
+    body: Callable[[Records], Any] = one_or_list  # what is posted, before it is made JSON
+    port: int = field(default_factory=free_port)
+    start_s: float = 0.0  # from the start of the process to the first answer
+    pid: int = 0
+
+    @contextmanager
+    def running(self, records: Records, log: Path) -> Iterator[None]:
+        """The server, answering; ended with all that it started."""
+        command = [sys.executable, "-m", *self.arguments]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow starts `uvicorn`
+        own = {"PREDICTION_PORT": str(self.port), "PATH": path}
+        begun = time.monotonic()
+        with log.open("wb") as file, subprocess.Popen(
+            command,
+            env=os.environ | self.environment | own,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        ) as process:
+            self.pid = process.pid
+            try:
+                if not self._answers(records, process):
+                    raise RuntimeError(
+                        f"{command} does not answer:\n{log.read_text('utf-8')[-2000:]}"
+                    )
+                self.start_s = time.monotonic() - begun
+                yield
+            finally:
+                stop(process)
+
+    def target(self, batches: list[Records]) -> Target:
+        """Requests with one batch of records each."""
+        bodies = [json.dumps(self.body(records)).encode() for records in batches]
+        return Target(self.port, self.path, bodies)
+
+    def cpu_s(self) -> float:
+        """Processor time of all its processes so far, in seconds."""
+        ticks = 0
+        for pid in processes(self.pid):
+            after_name = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+            ticks += int(after_name[11]) + int(after_name[12])  # in user and in system mode
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def worker_mb(self) -> float:
+        """Resident memory of its largest process, in megabytes."""
+        pages = [
+            int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+            for pid in processes(self.pid)
+        ]
+        return max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def _answers(self, records: Records, process: "subprocess.Popen[bytes]") -> bool:
+        url = f"http://127.0.0.1:{self.port}{self.path}"
+        deadline = time.monotonic() + START_LIMIT_S
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                answer = requests.post(url, json=self.body(records), timeout=10)
+            except requests.ConnectionError:
+                time.sleep(0.01)
+                continue
+            return answer.ok
+        return False
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process that leads a group, and the group."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def processes(pid: int) -> list[int]:
+    """A process and all that it started, by pid."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    return [pid, *(one for child in children for one in processes(int(child)))]
+
+
+def floor(folder: Path, workers: int) -> Server:
+    """An empty Flask route under the service's gunicorn settings."""
+    return Server("floor", (*GUNICORN, "tests.benchmarks.floor:app"), settings(folder, workers))
+
+
+def gthread_floor(workers: int) -> Server:
+    """The same under gunicorn's own worker that keeps connections, with one thread."""
+    port = free_port()
+    options = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers), "--no-control-socket"]
+    options += ["--worker-class", "gthread", "--threads", "1", "--keep-alive", "75"]
+    arguments = ("gunicorn", *options, "tests.benchmarks.floor:app")
+    return Server("floor under gthread", arguments, {}, port=port)
+
+
+def service(folder: Path, workers: int, model: TrainedModel) -> Server:
+    """The prediction service, with its journal and its metrics."""
+    models = ModelFolder(folder / "model")
+    shutil.copytree(model.package, models.path / "1")
+    digest = sha256_of(models.path / "1" / "model.onnx")
+    models.switch(Current("1", "0" * 32, "1", digest))
+    arguments = (*GUNICORN, "prediction_service.wsgi:app")
+    return Server("service", arguments, settings(folder, workers))
+
+
+def mlflow_server(workers: int, model: TrainedModel) -> Server:
+    """`mlflow models serve` of the same graph."""
+    port = free_port()
+    options = ["--model-uri", str(model.logged), "--env-manager", "local", "--host", "127.0.0.1"]
+    options += ["--port", str(port), "--workers", str(workers)]
+    return Server(
+        "mlflow", ("mlflow", "models", "serve", *options), {}, "/invocations", as_split_frame, port
+    )
+
+
+def settings(folder: Path, workers: int) -> dict[str, str]:
+    """The service's settings, with folders of the benchmark's own."""
+    return {
+        "WORKERS": str(workers),
+        "INSTANCE": "benchmark",
+        "MODEL_DIR": str(folder / "model"),
+        "JOURNAL_DIR": str(folder / "journal"),
+        "JOURNAL_MAX_MB": "100000",
+        "GRACEFUL_TIMEOUT_S": "1",
+    }

@@ -1,0 +1,137 @@
+"""Explanations: XGBoost's own contributions, by feature, and when there are none."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from flask.testing import FlaskClient
+from scipy.special import expit
+
+from config.contract import Contract
+from config.model_registry import BOOSTER
+from prediction_service.model import Model
+from prediction_service.predictor import MOST_EXPLAINED, Predictor, Question
+from prediction_service.served import ServedModel
+from tests.conftest import made_up_rows
+from tests.prediction_service.conftest import install, with_metadata
+from training.pipeline import make_encoder
+
+Record = dict[str, Any]
+ROOT = Path(__file__).parents[2]
+
+
+def explain(client: FlaskClient, body: Any) -> Any:
+    """The decoded answer."""
+    answer = client.post("/predict?explain=true", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.get_json()
+
+
+def test_contributions_sum_to_the_margin_and_the_calibrated_margin_is_the_answer(
+    client: FlaskClient, record: Record
+) -> None:
+    ages = (20, 44, 45, 70)
+    for one in explain(client, [record | {"age": age, "workclass": None} for age in ages]):
+        why = one["explanation"]
+        assert why["base_value"] + sum(why["contributions"].values()) == pytest.approx(
+            why["margin"], abs=1e-9
+        )
+        scaled = why["calibration"]["slope"] * why["margin"] + why["calibration"]["intercept"]
+        assert expit(scaled) == pytest.approx(one["probability"], abs=1e-5)
+
+
+def test_contributions_are_those_of_xgboost_for_rows_encoded_by_training(
+    package: Path, contract: Contract
+) -> None:
+    rows = made_up_rows(contract, 50, seed=3)[list(contract.input_names)]
+    rows.loc[:9, "occupation"] = "?"
+    encoder = make_encoder(contract)
+    booster = xgboost.Booster(model_file=package / BOOSTER)
+    encoded = xgboost.DMatrix(encoder.fit_transform(rows), feature_names=booster.feature_names)
+    expected = pd.DataFrame(booster.predict(encoded, pred_contribs=True)[:, :-1])
+    expected.columns = pd.Index([name.partition("=")[0] for name in booster.feature_names or ()])
+    by_feature = expected.T.groupby(level=0).sum().T[list(contract.input_names)]
+    raw = rows.replace("?", None).to_numpy().tolist()
+    explained = Model(package, "1", contract).explainer.explain(raw)
+    found = [list(one.contributions.values()) for one in explained]
+    assert np.array(found) == pytest.approx(by_feature.to_numpy(), abs=1e-5)
+    margins = booster.predict(encoded, output_margin=True)
+    assert np.array([one.margin for one in explained]) == pytest.approx(margins, abs=1e-5)
+
+
+def test_the_reasons_name_what_matters_in_words(client: FlaskClient, record: Record) -> None:
+    """The model of these tests has learnt one thing: from 45 years on, income is high."""
+    old, young = explain(client, [record | {"age": age} for age in (70, 20)])
+    assert old["explanation"]["reasons"][0].startswith("age: 70 years raises the odds of >50K ")
+    assert young["explanation"]["reasons"][0].startswith("age: 20 years lowers the odds of >50K ")
+    assert len(old["explanation"]["reasons"]) == 3
+    factor = float(old["explanation"]["reasons"][0].split()[-2])
+    contribution = old["explanation"]["contributions"]["age"]
+    assert factor == pytest.approx(np.exp(contribution), abs=0.01)  # the slope is 1
+
+
+def test_the_rest_of_the_answer_and_the_journal_are_as_without(
+    client: FlaskClient, record: Record
+) -> None:
+    plain = client.post("/predict", json=record).get_json()
+    one = explain(client, record)
+    assert list(one) == [*plain, "explanation"]
+    assert one["probability"] == plain["probability"]
+    assert client.post("/predict?explain=false", json=record).get_json().keys() == plain.keys()
+
+
+def test_a_question_that_is_neither_true_nor_false_is_refused(
+    client: FlaskClient, record: Record
+) -> None:
+    answer = client.post("/predict?explain=maybe", json=record)
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["code"] == "invalid_query"
+
+
+def test_more_records_than_can_be_explained_at_once_are_refused(
+    served: ServedModel, journal: Any, record: Record
+) -> None:
+    predictor = Predictor(served, journal, metrics=None, max_records=1000)  # type: ignore[arg-type]
+    body = json.dumps([record] * (MOST_EXPLAINED + 1)).encode()
+    question = Question(body, None, explain=True)
+    predictor.answer([question])
+    assert "at most 100 are explained at once" in str(question.outcome)
+
+
+@pytest.mark.parametrize("damage", ["missing", "another"])
+def test_a_version_without_its_own_booster_answers_but_does_not_explain(
+    client: FlaskClient, served: ServedModel, package: Path, record: Record, damage: str
+) -> None:
+    install(served.folder, package, "2")
+    booster = served.folder.path / "2" / BOOSTER
+    if damage == "missing":
+        booster.unlink()
+    else:
+        booster.write_bytes(booster.read_bytes() + b" ")
+    served.refresh()
+    answer = client.post("/predict?explain=true", json=record)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (501, "not_explained")
+    assert BOOSTER in answer.get_json()["error"]["message"]
+    assert client.post("/predict", json=record).get_json()["model_version"] == "2"
+
+
+def test_a_version_of_an_earlier_release_says_what_to_do(
+    package: Path, tmp_path: Path, contract: Contract
+) -> None:
+    model = Model(with_metadata(package, tmp_path, platt_slope="2.0"), "1", contract)
+    with pytest.raises(Exception, match="the booster gives a golden row"):
+        assert model.explainer
+    del model.facts["booster_sha256"]
+    with pytest.raises(Exception, match="came without its booster: train a new version"):
+        assert model.explainer
+
+
+def test_a_worker_that_explains_nothing_loads_no_xgboost() -> None:
+    code = "import sys, prediction_service.app; sys.exit('xgboost' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
