@@ -121,6 +121,10 @@ benchmark-scoring: setup spark  ## rows a second that Spark scores, by cores: 5 
 benchmark-measurement: setup  ## what one measurement of the window costs, beside Evidently's report: 1 minute
 	$(BIN)/python -m tests.benchmarks.benchmark_measurement
 
+.PHONY: benchmark-monitoring
+benchmark-monitoring: setup  ## predictions a second that the monitoring takes in, beside what is emitted; freshness; memory: 4 minutes
+	$(BIN)/python -m tests.benchmarks.benchmark_monitoring
+
 .PHONY: drills
 drills: setup  ## what happens in the world, and which alerts fire for it; needs prometheus: 7 minutes
 	$(BIN)/python -m tests.drills.drills

@@ -2,7 +2,7 @@
 
 The window's file -> `Judge`, in the measure process -> the window's file, and so /drift. The
 sliding window of `measure` shows scores as fresh as can be, but its neighbours share most rows, and
-who looks every ten seconds sees everything that chance can do. So a verdict needs several windows
+who looks every few seconds sees everything that chance can do. So a verdict needs several windows
 in a row, each of rows of its own, at most one window each `judge_period_s`: that many false alarms
 are what the thresholds were made for (`thresholds`).
 

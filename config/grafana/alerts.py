@@ -131,7 +131,7 @@ Until then go back if an older version was better: python -m training rollback."
         summary="The Evidently service has measured nothing for ten minutes.",
         value="time() - max(income_measurement_timestamp_seconds)",
         comparison=">",
-        threshold=600,  # 60 times the period in config/monitoring.yaml
+        threshold=600,  # 120 times the period in config/monitoring.yaml
         lasting="1m",
         severity="critical",
         panel=("income-drift", "Age of the verdict"),

@@ -258,7 +258,7 @@ class Alerts:
             if name not in self.fired:
                 self.fired[name] = time.monotonic() - self.began_at
                 if any(fnmatch.fnmatch(name, one) for one in self.must):
-                    self.windows = self.judged() - self.judged_before
+                    self.windows = max(self.judged() - self.judged_before, 0.0)
 
     def have_all(self) -> bool:
         """True if every alert that must fire has."""

@@ -1,0 +1,210 @@
+"""How fast the monitoring takes predictions in, how fresh its verdict is, and what it keeps.
+
+    make benchmark-monitoring
+
+The peer is one prediction service: what it answers at saturation, one record a request, is what it
+can emit. The monitoring gets batches as the relay sends them while it measures and writes reports
+without a pause between them. Freshness is then looked at with the periods of
+config/monitoring.yaml: from a batch being accepted until a measurement has it.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import requests
+import yaml
+
+from config.contract import CONTRACT_PATH, load_contract
+from tests.benchmarks.load import Client
+from tests.benchmarks.report import at_least, at_most, result, write
+from tests.benchmarks.served_model import train
+from tests.benchmarks.servers import processes, service
+from tests.conftest import free_port, wait_until
+from tests.evidently_service.events import made_up_predictions, made_up_rows
+from tests.evidently_service.mlflow_registry import RegistryFile
+
+BATCH_ROWS, SENDERS, WORKERS = 500, 2, 2  # RELAY_BATCH_ROWS
+REFERENCE_ROWS = 5000
+CONNECTIONS, LOAD_S = 16, 10.0
+MARKS, FRESH_S = 6, 10
+RETENTION_ROWS, GROWTH_MB = 50_000, 50  # retention_rows of config/monitoring.yaml
+GUNICORN = ["gunicorn", "-c", "evidently_service/gunicorn.conf.py", "evidently_service.wsgi:app"]
+MEASURE = ["evidently_service.measure"]
+NAME = b"number-of-the-batch"
+
+Results = list[dict[str, Any]]
+
+
+class Monitoring:
+    """A running Evidently service, gunicorn and the measure process, with a folder of its own."""
+
+    def __init__(self, folder: Path, registry: RegistryFile, **periods: float) -> None:
+        file = yaml.safe_load(CONTRACT_PATH.with_name("monitoring.yaml").read_text("utf-8"))
+        folder.mkdir()
+        path = folder / "monitoring.yaml"
+        path.write_text(yaml.safe_dump(file | periods), encoding="utf-8")
+        self.address = f"http://127.0.0.1:{free_port()}"
+        self.env = os.environ | {
+            "EVIDENTLY_PORT": self.address.rpartition(":")[2],
+            "EVIDENTLY_WORKERS": str(WORKERS),
+            "WINDOW_DIR": str(folder / "window"),
+            "MONITORING_FILE": str(path),
+            "MLFLOW_TRACKING_URI": registry.uri,
+        }
+        self.log = folder / "log"
+        self.pids: list[int] = []
+        self.sent = 0
+        self.lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Monitoring"]:
+        """Both processes, answering."""
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(self.log.open("wb"))
+            for arguments in (GUNICORN, MEASURE):
+                command = [sys.executable, "-m", *arguments]
+                process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
+                stack.enter_context(process)
+                stack.callback(process.terminate)
+                self.pids.append(process.pid)
+            wait_until(self.is_compared, 60, "the first measurement")
+            yield self
+
+    def is_compared(self) -> bool:
+        """True once there is a reference."""
+        with contextlib.suppress(requests.ConnectionError):
+            return self.drift()["model_version"] is not None
+        return False
+
+    def drift(self) -> dict[str, Any]:
+        """What it says."""
+        return requests.get(f"{self.address}/drift", timeout=10).json()
+
+    def send(self, session: requests.Session, batch: bytes) -> int:
+        """Posts a batch under ids of its own; how many predictions were sent so far."""
+        with self.lock:
+            self.sent += BATCH_ROWS
+            sent = self.sent
+        body = batch.replace(NAME, f"{sent:019d}".encode())
+        answer = session.post(f"{self.address}/iterate/income", data=body, timeout=30)
+        answer.raise_for_status()
+        return sent
+
+    def take_in(self, batches: list[bytes], rows: int) -> float:
+        """Sends so many predictions from SENDERS threads; predictions a second."""
+        until, started = self.sent + rows, time.monotonic()
+
+        def send_all() -> None:
+            with requests.Session() as session:
+                while (sent := self.sent) < until:
+                    self.send(session, batches[sent // BATCH_ROWS % len(batches)])
+
+        threads = [threading.Thread(target=send_all) for _ in range(SENDERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return rows / (time.monotonic() - started)
+
+    def freshness_s(self, batch: bytes) -> float:
+        """Seconds from a batch being accepted until a measurement has it."""
+        with requests.Session() as session:
+            sent = self.send(session, batch)
+        accepted = time.monotonic()
+        wait_until(lambda: self.drift()["window"]["ingested_total"] >= sent, 60, "a measurement")
+        return time.monotonic() - accepted
+
+    def memory_mb(self) -> float:
+        """Resident memory of its processes together, in megabytes."""
+        pids = [one for pid in self.pids for one in processes(pid)]
+        pages = [int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) for pid in pids]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def disk_mb(self) -> float:
+        """What its folder holds, in megabytes."""
+        files = Path(self.env["WINDOW_DIR"]).rglob("*")
+        return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
+
+
+def emitted(folder: Path) -> float:
+    """Predictions a second of one prediction service at saturation."""
+    model = train(folder, load_contract())
+    server = service(folder, WORKERS, model)
+    batches = [[one] for one in model.records[:2000]]
+    with server.running(batches[0], folder / "service.log"), Client() as client:
+        client.drive(server.target(batches), CONNECTIONS, 2.0)
+        return client.drive(server.target(batches), CONNECTIONS, LOAD_S).rate
+
+
+def made_up_batches(n_batches: int = 20) -> list[bytes]:
+    """Batches as the relay posts them; NAME stands for the number of the batch."""
+    contract, batches = load_contract(), []
+    for seed in range(n_batches):
+        events = made_up_predictions(contract, BATCH_ROWS, seed)
+        own = (
+            msgspec.structs.replace(event, prediction_id=f"{NAME.decode()}-{number}")
+            for number, event in enumerate(events)
+        )
+        batches.append(msgspec.json.encode(list(own)))
+    return batches
+
+
+def intake(monitoring: Monitoring, batches: list[bytes], rows: int, peer: float) -> Results:
+    """How fast it takes predictions in, and what it keeps of them."""
+    monitoring.take_in(batches, 2 * RETENTION_ROWS)  # so that it is as large as it gets
+    memory, disk = monitoring.memory_mb(), monitoring.disk_mb()
+    rate = monitoring.take_in(batches, rows)
+    return [
+        result("prediction service at saturation", peer, "/s"),
+        result("taken in while measuring and reporting", rate, "/s"),
+        at_least("taken in / emitted", rate / peer, "ratio", 2),
+        result("memory, full", memory, "MB"),
+        at_most(f"growth over {rows} more", monitoring.memory_mb() - memory, "MB", GROWTH_MB),
+        result("disk, full", disk, "MB"),
+        at_most(f"growth over {rows} more", monitoring.disk_mb() - disk, "MB", GROWTH_MB),
+    ]
+
+
+def freshness(monitoring: Monitoring, batches: list[bytes]) -> Results:
+    """How soon a measurement has a batch."""
+    monitoring.take_in(batches, 10_000)
+    monitoring.freshness_s(batches[0])  # thresholds are found once for a reference
+    fresh = [monitoring.freshness_s(batch) for batch in batches[:MARKS]]
+    measured = float(monitoring.drift()["duration_s"])
+    return [
+        at_most("batch to measurement, worst", max(fresh), "s", FRESH_S),
+        result("one measurement", measured, "s"),
+    ]
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="predictions (1000000)")
+    options = parser.parse_args()
+    batches = made_up_batches()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        peer = emitted(folder)
+        registry = RegistryFile(folder)
+        registry.promote(made_up_rows(load_contract(), REFERENCE_ROWS, seed=10_000))
+        busy = {"measure_period_s": 0.001, "html_period_s": 0.001}
+        with Monitoring(folder / "busy", registry, **busy).running() as monitoring:
+            results = intake(monitoring, batches, options.rows, peer)
+        with Monitoring(folder / "usual", registry).running() as monitoring:
+            results += freshness(monitoring, batches)
+    write("benchmark-monitoring", results)
+
+
+if __name__ == "__main__":
+    main()
