@@ -17,6 +17,7 @@ from evidently_service.measurement import Counters, Judgement, LabelCounts, Meas
 
 BUSY_TIMEOUT_S = 10.0  # a writer waits for another one; a batch takes milliseconds
 MEASUREMENTS_KEPT = 1000
+LOG_BYTES = 1 << 26  # that a write-ahead log is cut back to once it has been taken over
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -107,6 +108,7 @@ class Window:
         self._connection.execute("PRAGMA journal_mode = WAL")
         # A 2xx lets the relay forget its rows, so they must outlive a power cut: a flush a batch.
         self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         # Rows that go are overwritten; from the first write on, for pages are split and copied.
         self._connection.execute("PRAGMA secure_delete = ON")
         with self._transaction():
