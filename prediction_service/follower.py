@@ -15,6 +15,7 @@ import msgspec
 
 from config.contract import Contract, load_contract
 from config.heartbeat import beat
+from config.logs import set_up
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.model import Model, ModelRefused, check_digest
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
@@ -91,7 +92,7 @@ class Follower:
 def main() -> None:
     """The follower as a process; TERM and INT end it."""
     settings = read_settings(Settings, os.environ)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

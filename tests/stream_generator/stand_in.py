@@ -27,6 +27,7 @@ class StandIn:
         self.attempts: list[tuple[str, bytes]] = []  # (Idempotency-Key, body) of each /predict
         self.predictions: dict[str, dict[str, Any]] = {}  # record by prediction_id, once each
         self.labels: dict[str, int] = {}
+        self.authorizations: list[str | None] = []  # of each POST
         self.connections = 0
         self.released = threading.Event()
         self.before_answer: Callable[[], object] = lambda: None  # to a POST
@@ -110,6 +111,7 @@ class StandIn:
                 """Predictions and labels, or a fault."""
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 key = self.headers.get("Idempotency-Key", "")
+                stand_in.authorizations.append(self.headers.get("Authorization"))
                 if self.path == "/predict":
                     stand_in.attempts.append((key, body))
                 fault = stand_in.next_fault()
