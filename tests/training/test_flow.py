@@ -20,8 +20,19 @@ from mlflow import MlflowClient
 from prefect.testing.utilities import prefect_test_harness
 
 from config.events import Label, Prediction
-from config.model_registry import MODEL_NAME
+from config.model_registry import (
+    BOOSTER,
+    CARD,
+    FILE_SHA256,
+    GOLDEN,
+    GRAPH,
+    MODEL_NAME,
+    file_digests,
+)
+from prediction_service.follower import Follower
 from prediction_service.journal import Journal
+from prediction_service.model_folder import ModelFolder
+from prediction_service.registry import Registry as ServiceRegistry
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training import flow
 from training.__main__ import main
@@ -127,6 +138,13 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     assert json.loads(package.metadata["metrics"]) == result["test_metrics"]
     assert "Model card" in (package.folder / "card.html").read_text("utf-8")
     assert (package.folder / "golden.json").exists() and (package.folder / "features.yaml").exists()
+
+    sums = json.loads(version.tags[FILE_SHA256])
+    assert {GRAPH, GOLDEN, BOOSTER, CARD} < sums.keys()
+    assert sums.items() <= file_digests(package.folder).items()
+    models = ModelFolder(tmp_path / "model")
+    Follower(ServiceRegistry(tracking_uri, result["run_id"]), models, contract).follow()
+    assert models.current() and models.current().version == f"run-{result['run_id']}"
 
     mlflow.set_tracking_uri(tracking_uri)
     verdict = mlflow.artifacts.load_dict(f"runs:/{result['run_id']}/gate/verdict.json")
