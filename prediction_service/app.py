@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from config.events import Label
 from config.logs import where
+from prediction_service import docs
 from prediction_service.bodies import FeedbackReader
 from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
 from prediction_service.errors import (
@@ -32,6 +33,7 @@ from prediction_service.journal import Journal, JournalFull, JournalUnavailable
 from prediction_service.keys import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.model import Model
+from prediction_service.openapi import make_document
 from prediction_service.predictor import Predictor, Question, required_model
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
@@ -48,9 +50,19 @@ ENDPOINTS = {
     "GET /health/live": "the process answers",
     "GET /health/ready": "predictions can be made; says what is missing",
     "GET /metrics": "Prometheus metrics of all workers",
+    "GET /docs": "all of this, explained",
+    "GET /openapi.json": "the same for programs",
 }
 # What needs no API key where keys are on; every other path does.
-OPEN_PATHS = ("/", "/model", "/model/card", "/health/live", "/health/ready", "/metrics")
+OPEN_PATHS = (
+    "/",
+    "/model",
+    "/model/card",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    *docs.PATHS,
+)
 # Of every answer that Flask makes; a page may loosen the policy for what it needs.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -69,6 +81,7 @@ def create_app(
     predictor = Predictor(served, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
     add_state_routes(app, settings, served, journal, metrics)
+    docs.add_docs_routes(app, make_document(served.contract, settings))
     add_error_handlers(app, metrics)
 
     @app.before_request
@@ -230,7 +243,7 @@ def model_card(model: Model) -> Response:
         raise NotFound(f"Version {model.version} has no model card: train a new one.") from err
     response = Response(page, content_type="text/html; charset=utf-8")
     # The page comes from the registry: whatever is in it runs nothing and loads nothing.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
     response.headers["Content-Security-Policy"] = policy
     return response
 

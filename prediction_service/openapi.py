@@ -4,12 +4,12 @@ What a record holds is made from `config/features.yaml`; limits and keys are tho
 Whether the rest is what the service does is tested by requests that are made from the document.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from config.contract import Contract, Feature, Target
 from prediction_service.bodies import ID_RULE, LABEL_RULE
 from prediction_service.entrance import REQUEST_ID_RULE
-from prediction_service.errors import ServiceError
 from prediction_service.predictor import LONGEST_KEY, MOST_EXPLAINED
 from prediction_service.settings import Settings
 
@@ -19,36 +19,52 @@ API_VERSION = "1"  # goes up when something is taken away or means something els
 EXAMPLE_ID = "0000019aafc8d2f05b6c1de24a7f9083"
 EXAMPLE_TIME = "2026-11-01T00:00:00+00:00"
 
-# What an error's `code` may be, by status.
-CODES = {
-    400: ["bad_request", "not_json", "invalid_header", "invalid_query"],
-    401: ["not_authorized"],
-    404: ["not_found"],
-    413: ["request_entity_too_large", "too_many_records"],
-    422: ["invalid_records"],
-    500: [ServiceError.code],
-    501: ["not_explained"],
-    503: ["model_unavailable", "not_ready", "journal_full", "journal_unavailable"],
-}
-MEANINGS = {
-    400: "The body is not JSON, or a header or the query cannot be used.",
-    401: "The caller has no API key that is known.",
-    404: "There is none.",
-    413: "More bytes or records than are taken at once; nothing was stored.",
-    422: "Records break the contract: every problem of every record is listed.",
-    500: "The service failed; its log says why, under the request's id.",
-    501: "The version that is served cannot explain its answers.",
-    503: "Not now: there is no model yet, or nothing more can be stored. Nothing was; try again.",
-}
-EXAMPLE_MESSAGES = {
-    400: "The body is not JSON: Expecting value: line 1 column 1 (char 0)",
-    401: "This needs an API key: send one as `Authorization: Bearer KEY`.",
-    404: "Version 3 has no model card: train a new one.",
-    413: "The list holds 1001 records, at most 1000 are taken (MAX_RECORDS): send it in parts.",
-    422: "1 record is not valid: 1 problem.",
-    500: "The service failed; its log says why.",
-    501: "This version's answers cannot be explained: it came without its booster.",
-    503: "There is no model yet: /health/ready says what is missing.",
+
+class Refusal(NamedTuple):
+    """What an error status means, and the `code`s it comes with; the first is the example's."""
+
+    meaning: str
+    codes: tuple[str, ...]
+    message: str  # of the example
+
+
+REFUSALS = {
+    400: Refusal(
+        "The body is not JSON, or a header or the query cannot be used.",
+        ("not_json", "invalid_header", "invalid_query", "bad_request"),
+        "The body is not JSON: Expecting value: line 1 column 1 (char 0)",
+    ),
+    401: Refusal(
+        "The caller has no API key that is known.",
+        ("not_authorized",),
+        "This needs an API key: send one as `Authorization: Bearer KEY`.",
+    ),
+    404: Refusal("There is none.", ("not_found",), "Version 3 has no model card: train a new one."),
+    413: Refusal(
+        "More bytes or records than are taken at once; nothing was stored.",
+        ("too_many_records", "request_entity_too_large"),
+        "The list holds 1001 records, at most 1000 are taken (MAX_RECORDS): send it in parts.",
+    ),
+    422: Refusal(
+        "Records break the contract: every problem of every record is listed.",
+        ("invalid_records",),
+        "1 record is not valid: 1 problem.",
+    ),
+    500: Refusal(
+        "The service failed; its log says why, under the request's id.",
+        ("internal_error",),
+        "The service failed; its log says why.",
+    ),
+    501: Refusal(
+        "The version that is served cannot explain its answers.",
+        ("not_explained",),
+        "This version's answers cannot be explained: it came without its booster.",
+    ),
+    503: Refusal(
+        "Not now: there is no model yet, or nothing more can be stored. Nothing was; try again.",
+        ("model_unavailable", "not_ready", "journal_full", "journal_unavailable"),
+        "There is no model yet: /health/ready says what is missing.",
+    ),
 }
 
 
@@ -75,7 +91,7 @@ def make_document(contract: Contract, settings: Settings) -> Json:
         },
         "components": {
             "schemas": make_schemas(contract, settings),
-            "responses": {f"Error{status}": error_response(status) for status in CODES},
+            "responses": {f"Error{status}": error_response(status) for status in REFUSALS},
             "headers": {"X-Request-ID": request_id_header()},
             "parameters": {"RequestId": request_id_parameter()},
         },
@@ -92,15 +108,6 @@ def predict_operation(contract: Contract, settings: Settings) -> Json:
     """`POST /predict`."""
     record, answer = example_record(contract), example_answer(contract.target)
     explained = answer | {"explanation": example_explanation(contract)}
-    bodies = {
-        "one": {"summary": "One record", "value": record},
-        "list": {"summary": "A list", "value": [record, record]},
-    }
-    answers = {
-        "one": {"summary": "To one record", "value": answer},
-        "list": {"summary": "To a list, in its order", "value": [answer, answer]},
-        "explained": {"summary": "With explain=true", "value": explained},
-    }
     return {
         "operationId": "predict",
         "tags": ["predictions"],
@@ -108,10 +115,16 @@ def predict_operation(contract: Contract, settings: Settings) -> Json:
         "description": f"At most {settings.max_records} records and {settings.max_body_bytes:,} bytes;"
         f" with `explain=true` at most {MOST_EXPLAINED} records.",
         "parameters": [explain_parameter(), idempotency_parameter(), ref("parameters/RequestId")],
-        "requestBody": json_body("PredictRequest", bodies),
+        "requestBody": json_body("PredictRequest", record, [record, record]),
         "responses": responses(
             200,
-            json_answer("An answer for each record.", ref("schemas/PredictAnswer"), answers),
+            json_answer(
+                "An answer for each record, in their order; with `explain=true` explained.",
+                ref("schemas/PredictAnswer"),
+                answer,
+                explained,
+                [answer, answer],
+            ),
             *errors_of(settings, 400, 413, 422, 500, 501, 503),
         ),
         **security(settings),
@@ -121,11 +134,6 @@ def predict_operation(contract: Contract, settings: Settings) -> Json:
 def feedback_operation(settings: Settings) -> Json:
     """`POST /feedback`."""
     one = {"prediction_id": EXAMPLE_ID, "label": 1}
-    bodies = {
-        "one": {"summary": "One label", "value": one},
-        "list": {"summary": "A list", "value": [one, one | {"prediction_id": EXAMPLE_ID[::-1]}]},
-    }
-    accepted = {"one": {"value": {"accepted": 1}}}
     return {
         "operationId": "feedback",
         "tags": ["predictions"],
@@ -133,10 +141,10 @@ def feedback_operation(settings: Settings) -> Json:
         "description": "Known later, they measure the model and teach the next one. The first label"
         " of a prediction stands; one that says otherwise makes it disputed, and it teaches nothing.",
         "parameters": [ref("parameters/RequestId")],
-        "requestBody": json_body("FeedbackRequest", bodies),
+        "requestBody": json_body("FeedbackRequest", one, [one]),
         "responses": responses(
             202,
-            json_answer("All labels are stored.", ref("schemas/Accepted"), accepted),
+            json_answer("All labels are stored.", ref("schemas/Accepted"), {"accepted": 1}),
             *errors_of(settings, 400, 413, 422, 500, 503),
         ),
         **security(settings),
@@ -146,55 +154,46 @@ def feedback_operation(settings: Settings) -> Json:
 def get_operations() -> Json:
     """What is read: path -> operation."""
     model, ready = ref("schemas/Model"), ref("schemas/Ready")
+    index, live = ref("schemas/Index"), ref("schemas/Live")
     return {
         "/model": get(
-            "model",
-            "The version that is served",
-            json_answer("Its facts.", model, {"one": {"value": example_model()}}),
-            503,
+            "model", "The version that is served", json_answer("It.", model, example_model()), 503
         ),
         "/model/card": get(
-            "model",
+            "model_card",
             "What the model is for, how good it is and for whom",
-            page("The version's model card."),
+            page("A page."),
             404,
             503,
         ),
         "/health/live": get(
-            "operation",
-            "Whether the process answers",
-            json_answer("It does.", ref("schemas/Live"), {"one": {"value": {"live": True}}}),
+            "live", "Whether the process answers", json_answer("It does.", live, {"live": True})
         ),
         "/health/ready": get(
-            "operation",
+            "ready",
             "Whether predictions can be made; the problems say what is missing",
-            json_answer("They can.", ready, {"one": {"value": example_ready()}}),
+            json_answer("They can.", ready, example_ready()),
             503,
         ),
         "/metrics": get(
-            "operation",
+            "metrics",
             "Metrics of all workers, for Prometheus",
             answer_of("Prometheus' text format.", "text/plain", {"type": "string"}),
         ),
-        "/": get(
-            "operation",
-            "What there is",
-            json_answer("The endpoints.", ref("schemas/Index"), {"one": {"value": example_index()}}),
-        ),
+        "/": get("index", "What there is", json_answer("Endpoints.", index, example_index())),
         "/openapi.json": get(
-            "operation", "This document", json_answer("OpenAPI 3.1.", {"type": "object"}, {})
+            "openapi", "This document", json_answer("OpenAPI 3.1.", {"type": "object"})
         ),
-        "/docs": get("operation", "This document for people", page("A page.")),
+        "/docs": get("docs", "This document for people", page("A page.")),
     }
 
 
-def get(tag: str, summary: str, answer: Json, *errors: int) -> Json:
+def get(name: str, summary: str, answer: Json, *errors: int) -> Json:
     """A path that is read, and needs no key."""
-    name = summary.lower().replace(",", "").replace(";", "").replace("'", "")
     return {
         "get": {
-            "operationId": "_".join(name.split()),
-            "tags": [tag],
+            "operationId": name,
+            "tags": ["model" if name.startswith("model") else "operation"],
             "summary": summary,
             "parameters": [ref("parameters/RequestId")],
             "responses": responses(200, answer, *errors, 500),
@@ -276,14 +275,14 @@ def responses(status: int, answer: Json, *errors: int) -> Json:
 
 def error_response(status: int) -> Json:
     """The one error body with a status."""
-    code = CODES[status][-1 if status == 413 else 0 if status != 400 else 1]
+    refusal = REFUSALS[status]
     problem = {"field": "age", "value": -3, "expected": "a whole number from 17 to 90"}
     problems = [problem] if status == 422 else []
-    error = {"code": code, "message": EXAMPLE_MESSAGES[status], "problems": problems}
+    error = {"code": refusal.codes[0], "message": refusal.message, "problems": problems}
     answer = json_answer(
-        f"{MEANINGS[status]} `code`: {', '.join(CODES[status])}.",
+        f"{refusal.meaning} `code`: {', '.join(refusal.codes)}.",
         ref("schemas/Error"),
-        {code: {"value": {"error": error}}},
+        {"error": error},
     )
     if status == 401:
         answer["headers"]["WWW-Authenticate"] = {
@@ -303,12 +302,17 @@ def answer_of(description: str, content_type: str, schema: Json) -> Json:
     }
 
 
-def json_answer(description: str, schema: Json, examples: Json) -> Json:
+def json_answer(description: str, schema: Json, *examples: Any) -> Json:
     """An answer in JSON."""
     answer = answer_of(description, "application/json", schema)
     if examples:
-        answer["content"]["application/json"]["examples"] = examples
+        answer["content"]["application/json"]["examples"] = named(examples)
     return answer
+
+
+def named(values: Iterable[Any]) -> Json:
+    """Examples, as OpenAPI wants several."""
+    return {f"example{number}": {"value": value} for number, value in enumerate(values, start=1)}
 
 
 def page(description: str) -> Json:
@@ -316,9 +320,9 @@ def page(description: str) -> Json:
     return answer_of(description, "text/html", {"type": "string"})
 
 
-def json_body(schema: str, examples: Json) -> Json:
+def json_body(schema: str, *examples: Any) -> Json:
     """What a request must carry."""
-    content = {"schema": ref(f"schemas/{schema}"), "examples": examples}
+    content = {"schema": ref(f"schemas/{schema}"), "examples": named(examples)}
     return {"required": True, "content": {"application/json": content}}
 
 
@@ -407,8 +411,13 @@ def rank_schema(rank: Feature, source: Feature) -> Json:
     """Each category of `source` with its rank, or with none."""
     return {
         "anyOf": [
-            {"properties": {source.name: {"const": category}, rank.name: {"enum": [number, None]}}}
-            for number, category in enumerate(source.categories, start=1)
+            {
+                "properties": {
+                    source.name: {"const": category},
+                    rank.name: {"enum": [position, None]},
+                }
+            }
+            for position, category in enumerate(source.categories, start=1)
         ]
     }
 
@@ -424,7 +433,9 @@ def describe(feature: Feature) -> str:
     if feature.rank_of:
         words.append(f"If given, it must agree with {feature.rank_of}.")
     if feature.unseen == "missing":
-        words.append(f"Any other value counts as not known. Known: {', '.join(feature.categories)}.")
+        words.append(
+            f"Any other value counts as not known. Known: {', '.join(feature.categories)}."
+        )
     return " ".join(words)
 
 
@@ -460,7 +471,11 @@ def answer_properties(target: Target) -> Json:
     return {
         "prediction_id": id_schema() | {"description": "Its identity, for /feedback."},
         "income_class": {"type": "integer", "enum": [0, 1], "description": f"{known}."},
-        "label": {"type": "string", "enum": list(target.labels), "description": "The same in words."},
+        "label": {
+            "type": "string",
+            "enum": list(target.labels),
+            "description": "The same in words.",
+        },
         "probability": share(f"Of {target.positive}."),
         "threshold": share("From this probability on the class is 1."),
         "message": text("The answer as a sentence."),
@@ -537,7 +552,8 @@ def problem_schema() -> Json:
 
 def error_schema() -> Json:
     """The one error body."""
-    codes = sorted({code for codes in CODES.values() for code in codes} | {"method_not_allowed"})
+    codes = sorted({code for one in REFUSALS.values() for code in one.codes})
+    codes.append("method_not_allowed")
     error = {
         "code": {"type": "string", "enum": codes, "description": "For programs."},
         "message": text("For people, with the remedy."),
