@@ -5,12 +5,14 @@ runs nothing.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 from flask import Flask, Response, render_template
+from markupsafe import Markup, escape
 
 from prediction_service.openapi import Json
 
@@ -18,6 +20,8 @@ STYLE = Path(__file__).with_name("templates") / "docs.css"
 PATHS = ("/openapi.json", "/docs", "/docs.css")
 # Beyond what every answer has: its own style sheet.
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+CODE = re.compile("`([^`]+)`")
 
 
 class Operation(NamedTuple):
@@ -58,6 +62,7 @@ def add_docs_routes(app: Flask, document: Json) -> None:
     """What says how to use the service."""
     encoded = msgspec.json.encode(document)
     style = STYLE.read_bytes()
+    app.add_template_filter(with_code)
 
     @app.get("/openapi.json")
     def openapi() -> Response:
@@ -79,6 +84,11 @@ def add_docs_routes(app: Flask, document: Json) -> None:
     @app.get("/docs.css")
     def stylesheet() -> Response:
         return Response(style, content_type="text/css; charset=utf-8")
+
+
+def with_code(text: str) -> Markup:
+    """A description of the document, what stands between backticks as code."""
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def operations(document: Json) -> Iterator[Operation]:

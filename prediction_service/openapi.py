@@ -424,8 +424,9 @@ def rank_schema(rank: Feature, source: Feature) -> Json:
 
 def describe(feature: Feature) -> str:
     """A column in words."""
-    unit = f", in {feature.unit}" if feature.unit else ""
-    words = [f"{feature.description}{unit}."]
+    words = [f"{feature.description[0].upper()}{feature.description[1:]}."]
+    if feature.unit:
+        words.append(f"Unit: {feature.unit}.")
     if not feature.used:
         words.append("The model does not see it.")
     elif feature.missing == "category":
