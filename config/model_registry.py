@@ -17,8 +17,8 @@ BOOSTER = "booster.ubj"  # in the package: the trees as XGBoost's own, for expla
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 
-# A tag of a version: the sha256 of each file of its package, as JSON. Earlier releases wrote that of
-# the graph alone.
+# A tag of a version: the sha256 of each file of its package, as JSON. Earlier releases wrote only
+# that of the graph.
 FILE_SHA256 = "file_sha256"
 GRAPH_SHA256 = "model_sha256"
 

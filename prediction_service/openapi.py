@@ -76,8 +76,8 @@ def make_document(contract: Contract, settings: Settings) -> Json:
             "title": "Income prediction",
             "version": API_VERSION,
             "summary": f"Predicts {contract.target.description}.",
-            "description": "Every answered prediction is stored before its answer leaves. The model is"
-            " that of a census of 1994 and no ground for a decision about a person.",
+            "description": "Every answered prediction is stored before its answer leaves. The model"
+            " is that of a census of 1994 and no ground for a decision about a person.",
         },
         "tags": [
             {"name": "predictions", "description": "Ask, and tell what turned out to be true."},
@@ -112,8 +112,8 @@ def predict_operation(contract: Contract, settings: Settings) -> Json:
         "operationId": "predict",
         "tags": ["predictions"],
         "summary": "Predicts one record or a list",
-        "description": f"At most {settings.max_records} records and {settings.max_body_bytes:,} bytes;"
-        f" with `explain=true` at most {MOST_EXPLAINED} records.",
+        "description": f"At most {settings.max_records} records and {settings.max_body_bytes:,}"
+        f" bytes; with `explain=true` at most {MOST_EXPLAINED} records.",
         "parameters": [explain_parameter(), idempotency_parameter(), ref("parameters/RequestId")],
         "requestBody": json_body("PredictRequest", record, [record, record]),
         "responses": responses(
@@ -139,7 +139,7 @@ def feedback_operation(settings: Settings) -> Json:
         "tags": ["predictions"],
         "summary": "Tells the true class of predictions",
         "description": "Known later, they measure the model and teach the next one. The first label"
-        " of a prediction stands; one that says otherwise makes it disputed, and it teaches nothing.",
+        " of a prediction stands; if another says otherwise, it is disputed and teaches nothing.",
         "parameters": [ref("parameters/RequestId")],
         "requestBody": json_body("FeedbackRequest", one, [one]),
         "responses": responses(
@@ -218,8 +218,8 @@ def idempotency_parameter() -> Json:
     return {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Makes a retry safe: the same key with the same body gets the same ids, and is"
-        " stored once.",
+        "description": "Makes a retry safe: the same key with the same body gets the same ids, and"
+        " is stored once.",
         "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
         "example": "order-7731",
     }

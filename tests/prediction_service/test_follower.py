@@ -73,14 +73,6 @@ def register(client: mlflow.MlflowClient, package: Path, tmp_path: Path) -> Regi
 
 
 @pytest.fixture
-def carded(package: Path, tmp_path: Path) -> Path:
-    """The good package with a model card."""
-    copied = Path(shutil.copytree(package, tmp_path / "carded"))
-    (copied / CARD).write_text("<h1>Card</h1>", "utf-8")
-    return copied
-
-
-@pytest.fixture
 def folder(settings: Settings) -> ModelFolder:
     """An empty model folder."""
     return ModelFolder(settings.model_path)
@@ -90,6 +82,25 @@ def folder(settings: Settings) -> ModelFolder:
 def follower(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Follower:
     """A follower of the test's registry."""
     return Follower(Registry(tracking_uri), folder, contract)
+
+
+@pytest.fixture
+def pin(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Callable[[str], None]:
+    """Follows a run instead of the alias, once."""
+    return lambda run_id: Follower(Registry(tracking_uri, run_id), folder, contract).follow()
+
+
+@pytest.fixture(params=[GRAPH, GOLDEN, BOOSTER, CARD])
+def changed(
+    request: pytest.FixtureRequest, register: Register, package: Path, tmp_path: Path
+) -> str:
+    """The run of a version one of whose files was changed where artifacts are kept."""
+    carded = Path(shutil.copytree(package, tmp_path / "carded"))
+    (carded / CARD).write_text("<h1>Card</h1>", "utf-8")
+    run_id = register(carded)
+    path = tmp_path / "artifacts" / run_id / "artifacts" / PACKAGE / request.param
+    path.write_bytes(path.read_bytes() + b" ")
+    return run_id
 
 
 def current_version(folder: ModelFolder) -> str | None:
@@ -161,27 +172,30 @@ def test_a_version_for_another_contract_is_refused(
     assert "made for the contract another" in refusal_of(folder)
 
 
-@pytest.mark.parametrize("name", [GRAPH, GOLDEN, BOOSTER, CARD])
-@pytest.mark.parametrize("pinned", [False, True])
 def test_a_file_that_was_changed_since_its_registration_is_refused_and_the_good_one_stays(
+    follower: Follower,
     folder: ModelFolder,
     register: Register,
-    tracking_uri: str,
-    contract: Contract,
-    carded: Path,
-    tmp_path: Path,
-    name: str,
-    pinned: bool,
+    client: mlflow.MlflowClient,
+    changed: str,
 ) -> None:
-    """Also where MODEL_RUN_ID picks the run; the sums are then those of the version it made."""
+    """The version of the run `changed` is 1."""
+    assert changed
     register()
-    Follower(Registry(tracking_uri), folder, contract).follow()
-    run_id = register(carded)
-    changed = tmp_path / "artifacts" / run_id / "artifacts" / PACKAGE / name
-    changed.write_bytes(changed.read_bytes() + b" ")
-    Follower(Registry(tracking_uri, run_id if pinned else ""), folder, contract).follow()
-    assert current_version(folder) == "1"
-    assert f"{name} has the sha256" in refusal_of(folder)
+    follower.follow()
+    client.set_registered_model_alias(MODEL_NAME, ALIAS, "1")
+    follower.follow()
+    assert current_version(folder) == "2"
+    assert "changed or damaged" in refusal_of(folder)
+
+
+def test_so_is_one_of_a_run_that_is_pinned(
+    folder: ModelFolder, register: Register, changed: str, pin: Callable[[str], None]
+) -> None:
+    """The sums are those of the version that the run made."""
+    pin(good := register())
+    pin(changed)
+    assert current_version(folder) == f"run-{good}"
     assert "changed or damaged" in refusal_of(folder)
 
 
@@ -218,11 +232,11 @@ def test_a_version_of_an_earlier_release_is_served_by_the_sum_of_its_graph(
 
 
 def test_a_run_can_be_pinned(
-    folder: ModelFolder, register: Register, tracking_uri: str, contract: Contract
+    folder: ModelFolder, register: Register, pin: Callable[[str], None]
 ) -> None:
     run_id = register()
     register()
-    Follower(Registry(tracking_uri, run_id), folder, contract).follow()
+    pin(run_id)
     assert current_version(folder) == f"run-{run_id}"
 
 
@@ -230,13 +244,12 @@ def test_a_pinned_run_that_made_no_version_is_refused(
     folder: ModelFolder,
     client: mlflow.MlflowClient,
     package: Path,
-    tracking_uri: str,
-    contract: Contract,
+    pin: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
     run_id = client.create_run(client.create_experiment("x", str(tmp_path / "x"))).info.run_id
     client.log_artifacts(run_id, str(package), PACKAGE)
-    Follower(Registry(tracking_uri, run_id), folder, contract).follow()
+    pin(run_id)
     assert "the registry has no sha256" in refusal_of(folder)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import msgspec
 import pytest
 import schemathesis
@@ -30,9 +30,9 @@ def document(contract: Contract) -> Json:
     return make_document(contract, Settings(api_key_hashes=f"a={'0' * 64}"))
 
 
-def validator(document: Json, schema: Json) -> jsonschema.Draft202012Validator:
+def validator(document: Json, schema: Json) -> jsonschema_rs.Draft202012Validator:
     """What holds values against a schema of the document."""
-    return jsonschema.Draft202012Validator(schema | {"components": document["components"]})
+    return jsonschema_rs.Draft202012Validator(schema | {"components": document["components"]})
 
 
 def examples(item: Any) -> Iterator[tuple[Json, Any]]:

@@ -25,9 +25,9 @@ class StandIn:
         self.contract = contract
         self.faults: deque[str] = deque()
         self.attempts: list[tuple[str, bytes]] = []  # (Idempotency-Key, body) of each /predict
+        self.authorizations: list[str | None] = []  # of each POST
         self.predictions: dict[str, dict[str, Any]] = {}  # record by prediction_id, once each
         self.labels: dict[str, int] = {}
-        self.authorizations: list[str | None] = []  # of each POST
         self.connections = 0
         self.released = threading.Event()
         self.before_answer: Callable[[], object] = lambda: None  # to a POST
@@ -35,7 +35,11 @@ class StandIn:
         self._lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server.server_port}"
 
     @property
     def attempts_per_key(self) -> Counter[str]:

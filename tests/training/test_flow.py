@@ -23,7 +23,6 @@ from config.events import Label, Prediction
 from config.model_registry import (
     BOOSTER,
     CARD,
-    FILE_SHA256,
     GOLDEN,
     GRAPH,
     MODEL_NAME,
@@ -139,18 +138,22 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     assert "Model card" in (package.folder / "card.html").read_text("utf-8")
     assert (package.folder / "golden.json").exists() and (package.folder / "features.yaml").exists()
 
-    sums = json.loads(version.tags[FILE_SHA256])
-    assert {GRAPH, GOLDEN, BOOSTER, CARD} < sums.keys()
-    assert sums.items() <= file_digests(package.folder).items()
-    models = ModelFolder(tmp_path / "model")
-    Follower(ServiceRegistry(tracking_uri, result["run_id"]), models, contract).follow()
-    assert models.current() and models.current().version == f"run-{result['run_id']}"
-
     mlflow.set_tracking_uri(tracking_uri)
     verdict = mlflow.artifacts.load_dict(f"runs:/{result['run_id']}/gate/verdict.json")
     assert verdict["promote"] and verdict["candidate"]["metrics"]["roc_auc"] > 0.7
     plots = {Path(f.path).stem for f in client.list_artifacts(result["run_id"], "plots")}
     assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
+
+
+@pytest.mark.usefixtures("small_census")
+def test_a_run_is_served_by_the_sums_that_were_kept_of_its_files(contract, tracking_uri, tmp_path):
+    run_id = flow.train(**SMALL)["run_id"]
+    models, registry = ModelFolder(tmp_path / "model"), ServiceRegistry(tracking_uri, run_id)
+    assert {GRAPH, GOLDEN, BOOSTER, CARD} < registry.wanted().digests.keys()
+    Follower(registry, models, contract).follow()
+    current = models.current()
+    assert current.version == f"run-{run_id}"
+    assert registry.wanted().digests.items() <= file_digests(models.package(current)).items()
 
 
 def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
