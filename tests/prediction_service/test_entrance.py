@@ -150,7 +150,7 @@ def test_an_id_that_is_none_is_replaced(client: FlaskClient, record: Record, giv
 def test_each_request_has_a_line_with_id_route_status_and_time(
     make_client: MakeClient, record: Record, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    client = make_client(log_format="json")
+    client = make_client(log_format="json", log_requests=True)
     for method, path in (("POST", "/predict"), ("GET", "/predict"), ("GET", "/no/age/38?a=b")):
         headers = {"X-Request-ID": "an-id"}
         client.open(path, method=method, json=record, headers=headers).close()
@@ -178,7 +178,7 @@ def test_each_request_has_a_line_with_id_route_status_and_time(
 def test_lines_are_text_unless_json_is_asked_for_and_can_be_left_out(
     make_client: MakeClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    make_client().get("/health/live", headers={"X-Request-ID": "an-id"}).close()
+    make_client(log_requests=True).get("/health/live", headers={"X-Request-ID": "an-id"}).close()
     line = r"\S+ \S+ INFO prediction_service.requests request request_id=an-id"
     line += r" route=GET /health/live status=200 ms=\d+\.\d+\n"
     assert re.fullmatch(line, capfd.readouterr().err)

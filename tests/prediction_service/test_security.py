@@ -33,9 +33,8 @@ def logging_service(
 ) -> Iterator[Settings]:
     """The service and its relay, which finds nobody at the sink and says so."""
     assert model_folder.current()
-    own = msgspec.structs.replace(
-        settings, log_format=request.param, evidently_address="http://127.0.0.1:1"
-    )
+    logging = {"log_format": request.param, "log_requests": True}
+    own = msgspec.structs.replace(settings, evidently_address="http://127.0.0.1:1", **logging)
     start(own, "prediction_service.relay")
     with gunicorn(start, own):
         yield own
