@@ -20,12 +20,13 @@ class Prediction(msgspec.Struct, frozen=True):
     threshold: float
 
 
-class Label(msgspec.Struct, frozen=True):
+class Label(msgspec.Struct, frozen=True, omit_defaults=True):
     """The true class of a prediction, known later."""
 
     prediction_id: str
     labelled_at: float  # Unix time in seconds
     label: int  # 0 or 1
+    labelled_by: str | None = None  # the name of the caller's API key; None: keys were off
 
 
 class LabelledRecord(msgspec.Struct, frozen=True, omit_defaults=True):

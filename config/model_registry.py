@@ -1,5 +1,8 @@
 """Where the parts meet in MLflow: names that one part writes and others read."""
 
+import hashlib
+from pathlib import Path
+
 MODEL_NAME = "income-classifier"
 ALIAS = "production"  # of the version to serve and to watch
 
@@ -11,3 +14,16 @@ LINEAGE = "data/lineage.json"  # which files a version was trained on, with thei
 VERDICT = "gate/verdict.json"  # what the gate found, with every figure
 CARD = "card.html"  # in the package: the model card
 BOOSTER = "booster.ubj"  # in the package: the trees as XGBoost's own, for explanations
+GRAPH = "model.onnx"
+GOLDEN = "golden.json"
+
+# A tag of a version: the sha256 of each file of its package, as JSON. Earlier releases wrote only
+# that of the graph.
+FILE_SHA256 = "file_sha256"
+GRAPH_SHA256 = "model_sha256"
+
+
+def file_digests(package: Path) -> dict[str, str]:
+    """The hex sha256 of each file of a package, by name."""
+    files = sorted(path for path in package.iterdir() if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
+from config.logs import where
 from evidently_service.bodies import RequestError, decode_labels, decode_predictions
 from evidently_service.measurement import Measurement, WindowFacts
 from evidently_service.metrics import WindowCollector
@@ -132,8 +133,8 @@ def add_errors(app: Flask) -> None:
         return error(503, "window_unavailable", message)
 
     @app.errorhandler(Exception)
-    def surprise(_: Exception) -> Response:
-        log.exception("request failed path=%s", request.path)
+    def surprise(err: Exception) -> Response:
+        log.error("request failed path=%s error=%s", request.path, where(err))
         return error(500, "internal_error", "The service failed; its log says why.")
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from config.contract import Contract, load_contract
 from config.events import Label, Prediction
 from config.heartbeat import beat
+from config.logs import set_up
 from config.settings import exit_on_settings_error, read_settings
 from evidently_service.drift import Drift, as_row, measure_drift, monitored_frame
 from evidently_service.effect import measure_effects
@@ -319,9 +320,7 @@ def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
 def main() -> None:
     """Measures every period until TERM or INT."""
     settings = read_settings(Settings, os.environ)
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    set_up(settings.log_format, settings.log_level)
     contract = load_contract()
     monitoring = load_monitoring(Path(settings.monitoring_file), contract)
     period_s = settings.measure_period_s or monitoring.measure_period_s

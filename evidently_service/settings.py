@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from config.contract import CONTRACT_PATH
+from config.logs import LogFormat
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mlflow_tracking_uri: str = "http://127.0.0.1:5000"
 
     log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
 
     # What measure touches with each round of its work, for a health check.
     heartbeat_file: str = ""

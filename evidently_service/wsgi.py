@@ -1,12 +1,12 @@
 """What gunicorn loads in each worker, after the fork: settings, window and the app."""
 
-import logging
 import os
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from config.contract import load_contract
+from config.logs import set_up
 from config.settings import read_settings
 from evidently_service.app import create_app
 from evidently_service.monitoring import load_monitoring
@@ -14,9 +14,7 @@ from evidently_service.settings import Settings
 from evidently_service.window import Window
 
 settings = read_settings(Settings, os.environ)
-logging.basicConfig(
-    level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-)
+set_up(settings.log_format, settings.log_level)
 contract = load_contract()
 monitoring = load_monitoring(Path(settings.monitoring_file), contract)
 window = Window(settings.window_path)

@@ -14,20 +14,26 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from config.events import Label
+from config.logs import where
+from prediction_service import docs
 from prediction_service.bodies import FeedbackReader
+from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
 from prediction_service.errors import (
     InvalidQuery,
     InvalidRecords,
+    NotAuthorized,
     NotJson,
     NotReady,
     ReportedProblem,
     ServiceError,
     error_body,
 )
-from prediction_service.hot_route import ERROR, HotRoute
+from prediction_service.hot_route import HotRoute
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
+from prediction_service.keys import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.model import Model
+from prediction_service.openapi import make_document
 from prediction_service.predictor import Predictor, Question, required_model
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
@@ -44,6 +50,24 @@ ENDPOINTS = {
     "GET /health/live": "the process answers",
     "GET /health/ready": "predictions can be made; says what is missing",
     "GET /metrics": "Prometheus metrics of all workers",
+    "GET /docs": "all of this, explained",
+    "GET /openapi.json": "the same for programs",
+}
+# What needs no API key where keys are on; every other path does.
+OPEN_PATHS = (
+    "/",
+    "/model",
+    "/model/card",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    *docs.PATHS,
+)
+# Of every answer that Flask makes; a page may loosen the policy for what it needs.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
 }
 
 
@@ -51,23 +75,45 @@ def create_app(
     settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
 ) -> Flask:
     """The Flask application on its collaborators; it starts nothing of its own."""
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1  # see read_body
     app.json.sort_keys = False  # type: ignore[attr-defined]
     predictor = Predictor(served, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
     add_state_routes(app, settings, served, journal, metrics)
+    docs.add_docs_routes(app, make_document(served.contract, settings))
     add_error_handlers(app, metrics)
+
+    @app.before_request
+    def refuse() -> None:
+        if ERROR in request.environ:
+            raise request.environ[ERROR]
+
+    @app.after_request
+    def secure(response: Response) -> Response:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
 
     @app.after_request
     def count(response: Response) -> Response:
         metrics.count_request(request.endpoint or "unknown", response.status_code)
         return response
 
-    app.wsgi_app = HotRoute(  # type: ignore[method-assign, assignment]
-        app.wsgi_app, predictor.answer, metrics, settings.max_body_bytes
+    hot = HotRoute(app.wsgi_app, predictor.answer, metrics, settings.max_body_bytes)
+    request_log = app.extensions["request_log"] = request_log_of(app, settings)
+    app.wsgi_app = Entrance(  # type: ignore[method-assign, assignment]
+        hot, Keys(settings.api_key_hashes), OPEN_PATHS, request_log
     )
     return app
+
+
+def request_log_of(app: Flask, settings: Settings) -> RequestLog | None:
+    """What writes a line for each request, if that is wanted."""
+    if not settings.log_requests:
+        return None
+    routes = [f"{m} {rule.rule}" for rule in app.url_map.iter_rules() for m in rule.methods or ()]
+    return RequestLog(settings.log_format, routes)
 
 
 def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) -> None:
@@ -76,8 +122,6 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 
     @app.post("/predict")
     def predict() -> Response:
-        if ERROR in request.environ:
-            raise request.environ[ERROR]
         body = read_body(settings.max_body_bytes)
         key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
         question = Question(body, key, explain=is_asked("explain"))
@@ -88,9 +132,11 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 
     @app.post("/feedback")
     def feedback() -> tuple[dict[str, object], int]:
-        now = time.time()
+        now, caller = time.time(), request.environ.get(CALLER)
         labels = read_feedback(read_body(settings.max_body_bytes))
-        predictor.journal.append([Label(one.prediction_id, now, one.label) for one in labels])
+        predictor.journal.append(
+            [Label(one.prediction_id, now, one.label, caller) for one in labels]
+        )
         return {"accepted": len(labels)}, 202
 
 
@@ -144,7 +190,10 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
     def known(err: ServiceError) -> Response:
         if isinstance(err, (NotJson, InvalidRecords)):
             metrics.invalid_records.inc(getattr(err, "n_invalid", 1))
-        return error_response(err.status, err.code, str(err), err.problems)
+        response = error_response(err.status, err.code, str(err), err.problems)
+        if isinstance(err, NotAuthorized):
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
 
     @app.errorhandler(HTTPException)
     def http(err: HTTPException) -> Response:
@@ -156,8 +205,9 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
         return response
 
     @app.errorhandler(Exception)
-    def surprise(_: Exception) -> Response:
-        log.exception("request failed endpoint=%s", request.endpoint)
+    def surprise(err: Exception) -> Response:
+        message = "request failed endpoint=%s request_id=%s error=%s"
+        log.error(message, request.endpoint, request.environ[REQUEST_ID], where(err))
         return error_response(500, ServiceError.code, "The service failed; its log says why.")
 
     app.register_error_handler(JournalFull, unavailable("journal_full"))
@@ -193,7 +243,7 @@ def model_card(model: Model) -> Response:
         raise NotFound(f"Version {model.version} has no model card: train a new one.") from err
     response = Response(page, content_type="text/html; charset=utf-8")
     # The page comes from the registry: whatever is in it runs nothing and loads nothing.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
     response.headers["Content-Security-Policy"] = policy
     return response
 

@@ -64,7 +64,7 @@ class RecordReader:
         try:
             decoded = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-            self._refuse(body, str(err))
+            decoded = self._read_again(body, str(err))
         is_list = isinstance(decoded, list)
         records = decoded if is_list else [decoded]
         check_count(len(records), self.max_records)
@@ -85,12 +85,13 @@ class RecordReader:
             return True
         return body.count(b":") != self._encode(decoded).count(b":")
 
-    def _find_problems(self, body: bytes) -> None:
-        """Raises NotJson or InvalidRecords if the slow check finds anything."""
+    def _find_problems(self, body: bytes) -> Any:
+        """The decoded body. Raises NotJson or InvalidRecords if the slow check finds anything."""
         data = load_json(body)
         records = data if isinstance(data, list) else [data]
         check_count(len(records), self.max_records)
         raise_problems(records, self._check, isinstance(data, list))
+        return data
 
     def _check(self, record: Any) -> list[Problem]:
         if not isinstance(record, JsonObject):
@@ -100,9 +101,15 @@ class RecordReader:
             return [Problem("record", f"{len(record)} fields", f"at most {n_known} fields")]
         return record.problems() + self.contract.check(record)
 
-    def _refuse(self, body: bytes, reason: str) -> NoReturn:
-        self._find_problems(body)
-        raise InvalidRecords(f"The body does not hold a record or a list of them: {reason}")
+    def _read_again(self, body: bytes, reason: str) -> Any:
+        """What only msgspec refuses: a whole number that is written 38.0, as pandas does."""
+        data = self._find_problems(body)
+        try:
+            return self._decode(self._encode(with_integers(data)))
+        except (msgspec.DecodeError, UnicodeEncodeError) as err:
+            raise InvalidRecords(
+                f"The body does not hold a record or a list of them: {reason}"
+            ) from err
 
 
 class FeedbackReader:
@@ -183,6 +190,13 @@ def describe(n_invalid: int, n_problems: int) -> str:
         return f"At least {records} not valid: the first {MOST_PROBLEMS} problems are listed."
     problems = "1 problem" if n_problems == 1 else f"{n_problems} problems"
     return f"{records} not valid: {problems}."
+
+
+def with_integers(data: Any) -> Any:
+    """Records that are valid, with their numbers as integers, which all of the contract's are."""
+    if isinstance(data, list):
+        return [with_integers(record) for record in data]
+    return {k: int(v) if isinstance(v, float) else v for k, v in data.items()}
 
 
 def load_json(body: bytes) -> Any:

@@ -48,6 +48,12 @@ class InvalidHeader(ServiceError):
     status, code = 400, "invalid_header"
 
 
+class NotAuthorized(ServiceError):
+    """The caller has no API key, or one that is not known: whoever runs the service makes one."""
+
+    status, code = 401, "not_authorized"
+
+
 class InvalidRecords(ServiceError):
     """Records break the contract: the caller mends each problem listed."""
 

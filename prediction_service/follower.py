@@ -15,8 +15,10 @@ import msgspec
 
 from config.contract import Contract, load_contract
 from config.heartbeat import beat
+from config.model_registry import GRAPH
+from config.logs import set_up
 from config.settings import exit_on_settings_error, read_settings
-from prediction_service.model import Model, ModelRefused, check_digest
+from prediction_service.model import Model, ModelRefused, check_digests
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
 from prediction_service.registry import Registry, RegistryUnavailable, Wanted
 from prediction_service.settings import Settings
@@ -70,7 +72,7 @@ class Follower:
             current is not None
             and current.version == wanted.version
             and current.run_id == wanted.run_id  # another registry counts from 1 again
-            and wanted.sha256 in (None, current.sha256)
+            and wanted.digests.get(GRAPH) == current.sha256
         )
 
     def _refusal_of(self, wanted: Wanted) -> Refusal | None:
@@ -82,16 +84,16 @@ class Follower:
         """Downloads, checks and puts a version in place. Raises ModelRefused."""
         with self.folder.workspace() as workspace:
             package = self.registry.download(wanted, Path(workspace))
-            digest = check_digest(package, wanted.sha256)
+            check_digests(package, wanted.digests)
             Model(package, wanted.version, self.contract)
             self.folder.adopt(package, wanted.version)
-        return Current(wanted.version, wanted.run_id, wanted.version, digest)
+        return Current(wanted.version, wanted.run_id, wanted.version, wanted.digests[GRAPH])
 
 
 def main() -> None:
     """The follower as a process; TERM and INT end it."""
     settings = read_settings(Settings, os.environ)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -31,6 +31,7 @@ def configure() -> None:
         worker_connections=MOST_CONNECTIONS,
         keepalive=75,
         forwarder_headers="",  # no header of a client may say where the application is mounted
+        logger_class="prediction_service.server_log.ServerLog",
         control_socket_disable=True,  # it would be a file in the home folder
         preload_app=False,  # each worker opens its own journal and ONNX session, after the fork
     )

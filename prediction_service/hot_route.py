@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from prediction_service.entrance import ERROR
 from prediction_service.metrics import Metrics
 from prediction_service.predictor import Question
 
-ERROR = "prediction_service.error"  # in the WSGI environment: what Flask's route is to raise
 LONGEST_TOGETHER = 1 << 14  # bytes of a body; a longer list is answered alone
 
 
@@ -41,6 +41,7 @@ class HotRoute:
             environ["PATH_INFO"] != "/predict"
             or environ["REQUEST_METHOD"] != "POST"
             or environ.get("QUERY_STRING")
+            or ERROR in environ
             or not (length.isdecimal() and int(length) <= self.max_bytes)
         ):
             return self.app(environ, start)

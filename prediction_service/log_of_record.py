@@ -1,12 +1,13 @@
 """Reads back what was answered: from MongoDB if it is configured, else from the journals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from config import api_keys
 from config.events import Label, LabelledRecord, Prediction, labelled
 from prediction_service.journal import journal_paths, read_after
 from prediction_service.mongodb import LATEST, MongoSink
@@ -50,8 +51,11 @@ def journalled_predictions(root: Path, period: Period = Period()) -> Iterator[Pr
                     yield decode(event.body)
 
 
-def journalled_labels(root: Path) -> dict[str, Label]:
-    """The first label of each prediction, but for those that another label disputes."""
+def journalled_labels(root: Path, callers: Sequence[str] = ()) -> dict[str, Label]:
+    """The first label of each prediction, but for those that another label disputes.
+
+    With `callers`, the names of API keys, labels of anyone else count for nothing.
+    """
     decode = msgspec.json.Decoder(Label).decode
     first: dict[str, Label] = {}
     disputed = set()
@@ -60,6 +64,8 @@ def journalled_labels(root: Path) -> dict[str, Label]:
         while events := read_after(path, seq, READ_ROWS):
             seq = events[-1].seq
             for label in (decode(event.body) for event in events if event.kind == "label"):
+                if callers and label.labelled_by not in callers:
+                    continue
                 known = first.setdefault(label.prediction_id, label)
                 if label.label != known.label:
                     disputed.add(label.prediction_id)
@@ -68,9 +74,9 @@ def journalled_labels(root: Path) -> dict[str, Label]:
     return {key: label for key, label in first.items() if key not in disputed}
 
 
-def journalled_labelled(root: Path) -> Iterator[LabelledRecord]:
+def journalled_labelled(root: Path, callers: Sequence[str] = ()) -> Iterator[LabelledRecord]:
     """Every prediction in the journals whose true class is known and undisputed."""
-    labels = journalled_labels(root)
+    labels = journalled_labels(root, callers)
     for prediction in journalled_predictions(root):
         if label := labels.get(prediction.prediction_id):
             yield labelled(prediction, label)
@@ -91,9 +97,13 @@ def stored_predictions(settings: Settings, period: Period = Period()) -> Iterato
 
 
 def stored_labelled(settings: Settings) -> Iterator[LabelledRecord]:
-    """Every prediction whose true class is known and undisputed. Raises SinkUnavailable."""
+    """Every prediction whose true class is known and undisputed. Raises SinkUnavailable.
+
+    Where API keys are on, those whose class a caller with one has told.
+    """
+    callers = api_keys.names(settings.api_key_hashes)
     if mongodb := open_mongodb(settings):
         with closing(mongodb):
-            yield from mongodb.labelled()
+            yield from mongodb.labelled(callers)
     else:
-        yield from journalled_labelled(settings.journal_path)
+        yield from journalled_labelled(settings.journal_path, callers)

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from config.contract import MISSING, Contract, Feature
-from config.model_registry import CARD
+from config.model_registry import BOOSTER, CARD, GOLDEN, GRAPH
 from prediction_service.errors import NotExplained
 
 if TYPE_CHECKING:
@@ -163,9 +163,25 @@ def sha256_of(path: Path) -> str:
         raise ModelRefused(f"{path.name} cannot be read: {err}") from err
 
 
-def check_digest(package: Path, expected: str | None) -> str:
-    """The sha256 of a package's graph. Raises ModelRefused if another one is expected."""
-    found = sha256_of(package / "model.onnx")
-    if expected not in (None, found):
-        raise ModelRefused(f"model.onnx has the sha256 {found}, expected {expected}")
-    return found
+def check_digest(path: Path, expected: str) -> None:
+    """Raises ModelRefused if a file has another sha256."""
+    if (found := sha256_of(path)) != expected:
+        raise ModelRefused(
+            f"{path.name} has the sha256 {found}, at its registration it had {expected}:"
+            " it was changed or damaged; promote another version, or train one"
+        )
+
+
+def check_digests(package: Path, expected: dict[str, str]) -> None:
+    """Holds a package that was downloaded against the sums that the registry has of its files.
+
+    Raises ModelRefused, also for a file that would be used and has no sum.
+    """
+    if GRAPH not in expected:
+        raise ModelRefused(f"the registry has no sha256 of {GRAPH}: promote or train a new version")
+    for name, digest in expected.items():
+        check_digest(package / name, digest)
+    is_earlier = set(expected) == {GRAPH}  # the graph has the booster's sum in it
+    for name in (GOLDEN, BOOSTER, CARD):
+        if not is_earlier and name not in expected and (package / name).exists():
+            raise ModelRefused(f"{name} was not there when the version was registered")

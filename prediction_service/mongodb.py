@@ -1,14 +1,15 @@
 """MongoDB as a sink and the log of record: one document per prediction, its label joined on.
 
     {_id: prediction_id, predicted_at: Date, model_version, features: {...}, probability,
-     income_class, threshold, label?, labelled_at?: Date, conflicts?: [{label, labelled_at}]}
+     income_class, threshold, label?, labelled_at?: Date, labelled_by?,
+     conflicts?: [{label, labelled_at, labelled_by?}]}
 
 The first prediction and the first label of an id win; a label that says otherwise is kept in
 `conflicts`. A label that comes before its prediction makes a document without `predicted_at`,
 which is "pending" until the prediction fills it in. Every write may be repeated.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -113,13 +114,18 @@ class MongoSink:
             for document in found:
                 yield prediction_of(document)
 
-    def labelled(self) -> Iterator[LabelledRecord]:
-        """Every prediction with an undisputed label, oldest label first. Raises SinkUnavailable."""
-        query = {
+    def labelled(self, callers: Sequence[str] = ()) -> Iterator[LabelledRecord]:
+        """Every prediction with an undisputed label, oldest label first. Raises SinkUnavailable.
+
+        With `callers`, the names of API keys, only labels that one of them has told.
+        """
+        query: dict[str, Any] = {
             "predicted_at": {"$exists": True},
             "label": {"$exists": True},
             "conflicts": {"$exists": False},
         }
+        if callers:
+            query["labelled_by"] = {"$in": list(callers)}
         with _answering():
             for found in self.collection.find(query).sort("labelled_at", 1):
                 at = found["labelled_at"].timestamp()
@@ -227,7 +233,8 @@ def prediction_of(document: dict[str, Any]) -> Prediction:
 
 def label_of(label: Label) -> dict[str, Any]:
     """A label as its document's fields."""
-    return {"label": label.label, "labelled_at": datetime.fromtimestamp(label.labelled_at, UTC)}
+    told = {"label": label.label, "labelled_at": datetime.fromtimestamp(label.labelled_at, UTC)}
+    return told | ({"labelled_by": label.labelled_by} if label.labelled_by else {})
 
 
 def _decoded(events: list[StoredEvent], kind: str, shape: type[Any]) -> list[Any]:

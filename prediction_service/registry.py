@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
+import msgspec
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from requests import RequestException
 
-from config.model_registry import ALIAS, MODEL_NAME, PACKAGE
+from config.model_registry import ALIAS, FILE_SHA256, GRAPH, GRAPH_SHA256, MODEL_NAME, PACKAGE
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
@@ -33,7 +34,7 @@ class Wanted(NamedTuple):
     version: str
     run_id: str
     uri: str
-    sha256: str | None  # of model.onnx; None if the registry does not say
+    digests: dict[str, str]  # hex sha256 by file; empty if the registry does not say
 
 
 class Registry:
@@ -71,9 +72,12 @@ class Registry:
         return wanted_of(self.client.get_model_version_by_alias(MODEL_NAME, ALIAS))
 
     def _wanted_run(self) -> Wanted:
-        run = self.client.get_run(self.run_id)
+        self.client.get_run(self.run_id)  # or it is absent
+        query = f"name = '{MODEL_NAME}' and run_id = '{self.run_id}'"
+        versions = self.client.search_model_versions(query)
+        digests = digests_in(versions[0].tags) if versions else {}
         uri = f"runs:/{self.run_id}/{PACKAGE}"
-        return Wanted(f"run-{self.run_id}", self.run_id, uri, run.data.tags.get("model_sha256"))
+        return Wanted(f"run-{self.run_id}", self.run_id, uri, digests)
 
     @contextmanager
     def _translated(self, wanted: str = "") -> Iterator[None]:
@@ -98,4 +102,14 @@ def wanted_of(version: ModelVersion) -> Wanted:
     """What to download for a version of the registered model."""
     number = str(version.version)
     uri = f"models:/{MODEL_NAME}/{number}"
-    return Wanted(number, version.run_id or "", uri, version.tags.get("model_sha256"))
+    return Wanted(number, version.run_id or "", uri, digests_in(version.tags))
+
+
+def digests_in(tags: dict[str, str]) -> dict[str, str]:
+    """The sums that a version's tags hold; of the graph alone in those of earlier releases."""
+    if FILE_SHA256 in tags:
+        try:
+            return msgspec.json.decode(tags[FILE_SHA256], type=dict[str, str])
+        except msgspec.DecodeError:
+            return {}
+    return {GRAPH: tags[GRAPH_SHA256]} if GRAPH_SHA256 in tags else {}

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.heartbeat import beat
+from config.logs import set_up, where
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.cursors import Cursors
 from prediction_service.evidently import EvidentlySink
@@ -75,9 +76,9 @@ class Shipper:
                 level = logging.WARNING if failures == 1 else logging.DEBUG
                 log.log(level, "sink unavailable sink=%s reason=%s", self.sink.name, err)
                 pause_s = backoff_s(failures, self.settings.relay_backoff_max_s)
-            except Exception:  # pylint: disable=broad-exception-caught
-                failures += 1
-                log.exception("shipping failed sink=%s", self.sink.name)  # must not end the thread
+            except Exception as err:  # pylint: disable=broad-exception-caught
+                failures += 1  # a surprise must not end the thread
+                log.error("shipping failed sink=%s error=%s", self.sink.name, where(err))
                 pause_s = backoff_s(failures, self.settings.relay_backoff_max_s)
             stop.wait(pause_s)
         self.drain()
@@ -125,7 +126,8 @@ class Shipper:
             self.sink.send(events)
         except EventsRefused as err:
             if len(events) == 1:
-                log.error("event set aside sink=%s reason=%s", self.sink.name, err)
+                # The reason is kept with the event: it may quote a record, and no log does.
+                log.error("event set aside sink=%s event=%s", self.sink.name, events[0].seq)
                 self.cursors.bury(self.sink.name, journal, events[0], str(err), time.time())
                 return
             middle = len(events) // 2
@@ -240,7 +242,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 def main() -> None:
     """The relay as a process; TERM and INT end it."""
     settings = read_settings(Settings, os.environ)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -20,7 +20,7 @@ from config.contract import load_contract
 from config.events import Prediction
 from config.settings import exit_on_settings_error, read_settings
 from prediction_service.log_of_record import Period, stored_predictions
-from prediction_service.model import Model, ModelRefused, check_digest
+from prediction_service.model import Model, ModelRefused, check_digests
 from prediction_service.registry import Registry, RegistryUnavailable
 from prediction_service.settings import Settings
 from prediction_service.sinks import SinkUnavailable
@@ -109,7 +109,7 @@ def opened_version(number: str, settings: Settings) -> Iterator[Model]:
         registry = Registry(settings.mlflow_tracking_uri)
         wanted = registry.version(number)
         package = registry.download(wanted, Path(scratch))
-        check_digest(package, wanted.sha256)
+        check_digests(package, wanted.digests)
         yield Model(package, number, contract)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from config.contract import Contract
+from config.model_registry import GRAPH
 from prediction_service.model import Model, ModelRefused, check_digest
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
 
@@ -89,5 +90,5 @@ class ServedModel:
 
     def _load(self, current: Current) -> Model:
         package = self.folder.package(current)
-        check_digest(package, current.sha256)
+        check_digest(package / GRAPH, current.sha256)
         return Model(package, current.version, self.contract)

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from config.api_keys import KeyHashes
+from config.logs import LogFormat
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -28,6 +31,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s: Seconds = 10.0
     max_body_bytes: Count = 1_000_000
     max_records: Count = 1000
+
+    # Who may ask: NAME=SHA256,NAME=SHA256 (`python -m prediction_service.keys new NAME`). Empty:
+    # everyone. Labels of callers who are not in it do not train.
+    api_key_hashes: KeyHashes = ""
+
+    # Log lines, of all processes; log_requests: one for each request.
+    log_format: LogFormat = "text"
+    log_requests: bool = True
 
     # Where the follower leaves checked models, and how often a worker looks for a new one.
     model_dir: str = "var/model"

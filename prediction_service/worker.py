@@ -28,6 +28,7 @@ from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.base import Worker
 
 from config.settings import read_settings
+from prediction_service.server_log import refuse
 from prediction_service.settings import Settings
 
 READ_BYTES = 1 << 16
@@ -392,10 +393,14 @@ class KeptWorker(Worker):
         self.log.access(response, exchange.request, exchange.environ, taken)
 
     def _fail(self, exchange: Exchange, err: Exception) -> None:
-        """Makes gunicorn's error page the answer."""
+        """Makes the error the answer."""
         exchange.response = None
         exchange.content.clear()
         self.handle_error(exchange.request, exchange, exchange.connection.address, err)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """gunicorn's own repeats in its page and in the log what the client has sent."""
+        client.sendall(refuse(exc, self.log))
 
     def _send(self, connection: Connection) -> None:
         """Sends what the client takes now; the rest when it takes more. Raises OSError."""

@@ -1,11 +1,11 @@
 """What gunicorn loads in each worker, after the fork: settings, model, journal and the app."""
 
-import logging
 import os
 
 from prometheus_client import CollectorRegistry
 
 from config.contract import load_contract
+from config.logs import set_up
 from config.settings import read_settings
 from prediction_service.app import create_app
 from prediction_service.journal import Journal
@@ -15,9 +15,10 @@ from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
 
 CHECKPOINT_PERIOD_S = 1.0
+LOG_PERIOD_S = 0.2
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 settings = read_settings(Settings, os.environ)
+set_up(settings.log_format)
 metrics = Metrics(CollectorRegistry())
 served = ServedModel(ModelFolder(settings.model_path), load_contract(), metrics.note_served)
 served.refresh()  # before the first request
@@ -30,3 +31,5 @@ journal = Journal(
 )
 journal.checkpoint_every(CHECKPOINT_PERIOD_S)
 app = create_app(settings, served, journal, metrics)
+if settings.log_requests:
+    app.extensions["request_log"].flush_every(LOG_PERIOD_S)

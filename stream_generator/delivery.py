@@ -33,11 +33,20 @@ class GaveUp(Exception):
 class Delivery:
     """Sends requests to one service, each at most `attempts` times, with a growing pause."""
 
-    def __init__(self, address: str, timeout_s: float, attempts: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        address: str,
+        timeout_s: float,
+        attempts: int,
+        clock: Clock,
+        headers: Mapping[str, str],
+    ) -> None:
+        """`headers` go with every request."""
         self._address = address.rstrip("/")
         self._options: dict[str, Any] = {"timeout": timeout_s, "allow_redirects": False}
         self._attempts = attempts
         self._clock = clock
+        self._headers = headers
 
     def post(
         self,
@@ -49,7 +58,7 @@ class Delivery:
         on_retry: Callable[[], None],
     ) -> requests.Response:
         """The first answer to a JSON body that is no passing failure. Raises GaveUp."""
-        sent = {"Content-Type": "application/json", **headers}
+        sent = {"Content-Type": "application/json", **self._headers, **headers}
         url = self._address + path
         attempt = partial(session.post, url, data=body, headers=sent, **self._options)
         return self._deliver(attempt, on_retry)

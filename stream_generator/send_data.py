@@ -225,7 +225,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> Summary:
         rows = read_rows(flags.traffic)
     else:
         rows = production_rows(flags.tracking_uri, settings.mlflow_auth)
-    options = msgspec.convert(vars(flags), Options)
+    options = msgspec.convert(vars(flags) | {"api_key": settings.prediction_api_key}, Options)
     check_reachable(options, clock)
     # No KeyboardInterrupt from here on: raised within Thread.join, it makes Python 3.11 take the
     # thread for dead (github.com/python/cpython/issues/90882), and its answer would be lost.

@@ -46,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 10.0  # of one attempt
     attempts: int = 6
     seed: int = 1
+    api_key: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -186,7 +187,7 @@ def send(
     clock = clock or Clock()
     scenario = SCENARIOS[options.scenario](rows, options.rows, options.seed, load_contract())
     batches = Batches(questions(scenario, options.labels, options.seed), options.batch)
-    delivery = Delivery(options.address, options.timeout_s, options.attempts, clock)
+    delivery = delivery_of(options, clock)
     tally = Tally(clock.now, keep)
     late_labels = LateLabels(
         options.label_delay_s, options.seed, delivery=delivery, tally=tally, clock=clock
@@ -212,7 +213,7 @@ def send(
 
 def check_reachable(options: Options, clock: Clock) -> None:
     """Raises Unreachable if nothing answers at the address, whatever its state."""
-    delivery = Delivery(options.address, options.timeout_s, options.attempts, clock)
+    delivery = delivery_of(options, clock)
     with requests.Session() as session:
         try:
             delivery.get(session, "/health/live")
@@ -221,6 +222,12 @@ def check_reachable(options: Options, clock: Clock) -> None:
                 f"PREDICTION_ADDRESS={options.address}: no answer ({err}), expected the prediction"
                 " service; start it (make demo KEEP=1) or set the address"
             ) from err
+
+
+def delivery_of(options: Options, clock: Clock) -> Delivery:
+    """How requests are sent."""
+    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+    return Delivery(options.address, options.timeout_s, options.attempts, clock, headers)
 
 
 def start(work: Callable[[], None], n_threads: int) -> list[threading.Thread]:

@@ -9,6 +9,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The prediction service that gets the traffic.
     prediction_address: str = "http://127.0.0.1:9696"
 
+    # The API key to ask it with, where it wants one.
+    prediction_api_key: str = ""
+
     # The MLflow server whose production run holds the traffic rows, if no file is named.
     mlflow_tracking_uri: str = "http://127.0.0.1:5000"
 

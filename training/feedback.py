@@ -1,8 +1,8 @@
 """Labelled production rows from MongoDB: what the service was asked and what turned out true.
 
 The one module of this part that knows MongoDB. The prediction service's relay writes the
-documents, `{_id, predicted_at, features: {...}, label?, labelled_at?, conflicts?}`; here they are
-only read, and held against the contract as every other row is.
+documents, `{_id, predicted_at, features: {...}, label?, labelled_at?, labelled_by?, conflicts?}`;
+here they are only read, and held against the contract as every other row is.
 """
 
 import logging
@@ -16,6 +16,7 @@ import pymongo
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
+from config import api_keys
 from config.contract import Contract
 from config.settings import SettingsError
 from training.census import check_frame, first_problem
@@ -65,7 +66,7 @@ def read_feedback(settings: Settings, contract: Contract, limit: int = NEWEST_RO
 
 def count_labelled(settings: Settings, since: datetime, limit: int = NEWEST_ROWS) -> int:
     """How many predictions have a label that came after `since`, counted up to a limit."""
-    wanted = LABELLED | {"labelled_at": {"$gt": since}}
+    wanted = believed(settings) | {"labelled_at": {"$gt": since}}
     with opened(settings) as collection:
         return collection.count_documents(wanted, limit=limit)
 
@@ -73,7 +74,7 @@ def count_labelled(settings: Settings, since: datetime, limit: int = NEWEST_ROWS
 def read_documents(settings: Settings, limit: int) -> list[dict[str, Any]]:
     """The newest documents with a prediction and its label, oldest label first."""
     with opened(settings) as collection:
-        return newest_labelled(collection, limit)[::-1]
+        return newest_labelled(collection, believed(settings), limit)[::-1]
 
 
 @contextmanager
@@ -98,14 +99,22 @@ def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
         ) from err
 
 
-def newest_labelled(collection: Collection[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+def believed(settings: Settings) -> dict[str, Any]:
+    """The query for predictions with a label; where API keys are on, one of a caller with a key."""
+    callers = api_keys.names(settings.api_key_hashes)
+    return LABELLED | ({"labelled_by": {"$in": callers}} if callers else {})
+
+
+def newest_labelled(
+    collection: Collection[dict[str, Any]], wanted: dict[str, Any], limit: int
+) -> list[dict[str, Any]]:
     """Documents with a prediction and its label, newest label first.
 
     By id among equal times, so that the same log gives the same rows in the same order.
     """
     fields = ["features", "label", "predicted_at", "conflicts"]
     order = [("labelled_at", -1), ("_id", -1)]
-    return list(collection.find(LABELLED, fields).sort(order).limit(limit))
+    return list(collection.find(wanted, fields).sort(order).limit(limit))
 
 
 def check_documents(

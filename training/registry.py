@@ -37,7 +37,16 @@ from mlflow.utils.time import get_current_time_millis
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
-from config.model_registry import ALIAS, CARD, MODEL_NAME, PACKAGE
+from config.model_registry import (
+    ALIAS,
+    CARD,
+    FILE_SHA256,
+    GRAPH,
+    GRAPH_SHA256,
+    MODEL_NAME,
+    PACKAGE,
+    file_digests,
+)
 
 EXPERIMENT = "income"
 DIGEST_LENGTH = 36  # the most that MLflow keeps of a data set's digest
@@ -241,7 +250,10 @@ class Registry:
         )
 
     def register(self, folder: Path, contract: Contract, tags: dict[str, str]) -> ModelVersion:
-        """The package of the current run as a new version of the registered model."""
+        """The package of the current run as a new version of the registered model.
+
+        The sums of its files are among its tags: who downloads them can tell if they were changed.
+        """
         columns: list[Any] = [
             ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
         ]
@@ -252,7 +264,9 @@ class Registry:
             pip_requirements=["onnxruntime"],
         )
         self.client.log_model_artifacts(logged.model_id, str(folder))
-        version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags)
+        digests = file_digests(folder)
+        sums = {GRAPH_SHA256: digests[GRAPH], FILE_SHA256: json.dumps(digests)}
+        version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=sums | tags)
         where = f"Model card: {PACKAGE}/{CARD}, among the artifacts of the run that made this."
         self.client.update_model_version(MODEL_NAME, version.version, description=where)
         return version

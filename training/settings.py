@@ -5,6 +5,8 @@ from typing import Annotated
 
 import msgspec
 
+from config.api_keys import KeyHashes
+
 
 class Settings(msgspec.Struct, frozen=True):
     """Where training finds its data and its registry; every field is a variable in upper case."""
@@ -18,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True):
     mongodb_address: str = ""
     mongodb_password: str = ""  # of the address's user, kept out of the address
     mongodb_database: str = "income"
+    api_key_hashes: KeyHashes = ""  # the prediction service's; where set, only their labels train
     evidently_address: str = "http://127.0.0.1:3000"  # where `watch` asks for the drift verdict
     train_period_minutes: float | None = None  # scheduled training; unset: as in prefect.yaml
     watch_period_s: float | None = None  # how often `watch` asks; unset: as in prefect.yaml

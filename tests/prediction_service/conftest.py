@@ -128,6 +128,7 @@ def settings(tmp_path: Path) -> Settings:
         sink_timeout_s=2,
         max_records=50,
         max_body_bytes=20_000,
+        log_requests=False,
     )
 
 

@@ -89,6 +89,21 @@ def test_an_unknown_country_scores_as_a_missing_one(client: FlaskClient, record:
     assert first["probability"] == second["probability"]
 
 
+def test_a_whole_number_may_be_written_with_a_point(
+    client: FlaskClient, journal: Journal, record: Record
+) -> None:
+    """As pandas writes the integers of a column that has gaps."""
+    body = json.dumps([record, record]).replace('"age": 38', '"age": 38.0')
+    answers = client.post("/predict", data=body).get_json()
+    assert (
+        answers[0]["probability"] == client.post("/predict", json=record).get_json()["probability"]
+    )
+    first, _, third = events_of(journal)
+    assert json.loads(first.body)["features"] == json.loads(third.body)["features"]
+    assert b'"age":38,' in first.body
+    assert client.post("/predict", data=body.replace("38.0", "38.5")).status_code == 422
+
+
 def test_ids_sort_by_time(client: FlaskClient, record: Record) -> None:
     ids = [one["prediction_id"] for one in client.post("/predict", json=[record] * 9).get_json()]
     assert ids == sorted(set(ids))

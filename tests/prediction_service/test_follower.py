@@ -1,5 +1,7 @@
 """The follower on a real MLflow (its database and artifacts in a folder)."""
 
+import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ import msgspec
 import pytest
 
 from config.contract import Contract
-from config.model_registry import ALIAS, MODEL_NAME, PACKAGE
+from config.model_registry import ALIAS, BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH, GRAPH_SHA256
+from config.model_registry import MODEL_NAME, PACKAGE, file_digests
 from prediction_service.follower import Follower
 from prediction_service.model import sha256_of
 from prediction_service.model_folder import ModelFolder
@@ -55,12 +58,13 @@ def register(client: mlflow.MlflowClient, package: Path, tmp_path: Path) -> Regi
     experiment = client.create_experiment("income", str(tmp_path / "artifacts"))
     client.create_registered_model(MODEL_NAME)
 
-    def register_package(folder: Path = package, digest: str | None = None) -> str:
+    def register_package(folder: Path = package, tags: dict[str, str] | None = None) -> str:
         """The id of the version's run."""
         run_id = client.create_run(experiment).info.run_id
         client.log_artifacts(run_id, str(folder), PACKAGE)
         source = f"{client.get_run(run_id).info.artifact_uri}/{PACKAGE}"
-        tags = {"model_sha256": digest or sha256_of(folder / "model.onnx")}
+        if tags is None:
+            tags = {FILE_SHA256: json.dumps(file_digests(folder))}
         version = client.create_model_version(MODEL_NAME, source, run_id, tags=tags)
         client.set_registered_model_alias(MODEL_NAME, ALIAS, version.version)
         return run_id
@@ -78,6 +82,25 @@ def folder(settings: Settings) -> ModelFolder:
 def follower(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Follower:
     """A follower of the test's registry."""
     return Follower(Registry(tracking_uri), folder, contract)
+
+
+@pytest.fixture
+def pin(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Callable[[str], None]:
+    """Follows a run instead of the alias, once."""
+    return lambda run_id: Follower(Registry(tracking_uri, run_id), folder, contract).follow()
+
+
+@pytest.fixture(params=[GRAPH, GOLDEN, BOOSTER, CARD])
+def changed(
+    request: pytest.FixtureRequest, register: Register, package: Path, tmp_path: Path
+) -> str:
+    """The run of a version one of whose files was changed where artifacts are kept."""
+    carded = Path(shutil.copytree(package, tmp_path / "carded"))
+    (carded / CARD).write_text("<h1>Card</h1>", "utf-8")
+    run_id = register(carded)
+    path = tmp_path / "artifacts" / run_id / "artifacts" / PACKAGE / request.param
+    path.write_bytes(path.read_bytes() + b" ")
+    return run_id
 
 
 def current_version(folder: ModelFolder) -> str | None:
@@ -149,22 +172,85 @@ def test_a_version_for_another_contract_is_refused(
     assert "made for the contract another" in refusal_of(folder)
 
 
-def test_a_file_with_another_sha256_is_refused(
-    follower: Follower, folder: ModelFolder, register: Register
+def test_a_file_that_was_changed_since_its_registration_is_refused_and_the_good_one_stays(
+    follower: Follower,
+    folder: ModelFolder,
+    register: Register,
+    client: mlflow.MlflowClient,
+    changed: str,
 ) -> None:
-    register(digest="0" * 64)
+    """The version of the run `changed` is 1."""
+    assert changed
+    register()
+    follower.follow()
+    client.set_registered_model_alias(MODEL_NAME, ALIAS, "1")
+    follower.follow()
+    assert current_version(folder) == "2"
+    assert "changed or damaged" in refusal_of(folder)
+
+
+def test_so_is_one_of_a_run_that_is_pinned(
+    folder: ModelFolder, register: Register, changed: str, pin: Callable[[str], None]
+) -> None:
+    """The sums are those of the version that the run made."""
+    pin(good := register())
+    pin(changed)
+    assert current_version(folder) == f"run-{good}"
+    assert "changed or damaged" in refusal_of(folder)
+
+
+def test_a_card_that_came_after_the_registration_is_refused(
+    follower: Follower, folder: ModelFolder, register: Register, tmp_path: Path
+) -> None:
+    run_id = register()
+    (tmp_path / "artifacts" / run_id / "artifacts" / PACKAGE / CARD).write_text("another's")
     follower.follow()
     assert current_version(folder) is None
-    assert f"expected {'0' * 64}" in refusal_of(folder)
+    assert f"{CARD} was not there when the version was registered" in refusal_of(folder)
+
+
+@pytest.mark.parametrize("tags", [{}, {FILE_SHA256: "nonsense"}, {FILE_SHA256: "{}"}])
+def test_a_version_without_sums_is_refused(
+    follower: Follower, folder: ModelFolder, register: Register, tags: dict[str, str]
+) -> None:
+    register(tags=tags)
+    follower.follow()
+    assert current_version(folder) is None
+    assert "the registry has no sha256 of model.onnx" in refusal_of(folder)
+
+
+def test_a_version_of_an_earlier_release_is_served_by_the_sum_of_its_graph(
+    follower: Follower, folder: ModelFolder, register: Register, package: Path
+) -> None:
+    register(tags={GRAPH_SHA256: sha256_of(package / GRAPH)})
+    follower.follow()
+    assert current_version(folder) == "1"
+    register(tags={GRAPH_SHA256: "0" * 64})
+    follower.follow()
+    assert current_version(folder) == "1"
+    assert f"at its registration it had {'0' * 64}" in refusal_of(folder)
 
 
 def test_a_run_can_be_pinned(
-    folder: ModelFolder, register: Register, tracking_uri: str, contract: Contract
+    folder: ModelFolder, register: Register, pin: Callable[[str], None]
 ) -> None:
     run_id = register()
     register()
-    Follower(Registry(tracking_uri, run_id), folder, contract).follow()
+    pin(run_id)
     assert current_version(folder) == f"run-{run_id}"
+
+
+def test_a_pinned_run_that_made_no_version_is_refused(
+    folder: ModelFolder,
+    client: mlflow.MlflowClient,
+    package: Path,
+    pin: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    run_id = client.create_run(client.create_experiment("x", str(tmp_path / "x"))).info.run_id
+    client.log_artifacts(run_id, str(package), PACKAGE)
+    pin(run_id)
+    assert "the registry has no sha256" in refusal_of(folder)
 
 
 def test_an_empty_registry_is_reported(

@@ -118,3 +118,15 @@ def test_a_server_that_is_away_is_unavailable_in_time(write: Write) -> None:
     with pytest.raises(SinkUnavailable):
         list(away.predictions())
     away.close()
+
+
+def test_a_label_is_stored_with_who_told_it(sink: MongoSink, write: Write) -> None:
+    anonymous, planning = made_predictions(2)
+    sink.send(write(anonymous, planning))
+    sink.send(write(Label(anonymous.prediction_id, 1.0, 1)))
+    sink.send(write(Label(planning.prediction_id, 2.0, 1, "planning")))
+    document = sink.collection.find_one({"_id": planning.prediction_id})
+    assert document and document["labelled_by"] == "planning"
+    assert "labelled_by" not in (sink.collection.find_one({"_id": anonymous.prediction_id}) or {})
+    assert [one.prediction_id for one in sink.labelled(["planning"])] == [planning.prediction_id]
+    assert len(list(sink.labelled())) == 2

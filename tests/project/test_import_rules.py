@@ -31,7 +31,8 @@ ONE_PLACE = {
 }
 # What a request worker must not need: it would double its memory and start time.
 ROUTES = ("app", "answers", "bodies", "errors", "hot_route", "metrics", "predictor")
-SERVING_MODULES = (*ROUTES, "model", "model_folder", "served", "worker", "wsgi")
+AROUND = ("docs", "entrance", "keys", "openapi", "server_log", "worker", "wsgi")
+SERVING_MODULES = (*ROUTES, *AROUND, "model", "model_folder", "served")
 HEAVY = {"mlflow", "pandas", "sklearn", "imblearn", "prefect", "xgboost", "pymongo"}
 
 

@@ -25,6 +25,7 @@ class StandIn:
         self.contract = contract
         self.faults: deque[str] = deque()
         self.attempts: list[tuple[str, bytes]] = []  # (Idempotency-Key, body) of each /predict
+        self.authorizations: list[str | None] = []  # of each POST
         self.predictions: dict[str, dict[str, Any]] = {}  # record by prediction_id, once each
         self.labels: dict[str, int] = {}
         self.connections = 0
@@ -34,7 +35,11 @@ class StandIn:
         self._lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server.server_port}"
 
     @property
     def attempts_per_key(self) -> Counter[str]:
@@ -110,6 +115,7 @@ class StandIn:
                 """Predictions and labels, or a fault."""
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 key = self.headers.get("Idempotency-Key", "")
+                stand_in.authorizations.append(self.headers.get("Authorization"))
                 if self.path == "/predict":
                     stand_in.attempts.append((key, body))
                 fault = stand_in.next_fault()

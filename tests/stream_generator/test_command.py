@@ -42,6 +42,22 @@ def start(stand_in: StandIn, traffic_file: Path) -> Callable[..., subprocess.Pop
     return call
 
 
+@pytest.mark.parametrize("key", ["income_a-key", ""])
+def test_the_api_key_goes_with_every_request_if_there_is_one(
+    start: Callable[..., subprocess.Popen[str]],
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    monkeypatch.setenv("PREDICTION_API_KEY", key)
+    with start("--rows", "3", "--labels", "1", "--label-delay-s", "0") as process:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, err
+    assert key not in out + err or not key
+    assert len(stand_in.labels) == 3
+    assert set(stand_in.authorizations) == {f"Bearer {key}" if key else None}
+
+
 def test_a_run_leaves_its_summary_and_its_answers(
     start: Callable[..., subprocess.Popen[str]], stand_in: StandIn, tmp_path: Path
 ) -> None:

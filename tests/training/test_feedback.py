@@ -72,6 +72,18 @@ def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings
     assert (found.disputed, found.rejected) == (1, 2)
 
 
+def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
+    sink, settings, record, contract
+):
+    """Before them anyone who reached the service could have taught the next model."""
+    send(sink, *(predicted(key, record) for key in ("anonymous", "planning", "taken back")))
+    send(sink, Label("anonymous", 1.0, 1), Label("planning", 2.0, 1, "planning"))
+    send(sink, Label("taken back", 3.0, 1, "gone"))
+    on = msgspec.structs.replace(settings, api_key_hashes=f"planning={'0' * 64}")
+    assert read_feedback(on, contract).rows["prediction_id"].tolist() == ["planning"]
+    assert len(read_feedback(settings, contract).rows) == 3
+
+
 def test_no_labels_are_no_rows(sink, settings, record, contract):
     send(sink, predicted("a", record))
     assert read_feedback(settings, contract).rows.empty

@@ -20,8 +20,18 @@ from mlflow import MlflowClient
 from prefect.testing.utilities import prefect_test_harness
 
 from config.events import Label, Prediction
-from config.model_registry import MODEL_NAME
+from config.model_registry import (
+    BOOSTER,
+    CARD,
+    GOLDEN,
+    GRAPH,
+    MODEL_NAME,
+    file_digests,
+)
+from prediction_service.follower import Follower
 from prediction_service.journal import Journal
+from prediction_service.model_folder import ModelFolder
+from prediction_service.registry import Registry as ServiceRegistry
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training import flow
 from training.__main__ import main
@@ -133,6 +143,17 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     assert verdict["promote"] and verdict["candidate"]["metrics"]["roc_auc"] > 0.7
     plots = {Path(f.path).stem for f in client.list_artifacts(result["run_id"], "plots")}
     assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
+
+
+@pytest.mark.usefixtures("small_census")
+def test_a_run_is_served_by_the_sums_that_were_kept_of_its_files(contract, tracking_uri, tmp_path):
+    run_id = flow.train(**SMALL)["run_id"]
+    models, registry = ModelFolder(tmp_path / "model"), ServiceRegistry(tracking_uri, run_id)
+    assert {GRAPH, GOLDEN, BOOSTER, CARD} < registry.wanted().digests.keys()
+    Follower(registry, models, contract).follow()
+    current = models.current()
+    assert current.version == f"run-{run_id}"
+    assert registry.wanted().digests.items() <= file_digests(models.package(current)).items()
 
 
 def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(

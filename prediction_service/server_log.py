@@ -1,0 +1,60 @@
+"""What gunicorn itself says: its log lines in the service's format, and answers to no request.
+
+Whoever sends what is no HTTP request is answered before the application sees it. Neither that
+answer nor the log repeats what was sent: after a wrong Content-Length it is the rest of a record.
+"""
+
+import os
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn.glogging import Logger
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    LimitRequestHeaders,
+    ParseException,
+    UnsupportedTransferCoding,
+)
+
+from config.logs import make_formatter, where
+from config.settings import read_settings
+from prediction_service.errors import error_body
+from prediction_service.settings import Settings
+
+STATUSES: dict[type[Exception], HTTPStatus] = {
+    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    ParseException: HTTPStatus.BAD_REQUEST,
+}
+
+
+class ServerLog(Logger):
+    """gunicorn's logger, with LOG_FORMAT."""
+
+    def setup(self, cfg: Any) -> None:
+        """Called by gunicorn, in the arbiter too."""
+        super().setup(cfg)
+        formatter = make_formatter(read_settings(Settings, os.environ).log_format)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(formatter)
+
+
+def refuse(err: Exception, log: Logger) -> bytes:
+    """The whole answer to what is no request, or to a failure outside of the application."""
+    status = next((s for kind, s in STATUSES.items() if isinstance(err, kind)), None)
+    if status is None:
+        log.error("request failed error=%s", where(err))
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        return answer(status, "internal_error", "The service failed; its log says why.")
+    kind = type(err).__name__
+    log.warning("no request error=%s status=%d", kind, status)
+    return answer(status, "bad_request", f"This is no HTTP request that can be read: {kind}.")
+
+
+def answer(status: HTTPStatus, code: str, message: str) -> bytes:
+    """An answer with the one error body, after which the connection is closed."""
+    body = error_body(code, message, [])
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode("ascii") + body

@@ -1,0 +1,187 @@
+"""Ids, keys and log lines: what every request meets, whichever way it is answered."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry
+
+from config.api_keys import hash_of, make_key
+from config.events import Label
+from config.settings import SettingsError, read_settings
+from prediction_service.app import OPEN_PATHS, create_app
+from prediction_service.journal import Journal, read_after
+from prediction_service.log_of_record import stored_labelled
+from prediction_service.metrics import Metrics
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+from tests.prediction_service.conftest import made_predictions
+
+Record = dict[str, Any]
+MakeClient = Callable[..., FlaskClient]
+SOME_ID = "0123456789abcdef" * 2
+KEY, OTHER_KEY = make_key(), make_key()
+HASHES = f"planning={hash_of(KEY)},analysts={hash_of(OTHER_KEY)}"
+WITH_KEY = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture
+def make_client(settings: Settings, served: ServedModel, journal: Journal) -> MakeClient:
+    """The service in this process, with other settings."""
+
+    def make(**changes: Any) -> FlaskClient:
+        own = msgspec.structs.replace(settings, **changes)
+        return create_app(own, served, journal, Metrics(CollectorRegistry())).test_client()
+
+    return make
+
+
+@pytest.fixture
+def guarded(make_client: MakeClient) -> FlaskClient:
+    """The service with API keys on."""
+    return make_client(api_key_hashes=HASHES)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict?explain=true", "/feedback", "/nowhere"])
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {hash_of(KEY)}"]
+    + [f"bearer {KEY}", "Bearer \xe9"],
+)
+def test_without_a_known_key_nothing_is_answered_and_the_remedy_is_said(
+    guarded: FlaskClient, journal: Journal, record: Record, path: str, header: str | None
+) -> None:
+    response = guarded.post(path, json=record, headers={"Authorization": header} if header else {})
+    assert response.status_code == 401
+    error = response.get_json()["error"]
+    assert error["code"] == "not_authorized"
+    assert "Authorization: Bearer KEY" in error["message"]
+    assert "prediction_service.keys new NAME" in error["message"]
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert not read_after(journal.path, 0, 10)
+    assert 'status="401"} 1.0' in guarded.get("/metrics").text
+
+
+def test_each_known_key_opens(guarded: FlaskClient, record: Record) -> None:
+    for key in (KEY, OTHER_KEY):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert guarded.post("/predict", json=record, headers=headers).status_code == 200
+        assert (
+            guarded.post("/predict?explain=false", json=record, headers=headers).status_code == 200
+        )
+
+
+def test_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) -> None:
+    assert {path: guarded.get(path).status_code for path in OPEN_PATHS} | {"/model/card": 200} == {
+        path: 200 for path in OPEN_PATHS
+    }
+
+
+def test_where_keys_are_off_nobody_needs_one(client: FlaskClient, record: Record) -> None:
+    assert client.post("/predict", json=record).status_code == 200
+    assert client.post("/predict", json=record, headers=WITH_KEY).status_code == 200
+
+
+def test_a_label_is_kept_with_the_name_of_the_key_that_told_it(
+    guarded: FlaskClient, journal: Journal
+) -> None:
+    label = {"prediction_id": SOME_ID, "label": 1}
+    assert guarded.post("/feedback", json=label, headers=WITH_KEY).status_code == 202
+    (event,) = read_after(journal.path, 0, 10)
+    assert msgspec.json.decode(event.body, type=Label).labelled_by == "planning"
+
+
+def test_labels_from_callers_without_a_key_do_not_train_where_keys_are_on(
+    settings: Settings, journal: Journal
+) -> None:
+    """Those told before keys were on, and those of a key that was taken back."""
+    predictions = made_predictions(4)
+    anonymous, planning, gone, both = (one.prediction_id for one in predictions)
+    journal.append(predictions)
+    journal.append([Label(anonymous, 1.0, 1), Label(planning, 1.0, 1, "planning")])
+    journal.append(
+        [Label(gone, 1.0, 1, "gone"), Label(both, 1.0, 0), Label(both, 2.0, 1, "planning")]
+    )
+    guarded = msgspec.structs.replace(settings, api_key_hashes=HASHES)
+    found = {one.prediction_id: one.label for one in stored_labelled(guarded)}
+    assert found == {planning: 1, both: 1}
+    assert {one.prediction_id for one in stored_labelled(settings)} == {anonymous, planning, gone}
+
+
+def test_the_command_makes_a_key_and_what_the_service_knows_it_by(make_client: MakeClient) -> None:
+    command = [sys.executable, "-m", "prediction_service.keys", "new"]
+    out = subprocess.run([*command, "traffic"], capture_output=True, text=True, check=True).stdout
+    key = re.search(r"^  (income_\S{43})$", out, re.M)
+    line = re.search(r"^  (traffic=[0-9a-f]{64})$", out, re.M)
+    assert key and line
+    assert line[1] == f"traffic={hashlib.sha256(key[1].encode()).hexdigest()}"
+    guarded = make_client(api_key_hashes=line[1])
+    headers = {"Authorization": f"Bearer {key[1]}"}
+    assert guarded.post("/feedback", json=[], headers=headers).status_code == 422
+    assert subprocess.run([*command, "a=b"], capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("text", ["planning", f"planning={KEY}", f"{HASHES},", f"{HASHES}\n"])
+def test_hashes_that_are_none_end_the_start(text: str) -> None:
+    with pytest.raises(SettingsError, match="API_KEY_HASHES"):
+        read_settings(Settings, {"API_KEY_HASHES": text})
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict?explain=no", "/health/live", "/nowhere"])
+def test_a_request_keeps_its_id_through_every_way(client: FlaskClient, path: str) -> None:
+    for given in ("3f-A.b_c:9", "x" * 100):
+        response = client.post(path, headers={"X-Request-ID": given})
+        assert response.headers.getlist("X-Request-ID") == [given]
+
+
+@pytest.mark.parametrize("given", ["", "x" * 101, "a b", "a\tb", "é", "<script>", '"'])
+def test_an_id_that_is_none_is_replaced(client: FlaskClient, record: Record, given: str) -> None:
+    response = client.post("/predict", json=record, headers={"X-Request-ID": given})
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
+
+
+def test_each_request_has_a_line_with_id_route_status_and_time(
+    make_client: MakeClient, record: Record, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = make_client(log_format="json", log_requests=True)
+    for method, path in (("POST", "/predict"), ("GET", "/predict"), ("GET", "/no/age/38?a=b")):
+        headers = {"X-Request-ID": "an-id"}
+        client.open(path, method=method, json=record, headers=headers).close()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["route"], line["status"]) for line in lines] == [
+        ("POST /predict", 200),
+        ("unknown", 405),
+        ("unknown", 404),
+    ]
+    for line in lines:
+        assert list(line) == [
+            "at",
+            "level",
+            "logger",
+            "event",
+            "request_id",
+            "route",
+            "status",
+            "ms",
+        ]
+        assert (line["request_id"], line["event"], line["level"]) == ("an-id", "request", "INFO")
+        assert 0 < line["ms"] < 10_000
+
+
+def test_lines_are_text_unless_json_is_asked_for_and_can_be_left_out(
+    make_client: MakeClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_client(log_requests=True).get("/health/live", headers={"X-Request-ID": "an-id"}).close()
+    line = r"\S+ \S+ INFO prediction_service.requests request request_id=an-id"
+    line += r" route=GET /health/live status=200 ms=\d+\.\d+\n"
+    assert re.fullmatch(line, capfd.readouterr().err)
+    response = make_client(log_requests=False).get("/health/live")
+    assert response.headers["X-Request-ID"]
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,155 @@
+"""The contract as OpenAPI: valid, with valid examples, and what the service really does."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+import schemathesis
+from flask.testing import FlaskClient
+
+from config.api_keys import hash_of, make_key
+from config.contract import Contract
+from config.model_registry import CARD
+from prediction_service.model_folder import ModelFolder
+from prediction_service.openapi import make_document
+from prediction_service.settings import Settings
+from tests.prediction_service.conftest import Start, gunicorn
+
+Json = dict[str, Any]
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.fixture(scope="session")
+def document(contract: Contract) -> Json:
+    """The document of a service with API keys, which has most in it."""
+    return make_document(contract, Settings(api_key_hashes=f"a={'0' * 64}"))
+
+
+def validator(document: Json, schema: Json) -> jsonschema_rs.Draft202012Validator:
+    """What holds values against a schema of the document."""
+    return jsonschema_rs.Draft202012Validator(schema | {"components": document["components"]})
+
+
+def examples(item: Any) -> Iterator[tuple[Json, Any]]:
+    """Every example below an item, with its schema."""
+    if isinstance(item, list):
+        for one in item:
+            yield from examples(one)
+    if isinstance(item, dict):
+        if "schema" in item:
+            given = [one["value"] for one in item.get("examples", {}).values()]
+            given += [item["example"]] if "example" in item else []
+            yield from ((item["schema"], value) for value in given)
+        for one in item.values():
+            yield from examples(one)
+
+
+def test_the_document_is_valid_openapi(document: Json) -> None:
+    schemathesis.openapi.from_dict(document).validate()
+    broken = document | {"paths": {"/x": {"get": {"responses": 3}}}}
+    with pytest.raises(Exception, match="3 is not"):
+        schemathesis.openapi.from_dict(broken).validate()
+
+
+def test_every_example_is_valid(document: Json) -> None:
+    found = list(examples(document))
+    assert len(found) > 15
+    for schema, value in found:
+        validator(document, schema).validate(value)
+
+
+def test_every_operation_has_examples_where_there_is_json(document: Json) -> None:
+    for path, methods in document["paths"].items():
+        for facts in methods.values():
+            content = facts.get("requestBody", {}).get("content", {})
+            content |= {
+                k: v for a in facts["responses"].values() for k, v in a.get("content", {}).items()
+            }
+            if "application/json" in content and path != "/openapi.json":
+                assert content["application/json"]["examples"], path
+    for name, response in document["components"]["responses"].items():
+        assert response["content"]["application/json"]["examples"], name
+
+
+@pytest.mark.parametrize(
+    ("change", "is_valid"),
+    [
+        ({}, True),
+        ({"workclass": None, "occupation": None, "native_country": "Atlantis"}, True),
+        ({"fnlwgt": 1000, "education_num": 9}, True),
+        ({"education_num": None}, True),
+        ({"education_num": 10}, False),
+        ({"age": 16}, False),
+        ({"age": "38"}, False),
+        ({"sex": None}, False),
+        ({"sex": "male"}, False),
+        ({"native_country": "x" * 101}, False),
+        ({"colour": "red"}, False),
+    ],
+)
+def test_a_record_is_valid_in_the_document_if_it_is_to_the_service(
+    client: FlaskClient, document: Json, record: Json, change: Json, is_valid: bool
+) -> None:
+    check = validator(document, {"$ref": "#/components/schemas/PredictRequest"})
+    for body in (record | change, [record, record | change]):
+        assert check.is_valid(body) is is_valid
+        assert client.post("/predict", json=body).status_code == (200 if is_valid else 422)
+
+
+def test_the_service_answers_its_document_and_lists_every_route(
+    client: FlaskClient, settings: Settings, contract: Contract
+) -> None:
+    answered = client.get("/openapi.json")
+    assert answered.get_json() == make_document(contract, settings)
+    routes = {rule.rule for rule in client.application.url_map.iter_rules()}
+    assert set(answered.get_json()["paths"]) == routes - {"/docs.css"}
+    assert "securitySchemes" not in answered.get_json()["components"]
+
+
+def test_the_page_shows_every_operation_and_field_and_loads_only_its_own_style(
+    client: FlaskClient, contract: Contract
+) -> None:
+    response = client.get("/docs")
+    assert response.content_type == "text/html; charset=utf-8"
+    for word in (
+        "/predict",
+        "/feedback",
+        "/health/ready",
+        "422",
+        *(f.name for f in contract.features),
+    ):
+        assert f"<code>{word}</code>" in response.text or f">{word}<" in response.text, word
+    assert "one of the list" not in response.text
+    for forbidden in ("<script", "style=", "http://", "https://", "onclick"):
+        assert forbidden not in response.text
+    policy = response.headers["Content-Security-Policy"]
+    assert "style-src 'self'" in policy and "unsafe" not in policy
+    style = client.get("/docs.css")
+    assert style.content_type == "text/css; charset=utf-8"
+    assert "url(" not in style.text and "@import" not in style.text
+
+
+def test_requests_made_from_the_document_find_nothing_that_it_does_not_say(
+    settings: Settings, model_folder: ModelFolder, start: Start, tmp_path: Path
+) -> None:
+    """schemathesis: valid and invalid requests to the service under gunicorn, with API keys on."""
+    (model_folder.path / "1" / CARD).write_text("<h1>Card</h1>", "utf-8")
+    key, defaults = make_key(), Settings()
+    own = msgspec.structs.replace(
+        settings,
+        api_key_hashes=f"tests={hash_of(key)}",
+        max_records=defaults.max_records,
+        max_body_bytes=defaults.max_body_bytes,
+    )
+    with gunicorn(start, own) as address:
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
+        command += [f"{address}/openapi.json", "--header", f"Authorization: Bearer {key}"]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200
+        )
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]

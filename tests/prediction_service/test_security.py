@@ -1,0 +1,178 @@
+"""What the running service must not do: tell its insides, log a record, unpickle anything."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import requests
+from flask.testing import FlaskClient
+
+from prediction_service.model_folder import ModelFolder
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+from tests.conftest import wait_until
+from tests.prediction_service.conftest import Start, environment, gunicorn
+from tests.prediction_service.test_worker import connect, predict_request, read_answer
+
+Record = dict[str, Any]
+# Values that nothing but these records brings into a log.
+COUNTRY, BAD_SEX, BAD_FIELD, BAD_AGE = "Zubrowka-77", "sexvalue-31", "fieldname-53", 918273645
+MARKS = (COUNTRY, BAD_SEX, BAD_FIELD, str(BAD_AGE))
+
+
+@pytest.fixture(params=["text", "json"])
+def logging_service(
+    settings: Settings, model_folder: ModelFolder, start: Start, request: pytest.FixtureRequest
+) -> Iterator[Settings]:
+    """The service and its relay, which finds nobody at the sink and says so."""
+    assert model_folder.current()
+    logging = {"log_format": request.param, "log_requests": True}
+    own = msgspec.structs.replace(settings, evidently_address="http://127.0.0.1:1", **logging)
+    start(own, "prediction_service.relay")
+    with gunicorn(start, own):
+        yield own
+
+
+def test_no_log_holds_a_value_of_a_record(
+    logging_service: Settings, record: Record, tmp_path: Path
+) -> None:
+    """Valid and invalid ones, explained ones, in paths, in headers and where no request is."""
+    valid = record | {"native_country": COUNTRY}
+    send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
+    send_no_requests(logging_service, json.dumps(valid).encode())
+    wait_until(lambda: "sink unavailable" in text_of(tmp_path), 20, "the relay's warning")
+    wait_until(lambda: text_of(tmp_path).count("no request") == 3, 20, "the server's warnings")
+    wait_until(lambda: text_of(tmp_path).count("POST /predict") >= 36, 20, "the requests' lines")
+    text = text_of(tmp_path)
+    assert not [mark for mark in MARKS if mark in text]
+    if logging_service.log_format == "json":
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert all(line["event"] and line["level"] for line in lines)
+
+
+def send_requests(address: str, valid: Record) -> None:
+    """Requests of every kind with the marks in them."""
+    url = f"{address}/predict"
+    invalid = valid | {"sex": BAD_SEX, "age": BAD_AGE, BAD_FIELD: 1}
+    statuses = [
+        requests.post(url, json=body, params=params, headers=headers, timeout=30).status_code
+        for body in (valid, [valid], invalid, [valid, invalid])
+        for params in ({}, {"explain": "true"}, {"explain": COUNTRY})
+        for headers in ({}, {"Idempotency-Key": COUNTRY}, {"X-Request-ID": f"{COUNTRY} {BAD_SEX}"})
+    ]
+    assert set(statuses) == {200, 400, 422}
+    assert requests.post(url, data=json.dumps(valid)[:-1], timeout=10).status_code == 400
+    assert requests.post(f"{address}/feedback", json=valid, timeout=10).status_code == 422
+    path = f"{address}/{COUNTRY}?{BAD_FIELD}={BAD_AGE}"
+    assert requests.get(path, timeout=10).status_code == 404
+
+
+def send_no_requests(settings: Settings, body: bytes) -> None:
+    """What gunicorn refuses, a record's rest after a wrong length among it."""
+    request = predict_request(body)
+    for sent in (
+        request.replace(b"Content-Length: ", b"Content-Length: 1\r\nX-Was: ") + b"\r\n\r\n",
+        predict_request(body, f"{COUNTRY} {BAD_SEX}"),
+        body + b"\r\n\r\n",
+    ):
+        with connect(settings) as client:
+            client.sendall(sent)
+            assert read_answer(client)[0] == 400
+
+
+def text_of(folder: Path) -> str:
+    """All logs of a test's processes."""
+    return "".join(path.read_text("utf-8") for path in folder.glob("*.log"))
+
+
+def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
+    client: FlaskClient,
+    record: Record,
+    served: ServedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An error inside of scoring, whose message quotes the record."""
+
+    def score(rows: Any) -> None:
+        raise ValueError(f"cannot score {rows}")
+
+    monkeypatch.setattr(served.model, "score", score)
+    for path in ("/predict", "/predict?explain=true"):
+        sent = record | {"native_country": COUNTRY}
+        response = client.post(path, json=sent, headers={"X-Request-ID": "an-id"})
+        assert response.status_code == 500
+        assert response.get_json()["error"]["message"] == "The service failed; its log says why."
+        for word in (b"Traceback", b"ValueError", b"File ", COUNTRY.encode()):
+            assert word not in response.data
+    assert "request_id=an-id error=ValueError" in caplog.text
+    assert "in _answer" in caplog.text
+    assert COUNTRY not in caplog.text
+
+
+def test_every_page_and_error_has_the_security_headers(client: FlaskClient) -> None:
+    for path in ("/", "/model", "/metrics", "/nowhere", "/predict", "/health/ready", "/model/card"):
+        headers = client.get(path).headers
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy, path
+        assert "script-src" not in policy and "unsafe-eval" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+
+
+SERVE_AND_REPORT = """
+import json, sys
+found = []
+sys.addaudithook(lambda event, args: found.append(args) if event == "pickle.find_class" else None)
+from prediction_service.wsgi import app
+client = app.test_client()
+record = json.loads(sys.argv[1])
+answers = [client.post("/predict", json=record), client.post("/predict", json=[record] * 3)]
+answers += [client.get(path) for path in ("/model", "/metrics", "/health/ready")]
+names = {name.partition(".")[0] for name in sys.modules}
+answers.append(client.post("/predict?explain=true", json=record))
+statuses = [answer.status_code for answer in answers]
+print(json.dumps([statuses, found, sorted(names & {"joblib", "cloudpickle", "dill", "shelve"})]))
+"""
+
+
+def test_serving_unpickles_nothing(
+    settings: Settings, model_folder: ModelFolder, record: Record, tmp_path: Path
+) -> None:
+    """numpy and Jinja import the module `pickle` by themselves; here nothing is read with it.
+
+    Python reports each class that an unpickler looks up to audit hooks. XGBoost, with the first
+    explanation, imports scikit-learn and with it joblib where that is installed; in the service's
+    image it is not.
+    """
+    assert model_folder.current()
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE_AND_REPORT, json.dumps(record)],
+        env={**os.environ, **environment(settings)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    statuses, unpickled, modules = json.loads(done.stdout.splitlines()[-1])
+    assert set(statuses) == {200}
+    assert unpickled == []
+    assert modules == []
+
+
+def test_no_module_of_the_service_imports_what_unpickles() -> None:
+    found = [
+        path.name
+        for part in ("prediction_service", "config")
+        for path in Path(__file__).parents[2].joinpath(part).rglob("*.py")
+        if re.search(r"^\s*(import|from) (pickle|joblib|cloudpickle|shelve|dill)", path.read_text())
+    ]
+    assert found == []
