@@ -161,25 +161,30 @@ def test_many_values_are_taken_together_and_hardly_move_a_threshold() -> None:
     assert world.values[world.codes] == pytest.approx(column, abs=0.05)
 
 
+@pytest.fixture
+def census_rows(census_dir: Path, contract: Contract) -> pd.DataFrame:
+    """The census's training split as it is in its file."""
+    names = [*(feature.name for feature in contract.features), "label"]
+    path = census_dir / "adult.data"
+    return pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
+
+
 def test_thresholds_on_census_rows_keep_their_promise(
-    census_dir: Path, monitoring: Monitoring, contract: Contract
+    census_rows: pd.DataFrame, monitoring: Monitoring
 ) -> None:
     """Real columns: heavy tails, and countries that a sample of 5,000 does not have.
 
     The figures of many months are those of `make false-alarms`; here one lenient budget, so that
     there is something to count: 40 alarms a month of each of three columns.
     """
-    names = [*(feature.name for feature in contract.features), "label"]
-    path = census_dir / "adult.data"
-    rows = pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
     columns = ("hours_per_week", "capital_gain", "native_country")
     only = monitoring.with_thresholds({n: 1.0 for n in monitoring.tests if n not in columns})
     only = msgspec.structs.replace(only, false_alarms_per_month=120.0)
     rng = np.random.default_rng(0)
     alarms = []
     for seed in range(8):
-        order = rng.permutation(len(rows))
-        reference, others = rows.iloc[order[:5000]], rows.iloc[order[5000:]]
+        order = rng.permutation(len(census_rows))
+        reference, others = census_rows.iloc[order[:5000]], census_rows.iloc[order[5000:]]
         found = only.with_thresholds(find_thresholds(reference, only, 1000, seed))
         for name in columns:
             windows = [others[name].sample(1000, random_state=rng) for _ in range(100)]
