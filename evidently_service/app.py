@@ -6,11 +6,11 @@ the window.
 
 import logging
 import sqlite3
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from flask import Flask, Response, request, send_file
+from flask import Flask, Response, render_template, request, send_file
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from werkzeug.exceptions import HTTPException
 
@@ -20,6 +20,7 @@ from evidently_service.bodies import RequestError, decode_labels, decode_predict
 from evidently_service.measurement import Measurement, WindowFacts
 from evidently_service.metrics import WindowCollector
 from evidently_service.monitoring import Monitoring
+from evidently_service.reports import LATEST, Reports
 from evidently_service.settings import Settings
 from evidently_service.window import Window
 
@@ -29,7 +30,8 @@ ENDPOINTS = {
     "POST /iterate/<dataset>": "a JSON list of predictions",
     "POST /labels/<dataset>": "a JSON list of labels",
     "GET /drift": "the verdict, for machines",
-    "GET /report": "the latest Evidently report, for people",
+    "GET /report": "the reports that are kept, for people",
+    "GET /report/latest": "the newest, /report/<name> another one",
     "GET /metrics": "for Prometheus",
     "GET /health/live": "the process answers",
     "GET /health/ready": "events can be stored",
@@ -48,7 +50,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.evidently_max_body_bytes
     registry.register(WindowCollector(window, monitoring))
     add_ingest(app, monitoring, contract, window)
-    add_results(app, monitoring, window, settings.report_path)
+    add_results(app, monitoring, window)
+    add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
     return app
@@ -70,7 +73,7 @@ def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: W
         return stored(len(received), window.add_labels(received))
 
 
-def add_results(app: Flask, monitoring: Monitoring, window: Window, report_path: Path) -> None:
+def add_results(app: Flask, monitoring: Monitoring, window: Window) -> None:
     """The routes that show what was measured."""
 
     @app.get("/")
@@ -81,19 +84,42 @@ def add_results(app: Flask, monitoring: Monitoring, window: Window, report_path:
     def drift() -> Response:
         return answer(verdict(monitoring, window))
 
+
+def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
+    """The pages for people. Evidently's own need scripts, the others none."""
+    app.add_template_filter(readable, "time")
+    app.add_template_filter(lambda name: readable(datetime.fromisoformat(name).timestamp()), "seen")
+
     @app.get("/report")
-    def report() -> Response:
-        try:
-            page = send_file(report_path.resolve(), mimetype="text/html", conditional=True)
-        except FileNotFoundError:
+    def report_index() -> Response:
+        page = render_template(
+            "reports.html",
+            has_latest=reports.path(LATEST) is not None,
+            kept=reports.kept(),
+            most=monitoring.reports_kept,
+            min_rows=monitoring.min_rows,
+        )
+        headers = {"Content-Security-Policy": "default-src 'none'; style-src 'self'"}
+        return Response(page, headers=headers | {"Cache-Control": "no-cache"})
+
+    @app.get("/report/<name>")
+    def report(name: str) -> Response:
+        if (path := reports.path(name)) is None:
             raise RequestError(
-                404,
-                "no_report",
-                "There is no report yet: one is written once there are a reference and "
-                f"{monitoring.min_rows} predictions (see /drift).",
-            ) from None
+                404, "no_report", f"There is no report {name!r}: /report lists those that are kept."
+            )
+        page = send_file(path.resolve(), mimetype="text/html", conditional=True)
         page.headers["Cache-Control"] = "no-cache"
         return page
+
+    @app.get("/style.css")
+    def style() -> Response:
+        return Response(render_template("style.css"), mimetype="text/css")
+
+
+def readable(at: float) -> str:
+    """A Unix time in UTC, to the second."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def add_health(app: Flask, window: Window, registry: CollectorRegistry) -> None:

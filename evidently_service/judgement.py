@@ -15,6 +15,7 @@ model's answers are no evidence. A verdict of drift stays until a window clears 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +29,13 @@ from evidently_service.monitoring import OUTPUTS, Monitoring
 from evidently_service.scores import score
 from evidently_service.thresholds import Reference, Thresholds
 from evidently_service.window import Window
+
+
+class Turned(NamedTuple):
+    """A window with which columns were first called drifted."""
+
+    rows: list[Prediction]
+    columns: list[str]
 
 
 class Judge:
@@ -44,17 +52,22 @@ class Judge:
         self.thresholds = thresholds
         self.contract = contract
         self.monitoring = thresholds.monitoring
+        self.turned: list[Turned] = []  # in the last run
         self.period_s = self.monitoring.judge_period_s if judge_period_s is None else judge_period_s
 
     def run(self, reference: Reference) -> Judgement:
         """The verdict after every window that has closed; each is kept before the next."""
+        self.turned = []
         judgement = self.window.judgement()
         if judgement.reference != reference.version.number:
             judgement = begin_anew(judgement, reference.version.number, self.window.last_arrival())
             self.window.keep_judgement(judgement)
         while closed := self._next(judgement):
+            before = judgement.persistent
             judgement = self._judge(judgement, closed, reference)
             self.window.keep_judgement(judgement)
+            if new := [name for name in judgement.persistent if name not in before]:
+                self.turned.append(Turned([row for _, row in closed], new))
         return judgement
 
     def _next(self, judgement: Judgement) -> Sequence[tuple[int, Prediction]]:

@@ -44,6 +44,7 @@ from evidently_service.monitoring import Monitoring, load_monitoring
 from evidently_service.performance import estimate_quality, estimation_error, measure_quality
 from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Registry, RegistryError, Version
+from evidently_service.reports import Kept, Reports
 from evidently_service.segments import Answered, measure_segments
 from evidently_service.settings import Settings
 from evidently_service.thresholds import Reference, Thresholds
@@ -74,7 +75,7 @@ class Measure:
         monitoring: Monitoring,
         contract: Contract,
         *,
-        report_path: Path,
+        reports: Reports,
         judge_period_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -82,7 +83,7 @@ class Measure:
         self.references = references
         self.monitoring = monitoring
         self.contract = contract
-        self.report_path = report_path
+        self.reports = reports
         self.clock = clock
         thresholds = Thresholds(references.folder, monitoring)
         self.judge = Judge(window, thresholds, contract, judge_period_s)
@@ -253,21 +254,23 @@ class Measure:
         return self._loaded
 
     def _report(self, at: float) -> None:
-        """Writes the HTML of the newest drift, whole or not at all.
+        """Keeps the HTML of windows that alerts are about, and writes that of the newest drift.
 
-        It costs more than a measurement, so it waits for its period, but not where it would
-        contradict the verdict beside it.
+        It costs more than a measurement, so the newest waits for its period, but not where it
+        would contradict the verdict beside it.
         """
+        for turned in self.judge.turned:
+            assert self._loaded is not None  # it was judged against it
+            kept = Kept.of(at, turned.columns, self._loaded.version.number, turned.rows)
+            self.reports.keep(self._drift(self._loaded, turned.rows).html(), kept)
+        self.judge.turned = []
         if self._unreported is None:
             return
         due_at, was_drifted = self._reported
         drifted = self._unreported.share_drifted >= self.monitoring.share_drifted
         if at < due_at and drifted == was_drifted:
             return
-        self.report_path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.report_path.with_suffix(".tmp")
-        fresh.write_text(self._unreported.html(), encoding="utf-8")
-        os.replace(fresh, self.report_path)
+        self.reports.write_latest(self._unreported.html())
         self._unreported = None
         self._reported = at + self.monitoring.html_period_s, drifted
 
@@ -331,7 +334,7 @@ def main() -> None:
         references,
         monitoring,
         contract,
-        report_path=settings.report_path,
+        reports=Reports(settings.report_dir, monitoring.reports_kept),
         judge_period_s=settings.judge_period_s,
     )
     for number in (signal.SIGTERM, signal.SIGINT):

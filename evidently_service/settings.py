@@ -52,6 +52,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.window_dir) / "reference"
 
     @property
-    def report_path(self) -> Path:
-        """The latest HTML report."""
-        return Path(self.window_dir) / "reports" / "latest.html"
+    def report_dir(self) -> Path:
+        """The folder of the HTML reports."""
+        return Path(self.window_dir) / "reports"

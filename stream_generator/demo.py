@@ -331,7 +331,7 @@ def addresses(env: dict[str, str]) -> dict[str, str]:
     """What to open."""
     return {
         "prediction service": env["PREDICTION_ADDRESS"],
-        "drift report": f"{env['EVIDENTLY_ADDRESS']}/report",
+        "drift reports": f"{env['EVIDENTLY_ADDRESS']}/report",
         "MLflow": env["MLFLOW_TRACKING_URI"],
         "Prefect": env["PREFECT_API_URL"].removesuffix("/api"),
     }

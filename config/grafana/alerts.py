@@ -75,7 +75,8 @@ score was above 1 in several windows in a row that share no rows. How many false
 the drift overview, from false_alarms_per_month in config/monitoring.yaml. Open "Feature drill down"
 for it. If a data quality problem of the same feature has grown, a field is broken upstream: mend it
 there, for no training helps. If the values are right and the effect on the score is small, wait:
-one feature starts no training. The distributions are in the report at port 3000, /report.""",
+one feature starts no training. The distributions are in the report of the window with which it was
+seen: port 3000, /report.""",
     ),
     Alert(
         name="DatasetDrift",

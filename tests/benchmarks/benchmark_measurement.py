@@ -25,6 +25,7 @@ from evidently_service.monitoring import load_monitoring
 from evidently_service.performance import estimate_quality, measure_quality
 from evidently_service.quality import measure_data_quality
 from evidently_service.registry import References, Version
+from evidently_service.reports import Reports
 from evidently_service.segments import measure_segments
 from evidently_service.thresholds import find_thresholds
 from evidently_service.window import Window
@@ -97,9 +98,7 @@ def whole(reference_rows: list[dict[str, Any]], n_rows: int, folder: Path) -> fl
         events = made_up_predictions(CONTRACT, n_rows, seed=2)
         window.add_predictions(events)
         window.add_labels(labels_of(events, wrong_every=7))
-        measure = Measure(
-            window, references, monitoring, CONTRACT, report_path=folder / "latest.html"
-        )
+        measure = Measure(window, references, monitoring, CONTRACT, reports=Reports(folder, 20))
         taken = []
         for run in range(RUNS + 1):
             measure.run_once()

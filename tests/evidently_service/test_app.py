@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 
-from config.contract import Contract
+from config.contract import Contract, load_contract
 from config.events import Label, Prediction
 from evidently_service.app import create_app
 from evidently_service.measurement import (
@@ -28,6 +28,7 @@ from evidently_service.measurement import (
     WindowFacts,
 )
 from evidently_service.monitoring import Monitoring
+from evidently_service.reports import Kept, Reports
 from evidently_service.settings import Settings
 from evidently_service.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions
@@ -274,15 +275,33 @@ def test_drift_shows_the_latest_measurement_and_the_last_runs_error(
     assert verdict["last_run_at"] == 1_700_000_009.0
 
 
-def test_the_report_is_a_clear_404_until_there_is_one(client: FlaskClient, tmp_path: Path) -> None:
-    answer = get(client, "/report")
-    assert (answer.status_code, answer.json["error"]["code"]) == (404, "no_report")
-    assert "500 predictions" in answer.json["error"]["message"]
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "latest.html").write_text("<html>drift</html>", encoding="utf-8")
-    with get(client, "/report") as found:
-        assert found.status_code == 200
-        assert (found.mimetype, found.text) == ("text/html", "<html>drift</html>")
+def test_the_index_says_when_there_will_be_a_report_and_lists_those_that_are_kept(
+    client: FlaskClient, tmp_path: Path
+) -> None:
+    assert "a reference and 500" in get(client, "/report").text
+    reports = Reports(tmp_path / "reports", most=2)
+    reports.write_latest("<html>drift</html>")
+    rows = made_up_predictions(load_contract(), 3, seed=1)
+    for number in range(3):
+        reports.keep(f"<html>{number}</html>", Kept.of(number, ["<age>", "sex"], "7", rows))
+    index = get(client, "/report")
+    assert "default-src 'none'" in index.headers["Content-Security-Policy"]
+    assert "1970-01-01 00:00:01" in index.text and "1970-01-01 00:00:00" not in index.text
+    assert "&lt;age&gt;, sex" in index.text and "2023-11-14 22:13:20 to" in index.text
+    assert get(client, "/style.css").mimetype == "text/css"
+    for name, html in (("latest", "drift"), ("19700101T000002Z", "2"), ("19700101T000001Z", "1")):
+        assert f"/report/{name}" in index.text
+        with get(client, f"/report/{name}") as found:
+            assert (found.mimetype, found.text) == ("text/html", f"<html>{html}</html>")
+
+
+@pytest.mark.parametrize("name", ["19700101T000000Z", "..%2Fwindow", "latest.html", "a"])
+def test_a_report_that_is_not_kept_is_a_clear_404(client: FlaskClient, name: str) -> None:
+    answer = get(client, f"/report/{name}")
+    assert (answer.status_code, answer.json["error"]["code"]) == (
+        404,
+        "not_found" if "/" in name.replace("%2F", "/") else "no_report",
+    )
 
 
 def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(

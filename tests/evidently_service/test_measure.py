@@ -13,6 +13,7 @@ from evidently_service.measure import Measure, main
 from evidently_service.measurement import LabelCounts, Measurement
 from evidently_service.monitoring import Monitoring
 from evidently_service.registry import References, RegistryError, Version
+from evidently_service.reports import LATEST, Kept, Reports
 from evidently_service.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows, older
 
@@ -92,13 +93,12 @@ def measure(
 ) -> Measure:
     """The measurer of the empty window."""
     references = References(tmp_path / "reference", source)
-    report_path = tmp_path / "reports" / "latest.html"
     return Measure(
         window,
         references,
         small,
         contract,
-        report_path=report_path,
+        reports=Reports(tmp_path / "reports", small.reports_kept),
         judge_period_s=0,
         clock=clock,
     )
@@ -115,6 +115,13 @@ def latest(window: Window) -> Measurement:
     found = window.latest()
     assert found is not None
     return found
+
+
+def newest(measure: Measure) -> str:
+    """The newest report."""
+    path = measure.reports.path(LATEST)
+    assert path is not None
+    return path.read_text("utf-8")
 
 
 def error(window: Window) -> str | None:
@@ -145,7 +152,7 @@ def test_one_row_too_few_is_not_enough_and_one_more_is(
     assert (found.state, found.drifted, found.share_drifted) == ("not_enough_rows", False, None)
     assert (found.features, found.prediction) == ((), ())
     assert (found.model_version, found.reference_rows) == ("1", 2000)
-    assert not measure.report_path.exists()
+    assert measure.reports.path(LATEST) is None
     window.add_predictions(enough[499:500])
     measure.run_once()
     assert latest(window).state == "ok"
@@ -165,7 +172,7 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert found.measured_at == clock.now
     assert found.duration_s is not None and 0 < found.duration_s < 60
     assert error(window) is None
-    assert "native_country" in measure.report_path.read_text("utf-8")
+    assert "native_country" in newest(measure)
 
 
 def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
@@ -404,15 +411,15 @@ def test_the_report_is_written_only_when_it_is_due_and_then_it_is_the_newest(
 ) -> None:
     window.add_predictions(enough[:500])
     measure.run_once()
-    first = measure.report_path.read_bytes()
+    first = newest(measure)
     clock.now += 59
     window.add_predictions(enough[500:])
     measure.run_once()
-    assert measure.report_path.read_bytes() == first
+    assert newest(measure) == first
     clock.now += 1  # no new rows, but the measurement of the last ones is not shown yet
     measure.run_once()
-    assert measure.report_path.read_bytes() != first
-    assert [path.name for path in measure.report_path.parent.iterdir()] == ["latest.html"]
+    assert newest(measure) != first
+    assert [path.name for path in measure.reports.folder.iterdir()] == ["latest.html"]
 
 
 def test_a_report_that_would_contradict_the_verdict_is_replaced_before_it_is_due(
@@ -421,11 +428,35 @@ def test_a_report_that_would_contradict_the_verdict_is_replaced_before_it_is_due
     """Seen in a demo: a minute after the drift its page still said that there was none."""
     window.add_predictions(enough)
     measure.run_once()
-    assert "Dataset Drift is NOT detected" in measure.report_path.read_text("utf-8")
+    assert "Dataset Drift is NOT detected" in newest(measure)
     clock.now += 5
     window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
     measure.run_once()
-    assert "Dataset Drift is detected" in measure.report_path.read_text("utf-8")
+    assert "Dataset Drift is detected" in newest(measure)
+
+
+def test_a_window_with_which_a_column_drifts_has_its_report_kept(
+    measure: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
+) -> None:
+    """Two windows of 600 rows; what comes after the second is not in its report."""
+    older_rows = made_up_predictions(contract, 1200, seed=3, shift=older)
+    window.add_predictions(enough)
+    measure.run_once()
+    assert measure.reports.kept() == []
+    window.add_predictions(older_rows)
+    window.add_predictions(made_up_predictions(contract, 50, seed=4))
+    clock.now += 5
+    measure.run_once()
+    (kept,) = measure.reports.kept()
+    times = older_rows[600].predicted_at, older_rows[1199].predicted_at
+    assert kept == Kept(
+        "20270115T080005Z", ("age", "probability", "income_class"), "1", 600, *times
+    )
+    path = measure.reports.path(kept.name)
+    assert path is not None and "Drift is detected" in path.read_text("utf-8")
+    clock.now += 5
+    measure.run_once()
+    assert len(measure.reports.kept()) == 1
 
 
 def test_old_rows_are_pruned(

@@ -170,7 +170,7 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
     assert [column["name"] for column in after["features"] if column["drifted"]] == ["age"]
     assert after["error"] is None
 
-    report = requests.get(f"{address}/report", timeout=10)
+    report = requests.get(f"{address}/report/latest", timeout=10)
     assert report.headers["Content-Type"].startswith("text/html")
     for _ in range(4):  # whichever worker answers
         text = requests.get(f"{address}/metrics", timeout=10).text
