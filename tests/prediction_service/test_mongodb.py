@@ -82,7 +82,7 @@ def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Writ
     document = sink.collection.find_one({"_id": early.prediction_id})
     assert document and (document["label"], document["model_version"]) == (1, "1")
     (exported,) = sink.labelled()  # but for what is disputed
-    assert exported == LabelledRecord({**early.features}, 1, early.prediction_id, 10.0)
+    assert exported == LabelledRecord({**early.features}, 1, early.prediction_id, 1.7e9)
 
 
 def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str, write: Write) -> None:
