@@ -26,7 +26,8 @@ class JsonLines(logging.Formatter):
         event, fields = split(record)
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json_line(record.created, record.levelname, record.name, event, fields).decode()
+        head = {"at": iso_time(record.created), "level": record.levelname, "logger": record.name}
+        return msgspec.json.encode({**head, "event": event, **fields}).decode()
 
 
 def set_up(log_format: LogFormat, level: int | str = logging.INFO) -> None:
@@ -57,18 +58,6 @@ def split(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     fields = zip(names, record.args)
     plain = {n: v if isinstance(v, (int, float, str)) else str(v) for n, v in fields}
     return FIELD.sub("", str(record.msg)).strip(), plain
-
-
-def json_line(at: float, level: str, logger: str, event: str, fields: dict[str, Any]) -> bytes:
-    """A line without its end; `at` is Unix time."""
-    head = {"at": iso_time(at), "level": level, "logger": logger, "event": event}
-    return msgspec.json.encode(head | fields)
-
-
-def text_line(at: float, level: str, logger: str, event: str, fields: dict[str, Any]) -> bytes:
-    """The same for people, as `TEXT` has it."""
-    words = "".join(f" {name}={value}" for name, value in fields.items())
-    return f"{local_time(at)} {level} {logger} {event}{words}".encode()
 
 
 def iso_time(at: float) -> str:

@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from config.logs import LogFormat, json_line, text_line
+from config.logs import LogFormat, iso_time, local_time
 from prediction_service.errors import NotAuthorized
 from prediction_service.keys import Keys
 
@@ -27,8 +27,19 @@ ERROR = "prediction_service.error"  # what Flask is to raise
 LOGGER = "prediction_service.requests"
 STDERR = 2
 ATOMIC_BYTES = 4096  # of a write to a pipe
+MOST_WAITING = 20_000  # where nobody takes the lines, the oldest are let go of
 REQUEST_ID_RULE = "1 to 100 letters, digits, '.', '_', ':' and '-'"
 is_request_id = re.compile(r"[A-Za-z0-9._:-]{1,100}").fullmatch
+
+
+class Answered(NamedTuple):
+    """What is logged of a request."""
+
+    at: float  # Unix time
+    request_id: str
+    route: str
+    status: str  # three digits
+    seconds: float
 
 
 class RequestLog:
@@ -36,27 +47,22 @@ class RequestLog:
 
     def __init__(self, log_format: LogFormat, routes: Collection[str]) -> None:
         """`routes`: what there is, as `GET /model`; anything else is logged as `unknown`."""
-        self._line = json_line if log_format == "json" else text_line
+        self._line = as_json if log_format == "json" else as_text
         self._routes = frozenset(routes)
-        self._lines: deque[bytes] = deque()
+        self._answered: deque[Answered] = deque(maxlen=MOST_WAITING)
         self._is_flushed_later = False
 
-    def write(self, request_id: str, route: str, status: str, seconds: float) -> None:
-        """Adds a line, past `logging`, which takes several times as long."""
-        fields = {
-            "request_id": request_id,
-            "route": route if route in self._routes else "unknown",
-            "status": int(status or 0),
-            "ms": round(seconds * 1000, 3),
-        }
-        self._lines.append(self._line(time.time(), "INFO", LOGGER, "request", fields) + b"\n")
+    def add(self, request_id: str, route: str, status: str, seconds: float) -> None:
+        """Logs a request, past `logging`, which takes several times as long."""
+        known = route if route in self._routes else "unknown"
+        self._answered.append(Answered(time.time(), request_id, known, status, seconds))
         if not self._is_flushed_later:
             self.flush()
 
     def flush_every(self, period_s: float) -> threading.Thread:
         """Writes what has come together from a thread, and at the end of this process.
 
-        A write for each line would cost more than all else that is done here.
+        Made and written one by one, lines would cost more than all else that is done here.
         """
         self._is_flushed_later = True
         atexit.register(self.flush)
@@ -67,18 +73,45 @@ class RequestLog:
     def flush(self) -> None:
         """Writes what is there, in pieces that do not mix with those of other workers."""
         piece = b""
-        with suppress(IndexError):  # at the end: the requests go on adding lines meanwhile
-            while line := self._lines.popleft():
-                if len(piece) + len(line) > ATOMIC_BYTES:
-                    write_to_stderr(piece)
-                    piece = b""
-                piece += line
+        for line in self._take_lines():
+            if len(piece) + len(line) > ATOMIC_BYTES:
+                write_to_stderr(piece)
+                piece = b""
+            piece += line
         write_to_stderr(piece)
+
+    def _take_lines(self) -> Iterator[bytes]:
+        with suppress(IndexError):  # at the end: the requests go on adding meanwhile
+            while True:
+                yield self._line(self._answered.popleft()).encode()
 
     def _keep_flushing(self, period_s: float) -> None:
         while True:
             time.sleep(period_s)
             self.flush()
+
+
+def as_text(one: Answered) -> str:
+    """A line for people."""
+    return (
+        f"{local_time(one.at)} INFO {LOGGER} request request_id={one.request_id}"
+        f" route={one.route} status={one.status} ms={one.seconds * 1000:.3f}\n"
+    )
+
+
+def as_json(one: Answered) -> str:
+    """A line for programs. Nothing in it needs an escape: see `is_request_id`."""
+    return (
+        f'{{"at":"{iso_time(one.at)}","level":"INFO","logger":"{LOGGER}","event":"request",'
+        f'"request_id":"{one.request_id}","route":"{one.route}","status":{one.status},'
+        f'"ms":{one.seconds * 1000:.3f}}}\n'
+    )
+
+
+def write_to_stderr(lines: bytes) -> None:
+    """Writes lines; where nobody takes them, that is no reason to fail a request."""
+    with suppress(OSError):
+        os.write(STDERR, lines)
 
 
 class Entrance:
@@ -125,13 +158,7 @@ class Entrance:
             getattr(parts, "close", int)()
             route = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
             seconds = time.perf_counter() - begun
-            self.request_log.write(answer.request_id, route, answer.status, seconds)
-
-
-def write_to_stderr(lines: bytes) -> None:
-    """Writes lines; where nobody takes them, that is no reason to fail a request."""
-    with suppress(OSError):
-        os.write(STDERR, lines)
+            self.request_log.add(answer.request_id, route, answer.status, seconds)
 
 
 class Answering:
@@ -140,7 +167,7 @@ class Answering:
     def __init__(self, start: StartResponse, request_id: str) -> None:
         self._start = start
         self.request_id = request_id
-        self.status = ""  # three digits, once it is known
+        self.status = "500"  # until it is known
 
     def start(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
         """Starts the answer."""

@@ -17,6 +17,7 @@ from config.api_keys import hash_of, make_key
 from config.events import Label
 from config.settings import SettingsError, read_settings
 from prediction_service.app import OPEN_PATHS, create_app
+from prediction_service.entrance import MOST_WAITING, RequestLog
 from prediction_service.journal import Journal, read_after
 from prediction_service.log_of_record import stored_labelled
 from prediction_service.metrics import Metrics
@@ -185,3 +186,14 @@ def test_lines_are_text_unless_json_is_asked_for_and_can_be_left_out(
     response = make_client(log_requests=False).get("/health/live")
     assert response.headers["X-Request-ID"]
     assert capfd.readouterr().err == ""
+
+
+def test_lines_that_nobody_takes_do_not_fill_the_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    request_log = RequestLog("text", ["GET /model"])
+    request_log.flush_every(3600)
+    for number in range(MOST_WAITING + 5):
+        request_log.add(f"id-{number}", "GET /model", "200", 0.001)
+    request_log.flush()
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == MOST_WAITING
+    assert "request_id=id-5 " in lines[0]

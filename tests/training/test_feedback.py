@@ -1,6 +1,7 @@
 """Labelled production rows from a real MongoDB server, written by the prediction service's sink."""
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from config.settings import SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.mongodb import MongoSink
 from training import feedback
-from training.feedback import FeedbackUnavailable, read_feedback
+from training.feedback import FeedbackUnavailable, count_labelled, read_feedback
 from training.settings import Settings
 
 
@@ -82,6 +83,7 @@ def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
     on = msgspec.structs.replace(settings, api_key_hashes=f"planning={'0' * 64}")
     assert read_feedback(on, contract).rows["prediction_id"].tolist() == ["planning"]
     assert len(read_feedback(settings, contract).rows) == 3
+    assert [count_labelled(one, datetime.fromtimestamp(0, UTC)) for one in (on, settings)] == [1, 3]
 
 
 def test_no_labels_are_no_rows(sink, settings, record, contract):
