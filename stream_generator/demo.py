@@ -147,7 +147,8 @@ class Demo:
         """The training flow against MLflow and Prefect alone."""
         with running(self.env, self.log_path, REGISTRY) as self.honcho:
             wait_healthy(self.env, self.honcho, self.log_path, ("mlflow", "prefect"))
-            train(self.env, self.options)
+            with self.stage("train", "hyperopt search, fit, evaluate, register, gate, promote"):
+                train(self.env, self.options)
 
     def serves(self, version: str) -> bool:
         """True when the services answer with a version and compare with its reference."""

@@ -39,6 +39,7 @@ class Objective:
             "point": point,
             "params": outcome.params,
             "metrics": outcome.metrics,
+            "fold_losses": outcome.fold_losses,
         }
 
 
@@ -63,7 +64,7 @@ def run_spark_search(
     # In hyperopt's dispatcher thread, where an exception would stop the search without a word.
     def after_each(trials: SparkTrials) -> tuple[bool, list[object]]:
         if best := best_result(results(trials)):
-            objective.to_beat = ToBeat(best["metrics"]["screening_log_loss"], best["loss"])
+            objective.to_beat = ToBeat(best["fold_losses"], best["loss"])
         return time.monotonic() > deadline, []
 
     trials = SparkTrials(parallelism=context.defaultParallelism, spark_session=spark)

@@ -65,6 +65,14 @@ def test_a_setting_that_the_first_folds_show_to_be_hopeless_is_given_up(folds, m
     assert all("screening_log_loss" in metrics for metrics in seen)
 
 
+def test_a_fold_that_is_not_on_the_way_to_its_limit_is_given_up_early(folds, monkeypatch):
+    monkeypatch.setattr(search, "TELLING_TREES", 0.3)  # 3 trees at a learning rate of 0.1
+    whole, near, far = (folds.fit([0], PARAMS, limit)[0].losses for limit in (None, [1.0], [0.0]))
+    assert np.array_equal(near, whole)
+    assert 4 <= len(far) < len(whole) == 8
+    assert np.array_equal(far, whole[: len(far)])
+
+
 def test_validation_losses_stop_at_the_same_tree_whatever_smote_does_to_the_odds(folds):
     """Raised odds alone would make the loss of good trees look bad."""
     few, many = (PARAMS | {"smote_ratio": ratio} for ratio in (0.5, 1.0))

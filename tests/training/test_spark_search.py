@@ -22,28 +22,28 @@ class KillsOnce(Folds):
 
     marker: Path = Path("unset")
 
-    def fit(self, folds, params):
+    def fit(self, folds, params, limits=None):
         """As a fold is fitted, but for the first time."""
         if not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().fit(folds, params)
+        return super().fit(folds, params, limits)
 
 
 class FailsForDeepTrees(Folds):
     """Raises for some settings."""
 
-    def fit(self, folds, params):
+    def fit(self, folds, params, limits=None):
         """As a fold is fitted, but for deep trees."""
         if params["max_depth"] > 5:
             raise MemoryError("deep trees")
-        return super().fit(folds, params)
+        return super().fit(folds, params, limits)
 
 
 class Fails(Folds):
     """Raises for every setting."""
 
-    def fit(self, folds, params):
+    def fit(self, folds, params, limits=None):
         """Never fits."""
         raise MemoryError("no memory")
 
