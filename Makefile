@@ -125,6 +125,10 @@ benchmark-measurement: setup  ## what one measurement of the window costs, besid
 benchmark-monitoring: setup  ## predictions a second that the monitoring takes in, beside what is emitted; freshness; memory: 4 minutes
 	$(BIN)/python -m tests.benchmarks.benchmark_monitoring
 
+.PHONY: fuzz
+fuzz: setup  ## 100,000 hostile requests: none may be answered 5xx or hang: 6 minutes
+	$(BIN)/python -m tests.fuzz.fuzz
+
 .PHONY: drills
 drills: setup  ## what happens in the world, and which alerts fire for it; needs prometheus: 7 minutes
 	$(BIN)/python -m tests.drills.drills

@@ -1,0 +1,319 @@
+"""Requests that nobody should send: hostile JSON in good HTTP, and HTTP that is broken itself.
+
+All follow from a seed, so that a request that was answered badly can be sent again.
+"""
+
+import json
+import random
+import string
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+
+HEAD_ROOM = 200
+PATHS = (
+    "/predict",
+    "/predict?explain=true",
+    "/feedback",
+    "/model",
+    "/health/ready",
+    "/metrics",
+    "/",
+)
+QUERIES = (
+    "?explain=maybe",
+    "?explain=true&explain=false",
+    "?%00",
+    "?explain=%ff",
+    "?=&&=;",
+    "?" + "x" * 3000,
+)
+METHODS = (
+    "GET",
+    "HEAD",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "TRACE",
+    "CONNECT",
+    "PATCH",
+    "post",
+    "X",
+    "PRI",
+)
+VERSIONS = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/0.9", "HTTP/1.10", "http/1.1", "HTTP/", "")
+HEADERS = (
+    "Content-Type: text/html",
+    "Content-Type: application/x-www-form-urlencoded",
+    "Content-Type: multipart/form-data; boundary=x",
+    "Content-Encoding: gzip",
+    "Expect: 100-continue",
+    "Expect: 200-ok",
+    "Connection: close",
+    "Connection: upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAAA",
+    "Connection: keep-alive, close, te",
+    "Idempotency-Key:",
+    "Idempotency-Key: " + "k" * 300,
+    "Idempotency-Key: \xff\xfe",
+    "X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off",
+    "X-Forwarded-For: " + "1.2.3.4, " * 50,
+    "SCRIPT_NAME: /elsewhere",
+    "PATH_INFO: /metrics",
+    "Content_Length: 3",
+    "Host: another",
+    "Host: a b c",
+    "Range: bytes=0-1,5-",
+    "Accept: " + "*/*;q=0.1," * 100,
+    "Cookie: session=" + "A" * 500,
+    "Authorization: Basic !!!",
+    "If-None-Match: *",
+    "X: " + "y" * 9000,
+    "X y: z",
+    ": empty",
+    "no colon",
+    " folded: line",
+    "X: a\x00b",
+    "X: a\rb",
+    "X: a\nInjected: b",
+    "Trailer: Expires",
+    "TE: trailers, deflate;q=0.5",
+)
+LENGTHS = (
+    "-1",
+    "+5",
+    "0x10",
+    "5, 5",
+    "1e3",
+    "",
+    " ",
+    "99999999999999999999",
+    "9" * 5000,
+    "00000000000000000007",
+    "\xb2",
+    "3\r\nContent-Length: 4",
+)
+CODINGS = (
+    "chunked",
+    "Chunked",
+    "chunked, chunked",
+    "gzip, chunked",
+    "chunked, gzip",
+    "identity",
+    "gzip",
+    "xchunked",
+    "",
+    "\x0bchunked",
+    "chunked\r\nTransfer-Encoding: identity",
+)
+CHUNKS = (
+    "5\r\nabc",
+    "zz\r\nabc\r\n0\r\n\r\n",
+    "-1\r\na\r\n0\r\n\r\n",
+    "0\r\nHost: b\r\n\r\n",
+    "0\r\n: x\r\n\r\n",
+    "1\r\nabc\r\n0\r\n\r\n",
+    "ffffffffffffffff\r\n",
+    "f" * 40 + "\r\n",
+    '1;x="\r\na\r\n0\r\n\r\n',
+    "1\na\n0\n\n",
+    "\r\n\r\n",
+    "1;" + "x" * 3000 + "\r\na\r\n0\r\n\r\n",
+    "0 \r\n\r\n",
+    "1\r\n{\r\n" * 300 + "0\r\n\r\n",
+)
+
+
+class Hostile(NamedTuple):
+    """What is sent on one connection."""
+
+    kind: str
+    content: bytes
+    hangs_up: bool = True  # the client says that it sends no more; else it only waits
+
+
+class Generator:
+    """Makes one after the other. `record` is a valid one."""
+
+    def __init__(self, seed: int, record: Record) -> None:
+        self.random = random.Random(seed)
+        self.record = record
+        self._kinds: list[Callable[[], Hostile]] = [
+            self._json,
+            self._json,
+            self._text,
+            self._feedback,
+            self._header,
+            self._length,
+            self._chunks,
+            self._line,
+            self._damaged,
+            self._cut,
+            self._noise,
+            self._pipeline,
+        ]
+
+    def next(self) -> Hostile:
+        """The next one."""
+        return self.random.choice(self._kinds)()
+
+    def value(self, depth: int = 0) -> Any:
+        """Any JSON value, the worst among them."""
+        simple: list[Any] = [
+            None,
+            True,
+            0,
+            -1,
+            1.5,
+            -0.0,
+            2**31,
+            -(2**63),
+            2**64,
+            10**300,
+            10**400,
+            1e308,
+            float("nan"),
+            float("-inf"),
+            "",
+            "Private",
+            "\x00",
+            "\ud800",
+            "é" * 50,
+            "x" * self.random.choice([1, 99, 100, 101, 5000]),
+            "<script>alert(1)</script>",
+            "' OR 1=1 --",
+            "${jndi:ldap://a}",
+            "../../etc/passwd",
+        ]
+        if depth < 3 and self.random.random() < 0.3:
+            inner = [self.value(depth + 1) for _ in range(self.random.randrange(4))]
+            return inner if self.random.random() < 0.5 else {str(one)[:20]: one for one in inner}
+        return self.random.choice(simple)
+
+    def wrong_record(self) -> Any:
+        """A record with a few things wrong."""
+        record: Any = dict(self.record)
+        for _ in range(self.random.randrange(1, 4)):
+            name = self.random.choice([*self.record, "surprise", "", "age "])
+            match self.random.randrange(4):
+                case 0:
+                    record.pop(name, None)
+                case 1:
+                    record = {name: record.pop(name, 1), **record}
+                case _:
+                    record[name] = self.value()
+        return record
+
+    def request(self, body: bytes, *headers: str, path: str = "", method: str = "POST") -> bytes:
+        """A request in good HTTP, but for the headers that are given."""
+        path = path or self.random.choice(PATHS)
+        head = [f"{method} {path} HTTP/1.1", "Host: here", f"Content-Length: {len(body)}", *headers]
+        return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
+
+    def valid(self) -> bytes:
+        """A request that is answered with 200."""
+        return self.request(json.dumps(self.record).encode(), path="/predict")
+
+    def _json(self) -> Hostile:
+        body: Any = self.wrong_record()
+        if self.random.random() < 0.3:
+            body = [self.wrong_record() for _ in range(self.random.randrange(60))]
+        elif self.random.random() < 0.2:
+            body = self.value()
+        text = json.dumps(body, ensure_ascii=self.random.random() < 0.5)
+        path = self.random.choice(["/predict", "/predict?explain=true"])
+        return Hostile("json", self.request(text.encode("utf-8", "surrogatepass"), path=path))
+
+    def _text(self) -> Hostile:
+        """What is nearly JSON, or in another encoding."""
+        text = json.dumps(self.record)
+        at = self.random.randrange(len(text))
+        changed = self.random.choice(
+            [
+                text[:at].encode(),
+                text[:at].encode() + bytes([self.random.randrange(256)]) + text[at:].encode(),
+                text.replace('"age"', '"age": 30, "age"').encode(),
+                text.replace('"age"', '"\\u0061ge": 30, "age"').encode(),
+                text.encode("utf-16"),
+                b"\xef\xbb\xbf" + text.encode(),
+                (text + text).encode(),
+                b"[" * self.random.choice([10, 1000, 19_000]),
+                b'{"a":' * self.random.choice([10, 3000]),
+                b'{"age": ' + b"9" * self.random.choice([30, 4000, 5000]) + b"}",
+                b"{" + b",".join(b'"%d":1' % index for index in range(2000)) + b"}",
+                b"[" + b",".join([text.encode()] * 51) + b"]",
+                b" " * 20_000,
+                b"x" * 20_001,
+                self.random.randbytes(self.random.randrange(200)),
+            ]
+        )
+        path = self.random.choice(["/predict", "/feedback", "/predict?explain=true"])
+        return Hostile("text", self.request(changed, path=path))
+
+    def _feedback(self) -> Hostile:
+        one = {"prediction_id": self.random.choice(["0" * 32, "G" * 32, self.value()])}
+        one["label"] = self.random.choice([0, 1, 2, True, 1.0, self.value()])
+        body = self.random.choice([one, [one, one], [one] * 60, self.value()])
+        return Hostile("feedback", self.request(json.dumps(body).encode(), path="/feedback"))
+
+    def _header(self) -> Hostile:
+        headers = self.random.choices(HEADERS, k=self.random.choice([1, 1, 2, 3, 120]))
+        return Hostile("header", self.request(json.dumps(self.record).encode(), *headers))
+
+    def _length(self) -> Hostile:
+        request = self.valid()
+        length, body = self.random.choice(LENGTHS), request.partition(b"\r\n\r\n")[2]
+        head = f"POST {self.random.choice(PATHS)} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}"
+        return Hostile("length", head.encode("latin-1") + b"\r\n\r\n" + body)
+
+    def _chunks(self) -> Hostile:
+        coding = self.random.choice(CODINGS)
+        head = (
+            f"POST {self.random.choice(PATHS)} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}"
+        )
+        if self.random.random() < 0.2:
+            head += "\r\nContent-Length: 3"
+        chunks = self.random.choice(CHUNKS)
+        return Hostile("chunks", f"{head}\r\n\r\n{chunks}".encode("latin-1"))
+
+    def _line(self) -> Hostile:
+        method = self.random.choice([*METHODS, "POST", "A" * 30])
+        path = self.random.choice(PATHS) + self.random.choice(["", *QUERIES])
+        path = self.random.choice(
+            [path, path, "http://elsewhere/predict", "//predict", "/%00", "/%zz", "/../model", "*"]
+            + ["", "/" + "a" * 9000, "/pr\xe9dict", "here:80", "/model/card/", "/static/../wsgi.py"]
+        )
+        version = self.random.choice(VERSIONS)
+        return Hostile("line", f"{method} {path} {version}\r\nHost: a\r\n\r\n".encode("latin-1"))
+
+    def _damaged(self) -> Hostile:
+        """A valid request with some of its bytes changed, taken out or put in."""
+        content = bytearray(self.valid())
+        for _ in range(self.random.randrange(1, 6)):
+            at = self.random.randrange(len(content))
+            match self.random.randrange(3):
+                case 0:
+                    content[at] = self.random.randrange(256)
+                case 1:
+                    del content[at]
+                case _:
+                    content.insert(at, self.random.choice(b'\r\n\x00 :{}[]",'))
+        return Hostile("damaged", bytes(content))
+
+    def _cut(self) -> Hostile:
+        """A valid request that ends early; some leave the service waiting for the rest."""
+        content = self.valid()
+        at = self.random.randrange(len(content))
+        return Hostile("cut", content[:at], hangs_up=self.random.random() < 0.95)
+
+    def _noise(self) -> Hostile:
+        letters = (string.printable + "\r\n" * 20).encode()
+        n_bytes = self.random.choice([1, 10, 1000, 70_000])
+        noise = bytes(self.random.choices(letters, k=min(n_bytes, 2000))) * (n_bytes // 2000 or 1)
+        tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+        return Hostile("noise", self.random.choice([noise, self.random.randbytes(n_bytes), tls]))
+
+    def _pipeline(self) -> Hostile:
+        """Several behind each other, good and bad ones."""
+        parts = [self.next().content for _ in range(self.random.randrange(2, 5))]
+        return Hostile("pipeline", self.valid() + b"".join(parts))
