@@ -238,6 +238,7 @@ def settled(address: str) -> tuple[dict[str, float], dict[str, Any]] | None:
         for name, value in metrics.items()
         if not any(part in name for part in OF_THE_MOMENT)
     }
+    verdict["judgement"].pop("arrival")  # what came twice has taken numbers
     return kept, verdict["judgement"]
 
 

@@ -145,10 +145,19 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
 
 
+@pytest.fixture
+def service_registry(tracking_uri):
+    """The registry as the prediction service sees it, which it tells the whole process."""
+    yield lambda run_id: ServiceRegistry(tracking_uri, run_id)
+    mlflow.set_registry_uri("")
+
+
 @pytest.mark.usefixtures("small_census")
-def test_a_run_is_served_by_the_sums_that_were_kept_of_its_files(contract, tracking_uri, tmp_path):
+def test_a_run_is_served_by_the_sums_that_were_kept_of_its_files(
+    contract, service_registry, tmp_path
+):
     run_id = flow.train(**SMALL)["run_id"]
-    models, registry = ModelFolder(tmp_path / "model"), ServiceRegistry(tracking_uri, run_id)
+    models, registry = ModelFolder(tmp_path / "model"), service_registry(run_id)
     assert {GRAPH, GOLDEN, BOOSTER, CARD} < registry.wanted().digests.keys()
     Follower(registry, models, contract).follow()
     current = models.current()
