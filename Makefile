@@ -80,11 +80,11 @@ test: lint  ## black --check, pylint, mypy and pytest
 	$(BIN)/pytest
 
 .PHONY: test-slow
-test-slow: setup spark  ## notebooks executed, Spark, the dashboards' queries: 8 minutes
+test-slow: setup spark  ## the demo, drills, notebooks, Spark, the dashboards' queries: 12 minutes
 	$(BIN)/pytest -m slow
 
 .PHONY: test-all
-test-all: test test-slow test-containers  ## everything: 30 minutes
+test-all: test test-slow test-containers  ## everything: 35 minutes
 
 .PHONY: train
 train: setup  ## the training flow with MLflow and Prefect of its own

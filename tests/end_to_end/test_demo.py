@@ -44,6 +44,7 @@ def listening(environment: dict[str, str]) -> list[str]:
     return [name for name in PORTS if accepts_connections(int(environment[name]))]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(620)
 def test_the_demo_closes_the_loop_and_loses_nothing(demo, environment, tmp_path):
     code = demo.wait(600)

@@ -284,6 +284,7 @@ def version(
     return mlflow_registry.promote(made_up_rows(contract, 2000, seed=1000)).number
 
 
+@pytest.mark.slow
 def test_a_service_killed_in_the_middle_comes_to_the_metrics_of_one_that_was_not(
     start: Start, address: str, environment: dict[str, str], contract: Contract, version: str
 ) -> None:

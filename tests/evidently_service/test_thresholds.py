@@ -169,6 +169,7 @@ def census_rows(census_dir: Path, contract: Contract) -> pd.DataFrame:
     return pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
 
 
+@pytest.mark.slow
 def test_thresholds_on_census_rows_keep_their_promise(
     census_rows: pd.DataFrame, monitoring: Monitoring
 ) -> None:
