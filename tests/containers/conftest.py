@@ -152,6 +152,7 @@ WITHOUT_USERS = """\
   follower: *open
   relay: *open
   jupyter: *open
+  worker: *open
 """
 
 
@@ -172,6 +173,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     env = {n: value for n, value in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))}
     env |= {name: str(free_port()) for name in PORTS.values()}
     env |= {
+        "WATCH_BUDGET": "0",  # the drift that a test makes would start a training beside the others
         "COMPOSE_PROJECT_NAME": f"income-test-{os.getpid()}",
         "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}:{override}",
         "COMPOSE_ENV_FILES": str(ROOT / ".env.example"),  # not the .env of whoever runs this
