@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import inspect
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -167,6 +168,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--rate", type=float, default=300, help="requests a second (300)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), os.environ.get("MONGODB_TEST_URI", ""))
         outcome = asyncio.run(soak.run(options.rate, options.seconds))

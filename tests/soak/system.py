@@ -97,7 +97,9 @@ class System:
             mongodb_address=mongodb_address,
             mongodb_database=database,
             evidently_address=f"http://127.0.0.1:{free_port()}",
-            sink_timeout_s=5.0,
+            # Not every server that speaks MongoDB's protocol finds an id that it has quickly.
+            sink_timeout_s=30.0,
+            relay_batch_rows=100,
             relay_batch_age_s=0.2,
             relay_backoff_max_s=1.0,
         )
