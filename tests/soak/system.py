@@ -159,7 +159,8 @@ class System:
         if mongodb_address:
             settings = msgspec.structs.replace(self.settings, mongodb_address=mongodb_address)
             with closing(MongoSink.of(settings)) as sink:
-                record = [one.prediction_id for one in sink.predictions()]
+                found = sink.collection.find({"predicted_at": {"$exists": True}}, {"_id": 1})
+                record = [one["_id"] for one in found.batch_size(10_000)]
         else:
             root = self.settings.journal_path
             record = [i for kind, ids in journalled_ids(root) if kind == "prediction" for i in ids]
