@@ -126,7 +126,7 @@ benchmark-monitoring: setup  ## predictions a second that the monitoring takes i
 	$(BIN)/python -m tests.benchmarks.benchmark_monitoring
 
 .PHONY: fuzz
-fuzz: setup  ## 100,000 hostile requests: none may be answered 5xx or hang: 6 minutes
+fuzz: setup  ## 100,000 hostile requests: none may be answered 5xx or hang: 2 minutes
 	$(BIN)/python -m tests.fuzz.fuzz
 
 .PHONY: soak

@@ -1,6 +1,7 @@
 """What the tests of every part share: the contract, a valid record, ports, a MongoDB server."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,16 @@ def census_dir() -> Path:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of the loopback interface that nobody listens on just now.
+
+    Not one that the kernel would choose: those are what outgoing connections get, and the next one
+    may take it before the server that it is meant for.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 30, what: str = "") -> Any:
