@@ -129,6 +129,10 @@ benchmark-monitoring: setup  ## predictions a second that the monitoring takes i
 fuzz: setup  ## 100,000 hostile requests: none may be answered 5xx or hang: 2 minutes
 	$(BIN)/python -m tests.fuzz.fuzz
 
+.PHONY: soak
+soak: setup  ## load while sinks fall, processes are killed, the disk fills; then everything is counted: 4 minutes
+	$(BIN)/python -m tests.soak.soak
+
 .PHONY: drills
 drills: setup  ## what happens in the world, and which alerts fire for it; needs prometheus: 7 minutes
 	$(BIN)/python -m tests.drills.drills

@@ -1,6 +1,7 @@
 """How far each sink has got in each journal, and what a sink refused: `JOURNAL_DIR/relay.db`.
 
-Written by the relay alone; the workers read it for their gauges.
+Written by the relay, and by `journal replay` where a sink takes what it had refused; the workers
+read it for their gauges.
 """
 
 import sqlite3
@@ -55,6 +56,21 @@ class Cursors:
         """Keeps an event that a sink refuses; a second time replaces the first."""
         row = (sink, journal, event.seq, event.kind, event.body, reason, at)
         self._write("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def letters(self, sink: str) -> list[tuple[str, StoredEvent]]:
+        """What a sink has refused, each with its journal."""
+        query = (
+            "SELECT journal, seq, kind, CAST(body AS TEXT) ->> 'prediction_id', at, body"
+            " FROM dead_letter WHERE sink = ? ORDER BY journal, seq"
+        )
+        with self._mutex:
+            rows = self._connection.execute(query, (sink,)).fetchall()
+        return [(journal, StoredEvent(*event)) for journal, *event in rows]
+
+    def drop_letter(self, sink: str, journal: str, seq: int) -> None:
+        """Forgets that a sink refused an event, now that it has it."""
+        where = "sink = ? AND journal = ? AND seq = ?"
+        self._write(f"DELETE FROM dead_letter WHERE {where}", (sink, journal, seq))
 
     def set_label_states(self, states: dict[str, int]) -> None:
         """Records how many labels are matched, pending and conflicting."""

@@ -13,7 +13,8 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from config.heartbeat import beat
@@ -113,26 +114,35 @@ class Shipper:
             log.warning("journal not read path=%s reason=%s", path, err)
             return False
         if events:
-            self._deliver(path.stem, events)
+            deliver(self.sink, events, partial(self._set_aside, path.stem))
             self.cursors.advance(self.sink.name, path.stem, events[-1].seq)
         is_full = len(events) == self.settings.relay_batch_rows
         if is_dead and not is_full:
             self._finished.add(path)
         return is_full
 
-    def _deliver(self, journal: str, events: list[StoredEvent]) -> None:
-        """Stores a batch; halves a refused one until only the events at fault are set aside."""
-        try:
-            self.sink.send(events)
-        except EventsRefused as err:
-            if len(events) == 1:
-                # The reason is kept with the event: it may quote a record, and no log does.
-                log.error("event set aside sink=%s event=%s", self.sink.name, events[0].seq)
-                self.cursors.bury(self.sink.name, journal, events[0], str(err), time.time())
-                return
-            middle = len(events) // 2
-            self._deliver(journal, events[:middle])
-            self._deliver(journal, events[middle:])
+    def _set_aside(self, journal: str, event: StoredEvent, reason: str) -> None:
+        # The reason is kept with the event: it may quote a record, and no log does.
+        log.error("event set aside sink=%s event=%s", self.sink.name, event.seq)
+        self.cursors.bury(self.sink.name, journal, event, reason, time.time())
+
+
+def deliver(
+    sink: Sink, events: list[StoredEvent], set_aside: Callable[[StoredEvent, str], None]
+) -> None:
+    """Stores a batch; halves a refused one until only the events at fault are set aside.
+
+    `set_aside` is told each of them with the reason. Raises SinkUnavailable.
+    """
+    try:
+        sink.send(events)
+    except EventsRefused as err:
+        if len(events) == 1:
+            set_aside(events[0], str(err))
+            return
+        middle = len(events) // 2
+        deliver(sink, events[:middle], set_aside)
+        deliver(sink, events[middle:], set_aside)
 
 
 def backoff_s(failures: int, longest_s: float) -> float:

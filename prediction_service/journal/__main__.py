@@ -1,4 +1,7 @@
-"""What is stored: `python -m prediction_service.journal status [--json] | export [--labelled]`."""
+"""What is stored, and what sinks refused:
+
+python -m prediction_service.journal status [--json] | export [--labelled] | replay [--all]
+"""
 
 import argparse
 import json
@@ -20,6 +23,7 @@ from prediction_service.log_of_record import (
     stored_labelled,
     stored_predictions,
 )
+from prediction_service.resend import resend
 from prediction_service.settings import Settings
 from prediction_service.sinks import SinkUnavailable
 
@@ -89,6 +93,12 @@ def print_lines(rows: Iterable[msgspec.Struct]) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
 
 
+def print_resent(settings: Settings, everything: bool) -> None:
+    """Sends events to their sinks once more and prints how many."""
+    for one in resend(settings, everything):
+        print(f"{one.sink}: {one.sent} sent, {one.refused} refused")
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m prediction_service.journal")
@@ -101,11 +111,15 @@ def main() -> None:
         action="store_true",
         help="those whose true class is known, as `python -m training ingest` reads them",
     )
+    replay = commands.add_parser("replay", help="send once more what the sinks had refused")
+    replay.add_argument("--all", action="store_true", help="all that the journals still hold")
     arguments = parser.parse_args()
     settings = read_settings(Settings, os.environ)
     try:
         if arguments.command == "status":
             print_status(settings, arguments.json)
+        elif arguments.command == "replay":
+            print_resent(settings, arguments.all)
         elif arguments.labelled:
             print_labelled(settings)
         else:

@@ -11,10 +11,12 @@ application; the second is under gunicorn's own worker for kept connections.
 import argparse
 import random
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +25,20 @@ import numpy as np
 from config.contract import load_contract
 from config.events import Prediction
 from prediction_service.journal import Journal
-from tests.benchmarks.load import Client
+from tests.benchmarks.load import Client, Target
 from tests.benchmarks.report import at_least, at_most, result, write
 from tests.benchmarks.served_model import Records, TrainedModel, train
-from tests.benchmarks.servers import Server, floor, gthread_floor, mlflow_server, service
+from tests.benchmarks.servers import (
+    Server,
+    floor,
+    gthread_floor,
+    mlflow_server,
+    serve_version,
+    service,
+)
 
 MAX_MB, MAX_START_S = 120, 3
-SHARE_OF_FLOOR, P99_OF_FLOOR, GROWTH = 0.75, 1.3, 1.1
+SHARE_OF_FLOOR, P99_OF_FLOOR, GROWTH, SWAPPED = 0.75, 1.3, 1.1, 1.3
 CONNECTIONS = 16
 DISTINCT_REQUESTS = 2000
 RESAMPLES = 2000
@@ -52,6 +61,28 @@ def measure(client: Client, server: Server, batches: list[Records], seconds: flo
     cpu_us = (server.cpu_s() - cpu_s) / full.answered * 1e6
     half = client.drive(target, CONNECTIONS, seconds, full.rate / 2)
     return Round(full.rate, cpu_us, half.p99_ms, full.client_cpu_s / full.answered * 1e6)
+
+
+def swap_ratios(
+    client: Client, target: Target, swap: Callable[[str], None], options: argparse.Namespace
+) -> np.ndarray:
+    """The p99 after a swap of the model over that before it, by round (n_rounds,).
+
+    The model is swapped at full load, of which every request has to be answered (UnexpectedAnswer),
+    and the p99 is at half of that; it begins a second after the swap, when every worker has it.
+    `swap` takes the number of the version.
+    """
+    ratios = []
+    for number in range(options.rounds):
+        rate = client.drive(target, CONNECTIONS, options.seconds / 2).rate / 2
+        before = client.drive(target, CONNECTIONS, options.seconds, rate)
+        timer = threading.Timer(options.seconds / 4, swap, [str(number + 2)])
+        timer.start()
+        client.drive(target, CONNECTIONS, options.seconds / 4 + 1)
+        timer.join()
+        after = client.drive(target, CONNECTIONS, options.seconds, rate)
+        ratios.append(after.p99_ms / before.p99_ms)
+    return np.array(ratios)
 
 
 def start_all(stack: ExitStack, folder: Path, workers: int, model: TrainedModel) -> list[Server]:
@@ -85,6 +116,16 @@ def append_us(folder: Path, n_rows: int, n_appends: int = 3000) -> float:
         times.append(time.perf_counter() - begun)
     journal.close()
     return float(np.median(times)) * 1e6
+
+
+def growth(folder: Path, n_rows: int) -> list[dict[str, Any]]:
+    """What a commit costs in a short journal, and in one of `n_rows`."""
+    short, long = append_us(folder, 10**4), append_us(folder, n_rows)
+    return [
+        result("journal: a commit after 10^4 rows", short, "us"),
+        result(f"journal: a commit after {n_rows} rows", long, "us"),
+        at_most("journal: long / short", long / short, "ratio", GROWTH),
+    ]
 
 
 def compare(rounds: dict[str, list[Round]]) -> list[dict[str, Any]]:
@@ -149,12 +190,10 @@ def main() -> None:
         results = compare(rounds)
         for server in servers:
             results += describe(server, rounds[server.name])
-        short, long = append_us(folder, 10**4), append_us(folder, options.journal_rows)
-    results += [
-        result("journal: a commit after 10^4 rows", short, "us"),
-        result(f"journal: a commit after {options.journal_rows} rows", long, "us"),
-        at_most("journal: long / short", long / short, "ratio", GROWTH),
-    ]
+        (target,) = (one.target(batches) for one in servers if one.name == "service")
+        ratios = swap_ratios(client, target, partial(serve_version, folder, model), options)
+        results.append(ratio("service: p99 after a swap / before", ratios, at_most, SWAPPED))
+        results += growth(folder, options.journal_rows)
     write("benchmark-serving", results, file="serving")
 
 

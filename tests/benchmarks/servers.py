@@ -147,12 +147,17 @@ def gthread_floor(workers: int) -> Server:
 
 def service(folder: Path, workers: int, model: TrainedModel) -> Server:
     """The prediction service, with its journal and its metrics."""
-    models = ModelFolder(folder / "model")
-    shutil.copytree(model.package, models.path / "1")
-    digest = sha256_of(models.path / "1" / "model.onnx")
-    models.switch(Current("1", "0" * 32, "1", digest))
+    serve_version(folder, model, "1")
     arguments = (*GUNICORN, "prediction_service.wsgi:app")
     return Server("service", arguments, settings(folder, workers))
+
+
+def serve_version(folder: Path, model: TrainedModel, version: str) -> None:
+    """Puts the model into the service's folder as another version, as the follower does."""
+    models = ModelFolder(folder / "model")
+    shutil.copytree(model.package, models.path / version)
+    digest = sha256_of(models.path / version / "model.onnx")
+    models.switch(Current(version, "0" * 32, version, digest))
 
 
 def mlflow_server(workers: int, model: TrainedModel) -> Server:

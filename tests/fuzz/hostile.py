@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 
-HEAD_ROOM = 200
 PATHS = (
     "/predict",
     "/predict?explain=true",
     "/feedback",
     "/model",
     "/health/ready",
+    "/openapi.json",
+    "/docs",
     "/metrics",
     "/",
 )
@@ -67,6 +68,11 @@ HEADERS = (
     "Accept: " + "*/*;q=0.1," * 100,
     "Cookie: session=" + "A" * 500,
     "Authorization: Basic !!!",
+    "Authorization: Bearer \xff\xfe",
+    "Authorization: Bearer " + "b" * 5000,
+    "X-Request-ID: \xff",
+    "X-Request-ID: " + "i" * 1000,
+    "X-Request-ID: a b\tc",
     "If-None-Match: *",
     "X: " + "y" * 9000,
     "X y: z",

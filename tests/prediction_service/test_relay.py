@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from prediction_service.cursors import Cursors, backlog, cursors_path, dead_lett
 from prediction_service.journal import Journal, journal_paths, newest, read_after
 from prediction_service.mongodb import MongoSink
 from prediction_service.relay import backoff_s, clean, run
+from prediction_service.resend import Resent, resend
 from prediction_service.settings import Settings
 from tests.conftest import free_port, wait_until
 from tests.prediction_service.conftest import Start, made_predictions
@@ -173,6 +175,41 @@ def test_a_poisoned_event_is_set_aside_and_blocks_nothing(
     assert seq == 42
     assert json.loads(body)["prediction_id"] == evidently.poison
     assert "answers 422" in reason
+
+
+def test_what_a_sink_had_refused_is_sent_again_when_it_takes_it(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    predictions = made_predictions(10)
+    evidently.poison = predictions[3].prediction_id
+    journal.append(predictions)
+    with evidently.listening():
+        with relaying(to_evidently):
+            wait_until(lambda: dead_letters(to_evidently.journal_path), 20, "the refusal")
+        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 1)]
+        assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
+        evidently.poison = ""
+        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 1, 0)]
+        assert not dead_letters(to_evidently.journal_path)
+        assert sorted(evidently.received) == sorted(one.prediction_id for one in predictions)
+        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 0)]
+
+
+def test_all_that_the_journals_hold_is_sent_again_to_a_sink_that_lost_it(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start, tmp_path: Path
+) -> None:
+    predictions = made_predictions(10)
+    evidently.poison = predictions[3].prediction_id
+    journal.append(predictions)
+    small = msgspec.structs.replace(to_evidently, relay_batch_rows=4)
+    with evidently.listening():
+        assert start(small, "prediction_service.journal", "replay", "--all").wait(20) == 0
+    others = {one.prediction_id for one in predictions} - {evidently.poison}
+    assert sorted(evidently.received) == sorted(others)
+    assert start(small, "prediction_service.journal", "replay", "--all").wait(20) == 1  # it is down
+    first, second = sorted(tmp_path.glob("prediction_service.journal-*.log"))
+    assert first.read_text() == "evidently: 9 sent, 1 refused\n"
+    assert second.read_text().startswith("journal: http://127.0.0.1")
 
 
 def test_a_killed_relay_resumes_and_everything_is_stored_once(

@@ -1,0 +1,173 @@
+"""The parts that a soak runs on, as processes that can be killed: service, relay, monitoring.
+
+The model folder is filled by the soak itself, as the follower does.
+"""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from config.contract import load_contract
+from prediction_service.cursors import backlog, dead_letters
+from prediction_service.journal import journal_paths
+from prediction_service.log_of_record import journalled_ids
+from prediction_service.model_folder import ModelFolder
+from prediction_service.mongodb import MongoSink
+from prediction_service.settings import Settings
+from tests.benchmarks.servers import processes
+from tests.conftest import accepts_connections, free_port, wait_until
+from tests.prediction_service.conftest import environment, install, make_package
+
+ROOT = Path(__file__).parents[2]
+START_WITHIN_S, STOP_WITHIN_S = 60, 30
+SERVICE = (
+    "gunicorn",
+    "-c",
+    "python:prediction_service.gunicorn_config",
+    "prediction_service.wsgi:app",
+)
+RELAY = ("prediction_service.relay",)
+MONITORING = ("gunicorn", "-c", "evidently_service/gunicorn.conf.py", "evidently_service.wsgi:app")
+
+
+class Part:
+    """One process group, started and ended as often as one likes."""
+
+    def __init__(
+        self, name: str, arguments: tuple[str, ...], env: dict[str, str], log: Path
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._command = [sys.executable, "-m", *arguments]
+        self._environment = env
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it; its output is added to the log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # pylint: disable=consider-using-with  # see `end`
+                self._command,
+                env=self._environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """Ends it and all that it started with SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Asks it to end. Raises TimeoutExpired."""
+        self._end(signal.SIGTERM)
+
+    def kill_worker(self) -> None:
+        """Kills one of the processes that it started."""
+        assert self.process
+        if workers := processes(self.process.pid)[1:]:
+            os.kill(workers[0], signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        if self.process and self.process.poll() is None:
+            # To the group where all must go at once; a worker asked twice would not finish.
+            (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
+            self.process.wait(STOP_WITHIN_S)
+
+
+class System:
+    """The parts with folders and ports of their own."""
+
+    def __init__(self, folder: Path, mongodb_address: str, database: str) -> None:
+        self.settings = Settings(
+            model_dir=str(folder / "model"),
+            journal_dir=str(folder / "journal"),
+            instance="here",
+            prediction_port=free_port(),
+            model_check_s=0.2,
+            log_requests=False,
+            journal_retention_s=2.0,  # so that what was shipped is removed meanwhile
+            mongodb_address=mongodb_address,
+            mongodb_database=database,
+            evidently_address=f"http://127.0.0.1:{free_port()}",
+            # Not every server that speaks MongoDB's protocol finds an id that it has quickly.
+            sink_timeout_s=30.0,
+            relay_batch_rows=100,
+            relay_batch_age_s=0.2,
+            relay_backoff_max_s=1.0,
+        )
+        self.window = folder / "window"
+        self._package = make_package(load_contract(), folder / "package")
+        self.models = ModelFolder(self.settings.model_path)
+        own = environment(self.settings)
+        port = self.settings.evidently_address.rpartition(":")[2]
+        monitoring = own | {"EVIDENTLY_PORT": port, "WINDOW_DIR": str(self.window)}
+        # A service that is killed leaves its counts behind: the next one has to remove them.
+        own["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "counts")
+        self.service = Part("service", SERVICE, own, folder / "service.log")
+        self.relay = Part("relay", RELAY, own, folder / "relay.log")
+        self.monitoring = Part("monitoring", MONITORING, monitoring, folder / "monitoring.log")
+        self.parts = (self.monitoring, self.relay, self.service)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """All parts, the service answering; nothing of them is left afterwards."""
+        self.serve("1")
+        try:
+            for part in self.parts:
+                part.start()
+            self.await_service()
+            yield
+        finally:
+            for part in self.parts:
+                part.kill()
+
+    def serve(self, version: str) -> None:
+        """Puts another version into the model folder."""
+        install(self.models, self._package, version)
+
+    def await_service(self) -> None:
+        """Returns once the service listens."""
+        port = self.settings.prediction_port
+        wait_until(lambda: accepts_connections(port), START_WITHIN_S, "the service to listen")
+
+    def fill_disk(self) -> Path:
+        """Uses up JOURNAL_MAX_MB, as another instance on the same disk might; the file it made."""
+        ballast = self.settings.journal_path / "ballast"
+        with ballast.open("wb") as file:
+            file.truncate(self.settings.journal_max_mb * 10**6)
+        return ballast
+
+    def waiting(self) -> dict[str, int]:
+        """The events that each sink has still to store."""
+        root = self.settings.journal_path
+        return {sink: backlog(root, sink) for sink in self.settings.sinks}
+
+    def dead_letters(self) -> int:
+        """The events that a sink refused for good."""
+        return sum(dead_letters(self.settings.journal_path).values())
+
+    def stored(self, mongodb_address: str) -> dict[str, list[str]]:
+        """Every stored id, by where: the log of record, and the monitoring's window."""
+        if mongodb_address:
+            settings = msgspec.structs.replace(self.settings, mongodb_address=mongodb_address)
+            with closing(MongoSink.of(settings)) as sink:
+                found = sink.collection.find({"predicted_at": {"$exists": True}}, {"_id": 1})
+                record = [one["_id"] for one in found.batch_size(10_000)]
+        else:
+            root = self.settings.journal_path
+            record = [i for kind, ids in journalled_ids(root) if kind == "prediction" for i in ids]
+        with closing(sqlite3.connect(self.window / "window.db")) as connection:
+            rows = connection.execute("SELECT prediction_id FROM predictions").fetchall()
+        return {"mongodb" if mongodb_address else "journal": record, "window": [r for (r,) in rows]}
+
+    def n_journals(self) -> int:
+        """How many journals there are: dead ones go once they are shipped."""
+        return len(journal_paths(self.settings.journal_path))
