@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from flask import Flask, Response, request
@@ -15,7 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from config.events import Label
 from config.logs import where
-from prediction_service import docs
+from prediction_service import docs, page
 from prediction_service.bodies import FeedbackReader
 from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
 from prediction_service.errors import (
@@ -50,6 +51,7 @@ ENDPOINTS = {
     "GET /health/live": "the process answers",
     "GET /health/ready": "predictions can be made; says what is missing",
     "GET /metrics": "Prometheus metrics of all workers",
+    "GET /": "this list, or in a browser a page to ask on",
     "GET /docs": "all of this, explained",
     "GET /openapi.json": "the same for programs",
 }
@@ -61,6 +63,7 @@ OPEN_PATHS = (
     "/health/live",
     "/health/ready",
     "/metrics",
+    *page.FILES,
     *docs.PATHS,
 )
 # Of every answer that Flask makes; a page may loosen the policy for what it needs.
@@ -147,8 +150,13 @@ def add_state_routes(
     state = StateCollector(served, settings.journal_path, settings.sinks)
 
     @app.get("/")
-    def index() -> dict[str, object]:
+    def index() -> Response | dict[str, object]:
+        if page.wants_page():
+            return page.make_page(served, settings)
         return {"service": "income prediction", "endpoints": ENDPOINTS}
+
+    for path in page.FILES:
+        app.add_url_rule(path, path, partial(page.file, path))
 
     @app.get("/model")
     def model() -> dict[str, object]:

@@ -180,7 +180,11 @@ def get_operations() -> Json:
             "Metrics of all workers, for Prometheus",
             answer_of("Prometheus' text format.", "text/plain", {"type": "string"}),
         ),
-        "/": get("index", "What there is", json_answer("Endpoints.", index, example_index())),
+        "/": get(
+            "index",
+            "What there is; for a browser, a page to ask on",
+            json_answer("Endpoints.", index, example_index()),
+        ),
         "/openapi.json": get(
             "openapi", "This document", json_answer("OpenAPI 3.1.", {"type": "object"})
         ),

@@ -13,6 +13,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 FolderName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+PageLinks = Annotated[str, msgspec.Meta(pattern=r"^(\w+=\d+[\w./-]*(,|$))*$")]
 MegaBytes = Annotated[int, msgspec.Meta(ge=64)]  # a journal's write-ahead log takes up to 17
 
 
@@ -35,6 +36,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Who may ask: NAME=SHA256,NAME=SHA256 (`python -m prediction_service.keys new NAME`). Empty:
     # everyone. Labels of callers who are not in it do not train.
     api_key_hashes: KeyHashes = ""
+
+    # What the page at / links to, on the host that the browser asked: NAME=PORT or NAME=PORT/PATH.
+    page_links: PageLinks = "MLflow=5000,Prefect=4200,Drift=3000"
 
     # Log lines, of all processes; log_requests: one for each request.
     log_format: LogFormat = "text"

@@ -1,0 +1,192 @@
+"""The page at `/`, in a real browser on the running service."""
+
+import csv
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import requests
+from flask.testing import FlaskClient
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from config.contract import Contract
+from prediction_service.log_of_record import journalled_ids
+from prediction_service.model_folder import ModelFolder
+from prediction_service.settings import Settings
+from tests.prediction_service.conftest import Start, gunicorn
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+PHONE = {"width": 360, "height": 740}
+FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    if not CHROMIUM:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def address(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[str]:
+    """The running service's address; its model's income is high from an age of 45 on."""
+    assert model_folder
+    one = msgspec.structs.replace(settings, workers=1)
+    with ExitStack() as stack:
+        yield stack.enter_context(gunicorn(start, one))
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, opened; nothing in it may fail, and nothing may come from elsewhere."""
+    context = browser.new_context(accept_downloads=True)
+    context.set_default_timeout(20_000)
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("request", lambda one: wrong.append(one.url) if outside(one.url, address) else None)
+    opened.goto(address)
+    yield opened
+    context.close()
+    assert not wrong
+
+
+def outside(url: str, address: str) -> bool:
+    """Whether an address is not of the service."""
+    return not url.startswith((address, "blob:" + address))
+
+
+def test_a_person_is_predicted_and_the_reasons_are_drawn(page: Page, contract: Contract) -> None:
+    for feature in contract.inputs:
+        label = page.locator(f"label[for=f-{feature.name}]")
+        expect(label).to_contain_text(feature.name.replace("_", " "))
+    page.get_by_label("age in years").fill("70")
+    page.get_by_role("button", name="Predict").click()
+    answer = page.locator("#answer")
+    expect(answer.locator(".verdict")).to_have_text(contract.target.positive)
+    expect(answer).to_contain_text("Model version 1")
+    rows = answer.locator("tbody tr")
+    expect(rows).to_have_count(len(contract.inputs))
+    expect(rows.first.locator("th")).to_have_text("age")
+    expect(rows.first.locator("td").first).to_have_text("70")
+    assert rows.first.locator(".up").bounding_box()["width"] > 20  # type: ignore[index]
+    page.get_by_label("age in years").fill("20")
+    page.get_by_label("age in years").press("Enter")
+    expect(answer.locator(".verdict")).to_have_text(contract.target.negative)
+    expect(rows.first.locator(".down")).to_be_visible()
+
+
+def test_what_the_form_would_not_allow_is_told_by_the_service(page: Page) -> None:
+    page.get_by_label("age in years").fill("7")
+    page.get_by_role("button", name="Predict").click()
+    assert page.locator("#f-age:invalid").count() == 1
+    expect(page.locator("#answer")).to_be_empty()
+    page.locator("#person").evaluate("form => form.noValidate = true")
+    page.get_by_role("button", name="Predict").click()
+    said = "age: 7, expected a whole number from 17 to 90"
+    expect(page.locator("#answer")).to_contain_text(said)
+
+
+def write_csv(path: Path, records: list[dict[str, Any]], **changes: str) -> Path:
+    """A CSV file of records, with other names for some columns."""
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow([changes.get(name, name) for name in records[0]])
+        writer.writerows(["" if v is None else v for v in one.values()] for one in records)
+    return path
+
+
+def test_a_file_is_predicted_and_rows_at_fault_are_marked(
+    page: Page, contract: Contract, settings: Settings, tmp_path: Path
+) -> None:
+    good = {one.name: one.default for one in contract.inputs} | {"note": 'a "b", <i>c</i>\nd'}
+    records = [good | {"age": 18 + i % 70} for i in range(130)]  # more than fit into a request
+    records[3]["age"] = 7
+    records[4]["workclass"] = None
+    records[90] |= {"education": "Master", "age": "old"}
+    path = write_csv(tmp_path / "people.csv", records, marital_status="Marital.Status")
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#progress")).to_contain_text("128 rows predicted")
+    expect(page.locator("#progress")).to_contain_text("2 with a problem")
+    problems = page.locator("#batch tbody tr")
+    expect(problems.nth(0)).to_contain_text("age: 7, expected a whole number from 17 to 90")
+    expect(problems.nth(1)).to_contain_text("did you mean Masters?")
+    expect(problems.nth(1)).to_contain_text("age: old")
+    expect(page.get_by_role("img", name=re.compile("How many rows"))).to_be_visible()
+    with page.expect_download() as downloading:
+        page.get_by_role("link", name="Download people-predicted.csv").click()
+    with open(downloading.value.path(), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["note"] for row in rows] == [good["note"]] * 130
+    assert [bool(row["problem"]) for row in rows] == [i in (3, 90) for i in range(130)]
+    stored = {i for _, ids in journalled_ids(settings.journal_path) for i in ids}
+    assert {row["prediction_id"] for row in rows if row["prediction_id"]} == stored
+    assert {row["label"] for row in rows if not row["problem"]} == set(contract.target.labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "The file is empty"),
+        ("age,sex\n38,Male\n", "has no column education"),
+        ('age,"sex\n38,Male\n', "A quotation mark opens a cell"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(
+    page: Page, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+    page.locator("#file").set_input_files(tmp_path / "bad.csv")
+    expect(page.locator("#progress .problem")).to_contain_text(said)
+
+
+def test_the_page_fits_a_phone_and_is_read_in_the_dark(page: Page) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#answer .verdict")).to_be_visible()
+    assert page.evaluate(FITS)
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(colour)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(colour) != light
+
+
+def test_every_control_has_a_name_and_can_be_reached_with_the_keyboard(page: Page) -> None:
+    unnamed = "[...document.querySelectorAll('input,select')].filter(e => !e.labels.length).length"
+    assert page.evaluate(unnamed) == 0
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    controls = page.evaluate("[...document.querySelectorAll('input,select')].map(e => e.id)")
+    assert {*controls, "BUTTON"} <= reached
+
+
+def test_a_service_that_went_away_is_told(page: Page) -> None:
+    page.route("**/predict**", lambda route: route.abort())
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#answer .problem")).to_contain_text("did not answer")
+
+
+def test_programs_still_get_json(client: FlaskClient) -> None:
+    for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
+        assert client.get("/", headers=accept).json["endpoints"]  # type: ignore[index]
+    shown = client.get("/", headers=BROWSER)
+    assert shown.content_type == "text/html; charset=utf-8"
+    assert "script-src 'self'" in shown.headers["Content-Security-Policy"]
+    assert "http://localhost:5000" in shown.text
+
+
+def test_without_a_model_the_page_says_so(settings: Settings, start: Start) -> None:
+    with gunicorn(start, msgspec.structs.replace(settings, workers=1)) as where:
+        assert "There is no model yet" in requests.get(where, headers=BROWSER, timeout=10).text
