@@ -22,7 +22,7 @@ class Refused extends Error {
   }
 }
 
-/** An element with attributes (`text` for its text, functions for events) and children. */
+/** An element with attributes (`text` for its text) and children. */
 function make(name, attributes = {}, ...children) {
   const inSvg = ["svg", "rect", "text", "line"].includes(name);
   const element = inSvg
@@ -296,9 +296,10 @@ function batchTable(rows) {
       make("td", { class: "number", text: answer ? percent(answer.probability) : "" }),
       make("td", { class: "problem", text: problem ?? "" }),
     ));
-  const head = ["row", "income", "probability", "problem"].map((text) => make("th", { scope: "col", text }));
+  const head = ["row", words(settings.target), "probability", "problem"].map((text) => make("th", { scope: "col", text }));
   const caption = rows.length > SHOWN_ROWS ? `${SHOWN_ROWS} of ${rows.length} rows; the download has all` : "All rows";
-  return make("div", { class: "table" },
+  const scrolled = { class: "tall", role: "region", tabindex: 0, "aria-label": "Rows of the file" };
+  return make("div", scrolled,
     make("table", {}, make("caption", { text: `${caption}, those with a problem first.` }),
       make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...shown)));
 }
