@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
 from config.logs import where
+from evidently_service import page
 from evidently_service.bodies import RequestError, decode_labels, decode_predictions
 from evidently_service.measurement import Measurement, WindowFacts
 from evidently_service.metrics import WindowCollector
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 ENDPOINTS = {
     "POST /iterate/<dataset>": "a JSON list of predictions",
     "POST /labels/<dataset>": "a JSON list of labels",
+    "GET /": "this list, or in a browser the verdict as a page",
     "GET /drift": "the verdict, for machines",
     "GET /report": "the reports that are kept, for people",
     "GET /report/latest": "the newest, /report/<name> another one",
@@ -78,6 +80,8 @@ def add_results(app: Flask, monitoring: Monitoring, window: Window) -> None:
 
     @app.get("/")
     def index() -> Response:
+        if page.wants_page():
+            return page.make_page(window, monitoring)
         return answer({"service": "evidently_service", "endpoints": ENDPOINTS})
 
     @app.get("/drift")
@@ -92,7 +96,7 @@ def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
 
     @app.get("/report")
     def report_index() -> Response:
-        page = render_template(
+        index = render_template(
             "reports.html",
             has_latest=reports.path(LATEST) is not None,
             kept=reports.kept(),
@@ -100,7 +104,7 @@ def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
             min_rows=monitoring.min_rows,
         )
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'self'"}
-        return Response(page, headers=headers | {"Cache-Control": "no-cache"})
+        return Response(index, headers=headers | {"Cache-Control": "no-cache"})
 
     @app.get("/report/<name>")
     def report(name: str) -> Response:
@@ -108,9 +112,9 @@ def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
             raise RequestError(
                 404, "no_report", f"There is no report {name!r}: /report lists those that are kept."
             )
-        page = send_file(path.resolve(), mimetype="text/html", conditional=True)
-        page.headers["Cache-Control"] = "no-cache"
-        return page
+        found = send_file(path.resolve(), mimetype="text/html", conditional=True)
+        found.headers["Cache-Control"] = "no-cache"
+        return found
 
     @app.get("/style.css")
     def style() -> Response:

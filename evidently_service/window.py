@@ -197,6 +197,11 @@ class Window:
         found = self._read("SELECT body FROM measurements ORDER BY id DESC LIMIT 1")
         return msgspec.json.decode(found[0][0], type=Measurement) if found else None
 
+    def newest(self, most: int) -> list[Measurement]:
+        """The newest measurements, the oldest of them first."""
+        found = self._read("SELECT body FROM measurements ORDER BY id DESC LIMIT ?", [most])
+        return [msgspec.json.decode(body, type=Measurement) for (body,) in reversed(found)]
+
     def note_run(self, run: Run) -> None:
         """Keeps how a run without a measurement fared, in place of the run before."""
         with self._transaction() as connection:

@@ -1,0 +1,97 @@
+"""The page at `/`: what an operator reads, before and after anything was measured."""
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry
+
+from config.contract import Contract
+from evidently_service.app import create_app
+from evidently_service.measurement import DriftEffect, Judgement, Measurement, Run, State
+from evidently_service.monitoring import Monitoring
+from evidently_service.page import HEIGHT, WIDTH, chart_of
+from evidently_service.settings import Settings
+from evidently_service.window import Window
+from tests.evidently_service.test_app import MEASURED
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.fixture
+def client(monitoring: Monitoring, contract: Contract, window: Window) -> FlaskClient:
+    """A client of the service on an empty window."""
+    app = create_app(Settings(), monitoring, contract, window, CollectorRegistry())
+    return app.test_client()
+
+
+def page(client: FlaskClient) -> str:
+    """What a browser gets."""
+    answer = client.get("/", headers=BROWSER)
+    assert answer.status_code == 200 and answer.mimetype == "text/html"
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src")
+    assert "style=" not in answer.text and "<script" not in answer.text  # the policy forbids both
+    return answer.text
+
+
+def at(second: float, **changes: object) -> Measurement:
+    """The measurement of a time."""
+    return msgspec.structs.replace(MEASURED, measured_at=second, **changes)
+
+
+def test_programs_get_json_and_browsers_a_page(client: FlaskClient) -> None:
+    assert client.get("/").json["endpoints"]  # type: ignore[index]
+    assert client.get("/", headers={"Accept": "*/*"}).is_json
+    assert "Nothing has been measured yet" in page(client)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [("no_reference", "No version is in"), ("not_enough_rows", "Too few pred")]
+)
+def test_before_a_comparison_the_page_says_what_is_missing(
+    client: FlaskClient, window: Window, state: State, said: str
+) -> None:
+    bare = Measurement(dataset="income", state=state, share_threshold=0.2, window=MEASURED.window)
+    window.record(bare, Run(1.0))
+    assert said in page(client)
+
+
+def test_drift_is_told_with_its_effect_and_its_times(client: FlaskClient, window: Window) -> None:
+    effects = (DriftEffect("sex", 0.09, 0.09, 0.01), *MEASURED.effects)
+    judgement = Judgement(drifted_since=1_700_000_000.0, drifted_from="7")
+    window.record(at(1_700_000_000.0, effects=effects, judgement=judgement), Run(1.0, "<i>broke"))
+    text = page(client)
+    assert "the dataset has drifted" in text
+    assert "since 2023-11-14 22:13:20 UTC, from version 7" in text
+    assert text.index('scope="row">sex') < text.index('scope="row">age')  # the larger effect first
+    assert "+9.00" in text and "-4.00" in text
+    assert "0.920 (0.880 to 0.950)" in text and "0.870 (0.850 to 0.890)" in text
+    assert "failed: &lt;i&gt;broke" in text
+
+
+def test_the_verdict_is_told_in_words(client: FlaskClient, window: Window) -> None:
+    window.record(at(1.0, drifted=False), Run(1.0))
+    assert "Single columns have drifted" in page(client)
+    calm = tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features)
+    window.record(at(2.0, drifted=False, features=calm), Run(2.0))
+    assert "All is calm" in page(client)
+    window.record(at(3.0, below_floor=True), Run(3.0))
+    assert "below the floor of" in page(client)
+
+
+def test_the_chart_has_a_place_for_every_measurement(client: FlaskClient, window: Window) -> None:
+    none = tuple(msgspec.structs.replace(one, drifted=False) for one in MEASURED.features)
+    measured = [at(10.0), at(20.0, features=none), at(50.0)]
+    chart = chart_of(measured, 0.25)
+    assert chart is not None
+    assert chart.points == f"0.0,{HEIGHT / 2} {WIDTH / 4},{HEIGHT:.1f} {WIDTH:.1f},{HEIGHT / 2}"
+    assert chart.threshold_y == 0.75 * HEIGHT
+    assert chart_of(measured[:1], 0.25) is None
+    for one in measured:
+        window.record(one, Run(1.0))
+    assert chart.points in page(client)
+
+
+def test_the_newest_measurements_come_oldest_first(window: Window) -> None:
+    for second in (1.0, 2.0, 3.0):
+        window.record(at(second), Run(second))
+    assert [one.measured_at for one in window.newest(2)] == [2.0, 3.0]
