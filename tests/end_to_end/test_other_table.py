@@ -1,0 +1,101 @@
+"""Another table with a contract of its own, from raw rows to answers: nothing else is changed."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry
+from sklearn.metrics import roc_auc_score
+
+from config.contract import Contract, load_contract
+from prediction_service.app import create_app
+from prediction_service.journal import Journal
+from prediction_service.metrics import Metrics
+from prediction_service.model import sha256_of
+from prediction_service.model_folder import Current, ModelFolder
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+from training.census import check_frame
+from training.flow import fit
+from training.package import write_package
+from training.search import Folds, run_search
+
+BROWSER = {"Accept": "text/html,*/*;q=0.8"}
+SUBSCRIBER = {"tenure": 3, "plan": None, "contentment": "poor"}
+
+
+@pytest.fixture(scope="module")
+def churn() -> Contract:
+    """The other table's contract."""
+    return load_contract(Path(__file__).with_name("churn.yaml"))
+
+
+def raw_rows(n_rows: int) -> pd.DataFrame:
+    """Subscribers of whom the new and the discontented leave; two rows break the contract."""
+    rng = np.random.default_rng(1)
+    tenure = rng.integers(0, 121, n_rows)
+    contentment = rng.choice(["poor", "fair", "good"], n_rows)
+    leaves = rng.random(n_rows) < np.where((tenure < 24) & (contentment != "good"), 0.8, 0.1)
+    plan = rng.choice(["basic", "family", "student", "?"], n_rows)
+    churn = np.where(leaves, "leaves", "stays")
+    columns = {"tenure": tenure, "plan": plan, "contentment": contentment, "churn": churn}
+    rows = pd.DataFrame(columns)
+    rows.loc[0, "tenure"] = 500
+    rows.loc[1, "contentment"] = "splendid"
+    return rows
+
+
+@pytest.fixture(scope="module")
+def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the other table, trained as the flow does it, where the service looks for one."""
+    rows, rejected = check_frame(raw_rows(2000), churn)
+    assert [str(one) for problems in rejected["problems"] for one in problems] == [
+        "tenure: got 500, expected a whole number from 0 to 120",
+        "contentment: got 'splendid', expected one of poor, fair, good",
+    ]
+    best = run_search(Folds.of(rows, churn, n_folds=2, seed=1), 2, None, seed=1)
+    assert roc_auc_score(rows["churn"], best.probability) > 0.7
+    model, _ = fit.fn(rows, churn, best, seed=1)
+    models = ModelFolder(tmp_path_factory.mktemp("models"))
+    folder = models.path / "1"
+    write_package(folder, model, churn, rows[list(churn.input_names)], {"run_id": "0" * 32})
+    models.switch(Current("1", "0" * 32, "1", sha256_of(folder / "model.onnx")))
+    return models.path
+
+
+@pytest.fixture
+def client(churn: Contract, model_dir: Path, tmp_path: Path) -> Iterator[FlaskClient]:
+    """The prediction service on the other table's model."""
+    settings = Settings(model_dir=str(model_dir), journal_dir=str(tmp_path), instance="here")
+    served = ServedModel(ModelFolder(model_dir), churn)
+    served.refresh()
+    with closing(Journal(tmp_path, "here", "normal", 10**8)) as journal:
+        app = create_app(settings, served, journal, Metrics(CollectorRegistry()))
+        yield app.test_client()
+
+
+def test_the_service_answers_in_the_other_tables_words(client: FlaskClient) -> None:
+    leaver = client.post("/predict?explain=true", json=SUBSCRIBER).json
+    stayer = client.post("/predict", json={"tenure": 100, "contentment": "good"}).json
+    assert leaver is not None and stayer is not None
+    assert (leaver["label"], stayer["label"]) == ("leaves", "stays")
+    assert leaver["probability"] > 0.6 > 0.3 > stayer["probability"]
+    assert set(leaver["explanation"]["contributions"]) == {"tenure", "plan", "contentment"}
+    assert any(
+        "tenure: 3 months raises the odds of leaves" in one
+        for one in leaver["explanation"]["reasons"]
+    )
+
+
+def test_its_rules_are_kept_and_its_words_shown(client: FlaskClient) -> None:
+    wrong = client.post("/predict", json=SUBSCRIBER | {"plan": "famly"}).json
+    assert wrong is not None
+    assert wrong["error"]["problems"][0]["nearest"] == "family"
+    page = client.get("/", headers=BROWSER).text
+    assert "<h1>Churn prediction</h1>" in page and "contentment" in page and "months" in page
+    record = client.get("/openapi.json").json["components"]["schemas"]["Record"]  # type: ignore
+    assert set(record["properties"]) == {*SUBSCRIBER, "account"}

@@ -1,0 +1,69 @@
+"""What the documents name exists: files, headings, Make targets and the project's own commands."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("config/**/*.md")], key=str
+)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+MAKE = re.compile(r"(?:`|^|&& )make ([a-z][a-z-]*)", re.M)
+MODULE = re.compile(r"python -m ((?:training|prediction_service|stream_generator|tests)[\w.]*)")
+COMMAND = re.compile(r"python -m (training|prediction_service\.journal) ([a-z]+)")
+
+
+def anchors(path: Path) -> set[str]:
+    """What can be linked to in a document: its headings as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", one).strip().lower().replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for path, anchor in LINK.findall(document.read_text("utf-8")):
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), f"{document.name} links to {path}"
+        if anchor:
+            assert anchor in anchors(target), f"{document.name} links to {path}#{anchor}"
+
+
+def named(pattern: re.Pattern[str]) -> set:
+    """All that the documents name."""
+    return {one for path in DOCUMENTS for one in pattern.findall(path.read_text("utf-8"))}
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    assert len(named(MAKE)) > 10
+    assert named(MAKE) <= targets
+
+
+def test_modules_exist() -> None:
+    assert len(named(MODULE)) > 3
+    for name in named(MODULE):
+        spec = find_spec(name.rstrip("."))
+        assert spec, name
+        assert not spec.submodule_search_locations or find_spec(f"{name}.__main__"), name
+
+
+def test_subcommands_exist() -> None:
+    wanted = named(COMMAND)
+    assert len(wanted) > 5
+    for module in {module for module, _ in wanted}:
+        shown = subprocess.run(
+            [sys.executable, "-m", module, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        choices = re.search(r"{([a-z,-]+)}", shown.stdout)
+        assert choices
+        assert {name for of, name in wanted if of == module} <= set(choices[1].split(","))
