@@ -8,7 +8,7 @@ later training may learn from.
 import msgspec
 
 
-class Prediction(msgspec.Struct, frozen=True):
+class Prediction(msgspec.Struct, frozen=True, gc=False):  # made by the thousand, in no cycle
     """One answered record."""
 
     prediction_id: str

@@ -1,5 +1,6 @@
 """What gunicorn loads in each worker, after the fork: settings, model, journal and the app."""
 
+import gc
 import os
 
 from prometheus_client import CollectorRegistry
@@ -33,3 +34,7 @@ journal.checkpoint_every(CHECKPOINT_PERIOD_S)
 app = create_app(settings, served, journal, metrics)
 if settings.log_requests:
     app.extensions["request_log"].flush_every(LOG_PERIOD_S)
+# What is loaded by now lives as long as the worker. Were it looked through with every full
+# collection, one request in a thousand would wait some 10 ms longer.
+gc.collect()
+gc.freeze()
