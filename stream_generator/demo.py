@@ -26,6 +26,7 @@ from stream_generator.stack import (
     StackError,
     check_ports,
     running,
+    settings_script,
     stack_environment,
     wait_for,
     wait_healthy,
@@ -101,7 +102,10 @@ class Demo:
             path.write_text(json.dumps(self.summary, indent=1), encoding="utf-8")
             console.print(summary_table(self.summary, path))
             if self.options.keep:
-                console.print("Everything stays up; Ctrl-C ends it.")
+                script = self.state / "settings"
+                script.write_text(settings_script(self.env, os.environ), encoding="utf-8")
+                console.print("Everything stays up; Ctrl-C ends it. For commands in another shell:")
+                console.print(f"  . {script}")
                 self.honcho.wait()
 
     def drift_and_back(self) -> None:

@@ -5,6 +5,7 @@ shell, then those of `.env`, then the defaults here.
 """
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -80,6 +81,12 @@ def stack_environment(
     path = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     fixed = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     return {**env, **{k: str(v) for k, v in folders.items()}, **addresses, **fixed}
+
+
+def settings_script(env: Mapping[str, str], own: Mapping[str, str]) -> str:
+    """What a shell with the environment `own` reads (`. FILE`) to run commands on the stack."""
+    changed = {name: value for name, value in env.items() if own.get(name) != value}
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in changed.items())
 
 
 def check_ports(env: Mapping[str, str]) -> None:

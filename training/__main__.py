@@ -114,7 +114,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     draw = commands.add_parser("synthesize", help="draw synthetic census rows")
     draw.add_argument("--rows", type=int, default=48842)
     draw.add_argument("--seed", type=int, default=0)
-    draw.add_argument("--out", type=Path, default=Path("build/synthetic.jsonl"))
+    draw.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/synthetic.jsonl"),
+        help=".jsonl for the generator, .csv or .parquet (build/synthetic.jsonl)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -299,11 +304,18 @@ def run_retain(options: argparse.Namespace) -> None:
 
 
 def run_synthesize(options: argparse.Namespace) -> None:
-    """`synthesize`: writes rows as the stream generator reads them."""
+    """`synthesize`: writes rows as the stream generator reads them, or as a table."""
     contract = load_contract()
-    census = synthesize(contract, rows_train=options.rows, rows_test=0, seed=options.seed)
+    rows = synthesize(contract, rows_train=options.rows, rows_test=0, seed=options.seed).train
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_traffic(census.train, contract, options.out)
+    columns = [*contract.input_names, contract.target.name]
+    match options.out.suffix:
+        case ".csv":
+            rows[columns].to_csv(options.out, index=False)
+        case ".parquet":
+            rows[columns].to_parquet(options.out, index=False)
+        case _:
+            write_traffic(rows, contract, options.out)
     print(f"{options.rows} synthetic rows: {options.out}")
 
 

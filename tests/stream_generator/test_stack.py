@@ -1,5 +1,7 @@
 """The environment of the embedded stack: who has the last word."""
 
+import subprocess
+
 import pytest
 
 from config.telemetry import SWITCHES
@@ -26,3 +28,21 @@ def test_addresses_follow_the_ports(dotenv):
     env = stack.stack_environment({"PREFECT_PORT": "4201"}, dotenv, {})
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5001"
     assert env["PREFECT_API_URL"] == "http://127.0.0.1:4201/api"
+
+
+def test_another_shell_takes_over_what_the_stack_runs_with(dotenv):
+    own = {"PATH": "/usr/bin:/bin", "MAX_EVALS": "3"}
+    env = stack.stack_environment(own | {"TRAINING_STORE": "it's here"}, dotenv, {})
+    script = stack.settings_script(env, own)
+    assert "MAX_EVALS" not in script
+    shown = subprocess.run(
+        ["sh", "-c", f'{script}\necho "$TRAINING_STORE|$JOURNAL_DIR|$MLFLOW_TRACKING_URI|$PATH"'],
+        env=own,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    store, journal, mlflow, path = shown.stdout.strip().split("|")
+    assert store == "it's here" and journal == str(dotenv / "journal")
+    assert mlflow == "http://127.0.0.1:5001" and path.endswith(own["PATH"])

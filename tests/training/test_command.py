@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from config.settings import exit_on_settings_error
@@ -15,6 +16,14 @@ def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, cap
     assert len(rows) == 300 and {row["label"] for row in rows} == {0, 1}
     assert all(contract.check(row["record"]) == [] for row in rows)
     assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, read", [("a.csv", pd.read_csv), ("a.parquet", pd.read_parquet)])
+def test_synthesize_writes_tables(contract, tmp_path, name, read):
+    main(["synthesize", "--rows", "300", "--out", str(tmp_path / name)])
+    rows = read(tmp_path / name)
+    assert list(rows) == [*contract.input_names, contract.target.name] and len(rows) == 300
+    assert set(rows["sex"]) == {"Male", "Female"} and set(rows[contract.target.name]) == {0, 1}
 
 
 def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
