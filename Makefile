@@ -165,6 +165,10 @@ ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 7
 demo: setup  ## the whole loop on this machine; KEEP=1 leaves it running
 	$(BIN)/python -m stream_generator.demo $(if $(KEEP),--keep)
 
+.PHONY: screenshots
+screenshots: setup  ## the pictures of docs/tour.md, of a running demo; needs Chromium
+	$(BIN)/python -m tests.end_to_end.screenshots
+
 .PHONY: dashboards
 dashboards: setup  ## write Grafana's dashboards, the alert rules and their runbooks anew
 	$(BIN)/python -m config.grafana.build

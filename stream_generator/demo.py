@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ class Demo:
                 script.write_text(settings_script(self.env, os.environ), encoding="utf-8")
                 console.print("Everything stays up; Ctrl-C ends it. For commands in another shell:")
                 console.print(f"  . {script}")
-                self.honcho.wait()
+                with suppress(KeyboardInterrupt):
+                    self.honcho.wait()
 
     def drift_and_back(self) -> None:
         """Traffic as it was, then of a changed world, until a model has learnt the change."""

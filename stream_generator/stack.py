@@ -37,6 +37,8 @@ DEFAULTS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 15
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make training slow beside the services
 }
+# What may have been given to one command alone, as in `make demo CENSUS_DATA_DIR=...`.
+GIVEN = (*PORTS, "CENSUS_DATA_DIR", "DATA_DIR", "MAX_EVALS", "MONGODB_ADDRESS", "MONGODB_DATABASE")
 # Which processes a health page tells about, and where it is.
 HEALTH = {
     "mlflow": "{MLFLOW_TRACKING_URI}/health",
@@ -84,9 +86,9 @@ def stack_environment(
 
 
 def settings_script(env: Mapping[str, str], own: Mapping[str, str]) -> str:
-    """What a shell with the environment `own` reads (`. FILE`) to run commands on the stack."""
-    changed = {name: value for name, value in env.items() if own.get(name) != value}
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in changed.items())
+    """What another shell reads (`. FILE`) to run commands on the stack that `own` has started."""
+    names = [name for name in env if own.get(name) != env[name] or name in GIVEN]
+    return "".join(f"export {name}={shlex.quote(env[name])}\n" for name in names)
 
 
 def check_ports(env: Mapping[str, str]) -> None:

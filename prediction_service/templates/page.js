@@ -268,7 +268,7 @@ function showBatch(name, header, rows) {
   const positive = answered.filter((row) => row.answer.income_class === 1).length;
   const bad = rows.length - answered.length;
   byId("progress").textContent =
-    `${answered.length} rows predicted, ${positive} of them ${settings.positive}; ` +
+    `${name}: ${answered.length} rows predicted, ${positive} of them ${settings.positive}; ` +
     (bad ? `${bad} with a problem, marked below.` : "none with a problem.");
   const csv = [[...header, "prediction_id", "label", "probability", "model_version", "problem"],
     ...rows.map(({ cells, answer, problem }) => [...header.map((_, i) => cells[i] ?? ""),
@@ -297,10 +297,11 @@ function batchTable(rows) {
       make("td", { class: "problem", text: problem ?? "" }),
     ));
   const head = ["row", words(settings.target), "probability", "problem"].map((text) => make("th", { scope: "col", text }));
-  const caption = rows.length > SHOWN_ROWS ? `${SHOWN_ROWS} of ${rows.length} rows; the download has all` : "All rows";
+  const count = rows.length > SHOWN_ROWS ? `${SHOWN_ROWS} of ${rows.length} rows are shown; the download has all.` : "All rows.";
+  const caption = `${count} Those with a problem come first.`;
   const scrolled = { class: "tall", role: "region", tabindex: 0, "aria-label": "Rows of the file" };
   return make("div", scrolled,
-    make("table", {}, make("caption", { text: `${caption}, those with a problem first.` }),
+    make("table", {}, make("caption", { text: caption }),
       make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...shown)));
 }
 

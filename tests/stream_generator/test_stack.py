@@ -31,10 +31,10 @@ def test_addresses_follow_the_ports(dotenv):
 
 
 def test_another_shell_takes_over_what_the_stack_runs_with(dotenv):
-    own = {"PATH": "/usr/bin:/bin", "MAX_EVALS": "3"}
+    own = {"PATH": "/usr/bin:/bin", "MAX_EVALS": "3", "TOKEN": "its own"}
     env = stack.stack_environment(own | {"TRAINING_STORE": "it's here"}, dotenv, {})
     script = stack.settings_script(env, own)
-    assert "MAX_EVALS" not in script
+    assert "MAX_EVALS=3" in script and "TOKEN" not in script
     shown = subprocess.run(
         ["sh", "-c", f'{script}\necho "$TRAINING_STORE|$JOURNAL_DIR|$MLFLOW_TRACKING_URI|$PATH"'],
         env=own,

@@ -1,0 +1,92 @@
+"""Takes the pictures of docs/tour.md from a running stack, which it shifts.
+
+make demo KEEP=1       # in one shell
+. var/demo/settings    # in another one
+make screenshots
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+from playwright.sync_api import Page, ViewportSize, sync_playwright
+
+from config.contract import load_contract
+from training.synthesis import synthesize
+
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+SIZE = ViewportSize(width=1000, height=760)
+TIMEOUT_MS = 60_000
+N_ROWS = 500
+
+
+def ask(page: Page) -> None:
+    """The form, a person's answer and its reasons."""
+    page.goto(os.environ["PREDICTION_ADDRESS"])
+    page.get_by_label("age in years").fill("52")
+    page.get_by_label("education").select_option("Masters")
+    page.get_by_label("occupation").select_option("Exec-managerial")
+    page.get_by_role("button", name="Predict").click()
+    page.locator("#answer .verdict").wait_for()
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator("#answer").bounding_box()
+    assert box
+    page.set_viewport_size(SIZE | {"height": int(box["y"] + box["height"])})
+
+
+def file(page: Page) -> None:
+    """A file's histogram and table."""
+    rows = synthesize(load_contract(), N_ROWS, 0).train
+    rows.loc[17, "age"] = 7
+    page.goto(os.environ["PREDICTION_ADDRESS"])
+    content = rows.to_csv(index=False).encode()
+    page.locator("#file").set_input_files(
+        {"name": "people.csv", "mimeType": "text/csv", "buffer": content}
+    )
+    page.locator(".histogram").wait_for()
+    page.locator("#file-title").evaluate("title => title.scrollIntoView()")
+
+
+def prefect(page: Page) -> None:
+    """The training that drift has started."""
+    api = os.environ["PREFECT_API_URL"]
+    wanted = {"flow_runs": {"tags": {"all_": ["drift"]}}, "limit": 1}
+    (run,) = requests.post(f"{api}/flow_runs/filter", json=wanted, timeout=10).json()
+    page.goto(f"{api.removesuffix('/api')}/runs/flow-run/{run['id']}")
+    page.get_by_text("promote").first.wait_for()
+
+
+def drift(page: Page) -> None:
+    """The verdict of the monitoring, after the world has gone back to what it was."""
+    command = [sys.executable, "-m", "stream_generator.send_data", "--scenario", "none"]
+    command += ["--rows", "2500", "--concurrency", "4", "--labels", "0.5", "--quiet"]
+    subprocess.run(command, check=True, timeout=120)
+    page.goto(os.environ["EVIDENTLY_ADDRESS"])  # it renews itself
+    page.locator(".verdict.bad").wait_for()
+
+
+def main() -> None:
+    """Takes all of them."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium or "PREDICTION_ADDRESS" not in os.environ:
+        sys.exit(f"{__doc__}\nneeds Chromium (apt-get install chromium) and a running stack")
+    PICTURES.mkdir(exist_ok=True)
+    takes: tuple[Callable[[Page], None], ...] = (ask, file, prefect, drift)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for take in takes:
+            page = browser.new_page(viewport=SIZE)
+            page.set_default_timeout(TIMEOUT_MS)
+            take(page)
+            path = PICTURES / f"{take.__name__}.png"
+            page.screenshot(path=path)
+            print(path)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
