@@ -180,8 +180,13 @@ COMPOSE := docker compose
 export REVISION ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 export VERSION ?= $(shell git describe --tags --match 'v*' --always --dirty 2>/dev/null)
 
+.PHONY: engine
+engine:
+	@$(COMPOSE) version >/dev/null 2>&1 || \
+	  { echo "needs Docker Engine 25 or later with Compose; without Docker: make demo"; exit 1; }
+
 .PHONY: up
-up: .env secrets  ## the stack in containers; the first start trains a model
+up: engine .env secrets  ## the stack in containers; the first start trains a model
 	$(COMPOSE) up --build --detach --wait
 	@$(COMPOSE) exec -T worker with-secrets python -m training train --data auto --unless-production
 	@config/operate/addresses
@@ -194,21 +199,21 @@ secrets:  ## passwords and tokens in var/secrets, where there are none yet
 	@config/operate/secrets
 
 .PHONY: down
-down:  ## stop the containers; the volumes stay
+down: engine  ## stop the containers; the volumes stay
 	$(COMPOSE) --profile '*' down
 
 .PHONY: logs
-logs:  ## follow the logs; S=relay for those of one service
+logs: engine  ## follow the logs; S=relay for those of one service
 	$(COMPOSE) logs --follow --tail 100 $(S)
 
 .PHONY: ps
-ps:  ## what runs, how well, what it uses, and where to open it
+ps: engine  ## what runs, how well, what it uses, and where to open it
 	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}'
 	@docker stats --no-stream --format 'table {{.Name}}\t{{.MemUsage}}\t{{.CPUPerc}}' $$($(COMPOSE) ps --quiet)
 	@config/operate/addresses
 
 .PHONY: build
-build: secrets  ## every image of the project
+build: engine secrets  ## every image of the project
 	$(COMPOSE) --profile '*' build
 
 .PHONY: publish

@@ -5,7 +5,9 @@ from `MODEL_DIR`. Every problem is reported at once.
 """
 
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -38,10 +40,28 @@ def read_settings(kind: type[T], environ: Mapping[str, str]) -> T:
     return kind(**values)
 
 
-def exit_on_settings_error(main: Callable[[], None]) -> None:
-    """Run an entry point; a settings problem ends it with one clear message, no traceback."""
+def check_folder(variable: str, path: Path) -> None:
+    """Makes the folder that a setting names. Raises SettingsError if files cannot be made in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as err:
+        raise SettingsError(
+            f"{variable}={path}: {err.strerror}; name a folder that this user may write"
+        ) from err
+
+
+def exit_with_message(main: Callable[[], None]) -> None:
+    """Runs an entry point; what is wrong outside of the code ends it with a message, no traceback.
+
+    Status 2 for a setting, 1 for a file or an address that cannot be used, or a full disk.
+    """
     try:
         main()
     except SettingsError as err:
         print(f"settings:\n{err}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as err:
+        print(err, file=sys.stderr)
+        raise SystemExit(1) from None

@@ -15,7 +15,7 @@ import os
 import sqlite3
 from contextlib import closing
 
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from evidently_service.settings import Settings
 from evidently_service.window import Window
 
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

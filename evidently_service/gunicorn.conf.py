@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from config.contract import load_contract
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import check_folder, exit_with_message, read_settings
 from evidently_service.monitoring import load_monitoring
 from evidently_service.settings import Settings
 
@@ -17,6 +17,7 @@ from evidently_service.settings import Settings
 def configure() -> None:
     """Gunicorn's own names, filled from the settings; checks the monitoring file too."""
     settings = read_settings(Settings, os.environ)
+    check_folder("WINDOW_DIR", settings.window_path.parent)
     load_monitoring(Path(settings.monitoring_file), load_contract())
     globals().update(
         bind=f"{settings.bind_address}:{settings.evidently_port}",
@@ -32,4 +33,4 @@ def configure() -> None:
     )
 
 
-exit_on_settings_error(configure)
+exit_with_message(configure)

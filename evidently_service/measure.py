@@ -26,7 +26,7 @@ from config.contract import Contract, load_contract
 from config.events import Label, Prediction
 from config.heartbeat import beat
 from config.logs import set_up
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import check_folder, exit_with_message, read_settings
 from evidently_service.drift import Drift, as_row, measure_drift, monitored_frame
 from evidently_service.effect import measure_effects
 from evidently_service.judgement import Judge, share_drifted
@@ -323,6 +323,7 @@ def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
 def main() -> None:
     """Measures every period until TERM or INT."""
     settings = read_settings(Settings, os.environ)
+    check_folder("WINDOW_DIR", settings.window_path.parent)
     set_up(settings.log_format, settings.log_level)
     contract = load_contract()
     monitoring = load_monitoring(Path(settings.monitoring_file), contract)
@@ -352,4 +353,4 @@ def _stop(_: int, __: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

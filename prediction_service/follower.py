@@ -17,7 +17,7 @@ from config.contract import Contract, load_contract
 from config.heartbeat import beat
 from config.model_registry import GRAPH
 from config.logs import set_up
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from prediction_service.model import Model, ModelRefused, check_digests
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
 from prediction_service.registry import Registry, RegistryUnavailable, Wanted
@@ -109,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from prediction_service.cursors import erase_dead_letters
 from prediction_service.journal import JournalUnavailable, erase, journal_paths
 from prediction_service.mongodb import MongoSink
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import check_folder, exit_with_message, read_settings
 from prediction_service.settings import Settings
 from prediction_service.worker import MOST_CONNECTIONS
 
@@ -23,6 +23,7 @@ COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 def configure() -> None:
     """Reads the settings into gunicorn's names."""
     settings = read_settings(Settings, os.environ)
+    check_folder("JOURNAL_DIR", settings.journal_path)
     globals().update(
         bind=f"{settings.bind_address}:{settings.prediction_port}",
         workers=settings.workers,
@@ -63,4 +64,4 @@ def on_exit(_: Any) -> None:
     Path(os.environ[COUNTS]).rmdir()
 
 
-exit_on_settings_error(configure)
+exit_with_message(configure)

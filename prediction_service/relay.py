@@ -19,7 +19,7 @@ from pathlib import Path
 
 from config.heartbeat import beat
 from config.logs import set_up, where
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from prediction_service.cursors import Cursors
 from prediction_service.evidently import EvidentlySink
 from prediction_service.journal import (
@@ -260,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

@@ -18,7 +18,7 @@ import msgspec
 
 from config.contract import load_contract
 from config.events import Prediction
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from prediction_service.log_of_record import Period, stored_predictions
 from prediction_service.model import Model, ModelRefused, check_digests
 from prediction_service.registry import Registry, RegistryUnavailable
@@ -114,8 +114,13 @@ def opened_version(number: str, settings: Settings) -> Iterator[Model]:
 
 
 def moment(text: str) -> float:
-    """Unix time of a date or a date with a time; without a zone it is UTC. Raises ValueError."""
-    parsed = datetime.fromisoformat(text)
+    """Unix time of a date or a date with a time; without a zone it is UTC."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected a date, or a time as in 2026-10-31T18:30"
+        ) from err
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
@@ -164,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

@@ -4,11 +4,13 @@ import argparse
 import getpass
 import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from config.contract import ContractError, load_contract
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
 from training.feedback import FeedbackUnavailable
 from training.folders import FilesUnavailable, open_folder
@@ -40,6 +42,19 @@ BANNER = """\
 ######################################################################"""
 
 
+def number(kind: Callable[[str], Any], least: float) -> Callable[[str], Any]:
+    """What an option takes: a number of a kind that is not below `least`."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"got {text}, expected {least} or more")
+        return value
+
+    read.__name__ = kind.__name__  # argparse says it of what is no number
+    return read
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
@@ -54,9 +69,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument(
         "--unless-production", action="store_true", help="only if no version is in production"
     )
-    run.add_argument("--max-evals", type=int, help="trials of the search (MAX_EVALS, else 20)")
-    run.add_argument("--timeout-s", type=float, help="seconds after which no trial is started")
-    run.add_argument("--folds", type=int, default=5, help="cross-validation folds (5)")
+    run.add_argument(
+        "--max-evals", type=number(int, 1), help="trials of the search (MAX_EVALS, else 20)"
+    )
+    run.add_argument(
+        "--timeout-s", type=number(float, 0), help="seconds after which no trial is started"
+    )
+    run.add_argument("--folds", type=number(int, 2), default=5, help="cross-validation folds (5)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--force", action="store_true", help="train even if nothing is new")
     run.add_argument(
@@ -69,7 +88,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--without-store", action="store_true", help="ingested batches do not join")
     run.add_argument(
         "--recent-weight",
-        type=float,
+        type=number(float, 1),
         default=1.0,
         help="of the newest rows that join, beside all others; 1 or more (1)",
     )
@@ -96,7 +115,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     batch.add_argument("--spark-master", default="local[*]", help="(%(default)s)")
     batch.add_argument(
         "--max-rejected",
-        type=float,
+        type=number(float, 0),
         default=0.01,
         help="the share of rows that break the contract above which the exit status is 1 (0.01)",
     )
@@ -112,7 +131,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     let_go = commands.add_parser("retain", help="remove runs older than RUN_RETENTION_DAYS")
     let_go.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     draw = commands.add_parser("synthesize", help="draw synthetic census rows")
-    draw.add_argument("--rows", type=int, default=48842)
+    draw.add_argument("--rows", type=number(int, 1), default=48842)
     draw.add_argument("--seed", type=int, default=0)
     draw.add_argument(
         "--out",
@@ -135,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """`train`: runs the flow and prints what came of it."""
-    from training.flow import train  # pylint: disable=import-outside-toplevel  # takes seconds
+    # pylint: disable=import-outside-toplevel  # Prefect takes seconds
+    from training.flow import train
+    from training.runs import PrefectUnavailable, find_prefect
 
     settings = read_settings(Settings, os.environ)
     if options.unless_production:
@@ -143,6 +164,10 @@ def run_train(options: argparse.Namespace) -> None:
         if version:
             print(f"version {version.version} is in production: nothing to do")
             return
+    try:
+        find_prefect()
+    except PrefectUnavailable as err:
+        sys.exit(str(err))
     result = train(
         data=found_data(options.data, settings),
         max_evals=options.max_evals,
@@ -214,11 +239,13 @@ def open_store() -> Store:
 
 def run_work(options: argparse.Namespace) -> None:
     """`worker`: runs until it is stopped."""
-    from training.worker import WorkerError, run_worker  # pylint: disable=import-outside-toplevel
+    # pylint: disable=import-outside-toplevel
+    from training.runs import PrefectUnavailable
+    from training.worker import WorkerError, run_worker
 
     try:
         run_worker(options.with_healthcheck)
-    except WorkerError as err:
+    except (WorkerError, PrefectUnavailable) as err:
         sys.exit(str(err))
 
 
@@ -334,4 +361,4 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

@@ -1,6 +1,7 @@
 """How flow runs behave: what is tried again, who waits for whom, who is told of a failure."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,6 +14,7 @@ from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.logging.loggers import flow_run_logger
+from prefect.settings import get_current_settings
 
 from config.settings import read_settings
 from training.census import CensusUnavailable
@@ -35,6 +37,31 @@ OUTSIDE = (
     requests.RequestException,
 )
 LEASE_S = 120  # a run that was killed in its turn keeps the others waiting no longer
+
+
+class PrefectUnavailable(Exception):
+    """Prefect's server does not answer; the message names the setting."""
+
+
+def find_prefect(wait_s: float = 0) -> str:
+    """The address of Prefect's server, once it answers; empty where a run brings its own.
+
+    Raises PrefectUnavailable if it does not answer within `wait_s` seconds.
+    """
+    address = get_current_settings().api.url
+    deadline = time.monotonic() + wait_s
+    while address:
+        try:
+            requests.get(f"{address}/health", timeout=5).raise_for_status()
+            break
+        except requests.RequestException as err:
+            if time.monotonic() >= deadline:
+                raise PrefectUnavailable(
+                    f"Prefect does not answer at PREFECT_API_URL={address}: start it (make demo"
+                    f" KEEP=1 runs one) or set the address. {err}"
+                ) from err
+            time.sleep(0.5)
+    return address or ""
 
 
 def io_failed(_task: Any, _run: TaskRun, state: State[Any]) -> bool:

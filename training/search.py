@@ -30,7 +30,7 @@ from training.pipeline import Params, booster_params, make_encoder, make_sampler
 OnTrial = Callable[[Params, dict[str, float]], None]
 
 MAX_TREES = 1500
-PATIENCE = 30  # rounds without a better validation loss before a fit stops
+PATIENCE = 20  # rounds without a better validation loss before a fit stops
 SCREENING_FOLDS = 2
 
 # When a setting is given up: so much log loss behind the best one, on its first folds together and

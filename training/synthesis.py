@@ -28,7 +28,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from config.contract import CONTRACT_PATH, MISSING, Contract, Feature, load_contract
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from training.census import Census, CensusError, load_census, write_atomically
 from training.pipeline import DEFAULT_PARAMS, make_classifier, make_encoder
 from training.settings import Settings
@@ -608,4 +608,4 @@ def print_table(results: list[dict[str, Any]]) -> None:
 COMMANDS = {"tables": run_tables, "compare": run_compare}
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

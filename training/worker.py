@@ -8,11 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC
 from pathlib import Path
 
-import requests
 import yaml
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -26,12 +24,12 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.filesystems import RemoteFileSystem
-from prefect.settings import get_current_settings
 from prefect.types import DateTime
 from prefect.workers.process import ProcessWorker
 
 from config.settings import read_settings
 from training.bucket import GCSFS, storage_options
+from training.runs import PrefectUnavailable, find_prefect
 from training.settings import Settings
 from training.source_code import ROOT, code_digest, code_files
 
@@ -48,7 +46,10 @@ class WorkerError(Exception):
 
 
 def run_worker(with_healthcheck: bool) -> None:
-    """Deploys, then becomes Prefect's own worker. Raises WorkerError if a server is missing."""
+    """Deploys, then becomes Prefect's own worker.
+
+    Raises WorkerError or PrefectUnavailable if a server is missing.
+    """
     settings = read_settings(Settings, os.environ)
     server = wait_for_server()
     keep_code(settings)
@@ -140,16 +141,13 @@ def drop_overdue_runs() -> None:
 def wait_for_server() -> str:
     """The address of Prefect's server, once it answers: both may be started at once.
 
-    Raises WorkerError if it does not.
+    Raises WorkerError, or PrefectUnavailable if it does not answer.
     """
-    address = get_current_settings().api.url
+    try:
+        address = find_prefect()
+    except PrefectUnavailable as err:
+        print(f"{err}; looking for it for {SERVER_WAIT_S} s", file=sys.stderr, flush=True)
+        address = find_prefect(SERVER_WAIT_S)
     if not address:
         raise WorkerError("PREFECT_API_URL is not set: it is Prefect's address, http://.../api")
-    deadline = time.monotonic() + SERVER_WAIT_S
-    while time.monotonic() < deadline:
-        try:
-            requests.get(f"{address}/health", timeout=5).raise_for_status()
-            return address
-        except requests.RequestException:
-            time.sleep(0.5)
-    raise WorkerError(f"no Prefect server at PREFECT_API_URL={address} in {SERVER_WAIT_S} s")
+    return address

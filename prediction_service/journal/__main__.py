@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from config.settings import exit_on_settings_error, read_settings
+from config.settings import exit_with_message, read_settings
 from prediction_service.cursors import backlog, dead_letters
 from prediction_service.journal import folder_bytes, is_live, journal_paths
 from prediction_service.log_of_record import (
@@ -129,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_on_settings_error(main)
+    exit_with_message(main)

@@ -38,7 +38,7 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-evals", type=int, default=50)
-    parser.add_argument("--naive-evals", type=int, default=4, help="of the naive search (4)")
+    parser.add_argument("--naive-evals", type=int, default=12, help="of the naive search (12)")
     options = parser.parse_args()
     contract = load_contract()
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from config.settings import SettingsError, read_settings
+from config.settings import SettingsError, check_folder, exit_with_message, read_settings
 
 
 class Example(msgspec.Struct):
@@ -27,3 +27,20 @@ def test_all_problems_are_reported_at_once():
     with pytest.raises(SettingsError) as caught:
         read_settings(Example, {"PORT": "many"})
     assert "ADDRESS: not set" in str(caught.value) and "PORT=many" in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_used_is_named_with_its_setting(tmp_path):
+    check_folder("WINDOW_DIR", tmp_path / "new" / "window")
+    assert not list((tmp_path / "new" / "window").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError) as caught:
+        check_folder("WINDOW_DIR", tmp_path / "file" / "window")
+    assert f"WINDOW_DIR={tmp_path}/file/window: Not a directory; name" in str(caught.value)
+
+
+def test_what_the_system_refuses_is_one_line_and_status_1(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        exit_with_message((tmp_path / "no" / "such").touch)
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "no" / "such") in said and len(said.splitlines()) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from config.contract import Contract
 from config.events import Label, Prediction
-from config.settings import exit_on_settings_error
+from config.settings import exit_with_message
 from evidently_service.measure import Measure, main
 from evidently_service.measurement import LabelCounts, Measurement
 from evidently_service.monitoring import Monitoring
@@ -473,6 +473,6 @@ def test_wrong_settings_end_the_start_with_one_message(
 ) -> None:
     monkeypatch.setenv("MEASURE_PERIOD_S", "-1")
     with pytest.raises(SystemExit) as ended:
-        exit_on_settings_error(main)
+        exit_with_message(main)
     assert ended.value.code == 2
     assert "MEASURE_PERIOD_S=-1" in capsys.readouterr().err

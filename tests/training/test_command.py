@@ -5,7 +5,13 @@ import json
 import pandas as pd
 import pytest
 
-from config.settings import exit_on_settings_error
+from prefect.settings import (  # pylint: disable=no-name-in-module  # made when asked for
+    PREFECT_API_URL,
+    temporary_settings,
+)
+
+from config.settings import exit_with_message
+from tests.conftest import free_port
 from training.__main__ import main
 
 
@@ -29,7 +35,7 @@ def test_synthesize_writes_tables(contract, tmp_path, name, read):
 def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
     monkeypatch.setenv("MAX_EVALS", "many")
     with pytest.raises(SystemExit) as caught:
-        exit_on_settings_error(lambda: main(["train"]))
+        exit_with_message(lambda: main(["train"]))
     assert caught.value.code == 2
     assert "MAX_EVALS=many" in capsys.readouterr().err
 
@@ -41,3 +47,32 @@ def test_census_files_that_are_wrong_end_in_one_clear_line(tmp_path, monkeypatch
         main(["train"])
     assert caught.value.code == 1
     assert "adult.data" in (said := capsys.readouterr().err) and "CENSUS_DATA_DIR" in said
+
+
+@pytest.mark.parametrize(
+    "option, value, expected",
+    [
+        ("--max-evals", "0", "got 0, expected 1 or more"),
+        ("--folds", "1", "got 1, expected 2 or more"),
+        ("--timeout-s", "nan", "got nan, expected 0 or more"),
+        ("--recent-weight", "0.5", "got 0.5, expected 1 or more"),
+        ("--recent-weight", "heavy", "invalid float value: 'heavy'"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_starts(
+    option, value, expected, capsys
+):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", option, value])
+    assert caught.value.code == 2
+    assert f"argument {option}: {expected}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "worker"])
+def test_without_prefect_there_is_one_line_that_names_the_setting(command, monkeypatch, capsys):
+    address = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setattr("training.worker.SERVER_WAIT_S", 0)
+    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
+        main([command])
+    assert f"Prefect does not answer at PREFECT_API_URL={address}" in str(caught.value.code)
+    assert "Traceback" not in capsys.readouterr().err
