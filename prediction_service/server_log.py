@@ -42,19 +42,18 @@ class ServerLog(Logger):
 
 def refuse(err: Exception, log: Logger) -> bytes:
     """The whole answer to what is no request, or to a failure outside of the application."""
+    request_id = os.urandom(16).hex()  # the caller's own may be what could not be read
     status = next((s for kind, s in STATUSES.items() if isinstance(err, kind)), None)
     if status is None:
-        log.error("request failed error=%s", where(err))
-        status = HTTPStatus.INTERNAL_SERVER_ERROR
-        return answer(status, "internal_error", "The service failed; its log says why.")
-    kind = type(err).__name__
-    log.warning("no request error=%s status=%d", kind, status)
-    return answer(status, "bad_request", f"This is no HTTP request that can be read: {kind}.")
-
-
-def answer(status: HTTPStatus, code: str, message: str) -> bytes:
-    """An answer with the one error body, after which the connection is closed."""
+        log.error("request failed request_id=%s error=%s", request_id, where(err))
+        status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"
+        message = "The service failed; its log says why."
+    else:
+        kind, code = type(err).__name__, "bad_request"
+        log.warning("no request request_id=%s error=%s status=%d", request_id, kind, status)
+        message = f"This is no HTTP request that can be read: {kind}."
     body = error_body(code, message, [])
+    # Nothing after it can be read either.
     head = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode("ascii") + body
+    head += f"X-Request-ID: {request_id}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body

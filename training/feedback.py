@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 from config import api_keys
 from config.contract import Contract
 from config.settings import SettingsError
-from training.census import check_frame, first_problem
+from training.census import check_frame
 from training.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,9 @@ def read_feedback(settings: Settings, contract: Contract, limit: int = NEWEST_RO
     checked, rejected = check_documents(agreed, contract)
     found = Feedback(checked, len(documents) - len(agreed), len(rejected))
     if len(rejected):
-        log.warning("feedback rejected count=%d e.g. %s", len(rejected), first_problem(rejected))
+        # No log line holds a value of a record.
+        columns = {problem.field for row in rejected["problems"] for problem in row}
+        log.warning("feedback rejected count=%d columns=%s", len(rejected), sorted(columns))
     log.info("feedback rows=%d disputed=%d", len(checked), found.disputed)
     return found
 

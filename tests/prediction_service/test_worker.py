@@ -1,6 +1,7 @@
 """The gunicorn worker: what clients on raw connections can and cannot do to it."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -204,6 +205,20 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(
         assert answered == status
         assert b"Traceback" not in body
         assert is_closed(client, 4)
+
+
+def test_a_refusal_can_be_found_in_the_log(
+    settings: Settings, model_folder: ModelFolder, start: Start, tmp_path: Path
+) -> None:
+    assert model_folder.current()
+    with gunicorn(start, settings), connect(settings) as client:
+        client.sendall(b"nonsense\r\n\r\n")
+        answer = client.makefile("rb").read()
+    (request_id,) = re.findall(rb"\r\nX-Request-ID: ([0-9a-f]{32})\r\n", answer)
+    logs = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*.log"))
+    assert (
+        f"no request request_id={request_id.decode()} error=InvalidRequestLine status=400" in logs
+    )
 
 
 def test_idle_connections_do_not_delay_the_end(

@@ -54,7 +54,9 @@ def test_labelled_predictions_come_oldest_label_first(sink, settings, record, co
     assert found.rows[columns].values.tolist() == [["b", 1.7e9, 40, 1], ["a", 1.7e9, 30, 0]]
 
 
-def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings, record, contract):
+def test_only_matched_and_undisputed_labels_of_valid_records_come(
+    sink, settings, record, contract, caplog
+):
     null = record | {"workclass": None, "native_country": "Atlantis"}
     send(
         sink,
@@ -71,6 +73,7 @@ def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings
     assert found.rows["prediction_id"].tolist() == ["good"]
     assert found.rows[["workclass", "native_country"]].values.tolist() == [["?", "?"]]
     assert (found.disputed, found.rejected) == (1, 2)
+    assert "feedback rejected count=2 columns=['age', 'sex']" in caplog.text
 
 
 def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
