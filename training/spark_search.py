@@ -12,10 +12,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hyperopt import STATUS_OK, SparkTrials, fmin, space_eval, tpe
+from hyperopt import STATUS_OK, SparkTrials, fmin, space_eval
 
 from training.pipeline import Params
-from training.search import SPACE, ToBeat, Folds, OnTrial, Trial, deadline_in, evaluate
+from training.search import (
+    SPACE,
+    Folds,
+    OnTrial,
+    ToBeat,
+    Trial,
+    deadline_in,
+    evaluate,
+    suggest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +83,7 @@ def run_spark_search(
         fmin(
             objective,
             SPACE,
-            algo=tpe.suggest,
+            algo=suggest,
             max_evals=max_evals,
             trials=trials,
             early_stop_fn=after_each,

@@ -85,6 +85,9 @@ def test_the_search_finds_what_its_seed_says_and_reports_every_trial(folds):
     best = run_search(folds, 3, None, seed=1, on_trial=lambda *trial: seen.append(trial))
     again = run_search(folds, 3, None, seed=1)
     assert len(seen) == 3 and best.params == again.params
+    first, second = seen[0][0], seen[1][0]
+    assert (first["smote_ratio"], first["smote_neighbours"]) == (0.33, 7)  # `START` has places
+    assert first["gamma"] == search.START["gamma"] != second["gamma"]
     assert best.metrics["cv_log_loss"] == min(metrics.get("cv_log_loss", 1) for _, metrics in seen)
     assert isinstance(best.platt, Platt) and best.params["n_estimators"] <= 8
 
