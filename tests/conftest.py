@@ -22,6 +22,7 @@ from config.contract import Contract, load_contract
 from config.telemetry import SWITCHES, turn_off
 from prediction_service.mongodb import MongoSink
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 # Read when XGBoost's threads are made; spinning ones make small fits slow on busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 turn_off()

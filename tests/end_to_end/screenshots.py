@@ -6,16 +6,16 @@ make screenshots
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import requests
 from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from config.contract import load_contract
+from stream_generator.demo import drift_runs
+from tests.conftest import CHROMIUM
 from training.synthesis import synthesize
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
@@ -53,10 +53,9 @@ def file(page: Page) -> None:
 
 def prefect(page: Page) -> None:
     """The training that drift has started."""
-    api = os.environ["PREFECT_API_URL"]
-    wanted = {"flow_runs": {"tags": {"all_": ["drift"]}}, "limit": 1}
-    (run,) = requests.post(f"{api}/flow_runs/filter", json=wanted, timeout=10).json()
-    page.goto(f"{api.removesuffix('/api')}/runs/flow-run/{run['id']}")
+    run, *_ = drift_runs(dict(os.environ))
+    server = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    page.goto(f"{server}/runs/flow-run/{run['id']}")
     page.get_by_text("promote").first.wait_for()
 
 
@@ -71,13 +70,12 @@ def drift(page: Page) -> None:
 
 def main() -> None:
     """Takes all of them."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium or "PREDICTION_ADDRESS" not in os.environ:
+    if not CHROMIUM or "PREDICTION_ADDRESS" not in os.environ:
         sys.exit(f"{__doc__}\nneeds Chromium (apt-get install chromium) and a running stack")
     PICTURES.mkdir(exist_ok=True)
     takes: tuple[Callable[[Page], None], ...] = (ask, file, prefect, drift)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for take in takes:
             page = browser.new_page(viewport=SIZE)
             page.set_default_timeout(TIMEOUT_MS)

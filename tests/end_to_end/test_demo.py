@@ -1,6 +1,6 @@
 """The demo as a user runs it: real processes, a small search, and nothing left running.
 
-While it is up, every command of docs/tour.md and the README's examples are run against it.
+While it is up, the commands of docs/tour.md and the README's examples are run against it.
 """
 
 import json

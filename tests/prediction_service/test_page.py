@@ -2,7 +2,6 @@
 
 import csv
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,9 +17,9 @@ from config.contract import Contract
 from prediction_service.log_of_record import journalled_ids
 from prediction_service.model_folder import ModelFolder
 from prediction_service.settings import Settings
+from tests.conftest import CHROMIUM
 from tests.prediction_service.conftest import Start, gunicorn
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PHONE = {"width": 360, "height": 740}
 FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"

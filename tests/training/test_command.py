@@ -4,7 +4,6 @@ import json
 
 import pandas as pd
 import pytest
-
 from prefect.settings import (  # pylint: disable=no-name-in-module  # made when asked for
     PREFECT_API_URL,
     temporary_settings,
