@@ -6,10 +6,14 @@ read it for their gauges.
 
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Literal
 
-from prediction_service.journal import StoredEvent, erasing, journal_paths, newest, opened
+from prediction_service.journal import JournalUnavailable, StoredEvent, journal_paths, newest
+
+LOCK_WAIT_S = 5.0  # others hold the file for milliseconds
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cursor (
@@ -91,14 +95,42 @@ def cursors_path(root: Path) -> Path:
     return root / "relay.db"
 
 
+@contextmanager
+def opened(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Connection]:
+    """The relay's file, beside the relay. Raises sqlite3.Error if it cannot be opened.
+
+    What is removed through it is overwritten.
+    """
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=LOCK_WAIT_S,
+        isolation_level=None,
+    )
+    with closing(connection):
+        connection.execute("PRAGMA secure_delete = ON")  # some builds of SQLite start with it off
+        yield connection
+
+
 def erase_dead_letters(root: Path, prediction_id: str) -> int:
-    """Removes what sinks refused of a prediction; how many events. Raises JournalUnavailable."""
+    """Removes what sinks refused of a prediction; how many events.
+
+    The write-ahead log keeps nothing of it either. Raises JournalUnavailable, also when a reader
+    kept the log from being emptied.
+    """
     path = cursors_path(root)
     if not path.exists():
         return 0
     remove = "DELETE FROM dead_letter WHERE CAST(body AS TEXT) ->> 'prediction_id' = ?"
-    with erasing(path) as connection:
-        return connection.execute(remove, (prediction_id,)).rowcount
+    try:
+        with opened(path, "rw") as connection:
+            n_erased = connection.execute(remove, (prediction_id,)).rowcount
+            held, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as err:
+        raise JournalUnavailable(f"{path} cannot be written: {err}") from err
+    if held:
+        raise JournalUnavailable(f"{path}: its write-ahead log is being read and still holds rows")
+    return n_erased
 
 
 def backlog(root: Path, sink: str) -> int:
@@ -108,7 +140,7 @@ def backlog(root: Path, sink: str) -> int:
     for path in journal_paths(root):
         try:
             waiting += max(0, newest(path)[0] - positions.get(path.stem, 0))
-        except sqlite3.Error:  # removed meanwhile, or still being made
+        except JournalUnavailable:  # damaged: the relay says so
             continue
     return waiting
 

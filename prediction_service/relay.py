@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,14 +22,15 @@ from config.settings import exit_with_message, read_settings
 from prediction_service.cursors import Cursors
 from prediction_service.evidently import EvidentlySink
 from prediction_service.journal import (
+    JournalUnavailable,
     StoredEvent,
+    folder_bytes,
     hold_lock,
     is_live,
     journal_paths,
     newest,
     read_after,
     remove_files,
-    remove_up_to,
 )
 from prediction_service.mongodb import MongoSink
 from prediction_service.settings import Settings
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.2
 CLEAN_PERIOD_S = 5.0
 LABEL_STATES_PERIOD_S = 30.0
-REMOVED_ROWS = 500  # per transaction, so that a worker's commit waits a few milliseconds at most
 
 
 def make_sinks(settings: Settings) -> list[Sink]:
@@ -106,12 +105,12 @@ class Shipper:
 
     def _ship_batch(self, path: Path) -> bool:
         """Ships the next batch of a journal; True if it was a full one."""
-        is_dead = not is_live(path)  # asked first: nothing is added after this
         after = self.cursors.position(self.sink.name, path.stem)
         try:
+            is_dead = not is_live(path)  # asked first: nothing is added after this
             events = read_after(path, after, self.settings.relay_batch_rows)
-        except sqlite3.Error as err:  # just being made or removed; or damaged, and then it stays
-            log.warning("journal not read path=%s reason=%s", path, err)
+        except (JournalUnavailable, OSError) as err:  # the other journals go on
+            log.warning("not read: %s", err)
             return False
         if events:
             deliver(self.sink, events, partial(self._set_aside, path.stem))
@@ -152,13 +151,15 @@ def backoff_s(failures: int, longest_s: float) -> float:
 
 
 def clean(settings: Settings, cursors: Cursors, now: float) -> None:
-    """Removes what every sink has and is old enough, and empty journals without a writer.
+    """Removes journals without a writer that are empty, or old enough and in every sink.
 
-    `now` is Unix time. Without MongoDB the journals are the log of record and keep their rows.
+    What every sink has gives way at once where the journals have reached half of their bound.
+    `now` is Unix time. Without MongoDB the journals are the log of record and stay.
     """
-    before = now - settings.journal_retention_s
-    sinks = settings.sinks
-    for path in journal_paths(settings.journal_path):
+    root, sinks = settings.journal_path, settings.sinks
+    is_crowded = folder_bytes(root) > settings.journal_max_mb * 10**6 / 2
+    before = now - (0 if is_crowded else settings.journal_retention_s)
+    for path in journal_paths(root):
         try:
             is_dead = not is_live(path)  # asked first: after this nothing is added
             seq, newest_at = newest(path)
@@ -168,16 +169,8 @@ def clean(settings: Settings, cursors: Cursors, now: float) -> None:
                 remove_files(path)
                 cursors.forget(path.stem)
                 log.info("dead journal removed path=%s", path)
-            elif settings.mongodb_address:
-                remove_shipped(path, shipped, before)
-        except sqlite3.Error as err:
-            log.warning("journal not cleaned path=%s reason=%s", path, err)
-
-
-def remove_shipped(path: Path, shipped: int, before: float) -> None:
-    """Removes rows in small transactions, so that the journal's worker can write in between."""
-    while remove_up_to(path, shipped, before, REMOVED_ROWS) == REMOVED_ROWS:
-        time.sleep(0.001)
+        except (JournalUnavailable, OSError) as err:
+            log.warning("not cleaned: %s", err)
 
 
 def report_labels(sinks: Sequence[Sink], cursors: Cursors) -> None:
@@ -196,10 +189,14 @@ def keep_house(
     """Cleans the journals and counts labels, each at its period, until `stop`."""
     count_labels_at = 0.0
     while not stop.is_set():
-        clean(settings, cursors, time.time())
-        if time.monotonic() >= count_labels_at:
-            report_labels(sinks, cursors)
-            count_labels_at = time.monotonic() + LABEL_STATES_PERIOD_S
+        try:
+            clean(settings, cursors, time.time())
+            if time.monotonic() >= count_labels_at:
+                report_labels(sinks, cursors)
+                count_labels_at = time.monotonic() + LABEL_STATES_PERIOD_S
+        except Exception as err:  # pylint: disable=broad-exception-caught
+            # As a cursor that a full disk does not take: the sinks go on, which makes room.
+            log.error("housekeeping failed error=%s", where(err))
         beat(settings.heartbeat_file)
         stop.wait(CLEAN_PERIOD_S)
 

@@ -19,6 +19,7 @@ import msgspec
 from config.contract import load_contract
 from config.events import Prediction
 from config.settings import exit_with_message, read_settings
+from prediction_service.journal import JournalUnavailable
 from prediction_service.log_of_record import Period, stored_predictions
 from prediction_service.model import Model, ModelRefused, check_digests
 from prediction_service.registry import Registry, RegistryUnavailable
@@ -159,7 +160,9 @@ def main() -> None:
     period = Period(arguments.since, arguments.until)
     try:
         report = run(arguments.version, period, settings, arguments.out)
-    except (ModelRefused, RegistryUnavailable, SinkUnavailable, NothingToReplay, OSError) as err:
+    except (ModelRefused, RegistryUnavailable, NothingToReplay, OSError) as err:
+        raise SystemExit(f"replay: {err}") from err
+    except (JournalUnavailable, SinkUnavailable) as err:  # the log of record
         raise SystemExit(f"replay: {err}") from err
     if arguments.json:
         print(msgspec.json.encode(report).decode())

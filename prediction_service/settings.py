@@ -14,7 +14,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 FolderName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PageLinks = Annotated[str, msgspec.Meta(pattern=r"^(\w+=\d+[\w./-]*(,|$))*$")]
-MegaBytes = Annotated[int, msgspec.Meta(ge=64)]  # a journal's write-ahead log takes up to 17
+MegaBytes = Annotated[int, msgspec.Meta(ge=64)]  # of which a file of 1/64 is a worker's, always
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal_sync: Literal["normal", "full"] = "normal"
     # The bound of all files in JOURNAL_DIR; beyond it /predict and /feedback answer 503.
     journal_max_mb: MegaBytes = 2000
-    # How long a row stays once every sink has it. Without MongoDB rows stay for good.
+    # How old a row that every sink has must be to be removed, and up to as long again: workers
+    # begin another file so often, and files go as a whole. Without MongoDB rows stay for good.
     journal_retention_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
 
     # The sinks; an empty address leaves one out. A TTL of 0 keeps documents for good.

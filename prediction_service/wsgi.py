@@ -1,6 +1,7 @@
 """What gunicorn loads in each worker, after the fork: settings, model, journal and the app."""
 
 import gc
+import math
 import os
 
 from prometheus_client import CollectorRegistry
@@ -15,7 +16,8 @@ from prediction_service.model_folder import ModelFolder
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
 
-CHECKPOINT_PERIOD_S = 1.0
+HOUSEKEEPING_PERIOD_S = 1.0
+SHORTEST_FILE_S = 60.0
 LOG_PERIOD_S = 0.2
 
 settings = read_settings(Settings, os.environ)
@@ -29,8 +31,10 @@ journal = Journal(
     settings.instance,
     settings.journal_sync,
     settings.journal_max_mb * 10**6,
+    # Only whole files are removed, and none that is being written.
+    max(SHORTEST_FILE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
 )
-journal.checkpoint_every(CHECKPOINT_PERIOD_S)
+journal.keep_house(HOUSEKEEPING_PERIOD_S)
 app = create_app(settings, served, journal, metrics)
 if settings.log_requests:
     app.extensions["request_log"].flush_every(LOG_PERIOD_S)

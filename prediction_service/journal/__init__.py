@@ -1,21 +1,29 @@
-"""The journal: every answer and label, committed before the answer leaves.
+"""The journal: every answer and label, written before the answer leaves.
 
-One SQLite file per worker, `JOURNAL_DIR/<instance>/<uuid>.db`, beside a `.lock` that its worker
-holds for as long as it lives; whoever can take the lock knows the journal has no writer any
-more. Comes after scoring; the relay reads it. Only this module knows the tables.
+Each worker appends to a file of its own, `JOURNAL_DIR/<instance>/<uuid>.jsonl`, a line an event:
+
+    [seq, left, kind, prediction_id, at, event]
+
+`left` is how many events of the same append follow; an append whose last line is not there was
+never answered and does not count. Beside the file is a `.lock` that its worker holds; whoever can
+take it knows that the journal has no writer any more. Every now and then a worker leaves its file
+and begins another, so that the relay removes whole files. Comes after scoring; the relay reads it.
+Only this module knows the format.
 """
 
+import bisect
 import fcntl
 import logging
+import math
 import os
-import sqlite3
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 
@@ -25,24 +33,15 @@ log = logging.getLogger(__name__)
 
 Event = Prediction | Label
 Kind = Literal["prediction", "label", "erased"]
+Sync = Literal["normal", "full"]
+Line = tuple[int, int, Kind, str, float, msgspec.Raw]
 
-# No AUTOINCREMENT: it would double the cost of a commit. Numbers do not repeat because the newest
-# row is never removed from a file.
-SCHEMA = """
-CREATE TABLE event (
-    seq INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,
-    prediction_id TEXT NOT NULL,
-    at REAL NOT NULL,
-    body BLOB NOT NULL
-)
-"""
-INSERT = "INSERT INTO event (kind, prediction_id, at, body) VALUES (?, ?, ?, ?)"
-LOCK_WAIT_S = 5.0  # the relay's removals hold a journal's write lock for milliseconds
-ROW_OVERHEAD_BYTES = 80  # a row's columns besides its body
+MOST_FILES = 64  # that JOURNAL_MAX_MB is divided into
 MEASURE_PERIOD_S = 1.0
-LONGEST_LOG_PAGES = 4000  # of 4 kB, in the write-ahead log; then a commit empties it
-FREED_PAGES = 250  # given back to the file system per removal, so that its lock stays short
+TAIL_BYTES = 1 << 12  # read first to find the newest event
+
+decode = msgspec.json.Decoder(Line).decode
+DAMAGE = (msgspec.DecodeError, UnicodeDecodeError)  # what it raises for a line that is none
 
 
 class JournalFull(Exception):
@@ -50,49 +49,102 @@ class JournalFull(Exception):
 
 
 class JournalUnavailable(Exception):
-    """The journal cannot be written, as when the disk is full; nothing was stored."""
+    """A journal cannot be read or written, as when the disk is full; nothing was stored."""
 
 
 class StoredEvent(NamedTuple):
-    """One row of a journal."""
+    """One line of a journal."""
 
-    seq: int
+    seq: int  # rises in each journal, from 1 on; numbers may be left out
     kind: Kind
     prediction_id: str
     at: float  # Unix time in seconds
     body: bytes  # the event as JSON
 
 
+class JournalFile:
+    """One file, locked and open for appending."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{uuid.uuid4().hex}.jsonl"
+        self.begun_at = time.monotonic()
+        self.n_events = 0
+        self.n_bytes = 0
+        with ExitStack() as undo:  # what fails is tried again every second, and leaves nothing
+            undo.callback(remove_files, self.path)
+            self._lock = hold_lock(lock_path(self.path))  # before the journal can be seen
+            undo.callback(os.close, self._lock)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file = os.open(self.path, flags, 0o644)
+            undo.callback(os.close, self._file)
+            flush_folder(folder)  # or the file might be gone after a loss of power
+            undo.pop_all()
+
+    def append(self, content: bytes, n_events: int, flush: bool) -> None:
+        """Adds whole lines, all or none. Raises OSError."""
+        # Their numbers are taken even if they are not kept: the relay may have read them before.
+        self.n_events += n_events
+        rest, end = memoryview(content), self.n_bytes
+        try:
+            while rest:
+                n_written = os.pwrite(self._file, rest, end)
+                rest, end = rest[n_written:], end + n_written
+            if flush:
+                self.flush()
+        except OSError:
+            os.ftruncate(self._file, self.n_bytes)
+            raise
+        self.n_bytes = end
+
+    def flush(self) -> None:
+        """Has the disk store what was appended. Raises OSError."""
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Lets go of the lock: the relay may adopt the journal."""
+        os.close(self._file)
+        os.close(self._lock)
+
+
 class Journal:
     """One worker's own journal, open for appending. Open it after the fork."""
 
     def __init__(
-        self, root: Path, instance: str, sync: Literal["normal", "full"], max_bytes: int
+        self, root: Path, instance: str, sync: Sync, max_bytes: int, longest_s: float = math.inf
     ) -> None:
+        """`longest_s`: after so many seconds `keep_house` begins another file."""
         self.root = root
         self.max_bytes = max_bytes
-        folder = root / instance
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{uuid.uuid4().hex}.db"
-        self._lock_file = hold_lock(lock_path(self.path))  # before the journal can be seen
-        self._connection = create(self.path, sync)
+        self._folder = root / instance
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._sync = sync
+        self._longest_s = longest_s
+        self._file = JournalFile(self._folder)
         self._mutex = threading.Lock()
         self._closed = threading.Event()
-        self._encode = msgspec.json.Encoder().encode
+        self._housekeeper: threading.Thread | None = None
+        self._encode = msgspec.json.Encoder().encode_lines
         self._room = 0
         self._measure_at = 0.0
 
+    @property
+    def path(self) -> Path:
+        """The file that is being written."""
+        return self._file.path
+
     def append(self, events: Sequence[Event]) -> None:
-        """Commits the events, all or none.
+        """Stores the events, all or none.
 
         Raises JournalFull or JournalUnavailable, and then none of them is stored.
         """
-        rows = [self._row(event) for event in events]
         with self._mutex:
-            self._take_room(sum(len(row[3]) + ROW_OVERHEAD_BYTES for row in rows))
+            last = self._file.n_events + len(events)
+            numbered = enumerate(events, self._file.n_events + 1)
+            content = self._encode([line(seq, last - seq, event) for seq, event in numbered])
+            self._take_room(len(content))
             try:
-                self._commit(rows)
-            except sqlite3.Error as err:
+                self._file.append(content, len(events), flush=self._sync == "full")
+            except OSError as err:
                 raise JournalUnavailable(
                     f"the journal {self.path} cannot be written: {err}"
                 ) from err
@@ -102,182 +154,196 @@ class Journal:
         """True if the journals have reached their bound."""
         return folder_bytes(self.root) >= self.max_bytes
 
-    def checkpoint_every(self, period_s: float) -> threading.Thread:
-        """Moves what is committed into the file's body, in a thread of this process.
-
-        A commit that finds the log too long does it itself, and waits for the disk's flush.
-        """
-        thread = threading.Thread(target=self._keep_checkpointing, args=[period_s], daemon=True)
-        thread.start()
-        return thread
+    def keep_house(self, period_s: float) -> None:
+        """Has the disk store what was appended, and begins other files, in a thread."""
+        self._housekeeper = threading.Thread(
+            target=self._keep_house, args=[period_s], name="journal", daemon=True
+        )
+        self._housekeeper.start()
 
     def close(self) -> None:
         """Closes the file and lets go of its lock; the relay may then adopt it."""
         self._closed.set()
-        self._connection.close()
-        os.close(self._lock_file)
+        if self._housekeeper:
+            self._housekeeper.join()
+        self._file.close()
 
-    def _keep_checkpointing(self, period_s: float) -> None:
+    def _keep_house(self, period_s: float) -> None:
         while not self._closed.wait(period_s):
             try:
-                with opened(self.path, "rw") as connection:
-                    # Passive: it waits for nobody, and nobody for it.
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            except sqlite3.Error as err:  # a commit will do it, or say why it cannot
-                log.warning("journal not checkpointed path=%s reason=%s", self.path, err)
+                self._file.flush()
+                if self._is_long():
+                    self._begin_another()
+            except OSError as err:  # an answer that cannot be stored says so itself
+                log.warning("journal not kept path=%s reason=%s", self.path, err)
 
-    def _row(self, event: Event) -> tuple[str, str, float, bytes]:
-        if isinstance(event, Prediction):
-            return "prediction", event.prediction_id, event.predicted_at, self._encode(event)
-        return "label", event.prediction_id, event.labelled_at, self._encode(event)
+    def _is_long(self) -> bool:
+        file = self._file
+        is_old = time.monotonic() - file.begun_at >= self._longest_s
+        return bool(file.n_events) and (is_old or file.n_bytes >= self.max_bytes // MOST_FILES)
+
+    def _begin_another(self) -> None:
+        another = JournalFile(self._folder)
+        with self._mutex:
+            former, self._file = self._file, another
+        try:
+            former.flush()
+        finally:
+            former.close()
 
     def _take_room(self, n_bytes: int) -> None:
-        """Counts own rows against the bound between measurements of the whole folder."""
+        """Counts own bytes against the bound between measurements of the whole folder."""
         now = time.monotonic()
         if now >= self._measure_at:
             self._room = self.max_bytes - folder_bytes(self.root)
             self._measure_at = now + MEASURE_PERIOD_S
         if n_bytes > self._room:
             raise JournalFull(
-                f"the journals hold {self.max_bytes // 10**6} MB (JOURNAL_MAX_MB):"
-                " nothing is answered that cannot be kept. Is the relay running, and do the"
-                " sinks answer?"
+                f"the journals hold {self.max_bytes // 10**6} MB (JOURNAL_MAX_MB): nothing is"
+                " answered that cannot be kept. Is the relay running, and do the sinks answer?"
+                " Without MongoDB nothing is removed: raise JOURNAL_MAX_MB"
             )
         self._room -= n_bytes
 
-    def _commit(self, rows: list[tuple[str, str, float, bytes]]) -> None:
-        if len(rows) == 1:
-            self._connection.execute(INSERT, rows[0])  # a transaction of its own
-            return
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._connection.executemany(INSERT, rows)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
-
-def create(path: Path, sync: Literal["normal", "full"]) -> sqlite3.Connection:
-    """A new journal file. A row is committed by each statement outside a transaction."""
-    draft = path.with_suffix(".new")  # renamed once it has its table: others look in any moment
-    with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # removed rows free disk
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(SCHEMA)
-    draft.rename(path)
-    connection = sqlite3.connect(
-        path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
-    )
-    connection.execute(f"PRAGMA synchronous = {sync}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
-    return connection
+def line(seq: int, left: int, event: Event) -> tuple[int, int, Kind, str, float, Event]:
+    """What a journal's line says of an event."""
+    if isinstance(event, Prediction):
+        return seq, left, "prediction", event.prediction_id, event.predicted_at, event
+    return seq, left, "label", event.prediction_id, event.labelled_at, event
 
 
 @contextmanager
-def opened(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Connection]:
-    """An existing journal, whoever writes it. Raises sqlite3.Error if it cannot be opened.
+def opened(path: Path, mode: Literal["rb", "rb+"] = "rb") -> Iterator[BinaryIO]:
+    """A journal, whoever writes it. Raises JournalUnavailable, also for a line that is none.
 
-    What is removed through it is overwritten.
-    """
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=LOCK_WAIT_S,
-        isolation_level=None,
-    )
-    with closing(connection):
-        connection.execute("PRAGMA secure_delete = ON")  # some builds of SQLite start with it off
-        yield connection
-
-
-@contextmanager
-def erasing(path: Path) -> Iterator[sqlite3.Connection]:
-    """A file to erase from; of what was erased, its write-ahead log keeps nothing either.
-
-    Raises JournalUnavailable, also when a reader kept the log from being emptied.
+    One that the relay has removed meanwhile is empty: every sink has what it held.
     """
     try:
-        with opened(path, "rw") as connection:
-            yield connection
-            held, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error as err:
-        raise JournalUnavailable(f"{path} cannot be written: {err}") from err
-    if held:
-        raise JournalUnavailable(f"{path}: its write-ahead log is being read and still holds rows")
+        try:
+            file = path.open(mode)
+        except FileNotFoundError:
+            file = Path(os.devnull).open(mode)
+        with file:
+            yield file
+    except OSError as err:
+        raise JournalUnavailable(f"the journal {path} cannot be used: {err}") from err
+    except DAMAGE as err:
+        raise JournalUnavailable(
+            f"the journal {path} has a damaged line ({err}): mend it, or move the file elsewhere"
+        ) from err
 
 
 def journal_paths(root: Path) -> list[Path]:
     """All journals of all instances."""
-    return sorted(root.glob("*/*.db"))
+    return sorted(root.glob("*/*.jsonl"))
 
 
 def read_after(path: Path, seq: int, limit: int) -> list[StoredEvent]:
-    """Up to `limit` events that follow `seq`, in order."""
-    query = (
-        "SELECT seq, kind, prediction_id, at, body FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
-    )
-    with opened(path) as connection:
-        return [StoredEvent(*row) for row in connection.execute(query, (seq, limit))]
+    """Up to `limit` events that follow `seq`, in order. Raises JournalUnavailable.
+
+    What stands before a damaged line is read; the line is told once it is the next.
+    """
+    events: list[StoredEvent] = []
+    try:
+        with opened(path) as file:
+            find(file, seq)
+            for append in appends(file):
+                events += append
+                if len(events) >= limit:
+                    break
+    except JournalUnavailable:
+        if not events:
+            raise
+    return events[:limit]
+
+
+def appends(file: BinaryIO) -> Iterator[list[StoredEvent]]:
+    """The events of one append after the other, of those that are there as a whole."""
+    together: list[StoredEvent] = []
+    for content in file:
+        if not content.endswith(b"\n"):
+            return
+        number, left, kind, prediction_id, at, body = decode(content)
+        together.append(StoredEvent(number, kind, prediction_id, at, bytes(body)))
+        if left == 0:
+            yield together
+            together = []
+
+
+def find(file: BinaryIO, seq: int) -> None:
+    """Goes to the line that follows `seq`, by halving: it may be the millionth."""
+
+    def go_to_line(offset: int) -> None:
+        """Goes to the first line that begins at the offset or after it."""
+        file.seek(max(0, offset - 1))
+        if offset:
+            file.readline()
+
+    def number_from(offset: int) -> int:
+        """The number of that line."""
+        go_to_line(offset)
+        content = file.readline()
+        try:
+            return decode(content)[0] if content.endswith(b"\n") else sys.maxsize
+        except DAMAGE:  # what stands before it is found all the same
+            return sys.maxsize
+
+    end = file.seek(0, os.SEEK_END)
+    go_to_line(bisect.bisect_right(range(end), seq, key=number_from))
 
 
 def newest(path: Path) -> tuple[int, float]:
-    """The number and the time of the newest event; (0, 0.0) for an empty journal."""
-    with opened(path) as connection:
-        query = "SELECT seq, at FROM event ORDER BY seq DESC LIMIT 1"
-        row = connection.execute(query).fetchone()
-    return row or (0, 0.0)
+    """The number and the time of the newest event; (0, 0.0) for an empty journal.
 
-
-def remove_up_to(path: Path, seq: int, before: float, limit: int) -> int:
-    """Removes up to `limit` of the oldest events; how many.
-
-    Only events numbered up to `seq` and older than `before` (Unix time), never the newest one.
+    Raises JournalUnavailable.
     """
-    with opened(path, "rw") as connection:
-        query = (
-            "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq <= ? ORDER BY seq"
-            " LIMIT ?) AND at < ? AND seq < (SELECT max(seq) FROM event)"
-        )
-        removed = connection.execute(query, (seq, limit, before)).rowcount
-        if removed:
-            give_back_pages(connection)
-    return removed
+    with opened(path) as file:
+        end = file.seek(0, os.SEEK_END)
+        start, length = end, TAIL_BYTES
+        while start > 0:
+            start = max(0, end - length)
+            file.seek(start)
+            lines = file.read(end - start).split(b"\n")[:-1]  # the rest is being written
+            for content in reversed(lines[1:] if start else lines):
+                seq, left, _, _, at, _ = decode(content)
+                if left == 0:
+                    return seq, at
+            length *= 8
+    return 0, 0.0
 
 
 def erase(path: Path, prediction_id: str) -> int:
-    """Blanks a prediction and its labels; how many events. Their numbers stay taken.
+    """Blanks a prediction and its labels in their place; how many events.
 
-    Nothing of what they said is left in the file. Raises JournalUnavailable.
+    Their numbers stay taken; nothing of what they said is left in the file. Raises
+    JournalUnavailable.
     """
-    find = "SELECT seq FROM event WHERE prediction_id = ?"
-    blank = "UPDATE event SET kind = 'erased', prediction_id = '', body = x'' WHERE seq = ?"
-    with erasing(path) as connection:
-        # Found by reading: an update that looks at every row would keep the worker from writing.
-        numbers = connection.execute(find, (prediction_id,)).fetchall()
-        return connection.executemany(blank, numbers).rowcount if numbers else 0
-
-
-def give_back_pages(connection: sqlite3.Connection) -> None:
-    """Shortens a file of which more than a quarter is free; the rest new rows will fill."""
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    if free * 4 > pages:
-        # As a script: `execute` would stop after the first page.
-        connection.executescript(f"PRAGMA incremental_vacuum({FREED_PAGES})")
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    n_erased, offset = 0, 0
+    with opened(path, "rb+") as file:
+        for content in file:
+            if prediction_id.encode() in content and content.endswith(b"\n"):
+                seq, left, _, its_id, at, _ = decode(content)
+                if its_id == prediction_id:
+                    blank = msgspec.json.encode((seq, left, "erased", "", at, None))
+                    os.pwrite(file.fileno(), blank.ljust(len(content) - 1), offset)
+                    n_erased += 1
+            offset += len(content)
+        if n_erased:
+            os.fdatasync(file.fileno())
+    return n_erased
 
 
 def remove_files(path: Path) -> None:
-    """Removes a journal that has no writer; its lock last, so that a rest is found again."""
-    for suffix in ("-wal", "-shm", ""):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    """Removes a journal that has no writer; its lock first, so that a rest is found again."""
     lock_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def is_live(path: Path) -> bool:
-    """True while the journal's worker lives. A journal that is dead stays dead."""
+    """True while the journal has a writer. A journal that is dead stays dead."""
+    if not lock_path(path).exists():
+        return False
     try:
         os.close(hold_lock(lock_path(path)))
     except BlockingIOError:
@@ -287,7 +353,6 @@ def is_live(path: Path) -> bool:
 
 def hold_lock(path: Path) -> int:
     """The descriptor of a locked file; closing it, or dying, lets go. Raises BlockingIOError."""
-    # Never on the journal itself: closing another descriptor would drop SQLite's own locks.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -295,6 +360,15 @@ def hold_lock(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def flush_folder(folder: Path) -> None:
+    """Has the disk store the names in a folder. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def lock_path(path: Path) -> Path:
@@ -305,9 +379,10 @@ def lock_path(path: Path) -> Path:
 def folder_bytes(root: Path) -> int:
     """The size of all files under a folder."""
     total = 0
-    for path in root.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # removed by the relay meanwhile
-            continue
+    for folder, _, names in os.walk(root):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:  # removed by the relay meanwhile
+                continue
     return total

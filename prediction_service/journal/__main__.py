@@ -16,7 +16,7 @@ import msgspec
 
 from config.settings import exit_with_message, read_settings
 from prediction_service.cursors import backlog, dead_letters
-from prediction_service.journal import folder_bytes, is_live, journal_paths
+from prediction_service.journal import JournalUnavailable, folder_bytes, is_live, journal_paths
 from prediction_service.log_of_record import (
     journalled_ids,
     open_mongodb,
@@ -124,7 +124,7 @@ def main() -> None:
             print_labelled(settings)
         else:
             print_predictions(settings)
-    except SinkUnavailable as err:
+    except (JournalUnavailable, SinkUnavailable) as err:
         raise SystemExit(f"journal: {err}") from err
 
 

@@ -10,19 +10,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from config.events import Label
-from prediction_service.cursors import Cursors, dead_letters
+from config.events import Label, Prediction
+from prediction_service.cursors import (
+    Cursors,
+    cursors_path,
+    dead_letters,
+    erase_dead_letters,
+    opened,
+)
 from prediction_service.forget import forget
 from prediction_service.journal import (
     Journal,
     JournalUnavailable,
-    erase,
     newest,
-    opened,
     read_after,
-    remove_up_to,
 )
 from prediction_service.mongodb import MongoSink
 from prediction_service.settings import Settings
@@ -80,33 +84,40 @@ def test_nothing_of_it_is_left_in_a_live_journal_and_numbers_stay_taken(journal:
 def test_a_log_that_is_being_read_is_told_and_emptied_the_next_time(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader's view keeps the row in the write-ahead log, whatever the file says."""
-    monkeypatch.setattr("prediction_service.journal.LOCK_WAIT_S", 0.1)
+    """A reader's view keeps a dead letter in the write-ahead log, whatever the file says."""
+    monkeypatch.setattr("prediction_service.cursors.LOCK_WAIT_S", 0.1)
     (erased,) = made_predictions(1)
     journal.append([erased])
-    with opened(journal.path) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM event").fetchall()
-        with pytest.raises(JournalUnavailable, match="log is being read"):
-            erase(journal.path, erased.prediction_id)
-    assert erase(journal.path, erased.prediction_id) == 0
-    assert erased.prediction_id.encode() not in bytes_of(journal.root)
+    (event,) = read_after(journal.path, 0, 1)
+    with closing(Cursors(journal.root)) as cursors:
+        cursors.bury("mongodb", journal.path.stem, event, "too large", 1.0)
+        with opened(cursors_path(journal.root)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM dead_letter").fetchall()
+            with pytest.raises(JournalUnavailable, match="log is being read"):
+                forgotten(erased.prediction_id, settings_of(journal))
+        assert erase_dead_letters(journal.root, erased.prediction_id) == 0
+        assert erased.prediction_id.encode() not in bytes_of(journal.root)
 
 
 def test_a_damaged_journal_is_named(journal: Journal) -> None:
-    damaged = journal.path.with_name("damaged.db")
-    damaged.write_bytes(b"no database" * 1000)
-    with pytest.raises(JournalUnavailable, match="damaged.db"):
+    damaged = journal.path.with_name("damaged.jsonl")
+    damaged.write_bytes(("0" * 32 + " is no journal\n").encode() * 1000)
+    with pytest.raises(JournalUnavailable, match="damaged.jsonl"):
         forgotten("0" * 32, settings_of(journal))
 
 
-def test_rows_that_were_shipped_and_removed_leave_nothing_in_the_file(journal: Journal) -> None:
-    removed = made_predictions(1000)
-    journal.append([*removed, *made_predictions(1)])
-    assert remove_up_to(journal.path, 1000, 1.8e9, 1000) == 1000
-    erase(journal.path, removed[0].prediction_id)
-    content = bytes_of(journal.root)
-    assert not [one for one in removed if one.prediction_id.encode() in content]
+def test_what_only_names_it_stays(journal: Journal) -> None:
+    """Erasing changes the events of that id alone, and the file's length not at all."""
+    erased, other = made_predictions(2)
+    naming = msgspec.structs.replace(other, features={"workclass": erased.prediction_id})
+    journal.append([erased, naming])
+    size = journal.path.stat().st_size
+    assert forgotten(erased.prediction_id, settings_of(journal))["journal rows"] == 1
+    assert journal.path.stat().st_size == size
+    blank, kept = read_after(journal.path, 0, 10)
+    assert (blank.seq, blank.kind, blank.prediction_id, blank.body) == (1, "erased", "", b"null")
+    assert msgspec.json.decode(kept.body, type=Prediction) == naming
 
 
 def test_what_a_sink_refused_is_erased(journal: Journal) -> None:

@@ -1,12 +1,14 @@
 """The journal on real files: what is committed, what is refused, who may adopt it."""
 
+import errno
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,15 +16,16 @@ import pytest
 from config.events import Label, Prediction
 from prediction_service.journal import (
     Journal,
+    JournalFile,
     JournalFull,
     JournalUnavailable,
+    erase,
     folder_bytes,
     is_live,
     journal_paths,
     newest,
     read_after,
     remove_files,
-    remove_up_to,
 )
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
@@ -30,6 +33,7 @@ from tests.prediction_service.conftest import ROOT, environment, made_prediction
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from prediction_service.journal import Journal
 from tests.prediction_service.conftest import made_predictions
@@ -55,32 +59,67 @@ def test_events_are_read_back_in_order(journal: Journal) -> None:
     assert newest(journal.path) == (6, 7.0)
 
 
-@pytest.mark.parametrize(("sync", "level"), [("normal", 1), ("full", 2)])
-def test_sync_is_sqlites_own_level(tmp_path: Path, sync: str, level: int) -> None:
-    opened = Journal(tmp_path, "here", sync, 10**8)  # type: ignore[arg-type]
-    connection = opened._connection  # pylint: disable=protected-access
-    assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
-    opened.close()
+def flushes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the files that the disk was told to store, as they come."""
+    sizes: list[int] = []
+    fdatasync = os.fdatasync
+
+    def noted(descriptor: int) -> None:
+        fdatasync(descriptor)
+        sizes.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    return sizes
 
 
-def test_what_is_committed_is_moved_into_the_file_behind_the_requests(
-    tmp_path: Path,
+@pytest.mark.parametrize(("sync", "n_flushes"), [("normal", 0), ("full", 3)])
+def test_only_full_sync_waits_for_the_disk_with_each_append(
+    tmp_path: Path, sync: Any, n_flushes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a commit in a few hundred has to flush the disk, and one request in a hundred waits."""
-    journal = Journal(tmp_path, "here", "normal", 10**8)
-    journal.append(made_predictions(500))
-    thread = journal.checkpoint_every(0.05)
+    noted = flushes(monkeypatch)
+    opened = Journal(tmp_path, "here", sync, 10**8)
+    sizes = []
+    for _ in range(3):
+        opened.append(made_predictions(2))
+        sizes.append(opened.path.stat().st_size)
+    opened.close()
+    assert noted == sizes[:n_flushes]
 
-    def in_body() -> int:
-        (tmp_path / "body.db").write_bytes(journal.path.read_bytes())  # without the log beside it
-        return newest(tmp_path / "body.db")[0]
 
-    wait_until(lambda: in_body() == 500, 10, "the file's body to hold the events")
+def test_the_disk_stores_what_was_appended_behind_the_requests(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = flushes(monkeypatch)
     journal.append(made_predictions(500))
-    wait_until(lambda: in_body() == 1000, 10, "the next as well")
+    journal.keep_house(0.05)
+    size = journal.path.stat().st_size
+    wait_until(lambda: size in noted, 10, "the disk to be told")
+
+
+def test_a_worker_leaves_a_long_file_and_one_that_is_old(tmp_path: Path) -> None:
+    """What it leaves has no writer, so that the relay may remove it; nothing is lost on the way."""
+    journal = Journal(tmp_path, "here", "normal", max_bytes=64 * 100_000)
+    journal.keep_house(0.01)
+    predictions = []
+    while len(journal_paths(tmp_path)) < 4:  # or the journals are full, a failure
+        predictions += made_predictions(10)
+        journal.append(predictions[-10:])
+    last = journal.path
     journal.close()
-    thread.join(5)
-    assert not thread.is_alive()
+    assert not any(is_live(path) for path in journal_paths(tmp_path))
+    events = [event for path in journal_paths(tmp_path) for event in read_after(path, 0, 10**6)]
+    assert sorted(one.prediction_id for one in events) == sorted(
+        one.prediction_id for one in predictions
+    )
+    old = Journal(tmp_path, "there", "normal", 10**9, longest_s=0.2)
+    old.keep_house(0.01)
+    first = old.path
+    time.sleep(0.5)
+    assert old.path == first, "nothing has been written"
+    old.append(made_predictions(1))
+    wait_until(lambda: old.path != first, 10, "another file")
+    assert not is_live(first) and is_live(old.path) and last != first
+    old.close()
 
 
 def test_a_full_journal_takes_nothing_until_there_is_room(tmp_path: Path) -> None:
@@ -92,7 +131,7 @@ def test_a_full_journal_takes_nothing_until_there_is_room(tmp_path: Path) -> Non
             stored += 500
     assert stored > 5000
     assert newest(opened.path)[0] == stored
-    assert folder_bytes(tmp_path) < 6_000_000 + 5_000_000, "one write-ahead log more at most"
+    assert folder_bytes(tmp_path) < 6_000_000 + 5_000_000, "one append more at most"
     opened.max_bytes *= 2
     wait_until(lambda: takes(opened), 5, "room to be measured again")
     opened.close()
@@ -107,43 +146,91 @@ def takes(journal: Journal) -> bool:
     return True
 
 
-def test_a_batch_that_cannot_be_written_is_refused_whole(journal: Journal) -> None:
-    """A full disk is played by SQLite's own bound on the file's pages."""
+def test_a_batch_that_cannot_be_written_is_refused_whole(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up takes the first part of what is written."""
     journal.append(made_predictions(1))
-    connection = journal._connection  # pylint: disable=protected-access
-    connection.execute("PRAGMA max_page_count = 10")
-    with pytest.raises(JournalUnavailable, match="full"):
-        journal.append(made_predictions(1000))
+    pwrite, room = os.pwrite, [1000]
+
+    def filling(descriptor: int, content: bytes, offset: int) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        n_written = pwrite(descriptor, content[: room[0]], offset)
+        room[0] -= n_written
+        return n_written
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", filling)
+        with pytest.raises(JournalUnavailable, match="No space left"):
+            journal.append(made_predictions(1000))
     assert newest(journal.path)[0] == 1
-    connection.execute("PRAGMA max_page_count = 100000")
     journal.append(made_predictions(3))
-    assert newest(journal.path)[0] == 4
+    numbers = [event.seq for event in read_after(journal.path, 0, 10)]
+    assert numbers == [1, 1002, 1003, 1004], "none is given twice: the relay may have seen it"
 
 
-def test_only_old_rows_up_to_a_number_are_removed(journal: Journal) -> None:
-    journal.append(made_predictions(2000))
-    assert remove_up_to(journal.path, 500, 1e12, 100) == 100
-    assert read_after(journal.path, 0, 1)[0].seq == 101
-    assert remove_up_to(journal.path, 5000, 1.0, 5000) == 0, "younger than the time given"
-    assert remove_up_to(journal.path, 5000, 1e12, 5000) == 1899, "all but the newest"
+def test_numbers_that_a_failed_flush_has_shown_are_not_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay may have shipped them, and would take what is answered next for known."""
+    journal = Journal(tmp_path, "here", "full", 10**8)
+    journal.append(made_predictions(2))
+    shipped: list[int] = []
+
+    def failing(_: int) -> None:
+        shipped.extend(event.seq for event in read_after(journal.path, 2, 10))
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", failing)
+        with pytest.raises(JournalUnavailable, match="Input/output"):
+            journal.append(made_predictions(3))
+    assert shipped == [3, 4, 5] and newest(journal.path)[0] == 2
+    answered = made_predictions(1)
+    journal.append(answered)
+    (event,) = read_after(journal.path, max(shipped), 10)
+    assert event.prediction_id == answered[0].prediction_id
+    journal.close()
 
 
-def test_numbers_never_repeat_after_a_removal(journal: Journal) -> None:
-    journal.append(made_predictions(10))
-    assert remove_up_to(journal.path, 10, 1e12, 100) == 9
-    journal.append(made_predictions(1))
-    assert [event.seq for event in read_after(journal.path, 0, 100)] == [10, 11]
+def test_a_file_that_cannot_be_begun_leaves_nothing(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again every second: a descriptor lost each time would end the worker."""
+    held, files = os.listdir("/proc/self/fd"), sorted(journal.path.parent.iterdir())
+
+    def failing(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            JournalFile(journal.path.parent)
+    assert len(os.listdir("/proc/self/fd")) == len(held)
+    assert sorted(journal.path.parent.iterdir()) == files
 
 
-def test_removed_rows_give_their_disk_back(journal: Journal) -> None:
-    """The write-ahead log keeps its size, which is bounded."""
-    for _ in range(120):
-        journal.append(made_predictions(1000))
-    before = journal.path.stat().st_size
-    while remove_up_to(journal.path, 10**9, 1e12, 500) == 500:
-        pass
-    wait_until(lambda: journal.path.stat().st_size < before / 2, 10, "the file to shrink")
-    assert folder_bytes(journal.root) < before
+@pytest.mark.parametrize("n_cut", [1, 100, 5000, 150_000])
+def test_an_append_that_was_cut_short_does_not_count(journal: Journal, n_cut: int) -> None:
+    """As when a worker is killed while it writes: nobody was told of any of it."""
+    journal.append(made_predictions(3))
+    journal.append(made_predictions(1000))
+    os.truncate(journal.path, journal.path.stat().st_size - n_cut)
+    assert newest(journal.path) == (3, 1.7e9 + 2)
+    assert [event.seq for event in read_after(journal.path, 0, 10)] == [1, 2, 3]
+    assert not read_after(journal.path, 3, 10)
+
+
+def test_reading_goes_on_after_any_event(journal: Journal) -> None:
+    predictions = made_predictions(300)
+    for start in range(0, 300, 100):
+        journal.append(predictions[start : start + 99])
+        journal.append(predictions[start + 99 : start + 100])
+    for seq in range(301):
+        expected = list(range(seq + 1, 301))[:7]
+        assert [event.seq for event in read_after(journal.path, seq, 7)] == expected
+    assert not read_after(journal.path, 10**9, 7)
 
 
 def test_what_a_killed_worker_committed_is_there_and_may_be_adopted(tmp_path: Path) -> None:
@@ -241,9 +328,33 @@ def test_a_log_of_record_that_is_away_is_one_line(settings: Settings) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_damaged_journal_is_an_sqlite_error(tmp_path: Path) -> None:
-    path = tmp_path / "here" / "x.db"
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "here" / "x.jsonl"
     path.parent.mkdir()
-    path.write_bytes(b"no database" * 100)
-    with pytest.raises(sqlite3.DatabaseError):
-        read_after(path, 0, 1)
+    path.write_bytes(b"no journal\n" * 100)
+    for read in (lambda: read_after(path, 0, 1), lambda: newest(path)):
+        with pytest.raises(JournalUnavailable, match="x.jsonl has a damaged line"):
+            read()
+
+
+@pytest.mark.parametrize("damage", [b'"', b"\xff", b"\0"])
+def test_what_stands_before_a_damaged_line_is_read(journal: Journal, damage: bytes) -> None:
+    predictions = made_predictions(100)
+    for one in predictions:
+        journal.append([one])
+    content = journal.path.read_bytes()
+    where = content.index(predictions[60].prediction_id.encode())
+    journal.path.write_bytes(content[:where] + damage + content[where + 1 :])
+    for seq in range(60):
+        assert [event.seq for event in read_after(journal.path, seq, 3)] == [
+            number for number in range(seq + 1, seq + 4) if number <= 60
+        ]
+    with pytest.raises(JournalUnavailable, match=journal.path.name):
+        read_after(journal.path, 60, 3)
+
+
+def test_a_journal_that_was_removed_meanwhile_is_empty(journal: Journal) -> None:
+    """Commands that go from file to file must not end because the relay has cleaned."""
+    gone = journal.path.with_name("gone.jsonl")
+    assert not read_after(gone, 0, 10) and newest(gone) == (0, 0.0) and erase(gone, "0" * 32) == 0
+    assert not is_live(gone) and not list(gone.parent.glob("gone*")), "nothing is made of it"

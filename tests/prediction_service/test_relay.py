@@ -18,7 +18,7 @@ import pytest
 
 from config.events import Label
 from prediction_service.cursors import Cursors, backlog, cursors_path, dead_letters, label_states
-from prediction_service.journal import Journal, journal_paths, newest, read_after
+from prediction_service.journal import Journal, is_live, journal_paths, newest, read_after
 from prediction_service.mongodb import MongoSink
 from prediction_service.relay import backoff_s, clean, run
 from prediction_service.resend import Resent, resend
@@ -285,19 +285,84 @@ def shipped(settings: Settings, journal: Journal) -> Cursors:
 WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "http://elsewhere"}
 
 
-def test_rows_are_removed_once_every_sink_has_them_and_they_are_old(
-    settings: Settings, journal: Journal
-) -> None:
+def test_a_file_is_removed_once_every_sink_has_it_and_it_is_old(settings: Settings) -> None:
     settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_retention_s=100.0)
-    journal.append(made_predictions(1200))  # one a second from 1.7e9 on
-    with closing(shipped(settings, journal)) as cursors:
-        cursors.advance("evidently", journal.path.stem, 900)
-        clean(settings, cursors, now=1.7e9 + 99)
-        assert len(read_after(journal.path, 0, 2000)) == 1200, "too young"
-        clean(settings, cursors, now=1.7e9 + 100 + 700)
-        assert read_after(journal.path, 0, 1)[0].seq == 701
+    root = settings.journal_path
+    worker = Journal(root, "here", "normal", 10**8)
+    worker.append(made_predictions(1200))  # one a second from 1.7e9 on
+    with closing(shipped(settings, worker)) as cursors:
+        worker.close()
+        cursors.advance("evidently", worker.path.stem, 1199)
         clean(settings, cursors, now=2e9)
-        assert read_after(journal.path, 0, 1)[0].seq == 901, "what Evidently lacks stays"
+        assert journal_paths(root) == [worker.path], "what Evidently lacks stays"
+        cursors.advance("evidently", worker.path.stem, 1200)
+        clean(settings, cursors, now=1.7e9 + 100 + 1199)
+        assert journal_paths(root) == [worker.path], "too young"
+        clean(settings, cursors, now=1.7e9 + 100 + 1200)
+        assert not journal_paths(root)
+
+
+def test_shipped_files_make_room_before_predictions_are_refused(settings: Settings) -> None:
+    """However young they are: what every sink has is no reason for a 503."""
+    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_max_mb=64)
+    root = settings.journal_path
+    worker = Journal(root, "here", "normal", 64 * 10**6)
+    worker.append(made_predictions(10))
+    worker.close()
+    with closing(shipped(settings, worker)) as cursors:
+        clean(settings, cursors, now=1.7e9 + 60)
+        assert journal_paths(root) == [worker.path], "there is room"
+        with (root / "ballast").open("wb") as file:
+            file.truncate(33 * 10**6)
+        clean(settings, cursors, now=1.7e9 + 60)
+        assert not journal_paths(root)
+
+
+def test_a_file_that_cannot_be_cleaned_keeps_no_other(settings: Settings) -> None:
+    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_retention_s=0.0)
+    root = settings.journal_path
+    damaged = root / "here" / ("0" * 32 + ".jsonl")
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"\xff\n")
+    worker = Journal(root, "here", "normal", 10**8)
+    worker.append(made_predictions(10))
+    worker.close()
+    with closing(shipped(settings, worker)) as cursors:
+        clean(settings, cursors, now=2e9)
+    assert journal_paths(root) == [damaged]
+
+
+def test_housekeeping_that_fails_does_not_end_the_relay(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a full disk, which takes no cursor: an end would keep it full."""
+    stop = threading.Event()
+
+    def failing(*_: object) -> None:
+        failing_calls.append(1)
+        if len(failing_calls) == 3:
+            stop.set()
+        raise sqlite3.OperationalError("database or disk is full")
+
+    failing_calls: list[int] = []
+    monkeypatch.setattr("prediction_service.relay.clean", failing)
+    monkeypatch.setattr("prediction_service.relay.CLEAN_PERIOD_S", 0.01)
+    run(settings, stop)
+    assert len(failing_calls) == 3
+    assert caplog.text.count("housekeeping failed error=") == 3
+
+
+def test_rows_of_a_worker_that_goes_on_are_removed_as_well(settings: Settings) -> None:
+    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_retention_s=0.0)
+    worker = Journal(settings.journal_path, "here", "normal", 10**8, longest_s=0.2)
+    worker.keep_house(0.01)
+    worker.append(made_predictions(10))
+    first = worker.path
+    with closing(shipped(settings, worker)) as cursors:
+        wait_until(lambda: not is_live(first), 10, "another file")
+        clean(settings, cursors, now=2e9)
+        assert journal_paths(settings.journal_path) == [worker.path]
+    worker.close()
 
 
 def test_a_shipped_journal_goes_when_its_worker_is_dead_but_never_while_it_lives(
@@ -312,7 +377,7 @@ def test_a_shipped_journal_goes_when_its_worker_is_dead_but_never_while_it_lives
         worker.append(made_predictions(1))
         worker.close()
         clean(settings, cursors, now=2e9)
-        assert [event.seq for event in read_after(worker.path, 0, 10)] == [6], "not shipped"
+        assert len(read_after(worker.path, 0, 10)) == 6, "one is not shipped"
         cursors.advance("mongodb", worker.path.stem, 6)
         cursors.advance("evidently", worker.path.stem, 6)
         clean(settings, cursors, now=2e9)
