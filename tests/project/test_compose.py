@@ -92,6 +92,16 @@ def test_everything_that_starts_with_the_stack_says_whether_it_is_healthy():
             assert service["healthcheck"]["test"], name
 
 
+def test_what_is_given_the_address_of_a_mongodb_reaches_one_elsewhere():
+    """The relay once had no way out: with MONGODB_ADDRESS elsewhere it shipped nothing."""
+    for name in ("relay", "worker", "jupyter"):
+        assert "front" in SERVICES[name]["networks"], name
+
+
+def test_the_generator_is_not_started_again_when_it_has_sent_all():
+    assert SERVICES["traffic"]["restart"] == "on-failure"
+
+
 def test_no_image_is_taken_whatever_it_is():
     for name, service in SERVICES.items():
         tag = service["image"].rpartition(":")[2].strip("}")
