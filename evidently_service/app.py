@@ -6,7 +6,7 @@ the window.
 
 import logging
 import sqlite3
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -52,7 +52,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.evidently_max_body_bytes
     registry.register(WindowCollector(window, monitoring))
     add_ingest(app, monitoring, contract, window)
-    add_results(app, monitoring, window)
+    add_results(app, monitoring, window, settings.measure_period_s)
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
@@ -75,13 +75,16 @@ def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: W
         return stored(len(received), window.add_labels(received))
 
 
-def add_results(app: Flask, monitoring: Monitoring, window: Window) -> None:
-    """The routes that show what was measured."""
+def add_results(
+    app: Flask, monitoring: Monitoring, window: Window, measure_period_s: float | None
+) -> None:
+    """The routes that show what was measured; the period overrides the monitoring file's."""
+    period_s = measure_period_s or monitoring.measure_period_s
 
     @app.get("/")
     def index() -> Response:
         if page.wants_page():
-            return page.make_page(window, monitoring)
+            return page.make_page(window, monitoring, period_s)
         return answer({"service": "evidently_service", "endpoints": ENDPOINTS})
 
     @app.get("/drift")
@@ -91,8 +94,10 @@ def add_results(app: Flask, monitoring: Monitoring, window: Window) -> None:
 
 def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
     """The pages for people. Evidently's own need scripts, the others none."""
-    app.add_template_filter(readable, "time")
-    app.add_template_filter(lambda name: readable(datetime.fromisoformat(name).timestamp()), "seen")
+    app.add_template_filter(page.readable, "time")
+    app.add_template_filter(
+        lambda name: page.readable(datetime.fromisoformat(name).timestamp()), "seen"
+    )
 
     @app.get("/report")
     def report_index() -> Response:
@@ -119,11 +124,6 @@ def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
     @app.get("/style.css")
     def style() -> Response:
         return Response(render_template("style.css"), mimetype="text/css")
-
-
-def readable(at: float) -> str:
-    """A Unix time in UTC, to the second."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def add_health(app: Flask, window: Window, registry: CollectorRegistry) -> None:

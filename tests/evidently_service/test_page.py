@@ -1,5 +1,8 @@
 """The page at `/`: what an operator reads, before and after anything was measured."""
 
+import time
+from typing import Any
+
 import msgspec
 import pytest
 from flask.testing import FlaskClient
@@ -9,7 +12,7 @@ from config.contract import Contract
 from evidently_service.app import create_app
 from evidently_service.measurement import DriftEffect, Judgement, Measurement, Run, State
 from evidently_service.monitoring import Monitoring
-from evidently_service.page import HEIGHT, WIDTH, chart_of
+from evidently_service.page import HEIGHT, STALE_PERIODS, WIDTH, chart_of
 from evidently_service.settings import Settings
 from evidently_service.window import Window
 from tests.evidently_service.test_app import MEASURED
@@ -76,6 +79,32 @@ def test_the_verdict_is_told_in_words(client: FlaskClient, window: Window) -> No
     assert "All is calm" in page(client)
     window.record(at(3.0, below_floor=True), Run(3.0))
     assert "below the floor of" in page(client)
+
+
+CALM: dict[str, Any] = {
+    "drifted": False,
+    "features": tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features),
+}
+
+
+def test_nothing_is_calm_while_the_roc_auc_is_below_its_floor(
+    client: FlaskClient, window: Window
+) -> None:
+    """The page once said so over a red figure further down."""
+    window.record(at(time.time(), **CALM, below_floor=True), Run(1.0))
+    text = page(client)
+    assert 'class="verdict bad">Predictions are worse than they may be: ROC AUC is below' in text
+    assert "All is calm" not in text
+
+
+def test_what_is_measured_no_more_is_not_told_as_the_verdict_of_now(
+    client: FlaskClient, window: Window, monitoring: Monitoring
+) -> None:
+    late_s = (STALE_PERIODS + 1) * monitoring.measure_period_s
+    window.record(at(time.time() - late_s, **CALM), Run(1.0))
+    assert 'class="verdict bad">Not measured since 20' in page(client)
+    window.record(at(time.time(), **CALM), Run(2.0))
+    assert 'class="verdict">All is calm' in page(client)
 
 
 def test_the_chart_has_a_place_for_every_measurement(client: FlaskClient, window: Window) -> None:
