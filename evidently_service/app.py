@@ -56,7 +56,18 @@ def create_app(
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
+    app.before_request(refuse_other_sites)
     return app
+
+
+def refuse_other_sites() -> None:
+    """Raises RequestError (403) for what a browser posts for a page of another site.
+
+    Any page could fill the window so, and raise drift: browsers reach 127.0.0.1 for it.
+    """
+    is_read = request.method in ("GET", "HEAD")
+    if request.headers.get("Sec-Fetch-Site") == "cross-site" and not is_read:
+        raise RequestError(403, "cross_site", "A page of another site may not post: a program may.")
 
 
 def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: Window) -> None:
@@ -148,7 +159,7 @@ def add_errors(app: Flask) -> None:
 
     @app.errorhandler(RequestError)
     def refused(err: RequestError) -> Response:
-        log.info("request refused path=%s code=%s message=%s", request.path, err.code, err)
+        log.info("request refused endpoint=%s code=%s message=%s", request.endpoint, err.code, err)
         return error(err.status, err.code, str(err), err.problems)
 
     @app.errorhandler(HTTPException)
@@ -158,13 +169,13 @@ def add_errors(app: Flask) -> None:
 
     @app.errorhandler(sqlite3.Error)
     def store_failed(err: sqlite3.Error) -> Response:
-        log.error("window failed path=%s error=%s", request.path, err)
+        log.error("window failed endpoint=%s error=%s", request.endpoint, err)
         message = f"The window cannot be used just now ({err}); send this again later."
         return error(503, "window_unavailable", message)
 
     @app.errorhandler(Exception)
     def surprise(err: Exception) -> Response:
-        log.error("request failed path=%s error=%s", request.path, where(err))
+        log.error("request failed endpoint=%s error=%s", request.endpoint, where(err))
         return error(500, "internal_error", "The service failed; its log says why.")
 
 
