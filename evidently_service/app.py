@@ -136,6 +136,10 @@ def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
     def style() -> Response:
         return Response(render_template("style.css"), mimetype="text/css")
 
+    @app.get("/page.js")
+    def script() -> Response:
+        return Response(render_template("page.js"), mimetype="text/javascript")
+
 
 def add_health(app: Flask, window: Window, registry: CollectorRegistry) -> None:
     """The routes that a process manager and Prometheus ask."""

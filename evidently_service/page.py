@@ -16,7 +16,10 @@ from evidently_service.window import Window
 
 MEASUREMENTS = 300  # of the chart
 WIDTH, HEIGHT = 600, 120  # of the chart, in its own units
-POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none';"
+    " frame-ancestors 'none'"
+)
 STALE_PERIODS = 12  # a measurement is late by then, and its verdict of the past
 METRICS = ("roc_auc", "log_loss", "accuracy", "precision", "recall", "f1")
 STATES = {
