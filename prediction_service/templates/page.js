@@ -71,8 +71,9 @@ function inWords(problem) {
   return `${words(problem.field)}: ${value}, expected ${problem.expected}${nearest}`;
 }
 
+/** Each problem has an id of its own, `PLACE-0` and on. */
 function showRefusal(place, refused) {
-  const problems = refused.problems.map((one) => make("li", { text: inWords(one) }));
+  const problems = refused.problems.map((one, i) => make("li", { id: `${place.id}-${i}`, text: inWords(one) }));
   place.replaceChildren(make("p", { class: "problem", text: refused.message }), make("ul", {}, ...problems));
 }
 
@@ -86,14 +87,30 @@ async function predictPerson(event) {
   const record = {};
   for (const rule of rules.filter((one) => one.used)) record[rule.name] = valueOf(rule, entered.get(rule.name));
   button.disabled = true;
+  byId("reasons").replaceChildren();
+  markInputs([]);
   try {
     showAnswer(record, await askWithReasons(record));
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    showRefusal(byId("answer"), error);
+    showRefusal(byId("said"), error);
+    markInputs(error.problems);
   } finally {
     button.disabled = false;
   }
+}
+
+/** Ties problems to the inputs that they are about, and leads to the first of these. */
+function markInputs(problems) {
+  for (const { name } of rules) {
+    const input = byId(`f-${name}`);
+    if (!input) continue;
+    const own = problems.flatMap((one, i) => (one.field === name ? [`said-${i}`] : []));
+    input.removeAttribute("aria-invalid");
+    if (own.length) input.setAttribute("aria-invalid", "true");
+    input.setAttribute("aria-describedby", [...own, `h-${name}`].join(" "));
+  }
+  document.querySelector("#person [aria-invalid]")?.focus();
 }
 
 /** An answer with its explanation, or without one where the version has none. */
@@ -114,10 +131,12 @@ function showAnswer(record, answer) {
   const said =
     `Probability of ${settings.positive}: ${percent(answer.probability)}; ` +
     `the line is the threshold, ${percent(answer.threshold)}. Model version ${answer.model_version}.`;
-  byId("answer").replaceChildren(
+  byId("said").replaceChildren( // this is read out, and the reasons are not
     make("p", { class: "verdict", text: answer.label }),
     make("div", { class: "scale", "aria-hidden": "true" }, part, threshold),
     make("p", { text: said }),
+  );
+  byId("reasons").replaceChildren(
     ...(answer.explanation ? reasons(record, answer.explanation) : [
       make("p", { class: "soft", text: "This version cannot give its reasons." }),
     ]),

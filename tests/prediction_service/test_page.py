@@ -97,6 +97,33 @@ def test_what_the_form_would_not_allow_is_told_by_the_service(page: Page) -> Non
     expect(page.locator("#answer")).to_contain_text(said)
 
 
+def test_a_problem_is_tied_to_its_input_until_it_is_mended(page: Page) -> None:
+    page.locator("#person").evaluate("form => form.noValidate = true")
+    page.get_by_label("hours per week").fill("1000")
+    page.get_by_label("age in years").fill("7")
+    page.get_by_role("button", name="Predict").click()
+    age, hours = page.locator("#f-age"), page.locator("#f-hours_per_week")
+    expect(age).to_be_focused()
+    for field in (age, hours):
+        expect(field).to_have_attribute("aria-invalid", "true")
+    expect(age).to_have_accessible_description(re.compile("^age: 7, expected a whole number"))
+    expect(hours).to_have_accessible_description(re.compile("^hours per week: 1000, expected"))
+    hours.fill("40")
+    age.fill("70")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#reasons tbody tr").first).to_be_visible()
+    assert page.locator("[aria-invalid]").count() == 0
+    expect(age).to_have_accessible_description(re.compile("^(?!age: 7)"))
+
+
+def test_the_answer_is_read_out_without_its_table(page: Page) -> None:
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#answer table")).to_be_visible()
+    told = page.locator("#answer [role=status]")
+    expect(told).to_contain_text("Probability of")
+    assert told.locator("table, li").count() == 0
+
+
 def write_csv(path: Path, records: list[dict[str, Any]], **changes: str) -> Path:
     """A CSV file of records, with other names for some columns."""
     with path.open("w", newline="", encoding="utf-8-sig") as file:
