@@ -6,7 +6,7 @@ the window.
 
 import logging
 import sqlite3
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -52,11 +52,22 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.evidently_max_body_bytes
     registry.register(WindowCollector(window, monitoring))
     add_ingest(app, monitoring, contract, window)
-    add_results(app, monitoring, window)
+    add_results(app, monitoring, window, settings.measure_period_s)
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
+    app.before_request(refuse_other_sites)
     return app
+
+
+def refuse_other_sites() -> None:
+    """Raises RequestError (403) for what a browser posts for a page of another site.
+
+    Any page could fill the window so, and raise drift: browsers reach 127.0.0.1 for it.
+    """
+    is_read = request.method in ("GET", "HEAD")
+    if request.headers.get("Sec-Fetch-Site") == "cross-site" and not is_read:
+        raise RequestError(403, "cross_site", "A page of another site may not post: a program may.")
 
 
 def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: Window) -> None:
@@ -75,13 +86,16 @@ def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: W
         return stored(len(received), window.add_labels(received))
 
 
-def add_results(app: Flask, monitoring: Monitoring, window: Window) -> None:
-    """The routes that show what was measured."""
+def add_results(
+    app: Flask, monitoring: Monitoring, window: Window, measure_period_s: float | None
+) -> None:
+    """The routes that show what was measured; the period overrides the monitoring file's."""
+    period_s = measure_period_s or monitoring.measure_period_s
 
     @app.get("/")
     def index() -> Response:
         if page.wants_page():
-            return page.make_page(window, monitoring)
+            return page.make_page(window, monitoring, period_s)
         return answer({"service": "evidently_service", "endpoints": ENDPOINTS})
 
     @app.get("/drift")
@@ -91,8 +105,10 @@ def add_results(app: Flask, monitoring: Monitoring, window: Window) -> None:
 
 def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
     """The pages for people. Evidently's own need scripts, the others none."""
-    app.add_template_filter(readable, "time")
-    app.add_template_filter(lambda name: readable(datetime.fromisoformat(name).timestamp()), "seen")
+    app.add_template_filter(page.readable, "time")
+    app.add_template_filter(
+        lambda name: page.readable(datetime.fromisoformat(name).timestamp()), "seen"
+    )
 
     @app.get("/report")
     def report_index() -> Response:
@@ -120,10 +136,9 @@ def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
     def style() -> Response:
         return Response(render_template("style.css"), mimetype="text/css")
 
-
-def readable(at: float) -> str:
-    """A Unix time in UTC, to the second."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+    @app.get("/page.js")
+    def script() -> Response:
+        return Response(render_template("page.js"), mimetype="text/javascript")
 
 
 def add_health(app: Flask, window: Window, registry: CollectorRegistry) -> None:
@@ -148,7 +163,7 @@ def add_errors(app: Flask) -> None:
 
     @app.errorhandler(RequestError)
     def refused(err: RequestError) -> Response:
-        log.info("request refused path=%s code=%s message=%s", request.path, err.code, err)
+        log.info("request refused endpoint=%s code=%s message=%s", request.endpoint, err.code, err)
         return error(err.status, err.code, str(err), err.problems)
 
     @app.errorhandler(HTTPException)
@@ -158,13 +173,13 @@ def add_errors(app: Flask) -> None:
 
     @app.errorhandler(sqlite3.Error)
     def store_failed(err: sqlite3.Error) -> Response:
-        log.error("window failed path=%s error=%s", request.path, err)
+        log.error("window failed endpoint=%s error=%s", request.endpoint, err)
         message = f"The window cannot be used just now ({err}); send this again later."
         return error(503, "window_unavailable", message)
 
     @app.errorhandler(Exception)
     def surprise(err: Exception) -> Response:
-        log.error("request failed path=%s error=%s", request.path, where(err))
+        log.error("request failed endpoint=%s error=%s", request.endpoint, where(err))
         return error(500, "internal_error", "The service failed; its log says why.")
 
 

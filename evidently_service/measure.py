@@ -148,7 +148,7 @@ class Measure:
         """The measurement of the newest rows; without a verdict where they cannot be compared."""
         started = time.perf_counter()
         labelled = self._labelled(inputs.version)
-        with_label = self.window.labelled_count(self.monitoring.window_rows)
+        with_label = self.window.labelled_count(len(rows))
         blank = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -157,7 +157,7 @@ class Measure:
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
             false_alarms_per_month=self.monitoring.false_alarms_per_month,
-            label_coverage=min(1.0, with_label / len(rows)) if rows else None,
+            label_coverage=with_label / len(rows) if rows else None,
             **self._of_predictions(rows, labelled),
             **self._of_labels(labelled),
         )

@@ -3,7 +3,9 @@
 Takes what `measure` left in the window and computes nothing but where lines of the chart go.
 """
 
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from flask import Response, render_template, request
@@ -14,13 +16,24 @@ from evidently_service.window import Window
 
 MEASUREMENTS = 300  # of the chart
 WIDTH, HEIGHT = 600, 120  # of the chart, in its own units
-POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none';"
+    " frame-ancestors 'none'"
+)
+STALE_PERIODS = 12  # a measurement is late by then, and its verdict of the past
 METRICS = ("roc_auc", "log_loss", "accuracy", "precision", "recall", "f1")
 STATES = {
     "not_measured": "Nothing has been measured yet: the measure process has not run.",
     "not_enough_rows": "Too few predictions have come so far for a comparison.",
     "no_reference": "No version is in production yet, so there is nothing to compare with.",
 }
+
+
+class Verdict(NamedTuple):
+    """What the page says first."""
+
+    words: str
+    is_bad: bool
 
 
 class Column(NamedTuple):
@@ -55,14 +68,16 @@ def wants_page() -> bool:
     return request.accept_mimetypes.best_match(kinds) == "text/html"
 
 
-def make_page(window: Window, monitoring: Monitoring) -> Response:
-    """The page, as of the newest measurement."""
+def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Response:
+    """The page, as of the newest measurement; one is made every `period_s`."""
     measured = window.newest(MEASUREMENTS)
     latest = measured[-1] if measured else None
     page = render_template(
         "page.html",
         latest=latest,
-        said=verdict_in_words(latest),
+        verdict=verdict_of(
+            latest, monitoring.roc_auc_floor, time.time() - STALE_PERIODS * period_s
+        ),
         columns=by_effect(latest) if latest else [],
         metrics=performance(latest) if latest else [],
         chart=chart_of(measured, monitoring.share_drifted),
@@ -75,15 +90,39 @@ def make_page(window: Window, monitoring: Monitoring) -> Response:
     return Response(page, headers=headers)
 
 
-def verdict_in_words(latest: Measurement | None) -> str:
-    """What a measurement says, in a sentence."""
-    if latest is None or latest.state != "ok":
-        return STATES[latest.state if latest else "not_measured"]
-    if latest.drifted:
-        return "The people who are asked about have changed: the dataset has drifted."
-    if any(one.persistent for one in (*latest.features, *latest.prediction)):
-        return "Single columns have drifted; the dataset as a whole has not."
-    return "All is calm: the window looks like the reference."
+def verdict_of(latest: Measurement | None, roc_auc_floor: float, oldest: float) -> Verdict:
+    """What a measurement says; one made before `oldest` (Unix time in seconds) says it no more."""
+    if latest is None:
+        return Verdict(STATES["not_measured"], False)
+    words, is_bad = in_words(latest, roc_auc_floor), latest.drifted or latest.below_floor
+    if latest.measured_at is None or latest.measured_at >= oldest:
+        return Verdict(words, is_bad)
+    late = f"Not measured since {readable(latest.measured_at)} UTC: is the measure process running?"
+    return Verdict(f"{late} Then: {words}", True)
+
+
+def in_words(measured: Measurement, roc_auc_floor: float) -> str:
+    """What a measurement says of quality and drift, the worst first."""
+    words = []
+    if measured.below_floor:
+        words.append(
+            f"Predictions are worse than they may be: ROC AUC is below the floor of {roc_auc_floor}"
+            " with its whole interval."
+        )
+    if measured.state != "ok":
+        words.append(STATES[measured.state])
+    elif measured.drifted:
+        words.append("The people who are asked about have changed: the dataset has drifted.")
+    elif any(one.persistent for one in (*measured.features, *measured.prediction)):
+        words.append("Single columns have drifted; the dataset as a whole has not.")
+    elif not words:
+        words.append("All is calm: the window looks like the reference.")
+    return " ".join(words)
+
+
+def readable(at: float) -> str:
+    """A Unix time in UTC, to the second."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def by_effect(latest: Measurement) -> list[Column]:

@@ -1,4 +1,4 @@
-"""Every request's way in: its id, its API key, and its line in the log.
+"""Every request's way in: its id, which page it is of, its API key, and its line in the log.
 
 WSGI middleware around the application, `hot_route` included, so that each of these is written once.
 A request that is refused here goes on with its error: Flask answers it like any other.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from config.logs import LogFormat, iso_time, local_time
-from prediction_service.errors import NotAuthorized
+from prediction_service.errors import CrossSite, NotAuthorized
 from prediction_service.keys import Keys
 
 # In the WSGI environment.
@@ -28,6 +28,7 @@ LOGGER = "prediction_service.requests"
 STDERR = 2
 ATOMIC_BYTES = 4096  # of a write to a pipe
 MOST_WAITING = 20_000  # where nobody takes the lines, the oldest are let go of
+CROSS_SITE = "A page of another site may not ask: ask from the page at / or from a program."
 REQUEST_ID_RULE = "1 to 100 letters, digits, '.', '_', ':' and '-'"
 is_request_id = re.compile(r"[A-Za-z0-9._:-]{1,100}").fullmatch
 
@@ -115,7 +116,11 @@ def write_to_stderr(lines: bytes) -> None:
 
 
 class Entrance:
-    """Gives each request an id, asks who it comes from, and logs what became of it."""
+    """Gives each request an id, asks who it comes from, and logs what became of it.
+
+    A browser sends any page's plain-text POST to any address that it reaches, 127.0.0.1 included,
+    and says so. Such a request is refused, or who opens a page could fill journal and window.
+    """
 
     def __init__(
         self,
@@ -141,6 +146,8 @@ class Entrance:
                 environ[CALLER] = self.keys.caller(environ.get("HTTP_AUTHORIZATION"))
             except NotAuthorized as err:
                 environ[ERROR] = err
+        if environ.get("HTTP_SEC_FETCH_SITE") == "cross-site" and not is_read(environ):
+            environ[ERROR] = CrossSite(CROSS_SITE)
         answer = Answering(start, request_id)
         # Called at once: see `hot_route` on requests that are answered together.
         parts = self.app(environ, answer.start)
@@ -159,6 +166,11 @@ class Entrance:
             route = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
             seconds = time.perf_counter() - begun
             self.request_log.add(answer.request_id, route, answer.status, seconds)
+
+
+def is_read(environ: WSGIEnvironment) -> bool:
+    """Whether a request changes nothing."""
+    return environ["REQUEST_METHOD"] in ("GET", "HEAD")
 
 
 class Answering:

@@ -54,6 +54,12 @@ class NotAuthorized(ServiceError):
     status, code = 401, "not_authorized"
 
 
+class CrossSite(ServiceError):
+    """A page of another site asks, through a browser: whoever wants to asks from a program."""
+
+    status, code = 403, "cross_site"
+
+
 class InvalidRecords(ServiceError):
     """Records break the contract: the caller mends each problem listed."""
 

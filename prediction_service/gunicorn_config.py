@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from config.ports import why_not
 from config.settings import check_folder, exit_with_message, read_settings
 from prediction_service.settings import Settings
 from prediction_service.worker import MOST_CONNECTIONS
@@ -46,8 +47,23 @@ def remove_counts() -> None:
         path.unlink()
 
 
-def on_starting(_: Any) -> None:
+def warn_of_port(arbiter: Any) -> None:
+    """Names the setting of a port that is taken: gunicorn tries it for 5 seconds and does not.
+
+    It may be let go of meanwhile, as by workers whose arbiter was killed. A new arbiter that takes
+    over from an old one (USR2) brings the socket with it.
+    """
+    settings = read_settings(Settings, os.environ)
+    port = settings.prediction_port
+    reason = None if arbiter.master_pid else why_not(settings.bind_address, port)
+    if reason:
+        remedy = "end what listens there, or set another port"
+        arbiter.log.warning("PREDICTION_PORT=%d: %s; %s", port, reason, remedy)
+
+
+def on_starting(arbiter: Any) -> None:
     """Starts counting at 0. Files of dead workers stay until then: their counts are in the sums."""
+    warn_of_port(arbiter)
     Path(os.environ[COUNTS]).mkdir(parents=True, exist_ok=True)
     remove_counts()
 

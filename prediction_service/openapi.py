@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from config.contract import Contract, Feature, Target
 from prediction_service.bodies import ID_RULE, LABEL_RULE
-from prediction_service.entrance import REQUEST_ID_RULE
+from prediction_service.entrance import CROSS_SITE, REQUEST_ID_RULE
 from prediction_service.predictor import LONGEST_KEY, MOST_EXPLAINED
 from prediction_service.settings import Settings
 
@@ -38,6 +38,11 @@ REFUSALS = {
         "The caller has no API key that is known.",
         ("not_authorized",),
         "This needs an API key: send one as `Authorization: Bearer KEY`.",
+    ),
+    403: Refusal(
+        "A browser sends it for a page of another site (`Sec-Fetch-Site: cross-site`).",
+        ("cross_site",),
+        CROSS_SITE,
     ),
     404: Refusal("There is none.", ("not_found",), "Version 3 has no model card: train a new one."),
     413: Refusal(
@@ -125,7 +130,7 @@ def predict_operation(contract: Contract, settings: Settings) -> Json:
                 explained,
                 [answer, answer],
             ),
-            *errors_of(settings, 400, 413, 422, 500, 501, 503),
+            *errors_of(settings, 400, 403, 413, 422, 500, 501, 503),
         ),
         **security(settings),
     }
@@ -145,7 +150,7 @@ def feedback_operation(settings: Settings) -> Json:
         "responses": responses(
             202,
             json_answer("All labels are stored.", ref("schemas/Accepted"), {"accepted": 1}),
-            *errors_of(settings, 400, 413, 422, 500, 503),
+            *errors_of(settings, 400, 403, 413, 422, 500, 503),
         ),
         **security(settings),
     }

@@ -1,8 +1,9 @@
 """The command: `python -m stream_generator.send_data`.
 
-Reads flags, settings and rows, has them sent, and shows the summary. Status 0: every record was
-answered or refused and every label arrived; 1: some failed; 2: it could not begin; 130:
-interrupted.
+Reads flags, settings and rows, has them sent, and shows the summary. Status 0: every record that
+was sent was answered or refused and every label that was sent arrived, be it all of them or what
+--deadline-s left time for (the summary's `ended` says which); 1: some failed; 2: it could not
+begin; 130: interrupted.
 """
 
 import argparse
@@ -187,7 +188,7 @@ def add_delivery_flags(group: argparse._ArgumentGroup, settings: Settings) -> No
         type=real(0),
         metavar="S",
         default=0,
-        help="seconds after which the run ends, done or not, 0 for none (%(default)s)",
+        help="seconds after which the run ends well, done or not, 0 for none (%(default)s)",
     )
 
 

@@ -7,7 +7,6 @@ shell, then those of `.env`, then the defaults here.
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import requests
 from honcho.environ import parse
 
+from config.ports import why_not
 from config.telemetry import SWITCHES
 
 ROOT = Path(__file__).parent.parent
@@ -95,12 +95,8 @@ def check_ports(env: Mapping[str, str]) -> None:
     """Raises StackError naming every port that is taken and the setting that moves it."""
     taken = []
     for setting in PORTS:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", int(env[setting])))
-            except OSError as err:
-                taken.append(f"{setting}={env[setting]}: {err.strerror}")
+        if reason := why_not("127.0.0.1", int(env[setting])):
+            taken.append(f"{setting}={env[setting]}: {reason}")
     if taken:
         remedy = "end what listens there, or set another port: make demo PREDICTION_PORT=9797"
         raise StackError("\n".join([*taken, remedy]))

@@ -22,11 +22,15 @@ RESAMPLES = 200
 MIN_ROWS = 200  # of a segment
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Model card: {name}</title>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Model card: {name}</title>
 <style>
+:root {{ color-scheme: light dark; }}
 body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; }} th, td {{ padding: .2rem .6rem; text-align: right;
 border-bottom: 1px solid #ccc; }} th:first-child {{ text-align: left; }}
+.wide {{ overflow-x: auto; }} img {{ max-width: 100%; }}
 .warning {{ border: 2px solid #b00; padding: .5rem 1rem; }}
 </style></head><body>
 <h1>Model card: {name}</h1>
@@ -57,7 +61,7 @@ intervals.</p>
 <h2>Calibration</h2>
 <p>Observed share of people above 50,000 dollars against the mean probability, in ten groups of
 equal size.</p>
-<img alt="Calibration plot" src="data:image/png;base64,{calibration}">
+<img alt="{calibration_words}" src="data:image/png;base64,{calibration}">
 <h2>How it is judged</h2>
 <p>Half of the test split judges candidates and is never sent as traffic. With this version it
 has been asked {judge_uses} times; each further question makes it a little less impartial. After
@@ -86,6 +90,7 @@ def model_card(
     """The page, for the probabilities (n_samples,) of a test frame with its target."""
     y = test[contract.target.name].to_numpy()
     segments = segment_table(test, y, probability, threshold, MIN_ROWS)
+    calibration, calibration_words = calibration_plot(y, probability)
     return PAGE.format(
         **{name: escaped(value) for name, value in vars(facts).items()},
         warning=synthetic_warning(facts),
@@ -96,7 +101,8 @@ def model_card(
         min_rows=MIN_ROWS,
         segments=as_html(segments),
         gaps=as_html(gaps(segments)),
-        calibration=calibration_png(y, probability),
+        calibration=calibration,
+        calibration_words=calibration_words,
     )
 
 
@@ -146,13 +152,17 @@ def as_html(table: pd.DataFrame) -> str:
     """A table of figures, or a word where there is none."""
     if table.empty:
         return "<p>Too few rows to say.</p>"
-    return table.to_html(float_format="{:.4f}".format, border=0)
+    return f'<div class="wide">{table.to_html(float_format="{:.4f}".format, border=0)}</div>'
 
 
-def calibration_png(y: np.ndarray, probability: np.ndarray) -> str:
-    """The calibration plot, as text that an img element takes."""
+def calibration_plot(y: np.ndarray, probability: np.ndarray) -> tuple[str, str]:
+    """The calibration plot, as text that an img element takes, and what it shows in words."""
     figure = Figure(figsize=(5, 4), layout="constrained")
-    draw_calibration(figure.add_subplot(), y, probability)
+    axes = figure.add_subplot()
+    draw_calibration(axes, y, probability)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
-    return base64.b64encode(content.getvalue()).decode()
+    points = np.asarray(axes.lines[-1].get_xydata())
+    groups = "; ".join(f"{mean:.3f} and {share:.3f}" for mean, share in points)
+    words = f"Calibration plot. Mean probability and observed share, by group: {groups}."
+    return base64.b64encode(content.getvalue()).decode(), words

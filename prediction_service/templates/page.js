@@ -12,6 +12,7 @@ const rules = JSON.parse(settings.rules);
 const byId = (id) => document.getElementById(id);
 let fileNumber = 0; // of the file that is being read: an older one gives up
 let resultsAddress = "";
+let unfinished = null; // the last file of which not every row was answered
 
 /** What the service said instead of an answer; `problems` as in its error body. */
 class Refused extends Error {
@@ -40,11 +41,12 @@ const words = (name) => name.replaceAll("_", " ");
 const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
 const signed = (number) => (number < 0 ? "−" : "+") + Math.abs(number).toFixed(2);
 
-/** Asks /predict. Raises Refused. */
-async function ask(body, explain) {
+/** Asks /predict; asked again with the same `idempotencyKey`, it stores nothing twice. Raises Refused. */
+async function ask(body, explain, idempotencyKey = "") {
   const headers = { "Content-Type": "application/json" };
   const key = byId("key")?.value.trim();
   if (key) headers.Authorization = `Bearer ${key}`;
+  if (idempotencyKey) headers["Idempotency-Key"] = idempotencyKey;
   let response, answer;
   try {
     response = await fetch(explain ? "predict?explain=true" : "predict", {
@@ -58,7 +60,8 @@ async function ask(body, explain) {
     throw new Refused("The service did not answer: is it running? Then try again.", 0);
   }
   if (response.ok) return answer;
-  throw new Refused(answer.error.message, response.status, answer.error.problems);
+  const error = answer?.error ?? {}; // what stands before the service may have an error body of its own
+  throw new Refused(error.message ?? `The service answers ${response.status}: try again.`, response.status, error.problems);
 }
 
 /** A problem of a record, in words. */
@@ -68,8 +71,9 @@ function inWords(problem) {
   return `${words(problem.field)}: ${value}, expected ${problem.expected}${nearest}`;
 }
 
+/** Each problem has an id of its own, `PLACE-0` and on. */
 function showRefusal(place, refused) {
-  const problems = refused.problems.map((one) => make("li", { text: inWords(one) }));
+  const problems = refused.problems.map((one, i) => make("li", { id: `${place.id}-${i}`, text: inWords(one) }));
   place.replaceChildren(make("p", { class: "problem", text: refused.message }), make("ul", {}, ...problems));
 }
 
@@ -83,14 +87,30 @@ async function predictPerson(event) {
   const record = {};
   for (const rule of rules.filter((one) => one.used)) record[rule.name] = valueOf(rule, entered.get(rule.name));
   button.disabled = true;
+  byId("reasons").replaceChildren();
+  markInputs([]);
   try {
     showAnswer(record, await askWithReasons(record));
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    showRefusal(byId("answer"), error);
+    showRefusal(byId("said"), error);
+    markInputs(error.problems);
   } finally {
     button.disabled = false;
   }
+}
+
+/** Ties problems to the inputs that they are about, and leads to the first of these. */
+function markInputs(problems) {
+  for (const { name } of rules) {
+    const input = byId(`f-${name}`);
+    if (!input) continue;
+    const own = problems.flatMap((one, i) => (one.field === name ? [`said-${i}`] : []));
+    input.removeAttribute("aria-invalid");
+    if (own.length) input.setAttribute("aria-invalid", "true");
+    input.setAttribute("aria-describedby", [...own, `h-${name}`].join(" "));
+  }
+  document.querySelector("#person [aria-invalid]")?.focus();
 }
 
 /** An answer with its explanation, or without one where the version has none. */
@@ -111,10 +131,12 @@ function showAnswer(record, answer) {
   const said =
     `Probability of ${settings.positive}: ${percent(answer.probability)}; ` +
     `the line is the threshold, ${percent(answer.threshold)}. Model version ${answer.model_version}.`;
-  byId("answer").replaceChildren(
+  byId("said").replaceChildren( // this is read out, and the reasons are not
     make("p", { class: "verdict", text: answer.label }),
     make("div", { class: "scale", "aria-hidden": "true" }, part, threshold),
     make("p", { text: said }),
+  );
+  byId("reasons").replaceChildren(
     ...(answer.explanation ? reasons(record, answer.explanation) : [
       make("p", { class: "soft", text: "This version cannot give its reasons." }),
     ]),
@@ -226,11 +248,11 @@ function readRows(text) {
 }
 
 /** Asks for rows that fit into one request; those at fault are marked, the others asked again. */
-async function askRows(rows) {
-  let open = rows.filter((row) => !row.problem);
+async function askRows(rows, idempotencyKey) {
+  let open = rows.filter((row) => !row.answer && !row.problem);
   while (open.length) {
     try {
-      const answers = await ask(open.map((row) => row.record), false);
+      const answers = await ask(open.map((row) => row.record), false, idempotencyKey);
       open.forEach((row, i) => { row.answer = answers[i]; });
       return;
     } catch (error) {
@@ -245,38 +267,72 @@ async function askRows(rows) {
   }
 }
 
-async function predictFile(file) {
+async function predictFile(chosen) {
   const number = ++fileNumber;
   byId("batch").replaceChildren();
   try {
-    const { header, rows } = readRows(await file.text());
-    const size = Math.min(Number(settings.maxRecords), Math.max(1, Math.floor(Number(settings.maxBytes) / ROW_BYTES)));
-    for (let first = 0; first < rows.length; first += size) {
-      await askRows(rows.slice(first, first + size));
-      if (number !== fileNumber) return;
-      byId("progress").textContent = `${Math.min(first + size, rows.length)} of ${rows.length} rows`;
-    }
-    showBatch(file.name, header, rows);
+    const { header, rows } = readRows(await chosen.text());
+    if (number === fileNumber) await predictRows({ name: chosen.name, key: keyOf(chosen), header, rows });
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     if (number === fileNumber) showRefusal(byId("progress"), error);
   }
 }
 
-function showBatch(name, header, rows) {
+/** What a file's rows are asked under: the same for one that is chosen again since it was not finished. */
+function keyOf({ name, size, lastModified }) {
+  if (unfinished?.name !== name || unfinished.size !== size || unfinished.lastModified !== lastModified) {
+    const key = [...crypto.getRandomValues(new Uint32Array(4))].map((one) => one.toString(16)).join("-");
+    unfinished = { name, size, lastModified, key };
+  }
+  return unfinished.key;
+}
+
+/** Asks for what has no answer yet, part by part; the first part that fails is the last one. */
+async function predictRows(file) {
+  const number = ++fileNumber;
+  const rows = file.rows;
+  const size = Math.min(Number(settings.maxRecords), Math.max(1, Math.floor(Number(settings.maxBytes) / ROW_BYTES)));
+  let refused = null;
+  byId("batch").replaceChildren();
+  try {
+    for (let first = 0; first < rows.length; first += size) {
+      await askRows(rows.slice(first, first + size), `${file.key}-${first}`);
+      if (number !== fileNumber) return;
+      byId("progress").textContent = `${Math.min(first + size, rows.length)} of ${rows.length} rows`;
+    }
+    unfinished = null;
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    if (number !== fileNumber) return;
+    refused = error;
+  }
+  showBatch(file, refused);
+}
+
+/** What came of a file; `refused` is why its last rows have no answer, if they have none. */
+function showBatch(file, refused) {
+  const { name, header } = file;
+  const rows = file.rows.map((row) => ({ ...row, problem: row.problem ?? (row.answer ? undefined : refused.message) }));
   const answered = rows.filter((row) => row.answer);
   const positive = answered.filter((row) => row.answer.income_class === 1).length;
   const bad = rows.length - answered.length;
-  byId("progress").textContent =
+  const said =
     `${name}: ${answered.length} rows predicted, ${positive} of them ${settings.positive}; ` +
     (bad ? `${bad} with a problem, marked below.` : "none with a problem.");
+  if (refused) showRefusal(byId("progress"), refused);
+  else byId("progress").replaceChildren();
+  byId("progress").append(make("p", { text: said }));
   const csv = [[...header, "prediction_id", "label", "probability", "model_version", "problem"],
     ...rows.map(({ cells, answer, problem }) => [...header.map((_, i) => cells[i] ?? ""),
       answer?.prediction_id, answer?.label, answer?.probability, answer?.model_version, problem])];
   URL.revokeObjectURL(resultsAddress);
   resultsAddress = URL.createObjectURL(new Blob([csv.map(csvLine).join("")], { type: "text/csv" }));
   const download = `${name.replace(/\.csv$/i, "")}-predicted.csv`;
+  const again = make("button", { type: "button", text: "Ask for the rest" });
+  again.addEventListener("click", () => predictRows(file));
   byId("batch").replaceChildren(
+    ...(refused ? [make("p", {}, again)] : []),
     ...(answered.length ? [histogram(answered.map((row) => row.answer.probability), answered[0].answer.threshold)] : []),
     make("p", {}, make("a", { href: resultsAddress, download, text: `Download ${download}` })),
     batchTable(rows),

@@ -228,6 +228,26 @@ def test_an_unknown_path_and_a_wrong_method_have_the_one_error_body(client: Flas
     assert get(client, "/iterate/income").json["error"]["code"] == "method_not_allowed"
 
 
+def test_a_page_of_another_site_may_not_post(client: FlaskClient) -> None:
+    """A form or script on any page could fill the window, and drift would start a training."""
+    headers = {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    response = client.post("/iterate/income", data="[]", headers=headers)
+    assert response.status_code == 403
+    assert response.json["error"]["code"] == "cross_site"  # type: ignore[index]
+    assert client.get("/drift", headers=headers).status_code == 200
+    assert client.post("/iterate/income", data="[]").status_code == 200
+
+
+def test_no_line_of_the_log_can_be_made_by_a_path(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`/report/x%0A...` once began a line of its own."""
+    with caplog.at_level("INFO"):
+        assert client.get("/report/x%0A2026-01-01%20forged").status_code == 404
+    (line,) = caplog.messages
+    assert "\n" not in line and "endpoint=report" in line
+
+
 def test_a_window_that_fails_is_a_503_so_that_the_relay_comes_back(
     client: FlaskClient, contract: Contract, window: Window
 ) -> None:

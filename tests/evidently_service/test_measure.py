@@ -332,6 +332,18 @@ def test_rows_that_are_too_old_do_not_count(
     assert (latest(window).state, latest(window).window.rows) == ("not_enough_rows", 451)
 
 
+def test_coverage_is_of_the_rows_that_count(
+    measure: Measure, window: Window, enough: list[Prediction], clock: Clock, small: Monitoring
+) -> None:
+    """Labels of rows that were too old once counted too: this coverage was 99 / 551."""
+    measure.monitoring = msgspec.structs.replace(small, window_s=550.0)
+    window.add_predictions(enough)
+    window.add_labels([Label(one.prediction_id, 1_700_000_599.0, 1) for one in enough[:99]])
+    clock.now = 1_700_000_599.0
+    measure.run_once()
+    assert latest(window).label_coverage == 50 / 551
+
+
 def test_the_last_reference_serves_while_the_registry_is_away(
     measure: Measure, window: Window, source: Source, enough: list[Prediction]
 ) -> None:

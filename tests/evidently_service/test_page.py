@@ -1,17 +1,25 @@
 """The page at `/`: what an operator reads, before and after anything was measured."""
 
+import time
+from collections.abc import Iterator
+from threading import Thread
+from typing import Any
+
 import msgspec
 import pytest
 from flask.testing import FlaskClient
+from playwright.sync_api import Page, expect, sync_playwright
 from prometheus_client import CollectorRegistry
+from werkzeug.serving import make_server
 
 from config.contract import Contract
 from evidently_service.app import create_app
 from evidently_service.measurement import DriftEffect, Judgement, Measurement, Run, State
 from evidently_service.monitoring import Monitoring
-from evidently_service.page import HEIGHT, WIDTH, chart_of
+from evidently_service.page import HEIGHT, STALE_PERIODS, WIDTH, chart_of, readable
 from evidently_service.settings import Settings
 from evidently_service.window import Window
+from tests.conftest import CHROMIUM
 from tests.evidently_service.test_app import MEASURED
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -29,7 +37,7 @@ def page(client: FlaskClient) -> str:
     answer = client.get("/", headers=BROWSER)
     assert answer.status_code == 200 and answer.mimetype == "text/html"
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src")
-    assert "style=" not in answer.text and "<script" not in answer.text  # the policy forbids both
+    assert "style=" not in answer.text and "<script>" not in answer.text  # the policy forbids both
     return answer.text
 
 
@@ -76,6 +84,77 @@ def test_the_verdict_is_told_in_words(client: FlaskClient, window: Window) -> No
     assert "All is calm" in page(client)
     window.record(at(3.0, below_floor=True), Run(3.0))
     assert "below the floor of" in page(client)
+
+
+CALM: dict[str, Any] = {
+    "drifted": False,
+    "features": tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features),
+}
+
+
+def test_nothing_is_calm_while_the_roc_auc_is_below_its_floor(
+    client: FlaskClient, window: Window
+) -> None:
+    """The page once said so over a red figure further down."""
+    window.record(at(time.time(), **CALM, below_floor=True), Run(1.0))
+    text = page(client)
+    assert 'class="verdict bad">Predictions are worse than they may be: ROC AUC is below' in text
+    assert "All is calm" not in text
+
+
+def test_what_is_measured_no_more_is_not_told_as_the_verdict_of_now(
+    client: FlaskClient, window: Window, monitoring: Monitoring
+) -> None:
+    late_s = (STALE_PERIODS + 1) * monitoring.measure_period_s
+    window.record(at(time.time() - late_s, **CALM), Run(1.0))
+    assert 'class="verdict bad">Not measured since 20' in page(client)
+    window.record(at(time.time(), **CALM), Run(2.0))
+    assert 'class="verdict">All is calm' in page(client)
+
+
+@pytest.fixture
+def opened(client: FlaskClient) -> Iterator[Page]:
+    """Chromium on the page; its clock is the test's."""
+    if not CHROMIUM:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    server = make_server("127.0.0.1", 0, client.application, threaded=True)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page()
+        shown.clock.install()
+        shown.set_default_timeout(20_000)
+        shown.goto(f"http://127.0.0.1:{server.server_port}/")
+        yield shown
+        browser.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_open_page_renews_its_figures_and_reads_out_a_changed_verdict_alone(
+    opened: Page, window: Window
+) -> None:
+    """It once loaded itself anew under a screen reader, which had to begin at the top again."""
+    opened.evaluate("""new MutationObserver(found => window.told = (window.told ?? 0) + 1).observe(
+            document.querySelector("[role=status]"), {childList: true, characterData: true})""")
+    verdict, figures = opened.get_by_role("status"), opened.locator("#measured")
+    for seconds, changes, said, told in (
+        (1.0, CALM, "All is calm", 1),
+        (2.0, CALM, "All is calm", 1),
+        (3.0, {}, "the dataset has drifted", 2),
+    ):
+        now = time.time() + seconds
+        window.record(at(now, **changes), Run(1.0))
+        opened.clock.run_for(30_000)
+        expect(figures).to_contain_text(readable(now))
+        expect(verdict).to_contain_text(said)
+        assert opened.evaluate("window.told") == told
+    expect(verdict).to_have_class("verdict bad")
+    opened.route("**/*", lambda route: route.abort())
+    opened.clock.run_for(30_000)
+    expect(verdict).to_contain_text("does not answer")
 
 
 def test_the_chart_has_a_place_for_every_measurement(client: FlaskClient, window: Window) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -323,6 +324,15 @@ def test_wrong_settings_end_the_start_of_the_server_with_one_message(
     said = (tmp_path / "processes.log").read_text("utf-8")
     assert "EVIDENTLY_PORT=none" in said and "MEASURE_PERIOD_S=-1" in said
     assert "Traceback" not in said
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", int(environment["EVIDENTLY_PORT"]))):
+        assert start(GUNICORN).wait(timeout=30) == 1
+    said = (tmp_path / "processes.log").read_text("utf-8")
+    assert f"EVIDENTLY_PORT={environment['EVIDENTLY_PORT']}: Address already in use" in said
 
 
 def test_a_wrong_monitoring_file_ends_the_start_of_the_server(

@@ -135,6 +135,28 @@ def test_hashes_that_are_none_end_the_start(text: str) -> None:
         read_settings(Settings, {"API_KEY_HASHES": text})
 
 
+@pytest.mark.parametrize("path", ["/predict", "/predict?explain=true", "/feedback"])
+@pytest.mark.parametrize("headers", [{}, WITH_KEY])
+def test_a_page_of_another_site_may_not_post(
+    guarded: FlaskClient, journal: Journal, record: Record, path: str, headers: dict[str, str]
+) -> None:
+    """A form or script on any page could fill the journal: such a POST needs nobody's consent."""
+    said = headers | {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    response = guarded.post(path, data=json.dumps(record), headers=said)
+    assert response.status_code == 403
+    assert response.get_json()["error"]["code"] == "cross_site"
+    assert not read_after(journal.path, 0, 10)
+    assert guarded.get("/", headers=said).status_code == 200  # a link on another site
+
+
+@pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
+def test_its_own_page_and_what_a_person_asks_may_post(
+    client: FlaskClient, record: Record, site: str
+) -> None:
+    headers = {"Sec-Fetch-Site": site}
+    assert client.post("/predict", json=record, headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/predict", "/predict?explain=no", "/health/live", "/nowhere"])
 def test_a_request_keeps_its_id_through_every_way(client: FlaskClient, path: str) -> None:
     for given in ("3f-A.b_c:9", "x" * 100):

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import requests
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from config.contract import Contract
 from prediction_service.log_of_record import journalled_ids
@@ -50,6 +50,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     """The page, opened; nothing in it may fail, and nothing may come from elsewhere."""
     context = browser.new_context(accept_downloads=True)
     context.set_default_timeout(20_000)
+    expect.set_options(timeout=20_000)
     opened = context.new_page()
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
@@ -96,6 +97,33 @@ def test_what_the_form_would_not_allow_is_told_by_the_service(page: Page) -> Non
     expect(page.locator("#answer")).to_contain_text(said)
 
 
+def test_a_problem_is_tied_to_its_input_until_it_is_mended(page: Page) -> None:
+    page.locator("#person").evaluate("form => form.noValidate = true")
+    page.get_by_label("hours per week").fill("1000")
+    page.get_by_label("age in years").fill("7")
+    page.get_by_role("button", name="Predict").click()
+    age, hours = page.locator("#f-age"), page.locator("#f-hours_per_week")
+    expect(age).to_be_focused()
+    for field in (age, hours):
+        expect(field).to_have_attribute("aria-invalid", "true")
+    expect(age).to_have_accessible_description(re.compile("^age: 7, expected a whole number"))
+    expect(hours).to_have_accessible_description(re.compile("^hours per week: 1000, expected"))
+    hours.fill("40")
+    age.fill("70")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#reasons tbody tr").first).to_be_visible()
+    assert page.locator("[aria-invalid]").count() == 0
+    expect(age).to_have_accessible_description(re.compile("^(?!age: 7)"))
+
+
+def test_the_answer_is_read_out_without_its_table(page: Page) -> None:
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#answer table")).to_be_visible()
+    told = page.locator("#answer [role=status]")
+    expect(told).to_contain_text("Probability of")
+    assert told.locator("table, li").count() == 0
+
+
 def write_csv(path: Path, records: list[dict[str, Any]], **changes: str) -> Path:
     """A CSV file of records, with other names for some columns."""
     with path.open("w", newline="", encoding="utf-8-sig") as file:
@@ -131,6 +159,65 @@ def test_a_file_is_predicted_and_rows_at_fault_are_marked(
     stored = {i for _, ids in journalled_ids(settings.journal_path) for i in ids}
     assert {row["prediction_id"] for row in rows if row["prediction_id"]} == stored
     assert {row["label"] for row in rows if not row["problem"]} == set(contract.target.labels)
+
+
+def test_what_was_answered_of_a_file_is_kept_when_a_part_fails_and_stored_once(
+    page: Page, contract: Contract, settings: Settings, tmp_path: Path
+) -> None:
+    """One 503 once threw away the answers of 60,000 rows, and asking again stored them twice."""
+    good = {one.name: one.default for one in contract.inputs}
+    path = write_csv(tmp_path / "people.csv", [good | {"age": 18 + i % 70} for i in range(130)])
+    asked = []
+
+    def lose_the_second(route: Route) -> None:
+        asked.append(route.request.headers["idempotency-key"])
+        answer = route.fetch()  # it is answered, and the answer is lost
+        if len(asked) == 2:
+            route.fulfill(status=502, json={"message": "a proxy's own words"})
+        else:
+            route.fulfill(response=answer)
+
+    page.route("**/predict", lose_the_second)
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#progress .problem")).to_have_text("The service answers 502: try again.")
+    part = settings.max_body_bytes // 600  # rows, by what the page takes for one
+    expect(page.locator("#progress")).to_contain_text(f"{part} rows predicted")
+    first = page.locator("#batch tbody tr").first
+    expect(first.locator("th")).to_have_text(str(part + 1))  # the row
+    expect(first).to_contain_text("not predicted")
+    rows = download(page)
+    assert [bool(row["prediction_id"]) for row in rows] == [i < part for i in range(130)]
+    assert rows[-1]["problem"] == "The service answers 502: try again."
+    page.get_by_role("button", name="Ask for the rest").click()
+    expect(page.locator("#progress")).to_contain_text("130 rows predicted")
+    assert asked[2] == asked[1] != asked[0]  # the first part is not asked again
+    stored = {i for _, ids in journalled_ids(settings.journal_path) for i in ids}  # sinks keep one
+    assert stored == {row["prediction_id"] for row in download(page)} and len(stored) == 130
+
+
+def test_an_unfinished_file_that_is_chosen_again_is_the_same_and_a_finished_one_is_not(
+    page: Page, contract: Contract, tmp_path: Path
+) -> None:
+    good = {one.name: one.default for one in contract.inputs}
+    path = write_csv(tmp_path / "people.csv", [good])
+    keys: list[str] = []
+    page.on("request", lambda one: keys.append(one.headers.get("idempotency-key", "")))
+    page.route("**/predict", lambda route: route.abort(), times=1)
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#progress .problem")).to_contain_text("did not answer")
+    for _ in range(2):
+        page.locator("#file").set_input_files(path)
+        expect(page.locator("#progress")).to_contain_text("1 rows predicted")
+        page.locator("#progress").evaluate("place => place.replaceChildren()")
+    assert len(keys) == 3 and keys[0] == keys[1] != keys[2]
+
+
+def download(page: Page) -> list[dict[str, str]]:
+    """The rows of the results that can be downloaded."""
+    with page.expect_download() as downloading:
+        page.get_by_role("link", name="Download").click()
+    with open(downloading.value.path(), newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,14 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
+
+from evidently_service.settings import Settings as EvidentlySettings
+from prediction_service.settings import Settings as PredictionSettings
+from stream_generator.settings import Settings as GeneratorSettings
+from training.settings import Settings as TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
@@ -14,6 +20,19 @@ EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("config/*/Dockerfile")])
 BY_THE_MAKEFILE = {"VERSION", "REVISION"}  # what an image says of itself
+SETTINGS = {
+    "worker": TrainingSettings,
+    "prediction": PredictionSettings,
+    "follower": PredictionSettings,
+    "relay": PredictionSettings,
+    "evidently": EvidentlySettings,
+    "measure": EvidentlySettings,
+    "traffic": GeneratorSettings,
+}
+# What a container cannot be told: folders are places of volumes, which the image names, as it does
+# the address inside; the ports are those of this machine; the instance is the container's name.
+BY_THE_IMAGE = {"BIND_ADDRESS", "PREDICTION_PORT", "EVIDENTLY_PORT", "INSTANCE"}
+BY_THE_IMAGE |= {"DATA_DIR", "MODEL_DIR", "JOURNAL_DIR", "WINDOW_DIR"}
 
 
 def test_every_variable_of_the_compose_file_is_explained_in_the_example_with_its_default():
@@ -24,9 +43,18 @@ def test_every_variable_of_the_compose_file_is_explained_in_the_example_with_its
     # Where the Compose file has none, the part's own default holds, as for an unset setting.
     # These have something in their place that a user would not set.
     elsewhere = {"CENSUS_DATA_DIR", "GOOGLE_CREDENTIALS", "SMTP_PASSWORD_FILE"}
-    elsewhere |= {"ALERT_WEBHOOK_URL", "ALERT_EMAIL", "GRAFANA_URL"}
+    elsewhere |= {"ALERT_WEBHOOK_URL", "ALERT_EMAIL", "GRAFANA_URL", "MONITORING_FILE"}
     defaults = {n: d for n, d in used.items() if d and n not in elsewhere}
     assert defaults.items() <= explained.items()
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_every_setting_of_a_part_reaches_its_container(service):
+    """MAX_RECORDS and a dozen others in `.env` were once ignored without a word."""
+    names = {field.name.upper() for field in msgspec.structs.fields(SETTINGS[service])}
+    passed = SERVICES[service]["environment"].keys()
+    passed |= {name.removesuffix("_FILE") for name in passed}  # of a secret
+    assert names - BY_THE_IMAGE <= passed
 
 
 def test_every_secret_is_made_by_make_secrets_and_has_no_default():
@@ -62,6 +90,16 @@ def test_everything_that_starts_with_the_stack_says_whether_it_is_healthy():
     for name, service in SERVICES.items():
         if name not in ("traffic", "volumes"):
             assert service["healthcheck"]["test"], name
+
+
+def test_what_is_given_the_address_of_a_mongodb_reaches_one_elsewhere():
+    """The relay once had no way out: with MONGODB_ADDRESS elsewhere it shipped nothing."""
+    for name in ("relay", "worker", "jupyter"):
+        assert "front" in SERVICES[name]["networks"], name
+
+
+def test_the_generator_is_not_started_again_when_it_has_sent_all():
+    assert SERVICES["traffic"]["restart"] == "on-failure"
 
 
 def test_no_image_is_taken_whatever_it_is():

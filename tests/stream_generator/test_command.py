@@ -81,6 +81,17 @@ def test_a_run_leaves_its_summary_and_its_answers(
     assert {answer["prediction_id"]: answer["label"] for answer in answers} == stand_in.labels
 
 
+def test_a_deadline_is_no_failure_and_the_summary_says_what_it_held_back(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    flags = ["--rows", "1000", "--rate", "10", "--deadline-s", "2", "--labels", "1"]
+    with start(*flags, "--label-delay-s", "60") as process:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, err
+    assert "(deadline)" in out and "0 failed" in out
+    assert "0 sent, 0 failed" in out and " held back" in out  # the labels
+
+
 def test_failed_requests_are_told_by_the_status_and_with_their_reasons(
     start: Callable[..., subprocess.Popen[str]], stand_in: StandIn
 ) -> None:

@@ -71,6 +71,18 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from anywhere
 
 
+def test_the_plot_is_told_in_figures_too(page):
+    """Who cannot see it was told that there is one."""
+    alternative = re.search(r'<img alt="([^"]+)"', page)[1]
+    assert alternative.startswith("Calibration plot. Mean probability and observed share")
+    assert alternative.count(" and ") == 1 + 10 and "0.200 and 0.000" in alternative
+
+
+def test_the_card_fits_a_phone_and_the_dark(page):
+    assert 'name="viewport"' in page and "color-scheme: light dark" in page
+    assert page.count("<table") == page.count('<div class="wide"><table')
+
+
 def test_a_model_of_synthetic_rows_says_so_first(contract):
     rows = made_up_rows(contract, 300)
     page = model_card(facts("synthetic"), contract, rows, np.full(300, 0.3), 0.5)
