@@ -8,7 +8,7 @@ here they are only read, and held against the contract as every other row is.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -66,9 +66,17 @@ def read_feedback(settings: Settings, contract: Contract, limit: int = NEWEST_RO
     return found
 
 
-def count_labelled(settings: Settings, since: datetime, limit: int = NEWEST_ROWS) -> int:
-    """How many predictions have a label that came after `since`, counted up to a limit."""
-    wanted = believed(settings) | {"labelled_at": {"$gt": since}}
+def count_labelled(
+    settings: Settings, since: float, seen_until: float, limit: int = NEWEST_ROWS
+) -> int:
+    """Predictions of since a Unix time with an undisputed label that came after another, up to
+    a limit.
+    """
+    wanted = believed(settings) | {
+        "predicted_at": {"$gte": datetime.fromtimestamp(since, UTC)},
+        "labelled_at": {"$gt": datetime.fromtimestamp(seen_until, UTC)},
+        "conflicts": {"$exists": False},
+    }
     with opened(settings) as collection:
         return collection.count_documents(wanted, limit=limit)
 

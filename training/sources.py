@@ -20,7 +20,7 @@ import pandas as pd
 from config.contract import Contract
 from training.census import TRAIN_FILE, UCI, Census, check_frame, row_digests, row_texts
 from training.feedback import Feedback
-from training.store import Store
+from training.store import Batch, Store
 
 ONE_IN = 5  # rows that join: one is held out
 THINNING = 1  # beside the seed
@@ -189,19 +189,35 @@ def census_part(census: Census) -> Part:
 
 
 def from_store(store: Store, contract: Contract) -> Iterator[Joining]:
-    """Every batch, held against the contract of today. Rows without a time count from the period's
-    first day. Raises StoreError or FilesUnavailable.
-    """
+    """Every batch, held against the contract of today. Raises StoreError or FilesUnavailable."""
     for batch in store.batches():
         stored = store.rows(batch)
         checked, rejected = check_frame(stored, contract)
-        begins = datetime.fromisoformat(f"{batch.period}-01").replace(tzinfo=UTC).timestamp()
         checked = checked.assign(
             prediction_id=stored.loc[checked.index, "prediction_id"],
-            at=stored.loc[checked.index, "predicted_at"].fillna(begins),
+            at=predicted_at(batch, stored)[checked.index],
         )
         part = Part(batch.period, batch.source, batch.sha256, 0, rejected=len(rejected))
         yield Joining(part, checked)
+
+
+def predicted_at(batch: Batch, rows: pd.DataFrame) -> pd.Series:
+    """When each row of a batch was asked about, in Unix time.
+
+    A row without a time counts from its period's first day: it may be of before a change.
+    """
+    begins = datetime.fromisoformat(f"{batch.period}-01").replace(tzinfo=UTC)
+    return rows["predicted_at"].fillna(begins.timestamp())
+
+
+def count_ingested(store: Store, since: float, seen_until: float) -> int:
+    """Rows of since a Unix time in batches that came after another.
+
+    Raises StoreError or FilesUnavailable.
+    """
+    moment = datetime.fromtimestamp(seen_until, UTC)
+    fresh = [one for one in store.batches() if datetime.fromisoformat(one.ingested_at) > moment]
+    return sum(int((predicted_at(one, store.rows(one)) >= since).sum()) for one in fresh)
 
 
 def from_feedback(feedback: Feedback, contract: Contract) -> Joining:

@@ -1,7 +1,6 @@
 """Labelled production rows from a real MongoDB server, written by the prediction service's sink."""
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -86,7 +85,8 @@ def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
     on = msgspec.structs.replace(settings, api_key_hashes=f"planning={'0' * 64}")
     assert read_feedback(on, contract).rows["prediction_id"].tolist() == ["planning"]
     assert len(read_feedback(settings, contract).rows) == 3
-    assert [count_labelled(one, datetime.fromtimestamp(0, UTC)) for one in (on, settings)] == [1, 3]
+    counted = [count_labelled(one, since=0.0, seen_until=0.0) for one in (on, settings)]
+    assert counted == [1, 3]
 
 
 def test_no_labels_are_no_rows(sink, settings, record, contract):
