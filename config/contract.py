@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 CONTRACT_PATH = Path(__file__).with_name("features.yaml")
+PROBABILITY = "{probability}"  # where it goes in the target's messages
 MISSING = "?"  # how the UCI files, the encoder and the graph write a missing category
 
 
@@ -104,18 +105,42 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return value
 
 
-class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Target(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True
+):
     """The column to predict and its two labels."""
 
     name: str
     negative: str
     positive: str
     description: str
+    negative_message: str | None = None
+    positive_message: str | None = None
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, str]:
         """The labels by class: index 0 is the negative one, index 1 the positive."""
         return (self.negative, self.positive)
+
+    @cached_property
+    def message_parts(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """By class, what `message` says before the probability and after it."""
+        return (
+            self._parts(self.negative, self.negative_message),
+            self._parts(self.positive, self.positive_message),
+        )
+
+    def _parts(self, label: str, message: str | None) -> tuple[str, str]:
+        if message is None:
+            message = f"Probably {label} ({self.description}); the probability of {self.positive}"
+            message += f" is {PROBABILITY}."
+        before, _, after = message.partition(PROBABILITY)
+        return before, after
+
+    def message(self, index: int, probability: float) -> str:
+        """An answer in words: its class, and the probability of the positive label, in [0, 1]."""
+        before, after = self.message_parts[index]
+        return f"{before}{probability:.1%}{after}"
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -144,8 +169,13 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def digest(self) -> str:
-        """Short sha256 of the rules; a model made for another contract has another digest."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+        """Short sha256 of the rules; a model made for another contract has another digest.
+
+        What answers say is no rule: a sentence may be mended without training anew.
+        """
+        target = msgspec.structs.replace(self.target, negative_message=None, positive_message=None)
+        rules = msgspec.structs.replace(self, target=target)
+        return hashlib.sha256(msgspec.json.encode(rules)).hexdigest()[:16]
 
     @cached_property
     def record_type(self) -> type[msgspec.Struct]:

@@ -61,3 +61,19 @@ def test_a_broken_contract_file_is_named(tmp_path):
 def test_digest_changes_with_a_rule(contract):
     changed = msgspec.structs.replace(contract, features=contract.features[1:])
     assert changed.digest != contract.digest
+
+
+def test_an_answers_sentence_may_change_under_a_trained_model(contract):
+    for positive_message in ("Rich: {probability}", None):
+        target = msgspec.structs.replace(contract.target, positive_message=positive_message)
+        reworded = msgspec.structs.replace(contract, target=target)
+        assert reworded.digest == contract.digest
+
+
+def test_an_answer_says_its_class_and_the_probability_of_the_positive_one(contract):
+    assert [contract.target.message(index, p) for index, p in ((0, 0.314), (1, 0.75))] == [
+        "This person probably earns no more than 50,000 US dollars a year (1994); the probability"
+        " of more is 31.4%.",
+        "This person probably earns more than 50,000 US dollars a year (1994); the probability of"
+        " more is 75.0%.",
+    ]

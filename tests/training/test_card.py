@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,6 +70,15 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
         assert needed in text.replace("sees sex and race", "sees race and sex"), needed
     assert "r&lt;1&gt;" in page and "synthetic rows" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from anywhere
+
+
+def test_the_card_has_the_contracts_words(contract):
+    target = msgspec.structs.replace(
+        contract.target, positive="<leaves>", description="whether a subscriber leaves"
+    )
+    other = msgspec.structs.replace(contract, target=target)
+    page = model_card(facts(), other, made_up_rows(contract, 300), np.full(300, 0.3), 0.5)
+    assert "Estimates whether a subscriber leaves" in page and "share of &lt;leaves&gt;" in page
 
 
 def test_a_model_of_synthetic_rows_says_so_first(contract):
