@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from config.contract import ContractError, load_contract
+from config.contract import load_contract
 from config.settings import exit_with_message, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
 from training.feedback import FeedbackUnavailable
@@ -24,7 +24,6 @@ from training.synthesis import synthesize
 
 EXPECTED = (
     CensusError,
-    ContractError,
     RegistryUnavailable,
     FilesUnavailable,
     StoreError,
