@@ -109,6 +109,13 @@ def test_a_server_that_is_away_is_named_with_its_setting_and_in_time(contract, m
     assert time.monotonic() - started < 10
 
 
+def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(contract):
+    for address in ("mongodb://income:p@sesame@host", "mongodb://income@sesame:host"):
+        with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encoded") as caught:
+            read_feedback(Settings(mongodb_address=address), contract)
+        assert "sesame" not in str(caught.value)
+
+
 def test_without_an_address_the_way_by_the_journal_is_told(contract):
     with pytest.raises(SettingsError, match="journal export --labelled .*training ingest"):
         read_feedback(Settings(), contract)
