@@ -164,12 +164,13 @@ def refuse_overlap(rows: TrainingRows, contract: Contract) -> None:
         ("census", rows.census_judges, digests[rows.joined]),
         ("newest labelled", rows.recent_judges, digests),
     ):
-        seen = pd.Series(row_digests(judges, contract)).isin(set(trained))
-        if seen.any():
-            first = judges[seen.to_numpy()].iloc[0].to_dict()
+        judging = pd.Series(row_digests(judges, contract), dtype=object)
+        seen = judging[judging.isin(set(trained))]
+        if len(seen):
+            # By place and digest: no message holds a value of a record.
             raise LeakError(
-                f"{int(seen.sum())} of {len(judges)} {name} rows that judge are also trained on,"
-                f" expected none (training/sources.py), e.g. {first}"
+                f"{len(seen)} of {len(judges)} {name} rows that judge are also trained on, expected"
+                f" none (training/sources.py), e.g. row {seen.index[0]} with digest {seen.iloc[0]}"
             )
 
 
