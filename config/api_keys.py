@@ -15,7 +15,14 @@ PREFIX = "income_"  # so that a key is known as one where it does not belong
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}"
 ENTRY = rf"{NAME}=[0-9a-f]{{64}}"
 
-KeyHashes = Annotated[str, msgspec.Meta(pattern=rf"^({ENTRY}(,{ENTRY})*)?\Z")]
+KeyHashes = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^({ENTRY}(,{ENTRY})*)?\Z",
+        description="NAME=SHA256,NAME=SHA256, each as `python -m prediction_service.keys new NAME`"
+        " prints it: the key itself does not belong here",
+    ),
+]
 
 
 def make_key() -> str:

@@ -7,19 +7,34 @@ refuses it, the slow way (`Contract.check`), which lists every problem.
 
 import difflib
 import hashlib
+import keyword
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import msgspec
 import yaml
 
+from config.settings import SettingsError
+
 CONTRACT_PATH = Path(__file__).with_name("features.yaml")
+PROBABILITY = "{probability}"  # where it goes in the target's messages
 MISSING = "?"  # how the UCI files, the encoder and the graph write a missing category
 
 
-class ContractError(Exception):
-    """The contract file itself does not make sense; the message names the file and the field."""
+# Columns that rows are given on their way, and what the graph calls its own steps.
+OWN = frozenset(
+    ["prediction_id", "predicted_at", "probability", "income_class", "label", "margin", "margins"]
+    + ["at", "part", "digest", "use", "problems", "numbers", "columns", "rows", "encoded"]
+)
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class ContractError(SettingsError):
+    """The contract file itself does not make sense; the message names the file and each field."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -104,18 +119,42 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return value
 
 
-class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Target(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True
+):
     """The column to predict and its two labels."""
 
     name: str
     negative: str
     positive: str
     description: str
+    negative_message: str | None = None
+    positive_message: str | None = None
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, str]:
         """The labels by class: index 0 is the negative one, index 1 the positive."""
         return (self.negative, self.positive)
+
+    @cached_property
+    def message_parts(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """By class, what `message` says before the probability and after it."""
+        return (
+            self._parts(self.negative, self.negative_message),
+            self._parts(self.positive, self.positive_message),
+        )
+
+    def _parts(self, label: str, message: str | None) -> tuple[str, str]:
+        if message is None:
+            message = f"Probably {label} ({self.description}); the probability of {self.positive}"
+            message += f" is {PROBABILITY}."
+        before, _, after = message.partition(PROBABILITY)
+        return before, after
+
+    def message(self, index: int, probability: float) -> str:
+        """An answer in words: its class, and the probability of the positive label, in [0, 1]."""
+        before, after = self.message_parts[index]
+        return f"{before}{probability:.1%}{after}"
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -144,8 +183,13 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def digest(self) -> str:
-        """Short sha256 of the rules; a model made for another contract has another digest."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+        """Short sha256 of the rules; a model made for another contract has another digest.
+
+        What answers say is no rule: a sentence may be mended without training anew.
+        """
+        target = msgspec.structs.replace(self.target, negative_message=None, positive_message=None)
+        rules = msgspec.structs.replace(self, target=target)
+        return hashlib.sha256(msgspec.json.encode(rules)).hexdigest()[:16]
 
     @cached_property
     def record_type(self) -> type[msgspec.Struct]:
@@ -210,17 +254,91 @@ def nearest(word: str, candidates: tuple[str, ...]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
+class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file before its parts are read: one that is wrong must not hide the others."""
+
+    target: Any
+    features: list[Any]
+
+
 def load_contract(path: Path = CONTRACT_PATH) -> Contract:
-    """The contract of a YAML file. Raises ContractError naming what is wrong in it."""
+    """The contract of a YAML file. Raises ContractError naming all that is wrong in it."""
     try:
-        contract = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Contract)
-    except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
+        outline = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Outline)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as err:
         raise ContractError(f"{path}: {err}") from err
-    for feature in contract.features:
-        if feature.is_categorical and not feature.categories:
-            raise ContractError(f"{path}: {feature.name}: a {feature.kind} needs categories")
-        if not feature.is_categorical and None in (feature.minimum, feature.maximum):
-            raise ContractError(f"{path}: {feature.name}: needs a minimum and a maximum")
-        if feature.rank_of and feature.rank_of not in contract.by_name:
-            raise ContractError(f"{path}: {feature.name}: rank_of names no column")
-    return contract
+    problems: list[str] = []
+
+    def read(where: str, part: Any, kind: type[T]) -> T | None:
+        try:
+            return msgspec.convert(part, kind)
+        except msgspec.ValidationError as err:
+            problems.append(f"{where}: {err}")
+            return None
+
+    target = read("target", outline.target, Target)
+    names = [named(number, part) for number, part in enumerate(outline.features, start=1)]
+    features = [read(*pair, Feature) for pair in zip(names, outline.features)]
+    whole = tuple(feature for feature in features if feature)
+    problems += [f"{name}: there are {n} of it" for name, n in Counter(names).items() if n > 1]
+    problems += [f"{f.name}: {problem}" for f in whole for problem in feature_problems(f)]
+    if len(whole) == len(features):
+        problems += rank_problems({feature.name: feature for feature in whole})
+    if target:
+        problems += [f"target: {problem}" for problem in target_problems(target, names)]
+    if not target or problems:
+        raise ContractError("\n".join(f"{path}: {problem}" for problem in problems))
+    return Contract(target, whole)
+
+
+def named(number: int, part: Any) -> str:
+    """A feature by its name, or by its place in the list if it has none."""
+    name = part.get("name") if isinstance(part, dict) else None
+    return str(name or f"feature {number}")
+
+
+def feature_problems(feature: Feature) -> Iterator[str]:
+    """What makes no sense in one feature."""
+    if problem := name_problem(feature.name):
+        yield problem
+    if feature.is_categorical:
+        if len(set(feature.categories) - {MISSING}) < max(1, len(feature.categories)):
+            yield f"categories: expected some, each once, without {MISSING!r}"
+    elif feature.minimum is None or feature.maximum is None:
+        yield "needs a minimum and a maximum"
+        return
+    elif feature.minimum > feature.maximum:
+        yield f"minimum: got {feature.minimum}, expected at most the maximum, {feature.maximum}"
+    if feature.kind != "nominal" and (feature.missing, feature.unseen) != ("reject", "reject"):
+        yield f"missing and unseen: expected reject, as for every {feature.kind} column"
+    if feature.default is not None and (wrong := feature.check(feature.default)):
+        yield f"default: got {wrong.value!r}, expected {wrong.expected}"
+
+
+def name_problem(name: str) -> str | None:
+    """Why a column cannot have this name, or None."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        return "name: expected letters, digits and _, no digit first, and no word of Python's"
+    return "name: the pipeline has columns of this name, expected another" if name in OWN else None
+
+
+def rank_problems(features: Mapping[str, Feature]) -> Iterator[str]:
+    """Where `rank_of` names no column whose rank can be told of every record."""
+    for feature in features.values():
+        source = features.get(feature.rank_of or feature.name)
+        if feature.rank_of and (not source or source.kind != "ordinal" or source.optional):
+            expected = "an ordinal column that is used and rejects missing values"
+            yield f"{feature.name}: rank_of: got {feature.rank_of}, expected {expected}"
+
+
+def target_problems(target: Target, names: Sequence[str]) -> Iterator[str]:
+    """What makes no sense in the target beside columns of these names."""
+    if target.name in names:
+        yield f"name: got {target.name}, which is also a feature"
+    elif problem := name_problem(target.name):
+        yield problem
+    if target.negative == target.positive:
+        yield f"negative and positive: got {target.negative!r} twice, expected two labels"
+    for message in (target.negative_message, target.positive_message):
+        if message is not None and message.count(PROBABILITY) != 1:
+            yield f"got the message {message!r}, expected {PROBABILITY} in it, once"

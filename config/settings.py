@@ -8,10 +8,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
+SECRETS = ("PASSWORD", "KEY", "TOKEN", "SECRET")  # in names of variables
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -22,7 +23,8 @@ class SettingsError(Exception):
 def read_settings(kind: type[T], environ: Mapping[str, str]) -> T:
     """The settings of `kind`; an unset or empty variable takes the field's default.
 
-    Raises SettingsError listing each variable, its value and what was expected.
+    Raises SettingsError listing each variable, its value unless that may be a secret, and what was
+    expected.
     """
     values, problems = {}, []
     for field in msgspec.structs.fields(kind):
@@ -32,12 +34,24 @@ def read_settings(kind: type[T], environ: Mapping[str, str]) -> T:
             try:
                 values[field.name] = msgspec.convert(text, field.type, strict=False)
             except msgspec.ValidationError as err:
-                problems.append(f"{variable}={text}: {err}")
+                problems.append(f"{shown(variable, text)}: {described(field.type) or err}")
         elif field.required:
             problems.append(f"{variable}: not set, and there is no default")
     if problems:
         raise SettingsError("\n".join(problems))
     return kind(**values)
+
+
+def shown(variable: str, text: str) -> str:
+    """A setting as a message may have it: a secret's value would end up in logs."""
+    is_secret = any(word in variable for word in SECRETS) or "@" in text
+    return f"{variable} (its value is not shown)" if is_secret else f"{variable}={text}"
+
+
+def described(kind: Any) -> str:
+    """What a type's description expects, which reads better than its pattern; or nothing."""
+    marks = [one for one in get_args(kind) if isinstance(one, msgspec.Meta)]
+    return "".join(f"expected {mark.description}" for mark in marks if mark.description)
 
 
 def check_folder(variable: str, path: Path) -> None:

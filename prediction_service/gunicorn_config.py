@@ -3,7 +3,7 @@
     gunicorn -c python:prediction_service.gunicorn_config prediction_service.wsgi:app
 
 (or `python -m gunicorn ...` where the work folder is not on the path). Read once by the
-arbiter, so a settings problem ends the start with one message.
+arbiter, so a problem with the settings or the contract ends the start with one message.
 """
 
 import os
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from config.contract import load_contract
 from config.ports import why_not
 from config.settings import check_folder, exit_with_message, read_settings
 from prediction_service.settings import Settings
@@ -25,6 +26,7 @@ def configure() -> None:
     """Reads the settings into gunicorn's names."""
     settings = read_settings(Settings, os.environ)
     check_folder("JOURNAL_DIR", settings.journal_path)
+    load_contract()  # what is wrong in it is said here, once
     globals().update(
         bind=f"{settings.bind_address}:{settings.prediction_port}",
         workers=settings.workers,

@@ -17,14 +17,21 @@ from typing import Any
 import msgspec
 import pymongo
 from bson.errors import BSONError
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, ConfigurationError, InvalidName, PyMongoError
 
 from config.events import Label, LabelledRecord, Prediction, labelled
+from config.settings import SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.settings import Settings
 from prediction_service.sinks import EventsRefused, SinkUnavailable
 
 COLLECTION = "predictions"
+# It says nothing of what it got: that may hold a password.
+ADDRESS_RULE = (
+    "MONGODB_ADDRESS: cannot be used, expected mongodb://USER@HOST:PORT with names that can be"
+    " resolved and the password in MONGODB_PASSWORD; in the address it must be percent-encoded, %40"
+    " for @"
+)
 LATEST = 253_402_300_799.0  # the last second that a date can tell, in Unix time
 # Errors of one document, which repeating cannot mend: it breaks the collection's validator, or
 # is too large (of itself, or once updated).
@@ -41,20 +48,28 @@ class MongoSink:
     ) -> None:
         """Connects on first use. `ttl_s` above 0 lets MongoDB remove documents of that age.
 
-        `password` is that of the user in the address.
+        `password` is that of the user in the address. Raises SettingsError for an address or a
+        name of a database that cannot be used.
         """
         milliseconds = int(timeout_s * 1000)
-        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
-            address,
-            password=password or None,
-            serverSelectionTimeoutMS=milliseconds,
-            timeoutMS=milliseconds,
-            w="majority",
-            retryWrites=False,  # every write here may be repeated, and the relay does so
-            tz_aware=True,
-            appname="income-relay",
-        )
-        self.collection = self.client[database][COLLECTION]
+        try:
+            self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+                address,
+                password=password or None,
+                serverSelectionTimeoutMS=milliseconds,
+                timeoutMS=milliseconds,
+                w="majority",
+                retryWrites=False,  # every write here may be repeated, and the relay does so
+                tz_aware=True,
+                appname="income-relay",
+            )
+        except (ConfigurationError, ValueError) as err:
+            raise SettingsError(ADDRESS_RULE) from err
+        try:
+            self.collection = self.client[database][COLLECTION]
+        except InvalidName as err:
+            self.client.close()
+            raise SettingsError(f"MONGODB_DATABASE={database}: {err}") from err
         self.timeout_s = timeout_s
         self.ttl_s = ttl_s
         self._has_indexes = False

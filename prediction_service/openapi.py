@@ -588,8 +588,7 @@ def example_answer(target: Target) -> Json:
         "label": target.negative,
         "probability": 0.31,
         "threshold": 0.46,
-        "message": "This person probably earns no more than 50,000 US dollars a year (1994); the"
-        " probability of more is 31.0%.",
+        "message": target.message(0, 0.31),
         "model_version": "3",
     }
 
@@ -602,7 +601,7 @@ def example_explanation(contract: Contract) -> Json:
         "contributions": {first: 1.0, second: -0.3} | dict.fromkeys(others, 0.0),
         "margin": -0.8,
         "calibration": {"slope": 1.0, "intercept": 0.0},
-        "reasons": [f"{first}: 38 years raises the odds of >50K 2.72 times"],
+        "reasons": [f"{first}: 38 years raises the odds of {contract.target.positive} 2.72 times"],
     }
 
 

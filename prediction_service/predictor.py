@@ -119,15 +119,13 @@ def required_model(served: ServedModel) -> Model:
 def answer(prediction_id: str, probability: float, model: Model, target: Target) -> Answer:
     """The answer for one scored record."""
     income_class = int(probability >= model.threshold)
-    likely = "more" if income_class else "no more"
     return Answer(
         prediction_id=prediction_id,
         income_class=income_class,
         label=target.labels[income_class],
         probability=probability,
         threshold=model.threshold,
-        message=f"This person probably earns {likely} than 50,000 US dollars a year (1994);"
-        f" the probability of more is {probability:.1%}.",
+        message=target.message(income_class, probability),
         model_version=model.version,
     )
 

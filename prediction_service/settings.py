@@ -12,8 +12,20 @@ from config.logs import LogFormat
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
-FolderName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-PageLinks = Annotated[str, msgspec.Meta(pattern=r"^(\w+=\d+[\w./-]*(,|$))*$")]
+FolderName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="letters, digits, '.', '_' and '-', a letter or digit first",
+    ),
+]
+PageLinks = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\w+=\d+[\w./-]*(,|$))*$",
+        description="NAME=PORT or NAME=PORT/PATH, separated by commas",
+    ),
+]
 MegaBytes = Annotated[int, msgspec.Meta(ge=64)]  # of which a file of 1/64 is a worker's, always
 
 

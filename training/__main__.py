@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from config.contract import ContractError, load_contract
+from config.contract import load_contract
 from config.settings import exit_with_message, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
 from training.feedback import FeedbackUnavailable
 from training.folders import FilesUnavailable, open_folder
-from training.ingest import BatchRefused, ingest
+from training.ingest import BatchRefused, forget_rejected, ingest
 from training.registry import Promotion, Registry, RegistryUnavailable
 from training.retention import find_expired, listing, summary
 from training.settings import Settings
@@ -24,7 +24,6 @@ from training.synthesis import synthesize
 
 EXPECTED = (
     CensusError,
-    ContractError,
     RegistryUnavailable,
     FilesUnavailable,
     StoreError,
@@ -99,7 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=f"{datetime.now(UTC):%Y-%m}",
         help="the month that its rows are of (this one, %(default)s)",
     )
-    erase = commands.add_parser("forget", help="remove a prediction from the training store")
+    erase = commands.add_parser("forget", help="remove a prediction from store and quarantine")
     erase.add_argument("prediction_id")
     work = commands.add_parser("worker", help="make the deployments, run what Prefect schedules")
     work.add_argument(
@@ -228,8 +227,10 @@ def run_ingest(options: argparse.Namespace) -> None:
 
 
 def run_forget(options: argparse.Namespace) -> None:
-    """`forget`: one prediction's row, if it was ingested."""
+    """`forget`: one prediction's row, if it was ingested or set aside."""
+    rejected = read_settings(Settings, os.environ).batch_quarantine
     print(f"training store: {open_store().forget(options.prediction_id)} rows removed")
+    print(f"quarantine: {forget_rejected(rejected, options.prediction_id)} rows removed")
 
 
 def open_store() -> Store:

@@ -39,8 +39,7 @@ border-bottom: 1px solid #ccc; }} th:first-child {{ text-align: left; }}
 census later (data/lineage.json of the run says from where); data source <b>{data_source}</b>;
 decision threshold {threshold:.3f}.</p>
 <h2>What it is for</h2>
-<p>Estimates from census answers whether a person earned more than 50,000 US dollars a year, for
-planning over groups of people. The label is that of the 1994 US census extract "Adult": a person's
+<p>Estimates {description}, for planning over groups of people. The label is that of the 1994 US census extract "Adult": a person's
 total income of the year before, above 50,000 dollars of that time, for people over 16 with some
 working hours. It says nothing about incomes of today, about other countries, or about one person
 well enough to decide anything about them: neither credit, nor benefits, nor employment.</p>
@@ -53,14 +52,13 @@ well enough to decide anything about them: neither credit, nor benefits, nor emp
 intervals.</p>
 {metrics}
 <h2>By group</h2>
-<p>Of groups with at least {min_rows} rows. Rates are shares of the group: selected (predicted above
-50,000), of those truly above (true positive), of those truly below (false positive).</p>
+<p>Of groups with at least {min_rows} rows. Rates are shares of the group: selected (predicted
+{positive}), of those truly {positive} (true positive), of those truly {negative} (false positive).</p>
 {segments}
 <h3>Gaps between groups (largest less smallest)</h3>
 {gaps}
 <h2>Calibration</h2>
-<p>Observed share of people above 50,000 dollars against the mean probability, in ten groups of
-equal size.</p>
+<p>Observed share of {positive} against the mean probability, in ten groups of equal size.</p>
 <img alt="{calibration_words}" src="data:image/png;base64,{calibration}">
 <h2>How it is judged</h2>
 <p>Half of the test split judges candidates and is never sent as traffic. With this version it
@@ -90,9 +88,11 @@ def model_card(
     """The page, for the probabilities (n_samples,) of a test frame with its target."""
     y = test[contract.target.name].to_numpy()
     segments = segment_table(test, y, probability, threshold, MIN_ROWS)
-    calibration, calibration_words = calibration_plot(y, probability)
+    target = contract.target
+    calibration, calibration_words = calibration_plot(y, probability, target.positive)
+    words = {name: getattr(target, name) for name in ("description", "negative", "positive")}
     return PAGE.format(
-        **{name: escaped(value) for name, value in vars(facts).items()},
+        **{name: escaped(value) for name, value in (vars(facts) | words).items()},
         warning=synthetic_warning(facts),
         threshold=threshold,
         protected=protected_words(contract),
@@ -155,11 +155,11 @@ def as_html(table: pd.DataFrame) -> str:
     return f'<div class="wide">{table.to_html(float_format="{:.4f}".format, border=0)}</div>'
 
 
-def calibration_plot(y: np.ndarray, probability: np.ndarray) -> tuple[str, str]:
+def calibration_plot(y: np.ndarray, probability: np.ndarray, positive: str) -> tuple[str, str]:
     """The calibration plot, as text that an img element takes, and what it shows in words."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
-    draw_calibration(axes, y, probability)
+    draw_calibration(axes, y, probability, positive)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     points = np.asarray(axes.lines[-1].get_xydata())

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 TRAIN_FILE, TEST_FILE = "adult.data", "adult.test"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
-EXAMPLES = 3  # rejected rows that are logged; the quarantine file has all of them
 REMEDY = (
     "put adult.data and adult.test into a folder and name it in CENSUS_DATA_DIR, "
     "or train on synthetic rows with `--data synthetic`"
@@ -421,18 +420,18 @@ def set_aside(rejected: pd.DataFrame, quarantine: Path) -> dict[str, int]:
         row["problems"] = [str(problem) for problem in row["problems"]]
         lines.append(json.dumps(row))
     write_atomically(quarantine, "".join(f"{line}\n" for line in lines).encode())
-    if lines:
-        log.warning(
-            "rows rejected count=%d fields=%s file=%s", len(lines), dict(counts), quarantine
-        )
-        for line in lines[:EXAMPLES]:
-            log.warning("rejected row %s", line)
+    if lines:  # no log line holds a value of a record
+        fields = dict(sorted(counts.items()))
+        log.warning("rows rejected count=%d fields=%s file=%s", len(lines), fields, quarantine)
     return dict(counts)
 
 
 def first_problem(rejected: pd.DataFrame) -> str:
-    """The first problem in a rejected frame, in words."""
-    return str(rejected["problems"].iloc[0][0]) if len(rejected) else "there is no row"
+    """The first problem in a rejected frame, in words but for the value, which is a record's."""
+    if rejected.empty:
+        return "there is no row"
+    problem: Problem = rejected["problems"].iloc[0][0]
+    return f"{problem.field}: expected {problem.expected}"
 
 
 # --- the test split, divided --------------------------------------------------------------------

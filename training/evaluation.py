@@ -110,17 +110,24 @@ def interval_ends(resampled: Sequence[float] | np.ndarray) -> tuple[float, float
 
 
 def draw_plots(
-    y: np.ndarray, probability: np.ndarray, threshold: float, importances: pd.Series
+    y: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    importances: pd.Series,
+    labels: tuple[str, str],
 ) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of ROC, precision-recall, calibration, confusion and importances."""
+    """(name, figure) of ROC, precision-recall, calibration, confusion and importances.
+
+    labels: the names of the negative and the positive class.
+    """
     for name, draw in (
         ("roc", lambda ax: RocCurveDisplay.from_predictions(y, probability, ax=ax)),
         (
             "precision_recall",
             lambda ax: PrecisionRecallDisplay.from_predictions(y, probability, ax=ax),
         ),
-        ("calibration", lambda ax: draw_calibration(ax, y, probability)),
-        ("confusion", lambda ax: draw_confusion(ax, y, probability >= threshold)),
+        ("calibration", lambda ax: draw_calibration(ax, y, probability, labels[1])),
+        ("confusion", lambda ax: draw_confusion(ax, y, probability >= threshold, labels)),
         ("importances", lambda ax: importances.sort_values().plot.barh(ax=ax)),
     ):
         figure = Figure(figsize=(6, 5), layout="constrained")
@@ -130,17 +137,20 @@ def draw_plots(
         yield name, figure
 
 
-def draw_calibration(axes: matplotlib.axes.Axes, y: np.ndarray, probability: np.ndarray) -> None:
+def draw_calibration(
+    axes: matplotlib.axes.Axes, y: np.ndarray, probability: np.ndarray, positive: str
+) -> None:
     """Observed rate against mean probability in ten bins of equal count."""
     order = np.array_split(np.argsort(probability), min(10, len(y)))
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     axes.plot([probability[i].mean() for i in order], [y[i].mean() for i in order], marker="o")
-    axes.set(xlabel="mean probability", ylabel="observed share of >50K")
+    axes.set(xlabel="mean probability", ylabel=f"observed share of {positive}")
 
 
-def draw_confusion(axes: matplotlib.axes.Axes, y: np.ndarray, predicted: np.ndarray) -> None:
+def draw_confusion(
+    axes: matplotlib.axes.Axes, y: np.ndarray, predicted: np.ndarray, labels: tuple[str, str]
+) -> None:
     """Counts of true against predicted class."""
-    labels = ["<=50K", ">50K"]
     ConfusionMatrixDisplay.from_predictions(
         y, predicted.astype(int), display_labels=labels, ax=axes, colorbar=False
     )

@@ -8,13 +8,13 @@ here they are only read, and held against the contract as every other row is.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pandas as pd
 import pymongo
 from pymongo.collection import Collection
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConfigurationError, PyMongoError
 
 from config import api_keys
 from config.contract import Contract
@@ -28,6 +28,12 @@ COLLECTION = "predictions"
 CONNECT_S, READ_S = 10.0, 120.0
 NEWEST_ROWS = 200_000  # so that a log of years does not fill the memory
 LABELLED = {"predicted_at": {"$exists": True}, "label": {"$exists": True}}
+# It says nothing of what it got: that may hold a password.
+ADDRESS_RULE = (
+    "MONGODB_ADDRESS: cannot be used, expected mongodb://USER@HOST:PORT with names that can be"
+    " resolved and the password in MONGODB_PASSWORD; in the address it must be percent-encoded, %40"
+    " for @"
+)
 NO_ADDRESS = (
     "--with-feedback: MONGODB_ADDRESS is not set; without MongoDB the journal is the log of record:"
     " `python -m prediction_service.journal export --labelled >rows.jsonl`, then"
@@ -66,9 +72,17 @@ def read_feedback(settings: Settings, contract: Contract, limit: int = NEWEST_RO
     return found
 
 
-def count_labelled(settings: Settings, since: datetime, limit: int = NEWEST_ROWS) -> int:
-    """How many predictions have a label that came after `since`, counted up to a limit."""
-    wanted = believed(settings) | {"labelled_at": {"$gt": since}}
+def count_labelled(
+    settings: Settings, since: float, seen_until: float, limit: int = NEWEST_ROWS
+) -> int:
+    """Predictions of since a Unix time with an undisputed label that came after another, up to
+    a limit.
+    """
+    wanted = believed(settings) | {
+        "predicted_at": {"$gte": datetime.fromtimestamp(since, UTC)},
+        "labelled_at": {"$gt": datetime.fromtimestamp(seen_until, UTC)},
+        "conflicts": {"$exists": False},
+    }
     with opened(settings) as collection:
         return collection.count_documents(wanted, limit=limit)
 
@@ -81,7 +95,9 @@ def read_documents(settings: Settings, limit: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
-    """The prediction log. Raises FeedbackUnavailable, also for what the body asks of it."""
+    """The prediction log. Raises SettingsError for an address that cannot be used, and
+    FeedbackUnavailable, also for what the body asks of it.
+    """
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             settings.mongodb_address,
@@ -89,6 +105,9 @@ def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
             tz_aware=True,
             appname="income-training",
         )
+    except (ConfigurationError, ValueError) as err:
+        raise SettingsError(ADDRESS_RULE) from err
+    try:
         with client:
             with pymongo.timeout(CONNECT_S):
                 client.admin.command("ping")

@@ -394,7 +394,9 @@ def evaluate(
     names = pipeline.named_steps["encoder"].get_feature_names_out()
     gains = pipeline.named_steps["classifier"].feature_importances_
     importances = pd.Series(gains, index=names).nlargest(20)
-    for name, figure in draw_plots(y, probability, model.threshold, importances):
+    for name, figure in draw_plots(
+        y, probability, model.threshold, importances, contract.target.labels
+    ):
         registry.log_figure(name, figure)
     return metrics
 

@@ -11,11 +11,12 @@ of the census are; a file that is no batch at all is refused.
 import csv
 import hashlib
 import io
+import json
 import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pandas as pd
@@ -29,6 +30,7 @@ from training.census import (
     misshapen_rows,
     row_texts,
     set_aside,
+    write_atomically,
 )
 from training.folders import open_folder, read_file
 from training.store import Batch, Store
@@ -120,6 +122,25 @@ def ingest_feed(
         except BatchRefused as err:
             refused.append(str(err))
     return done, refused
+
+
+def forget_rejected(quarantine: Path, prediction_id: str) -> int:
+    """Removes the rejected rows of a prediction from the folder; how many."""
+    forgotten = 0
+    for path in quarantine.glob("*.jsonl"):
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not is_of(json.loads(line)["row"], prediction_id)]
+        if len(kept) < len(lines):
+            write_atomically(path, "".join(kept).encode())
+            forgotten += len(lines) - len(kept)
+    return forgotten
+
+
+def is_of(row: dict[str, Any] | str, prediction_id: str) -> bool:
+    """True if a rejected row is a prediction's; a line that is no row is text that may name it."""
+    if isinstance(row, str):
+        return f'"{prediction_id}"' in row
+    return row.get("prediction_id") == prediction_id
 
 
 def check_period(period: str) -> None:
@@ -232,7 +253,7 @@ def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
         if row.record.keys() <= contract.by_name.keys():
             rows[number] = row
         else:
-            misshapen.append((number, row.record, contract.check(row.record)))
+            misshapen.append((number, msgspec.to_builtins(row), contract.check(row.record)))
     check_columns(address, list(rows.values()), contract)
     seen = [name for name in contract.by_name if any(name in row.record for row in rows.values())]
     raw = pd.DataFrame(

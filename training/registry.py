@@ -30,7 +30,7 @@ from mlflow.entities import (
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, Schema
 from mlflow.utils.time import get_current_time_millis
@@ -52,6 +52,8 @@ EXPERIMENT = "income"
 DIGEST_LENGTH = 36  # the most that MLflow keeps of a data set's digest
 PROMOTIONS = "income-promotions"  # one run for each time that `production` moved
 DECISIONS = "income-decisions"  # one for each time that `watch` changed its mind about a training
+# How MLflow says that it has no such alias or version.
+MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 # MLflow's client reads these from the environment only.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -281,8 +283,7 @@ class Registry:
         try:
             return self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
         except MlflowException as err:
-            missing = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
-            if err.error_code in missing:
+            if err.error_code in MISSING:
                 return None
             raise
 
@@ -296,11 +297,11 @@ class Registry:
         return sum("gate" in version.tags for version in self._versions())
 
     def version(self, number: str) -> ModelVersion | None:
-        """A version by its number, or None if there is none."""
+        """A version by its number, or None if there is none; so for what is no number."""
         try:
             return self.client.get_model_version(MODEL_NAME, number)
         except MlflowException as err:
-            if err.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            if err.error_code in MISSING:
                 return None
             raise
 

@@ -7,6 +7,9 @@ import msgspec
 
 from config.api_keys import KeyHashes
 
+# Five times `gate.MIN_ROWS`: of fewer the held-out ones are too few to judge even on average.
+MinLabels = Annotated[int, msgspec.Meta(ge=1000, description="1000 or more, so that 200 can judge")]
+
 
 class Settings(msgspec.Struct, frozen=True):
     """Where training finds its data and its registry; every field is a variable in upper case."""
@@ -25,7 +28,10 @@ class Settings(msgspec.Struct, frozen=True):
     train_period_minutes: float | None = None  # scheduled training; unset: as in prefect.yaml
     watch_period_s: float | None = None  # how often `watch` asks; unset: as in prefect.yaml
     watch_cooldown_s: float = 3600  # least time between two trainings that drift started
-    watch_min_labels: int = 1000  # labelled rows that no training has seen, of which 1 in 5 judges
+    # Labelled rows of since the drift that no training has seen. One in five is held out to judge,
+    # and up to one in five of those looks like a row of the census: fewer than the 200 that a
+    # judge needs (`gate.MIN_ROWS`) are left of 1,500 once in 500 times, of 1,000 nearly always.
+    watch_min_labels: MinLabels = 1500
     watch_budget: int = 8  # most trainings that drift starts in 30 days
     # Training runs older than this are removed; 0 keeps them.
     run_retention_days: Annotated[float, msgspec.Meta(ge=0)] = 90

@@ -20,7 +20,7 @@ import pandas as pd
 from config.contract import Contract
 from training.census import TRAIN_FILE, UCI, Census, check_frame, row_digests, row_texts
 from training.feedback import Feedback
-from training.store import Store
+from training.store import Batch, Store
 
 ONE_IN = 5  # rows that join: one is held out
 THINNING = 1  # beside the seed
@@ -164,12 +164,13 @@ def refuse_overlap(rows: TrainingRows, contract: Contract) -> None:
         ("census", rows.census_judges, digests[rows.joined]),
         ("newest labelled", rows.recent_judges, digests),
     ):
-        seen = pd.Series(row_digests(judges, contract)).isin(set(trained))
-        if seen.any():
-            first = judges[seen.to_numpy()].iloc[0].to_dict()
+        judging = pd.Series(row_digests(judges, contract), dtype=object)
+        seen = judging[judging.isin(set(trained))]
+        if len(seen):
+            # By place and digest: no message holds a value of a record.
             raise LeakError(
-                f"{int(seen.sum())} of {len(judges)} {name} rows that judge are also trained on,"
-                f" expected none (training/sources.py), e.g. {first}"
+                f"{len(seen)} of {len(judges)} {name} rows that judge are also trained on, expected"
+                f" none (training/sources.py), e.g. row {seen.index[0]} with digest {seen.iloc[0]}"
             )
 
 
@@ -189,19 +190,35 @@ def census_part(census: Census) -> Part:
 
 
 def from_store(store: Store, contract: Contract) -> Iterator[Joining]:
-    """Every batch, held against the contract of today. Rows without a time count from the period's
-    first day. Raises StoreError or FilesUnavailable.
-    """
+    """Every batch, held against the contract of today. Raises StoreError or FilesUnavailable."""
     for batch in store.batches():
         stored = store.rows(batch)
         checked, rejected = check_frame(stored, contract)
-        begins = datetime.fromisoformat(f"{batch.period}-01").replace(tzinfo=UTC).timestamp()
         checked = checked.assign(
             prediction_id=stored.loc[checked.index, "prediction_id"],
-            at=stored.loc[checked.index, "predicted_at"].fillna(begins),
+            at=predicted_at(batch, stored)[checked.index],
         )
         part = Part(batch.period, batch.source, batch.sha256, 0, rejected=len(rejected))
         yield Joining(part, checked)
+
+
+def predicted_at(batch: Batch, rows: pd.DataFrame) -> pd.Series:
+    """When each row of a batch was asked about, in Unix time.
+
+    A row without a time counts from its period's first day: it may be of before a change.
+    """
+    begins = datetime.fromisoformat(f"{batch.period}-01").replace(tzinfo=UTC)
+    return rows["predicted_at"].fillna(begins.timestamp())
+
+
+def count_ingested(store: Store, since: float, seen_until: float) -> int:
+    """Rows of since a Unix time in batches that came after another.
+
+    Raises StoreError or FilesUnavailable.
+    """
+    moment = datetime.fromtimestamp(seen_until, UTC)
+    fresh = [one for one in store.batches() if datetime.fromisoformat(one.ingested_at) > moment]
+    return sum(int((predicted_at(one, store.rows(one)) >= since).sum()) for one in fresh)
 
 
 def from_feedback(feedback: Feedback, contract: Contract) -> Joining:

@@ -8,7 +8,7 @@ process of its own and most have nothing to do, so what takes long is imported w
 
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import requests
@@ -90,7 +90,9 @@ def ask(address: str) -> dict[str, Any]:
 
 
 def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
-    """What the rules need to know: of Prefect, a `registry.Registry` and labels since then."""
+    """What the rules need to know: of Prefect, a `registry.Registry` and labelled rows of since
+    a Unix time.
+    """
     now = time.time()
     runs = drift_runs(now - BUDGET_PERIOD_S)
     started = tuple(at.timestamp() for run in runs if (at := run.expected_start_time))
@@ -104,7 +106,7 @@ def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
     return Facts(
         production=str(version.version) if version else None,
         # A training may have seen what came before it began, whether or not it was promoted.
-        fresh_labels=count_fresh_labels(max([since, made_at, *started]), settings),
+        fresh_labels=count_fresh_labels(since, max([made_at, *started]), settings),
         started=started,
         fruitless=sum(at > made_at for at in started),
         running=next(iter(open_ones), None),
@@ -124,15 +126,18 @@ def drift_runs(since: float) -> list[FlowRun]:
         return client.read_flow_runs(flow_run_filter=asked, sort=order, limit=100)
 
 
-def count_fresh_labels(since: float, settings: Settings) -> int:
-    """Labelled rows that came after a Unix time, from where a training takes them."""
+def count_fresh_labels(since: float, seen_until: float, settings: Settings) -> int:
+    """Rows that a training would find recent, `since` a Unix time, and none has seen: their labels
+    came after another.
+
+    By both: labels may come a month late, and old rows do not show what has changed.
+    """
     # pylint: disable=import-outside-toplevel
     from training.feedback import count_labelled
     from training.folders import open_folder
+    from training.sources import count_ingested
     from training.store import Store
 
-    moment = datetime.fromtimestamp(since, UTC)
-    batches = Store(open_folder(settings.store_address)).batches()
-    ingested = [one.rows for one in batches if datetime.fromisoformat(one.ingested_at) > moment]
-    logged = count_labelled(settings, moment) if settings.mongodb_address else 0
-    return sum(ingested) + logged
+    ingested = count_ingested(Store(open_folder(settings.store_address)), since, seen_until)
+    logged = count_labelled(settings, since, seen_until) if settings.mongodb_address else 0
+    return ingested + logged

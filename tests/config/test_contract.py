@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from config.contract import ContractError, load_contract
+from config.settings import SettingsError
 
 
 def test_fast_and_slow_way_agree_on_valid_and_invalid_records(contract, record):
@@ -58,6 +59,107 @@ def test_a_broken_contract_file_is_named(tmp_path):
         load_contract(path)
 
 
+TARGET = """\
+target: {name: churn, negative: stays, positive: leaves, description: who leaves}
+features:
+- {name: plan, kind: nominal, description: it, categories: [basic, family], default: basic}
+- {name: mood, kind: ordinal, description: it, categories: [poor, good], used: false}
+"""
+WRONG = [
+    ("{kind: integer, description: it}", "feature 3: Object missing required field `name`"),
+    ("{name: a, kind: real, description: it}", "a: Invalid enum value 'real' - at `$.kind`"),
+    ("{name: a, kind: ordinal, description: it}", "a: categories: expected some, each once"),
+    (
+        "{name: a, kind: nominal, description: it, categories: [b, b]}",
+        "a: categories: expected some, each once, without '?'",
+    ),
+    ("{name: a, kind: integer, description: it, minimum: 1}", "a: needs a minimum and a maximum"),
+    (
+        "{name: a, kind: integer, description: it, minimum: 3, maximum: 1}",
+        "a: minimum: got 3, expected at most the maximum, 1",
+    ),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 3, missing: category}",
+        "a: missing and unseen: expected reject, as for every integer column",
+    ),
+    (
+        "{name: a, kind: ordinal, description: it, categories: [b], missing: category}",
+        "a: missing and unseen: expected reject, as for every ordinal column",
+    ),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 3, default: 4}",
+        "a: default: got 4, expected a whole number from 1 to 3",
+    ),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: mood}",
+        "a: rank_of: got mood, expected an ordinal column that is used",
+    ),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: nobody}",
+        "a: rank_of: got nobody, expected an ordinal column that is used",
+    ),
+    ("{name: plan, kind: nominal, description: it, categories: [b]}", "plan: there are 2 of it"),
+    (
+        "{name: churn, kind: nominal, description: it, categories: [b]}",
+        "target: name: got churn, which is also a feature",
+    ),
+    (
+        "{name: probability, kind: nominal, description: it, categories: [b]}",
+        "probability: name: the pipeline has columns of this name",
+    ),
+    (
+        "{name: a b, kind: nominal, description: it, categories: [b]}",
+        "a b: name: expected letters, digits and _",
+    ),
+]
+
+
+@pytest.mark.parametrize(("feature", "problem"), WRONG, ids=[problem for _, problem in WRONG])
+def test_a_contract_that_would_fail_later_is_refused_at_the_start(tmp_path, feature, problem):
+    """Such files were taken, and requests, trainings or the monitoring failed on them."""
+    path = tmp_path / "features.yaml"
+    path.write_text(TARGET)
+    load_contract(path)
+    path.write_text(f"{TARGET}- {feature}\n")
+    with pytest.raises(SettingsError) as caught:
+        load_contract(path)
+    assert str(caught.value).startswith(f"{path}: {problem}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_mistake_of_a_contract_is_named_at_once(tmp_path):
+    path = tmp_path / "features.yaml"
+    text = TARGET.replace("leaves,", "stays, positive_message: perhaps,")
+    path.write_text("- ".join([text, *(f"{feature}\n" for feature, _ in WRONG[:3])]))
+    with pytest.raises(ContractError) as caught:
+        load_contract(path)
+    said = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+    assert said == [
+        "feature 3: Object missing required field `name`",
+        "a: Invalid enum value 'real' - at `$.kind`",
+        "a: there are 2 of it",
+        "a: categories: expected some, each once, without '?'",
+        "target: negative and positive: got 'stays' twice, expected two labels",
+        "target: got the message 'perhaps', expected {probability} in it, once",
+    ]
+
+
 def test_digest_changes_with_a_rule(contract):
     changed = msgspec.structs.replace(contract, features=contract.features[1:])
     assert changed.digest != contract.digest
+
+
+def test_an_answers_sentence_may_change_under_a_trained_model(contract):
+    for positive_message in ("Rich: {probability}", None):
+        target = msgspec.structs.replace(contract.target, positive_message=positive_message)
+        reworded = msgspec.structs.replace(contract, target=target)
+        assert reworded.digest == contract.digest
+
+
+def test_an_answer_says_its_class_and_the_probability_of_the_positive_one(contract):
+    assert [contract.target.message(index, p) for index, p in ((0, 0.314), (1, 0.75))] == [
+        "This person probably earns no more than 50,000 US dollars a year (1994); the probability"
+        " of more is 31.4%.",
+        "This person probably earns more than 50,000 US dollars a year (1994); the probability of"
+        " more is 75.0%.",
+    ]

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from config.settings import SettingsError, check_folder, exit_with_message, read_settings
+from prediction_service.settings import Settings
 
 
 class Example(msgspec.Struct):
@@ -27,6 +28,28 @@ def test_all_problems_are_reported_at_once():
     with pytest.raises(SettingsError) as caught:
         read_settings(Example, {"PORT": "many"})
     assert "ADDRESS: not set" in str(caught.value) and "PORT=many" in str(caught.value)
+
+
+def test_a_secret_is_not_shown_and_a_description_says_what_a_pattern_means():
+    """An API key that was pasted in place of its hash stood in the logs, beside a regex."""
+    wrong = {
+        "API_KEY_HASHES": "planning=income_sesame",
+        "PAGE_LINKS": "Grafana",
+        "INSTANCE": "a/b",
+        "WORKERS": "income:sesame@host",
+        "PREDICTION_PORT": "0",
+    }
+    with pytest.raises(SettingsError) as caught:
+        read_settings(Settings, wrong)
+    assert sorted(str(caught.value).splitlines()) == [
+        "API_KEY_HASHES (its value is not shown): expected NAME=SHA256,NAME=SHA256, each as"
+        " `python -m prediction_service.keys new NAME` prints it: the key itself does not belong"
+        " here",
+        "INSTANCE=a/b: expected letters, digits, '.', '_' and '-', a letter or digit first",
+        "PAGE_LINKS=Grafana: expected NAME=PORT or NAME=PORT/PATH, separated by commas",
+        "PREDICTION_PORT=0: Expected `int` >= 1",
+        "WORKERS (its value is not shown): Expected `int`, got `str`",
+    ]
 
 
 def test_a_folder_that_cannot_be_used_is_named_with_its_setting(tmp_path):

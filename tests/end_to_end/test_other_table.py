@@ -83,6 +83,12 @@ def test_the_service_answers_in_the_other_tables_words(client: FlaskClient) -> N
     stayer = client.post("/predict", json={"tenure": 100, "contentment": "good"}).json
     assert leaver is not None and stayer is not None
     assert (leaver["label"], stayer["label"]) == ("leaves", "stays")
+    chance = f"{leaver['probability']:.1%}"
+    assert leaver["message"] == (
+        "Probably leaves (whether a subscriber leaves within a month); the probability of leaves is"
+        f" {chance}."
+    )
+    assert stayer["message"].startswith("Probably stays (") and "50,000" not in stayer["message"]
     assert leaver["probability"] > 0.6 > 0.3 > stayer["probability"]
     assert set(leaver["explanation"]["contributions"]) == {"tenure", "plan", "contentment"}
     assert any(
@@ -97,5 +103,7 @@ def test_its_rules_are_kept_and_its_words_shown(client: FlaskClient) -> None:
     assert wrong["error"]["problems"][0]["nearest"] == "family"
     page = client.get("/", headers=BROWSER).text
     assert "<h1>Churn prediction</h1>" in page and "contentment" in page and "months" in page
-    record = client.get("/openapi.json").json["components"]["schemas"]["Record"]  # type: ignore
+    document = client.get("/openapi.json")
+    assert "50,000" not in document.text and "50K" not in document.text
+    record = document.json["components"]["schemas"]["Record"]  # type: ignore
     assert set(record["properties"]) == {*SUBSCRIBER, "account"}

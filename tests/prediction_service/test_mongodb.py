@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 from config.events import Label, LabelledRecord
+from config.settings import SettingsError
 from prediction_service.journal import Journal, StoredEvent, read_after
 from prediction_service.mongodb import MongoSink
+from prediction_service.settings import Settings
 from prediction_service.sinks import EventsRefused, SinkUnavailable
 from tests.prediction_service.conftest import made_predictions
 
@@ -25,6 +27,19 @@ def write(journal: Journal) -> Write:
         return read_after(journal.path, len(written), 10_000)
 
     return write_events
+
+
+@pytest.mark.parametrize(
+    "address", ["mongodb://income:p@sesame@host", "mongodb://income:sesame/1@host", "host:p"]
+)
+def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(
+    address: str,
+) -> None:
+    with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encoded, %40") as caught:
+        MongoSink.of(Settings(mongodb_address=address))
+    assert "sesame" not in str(caught.value)
+    with pytest.raises(SettingsError, match="MONGODB_DATABASE=a b: "):
+        MongoSink("mongodb://127.0.0.1:1", "a b", 1.0)
 
 
 def test_a_prediction_is_one_document_and_comes_back(sink: MongoSink, write: Write) -> None:

@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +82,15 @@ def test_the_plot_is_told_in_figures_too(page):
 def test_the_card_fits_a_phone_and_the_dark(page):
     assert 'name="viewport"' in page and "color-scheme: light dark" in page
     assert page.count("<table") == page.count('<div class="wide"><table')
+
+
+def test_the_card_has_the_contracts_words(contract):
+    target = msgspec.structs.replace(
+        contract.target, positive="<leaves>", description="whether a subscriber leaves"
+    )
+    other = msgspec.structs.replace(contract, target=target)
+    page = model_card(facts(), other, made_up_rows(contract, 300), np.full(300, 0.3), 0.5)
+    assert "Estimates whether a subscriber leaves" in page and "share of &lt;leaves&gt;" in page
 
 
 def test_a_model_of_synthetic_rows_says_so_first(contract):

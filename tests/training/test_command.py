@@ -67,6 +67,17 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_starts(
     assert f"argument {option}: {expected}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command", [["promote", "abc", "--why", "x"], ["score", "a", "b", "--version", "abc"]]
+)
+def test_a_version_that_is_no_number_is_one_line(command, tmp_path, monkeypatch):
+    """It was a traceback: MLflow says that its parameter is invalid, not that it has none."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    assert str(caught.value.code).startswith("version abc: MLflow has none")
+
+
 @pytest.mark.parametrize("command", ["train", "worker"])
 def test_without_prefect_there_is_one_line_that_names_the_setting(command, monkeypatch, capsys):
     address = f"http://127.0.0.1:{free_port()}/api"

@@ -2,8 +2,11 @@
 
 import pytest
 
+from config.settings import SettingsError, read_settings
 from training.decisions import Cause, Facts, cause_of, decide
+from training.gate import MIN_ROWS
 from training.settings import Settings
+from training.sources import ONE_IN
 
 SETTINGS = Settings(watch_cooldown_s=100.0, watch_min_labels=1000, watch_budget=3)
 CAUSE = Cause("half of the features have drifted", "2", since=50.0)
@@ -31,6 +34,17 @@ BELOW = CALM | {
         "bounds": {"roc_auc": {"lower": 0.65, "upper": 0.75}},
     },
 }
+
+
+def test_fewer_labels_than_can_judge_are_refused_as_a_setting():
+    """At 1,000 every other training had fewer than 200 held-out rows: the census judged, nothing
+    was promoted and the next try was put off.
+    """
+    least = ONE_IN * MIN_ROWS
+    assert read_settings(Settings, {"WATCH_MIN_LABELS": str(least)}).watch_min_labels == least
+    with pytest.raises(SettingsError, match="WATCH_MIN_LABELS=999: .*1000"):
+        read_settings(Settings, {"WATCH_MIN_LABELS": str(least - 1)})
+    assert Settings().watch_min_labels == 1.5 * least
 
 
 def test_enough_fresh_labels_and_no_objection_lead_to_a_training():

@@ -29,7 +29,10 @@ def test_metrics_of_four_rows():
 def test_the_five_plots_are_drawn(tmp_path):
     importances = pd.Series([0.2, 0.8], index=["age", "sex_Male"])
     names = []
-    for name, figure in draw_plots(y, PROBABILITY, 0.4, importances):
+    for name, figure in draw_plots(y, PROBABILITY, 0.4, importances, ("stays", "leaves")):
         figure.savefig(tmp_path / name)
         names.append(name)
+        if name == "confusion":
+            shown = [one.get_text() for one in figure.axes[0].get_xticklabels()]
+            assert shown == ["stays", "leaves"]
     assert names == ["roc", "precision_recall", "calibration", "confusion", "importances"]

@@ -1,7 +1,6 @@
 """Labelled production rows from a real MongoDB server, written by the prediction service's sink."""
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -86,7 +85,8 @@ def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
     on = msgspec.structs.replace(settings, api_key_hashes=f"planning={'0' * 64}")
     assert read_feedback(on, contract).rows["prediction_id"].tolist() == ["planning"]
     assert len(read_feedback(settings, contract).rows) == 3
-    assert [count_labelled(one, datetime.fromtimestamp(0, UTC)) for one in (on, settings)] == [1, 3]
+    counted = [count_labelled(one, since=0.0, seen_until=0.0) for one in (on, settings)]
+    assert counted == [1, 3]
 
 
 def test_no_labels_are_no_rows(sink, settings, record, contract):
@@ -107,6 +107,13 @@ def test_a_server_that_is_away_is_named_with_its_setting_and_in_time(contract, m
     with pytest.raises(FeedbackUnavailable, match="MONGODB_ADDRESS.*without --with-feedback"):
         read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract)
     assert time.monotonic() - started < 10
+
+
+def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(contract):
+    for address in ("mongodb://income:p@sesame@host", "mongodb://income@sesame:host"):
+        with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encoded") as caught:
+            read_feedback(Settings(mongodb_address=address), contract)
+        assert "sesame" not in str(caught.value)
 
 
 def test_without_an_address_the_way_by_the_journal_is_told(contract):

@@ -156,6 +156,41 @@ def test_what_arrived_at_a_feed_is_ingested_once_and_one_bad_file_keeps_no_other
     assert not any(one.is_new for one in ingest_feed(str(feed), *ours)[0])
 
 
+def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
+    add, people, tmp_path, monkeypatch, capsys
+):
+    """Rejected rows of an export stayed with their record: one that breaks the rules of today, one
+    with a column that is no more, and a line that is no row.
+    """
+    record = people.drop(columns="income").iloc[0].to_dict()
+    bodies = [{"record": record | {"age": 5}}, {"record": record | {"shoe": 44}}, {"record": [44]}]
+    rows = [
+        one | {"label": 1, "prediction_id": key, "predicted_at": 5.0}
+        for one in bodies
+        for key in ("p1", "p12")
+    ]
+    kept = {"record": record, "label": 1, "prediction_id": "p1", "predicted_at": 5.0}
+    added = add("".join(f"{json.dumps(row)}\n" for row in [*rows, kept]), "export.jsonl")
+    assert (added.batch.rows, added.batch.rejected) == (1, 6)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    main(["forget", "p1"])
+    assert "store: 1 rows removed\nquarantine: 3 rows removed" in capsys.readouterr().out
+    left = added.quarantine.read_text("utf-8").replace("\\", "").splitlines()
+    assert len(left) == 3 and all('"p12"' in line and '"p1"' not in line for line in left)
+
+
+def test_no_log_line_and_no_refusal_holds_a_value_of_a_record(add, people, caplog):
+    """Three rejected rows stood in the logs, and what a flow raises goes to NOTIFY_URL."""
+    bad = people.astype(object)
+    bad.loc[2, ["age", "sex"]] = [31337, "sesame"]
+    added = add(as_csv(bad))
+    assert f"count=1 fields={{'age': 1, 'sex': 1}} file={added.quarantine}" in caplog.text
+    with pytest.raises(BatchRefused) as caught:
+        add('{"record": "sesame 31337"}\n', "rows.jsonl")
+    for said in (caplog.text, str(caught.value)):
+        assert "31337" not in said and "sesame" not in said
+
+
 def test_rows_that_break_the_contract_are_set_aside_with_line_and_problems(add, store, people):
     bad = people.astype(object)
     bad.loc[2, "age"] = -3
@@ -227,7 +262,9 @@ def test_a_file_without_a_row_is_refused(add, text):
 
 
 def test_a_batch_without_a_valid_row_is_refused_and_all_of_it_set_aside(add, store, people):
-    with pytest.raises(BatchRefused, match="no row fits the contract, e.g. age: got 5, .*jsonl"):
+    with pytest.raises(
+        BatchRefused, match="no row fits the contract, e.g. age: expected a whole .*jsonl"
+    ):
         add(as_csv(people.assign(age=5)))
     assert store.batches() == []
     (path,) = (Path(store.folder.address).parent / "quarantine").iterdir()

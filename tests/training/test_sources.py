@@ -143,8 +143,10 @@ def test_a_row_that_judges_and_is_trained_on_is_refused(census, judges, contract
         joined=np.append(rows.joined, True),
         recent=np.append(rows.recent, False),
     )
-    with pytest.raises(LeakError, match=r"1 of \d+ .* rows that judge are also trained on"):
+    (found,) = row_digests(one, contract)
+    with pytest.raises(LeakError, match=r"1 of \d+ .* rows that judge are also trained on") as said:
         refuse_overlap(wrong, contract)
+    assert str(said.value).endswith(f"e.g. row 0 with digest {found}")  # and no value of the record
 
 
 def test_a_newest_row_that_looks_like_one_of_the_census_does_not_judge(census, judges, contract):

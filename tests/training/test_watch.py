@@ -102,13 +102,13 @@ def promote_next(registry: Registry, at: float) -> None:
 
 
 @pytest.fixture
-def labels(contract: Contract, tmp_path: Path, monkeypatch) -> Callable[[int], None]:
+def labels(contract: Contract, tmp_path: Path, monkeypatch) -> Callable[..., None]:
     """Ingests so many labelled rows into a training store of the test's own."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     store = Store(open_folder(str(tmp_path / "data" / "store")))
 
-    def ingest(rows: int) -> None:
-        frame = made_up_rows(contract, rows).assign(prediction_id=None, predicted_at=np.nan)
+    def ingest(rows: int, predicted_at: float = np.nan) -> None:
+        frame = made_up_rows(contract, rows).assign(prediction_id=None, predicted_at=predicted_at)
         at = datetime.now(UTC).isoformat()
         store.append(Batch(uuid.uuid4().hex, "feed.csv", "2026-11", rows, 0, 0, at), frame)
 
@@ -155,8 +155,8 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
     evidently.update(DRIFTED | {"model_version": "1"})
     evidently["judgement"] = DRIFTED["judgement"] | {"drifted_from": "1"}
     for _ in range(2):
-        assert "0 fresh labelled rows, expected WATCH_MIN_LABELS=1000" in watch()
-    labels(1200)
+        assert "0 fresh labelled rows, expected WATCH_MIN_LABELS=1500" in watch()
+    labels(1500)
     assert watch().startswith("training started: flow run")
     (run,) = drift_runs()
     assert run["parameters"] == {
@@ -184,7 +184,7 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
     assert (
         "(2 times)  version 1: 25% of the features have drifted (age, sex, race); no" in printed[4]
     )
-    assert f"flow run {run['name']} started: 1200 fresh labelled rows" in printed[3]
+    assert f"flow run {run['name']} started: 1500 fresh labelled rows" in printed[3]
 
 
 @pytest.mark.usefixtures("deployment")
@@ -194,27 +194,53 @@ def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
     database = f"test_{uuid.uuid4().hex}"
     monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
     monkeypatch.setenv("MONGODB_DATABASE", database)
-    monkeypatch.setenv("WATCH_MIN_LABELS", "60")
+    monkeypatch.setenv("WATCH_MIN_LABELS", "1000")
     evidently.update(BELOW | {"model_version": "1"})
     labels(20)
     now, earlier = datetime.now(UTC), datetime.now(UTC) - timedelta(seconds=2 * LONG_AGO_S)
     with pymongo.MongoClient(mongodb_uri) as client:
         log = client[database]["predictions"]
         add_labelled(log, 30, earlier)
-        add_labelled(log, 39, now)
-        assert "59 fresh labelled rows" in watch()
+        add_labelled(log, 979, now)
+        assert "999 fresh labelled rows" in watch()
         add_labelled(log, 1, now)
-        assert "; 60 fresh labelled rows" in watch()
+        assert "; 1000 fresh labelled rows" in watch()
         client.drop_database(database)
     (run,) = drift_runs()
     assert (run["parameters"]["with_feedback"], run["parameters"]["recent_since"]) == (True, 9.0)
     assert registry.ledger.decisions()[0]["cause"].endswith("is below its floor")
 
 
-def add_labelled(log: Collection, rows: int, at: datetime) -> None:
+def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(
+    evidently, registry, labels, mongodb_uri, monkeypatch
+):
+    """They counted, so that trainings began that had no row of the changed world to learn from or
+    to be judged by: nothing was promoted, and the next try was put off.
+    """
+    database = f"test_{uuid.uuid4().hex}"
+    monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
+    monkeypatch.setenv("MONGODB_DATABASE", database)
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    judgement = DRIFTED["judgement"] | {"drifted_from": "1"}
+    judgement["changed_by"] = (now - hour).timestamp()
+    evidently.update(DRIFTED | {"model_version": "1", "judgement": judgement})
+    labels(1600, predicted_at=(now - 2 * hour).timestamp())
+    labels(1600)  # of its period's first day, as far as one can tell
+    labels(20, predicted_at=now.timestamp())
+    with pymongo.MongoClient(mongodb_uri) as client:
+        log = client[database]["predictions"]
+        add_labelled(log, 1600, now, predicted_at=now - 2 * hour)
+        add_labelled(log, 1600, now, conflicts=[{"label": 0, "labelled_at": now}])
+        add_labelled(log, 30, now)
+        assert "50 fresh labelled rows, expected WATCH_MIN_LABELS" in watch()
+        client.drop_database(database)
+    assert not drift_runs() and registry.ledger.decisions()[0]["rule"] == "labels"
+
+
+def add_labelled(log: Collection, rows: int, at: datetime, **other: Any) -> None:
     """Labelled predictions, as the relay writes them."""
-    documents = [{"predicted_at": at, "label": 1, "labelled_at": at} for _ in range(rows)]
-    log.insert_many([{"_id": uuid.uuid4().hex, "features": {}, **one} for one in documents])
+    one = {"features": {}, "predicted_at": at, "label": 1, "labelled_at": at} | other
+    log.insert_many([{"_id": uuid.uuid4().hex, **one} for _ in range(rows)])
 
 
 def end(run: dict[str, Any]) -> None:
