@@ -31,6 +31,7 @@ from training.settings import Settings
 DRIFT_TAG = "drift"
 TRAIN_DEPLOYMENT = "train/train"
 REQUEST_TIMEOUT_S = 10
+KEY_PERIOD_S = 3600  # then the same facts may lead to a training again, as when one was deleted
 LONGEST_RUN_S = 6 * 3600  # a run of longer ago is one whose end nobody could tell
 
 
@@ -53,18 +54,25 @@ def act(cause: Cause, settings: Settings) -> str:
     from training.registry import Registry  # pylint: disable=import-outside-toplevel
 
     registry = Registry(settings.mlflow_tracking_uri)
-    decision = decide(cause, find_facts(registry, cause.since, settings), settings, time.time())
+    facts, now = find_facts(registry, cause.since, settings), time.time()
+    decision = decide(cause, facts, settings, now)
     what = {"rule": decision.rule, "version": str(cause.version)}
     done = "no training"
     if decision.train:
-        what["flow_run"] = start(cause, settings).name
+        what["flow_run"] = start(cause, settings, start_key(facts, now)).name
         done = f"training started: flow run {what['flow_run']}"
     registry.ledger.note_decision(what, {"cause": cause.what, "why": decision.why})
     return f"{done}: {cause.what}; {decision.why}"
 
 
-def start(cause: Cause, settings: Settings) -> FlowRun:
-    """Starts the training; its flow run."""
+def start_key(facts: Facts, now: float) -> str:
+    """What two runs that decide at the same time have in common: Prefect starts one training."""
+    newest = max(facts.started, default=0.0)
+    return f"drift-{facts.production}-{newest:.0f}-{now // KEY_PERIOD_S:.0f}"
+
+
+def start(cause: Cause, settings: Settings, key: str) -> FlowRun:
+    """Starts the training; its flow run, which is the earlier one if the key is."""
     run = run_deployment(
         TRAIN_DEPLOYMENT,
         parameters={
@@ -75,6 +83,7 @@ def start(cause: Cause, settings: Settings) -> FlowRun:
             "recent_since": cause.since,
         },
         tags=[DRIFT_TAG],
+        idempotency_key=key,
         timeout=0,
         as_subflow=False,
     )

@@ -32,7 +32,7 @@ from training.__main__ import main
 from training.folders import open_folder
 from training.registry import Registry
 from training.store import Batch, Store
-from training.watch import DRIFT_TAG, watch
+from training.watch import DRIFT_TAG, find_facts, watch
 from training.worker import drop_overdue_runs
 
 LONG_AGO_S = 86400.0
@@ -185,6 +185,24 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
         "(2 times)  version 1: 25% of the features have drifted (age, sex, race); no" in printed[4]
     )
     assert f"flow run {run['name']} started: 1500 fresh labelled rows" in printed[3]
+
+
+@pytest.mark.usefixtures("deployment", "registry")
+def test_runs_that_decide_at_the_same_time_start_one_training(evidently, labels, monkeypatch):
+    """A busy worker ran two of them a second apart: neither saw what the other had started."""
+    evidently.update(DRIFTED | {"model_version": "1"})
+    evidently["judgement"] = DRIFTED["judgement"] | {"drifted_from": "1"}
+    labels(1500)
+    facts = []
+
+    def same(*given):
+        facts.append(facts[0] if facts else find_facts(*given))
+        return facts[-1]
+
+    monkeypatch.setattr("training.watch.find_facts", same)
+    said = {watch() for _ in range(2)}
+    (run,) = drift_runs()
+    assert len(facts) == 2 and len(said) == 1 and f"flow run {run['name']}" in said.pop()
 
 
 @pytest.mark.usefixtures("deployment")
