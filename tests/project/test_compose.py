@@ -66,5 +66,6 @@ def test_everything_that_starts_with_the_stack_says_whether_it_is_healthy():
 
 def test_no_image_is_taken_whatever_it_is():
     for name, service in SERVICES.items():
-        tag = service["image"].rpartition(":")[2].strip("}")
-        assert tag != "latest" and tag, name
+        image = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", service["image"])
+        _, colon, tag = image.rpartition(":")
+        assert colon and tag and "/" not in tag and tag != "latest", (name, image)
