@@ -2,8 +2,9 @@
 
 import msgspec
 import pytest
+import yaml
 
-from config.contract import ContractError, load_contract
+from config.contract import CONTRACT_PATH, ContractError, load_contract
 
 
 def test_fast_and_slow_way_agree_on_valid_and_invalid_records(contract, record):
@@ -58,6 +59,30 @@ def test_a_broken_contract_file_is_named(tmp_path):
         load_contract(path)
 
 
+@pytest.mark.parametrize(
+    ("column", "change", "wrong"),
+    [
+        ("sex", {"categories": []}, "sex: a nominal needs categories"),
+        ("education", {"categories": []}, "education: a ordinal needs categories"),
+        ("age", {"minimum": None}, "age: needs a minimum and a maximum"),
+        ("hours_per_week", {"maximum": None}, "hours_per_week: needs a minimum and a maximum"),
+        ("education_num", {"rank_of": "schooling"}, "education_num: rank_of names no column"),
+    ],
+)
+def test_a_rule_that_a_column_cannot_have_is_named(tmp_path, column, change, wrong):
+    """The project's own file with one rule changed."""
+    rules = yaml.safe_load(CONTRACT_PATH.read_text("utf-8"))
+    (feature,) = (one for one in rules["features"] if one["name"] == column)
+    feature.update(change)
+    path = tmp_path / "features.yaml"
+    path.write_text(yaml.safe_dump(rules), "utf-8")
+    with pytest.raises(ContractError, match=rf"features\.yaml: {wrong}"):
+        load_contract(path)
+
+
 def test_digest_changes_with_a_rule(contract):
-    changed = msgspec.structs.replace(contract, features=contract.features[1:])
-    assert changed.digest != contract.digest
+    """A model made for people up to 90 does not answer for those up to 91."""
+    age, *others = contract.features
+    older = msgspec.structs.replace(age, maximum=age.maximum + 1)
+    assert msgspec.structs.replace(contract, features=(age, *others)).digest == contract.digest
+    assert msgspec.structs.replace(contract, features=(older, *others)).digest != contract.digest
