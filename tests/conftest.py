@@ -92,14 +92,20 @@ def free_port() -> int:
             return port
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 30, what: str = "") -> Any:
-    """The first true value of `condition`, asked every 50 ms; fails after the deadline."""
+def wait_until(
+    condition: Callable[[], Any], timeout_s: float = 30, what: str | Callable[[], str] = ""
+) -> Any:
+    """The first true value of `condition`, asked every 50 ms; fails after the deadline.
+
+    `what` is told then: what was waited for, or what reads it, such as the log of a process.
+    """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+    said = what() if callable(what) else what
+    raise AssertionError(f"not within {timeout_s} s: {said or condition}")
 
 
 def accepts_connections(port: int) -> bool:
@@ -133,21 +139,22 @@ def gcs_emulator(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
+def mlflow_server(folder: Path, artifacts: str = "", **environ: str) -> Iterator[str]:
     """The address of an MLflow server that keeps artifacts the way the stack's does: proxied.
 
-    Its database, `artifacts` and log are in the folder.
+    Its database and log are in the folder, and so are its `artifacts` if they have no address.
     """
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    environ = dict(os.environ, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environ
     with (folder / "mlflow.log").open("w") as log:
-        with subprocess.Popen(command, env=environ, stdout=log, stderr=log) as server:
+        with subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
             try:
-                wait_until(lambda: accepts_connections(port), 60, "the MLflow server")
+                log_text = (folder / "mlflow.log").read_text
+                wait_until(lambda: accepts_connections(port), 120, log_text)
                 yield address
             finally:
                 server.terminate()
@@ -164,9 +171,11 @@ def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port, folder = free_port(), tmp_path_factory.mktemp("mongod")
     command = [mongod, "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        wait_until(lambda: accepts_connections(port), 30, "mongod to accept connections")
-        yield f"mongodb://127.0.0.1:{port}"
-        server.terminate()
+        try:
+            wait_until(lambda: accepts_connections(port), 30, "mongod to accept connections")
+            yield f"mongodb://127.0.0.1:{port}"
+        finally:
+            server.terminate()
 
 
 def made_up_rows(contract: Contract, rows: int, seed: int = 0) -> pd.DataFrame:

@@ -28,11 +28,7 @@ from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.mlflow_registry import RegistryFile
 from tests.prediction_service.conftest import install, make_package
 
-# MLflow 3.17's own SQLite store, which the registry's file opens in this process.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 PROCESSES = ("prediction", "relay", "evidently", "measure")
 ROWS = 200  # of a request

@@ -1,9 +1,10 @@
-"""What the tests of the Evidently service share: the real monitoring file and an empty window."""
+"""What its tests share: the real monitoring file, census rows, a registry and an empty window."""
 
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from config.contract import CONTRACT_PATH, Contract
@@ -35,6 +36,14 @@ def window(tmp_path: Path) -> Iterator[Window]:
     """An empty window."""
     with closing(Window(tmp_path / "window.db")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def census_rows(census_dir: Path, contract: Contract) -> pd.DataFrame:
+    """The census's training split as it is in its file."""
+    names = [*(feature.name for feature in contract.features), "label"]
+    path = census_dir / "adult.data"
+    return pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
 
 
 @pytest.fixture(scope="session")

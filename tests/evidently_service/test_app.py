@@ -258,6 +258,30 @@ def test_a_window_that_fails_is_a_503_so_that_the_relay_comes_back(
     assert get(client, "/health/live").status_code == 200
 
 
+def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
+    client: FlaskClient,
+    contract: Contract,
+    window: Window,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An error inside of storing, whose message quotes the record."""
+
+    def add_predictions(predictions: list[Prediction]) -> None:
+        raise ValueError(f"cannot store {predictions}")
+
+    monkeypatch.setattr(window, "add_predictions", add_predictions)
+    (one,) = made_up_predictions(contract, 1, seed=1)
+    sent = as_dict(one, features=one.features | {"native_country": "Zubrowka-77"})
+    response = post(client, "/iterate/income", [sent])
+    assert (response.status_code, problems(response)) == (500, [])
+    assert response.json["error"]["code"] == "internal_error"
+    assert response.json["error"]["message"] == "The service failed; its log says why."
+    assert "path=/iterate/income error=ValueError" in caplog.text
+    assert "in add_predictions" in caplog.text
+    assert "Zubrowka-77" not in caplog.text
+
+
 def test_drift_says_not_measured_before_the_first_measurement(
     client: FlaskClient, contract: Contract
 ) -> None:

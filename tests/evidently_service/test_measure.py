@@ -9,8 +9,8 @@ import pytest
 from config.contract import Contract
 from config.events import Label, Prediction
 from config.settings import exit_with_message
-from evidently_service.measure import Measure, main
-from evidently_service.measurement import LabelCounts, Measurement
+from evidently_service.measure import Measure, is_below, main
+from evidently_service.measurement import Interval, LabelCounts, Measurement, Quality
 from evidently_service.monitoring import Monitoring
 from evidently_service.registry import References, RegistryError, Version
 from evidently_service.reports import LATEST, Kept, Reports
@@ -399,6 +399,49 @@ def test_quality_needs_enough_labels(
     assert found.quality.accuracy == pytest.approx(0.75)
     assert found.estimated is not None and found.estimated.rows == 600  # labelled or not
     assert set(found.estimation_error) == set(found.estimated.metrics)
+
+
+@pytest.mark.parametrize(("wrong_every", "below"), [(2, True), (1000, False)])
+def test_the_verdict_on_quality_is_of_the_newest_labels_and_says_since_when_they_are(
+    measure: Measure, window: Window, enough: list[Prediction], wrong_every: int, below: bool
+) -> None:
+    """Both start a training: that ROC AUC is below its floor, and with which rows."""
+    window.add_predictions(enough)
+    window.add_labels(labels_of(enough[100:300], wrong_every))
+    measure.run_once()
+    found = latest(window)
+    assert found.below_floor == below
+    assert found.quality is not None and found.quality.since == enough[100].predicted_at
+
+
+def test_only_an_interval_that_is_all_below_the_floor_is_below_it() -> None:
+    def quality(upper: float) -> Quality:
+        return Quality(200, bounds={"roc_auc": Interval(0.7, upper)})
+
+    assert is_below(quality(0.84), floor=0.85)
+    assert not is_below(quality(0.85), floor=0.85)
+    assert not is_below(quality(0.86), floor=0.85)
+    assert not is_below(Quality(200), floor=0.85)  # labels of one class have no ROC AUC
+
+
+def test_after_a_promotion_quality_is_of_the_new_versions_predictions_alone(
+    measure: Measure, window: Window, source: Source, contract: Contract, enough: list[Prediction]
+) -> None:
+    """Nearly all that version 1 said was right, and a third of what version 2 says is wrong."""
+    window.add_predictions(enough[:200])
+    window.add_labels(labels_of(enough[:200], wrong_every=1000))
+    measure.run_once()
+    assert latest(window).quality is not None
+    source.promote("2", made_up_rows(contract, 2000, seed=5))
+    measure.run_once()
+    assert latest(window).quality is None
+    own = [msgspec.structs.replace(one, model_version="2") for one in enough[200:350]]
+    window.add_predictions(own)
+    window.add_labels(labels_of(own, wrong_every=3))
+    measure.run_once()
+    found = latest(window).quality
+    assert found is not None and found.rows == 150
+    assert found.accuracy == pytest.approx(2 / 3)
 
 
 def test_performance_is_estimated_before_there_are_labels_or_a_reference(

@@ -29,9 +29,6 @@ from tests.evidently_service.events import (
 )
 from tests.evidently_service.mlflow_registry import RegistryFile
 
-# MLflow 3.17's own SQLite store, which a fixture opens in this process.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 ROOT = Path(__file__).parents[2]
 GUNICORN = [
     "-m",

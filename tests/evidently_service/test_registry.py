@@ -8,9 +8,6 @@ import pytest
 from evidently_service.registry import References, Registry, RegistryError, Version
 from tests.evidently_service.mlflow_registry import RegistryFile
 
-# MLflow 3.17's own SQLite store, which only these tests open in their process.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 
 class Source:
     """A registry that says and gives what a test wants."""

@@ -161,14 +161,6 @@ def test_many_values_are_taken_together_and_hardly_move_a_threshold() -> None:
     assert world.values[world.codes] == pytest.approx(column, abs=0.05)
 
 
-@pytest.fixture
-def census_rows(census_dir: Path, contract: Contract) -> pd.DataFrame:
-    """The census's training split as it is in its file."""
-    names = [*(feature.name for feature in contract.features), "label"]
-    path = census_dir / "adult.data"
-    return pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
-
-
 @pytest.mark.slow
 def test_thresholds_on_census_rows_keep_their_promise(
     census_rows: pd.DataFrame, monitoring: Monitoring

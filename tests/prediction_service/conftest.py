@@ -9,11 +9,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import pandas as pd
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
@@ -29,7 +26,7 @@ from prediction_service.model import sha256_of
 from prediction_service.model_folder import Current, ModelFolder
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
-from tests.conftest import accepts_connections, free_port, wait_until
+from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training.calibration import Platt
 from training.package import FittedModel, write_package
 from training.pipeline import make_classifier, make_encoder
@@ -38,22 +35,9 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 ROOT = Path(__file__).parents[2]
 
 
-def made_up_rows(contract: Contract, n_rows: int, seed: int) -> pd.DataFrame:
-    """Rows drawn evenly from the contract's ranges and categories."""
-    rng = np.random.default_rng(seed)
-    columns: dict[str, Any] = {}
-    for feature in contract.inputs:
-        if feature.is_categorical:
-            columns[feature.name] = rng.choice(feature.categories, n_rows)
-        else:
-            assert feature.minimum is not None and feature.maximum is not None
-            columns[feature.name] = rng.integers(feature.minimum, feature.maximum, n_rows)
-    return pd.DataFrame(columns)
-
-
 def make_package(contract: Contract, folder: Path) -> Path:
     """A package of a model that has learnt: from 45 years on, income is high."""
-    rows = made_up_rows(contract, 400, seed=1)
+    rows = made_up_rows(contract, 400, seed=1)[list(contract.input_names)]
     y = (rows["age"] >= 45).astype(int)
     encoder = make_encoder(contract)
     classifier = make_classifier({"n_estimators": 20, "max_depth": 3}, seed=1, threads=1)

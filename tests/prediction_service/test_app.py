@@ -1,14 +1,23 @@
 """The HTTP contract, through the Flask client on a real model and a real journal."""
 
 import json
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from config.contract import Contract
-from prediction_service.journal import Journal, StoredEvent, read_after
+from prediction_service.journal import (
+    Event,
+    Journal,
+    JournalUnavailable,
+    StoredEvent,
+    read_after,
+)
 from prediction_service.model_folder import Status
+from prediction_service.predictor import prediction_ids
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
 
@@ -104,9 +113,13 @@ def test_a_whole_number_may_be_written_with_a_point(
     assert client.post("/predict", data=body.replace("38.0", "38.5")).status_code == 422
 
 
-def test_ids_sort_by_time(client: FlaskClient, record: Record) -> None:
-    ids = [one["prediction_id"] for one in client.post("/predict", json=[record] * 9).get_json()]
-    assert ids == sorted(set(ids))
+def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nine requests, a millisecond apart, and of the records of each."""
+    ids: list[str] = []
+    for now_ns in range(1_700_000_000_000_000_000, 1_700_000_000_009_000_000, 1_000_000):
+        monkeypatch.setattr(time, "time_ns", lambda now_ns=now_ns: now_ns)
+        ids += prediction_ids(None, b"", 3)
+    assert ids == sorted(set(ids)) and len(ids) == 27
     assert all(len(one) == 32 and int(one, 16) for one in ids)
 
 
@@ -298,6 +311,20 @@ def test_a_full_journal_refuses_rather_than_loses(
     (problem,) = error_of(client.get("/health/ready"), 503, "not_ready")
     assert (problem["field"], problem["value"]) == ("journal", "full")
     assert not events_of(journal)
+
+
+def test_a_journal_that_cannot_be_written_refuses_predictions_and_labels(
+    client: FlaskClient, journal: Journal, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append(_: Sequence[Event]) -> None:
+        raise JournalUnavailable("the journal 1.db cannot be written: disk I/O error")
+
+    monkeypatch.setattr(journal, "append", append)
+    label = {"prediction_id": SOME_ID, "label": 1}
+    for path, body in (("/predict", record), ("/predict", [record] * 2), ("/feedback", label)):
+        response = client.post(path, json=body)
+        assert not error_of(response, 503, "journal_unavailable")
+        assert "disk I/O error" in response.get_json()["error"]["message"]
 
 
 def test_ready_names_the_version_and_what_was_refused(

@@ -23,9 +23,6 @@ from tests.prediction_service.conftest import Start, with_metadata, with_wrong_g
 
 Register = Callable[..., str]
 
-# MLflow's own database code uses what SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,7 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
+from config.model_registry import CARD
 from prediction_service.model_folder import ModelFolder
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
@@ -118,13 +119,30 @@ def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
 
 
 def test_every_page_and_error_has_the_security_headers(client: FlaskClient) -> None:
-    for path in ("/", "/model", "/metrics", "/nowhere", "/predict", "/health/ready", "/model/card"):
+    for path in ("/", "/model", "/metrics", "/nowhere", "/predict", "/health/ready"):
         headers = client.get(path).headers
         policy = headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy, path
         assert "script-src" not in policy and "unsafe-eval" not in policy
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_a_card_is_a_page_that_runs_and_loads_nothing(
+    client: FlaskClient, served: ServedModel
+) -> None:
+    """It comes from the registry; a version of an earlier release has none."""
+    missing = client.get("/model/card")
+    assert (missing.status_code, missing.get_json()["error"]["code"]) == (404, "not_found")
+    assert "Version 1 has no model card" in missing.get_json()["error"]["message"]
+    (served.folder.path / "1" / CARD).write_text("<h1>Größe</h1>", "utf-8")
+    page = client.get("/model/card")
+    assert (page.status_code, page.text) == (200, "<h1>Größe</h1>")
+    assert page.content_type == "text/html; charset=utf-8"
+    assert page.headers["Content-Security-Policy"] == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    )
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
 
 
 SERVE_AND_REPORT = """

@@ -2,6 +2,7 @@
 
 import json
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -33,7 +34,16 @@ Record = dict[str, Any]
 
 @pytest.fixture
 def one_worker(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[Settings]:
-    """The service with a single worker, whom everybody meets."""
+    """The service with a single worker, whom everybody meets, and who waits longer than a test."""
+    assert model_folder.current()
+    own = msgspec.structs.replace(settings, workers=1, request_timeout_s=60.0)
+    with gunicorn(start, own):
+        yield own
+
+
+@pytest.fixture
+def impatient(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[Settings]:
+    """The same, but for clients that take longer than a second."""
     assert model_folder.current()
     own = msgspec.structs.replace(settings, workers=1, request_timeout_s=1.0)
     with gunicorn(start, own):
@@ -86,22 +96,28 @@ def test_a_client_that_does_not_finish_its_request_delays_nobody(
 ) -> None:
     body = json.dumps(record).encode()
     request = predict_request(body)
-    with connect(one_worker) as silent, connect(one_worker) as slow, connect(one_worker) as half:
+    with connect(one_worker) as slow, connect(one_worker) as half, connect(one_worker):
         half.sendall(request[:40])
         slow.sendall(request[:-5])
         url = f"http://127.0.0.1:{one_worker.prediction_port}/predict"
-        begun = time.monotonic()
-        assert requests.post(url, json=record, timeout=10).ok
-        assert time.monotonic() - begun < 0.9  # the others have a second
+        assert requests.post(url, json=record, timeout=20).ok  # the others have a minute
         slow.sendall(request[-5:])
         assert read_answer(slow)[0] == 200
+
+
+def test_who_does_not_finish_a_request_in_time_is_hung_up_on(
+    impatient: Settings, record: Record
+) -> None:
+    request = predict_request(json.dumps(record).encode())
+    with connect(impatient) as silent, connect(impatient) as half:
+        half.sendall(request[:40])
         for client in (silent, half):
-            assert is_closed(client, 4)
+            assert is_closed(client, 10)
 
 
-def test_a_trickle_of_bytes_does_not_move_the_deadline(one_worker: Settings) -> None:
-    with connect(one_worker) as client:
-        deadline = time.monotonic() + 6
+def test_a_trickle_of_bytes_does_not_move_the_deadline(impatient: Settings) -> None:
+    with connect(impatient) as client:
+        deadline = time.monotonic() + 20
         with pytest.raises(OSError):
             while time.monotonic() < deadline:
                 client.sendall(b"G")
@@ -125,12 +141,11 @@ def test_requests_that_arrive_together_are_each_answered_as_if_alone(
         client.sendall(b"".join(requested))
         with client.makefile("rb") as file:
             behind = predictions([read_next(file) for _ in ages])
-    clients = [connect(one_worker) for _ in requested * 3]
-    for client, request in zip(clients, requested * 3):
-        client.sendall(request)
-    at_once = predictions([read_answer(client) for client in clients])
-    for client in clients:
-        client.close()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(one_worker)) for _ in requested * 3]
+        for client, request in zip(clients, requested * 3):
+            client.sendall(request)
+        at_once = predictions([read_answer(client) for client in clients])
     expected = [one["probability"] for one in alone]
     assert [one["probability"] for one in behind + at_once] == expected * 4
     answered = [one["prediction_id"] for one in alone + behind + at_once]
@@ -142,12 +157,11 @@ def test_one_bad_request_among_others_is_the_only_one_refused(
     one_worker: Settings, record: Record
 ) -> None:
     bodies = [json.dumps(record | {"age": age}).encode() for age in (20, 500, 30)]
-    clients = [connect(one_worker) for _ in bodies]
-    for client, body in zip(clients, bodies):
-        client.sendall(predict_request(body))
-    assert [read_answer(client)[0] for client in clients] == [200, 422, 200]
-    for client in clients:
-        client.close()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(one_worker)) for _ in bodies]
+        for client, body in zip(clients, bodies):
+            client.sendall(predict_request(body))
+        assert [read_answer(client)[0] for client in clients] == [200, 422, 200]
 
 
 def test_a_reader_that_takes_its_time_gets_the_whole_answer(
@@ -159,7 +173,7 @@ def test_a_reader_that_takes_its_time_gets_the_whole_answer(
     with gunicorn(start, big), connect(big) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
         slow.sendall(predict_request(json.dumps([record] * 5000).encode()))
-        time.sleep(0.3)
+        assert select.select([slow], [], [], 20)[0]  # the answer is on its way
         url = f"http://127.0.0.1:{big.prediction_port}/predict"
         assert requests.post(url, json=record, timeout=10).ok
         status, body = read_answer(slow)
@@ -400,11 +414,12 @@ def test_an_answer_on_its_way_is_finished_when_the_service_stops(
 ) -> None:
     assert model_folder.current()
     patient = msgspec.structs.replace(settings, graceful_timeout_s=10)
-    request = predict_request(json.dumps(record).encode())
+    request = predict_request(json.dumps(record).encode(), "Expect: 100-continue")
     with ExitStack() as stack:
         with gunicorn(start, patient):
             late = stack.enter_context(connect(patient))
             late.sendall(request[:-1])
+            assert b"100 Continue" in late.recv(1000)  # the service has begun with it
             Timer(0.5, late.sendall, [request[-1:]]).start()
         status, body = read_answer(late)  # the service has ended
         assert (status, json.loads(body)["model_version"]) == (200, "1")

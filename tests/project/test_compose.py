@@ -104,5 +104,6 @@ def test_the_generator_is_not_started_again_when_it_has_sent_all():
 
 def test_no_image_is_taken_whatever_it_is():
     for name, service in SERVICES.items():
-        tag = service["image"].rpartition(":")[2].strip("}")
-        assert tag != "latest" and tag, name
+        image = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", service["image"])
+        _, colon, tag = image.rpartition(":")
+        assert colon and tag and "/" not in tag and tag != "latest", (name, image)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.stream_generator.stand_in import StandIn
 
 COMMAND = [sys.executable, "-m", "stream_generator.send_data"]
 TIMEOUT_S = 30
+Start = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 
 @pytest.fixture(autouse=True)
@@ -30,21 +32,26 @@ def own_signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def start(stand_in: StandIn, traffic_file: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts the command against the stand-in."""
+def start(stand_in: StandIn, traffic_file: Path) -> Start:
+    """Runs the command against the stand-in; what still runs at the end of the body is killed."""
 
-    def call(*flags: str) -> subprocess.Popen[str]:
+    @contextmanager
+    def call(*flags: str) -> Iterator[subprocess.Popen[str]]:
         command = [*COMMAND, "--traffic", str(traffic_file), *flags]
         environ = dict(os.environ, PREDICTION_ADDRESS=stand_in.address, COLUMNS="120")
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environ, stdout=pipe, stderr=pipe, text=True)
+        with subprocess.Popen(command, env=environ, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     return call
 
 
 @pytest.mark.parametrize("key", ["income_a-key", ""])
 def test_the_api_key_goes_with_every_request_if_there_is_one(
-    start: Callable[..., subprocess.Popen[str]],
+    start: Start,
     stand_in: StandIn,
     monkeypatch: pytest.MonkeyPatch,
     key: str,
@@ -59,7 +66,7 @@ def test_the_api_key_goes_with_every_request_if_there_is_one(
 
 
 def test_a_run_leaves_its_summary_and_its_answers(
-    start: Callable[..., subprocess.Popen[str]], stand_in: StandIn, tmp_path: Path
+    start: Start, stand_in: StandIn, tmp_path: Path
 ) -> None:
     summary_path, answers_path = tmp_path / "new" / "summary.json", tmp_path / "answers.jsonl"
     flags = ["--rows", "30", "--batch", "4", "--labels", "1", "--label-delay-s", "0.1"]
@@ -93,7 +100,7 @@ def test_a_deadline_is_no_failure_and_the_summary_says_what_it_held_back(
 
 
 def test_failed_requests_are_told_by_the_status_and_with_their_reasons(
-    start: Callable[..., subprocess.Popen[str]], stand_in: StandIn
+    start: Start, stand_in: StandIn
 ) -> None:
     stand_in.faults.append("500")
     with start("--rows", "3") as process:
@@ -105,7 +112,7 @@ def test_failed_requests_are_told_by_the_status_and_with_their_reasons(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_promptly_with_its_summary(
-    number: int, start: Callable[..., subprocess.Popen[str]], stand_in: StandIn, tmp_path: Path
+    number: int, start: Start, stand_in: StandIn, tmp_path: Path
 ) -> None:
     """A KeyboardInterrupt within Thread.join once lost the answers under way: now they arrive."""
     path = tmp_path / "summary.json"
@@ -114,7 +121,7 @@ def test_a_signal_ends_the_run_promptly_with_its_summary(
     with start(*flags, "--concurrency", "2", "--summary", str(path)) as process:
         wait_until(lambda: len(stand_in.attempts) > 3, TIMEOUT_S, "traffic")
         process.send_signal(number)
-        out, err = process.communicate(timeout=5)
+        out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, err
     assert "Traffic: none (interrupted)" in out
     assert "Traceback" not in err
@@ -123,9 +130,7 @@ def test_a_signal_ends_the_run_promptly_with_its_summary(
     assert summary["labels_unsent"] == summary["answered"]
 
 
-def test_a_signal_before_there_is_traffic_ends_the_command(
-    start: Callable[..., subprocess.Popen[str]], stand_in: StandIn
-) -> None:
+def test_a_signal_before_there_is_traffic_ends_the_command(start: Start, stand_in: StandIn) -> None:
     hanging = threading.Event()
 
     def hang() -> None:
@@ -136,7 +141,7 @@ def test_a_signal_before_there_is_traffic_ends_the_command(
     with start() as process:
         wait_until(hanging.is_set, TIMEOUT_S, "the first look at the service")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=5)
+        out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out, err) == (130, "", "send_data: interrupted\n")
 
 

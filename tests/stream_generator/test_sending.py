@@ -116,7 +116,7 @@ def test_a_hanging_answer_times_out_and_is_asked_for_again(
     stand_in: StandIn, send_rows: Callable[..., Summary]
 ) -> None:
     stand_in.faults.append("hang")
-    summary = send_rows(rows=3, timeout_s=0.3)
+    summary = send_rows(rows=3, timeout_s=2)  # others are answered well before that
     assert (summary.answered, summary.retries) == (3, 1)
     assert len(stand_in.predictions) == 3
 
@@ -218,6 +218,7 @@ def test_a_share_of_the_labels_is_told_and_the_seed_says_which(
 def test_labels_wait_for_their_time(stand_in: StandIn, send_rows: Callable[..., Summary]) -> None:
     clock = Clock(60)
     answered_at: list[float] = []
+    begun = clock.now()
     summary = send_rows(
         clock=clock,
         keep=lambda rows: answered_at.append(clock.now()),
@@ -225,9 +226,11 @@ def test_labels_wait_for_their_time(stand_in: StandIn, send_rows: Callable[..., 
         labels=1.0,
         label_delay_s=0.5,
     )
-    assert clock.now() - answered_at[-1] >= 0.5
+    ended = clock.now()
+    assert ended - answered_at[-1] >= 0.5
     assert summary.labels_sent == len(stand_in.labels) == 5
-    assert summary.seconds < 0.5  # waiting for labels is no part of the throughput
+    # Waiting for labels is no part of the throughput; the summary is rounded to milliseconds.
+    assert summary.seconds < ended - begun - 0.499
 
 
 def test_labels_that_cannot_be_delivered_are_failures(

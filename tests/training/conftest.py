@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+from prefect.testing.utilities import prefect_test_harness
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
@@ -55,6 +56,13 @@ def package(
     """The model's package."""
     folder: Path = tmp_path_factory.mktemp("package")
     return write_package(folder, model, contract, inputs, {"data_source": "uci", "run_id": "r"})
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server on a database of its own."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 @pytest.fixture(scope="package")

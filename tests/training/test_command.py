@@ -1,6 +1,7 @@
 """`python -m training`: what it writes, and how it fails."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 from config.settings import exit_with_message
 from tests.conftest import free_port
 from training.__main__ import main
+from training.census import CensusError, CensusUnavailable
 
 
 def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, capsys):
@@ -76,6 +78,88 @@ def test_a_version_that_is_no_number_is_one_line(command, tmp_path, monkeypatch)
     with pytest.raises(SystemExit) as caught:
         main(command)
     assert str(caught.value.code).startswith("version abc: MLflow has none")
+
+
+@pytest.fixture
+def flow_runs(monkeypatch):
+    """The arguments of each run of the flow, which is not run; the census files are there."""
+    runs = []
+    monkeypatch.setattr("training.flow.train", lambda **given: runs.append(given) or {})
+    monkeypatch.setattr("training.runs.find_prefect", lambda: "")
+    monkeypatch.setattr("training.__main__.read_files", lambda *_: {})
+    return runs
+
+
+def test_the_flags_of_train_reach_the_flow(flow_runs):
+    main(["train"])
+    main(
+        "train --data synthetic --max-evals 3 --timeout-s 4.5 --folds 6 --seed 7 --force --engine"
+        " spark --spark-master local[2] --with-feedback --without-store --recent-weight 8".split()
+    )
+    assert flow_runs == [
+        {
+            "data": "uci",
+            "max_evals": None,
+            "timeout_s": None,
+            "n_folds": 5,
+            "seed": 0,
+            "force": False,
+            "spark_master": "",
+            "with_store": True,
+            "with_feedback": False,
+            "recent_weight": 1.0,
+        },
+        {
+            "data": "synthetic",
+            "max_evals": 3,
+            "timeout_s": 4.5,
+            "n_folds": 6,
+            "seed": 7,
+            "force": True,
+            "spark_master": "local[2]",
+            "with_store": False,
+            "with_feedback": True,
+            "recent_weight": 8.0,
+        },
+    ]
+
+
+def test_auto_falls_back_to_synthetic_rows_and_says_so_only_where_there_are_no_files(
+    flow_runs, monkeypatch, capsys
+):
+    """Wrong files are a mistake to be told, not a reason to train on something else."""
+
+    def read_files(*_):
+        raise found
+
+    main(["train", "--data", "auto"])
+    assert "SYNTHETIC DATA" not in capsys.readouterr().err
+    monkeypatch.setattr("training.__main__.read_files", read_files)
+    found = CensusUnavailable("nothing could be downloaded")
+    main(["train", "--data", "auto"])
+    said = capsys.readouterr().err
+    assert "nothing could be downloaded" in said and "SYNTHETIC DATA" in said
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "uci"])
+    found = CensusError("adult.data: another sum")
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "auto"])
+    said = capsys.readouterr().err
+    assert "adult.data: another sum" in said and "SYNTHETIC DATA" not in said
+    assert [given["data"] for given in flow_runs] == ["uci", "synthetic"]
+
+
+def test_unless_production_trains_only_before_the_first_promotion(flow_runs, monkeypatch, capsys):
+    version = None
+    registry = SimpleNamespace(production=lambda: version)
+    monkeypatch.setattr("training.__main__.open_registry", lambda: registry)
+    main(["train", "--unless-production"])
+    version = SimpleNamespace(version="3")
+    main(["train", "--unless-production"])
+    assert "version 3 is in production: nothing to do" in capsys.readouterr().out
+    assert len(flow_runs) == 1
+    main(["train"])
+    assert len(flow_runs) == 2
 
 
 @pytest.mark.parametrize("command", ["train", "worker"])

@@ -17,7 +17,6 @@ import pandas as pd
 import pymongo
 import pytest
 from mlflow import MlflowClient
-from prefect.testing.utilities import prefect_test_harness
 
 from config.events import Label, Prediction
 from config.model_registry import (
@@ -32,58 +31,29 @@ from prediction_service.follower import Follower
 from prediction_service.journal import Journal
 from prediction_service.model_folder import ModelFolder
 from prediction_service.registry import Registry as ServiceRegistry
-from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
+from tests.conftest import free_port, gcs_emulator, made_up_rows, mlflow_server
 from training import flow
 from training.__main__ import main
-from training.census import Census
+from training.calibration import Platt
+from training.census import Census, split_judge_traffic, write_traffic
 from training.ingest import BatchRefused
 from training.package import Package
 from training.registry import Registry, RegistryUnavailable
+from training.search import Trial
 from training.sources import LeakError, gather
 
 SMALL = {"max_evals": 2, "n_folds": 2}
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory):
     """An MLflow server on SQLite with its artifacts in a gs:// emulator."""
     folder = tmp_path_factory.mktemp("mlflow")
-    gcs, port = free_port(), free_port()
-    scripts = Path(sys.executable).parent
-    emulator = [scripts / "gcp-storage-emulator", "--data-dir", folder / "gcs", "start", "--quiet"]
-    emulator += ["--host", "127.0.0.1", "--port", str(gcs), "--default-bucket", "tests"]
-    server = [scripts / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    server += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    server += ["--artifacts-destination", "gs://tests"]
-    env = os.environ | {
-        "PATH": f"{scripts}:{os.environ['PATH']}",
-        "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{gcs}",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    with (folder / "log").open("wb") as log:
-        processes = [  # ended below, in any case
-            # pylint: disable-next=consider-using-with
-            subprocess.Popen(command, env=env, stdout=log, stderr=log)
-            for command in (emulator, server)
-        ]
-        try:
-            for listening in (gcs, port):
-                wait_until(
-                    lambda p=listening: accepts_connections(p), 60, (folder / "log").read_text
-                )
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait(20)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server():
-    """A real Prefect server on a database of its own."""
-    with prefect_test_harness(server_startup_timeout=60):
-        yield
+    with gcs_emulator(folder / "gcs") as gcs:
+        with mlflow_server(folder, "gs://tests", STORAGE_EMULATOR_HOST=gcs) as address:
+            yield address
 
 
 @pytest.fixture
@@ -172,17 +142,37 @@ def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
     result = flow.train(**SMALL, seed=7)
     mlflow.set_tracking_uri(tracking_uri)
 
-    def rows(path: str) -> list[dict]:
-        local = mlflow.artifacts.download_artifacts(
-            run_id=result["run_id"], artifact_path=path, dst_path=str(tmp_path)
-        )
-        return [json.loads(line) for line in Path(local).read_text("utf-8").splitlines()]
+    def logged(path: str) -> str:
+        return mlflow.artifacts.load_text(f"runs:/{result['run_id']}/{path}")
 
-    reference, traffic = rows("monitoring/reference.jsonl"), rows("traffic/traffic.jsonl")
+    reference = list(map(json.loads, logged("monitoring/reference.jsonl").splitlines()))
+    traffic = logged("traffic/traffic.jsonl")
     assert len(reference) == len(census.train)  # never resampled
     assert {"probability", "income_class", "label"} < reference[0].keys()
-    assert all(contract.check(row["record"]) == [] for row in traffic)
-    assert 0 < len(traffic) < len(census.test)  # the judge's rows are never sent
+    assert all(contract.check(json.loads(row)["record"]) == [] for row in traffic.splitlines())
+    judges, sent = split_judge_traffic(census.test, contract)
+    assert min(len(judges), len(sent)) > 100
+    write_traffic(sent, contract, tmp_path / "sent.jsonl")
+    assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no row that judges
+
+
+def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fold(
+    contract, monkeypatch
+):
+    """Of 40 rows every fourth is compared, and 8 of these are kept; 0.5 is the threshold."""
+    frame = made_up_rows(contract, 40, seed=3)
+    out_of_fold = np.linspace(0, 1, 40)
+    best = Trial({}, Platt(1.0, 0.0), out_of_fold, {})
+    compared = np.arange(40) % 4 == 0
+    monkeypatch.setattr(flow, "REFERENCE_ROWS", 8)
+    found = flow.make_reference(frame, contract, best, 0.5, compared)
+    assert list(found) == [*contract.input_names, "probability", "income_class", "label"]
+    assert len(found) == 8 and set(found.index) < set(range(0, 40, 4))
+    assert found["probability"].tolist() == out_of_fold[found.index].tolist()
+    assert found["income_class"].tolist() == [int(row >= 20) for row in found.index]
+    assert found["label"].equals(frame.loc[found.index, "income"].rename("label"))
+    columns = list(contract.input_names)
+    assert found[columns].equals(frame.loc[found.index, columns])
 
 
 @pytest.mark.usefixtures("small_census")
@@ -352,6 +342,19 @@ def test_the_monthly_flow_takes_in_what_arrived_and_fails_for_what_it_refused(
     with pytest.raises(BatchRefused, match="2026-11.csv"):
         flow.ingest()
     assert len(list((tmp_path / "data" / "store").glob("*.parquet"))) == 1
+
+
+def test_the_daily_flow_removes_the_runs_that_are_old(monkeypatch, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    registry = Registry(uri)
+    with registry.run({}, {}) as run_id:
+        pass
+    flow.retain()
+    assert registry.client.get_run(run_id).info.lifecycle_stage == "active"
+    monkeypatch.setenv("RUN_RETENTION_DAYS", "0.0000001")  # some milliseconds
+    flow.retain()
+    assert registry.client.get_run(run_id).info.lifecycle_stage == "deleted"
 
 
 @pytest.mark.usefixtures("small_census")

@@ -1,5 +1,7 @@
 """The gate: clearly better passes, clearly worse does not, synthetic never replaces real."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,6 +127,21 @@ def test_a_model_that_is_too_large_to_serve_is_kept_back(judge):
     large.size_mb = 80.0
     assert "80 MB" in gate(large, FakeScorer(0.5), judge).reason
     assert "80 MB" in gate(large, None, judge).reason
+
+
+def test_a_model_that_is_too_slow_to_serve_is_kept_back(judge, monkeypatch):
+    class Slow(FakeScorer):
+        """Takes 20 ms for a row, four times what is allowed."""
+
+        def score(self, frame):
+            time.sleep(0.02 if len(frame) == 1 else 0)
+            return super().score(frame)
+
+    monkeypatch.setattr("training.gate.LATENCY_ROWS", 5)
+    for champion in (FakeScorer(0.5), None):
+        verdict = gate(Slow(0.9), champion, judge)
+        assert not verdict.promote and verdict.candidate.latency_ms >= 20
+        assert verdict.reason.startswith("one row takes ") and "at most 5.0" in verdict.reason
 
 
 def test_a_synthetic_model_never_replaces_a_real_one_however_good(judge):

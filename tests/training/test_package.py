@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import made_up_rows
 from training.calibration import Platt
-from training.package import FittedModel, Package, ParityError, prove_parity
+from training.package import FittedModel, Package, ParityError, to_graph, write_package
 
 
 def test_graph_and_pipeline_agree_on_rows_never_seen(contract, package, model):
@@ -29,18 +29,24 @@ def test_probabilities_are_in_0_1_and_calibrated(package, model, inputs):
     assert probability == pytest.approx(Platt(1.1, -0.2)(raw), abs=1e-6)
 
 
-def test_a_graph_that_disagrees_is_refused_with_its_row(package, model, inputs):
-    other = FittedModel(model.encode_and_classify, Platt(1.1, -0.1), model.threshold)
-    with pytest.raises(ParityError, match=r"row \d+ .* differ by .*expected at most \S+$"):
-        prove_parity(package, other, inputs)
+def test_no_package_is_made_of_a_graph_that_disagrees(
+    contract, model, inputs, tmp_path, monkeypatch
+):
+    def to_another_graph(model, contract):
+        other = FittedModel(model.encode_and_classify, Platt(1.1, -0.1), model.threshold)
+        return to_graph(other, contract)
+
+    monkeypatch.setattr("training.package.to_graph", to_another_graph)
+    with pytest.raises(ParityError, match=r"row \d+.* differ by .*expected at most \S+$"):
+        write_package(tmp_path, model, contract, inputs, {})
 
 
-def test_golden_rows_hold_raw_values_and_what_the_graph_answers(contract, package):
+def test_golden_rows_hold_raw_values_and_what_the_graph_answers(contract, package, inputs):
     golden = json.loads((package.folder / "golden.json").read_text())
-    assert len(golden["rows"]) == len(golden["probabilities"]) == 64
-    assert golden["rows"][0].keys() == {feature.name for feature in contract.inputs}
-    assert contract.check(golden["rows"][0]) == []
-    assert np.isfinite(golden["probabilities"]).all()
+    assert golden["rows"] == inputs.head(64).to_dict("records")
+    assert all(row.keys() == set(contract.input_names) for row in golden["rows"])
+    assert not any(contract.check(row) for row in golden["rows"])
+    assert golden["probabilities"] == pytest.approx(package.score(inputs.head(64)), abs=1e-7)
 
 
 def test_facts_are_the_graphs_metadata(contract, package):

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,7 @@ import pytest
 
 from tests.conftest import gcs_emulator, made_up_rows
 from training.bucket import open_address
-from training.package import Package
-from training.scoring import Scorer, ScoringError, Summary, prove_golden, score_files
+from training.scoring import Scorer, ScoringError, Summary, score_batch, score_files
 
 ROWS = 3000
 
@@ -159,20 +160,41 @@ def test_neither_an_empty_folder_nor_another_format_nor_an_old_output_is_accepte
         score_files(scorer, str(people), out)
 
 
-def test_a_graph_that_does_not_reproduce_its_golden_rows_is_refused(package, tmp_path):
-    copy = Package(shutil.copytree(package.folder, tmp_path / "copy"), package.contract)
-    prove_golden(copy)
-    golden = json.loads((copy.folder / "golden.json").read_text("utf-8"))
+class Folder:
+    """A registry whose production version is a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def production(self):
+        """Its version."""
+        return SimpleNamespace(version="7")
+
+    @contextmanager
+    def package_of(self, version):
+        """The folder as it is."""
+        assert version.version == "7"
+        yield self.folder
+
+
+def test_a_graph_that_does_not_reproduce_its_golden_rows_scores_nothing(package, people, tmp_path):
+    folder = shutil.copytree(package.folder, tmp_path / "copy")
+    batch = Folder(folder), str(people)
+    assert score_batch(*batch, str(tmp_path / "out"), "", "").rows_scored == ROWS
+    golden = json.loads((folder / "golden.json").read_text("utf-8"))
     golden["probabilities"][0] += 0.01
-    (copy.folder / "golden.json").write_text(json.dumps(golden), "utf-8")
+    (folder / "golden.json").write_text(json.dumps(golden), "utf-8")
     with pytest.raises(ScoringError, match="differs from its golden rows by 0.01"):
-        prove_golden(copy)
+        score_batch(*batch, str(tmp_path / "none"), "", "")
+    assert not (tmp_path / "none").exists()
 
 
 def test_numbers_may_be_of_any_width(package, people, tmp_path):
     """Parquet files of other tools often have 32-bit integers, or floats."""
+    raw = read(people)
     for path in people.iterdir():
         frame = pd.read_parquet(path)
         frame.astype({"age": "int32", "hours_per_week": "float64"}).to_parquet(path, index=False)
     score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
-    assert len(read(tmp_path / "out")) == ROWS
+    scored = read(tmp_path / "out")["probability"].to_numpy()
+    assert scored == pytest.approx(package.score(raw), abs=1e-6)

@@ -20,7 +20,6 @@ from mlflow.store.model_registry import sqlalchemy_store
 from prefect import flow, get_client
 from prefect.deployments.runner import RunnerDeployment
 from prefect.states import Completed
-from prefect.testing.utilities import prefect_test_harness
 from pymongo.collection import Collection
 
 from config.contract import Contract
@@ -37,12 +36,7 @@ from training.worker import drop_overdue_runs
 
 LONG_AGO_S = 86400.0
 
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server() -> Iterator[None]:
-    """A real Prefect server on a database of its own."""
-    with prefect_test_harness(server_startup_timeout=60):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture
@@ -72,12 +66,10 @@ def evidently(monkeypatch) -> Iterator[dict]:
 
 
 @flow(name="train")
-def training_stand_in(
+def training_stand_in(  # pylint: disable=unused-argument  # Prefect checks them by name and type
     trigger: str, data: str, force: bool, with_feedback: bool, recent_since: float
 ) -> None:
-    """Has the parameters that `watch` gives to `train`."""
-    assert (trigger, data, force) == ("drift", "production", True)
-    assert with_feedback and recent_since
+    """Has the parameters that `watch` gives to `train`; no worker runs it."""
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import UUID
@@ -13,7 +12,6 @@ from uuid import UUID
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.objects import State
-from prefect.testing.utilities import prefect_test_harness
 
 from tests.conftest import free_port, gcs_emulator, wait_until
 from training.runs import io_step, promotion_turn, tell_of_failure
@@ -21,12 +19,7 @@ from training.settings import Settings
 from training.source_code import ROOT, code_digest, code_files
 from training.worker import POOL, WorkerError, deploy, keep_code, make_pool, wait_for_server
 
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server() -> Iterator[None]:
-    """A real Prefect server on a database of its own."""
-    with prefect_test_harness(server_startup_timeout=60):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def deployments() -> dict[str, dict]:
@@ -42,6 +35,7 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
     schedules = {name: [s["schedule"] for s in d["schedules"]] for name, d in found.items()}
     assert schedules["train"][0]["interval"] == 240 * 60
     assert schedules["watch"][0]["interval"] == 7.5
+    assert schedules["retain"][0]["interval"] == 24 * 60 * 60
     assert schedules["ingest"][0]["cron"] == "0 6 2 * *" and not schedules["score"]
     assert {d["work_pool_name"] for d in found.values()} == {POOL}
     assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
