@@ -1,5 +1,6 @@
 """Whether a server could listen on a port, so that one that is taken is named with its setting."""
 
+import logging
 import socket
 
 
@@ -13,3 +14,13 @@ def why_not(address: str, port: int) -> str | None:
         except OSError as err:
             return err.strerror
     return None
+
+
+def warn_if_taken(log: logging.Logger, setting: str, address: str, port: int) -> None:
+    """Names the setting of a port that is taken: gunicorn tries it for 5 seconds and does not.
+
+    It may be let go of meanwhile, as by workers whose arbiter was killed.
+    """
+    if reason := why_not(address, port):
+        remedy = "end what listens there, or set another port"
+        log.warning("%s=%d: %s; %s", setting, port, reason, remedy)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
-from config.ports import why_not
+from config.ports import warn_if_taken
 from config.settings import check_folder, exit_with_message, read_settings
 from evidently_service.monitoring import load_monitoring
 from evidently_service.settings import Settings
@@ -36,17 +36,11 @@ def configure() -> None:
 
 
 def on_starting(arbiter: Any) -> None:
-    """Names the setting of a port that is taken: gunicorn tries it for 5 seconds and does not.
-
-    It may be let go of meanwhile, as by workers whose arbiter was killed. A new arbiter that takes
-    over from an old one (USR2) brings the socket with it.
-    """
-    settings = read_settings(Settings, os.environ)
-    port = settings.evidently_port
-    reason = None if arbiter.master_pid else why_not(settings.bind_address, port)
-    if reason:
-        remedy = "end what listens there, or set another port"
-        arbiter.log.warning("EVIDENTLY_PORT=%d: %s; %s", port, reason, remedy)
+    """Says which setting has a port that is taken."""
+    if not arbiter.master_pid:  # one that takes over (USR2) brings the socket with it
+        settings = read_settings(Settings, os.environ)
+        address, port = settings.bind_address, settings.evidently_port
+        warn_if_taken(arbiter.log, "EVIDENTLY_PORT", address, port)
 
 
 exit_with_message(configure)

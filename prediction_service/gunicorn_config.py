@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
-from config.ports import why_not
+from config.ports import warn_if_taken
 from config.settings import check_folder, exit_with_message, read_settings
 from prediction_service.settings import Settings
 from prediction_service.worker import MOST_CONNECTIONS
@@ -49,23 +49,12 @@ def remove_counts() -> None:
         path.unlink()
 
 
-def warn_of_port(arbiter: Any) -> None:
-    """Names the setting of a port that is taken: gunicorn tries it for 5 seconds and does not.
-
-    It may be let go of meanwhile, as by workers whose arbiter was killed. A new arbiter that takes
-    over from an old one (USR2) brings the socket with it.
-    """
-    settings = read_settings(Settings, os.environ)
-    port = settings.prediction_port
-    reason = None if arbiter.master_pid else why_not(settings.bind_address, port)
-    if reason:
-        remedy = "end what listens there, or set another port"
-        arbiter.log.warning("PREDICTION_PORT=%d: %s; %s", port, reason, remedy)
-
-
 def on_starting(arbiter: Any) -> None:
     """Starts counting at 0. Files of dead workers stay until then: their counts are in the sums."""
-    warn_of_port(arbiter)
+    if not arbiter.master_pid:  # one that takes over (USR2) brings the socket with it
+        settings = read_settings(Settings, os.environ)
+        address, port = settings.bind_address, settings.prediction_port
+        warn_if_taken(arbiter.log, "PREDICTION_PORT", address, port)
     Path(os.environ[COUNTS]).mkdir(parents=True, exist_ok=True)
     remove_counts()
 
