@@ -277,7 +277,7 @@ def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
     assert (response.status_code, problems(response)) == (500, [])
     assert response.json["error"]["code"] == "internal_error"
     assert response.json["error"]["message"] == "The service failed; its log says why."
-    assert "path=/iterate/income error=ValueError" in caplog.text
+    assert "endpoint=iterate error=ValueError" in caplog.text
     assert "in add_predictions" in caplog.text
     assert "Zubrowka-77" not in caplog.text
 
