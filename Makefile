@@ -80,11 +80,11 @@ test: lint  ## black --check, pylint, mypy and pytest
 	$(BIN)/pytest
 
 .PHONY: test-slow
-test-slow: setup spark  ## the demo, drills, notebooks, Spark, the dashboards' queries: 12 minutes
+test-slow: setup spark  ## the demo, drills, short benchmarks, notebooks, Spark, the dashboards: 17 minutes
 	$(BIN)/pytest -m slow
 
 .PHONY: test-all
-test-all: test test-slow test-containers  ## everything: 35 minutes
+test-all: test test-slow test-containers  ## everything: 38 minutes
 
 .PHONY: train
 train: setup  ## the training flow with MLflow and Prefect of its own

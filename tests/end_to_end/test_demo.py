@@ -135,6 +135,7 @@ def follow_the_readme(environment: dict[str, str]) -> None:
     assert prediction_id
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_ctrl_c_during_the_start_ends_every_process(demo, environment, tmp_path):
     mlflow = int(environment["MLFLOW_PORT"])

@@ -159,6 +159,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
+@pytest.mark.slow
 def test_on_census_rows_only_a_sudden_shift_is_drift(
     census_rows: pd.DataFrame, monitoring: Monitoring, contract: Contract
 ) -> None:

@@ -190,6 +190,7 @@ def facts_of(result: dict) -> tuple[dict, dict]:
     return verdict, mlflow.artifacts.load_dict(f"{root}/data/lineage.json")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_census")
 def test_after_an_ingest_a_training_is_not_nothing_new_and_says_what_it_is_made_of(
     contract, tracking_uri, tmp_path
@@ -242,6 +243,7 @@ def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_after_drift_the_newest_labelled_rows_judge_over_the_census_as_floor(
     contract, small_census, tracking_uri, tmp_path
 ):
@@ -272,6 +274,7 @@ def test_after_drift_the_newest_labelled_rows_judge_over_the_census_as_floor(
     assert later["judge"] == recent["name"], "else it would be 1994 that brings 1994 back"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_census")
 def test_labelled_production_rows_join_and_do_so_again_for_the_version_that_had_them(
     contract, mongodb_uri, monkeypatch
@@ -318,6 +321,7 @@ def test_a_row_that_judges_stops_a_training_before_anything_is_measured(contract
         flow.train(**SMALL, seed=16)
 
 
+@pytest.mark.slow
 def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_census, tracking_uri):
     census, use = small_census
     flow.train(**SMALL, seed=4)
@@ -357,6 +361,7 @@ def test_the_daily_flow_removes_the_runs_that_are_old(monkeypatch, tmp_path):
     assert registry.client.get_run(run_id).info.lifecycle_stage == "deleted"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_census")
 def test_files_are_scored_with_production_by_flow_and_by_command(
     contract, tracking_uri, tmp_path, capsys

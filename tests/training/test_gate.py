@@ -76,6 +76,7 @@ class Blurred:
         return expit(frame["margin"].to_numpy() + self.noise[: len(frame)])
 
 
+@pytest.mark.slow
 def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion(monkeypatch):
     """Two trainings of one quality, which differ by their noise only."""
     monkeypatch.setattr("training.gate.RESAMPLES", 200)
