@@ -1,7 +1,7 @@
 """Whether a server could listen on a port, so that one that is taken is named with its setting."""
 
-import logging
 import socket
+from typing import Any
 
 
 def why_not(address: str, port: int) -> str | None:
@@ -16,11 +16,15 @@ def why_not(address: str, port: int) -> str | None:
     return None
 
 
-def warn_if_taken(log: logging.Logger, setting: str, address: str, port: int) -> None:
+def warn_if_taken(arbiter: Any, setting: str) -> None:
     """Names the setting of a port that is taken: gunicorn tries it for 5 seconds and does not.
 
-    It may be let go of meanwhile, as by workers whose arbiter was killed.
+    It may be let go of meanwhile, as by workers whose arbiter was killed. A new arbiter that takes
+    over from an old one (USR2) brings the socket with it.
     """
-    if reason := why_not(address, port):
-        remedy = "end what listens there, or set another port"
-        log.warning("%s=%d: %s; %s", setting, port, reason, remedy)
+    if arbiter.master_pid:
+        return
+    for address, port in (one for one in arbiter.cfg.address if isinstance(one, tuple)):
+        if reason := why_not(address, port):
+            remedy = "end what listens there, or set another port"
+            arbiter.log.warning("%s=%d: %s; %s", setting, port, reason, remedy)

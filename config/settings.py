@@ -13,6 +13,12 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 SECRETS = ("PASSWORD", "KEY", "TOKEN", "SECRET")  # in names of variables
+# It says nothing of what it got: that may hold a password.
+MONGODB_ADDRESS_RULE = (
+    "MONGODB_ADDRESS: cannot be used, expected mongodb://USER@HOST:PORT with names that can be"
+    " resolved and the password in MONGODB_PASSWORD; in the address it must be percent-encoded, %40"
+    " for @"
+)
 T = TypeVar("T", bound=msgspec.Struct)
 
 

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
+from config.cross_site import is_cross_site
 from config.logs import where
 from evidently_service import page
 from evidently_service.bodies import RequestError, decode_labels, decode_predictions
@@ -61,12 +62,8 @@ def create_app(
 
 
 def refuse_other_sites() -> None:
-    """Raises RequestError (403) for what a browser posts for a page of another site.
-
-    Any page could fill the window so, and raise drift: browsers reach 127.0.0.1 for it.
-    """
-    is_read = request.method in ("GET", "HEAD")
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" and not is_read:
+    """Raises RequestError (403) for what a browser posts for a page of another site."""
+    if is_cross_site(request.environ):
         raise RequestError(403, "cross_site", "A page of another site may not post: a program may.")
 
 

@@ -37,10 +37,7 @@ def configure() -> None:
 
 def on_starting(arbiter: Any) -> None:
     """Says which setting has a port that is taken."""
-    if not arbiter.master_pid:  # one that takes over (USR2) brings the socket with it
-        settings = read_settings(Settings, os.environ)
-        address, port = settings.bind_address, settings.evidently_port
-        warn_if_taken(arbiter.log, "EVIDENTLY_PORT", address, port)
+    warn_if_taken(arbiter, "EVIDENTLY_PORT")
 
 
 exit_with_message(configure)

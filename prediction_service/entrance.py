@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from config.cross_site import is_cross_site
 from config.logs import LogFormat, iso_time, local_time
 from prediction_service.errors import CrossSite, NotAuthorized
 from prediction_service.keys import Keys
@@ -116,11 +117,7 @@ def write_to_stderr(lines: bytes) -> None:
 
 
 class Entrance:
-    """Gives each request an id, asks who it comes from, and logs what became of it.
-
-    A browser sends any page's plain-text POST to any address that it reaches, 127.0.0.1 included,
-    and says so. Such a request is refused, or who opens a page could fill journal and window.
-    """
+    """Gives each request an id, asks who it comes from, and logs what became of it."""
 
     def __init__(
         self,
@@ -146,7 +143,7 @@ class Entrance:
                 environ[CALLER] = self.keys.caller(environ.get("HTTP_AUTHORIZATION"))
             except NotAuthorized as err:
                 environ[ERROR] = err
-        if environ.get("HTTP_SEC_FETCH_SITE") == "cross-site" and not is_read(environ):
+        if is_cross_site(environ):
             environ[ERROR] = CrossSite(CROSS_SITE)
         answer = Answering(start, request_id)
         # Called at once: see `hot_route` on requests that are answered together.
@@ -166,11 +163,6 @@ class Entrance:
             route = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
             seconds = time.perf_counter() - begun
             self.request_log.add(answer.request_id, route, answer.status, seconds)
-
-
-def is_read(environ: WSGIEnvironment) -> bool:
-    """Whether a request changes nothing."""
-    return environ["REQUEST_METHOD"] in ("GET", "HEAD")
 
 
 class Answering:

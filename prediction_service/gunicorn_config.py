@@ -51,10 +51,7 @@ def remove_counts() -> None:
 
 def on_starting(arbiter: Any) -> None:
     """Starts counting at 0. Files of dead workers stay until then: their counts are in the sums."""
-    if not arbiter.master_pid:  # one that takes over (USR2) brings the socket with it
-        settings = read_settings(Settings, os.environ)
-        address, port = settings.bind_address, settings.prediction_port
-        warn_if_taken(arbiter.log, "PREDICTION_PORT", address, port)
+    warn_if_taken(arbiter, "PREDICTION_PORT")
     Path(os.environ[COUNTS]).mkdir(parents=True, exist_ok=True)
     remove_counts()
 

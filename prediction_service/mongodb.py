@@ -20,18 +20,12 @@ from bson.errors import BSONError
 from pymongo.errors import BulkWriteError, ConfigurationError, InvalidName, PyMongoError
 
 from config.events import Label, LabelledRecord, Prediction, labelled
-from config.settings import SettingsError
+from config.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.settings import Settings
 from prediction_service.sinks import EventsRefused, SinkUnavailable
 
 COLLECTION = "predictions"
-# It says nothing of what it got: that may hold a password.
-ADDRESS_RULE = (
-    "MONGODB_ADDRESS: cannot be used, expected mongodb://USER@HOST:PORT with names that can be"
-    " resolved and the password in MONGODB_PASSWORD; in the address it must be percent-encoded, %40"
-    " for @"
-)
 LATEST = 253_402_300_799.0  # the last second that a date can tell, in Unix time
 # Errors of one document, which repeating cannot mend: it breaks the collection's validator, or
 # is too large (of itself, or once updated).
@@ -64,7 +58,7 @@ class MongoSink:
                 appname="income-relay",
             )
         except (ConfigurationError, ValueError) as err:
-            raise SettingsError(ADDRESS_RULE) from err
+            raise SettingsError(MONGODB_ADDRESS_RULE) from err
         try:
             self.collection = self.client[database][COLLECTION]
         except InvalidName as err:

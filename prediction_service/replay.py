@@ -33,6 +33,17 @@ class NothingToReplay(Exception):
     """The period holds nothing that the version can score."""
 
 
+# What `main` says in one line: of the version, the registry, the log of record and `--out`.
+EXPECTED = (
+    ModelRefused,
+    RegistryUnavailable,
+    NothingToReplay,
+    JournalUnavailable,
+    SinkUnavailable,
+    OSError,
+)
+
+
 class Change(msgspec.Struct, frozen=True):
     """One prediction as it was answered and as the version answers it."""
 
@@ -160,9 +171,7 @@ def main() -> None:
     period = Period(arguments.since, arguments.until)
     try:
         report = run(arguments.version, period, settings, arguments.out)
-    except (ModelRefused, RegistryUnavailable, NothingToReplay, OSError) as err:
-        raise SystemExit(f"replay: {err}") from err
-    except (JournalUnavailable, SinkUnavailable) as err:  # the log of record
+    except EXPECTED as err:
         raise SystemExit(f"replay: {err}") from err
     if arguments.json:
         print(msgspec.json.encode(report).decode())

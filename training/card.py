@@ -39,8 +39,8 @@ border-bottom: 1px solid #ccc; }} th:first-child {{ text-align: left; }}
 census later (data/lineage.json of the run says from where); data source <b>{data_source}</b>;
 decision threshold {threshold:.3f}.</p>
 <h2>What it is for</h2>
-<p>Estimates {description}, for planning over groups of people. The label is that of the 1994 US census extract "Adult": a person's
-total income of the year before, above 50,000 dollars of that time, for people over 16 with some
+<p>Estimates {description}, for planning over groups of people.
+The label is that of the 1994 US census extract "Adult": a person's total income of the year before, above 50,000 dollars of that time, for people over 16 with some
 working hours. It says nothing about incomes of today, about other countries, or about one person
 well enough to decide anything about them: neither credit, nor benefits, nor employment.</p>
 <h2>Protected traits</h2>

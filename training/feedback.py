@@ -18,7 +18,7 @@ from pymongo.errors import ConfigurationError, PyMongoError
 
 from config import api_keys
 from config.contract import Contract
-from config.settings import SettingsError
+from config.settings import MONGODB_ADDRESS_RULE, SettingsError
 from training.census import check_frame
 from training.settings import Settings
 
@@ -28,12 +28,6 @@ COLLECTION = "predictions"
 CONNECT_S, READ_S = 10.0, 120.0
 NEWEST_ROWS = 200_000  # so that a log of years does not fill the memory
 LABELLED = {"predicted_at": {"$exists": True}, "label": {"$exists": True}}
-# It says nothing of what it got: that may hold a password.
-ADDRESS_RULE = (
-    "MONGODB_ADDRESS: cannot be used, expected mongodb://USER@HOST:PORT with names that can be"
-    " resolved and the password in MONGODB_PASSWORD; in the address it must be percent-encoded, %40"
-    " for @"
-)
 NO_ADDRESS = (
     "--with-feedback: MONGODB_ADDRESS is not set; without MongoDB the journal is the log of record:"
     " `python -m prediction_service.journal export --labelled >rows.jsonl`, then"
@@ -106,7 +100,7 @@ def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
             appname="income-training",
         )
     except (ConfigurationError, ValueError) as err:
-        raise SettingsError(ADDRESS_RULE) from err
+        raise SettingsError(MONGODB_ADDRESS_RULE) from err
     try:
         with client:
             with pymongo.timeout(CONNECT_S):
