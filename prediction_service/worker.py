@@ -8,6 +8,8 @@ connection has one request in such a turn. A slow sender or reader takes memory,
 never the thread, and has until a deadline. Heads are parsed, and answers framed, by gunicorn.
 """
 
+import math
+import mmap
 import os
 import re
 import selectors
@@ -36,6 +38,8 @@ MOST_HEAD_BYTES = 1 << 16  # of a request's line and headers
 MOST_CONNECTIONS = 500  # beyond it, the idle one nearest to its deadline is closed
 MOST_WAITING_BODIES = 32  # as much as these may have, all connections may have in memory
 CHECK_PERIOD_S = 1.0  # of deadlines, and of telling the arbiter that the worker lives
+GIVE_WAY_S = 0.0005  # in which a worker that has nothing to do takes a connection
+SLOTS = 64  # for the workers that are there at the same time
 LONGEST_CHUNK_LINE = 1024
 CHUNK_LINE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(;[^\r\n]*)?")
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -220,8 +224,32 @@ class Exchange:
         return 0.0
 
 
+class Shares:
+    """How many connections each worker has, in memory that is shared by those forked later.
+
+    The kernel gives a new connection to whoever asks first: of a client's sixteen, one worker often
+    had all, and the others nothing to do.
+    """
+
+    def __init__(self) -> None:
+        memory = memoryview(mmap.mmap(-1, SLOTS * 16)).cast("d")
+        self._told_at, self._counts = memory[:SLOTS], memory[SLOTS:]
+
+    def tell(self, slot: int, count: float) -> None:
+        """Says how many the worker has that tells so about once in `CHECK_PERIOD_S`."""
+        self._told_at[slot], self._counts[slot] = time.monotonic(), count
+
+    def fewest(self) -> float:
+        """The least that a worker has of those that are there; infinity without any."""
+        since = time.monotonic() - 2 * CHECK_PERIOD_S
+        told = zip(self._told_at, self._counts)
+        return min((count for at, count in told if at > since), default=math.inf)
+
+
 class KeptWorker(Worker):
     """One thread, many kept connections."""
+
+    shares = Shares()
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -252,8 +280,13 @@ class KeptWorker(Worker):
                 self._check()
         self._finish()
 
+    def _tell(self) -> None:
+        """Says what this one has; one that ends takes no more."""
+        self.shares.tell(self.age % SLOTS, len(self.connections) if self.alive else math.inf)
+
     def _check(self) -> None:
         self.notify()
+        self._tell()
         if self.ppid != os.getppid():
             self.log.info("Parent changed, shutting down: %s", self)
             self.alive = False
@@ -293,6 +326,8 @@ class KeptWorker(Worker):
                 self._answer(exchange)
 
     def _accept(self, listener: Any) -> None:  # gunicorn's own around a socket
+        if len(self.connections) > self.shares.fewest() + 1:
+            time.sleep(GIVE_WAY_S)
         try:
             client, address = listener.accept()
             client.setblocking(False)
@@ -304,10 +339,12 @@ class KeptWorker(Worker):
             self._close(min(self.connections, key=lambda one: (not one.is_idle, one.deadline)))
         connection = Connection(client, address, time.monotonic() + self.request_timeout_s)
         self.connections.add(connection)
+        self._tell()
         self.poller.register(client, READ, connection)
 
     def _close(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        self._tell()
         self.poller.unregister(connection.socket)
         connection.socket.close()
 

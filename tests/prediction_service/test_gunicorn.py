@@ -1,14 +1,18 @@
 """The service as it runs: gunicorn, two workers, real connections, kill -9."""
 
+import json
+import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +164,57 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
             assert f"income_prediction_latency_seconds_count {n_sent}.0" in text
             assert f'income_journal_backlog_rows{{sink="evidently"}} {n_sent}.0' in text
             assert 'income_model_info{data_source="synthetic"' in text
+
+
+def connections_of(address: str, record: Record, count: int) -> None:
+    """Connects `count` times at once, and then predicts once on each connection."""
+    host, port = address.removeprefix("http://").split(":")
+    body = json.dumps(record)
+    with ExitStack() as stack:
+        clients = [HTTPConnection(host, int(port), timeout=10) for _ in range(count)]
+        for client in clients:
+            client.connect()
+            stack.callback(client.close)
+        for client in clients:
+            client.request("POST", "/predict", body, {"Content-Type": "application/json"})
+            assert client.getresponse().read()
+
+
+def test_connections_that_come_together_are_shared_out(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
+) -> None:
+    assert model_folder.current()
+    with gunicorn(start, settings) as address:
+        answered, smaller = [0, 0], []
+        for _ in range(9):
+            connections_of(address, record, 16)
+            before = answered
+            answered = [newest(path)[0] for path in journal_paths(settings.journal_path)]
+            smaller.append(min(now - then for now, then in zip(answered, before)))
+        assert sum(answered) == 9 * 16
+        assert statistics.median(smaller) >= 6  # left to the kernel, often 0
+
+
+def test_who_takes_no_connections_keeps_none_waiting(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
+) -> None:
+    assert model_folder.current()
+    running: list["subprocess.Popen[bytes]"] = []
+
+    def remember(*arguments: Any) -> "subprocess.Popen[bytes]":
+        running.append(start(*arguments))
+        return running[-1]
+
+    with gunicorn(remember, settings) as address:
+        stuck = workers_of(running[0])[0]
+        os.kill(stuck, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            connections_of(address, record, 16)
+            taken_s = time.monotonic() - begun
+        finally:
+            os.kill(stuck, signal.SIGCONT)
+        assert taken_s < 1.5  # before the other one is known to be stuck
 
 
 def test_a_connection_is_kept_and_a_chunked_body_is_limited(
