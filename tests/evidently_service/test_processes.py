@@ -199,13 +199,17 @@ def small_windows(judging: Monitoring) -> str:
 def send_until_stored(url: str, events: list[Any]) -> None:
     """Sends events again until the service says that it has them, as the relay does."""
 
-    def stored() -> bool:
-        with contextlib.suppress(requests.RequestException):
-            post(url, events)
-            return True
-        return False
+    refusals = []
 
-    wait_until(stored, 30, "the service to store a batch")
+    def stored() -> bool:
+        try:
+            post(url, events)
+        except requests.RequestException as err:
+            refusals.append(err)
+            return False
+        return True
+
+    wait_until(stored, 30, lambda: f"the service to store a batch, which says {refusals[-1]}")
 
 
 def send_day(address: str, contract: Contract, before: Callable[[int], None]) -> None:
