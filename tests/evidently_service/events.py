@@ -42,15 +42,15 @@ def made_up_rows(
 
 
 def made_up_predictions(
-    contract: Contract, rows: int, seed: int, shift: Shift = unshifted
+    contract: Contract, rows: int, seed: int, shift: Shift = unshifted, version: str = "1"
 ) -> list[Prediction]:
-    """Predictions of made-up rows; the ids say the seed and the number."""
+    """Predictions of made-up rows by a version; the ids say the seed and the number."""
     names = [feature.name for feature in contract.inputs]
     return [
         Prediction(
             prediction_id=f"{seed}-{number}",
             predicted_at=1_700_000_000.0 + number,
-            model_version="1",
+            model_version=version,
             features={name: row[name] for name in names},
             probability=row["probability"],
             income_class=row["income_class"],

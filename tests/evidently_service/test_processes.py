@@ -26,6 +26,7 @@ from tests.evidently_service.events import (
     made_up_predictions,
     made_up_rows,
     older,
+    unshifted,
 )
 from tests.evidently_service.mlflow_registry import RegistryFile
 
@@ -148,22 +149,22 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
     mlflow_registry: RegistryFile,
 ) -> None:
     environment["MLFLOW_TRACKING_URI"] = mlflow_registry.uri
-    version = mlflow_registry.promote(made_up_rows(contract, 2000, seed=1))
+    version = mlflow_registry.promote(made_up_rows(contract, 2000, seed=1)).number
     serve(start, address)
     measure = start(MEASURE)
 
-    undrifted = made_up_predictions(contract, 1000, seed=2)
+    undrifted = made_up_predictions(contract, 1000, seed=2, version=version)
     post(f"{address}/iterate/income", undrifted)
     post(f"{address}/labels/income", labels_of(undrifted, wrong_every=5))
-    # Labels are counted as they come; the measurement after it has them.
-    wait_until(lambda: drift(address)["quality"], 30, "a measurement with labels")
+    wait_until(lambda: drift(address)["labels"]["matched"] == 1000, 30, "a measurement")
     before = drift(address)
     assert (before["state"], before["drifted"], before["share_drifted"]) == ("ok", False, 0)
-    assert before["model_version"] == version.number
+    assert before["model_version"] == version
     assert before["labels"] == {"matched": 1000, "pending": 0, "conflicting": 0}
     assert before["quality"]["accuracy"] == pytest.approx(0.8)
 
-    post(f"{address}/iterate/income", made_up_predictions(contract, 1000, seed=3, shift=older))
+    shifted = made_up_predictions(contract, 1000, seed=3, shift=older, version=version)
+    post(f"{address}/iterate/income", shifted)
     wait_until(lambda: drift(address)["window"]["ingested_total"] == 2000, 30, "a measurement")
     after = drift(address)
     assert [column["name"] for column in after["features"] if column["drifted"]] == ["age"]
@@ -219,10 +220,10 @@ def send_day(address: str, contract: Contract, before: Callable[[int], None]) ->
     """
     for number in range(BATCHES):
         before(number)
-        shift = [older] if number >= BATCHES // 2 else []
+        shift = older if number >= BATCHES // 2 else unshifted
         events = [
             msgspec.structs.replace(row, predicted_at=row.predicted_at + BATCH * number)
-            for row in made_up_predictions(contract, BATCH, number, *shift)
+            for row in made_up_predictions(contract, BATCH, number, shift)
         ]
         send_until_stored(f"{address}/iterate/income", events)
         send_until_stored(f"{address}/labels/income", labels_of(events, wrong_every=5))
