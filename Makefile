@@ -77,7 +77,7 @@ lint: setup mypy  ## black --check, pylint and mypy
 
 .PHONY: test
 test: lint  ## black --check, pylint, mypy and pytest
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: test-slow
 test-slow: setup spark  ## the demo, drills, short benchmarks, notebooks, Spark, the dashboards: 17 minutes
