@@ -73,6 +73,16 @@ class Load:
         session.close()
 
 
+def noting(start: Start, running: list["subprocess.Popen[bytes]"]) -> Start:
+    """What starts processes, and adds them to those that are running."""
+
+    def start_one(*arguments: Any) -> "subprocess.Popen[bytes]":
+        running.append(start(*arguments))
+        return running[-1]
+
+    return start_one
+
+
 def workers_of(arbiter: "subprocess.Popen[bytes]") -> list[int]:
     """The pids of gunicorn's workers."""
     children = Path(f"/proc/{arbiter.pid}/task/{arbiter.pid}/children").read_text("ascii")
@@ -105,12 +115,9 @@ def test_a_killed_worker_loses_no_answered_prediction(
 ) -> None:
     assert model_folder.current()
     running: list["subprocess.Popen[bytes]"] = []
-
-    def remember(*arguments: Any) -> "subprocess.Popen[bytes]":
-        running.append(start(*arguments))
-        return running[-1]
-
-    with gunicorn(remember, settings) as address, Load(address, record).running() as load:
+    with gunicorn(noting(start, running), settings) as address, Load(
+        address, record
+    ).running() as load:
         wait_until(lambda: len(load.answers) > 200, 20, "load")
         subprocess.run(["kill", "-9", str(workers_of(running[0])[0])], check=True)
         wait_until(lambda: len(journal_paths(settings.journal_path)) == 3, 20, "a new worker")
@@ -200,12 +207,7 @@ def test_who_takes_no_connections_keeps_none_waiting(
 ) -> None:
     assert model_folder.current()
     running: list["subprocess.Popen[bytes]"] = []
-
-    def remember(*arguments: Any) -> "subprocess.Popen[bytes]":
-        running.append(start(*arguments))
-        return running[-1]
-
-    with gunicorn(remember, settings) as address:
+    with gunicorn(noting(start, running), settings) as address:
         stuck = workers_of(running[0])[0]
         os.kill(stuck, signal.SIGSTOP)
         try:
