@@ -260,6 +260,7 @@ class KeptWorker(Worker):
         # Made before the fork, and the better one has a descriptor: see `init_process`.
         self.poller: selectors.BaseSelector = selectors.SelectSelector()
         self._ready: set[Connection] = set()  # something came that may complete a request
+        self._gave_way = False  # a client that came was left to a worker that has fewer
 
     def init_process(self) -> None:
         """Comes after the fork; gunicorn calls `run` from it."""
@@ -311,11 +312,13 @@ class KeptWorker(Worker):
 
         One of each connection: the others are not delayed by those behind it.
         """
-        for key, _ in self.poller.select(0 if self._ready else timeout_s):
+        events = self.poller.select(0 if self._ready else timeout_s)
+        is_free = len(events) == 1 and not self._ready
+        for key, _ in events:
             if key.fileobj == self.PIPE[0]:
                 os.read(self.PIPE[0], READ_BYTES)
             elif key.data is None:
-                self._accept(key.fileobj)
+                self._accept(key.fileobj, is_free)
             else:
                 self._advance(key.data)
         ready, self._ready = self._ready, set()
@@ -325,9 +328,14 @@ class KeptWorker(Worker):
             if exchange:
                 self._answer(exchange)
 
-    def _accept(self, listener: Any) -> None:  # gunicorn's own around a socket
+    def _accept(self, listener: Any, is_free: bool) -> None:  # gunicorn's own around a socket
         if len(self.connections) > self.shares.fewest() + 1:
-            time.sleep(GIVE_WAY_S)
+            if is_free:
+                time.sleep(GIVE_WAY_S)
+            elif not self._gave_way:  # until the next turn
+                self._gave_way = True
+                return
+        self._gave_way = False
         try:
             client, address = listener.accept()
             client.setblocking(False)
