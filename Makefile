@@ -76,15 +76,15 @@ lint: setup mypy  ## black --check, pylint and mypy
 	$(BIN)/pylint $(SOURCES)
 
 .PHONY: test
-test: lint  ## black --check, pylint, mypy and pytest
+test: lint  ## black --check, pylint, mypy and pytest: 8 minutes
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: test-slow
-test-slow: setup spark  ## the demo, drills, short benchmarks, notebooks, Spark, the dashboards: 17 minutes
+test-slow: setup spark  ## the demo, drills, short benchmarks, notebooks, Spark, the dashboards: 20 minutes
 	$(BIN)/pytest -m slow
 
 .PHONY: test-all
-test-all: test test-slow test-containers  ## everything: 38 minutes
+test-all: test test-slow test-containers  ## everything: 40 minutes
 
 .PHONY: train
 train: setup  ## the training flow with MLflow and Prefect of its own
