@@ -232,7 +232,7 @@ class Shares:
     """
 
     def __init__(self) -> None:
-        memory = memoryview(mmap.mmap(-1, SLOTS * 16)).cast("d")
+        memory = memoryview(mmap.mmap(-1, 2 * 8 * SLOTS)).cast("d")  # two doubles each
         self._told_at, self._counts = memory[:SLOTS], memory[SLOTS:]
 
     def tell(self, slot: int, count: float) -> None:
@@ -318,7 +318,8 @@ class KeptWorker(Worker):
             if key.fileobj == self.PIPE[0]:
                 os.read(self.PIPE[0], READ_BYTES)
             elif key.data is None:
-                self._accept(key.fileobj, is_free)
+                if not self._gives_way(is_free):
+                    self._accept(key.fileobj)
             else:
                 self._advance(key.data)
         ready, self._ready = self._ready, set()
@@ -328,14 +329,21 @@ class KeptWorker(Worker):
             if exchange:
                 self._answer(exchange)
 
-    def _accept(self, listener: Any, is_free: bool) -> None:  # gunicorn's own around a socket
-        if len(self.connections) > self.shares.fewest() + 1:
-            if is_free:
-                time.sleep(GIVE_WAY_S)
-            elif not self._gave_way:  # until the next turn
-                self._gave_way = True
-                return
-        self._gave_way = False
+    def _gives_way(self, is_free: bool) -> bool:
+        """True if a client is left for one turn to a worker that has fewer, and not for the next.
+
+        If there is nothing else to do, the turn would be over at once: then it lasts a moment.
+        """
+        if len(self.connections) <= self.shares.fewest() + 1:
+            self._gave_way = False
+        elif is_free:
+            time.sleep(GIVE_WAY_S)
+            self._gave_way = False
+        else:
+            self._gave_way = not self._gave_way
+        return self._gave_way
+
+    def _accept(self, listener: Any) -> None:  # gunicorn's own around a socket
         try:
             client, address = listener.accept()
             client.setblocking(False)

@@ -181,8 +181,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @contextmanager
-def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
-    """The service's address, under gunicorn with its workers started."""
+def arbiter(start: Start, settings: Settings) -> Iterator["subprocess.Popen[bytes]"]:
+    """The service's process under gunicorn, with its workers started."""
     process = start(
         settings,
         "gunicorn",
@@ -190,10 +190,21 @@ def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
         "python:prediction_service.gunicorn_config",
         "prediction_service.wsgi:app",
     )
-    address = f"http://127.0.0.1:{settings.prediction_port}"
     wait_until(lambda: accepts_connections(settings.prediction_port), 20, "gunicorn to listen")
     n_workers = settings.workers
     wait_until(lambda: len(journal_paths(settings.journal_path)) == n_workers, 20, "all workers")
-    yield address
+    yield process
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
+
+
+@contextmanager
+def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
+    """The service's address, while it runs."""
+    with arbiter(start, settings):
+        yield address_of(settings)
+
+
+def address_of(settings: Settings) -> str:
+    """Where the service answers."""
+    return f"http://127.0.0.1:{settings.prediction_port}"
