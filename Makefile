@@ -4,17 +4,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CATEGORIES := packages training prediction-service evidently-service stream-generator gcs jupyter spark dev-packages
+# Spark's 500 MB are installed for the targets that need them.
+DAILY := packages training prediction-service evidently-service stream-generator gcs jupyter dev-packages
+CATEGORIES := $(DAILY) spark installer
 SOURCES := config training prediction_service evidently_service stream_generator tests .ci
 PIPENV_VERSION := 2026.10.3
 
 # Nothing is written outside this folder.
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export PIPENV_CACHE_DIR ?= $(CURDIR)/.cache/pipenv
 export PRE_COMMIT_HOME ?= $(CURDIR)/.cache/pre-commit
 export PYLINTHOME ?= $(CURDIR)/.cache/pylint
 export MPLCONFIGDIR ?= $(CURDIR)/.cache/matplotlib
 export PREFECT_HOME ?= $(CURDIR)/var/prefect
+# uv compiles nothing; what is imported is compiled once, as Python does unless this is set.
+unexport PYTHONDONTWRITEBYTECODE
 export PIPENV_VENV_IN_PROJECT = 1
 export PIPENV_IGNORE_VIRTUALENVS = 1
 export PIPENV_NOSPIN = 1
@@ -22,73 +27,144 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 
+# A line `#: NAME  TEXT` below is one line of the help.
 .PHONY: help
-help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 20
+help:
+	@sed -n 's/^#: //p' Makefile
 
-# Spark's 500 MB are installed for the targets that need them.
-DAILY := $(filter-out spark,$(CATEGORIES))
+LOCKED := $(PYTHON) config/bin/requirements Pipfile.lock
+SYNC := $(BIN)/uv pip sync --python $(BIN)/python --require-hashes
+# jsonschema imports it wherever it is installed, which takes a second of each start of Prefect.
+# Jupyter names it for a format that nothing here uses.
+WITHOUT := grep -v '^rfc3987-syntax'
 
+# What is no longer locked is removed, Spark too: `make spark` adds it again.
 $(VENV)/.locked: Pipfile.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: install one and name it, make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 	  { echo "$(PYTHON) has no venv: on Debian, apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet pipenv==$(PIPENV_VERSION)
-	$(BIN)/pipenv sync --quiet --categories "$(DAILY)"
+	@echo "setup: Python environment and uv in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(LOCKED) installer >$(VENV)/requirements.txt
+	@$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/requirements.txt
+	@echo "setup: the packages of Pipfile.lock"
+	@$(LOCKED) $(DAILY) | $(WITHOUT) >$(VENV)/requirements.txt
+	@$(SYNC) $(VENV)/requirements.txt
+	@rm -f $(VENV)/.spark
 	@touch $@
 
 $(VENV)/.spark: $(VENV)/.locked
-	$(BIN)/pipenv sync --quiet --categories spark
+	@$(LOCKED) $(DAILY) spark | $(WITHOUT) >$(VENV)/requirements.txt
+	@$(SYNC) $(VENV)/requirements.txt
 	@touch $@
 
+#: Use it
+#:   demo             the whole loop on this machine; KEEP=1 leaves it up, RESUME=1 goes on
+#:   up down logs ps  the stack in containers; S=relay: the logs of one service
+#:   train            the training flow with MLflow and Prefect of its own
+#:   jupyter          Jupyter Lab on port 8888; the address with its token is printed
+#:   notebooks        run every notebook against a running stack, into build/notebooks
+#:   doctor           what this machine lacks, and what needs it
+#: Work on it
+#:   setup, lock      packages of Pipfile.lock, and the pre-commit hooks; resolve Pipfile
+#:   test-fast        unit tests, no server: 1 minute
+#:   test             black --check, pylint, mypy and pytest; COVERAGE=1: 5 minutes
+#:   test-all         also test-slow (demo, drills, notebooks, Spark) and test-containers
+#:   format, lint     black, writing; black --check, pylint and mypy
+#:   bench NAME=...   measure ablation, batch, explanations, false-alarms, measurement,
+#:                    monitoring, retraining, scoring, serving or training
+#:   fuzz soak drills hostile requests; load while parts die; which alerts fire for what
+#:   audit            known vulnerabilities in what the lock names
+#:   dashboards       write Grafana's dashboards, the alert rules and their runbooks
+#:   screenshots      the pictures of docs/tour.md, of a running demo; needs Chromium
+#: Operate containers
+#:   build, publish   every image; push them to DOCKER_REPOSITORY
+#:   backup, restore  into var/backups; FROM=var/backups/...
+#:   forget ID=...    erase one prediction everywhere
+
 .PHONY: spark
-spark: setup $(VENV)/.spark  ## adds Spark to the environment: search and scoring past one machine
+spark: setup $(VENV)/.spark
 
 .PHONY: setup
-setup: $(VENV)/.locked  ## environment from Pipfile.lock, and the pre-commit hooks
+setup: $(VENV)/.locked
 	@mkdir -p var .cache
 	@! git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/pre-commit install >/dev/null
 
+.PHONY: doctor
+doctor:
+	@$(PYTHON) config/operate/doctor
+
 .PHONY: lock
-lock: $(VENV)/.locked  ## resolve Pipfile anew into Pipfile.lock
-	$(BIN)/pipenv lock --categories "$(CATEGORIES)"
+lock: $(VENV)/.locked
+	$(BIN)/uv tool run --from pipenv==$(PIPENV_VERSION) pipenv lock --categories "$(CATEGORIES)"
 	$(BIN)/python .ci/clean_lock.py
 
 .PHONY: audit
-audit: setup  ## known vulnerabilities in what the lock names
+audit: setup
 	@mkdir -p build
-	$(BIN)/pipenv requirements --hash --categories "$(CATEGORIES)" >build/requirements.txt
+	$(LOCKED) $(CATEGORIES) >build/requirements.txt
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement build/requirements.txt
 
 .PHONY: format
-format: setup  ## black, writing
+format: setup
 	$(BIN)/black --quiet .
 
-.PHONY: mypy
+.PHONY: black mypy pylint lint
+black: setup
+	$(BIN)/black --check --quiet .
+
 mypy: setup
 	$(BIN)/mypy $(SOURCES)
 
-.PHONY: lint
-lint: setup mypy  ## black --check, pylint and mypy
-	$(BIN)/black --check --quiet .
-	$(BIN)/pylint $(SOURCES)
+pylint: setup
+	$(BIN)/pylint $(PYLINT_OPTIONS) $(SOURCES)
 
+lint: black mypy pylint
+
+# Rules, parsing, journal, gate and verdict: what starts no server and trains no model.
+FAST := $(addprefix tests/,config/test_contract.py config/test_logs.py config/test_settings.py \
+  evidently_service/test_judgement.py evidently_service/test_monitoring.py \
+  evidently_service/test_performance.py evidently_service/test_scores.py \
+  evidently_service/test_segments.py evidently_service/test_window.py \
+  prediction_service/test_app.py prediction_service/test_entrance.py \
+  prediction_service/test_explanations.py prediction_service/test_journal.py \
+  project/test_import_rules.py project/test_lock.py project/test_settings_documented.py \
+  stream_generator/test_scenarios.py stream_generator/test_summary.py stream_generator/test_traffic.py \
+  training/test_calibration.py training/test_census.py training/test_decisions.py \
+  training/test_evaluation.py training/test_gate.py training/test_sources.py)
+
+.PHONY: test-fast
+test-fast: setup
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(FAST)
+
+# Half of the time the tests wait for servers: lint uses what they leave of the processors.
 .PHONY: test
-test: lint  ## black --check, pylint, mypy and pytest: 8 minutes
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+test: setup
+	@$(MAKE) --no-print-directory --jobs 2 lint-beside pytest
+
+# COVERAGE=1 measures branch coverage, and fails below the share in pyproject.toml.
+.PHONY: lint-beside pytest
+lint-beside:
+	@nice -n 19 $(MAKE) --no-print-directory --jobs 1 lint PYLINT_OPTIONS="--jobs 1"
+
+pytest:
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(if $(COVERAGE),--cov)
 
 .PHONY: test-slow
-test-slow: setup spark  ## the demo, drills, short benchmarks, notebooks, Spark, the dashboards: 20 minutes
+test-slow: setup spark
 	$(BIN)/pytest -m slow
 
+.PHONY: test-containers
+test-containers: setup
+	$(BIN)/pytest -m containers tests/containers
+
 .PHONY: test-all
-test-all: test test-slow test-containers  ## everything: 40 minutes
+test-all: test test-slow test-containers
 
 .PHONY: train
-train: setup  ## the training flow with MLflow and Prefect of its own
-	$(BIN)/python -m stream_generator.demo --only-train
+train: setup
+	$(BIN)/python -m config.local_stack.demo --only-train
 
 # A kernel starts in the notebook's folder: it is told where the code and the data are.
 notebooks jupyter: export PYTHONPATH = $(CURDIR)
@@ -99,78 +175,45 @@ notebooks jupyter: export IPYTHONDIR = $(CURDIR)/.cache/ipython
 notebooks jupyter: export PREDICTION_LOG ?= $(CURDIR)/build/notebooks/predictions.jsonl
 
 .PHONY: notebooks
-notebooks: setup  ## run every notebook against a running stack, into build/notebooks
+notebooks: setup
 	@mkdir -p build/notebooks
 	@[ -n "$(MONGODB_ADDRESS)" ] || $(BIN)/python -m prediction_service.journal export >build/notebooks/predictions.jsonl
 	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to html --output-dir build/notebooks \
 	  --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url= notebooks/*.ipynb
 
 .PHONY: jupyter
-jupyter: setup  ## Jupyter Lab on port 8888; the address with its token is printed
+jupyter: setup
 	$(BIN)/jupyter lab --ip 127.0.0.1 --port 8888 --notebook-dir notebooks
 
-.PHONY: benchmark-training
-benchmark-training: setup  ## quality and time of training, beside the usual way: 5 minutes
-	$(BIN)/python -m tests.benchmarks.benchmark_training
+BENCHMARKS := $(subst _,-,$(patsubst tests/benchmarks/benchmark_%.py,%,$(wildcard tests/benchmarks/benchmark_*.py)))
 
-.PHONY: benchmark-scoring
-benchmark-scoring: setup spark  ## rows a second that Spark scores, by cores: 5 minutes
-	$(BIN)/python -m tests.benchmarks.benchmark_scoring
-
-.PHONY: benchmark-measurement
-benchmark-measurement: setup  ## what one measurement of the window costs, beside Evidently's report: 1 minute
-	$(BIN)/python -m tests.benchmarks.benchmark_measurement
-
-.PHONY: benchmark-monitoring
-benchmark-monitoring: setup  ## predictions a second that the monitoring takes in, beside what is emitted; freshness; memory: 4 minutes
-	$(BIN)/python -m tests.benchmarks.benchmark_monitoring
+.PHONY: bench
+bench: setup $(if $(filter scoring,$(NAME)),spark)
+	@[ -n "$(filter $(NAME),$(BENCHMARKS))" ] || { echo "make bench NAME=...: one of $(BENCHMARKS)"; exit 2; }
+	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_$(subst -,_,$(NAME))
 
 .PHONY: fuzz
-fuzz: setup  ## 100,000 hostile requests: none may be answered 5xx or hang: 2 minutes
+fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz
 
 .PHONY: soak
-soak: setup  ## load while sinks fall, processes are killed, the disk fills; then everything is counted: 4 minutes
+soak: setup
 	$(BIN)/python -m tests.soak.soak
 
 .PHONY: drills
-drills: setup  ## what happens in the world, and which alerts fire for it; needs prometheus: 7 minutes
+drills: setup
 	$(BIN)/python -m tests.drills.drills
 
-.PHONY: false-alarms
-false-alarms: setup  ## drift alarms in months without drift, and how soon shifts are seen: 12 minutes
-	$(BIN)/python -m tests.benchmarks.false_alarms
-
-.PHONY: benchmark-retraining
-benchmark-retraining: setup  ## what a training after drift brings, and costs on the census: 1 minute
-	$(BIN)/python -m tests.benchmarks.benchmark_retraining
-
-.PHONY: benchmark-serving
-benchmark-serving: setup  ## a prediction beside an empty route and MLflow's scoring server: 4 minutes
-	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_serving
-
-.PHONY: benchmark-batch
-benchmark-batch: setup  ## lists of 1000 records beside MLflow's scoring server: 2 minutes
-	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_batch
-
-.PHONY: benchmark-explanations
-benchmark-explanations: setup  ## what explanations cost in time, memory and disk: 1 minute
-	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_explanations
-
-.PHONY: ablation
-ablation: setup  ## what SMOTE, the trees and the protected columns are worth: 7 minutes
-	$(BIN)/python -m tests.benchmarks.ablation
-
 .PHONY: demo
-demo: setup  ## the whole loop on this machine; KEEP=1 leaves it running
-	$(BIN)/python -m stream_generator.demo $(if $(KEEP),--keep)
+demo: setup
+	$(BIN)/python -m config.local_stack.demo $(if $(KEEP),--keep) $(if $(RESUME),--resume)
 
 .PHONY: screenshots
-screenshots: setup  ## the pictures of docs/tour.md, of a running demo; needs Chromium
+screenshots: setup
 	$(BIN)/python -m tests.end_to_end.screenshots
 
 .PHONY: dashboards
-dashboards: setup  ## write Grafana's dashboards, the alert rules and their runbooks anew
+dashboards: setup
 	$(BIN)/python -m config.grafana.build
 
 # --- containers ---------------------------------------------------------------------------------
@@ -186,7 +229,7 @@ engine:
 	  { echo "needs Docker Engine 25 or later with Compose; without Docker: make demo"; exit 1; }
 
 .PHONY: up
-up: engine .env secrets  ## the stack in containers; the first start trains a model
+up: engine .env secrets
 	$(COMPOSE) up --build --detach --wait
 	@$(COMPOSE) exec -T worker with-secrets python -m training train --data auto --unless-production
 	@config/operate/addresses
@@ -195,46 +238,42 @@ up: engine .env secrets  ## the stack in containers; the first start trains a mo
 	cp .env.example .env
 
 .PHONY: secrets
-secrets:  ## passwords and tokens in var/secrets, where there are none yet
+secrets:
 	@config/operate/secrets
 
 .PHONY: down
-down: engine  ## stop the containers; the volumes stay
+down: engine
 	$(COMPOSE) --profile '*' down
 
 .PHONY: logs
-logs: engine  ## follow the logs; S=relay for those of one service
+logs: engine
 	$(COMPOSE) logs --follow --tail 100 $(S)
 
 .PHONY: ps
-ps: engine  ## what runs, how well, what it uses, and where to open it
+ps: engine
 	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}'
 	@docker stats --no-stream --format 'table {{.Name}}\t{{.MemUsage}}\t{{.CPUPerc}}' $$($(COMPOSE) ps --quiet)
 	@config/operate/addresses
 
 .PHONY: build
-build: engine secrets  ## every image of the project
+build: engine secrets
 	$(COMPOSE) --profile '*' build
 
 .PHONY: publish
-publish: secrets  ## build and push the images to DOCKER_REPOSITORY, tagged with version and commit
+publish: secrets
 	@config/operate/publish
 
 .PHONY: backup
-backup:  ## MLflow, its bucket's emulator, Prefect, MongoDB, training data into var/backups
+backup:
 	@config/operate/backup
 
 .PHONY: restore
-restore:  ## put a backup in the place of what is there: FROM=var/backups/...
+restore:
 	@config/operate/restore "$(FROM)"
 
 .PHONY: forget
-forget:  ## erase one prediction everywhere it is kept: ID=...
+forget:
 	@[ -n "$(ID)" ] || { echo "which prediction? make forget ID=..."; exit 2; }
 	$(COMPOSE) exec -T relay with-secrets python -m prediction_service.forget "$(ID)"
 	$(COMPOSE) exec -T measure with-secrets python -m evidently_service.forget "$(ID)"
 	$(COMPOSE) exec -T worker with-secrets python -m training forget "$(ID)"
-
-.PHONY: test-containers
-test-containers: setup  ## the stack in real containers; needs Docker
-	$(BIN)/pytest -m containers tests/containers

@@ -45,7 +45,7 @@ working hours. It says nothing about incomes of today, about other countries, or
 well enough to decide anything about them: neither credit, nor benefits, nor employment.</p>
 <h2>Protected traits</h2>
 <p>{protected} Leaving a column out is one line in config/features.yaml (used: false);
-<code>make ablation</code> shows what it does to quality and to the gaps below. Other columns
+<code>make bench NAME=ablation</code> shows what it does to quality and to the gaps below. Other columns
 (relationship, marital status, occupation) carry much of the same information.</p>
 <h2>Quality</h2>
 <p>On {test_rows:,} rows of the official test split, none of them trained on, with 95 % bootstrap

@@ -98,6 +98,6 @@ def tell_of_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> No
     if not settings.notify_url:
         return
     title = f"Income prediction: flow {flow.name}, run {run.name}: {state.type.value.lower()}"
-    sent = Apprise(servers=settings.notify_url).notify(title=title, body=state.message or "")
+    sent = Apprise(settings.notify_url).notify(title=title, body=state.message or "")
     if not sent:
         flow_run_logger(run, flow).warning("the failure could not be sent to NOTIFY_URL")

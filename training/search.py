@@ -41,7 +41,8 @@ HOPELESS, HOPELESS_FOLD = 0.0002, 0.0007
 # gain, as a share of what the second half of its trees so far has gained.
 TELLING_TREES, STILL_TO_GAIN = 8.0, 0.5
 
-# Ratios begin just above the census' own, 0.317: every further step costs (`make ablation`).
+# Ratios begin just above the census' own, 0.317: every further step costs
+# (`make bench NAME=ablation`).
 SPACE = {
     "smote_ratio": hp.choice("smote_ratio", [0.33, 0.36]),
     "smote_neighbours": hp.choice("smote_neighbours", [3, 7]),

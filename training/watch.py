@@ -8,7 +8,7 @@ process of its own and most have nothing to do, so what takes long is imported w
 
 import os
 import time
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import requests
@@ -22,7 +22,6 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
-from prefect.types import DateTime
 
 from config.settings import read_settings
 from training.decisions import BUDGET_PERIOD_S, Cause, Facts, cause_of, decide
@@ -127,7 +126,7 @@ def drift_runs(since: float) -> list[FlowRun]:
     asked = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[DRIFT_TAG]),
         expected_start_time=FlowRunFilterExpectedStartTime(
-            after_=DateTime.fromtimestamp(since, UTC)
+            after_=datetime.fromtimestamp(since, UTC)  # type: ignore[arg-type]  # pydantic takes it
         ),
     )
     order = FlowRunSort.START_TIME_DESC

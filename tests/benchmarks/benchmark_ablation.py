@@ -1,6 +1,6 @@
 """What each part of the training is worth: the search's best setting, with one thing changed.
 
-    make ablation
+    make bench NAME=ablation
 
 Everything is measured out of fold on the training split; the test split is not read. The gain in
 ROC AUC is that over the best setting on the same rows, with its 95 % paired bootstrap interval.

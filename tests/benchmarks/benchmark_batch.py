@@ -1,6 +1,6 @@
 """Records a second and core in lists of 1000, beside MLflow's scoring server on the same graph.
 
-    make benchmark-batch
+    make bench NAME=batch
 
 Per busy core: rows over the processor time of the server's processes, so that neither the number of
 cores nor what else runs on them counts. The service validates and journals every row; MLflow's
@@ -79,7 +79,7 @@ def main() -> None:
         for name, values in rates.items()
     ]
     results += [result(f"{name}: memory per worker", value, "MB") for name, value in memory.items()]
-    write("benchmark-batch", results, file="batch")
+    write("batch", results)
 
 
 if __name__ == "__main__":

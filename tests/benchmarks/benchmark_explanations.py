@@ -1,6 +1,6 @@
 """What explanations cost a worker, in time and memory, and the image, in disk.
 
-    make benchmark-explanations
+    make bench NAME=explanations
 
 One worker of the service on a model of the real size. What is not asked for costs nothing but the
 disk: XGBoost is imported with a worker's first explanation.
@@ -62,7 +62,7 @@ def main() -> None:
         result("memory of a worker that explains", after_mb, "MB"),
         *(result(f"disk: {package}", disk_mb(package), "MB") for package in PACKAGES),
     ]
-    write("benchmark-explanations", results, file="explanations")
+    write("explanations", results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How many false alarms there are, against how many are promised, and how soon shifts are seen.
 
-    make false-alarms
+    make bench NAME=false-alarms
 
 Months of undrifted windows on census rows: each month a reference of its own, thresholds found from
 it as the service finds them, and a window every 15 minutes, judged by the service's own code. The

@@ -1,6 +1,6 @@
 """What one measurement of the window costs, and each of its parts, beside Evidently's report.
 
-    make benchmark-measurement
+    make bench NAME=measurement
 
 On made-up rows of the contract, all of them labelled, against a reference of 5,000 rows; each
 figure is the median of a few runs.
@@ -125,4 +125,4 @@ def figures() -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    write("benchmark-measurement", list(figures()))
+    write("measurement", list(figures()))

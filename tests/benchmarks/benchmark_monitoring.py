@@ -1,6 +1,6 @@
 """How fast the monitoring takes predictions in, how fresh its verdict is, and what it keeps.
 
-    make benchmark-monitoring
+    make bench NAME=monitoring
 
 The peer is one prediction service: what it answers at saturation, one record a request, is what it
 can emit. The monitoring gets batches as the relay sends them while it measures and writes reports
@@ -203,7 +203,7 @@ def main() -> None:
             results = intake(monitoring, batches, options.rows, peer)
         with Monitoring(folder / "usual", registry).running() as monitoring:
             results += freshness(monitoring, batches)
-    write("benchmark-monitoring", results)
+    write("monitoring", results)
 
 
 if __name__ == "__main__":

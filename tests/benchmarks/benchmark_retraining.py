@@ -1,6 +1,6 @@
 """What a training that drift asked for brings, and what it costs on the census, by scenario.
 
-    make benchmark-retraining
+    make bench NAME=retraining
 
 The model of the census's training split is the champion. 5,000 labelled requests of a scenario
 of the generator come in; a candidate is trained with them, once for each weight of recent rows.
@@ -112,7 +112,7 @@ def main() -> None:
         rows = gather(census, judges, [from_feedback(feedback, contract)], contract)
         refuse_overlap(rows, contract)
         results += compare(name, champion, rows, contract)
-    write("benchmark-retraining", results)
+    write("retraining", results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Batch scoring with Spark: rows a second, and how they grow with the cores.
 
-    make benchmark-scoring
+    make bench NAME=scoring
 
 Synthetic rows, a model of the size that the search chooses. The floor is ONNX Runtime alone on one
 core and the same files: no check, nothing written.
@@ -87,7 +87,7 @@ def main() -> None:
                 result(f"{cores} core(s) / floor", floor / seconds, "ratio"),
                 result(f"{cores} core(s) / one core", first / seconds, "ratio"),
             ]
-    write("benchmark-scoring", results)
+    write("scoring", results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a durable, validated, monitored prediction costs beside an empty route, and beside MLflow.
 
-    make benchmark-serving
+    make bench NAME=serving
 
 Rounds in random order: closed loop on kept connections, then half of that rate to see the tail, and
 half of the floor's, as what is answered together makes the service's own the higher one. The ratios
@@ -232,7 +232,7 @@ def main() -> None:
         swapped = swap_ratios(client, targets["service"], swap, options)
         results.append(ratio("service: p99 after a swap / before", swapped, at_most, SWAPPED))
         results += growth(folder, options.journal_rows)
-    write("benchmark-serving", results, file="serving")
+    write("serving", results)
 
 
 if __name__ == "__main__":

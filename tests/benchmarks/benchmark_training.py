@@ -1,6 +1,6 @@
 """Quality and time of the whole training flow, beside the search as it is usually written.
 
-    make benchmark-training
+    make bench NAME=training
 
 The flow runs as a user runs it (`make train`), with servers of its own. The naive search runs for a
 few evaluations only; its time for all of them follows from the time of one.
@@ -25,7 +25,7 @@ LIMITS = {"log_loss": 0.271, "ece": 0.01}
 
 def train(max_evals: int, folder: Path) -> tuple[float, dict[str, float]]:
     """Seconds of the training command, its servers running, and the metrics it prints."""
-    command = [sys.executable, "-m", "stream_generator.demo", "--only-train"]
+    command = [sys.executable, "-m", "config.local_stack.demo", "--only-train"]
     command += ["--max-evals", str(max_evals), "--state-dir", str(folder / "var")]
     command += ["--out-dir", str(folder / "out")]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT_S)
@@ -53,7 +53,7 @@ def main() -> None:
         *(at_least(f"test {name}", metrics[name], "", goal) for name, goal in GOALS.items()),
         *(at_most(f"test {name}", metrics[name], "", goal) for name, goal in LIMITS.items()),
     ]
-    write("benchmark-training", results)
+    write("training", results)
 
 
 if __name__ == "__main__":

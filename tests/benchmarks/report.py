@@ -34,18 +34,18 @@ def at_most(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
     return result(name, value, unit, f"<= {goal:g}", bool(value <= goal))
 
 
-def write(name: str, results: list[dict[str, Any]], file: str = "") -> None:
-    """Writes `build/bench/FILE.json`, by default named like the target, and prints the table."""
+def write(name: str, results: list[dict[str, Any]]) -> None:
+    """Write `build/bench/NAME.json` and print the table; `name` is what `make bench` takes."""
     machine = {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),
     }
-    content = {"machine": machine, "command": f"make {name}", "results": results}
+    content = {"machine": machine, "command": f"make bench NAME={name}", "results": results}
     content["arguments"] = sys.argv[1:]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{file or name}.json"
+    path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
     table = Table("figure", "value", "unit", "goal", "met", title=f"{name}: {path}")
     for one in results:

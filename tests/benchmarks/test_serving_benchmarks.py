@@ -1,4 +1,4 @@
-"""Short runs of `make benchmark-serving` and `benchmark-batch`: that they measure, not how much.
+"""Short runs of the benchmarks of serving: that they measure, not how much.
 
 And that what they compare is the same work: the service answers what MLflow's server does.
 """
@@ -37,7 +37,7 @@ def measured(folder: Path, module: str, *arguments: str) -> dict[str, dict[str, 
     )
     (path,) = (folder / "build" / "bench").iterdir()
     content = json.loads(path.read_text("utf-8"))
-    assert content["command"].startswith("make benchmark-") and content["machine"]["cores"]
+    assert content["command"].startswith("make bench NAME=") and content["machine"]["cores"]
     return {one["name"].partition(", ")[0]: one for one in content["results"]}
 
 

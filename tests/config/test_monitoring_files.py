@@ -45,7 +45,6 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 PROMETHEUS = ROOT / "config" / "prometheus" / "prometheus.yml"
 RULES = PROMETHEUS.with_name("alerts.yml")
 MONITORING = ROOT / "config" / "monitoring.yaml"
-PIPFILE = (ROOT / "Pipfile").read_text("utf-8")
 LABELS = {"income_class"}
 METRIC = re.compile(r"\bincome_\w+")
 EXPORTED = re.compile(r"^# TYPE (\w+)", re.MULTILINE)
@@ -196,13 +195,6 @@ def test_the_committed_files_are_what_make_dashboards_writes():
     assert {name for name in made if name.startswith("grafana/dashboards/")} == found
     for name, text in made.items():
         assert (ROOT / "config" / name).read_text("utf-8") == text, f"{name}: make dashboards"
-
-
-def test_the_sdk_is_of_the_release_line_of_grafanas_image():
-    compose = (ROOT / "docker-compose.yml").read_text("utf-8")
-    image = re.search(r"grafana/grafana:(\d+\.\d+)\.", compose)
-    pinned = re.search(r'^grafana-foundation-sdk = "==\d+!(\d+\.\d+)\.', PIPFILE, re.MULTILINE)
-    assert image and pinned and image[1] == pinned[1]
 
 
 def test_promtool_finds_no_fault_with_the_files_and_the_expressions(tmp_path):

@@ -167,8 +167,8 @@ def test_thresholds_on_census_rows_keep_their_promise(
 ) -> None:
     """Real columns: heavy tails, and countries that a sample of 5,000 does not have.
 
-    The figures of many months are those of `make false-alarms`; here one lenient budget, so that
-    there is something to count: 40 alarms a month of each of three columns.
+    `make bench NAME=false-alarms` has the figures of many months. The budget here is lenient, so
+    that there is something to count: 40 alarms a month of each of three columns.
     """
     columns = ("hours_per_week", "capital_gain", "native_country")
     only = monitoring.with_thresholds({n: 1.0 for n in monitoring.tests if n not in columns})

@@ -1,6 +1,7 @@
 """What the documents name exists: files, headings, Make targets and the project's own commands."""
 
 import re
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -42,6 +43,33 @@ def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     assert len(named(MAKE)) > 10
     assert named(MAKE) <= targets
+
+
+def test_make_help_fits_a_screen_and_names_every_benchmark() -> None:
+    done = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 88
+    for path in (ROOT / "tests" / "benchmarks").glob("benchmark_*.py"):
+        assert path.stem.removeprefix("benchmark_").replace("_", "-") in done.stdout
+
+
+def test_doctor_names_what_is_missing_and_what_needs_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "config/operate/doctor"],
+            cwd=ROOT,
+            env={"PATH": "/nowhere", "MLFLOW_PORT": port},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    assert re.search(r"^missing +Docker with Compose +make up", done.stdout, re.M)
+    assert re.search(r"^missing +Chromium .*apt-get install chromium", done.stdout, re.M)
+    assert f"MLFLOW_PORT={port}" in done.stdout
 
 
 def test_modules_exist() -> None:
