@@ -75,9 +75,11 @@ class Registry:
         self.client.get_run(self.run_id)  # or it is absent
         query = f"name = '{MODEL_NAME}' and run_id = '{self.run_id}'"
         versions = self.client.search_model_versions(query)
-        digests = digests_in(versions[0].tags) if versions else {}
-        uri = f"runs:/{self.run_id}/{PACKAGE}"
-        return Wanted(f"run-{self.run_id}", self.run_id, uri, digests)
+        name = f"run-{self.run_id}"
+        if versions:
+            # `runs:/` looks in the run's own folder first, which has no model: 14 s of retries.
+            return wanted_of(versions[0])._replace(version=name)
+        return Wanted(name, self.run_id, f"runs:/{self.run_id}/{PACKAGE}", {})
 
     @contextmanager
     def _translated(self, wanted: str = "") -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -22,11 +23,13 @@ from config.contract import Contract, load_contract
 from config.telemetry import SWITCHES, turn_off
 from prediction_service.mongodb import MongoSink
 
+ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 # Read when XGBoost's threads are made; spinning ones make small fits slow on busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 turn_off()
 
+EXPECTED_SKIPS = os.environ.get("EXPECTED_SKIPS")  # see pytest_sessionfinish
 KEPT_VARIABLES = (
     "OMP_WAIT_POLICY",
     "PATH",
@@ -46,6 +49,22 @@ KEPT_PREFIXES = (
     "MPLCONFIG",
     "PYTEST",
 )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which a test skipped for a reason that EXPECTED_SKIPS, a pattern, has not.
+
+    For a machine that provides all else: there a skip hides that something was not tested.
+    """
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if EXPECTED_SKIPS is None or reporter is None:  # a process of xdist has no reporter
+        return
+    reasons = {report.longrepr[2] for report in reporter.stats.get("skipped", [])}
+    unexpected = sorted(reason for reason in reasons if not re.search(EXPECTED_SKIPS, reason))
+    if unexpected:
+        reporter.write_line("unexpected skips: " + "; ".join(unexpected), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +138,7 @@ def accepts_connections(port: int) -> bool:
 def gcs_emulator(folder: Path) -> Iterator[str]:
     """The address of a gs:// emulator with the bucket `tests`."""
     port = free_port()
-    command = [str(Path(sys.executable).parent / "gcp-storage-emulator"), "--data-dir", str(folder)]
+    command = [sys.executable, str(ROOT / "config/gcs/emulator.py"), "--data-dir", str(folder)]
     command += ["start", "--quiet", "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen([*command, "--default-bucket", "tests"]) as process:
         address = f"http://127.0.0.1:{port}"

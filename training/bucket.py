@@ -17,7 +17,7 @@ GCSFS = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 
 
 def storage_options() -> dict[str, Any]:
-    """What gcsfs is opened with: an emulator asks for no credentials."""
+    """Return what gcsfs is opened with: an emulator asks for no credentials."""
     return {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
 
 

@@ -99,10 +99,11 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     assert len(children) == 2 and all(losses & c.data.metrics.keys() for c in children)
 
     scripts = Path(sys.executable).parent
-    command = [scripts / "mlflow", "artifacts", "download", "--run-id", result["run_id"]]
-    command += ["--artifact-path", "models_mlflow", "--dst-path", tmp_path]
+    uri = f"models:/{MODEL_NAME}/{version.version}"
+    command = [scripts / "mlflow", "artifacts", "download", "--artifact-uri", uri]
+    command += ["--dst-path", tmp_path / "package"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    package = Package(tmp_path / "models_mlflow", contract)
+    package = Package(tmp_path / "package", contract)
     assert package.metadata["run_id"] == result["run_id"]
     assert json.loads(package.metadata["metrics"]) == result["test_metrics"]
     assert "Model card" in (package.folder / "card.html").read_text("utf-8")
