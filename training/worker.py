@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect import get_client
@@ -20,11 +21,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.filesystems import RemoteFileSystem
-from prefect.types import DateTime
+from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
 from config.settings import read_settings
@@ -36,7 +39,6 @@ from training.source_code import ROOT, code_digest, code_files
 SERVER_WAIT_S = 120
 POOL = "income"
 CODE_BLOCK, RESULTS_BLOCK = "income-code", "income-results"
-MOST_RUNS = 2  # one training beside one watch
 DEPLOY_TIMEOUT_S = 120
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
@@ -54,16 +56,18 @@ def run_worker(with_healthcheck: bool) -> None:
     server = wait_for_server()
     keep_code(settings)
     make_pool()
-    deploy(settings, server)
+    deployments = deploy(settings, server)
     drop_overdue_runs()
-    worker = [*PREFECT, "worker", "start", "--pool", POOL, "--limit", str(MOST_RUNS)]
+    end_orphaned_runs()
+    # A slot for each deployment, which runs once at a time: no run takes the slot of another's.
+    worker = [*PREFECT, "worker", "start", "--pool", POOL, "--limit", str(deployments)]
     worker += ["--install-policy", "never"]
     worker += ["--with-healthcheck"] if with_healthcheck else []
     os.execve(sys.executable, worker, os.environ | run_environment(settings, server))
 
 
-def deploy(settings: Settings, server: str) -> None:
-    """The deployments of `prefect.yaml`, with the periods that the settings override."""
+def deploy(settings: Settings, server: str) -> int:
+    """Make the deployments of `prefect.yaml`, with the settings' periods; return their number."""
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))
     minutes = settings.train_period_minutes
     seconds = {"train": minutes and minutes * 60, "watch": settings.watch_period_s}
@@ -78,6 +82,7 @@ def deploy(settings: Settings, server: str) -> None:
         done = subprocess.run(command, cwd=ROOT, env=env, check=False, timeout=DEPLOY_TIMEOUT_S)
     if done.returncode:
         raise WorkerError("prefect.yaml could not be deployed: Prefect's reason is above")
+    return len(content["deployments"])
 
 
 def run_environment(settings: Settings, server: str) -> dict[str, str]:
@@ -89,6 +94,8 @@ def run_environment(settings: Settings, server: str) -> dict[str, str]:
         "TRAINING_STORE": settings.store_address,
         "FEED": settings.feed_address,
         "CENSUS_DATA_DIR": str(census.resolve()) if census else "",
+        # A run fetched before it is due would hold the one slot of its deployment.
+        "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
         "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{RESULTS_BLOCK}",
     }
@@ -129,13 +136,29 @@ def drop_overdue_runs() -> None:
     overdue = FlowRunFilter(
         tags=FlowRunFilterTags(all_=["auto-scheduled"]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        expected_start_time=FlowRunFilterExpectedStartTime(before_=DateTime.now(UTC)),
+        expected_start_time=FlowRunFilterExpectedStartTime(
+            before_=datetime.now(UTC)  # type: ignore[arg-type]  # pydantic takes it
+        ),
     )
     order = FlowRunSort.EXPECTED_START_TIME_ASC
     with get_client(sync_client=True) as client:
         while runs := client.read_flow_runs(flow_run_filter=overdue, sort=order, limit=100):
             for run in runs:
                 client.delete_flow_run(run.id)
+
+
+def end_orphaned_runs() -> None:
+    """Set the pool's runs that count as running to Crashed: their worker has died, or its machine.
+
+    Each of them would hold the slot of its deployment. A pool has one worker, which starts now.
+    """
+    states = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    orphaned = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    crashed: State[Any] = Crashed(message="the worker that ran it, or its machine, was stopped")
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=orphaned, work_pool_filter=pool):
+            client.set_flow_run_state(run.id, crashed)
 
 
 def wait_for_server() -> str:

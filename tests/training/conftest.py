@@ -58,7 +58,7 @@ def package(
     return write_package(folder, model, contract, inputs, {"data_source": "uci", "run_id": "r"})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server on a database of its own."""
     with prefect_test_harness(server_startup_timeout=120):

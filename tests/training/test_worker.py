@@ -11,13 +11,22 @@ from uuid import UUID
 
 import pytest
 from prefect import flow, get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
 from training.runs import io_step, promotion_turn, tell_of_failure
 from training.settings import Settings
 from training.source_code import ROOT, code_digest, code_files
-from training.worker import POOL, WorkerError, deploy, keep_code, make_pool, wait_for_server
+from training.worker import (
+    POOL,
+    WorkerError,
+    deploy,
+    end_orphaned_runs,
+    keep_code,
+    make_pool,
+    wait_for_server,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -39,6 +48,31 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
     assert schedules["ingest"][0]["cron"] == "0 6 2 * *" and not schedules["score"]
     assert {d["work_pool_name"] for d in found.values()} == {POOL}
     assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
+
+
+def test_a_run_whose_worker_died_holds_no_slot_of_its_deployment():
+    """A `watch` that died with its worker once kept all that came after it from running."""
+    make_pool()
+    deploy(Settings(), wait_for_server())
+    watch = UUID(deployments()["watch"]["id"])
+    with get_client(sync_client=True) as client:
+
+        def submit() -> UUID:
+            run = client.create_flow_run_from_deployment(watch)
+            client.set_flow_run_state(run.id, Pending())
+            return run.id
+
+        def state(run: UUID) -> StateType | None:
+            return client.read_flow_run(run).state_type
+
+        first = submit()
+        client.set_flow_run_state(first, Running())
+        assert state(submit()) == StateType.CANCELLED  # one at a time; the answer would be the same
+        assert state(first) == StateType.RUNNING
+        end_orphaned_runs()
+        assert state(first) == StateType.CRASHED
+        assert state(submit()) == StateType.PENDING
+        end_orphaned_runs()
 
 
 @pytest.mark.slow
