@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import made_up_rows
 from training.card import Facts, gaps, model_card
-from training.evaluation import bootstrap_intervals, measure, segment_table
+from training.evaluation import bootstrap_intervals, interval_ends, measure, segment_table
 
 
 def facts(source: str = "uci") -> Facts:
@@ -55,6 +55,21 @@ def test_an_interval_holds_the_metric_and_narrows_with_rows():
         assert low < measure(y, probability, 0.5)["roc_auc"] < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+def test_intervals_are_those_of_the_metrics_on_resampled_rows():
+    """With ties, and probabilities of 0 and 1 that are right and wrong."""
+    random = np.random.default_rng(2)
+    probability = np.round(random.beta(1, 3, 300), 2)
+    y = (random.random(300) < probability).astype(int)
+    probability[:4], y[:4] = (0, 1, 0, 1), (0, 1, 1, 0)
+    drawn = np.random.default_rng(5)
+    rows = [drawn.integers(0, 300, 300) for _ in range(40)]
+    resampled = [measure(y[one], probability[one], 0.3) for one in rows]
+    intervals = bootstrap_intervals(y, probability, 0.3, 40, seed=5)
+    assert intervals.keys() == resampled[0].keys()
+    for name, interval in intervals.items():
+        assert interval == pytest.approx(interval_ends([one[name] for one in resampled])), name
 
 
 def test_the_card_says_what_it_must_and_is_one_file(page):
