@@ -1,10 +1,12 @@
-"""The embedded stack: every part as a local process under honcho, from `config/Procfile`.
+"""The embedded stack: every part as a local process under supervisord, from `Procfile`.
 
 Used by the demo and by `make train`. What runs where follows from the settings: those of the
-shell, then those of `.env`, then the defaults here.
+shell, then those of `.env`, then the defaults here. A process that dies is started again.
 """
 
+import configparser
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,15 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import requests
-from honcho.environ import parse
+from dotenv import dotenv_values
 
 from config.ports import why_not
 from config.telemetry import SWITCHES
 
-ROOT = Path(__file__).parent.parent
-STOP_TIMEOUT_S = 20
+ROOT = Path(__file__).parents[2]
+PROCFILE = Path(__file__).parent / "Procfile"
+STOP_TIMEOUT_S = 30
 WAIT_TIMEOUT_S = 120
 
 PORTS = {
@@ -35,17 +39,24 @@ PORTS = {
 DEFAULTS = {
     "ARTIFACT_BUCKET": "income-artifacts",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 15
+    # Kept in memory, they would be lost with the server, and with them the runs that hold them.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make training slow beside the services
 }
 # What may have been given to one command alone, as in `make demo CENSUS_DATA_DIR=...`.
 GIVEN = (*PORTS, "CENSUS_DATA_DIR", "DATA_DIR", "MAX_EVALS", "MONGODB_ADDRESS", "MONGODB_DATABASE")
-# Which processes a health page tells about, and where it is.
+# The health page of each process that has one.
 HEALTH = {
     "mlflow": "{MLFLOW_TRACKING_URI}/health",
     "prefect": "{PREFECT_API_URL}/health",
     "prediction": "{PREDICTION_ADDRESS}/health/live",
     "evidently": "{EVIDENTLY_ADDRESS}/health/live",
 }
+# supervisord: a process that ends within so many seconds did not start, and is tried so often.
+START_S, START_TRIES = 5, 3
+# What supervisord logs of a process that ended, and of one that it no longer tries to start.
+ENDED = re.compile(r"exited: (?P<name>\S+) \((?P<how>.*)\)")
+GIVEN_UP = re.compile(r"gave up: (?P<name>\S+) entered FATAL state")
 
 
 class StackError(Exception):
@@ -55,12 +66,12 @@ class StackError(Exception):
 def stack_environment(
     environ: Mapping[str, str], state_dir: Path, defaults: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of every process: the shell's over `.env`'s over the defaults, addresses.
+    """Return the environment of every process: the shell's over `.env`'s over the defaults.
 
     `defaults` are the caller's own, and stand above those of this module only.
     """
-    dotenv = ROOT / ".env"
-    from_file = parse(dotenv.read_text("utf-8")) if dotenv.exists() else {}
+    dotenv = dotenv_values(ROOT / ".env", interpolate=False)
+    from_file = {name: value for name, value in dotenv.items() if value is not None}
     env = {**PORTS, **DEFAULTS, **SWITCHES, **defaults, **from_file, **environ}
     state = state_dir.resolve()
     folders = {
@@ -86,93 +97,192 @@ def stack_environment(
 
 
 def settings_script(env: Mapping[str, str], own: Mapping[str, str]) -> str:
-    """What another shell reads (`. FILE`) to run commands on the stack that `own` has started."""
+    """Return what another shell reads (`. FILE`) to run commands on the stack of `env`.
+
+    `own` is the environment of the process that started it.
+    """
     names = [name for name in env if own.get(name) != env[name] or name in GIVEN]
     return "".join(f"export {name}={shlex.quote(env[name])}\n" for name in names)
 
 
-def check_ports(env: Mapping[str, str]) -> None:
-    """Raises StackError naming every port that is taken and the setting that moves it."""
+def check_ports(env: Mapping[str, str], logs: Path) -> None:
+    """Raise StackError if a port is in use, naming each with the setting that moves it.
+
+    `logs` is the folder that an earlier stack, if it still runs, was started with.
+    """
     taken = []
     for setting in PORTS:
         if reason := why_not("127.0.0.1", int(env[setting])):
             taken.append(f"{setting}={env[setting]}: {reason}")
-    if taken:
-        remedy = "end what listens there, or set another port: make demo PREDICTION_PORT=9797"
-        raise StackError("\n".join([*taken, remedy]))
+    if not taken:
+        return
+    if pid := living_supervisor(logs):
+        taken.append(f"an earlier demo's processes still run: kill {pid} ends them all")
+    else:
+        taken.append("end what listens there, or set another port: make demo PREDICTION_PORT=9797")
+    raise StackError("\n".join(taken))
+
+
+def living_supervisor(logs: Path) -> int | None:
+    """Return the pid of a supervisord that still runs, if any."""
+    try:
+        pid = int((logs / "supervisord.pid").read_text("utf-8"))
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return None
+    return pid
+
+
+def supervisor_file(logs: Path, processes: tuple[str, ...]) -> Path:
+    """Write supervisord's configuration for the named lines of `Procfile`; return its path."""
+    config = configparser.RawConfigParser()
+    config["supervisord"] = {
+        "nodaemon": "true",
+        "logfile": str(logs / "supervisord.log"),
+        "pidfile": str(logs / "supervisord.pid"),
+    }
+    for name, command in procfile():
+        if not processes or name in processes:
+            config[f"program:{name}"] = {
+                "command": shlex.join(["sh", "-c", f"exec {command}"]).replace("%", "%%"),
+                "autorestart": "true",
+                "startsecs": str(START_S),
+                "startretries": str(START_TRIES),
+                "stopasgroup": "true",
+                "stopwaitsecs": str(STOP_TIMEOUT_S - 10),
+                "redirect_stderr": "true",
+                "stdout_logfile": str(logs / f"{name}.log").replace("%", "%%"),
+                "stdout_logfile_maxbytes": "0",
+            }
+    path = logs / "supervisord.conf"
+    with path.open("w", encoding="utf-8") as file:
+        config.write(file)
+    return path
+
+
+def procfile() -> Iterator[tuple[str, str]]:
+    """Yield name and command of each process."""
+    for line in PROCFILE.read_text("utf-8").splitlines():
+        name, _, command = line.partition(": ")
+        yield name, command
+
+
+class Stack:
+    """The running processes, as whoever started them sees them."""
+
+    def __init__(
+        self,
+        supervisor: "subprocess.Popen[bytes]",
+        env: Mapping[str, str],
+        logs: Path,
+        report: Callable[[str], None],
+    ) -> None:
+        self.env = env
+        self.logs = logs
+        self._supervisor = supervisor
+        self._report = report
+        self._seen = 0  # characters of supervisord's log
+
+    def check(self) -> None:
+        """Report each process that has died since the last call, with its last lines.
+
+        Raises StackError if one could not be started again.
+        """
+        log = self.logs / "supervisord.log"
+        text = log.read_text("utf-8", errors="replace") if log.exists() else ""
+        new, self._seen = text[self._seen :], len(text)
+        for line in new.splitlines():
+            if ended := ENDED.search(line):
+                name, how = ended["name"], ended["how"]
+                self._report(f"{name} died ({how}) and is started again. {self.last_lines(name)}")
+            elif given_up := GIVEN_UP.search(line):
+                name = given_up["name"]
+                raise StackError(f"{name} cannot be started. {self.last_lines(name)}")
+        if self._supervisor.poll() is not None:
+            raise StackError(f"supervisord ended. {self.last_lines('supervisord')}")
+
+    def wait_healthy(self, *names: str) -> None:
+        """Return when the health pages of the named processes answer 200.
+
+        Raises StackError as `wait_for` does.
+        """
+        for name in names:
+            url = HEALTH[name].format_map(self.env)
+            self.wait_for(partial(http_ok, url), f"{name} at {url}")
+
+    def wait_for(
+        self,
+        condition: Callable[[], Any],
+        what: str,
+        timeout_s: float = WAIT_TIMEOUT_S,
+        state: Callable[[], str] = lambda: "",
+    ) -> Any:
+        """Return the first true value of `condition`.
+
+        Raises StackError if a process cannot be started or the deadline passes; then the message
+        has what `state` says.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if value := condition():
+                return value
+            self.check()
+            time.sleep(0.5)
+        seen = f": {said}" if (said := state()) else ""
+        raise StackError(f"{what}: not within {timeout_s:.0f} s{seen}. Logs: {self.logs}")
+
+    def last_lines(self, name: str, count: int = 10) -> str:
+        """Return the end of a process's log, with its path."""
+        log = self.logs / f"{name}.log"
+        lines = log.read_text("utf-8", errors="replace").splitlines() if log.exists() else []
+        return "\n".join([f"The end of {log}:", *(f"  {line}" for line in lines[-count:])])
+
+    def stop(self) -> None:
+        """End every process; kill what is left after a deadline."""
+        self._supervisor.send_signal(signal.SIGTERM)
+        try:
+            self._supervisor.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
 
 
 @contextmanager
 def running(
-    env: Mapping[str, str], log_path: Path, processes: tuple[str, ...] = ()
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The stack (or the named processes of it) for as long as the body runs.
+    env: Mapping[str, str],
+    logs: Path,
+    processes: tuple[str, ...] = (),
+    report: Callable[[str], None] = print,
+) -> Iterator[Stack]:
+    """Run the stack, or the named processes of it, while the body runs.
 
-    honcho gets a session of its own, so that Ctrl-C reaches the body first and every process is
-    ended in order. `check_ports` comes first: what runs there already may use the same folders.
+    supervisord gets a session of its own, so that Ctrl-C reaches the body first and every process
+    is ended in order. Call `check_ports` before: another stack may use the same folders.
     """
     Path(env["STATE_DIR"]).mkdir(parents=True, exist_ok=True)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "honcho", "--procfile", "config/Procfile", "--app-root"]
-    command += [str(ROOT), "start", *processes]
-    with log_path.open("wb") as log:
-        with subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
-        ) as honcho:
-            try:
-                yield honcho
-            finally:
-                stop(honcho)
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in logs.glob("*.log"):
+        old.unlink()
+    config = supervisor_file(logs, processes)
+    command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(config)]
+    # It prints what it logs, and a warning when root starts it.
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as supervisor:
+        stack = Stack(supervisor, env, logs, report)
+        try:
+            yield stack
+        finally:
+            stack.stop()
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends honcho, which ends its children; after a deadline it is killed."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def wait_healthy(
-    env: Mapping[str, str], honcho: subprocess.Popen[bytes], log_path: Path, names: tuple[str, ...]
-) -> None:
-    """Returns when the health pages of the named processes answer.
-
-    Raises StackError if a process ended or the deadline passed, with the last lines it printed.
-    """
-    for name in names:
-        url = HEALTH[name].format_map(env)
-        wait_for(partial(answers, url), honcho, log_path, f"{name} at {url}")
-
-
-def wait_for(
-    condition: Callable[[], object],
-    honcho: subprocess.Popen[bytes],
-    log_path: Path,
-    what: str,
-    timeout_s: float = WAIT_TIMEOUT_S,
-) -> object:
-    """The first true value of `condition`; raises StackError as `wait_healthy` does."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        if honcho.poll() is not None:
-            raise StackError(f"a process ended while waiting for {what}:\n{last_lines(log_path)}")
-        time.sleep(0.25)
-    raise StackError(f"{what}: no answer within {timeout_s:.0f} s\n{last_lines(log_path)}")
-
-
-def answers(url: str) -> bool:
-    """True if the page answers 200."""
+def http_ok(url: str) -> bool:
+    """Return whether the page answers 200."""
     try:
         return requests.get(url, timeout=2).status_code == 200
     except requests.RequestException:
         return False
-
-
-def last_lines(log_path: Path, count: int = 15) -> str:
-    """The end of a log, with its path."""
-    lines = log_path.read_text("utf-8", errors="replace").splitlines()[-count:]
-    return "\n".join([*lines, f"(all of it: {log_path})"])

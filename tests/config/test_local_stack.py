@@ -1,11 +1,16 @@
-"""The environment of the embedded stack: who has the last word."""
+"""The embedded stack: who has the last word on a setting, and what becomes of what dies."""
 
+import os
+import signal
 import subprocess
 
 import pytest
+import requests
 
+from config.local_stack import stack
+from config.local_stack.stack import HEALTH, PORTS, StackError, check_ports, running
 from config.telemetry import SWITCHES
-from stream_generator import stack
+from tests.conftest import free_port, wait_until
 
 
 @pytest.fixture
@@ -46,3 +51,58 @@ def test_another_shell_takes_over_what_the_stack_runs_with(dotenv):
     store, journal, mlflow, path = shown.stdout.strip().split("|")
     assert store == "it's here" and journal == str(dotenv / "journal")
     assert mlflow == "http://127.0.0.1:5001" and path.endswith(own["PATH"])
+
+
+@pytest.fixture
+def env(tmp_path, monkeypatch):
+    """The environment of a stack of two servers: one that answers and one that cannot start."""
+    procfile = tmp_path / "Procfile"
+    procfile.write_text(
+        "prediction: python -m http.server --bind 127.0.0.1 $PREDICTION_PORT\n"
+        "broken: cat /no-such-folder/80%\n"
+    )
+    monkeypatch.setattr(stack, "PROCFILE", procfile)
+    monkeypatch.setattr(stack, "START_S", 2)
+    monkeypatch.setattr(stack, "START_TRIES", 1)
+    monkeypatch.setitem(HEALTH, "prediction", "{PREDICTION_ADDRESS}/")
+    ports = {name: str(free_port()) for name in PORTS}
+    return stack.stack_environment(os.environ | ports, tmp_path / "var", {})
+
+
+def test_a_process_that_is_killed_is_reported_with_its_last_lines_and_started_again(env, tmp_path):
+    said = []
+    with running(env, tmp_path / "logs", ("prediction",), said.append) as services:
+        services.wait_healthy("prediction")
+        wait_until(lambda: "pid" in log(tmp_path) and "RUNNING" in log(tmp_path), 30)
+        pid = int(log(tmp_path).split("'prediction' with pid ")[1].split()[0])
+        requests.get(env["PREDICTION_ADDRESS"] + "/the-last-line", timeout=5)
+        os.kill(pid, signal.SIGKILL)
+        services.wait_for(lambda: said, "the report")
+        services.wait_healthy("prediction")
+        with pytest.raises(StackError, match="an earlier demo's processes still run: kill [0-9]+"):
+            check_ports(env, tmp_path / "logs")
+    assert len(said) == 1
+    assert said[0].startswith("prediction died (terminated by SIGKILL")
+    assert "/the-last-line" in said[0]
+    check_ports(env, tmp_path / "logs")
+
+
+def log(folder):
+    """What supervisord has logged."""
+    path = folder / "logs" / "supervisord.log"
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def test_a_process_that_cannot_start_ends_the_wait_with_what_it_said(env, tmp_path):
+    with running(env, tmp_path / "logs", ("broken",), [].append) as services:
+        with pytest.raises(
+            StackError, match="(?s)broken cannot be started.*/no-such-folder/80%: No such"
+        ):
+            services.wait_for(lambda: False, "a server")
+
+
+def test_a_wait_that_runs_out_says_what_it_saw(env, tmp_path):
+    with running(env, tmp_path / "logs", ("prediction",)) as services:
+        services.wait_healthy("prediction")
+        with pytest.raises(StackError, match="a training: not within 1 s: asked for, not begun"):
+            services.wait_for(lambda: False, "a training", 1, lambda: "asked for, not begun")

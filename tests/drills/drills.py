@@ -30,7 +30,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from stream_generator.stack import PORTS, running, stack_environment, stop, wait_healthy
+from config.local_stack.stack import PORTS, running, stack_environment
 from tests.config.test_monitoring_files import RULES, scraping
 from tests.conftest import free_port, wait_until
 
@@ -160,9 +160,8 @@ class Stage:
     @contextlib.contextmanager
     def opened(self, max_evals: int) -> Iterator[None]:
         """Servers, a model in production and the prediction service, as long as the body runs."""
-        log = self.folder / "stack.log"
-        with running(self.env, log, STACK) as honcho:
-            wait_healthy(self.env, honcho, log, ("mlflow", "prefect", "prediction"))
+        with running(self.env, self.folder / "logs", STACK) as stack:
+            stack.wait_healthy("mlflow", "prefect", "prediction")
             self.command("training", "train", "--data", "auto", "--max-evals", str(max_evals))
             wait_until(self.serves, 60, "the prediction service to have the model")
             yield
@@ -173,9 +172,8 @@ class Stage:
         env = self.env | {"WINDOW_DIR": str(folder / "window")}
         targets = {name: f"127.0.0.1:{env[port]}" for name, port in WATCHED.items()}
         with contextlib.ExitStack() as stack:
-            log = folder / "monitoring.log"
-            honcho = stack.enter_context(running(env, log, MONITORING))
-            wait_healthy(env, honcho, log, ("evidently",))
+            monitoring = stack.enter_context(running(env, folder / "logs", MONITORING))
+            monitoring.wait_healthy("evidently")
             self.send("none", BASELINE_ROWS, seed=1)
             wait_until(lambda: self.is_measured(BASELINE_ROWS), MEASURED_S, "the calm window")
             address = stack.enter_context(scraping(targets, folder, self.rules))
@@ -185,7 +183,7 @@ class Stage:
             self.send(drill.scenario, drill.rows)
             alerts.watch(lambda: self.is_measured(BASELINE_ROWS + drill.rows), MEASURED_S)
             if drill.falls:
-                stop(honcho)
+                monitoring.stop()
                 self.send(drill.scenario, drill.rows)
             alerts.watch(alerts.have_all, BOUND_S)
             alerts.watch(lambda: False, QUIET_S)

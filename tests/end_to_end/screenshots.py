@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from config.contract import load_contract
-from stream_generator.demo import drift_runs
+from config.local_stack.observe import drift_runs
 from tests.conftest import CHROMIUM
 from training.synthesis import synthesize
 

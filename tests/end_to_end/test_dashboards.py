@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from config.contract import Contract
+from config.local_stack.stack import PORTS, running, stack_environment
 from prediction_service.model_folder import ModelFolder
-from stream_generator.stack import PORTS, running, stack_environment, wait_healthy
 from tests.config.test_monitoring_files import (
     answer,
     debian,
@@ -70,9 +70,8 @@ def services(contract: Contract, folder: Path) -> Iterator[dict[str, str]]:
     env = stack_environment(os.environ | settings, folder / "var", {})
     env["MLFLOW_TRACKING_URI"] = registry.uri
     install(ModelFolder(Path(env["MODEL_DIR"])), make_package(contract, folder / "model"), "1")
-    log = folder / "services.log"
-    with running(env, log, PROCESSES) as honcho:
-        wait_healthy(env, honcho, log, ("prediction", "evidently"))
+    with running(env, folder / "logs", PROCESSES) as stack:
+        stack.wait_healthy("prediction", "evidently")
         yield env
 
 

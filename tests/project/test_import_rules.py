@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PARTS = ("training", "prediction_service", "evidently_service", "stream_generator")
 CONFIG_MAY_IMPORT = {"msgspec", "yaml"}
-# Makes files for Grafana with Grafana's SDK, on a developer's machine: in no image (.dockerignore).
-MAKERS = ROOT / "config" / "grafana"
+# For a developer's machine and in no image (.dockerignore): what makes Grafana's files, and what
+# runs the parts as local processes.
+DEVELOPERS = ("config/grafana", "config/local_stack")
+EMULATOR = "config/gcs"  # what starts it, in an image of its own
 
 # An outside system is known to these modules of a part alone, so that a new version of it
 # touches one place.
@@ -59,19 +61,33 @@ def packages(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(path)}
 
 
+def product() -> Iterator[Path]:
+    """The source files that images have."""
+    for part in ("config", *PARTS):
+        for path in modules(part):
+            if not any(ROOT / folder in path.parents for folder in (*DEVELOPERS, EMULATOR)):
+                yield path
+
+
 def test_config_imports_the_standard_library_pyyaml_and_msgspec_only():
     allowed = set(sys.stdlib_module_names) | CONFIG_MAY_IMPORT | {"config"}
-    for path in modules("config"):
-        if MAKERS not in path.parents:
+    for path in product():
+        if path.is_relative_to(ROOT / "config"):
             assert packages(path) <= allowed, path
 
 
-def test_nothing_that_runs_imports_what_makes_grafanas_files():
-    assert "config/grafana" in (ROOT / ".dockerignore").read_text("utf-8").split()
-    for part in ("config", *PARTS):
-        for path in modules(part):
-            if MAKERS not in path.parents:
-                assert not any(name.startswith("config.grafana") for name in imported(path)), path
+@pytest.mark.parametrize("folder", DEVELOPERS)
+def test_nothing_that_images_have_imports_what_is_for_developers(folder):
+    assert folder in (ROOT / ".dockerignore").read_text("utf-8").split()
+    prefix = folder.replace("/", ".")
+    for path in product():
+        assert not any(name.startswith(prefix) for name in imported(path)), path
+
+
+@pytest.mark.parametrize("folder", DEVELOPERS)
+def test_what_is_for_developers_imports_no_part(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        assert not packages(path) & {*PARTS, "tests"}, path
 
 
 @pytest.mark.parametrize("part", PARTS)
