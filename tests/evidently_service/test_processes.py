@@ -141,6 +141,7 @@ def test_what_was_acknowledged_outlives_kill_9(
     assert drift(address)["received"]["duplicates"] == received["duplicates"] + 20
 
 
+@pytest.mark.slow
 def test_events_in_over_http_come_out_as_drift_report_and_metrics(
     start: Start,
     address: str,

@@ -135,6 +135,7 @@ def test_the_page_shows_every_operation_and_field_and_loads_only_its_own_style(
     assert "url(" not in style.text and "@import" not in style.text
 
 
+@pytest.mark.slow
 def test_requests_made_from_the_document_find_nothing_that_it_does_not_say(
     settings: Settings, model_folder: ModelFolder, start: Start, tmp_path: Path
 ) -> None:
