@@ -32,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@sed -n 's/^#: //p' Makefile
 
-LOCKED := $(PYTHON) config/bin/requirements Pipfile.lock
+LOCKED := $(PYTHON) config/lock/requirements Pipfile.lock
 SYNC := $(BIN)/uv pip sync --python $(BIN)/python --require-hashes
 # jsonschema imports it wherever it is installed, which takes a second of each start of Prefect.
 # Jupyter names it for a format that nothing here uses.
@@ -153,7 +153,7 @@ pytest:
 
 .PHONY: test-slow
 test-slow: setup spark
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --numprocesses 2 --dist loadfile
 
 .PHONY: test-containers
 test-containers: setup

@@ -106,7 +106,7 @@ class Demo:
         timeout_s: float = 120,
         state: Callable[[], str] = lambda: "",
     ) -> Any:
-        """Wait as `Stack.wait_for` does, and show meanwhile what is waited for."""
+        """Wait as `Stack.wait_for` does, and show what the demo waits for."""
         with console.status(what) as shown:
 
             def met() -> Any:
@@ -348,7 +348,7 @@ class Demo:
 
 
 def run_command(stack: Stack, module: str, *arguments: str) -> None:
-    """Run a command of the project, and report which process of the stack dies meanwhile.
+    """Run a command of the project, and report each process of the stack that dies.
 
     Raises StackError if it fails; what it printed is above.
     """
@@ -398,7 +398,7 @@ def main() -> None:
     """Run the demo; an expected failure is a few clear lines, and nothing is left running."""
     options = parse(None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # A shell that starts this in the background has told it to ignore Ctrl-C.
+    # A shell that starts this in the background makes it ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         demo = Demo(options)

@@ -40,7 +40,9 @@ DEFAULTS = {
     "ARTIFACT_BUCKET": "income-artifacts",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 15
     # Kept in memory, they would be lost with the server, and with them the runs that hold them.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make training slow beside the services
 }
 # What may have been given to one command alone, as in `make demo CENSUS_DATA_DIR=...`.
@@ -168,7 +170,7 @@ def procfile() -> Iterator[tuple[str, str]]:
 
 
 class Stack:
-    """The running processes, as whoever started them sees them."""
+    """The running processes, as seen by the process that started them."""
 
     def __init__(
         self,

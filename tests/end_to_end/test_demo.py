@@ -95,34 +95,34 @@ def test_the_demo_closes_the_loop_loses_nothing_and_can_be_toured(demo, environm
     training came too late. The relay's death once ended everything.
     """
     settings = tmp_path / "var" / "demo" / "settings"
-    with busy_process():
+    with busy_process() as busy:
         with demo.started():
             demo.wait_for(lambda: "measure drift" in demo.printed(), 400, "the first traffic")
             kill_part(demo, "relay")
             demo.wait_for(lambda: "relay died (terminated by SIGKILL" in demo.printed(), 60, "it")
             demo.wait_for(lambda: "measure again" in demo.printed(), 120, "the shifted traffic")
             assert demo.end() == 130
+        assert "interrupted: every process was ended" in demo.printed()
         assert listening(environment) == []
         with demo.started("--resume", "--keep"):
             demo.wait_for(settings.exists, 600, "the demo")
             assert re.search(r"^train done before$", demo.printed(), re.M)
             assert re.search(r"^traffic done before$", demo.printed(), re.M)
-    settings.unlink()
-    with demo.started("--resume", "--keep"):
-        demo.wait_for(settings.exists, 120, "the demo to be up again")
-        check_summary(json.loads(demo.summary.read_text("utf-8")), "CENSUS_DATA_DIR" in environment)
-        take_the_tour(settings, tmp_path)
-        follow_the_readme(environment)
-        assert demo.end() == 0
+            summary = json.loads(demo.summary.read_text("utf-8"))
+            check_summary(summary, "CENSUS_DATA_DIR" in environment)
+            busy.kill()
+            take_the_tour(settings, tmp_path)
+            follow_the_readme(environment)
+            assert demo.end() == 0
     assert listening(environment) == []
 
 
 @contextmanager
-def busy_process() -> Iterator[None]:
+def busy_process() -> Iterator["subprocess.Popen[bytes]"]:
     """Something else that needs a processor, while the body runs."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
-            yield
+            yield busy
         finally:
             busy.kill()
 
