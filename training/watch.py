@@ -9,7 +9,7 @@ process of its own and most have nothing to do, so what takes long is imported w
 import os
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import requests
 from prefect import flow, get_client
@@ -126,7 +126,7 @@ def drift_runs(since: float) -> list[FlowRun]:
     asked = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[DRIFT_TAG]),
         expected_start_time=FlowRunFilterExpectedStartTime(
-            after_=datetime.fromtimestamp(since, UTC)  # type: ignore[arg-type]  # pydantic takes it
+            after_=cast(Any, datetime.fromtimestamp(since, UTC))  # Pydantic converts it
         ),
     )
     order = FlowRunSort.START_TIME_DESC

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from prefect import get_client
@@ -137,7 +137,7 @@ def drop_overdue_runs() -> None:
         tags=FlowRunFilterTags(all_=["auto-scheduled"]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
         expected_start_time=FlowRunFilterExpectedStartTime(
-            before_=datetime.now(UTC)  # type: ignore[arg-type]  # pydantic takes it
+            before_=cast(Any, datetime.now(UTC))  # Pydantic converts it
         ),
     )
     order = FlowRunSort.EXPECTED_START_TIME_ASC
