@@ -29,6 +29,27 @@ def test_the_shell_wins_over_dotenv_and_dotenv_over_every_default(dotenv):
     assert env["PREDICTION_PORT"] == "9696" and SWITCHES.items() <= env.items()
 
 
+@pytest.mark.parametrize("line", ["MONGODB_PASSWORD='it's", "MAX_EVALS"])
+def test_a_line_of_dotenv_that_cannot_be_read_is_named_with_the_remedy(dotenv, line):
+    """It was once a traceback of shlex that named neither the file nor the line."""
+    (dotenv / ".env").write_text(f"MAX_EVALS=7\n\n{line}\n", "utf-8")
+    with pytest.raises(StackError, match=r"^\.env, line 3: got .* expected NAME=value"):
+        stack.stack_environment({}, dotenv, {})
+
+
+def test_quotes_and_comments_of_dotenv_are_read(dotenv):
+    (dotenv / ".env").write_text(
+        "A=\"it's # one\"\nE=it's\nB=two # a comment\n# C=3\nD=\n", "utf-8"
+    )
+    env = stack.stack_environment({}, dotenv, {})
+    assert (env["A"], env["B"], env["D"], env["E"]) == (
+        "it's # one",
+        "two",
+        "",
+        "it's",
+    ) and "C" not in env
+
+
 def test_addresses_follow_the_ports(dotenv):
     env = stack.stack_environment({"PREFECT_PORT": "4201"}, dotenv, {})
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5001"

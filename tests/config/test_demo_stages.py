@@ -1,0 +1,76 @@
+"""The demo's stages: what is kept of them, and what becomes of the stack when one fails."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from config.local_stack import demo as local_demo
+from config.local_stack.demo import Demo, parse
+from config.local_stack.stack import StackError
+
+
+@pytest.fixture
+def make_demo(tmp_path, monkeypatch):
+    """A demo whose stack needs no process, and whose loop is the test's."""
+    stack = SimpleNamespace(logs=tmp_path)
+    monkeypatch.setattr(local_demo, "running", lambda *_, **__: nullcontext(stack))
+    monkeypatch.setattr(Demo, "wait_healthy", lambda *_: None)
+
+    def make(loop, *options: str) -> Demo:
+        monkeypatch.setattr(Demo, "loop", loop)
+        folders = ["--state-dir", str(tmp_path / "var"), "--out-dir", str(tmp_path)]
+        made = Demo(parse([*folders, *options]))
+        made.state.mkdir(parents=True, exist_ok=True)
+        return made
+
+    return make
+
+
+def out_of_time(_: Demo) -> None:
+    """A stage whose wait ran out."""
+    raise StackError("a training: not within 120 s: gold-owl is Late, not begun")
+
+
+def test_a_demo_that_fails_leaves_its_stack_up_if_asked_to(make_demo, monkeypatch, capsys):
+    stayed: list[Demo] = []
+
+    def stayed_up(demo: Demo) -> None:
+        stayed.append(demo)
+
+    monkeypatch.setattr(Demo, "stay_up", stayed_up)
+    with pytest.raises(StackError, match="gold-owl is Late, not begun"):
+        make_demo(out_of_time).run()
+    assert not stayed
+    with pytest.raises(StackError, match="the demo failed"):
+        make_demo(out_of_time, "--keep").run()
+    assert len(stayed) == 1
+    assert "gold-owl is Late, not begun" in capsys.readouterr().out
+
+
+def test_a_resumed_demo_runs_only_the_stages_that_were_not_finished(make_demo, capsys):
+    ran: list[str] = []
+
+    def run_stage(demo: Demo, name: str) -> None:
+        def action() -> dict[str, str]:
+            ran.append(name)
+            return {"of": name}
+
+        demo.state.mkdir(parents=True, exist_ok=True)
+        assert demo.stage(name, "...", action) == {"of": name}
+
+    def both(demo: Demo) -> None:
+        run_stage(demo, "train")
+        run_stage(demo, "traffic")
+
+    def interrupted(demo: Demo) -> None:
+        run_stage(demo, "train")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_demo(interrupted).run()
+    make_demo(both, "--resume").run()
+    assert ran == ["train", "traffic"]
+    assert "train done before" in capsys.readouterr().out
+    make_demo(both).run()
+    assert ran[2:] == ["train", "traffic"]
