@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,6 @@ DEMO_SETTINGS = {
     "MAX_EVALS": "12",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
 }
-
-GO_ON = "make demo RESUME=1 goes on after the last finished stage"
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -110,7 +107,8 @@ class Demo:
         with console.status(what) as shown:
 
             def met() -> Any:
-                shown.update(f"{what} {state()}")
+                if console.is_terminal:  # else nobody sees it, and `state` asks Prefect
+                    shown.update(f"{what} {state()}")
                 return condition()
 
             return self.stack.wait_for(met, what, timeout_s, state)
@@ -353,23 +351,16 @@ def run_command(stack: Stack, module: str, *arguments: str) -> None:
     Raises StackError if it fails; what it printed is above.
     """
     command = [sys.executable, "-m", module, *arguments]
-    with process(command, stack.env) as run:
-        while (code := run.poll()) is None:
-            stack.check()
-            time.sleep(0.25)
-    if code:
-        raise StackError(f"python -m {module} {arguments[0]} ended with status {code}")
-
-
-@contextmanager
-def process(command: list[str], env: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command beside the body, which ends it if it fails."""
-    with subprocess.Popen(command, env=env) as run:
+    with subprocess.Popen(command, env=stack.env) as run:
         try:
-            yield run
+            while (code := run.poll()) is None:
+                stack.check()
+                time.sleep(0.25)
         except BaseException:
             run.terminate()
             raise
+    if code:
+        raise StackError(f"python -m {module} {arguments[0]} ended with status {code}")
 
 
 def warn(text: str) -> None:
@@ -409,13 +400,18 @@ def main() -> None:
             demo.run()
     except StackError as err:
         print(err, file=sys.stderr)
-        if (options.state_dir / "demo" / "progress.json").exists():
-            print(GO_ON, file=sys.stderr)
+        print_how_to_go_on(options)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: every process was ended", file=sys.stderr)
-        print(GO_ON, file=sys.stderr)
+        print_how_to_go_on(options)
         sys.exit(130)
+
+
+def print_how_to_go_on(options: argparse.Namespace) -> None:
+    """Print the command that resumes this demo, if a stage of it was finished."""
+    if not options.only_train and (options.state_dir / "demo" / "progress.json").exists():
+        print("make demo RESUME=1 goes on after the last finished stage", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def test_the_emulator_queues_as_many_connections_as_clients_open_at_once(tmp_pat
     with gcs_emulator(tmp_path) as address:
         url = urlsplit(address)
         server = int(subprocess.check_output(["pgrep", "-f", f"emulator.py.*{url.port}"]))
-        os.kill(server, signal.SIGSTOP)  # so that it accepts none meanwhile
+        os.kill(server, signal.SIGSTOP)  # so that it accepts none
         try:
             with ExitStack() as clients:
                 for _ in range(64):
