@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 import msgspec
 import yaml
 
-from config.settings import SettingsError
+from config.runtime.settings import SettingsError
 
 CONTRACT_PATH = Path(__file__).with_name("features.yaml")
 PROBABILITY = "{probability}"  # where it goes in the target's messages

@@ -5,6 +5,6 @@ the window with the production version's reference -> `window` again -> `GET /dr
 and `/metrics`.
 """
 
-from config.telemetry import turn_off
+from config.runtime.telemetry import turn_off
 
 turn_off()

@@ -15,8 +15,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
-from config.cross_site import is_cross_site
-from config.logs import where
+from config.runtime.cross_site import is_cross_site
+from config.runtime.logs import where
 from evidently_service import page
 from evidently_service.bodies import RequestError, decode_labels, decode_predictions
 from evidently_service.measurement import Measurement, WindowFacts

@@ -15,7 +15,7 @@ import os
 import sqlite3
 from contextlib import closing
 
-from config.settings import exit_with_message, read_settings
+from config.runtime.settings import exit_with_message, read_settings
 from evidently_service.settings import Settings
 from evidently_service.window import Window
 

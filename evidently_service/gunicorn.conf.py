@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
-from config.ports import warn_if_taken
-from config.settings import check_folder, exit_with_message, read_settings
+from config.runtime.ports import warn_if_taken
+from config.runtime.settings import check_folder, exit_with_message, read_settings
 from evidently_service.monitoring import load_monitoring
 from evidently_service.settings import Settings
 

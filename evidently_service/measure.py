@@ -24,9 +24,9 @@ import numpy as np
 
 from config.contract import Contract, load_contract
 from config.events import Label, Prediction
-from config.heartbeat import beat
-from config.logs import set_up
-from config.settings import check_folder, exit_with_message, read_settings
+from config.runtime.heartbeat import beat
+from config.runtime.logs import set_up
+from config.runtime.settings import check_folder, exit_with_message, read_settings
 from evidently_service.drift import Drift, as_row, measure_drift, monitored_frame
 from evidently_service.effect import measure_effects
 from evidently_service.judgement import Judge, share_drifted

@@ -11,7 +11,7 @@ import msgspec
 import yaml
 
 from config.contract import Contract, nearest
-from config.settings import SettingsError
+from config.runtime.settings import SettingsError
 
 OUTPUTS = ("probability", "income_class")  # what the model says, beside the features it saw
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from config.contract import CONTRACT_PATH
-from config.logs import LogFormat
+from config.runtime.logs import LogFormat
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

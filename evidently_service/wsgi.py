@@ -6,8 +6,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from config.contract import load_contract
-from config.logs import set_up
-from config.settings import read_settings
+from config.runtime.logs import set_up
+from config.runtime.settings import read_settings
 from evidently_service.app import create_app
 from evidently_service.monitoring import load_monitoring
 from evidently_service.settings import Settings

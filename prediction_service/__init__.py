@@ -4,6 +4,6 @@ Three kinds of process share MODEL_DIR and JOURNAL_DIR: `follower` (registry -> 
 the gunicorn workers (request -> answer, journalled) and `relay` (journal -> sinks).
 """
 
-from config.telemetry import turn_off
+from config.runtime.telemetry import turn_off
 
 turn_off()

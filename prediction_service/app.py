@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from config.events import Label
-from config.logs import where
+from config.runtime.logs import where
 from prediction_service import docs, page
 from prediction_service.bodies import FeedbackReader
 from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from config.cross_site import is_cross_site
-from config.logs import LogFormat, iso_time, local_time
+from config.runtime.cross_site import is_cross_site
+from config.runtime.logs import LogFormat, iso_time, local_time
 from prediction_service.errors import CrossSite, NotAuthorized
 from prediction_service.keys import Keys
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from config.contract import Contract, load_contract
-from config.heartbeat import beat
+from config.runtime.heartbeat import beat
 from config.model_registry import GRAPH
-from config.logs import set_up
-from config.settings import exit_with_message, read_settings
+from config.runtime.logs import set_up
+from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.model import Model, ModelRefused, check_digests
 from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
 from prediction_service.registry import Registry, RegistryUnavailable, Wanted

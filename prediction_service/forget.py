@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from config.settings import exit_with_message, read_settings
+from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.cursors import erase_dead_letters
 from prediction_service.journal import JournalUnavailable, erase, journal_paths
 from prediction_service.mongodb import MongoSink

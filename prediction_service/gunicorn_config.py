@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
-from config.ports import warn_if_taken
-from config.settings import check_folder, exit_with_message, read_settings
+from config.runtime.ports import warn_if_taken
+from config.runtime.settings import check_folder, exit_with_message, read_settings
 from prediction_service.settings import Settings
 from prediction_service.worker import MOST_CONNECTIONS
 

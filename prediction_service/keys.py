@@ -11,7 +11,7 @@ from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
 
-from config.api_keys import NAME, hash_of, hashes, make_key
+from config.runtime.api_keys import NAME, hash_of, hashes, make_key
 from prediction_service.errors import NotAuthorized
 
 BEARER = "Bearer "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from config import api_keys
+from config.runtime import api_keys
 from config.events import Label, LabelledRecord, Prediction, labelled
 from prediction_service.journal import journal_paths, read_after
 from prediction_service.mongodb import LATEST, MongoSink

@@ -20,7 +20,7 @@ from bson.errors import BSONError
 from pymongo.errors import BulkWriteError, ConfigurationError, InvalidName, PyMongoError
 
 from config.events import Label, LabelledRecord, Prediction, labelled
-from config.settings import MONGODB_ADDRESS_RULE, SettingsError
+from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.settings import Settings
 from prediction_service.sinks import EventsRefused, SinkUnavailable

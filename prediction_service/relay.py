@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from config.heartbeat import beat
-from config.logs import set_up, where
-from config.settings import exit_with_message, read_settings
+from config.runtime.heartbeat import beat
+from config.runtime.logs import set_up, where
+from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.cursors import Cursors
 from prediction_service.evidently import EvidentlySink
 from prediction_service.journal import (

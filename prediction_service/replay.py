@@ -18,7 +18,7 @@ import msgspec
 
 from config.contract import load_contract
 from config.events import Prediction
-from config.settings import exit_with_message, read_settings
+from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable
 from prediction_service.log_of_record import Period, stored_predictions
 from prediction_service.model import Model, ModelRefused, check_digests

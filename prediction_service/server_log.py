@@ -16,8 +16,8 @@ from gunicorn.http.errors import (
     UnsupportedTransferCoding,
 )
 
-from config.logs import make_formatter, where
-from config.settings import read_settings
+from config.runtime.logs import make_formatter, where
+from config.runtime.settings import read_settings
 from prediction_service.errors import error_body
 from prediction_service.settings import Settings
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from config.api_keys import KeyHashes
-from config.logs import LogFormat
+from config.runtime.api_keys import KeyHashes
+from config.runtime.logs import LogFormat
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -29,7 +29,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.base import Worker
 
-from config.settings import read_settings
+from config.runtime.settings import read_settings
 from prediction_service.server_log import refuse
 from prediction_service.settings import Settings
 

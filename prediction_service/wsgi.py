@@ -7,8 +7,8 @@ import os
 from prometheus_client import CollectorRegistry
 
 from config.contract import load_contract
-from config.logs import set_up
-from config.settings import read_settings
+from config.runtime.logs import set_up
+from config.runtime.settings import read_settings
 from prediction_service.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics

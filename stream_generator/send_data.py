@@ -20,7 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import SettingsError, read_settings
+from config.runtime.settings import SettingsError, read_settings
 from stream_generator.pace import Clock
 from stream_generator.registry import production_rows
 from stream_generator.scenarios import SCENARIOS

@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from config.contract import Contract, load_contract
-from config.telemetry import SWITCHES, turn_off
+from config.runtime.telemetry import SWITCHES, turn_off
 from prediction_service.mongodb import MongoSink
 
 ROOT = Path(__file__).parents[1]

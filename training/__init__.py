@@ -1,5 +1,5 @@
 """From the census files to a registered, promoted model: one Prefect flow and its steps."""
 
-from config.telemetry import turn_off
+from config.runtime.telemetry import turn_off
 
 turn_off()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
-from config.settings import exit_with_message, read_settings
+from config.runtime.settings import exit_with_message, read_settings
 from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
 from training.feedback import FeedbackUnavailable
 from training.folders import FilesUnavailable, open_folder

@@ -16,9 +16,9 @@ import pymongo
 from pymongo.collection import Collection
 from pymongo.errors import ConfigurationError, PyMongoError
 
-from config import api_keys
+from config.runtime import api_keys
 from config.contract import Contract
-from config.settings import MONGODB_ADDRESS_RULE, SettingsError
+from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from training.census import check_frame
 from training.settings import Settings
 

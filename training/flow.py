@@ -25,7 +25,7 @@ from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
 from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
-from config.settings import read_settings
+from config.runtime.settings import read_settings
 from training import census as census_data
 from training.calibration import best_f1_threshold
 from training.card import Facts, model_card

@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 
-from config.settings import read_settings
+from config.runtime.settings import read_settings
 from training.census import CensusUnavailable
 from training.feedback import FeedbackUnavailable
 from training.folders import FilesUnavailable

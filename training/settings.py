@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from config.api_keys import KeyHashes
+from config.runtime.api_keys import KeyHashes
 
 # Five times `gate.MIN_ROWS`: of fewer the held-out ones are too few to judge even on average.
 MinLabels = Annotated[int, msgspec.Meta(ge=1000, description="1000 or more, so that 200 can judge")]

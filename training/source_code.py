@@ -1,7 +1,4 @@
-"""What a training depends on besides data and settings: the code and tables of two folders.
-
-Their digest tells whether anything is new, and it is what the worker keeps in the bucket.
-"""
+"""The code that a flow run needs: the bucket keeps it, and its digest tells a new version of it."""
 
 import hashlib
 from pathlib import Path
@@ -11,13 +8,17 @@ KINDS = {".py", ".yaml", ".json"}
 
 
 def code_files() -> list[Path]:
-    """Every file that a flow run reads, relative to `ROOT`, in a stable order."""
-    folders = [ROOT / "config", ROOT / "training"]
-    found = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in KINDS)
-    return [path.relative_to(ROOT) for path in found]
+    """Return every file that a flow run reads, relative to `ROOT`, in a stable order.
+
+    `config` itself is not searched recursively: its other folders belong to servers and developers.
+    """
+    found = {path for path in (ROOT / "config").iterdir() if path.suffix in KINDS}
+    for folder in ("config/runtime", "training"):
+        found |= {path for path in (ROOT / folder).rglob("*") if path.suffix in KINDS}
+    return sorted(path.relative_to(ROOT) for path in found)
 
 
 def code_digest() -> str:
-    """Short sha256 of these files and their names."""
+    """Return a short sha256 of these files and their names."""
     content = b"".join(str(path).encode() + (ROOT / path).read_bytes() for path in code_files())
     return hashlib.sha256(content).hexdigest()[:16]

@@ -28,7 +28,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from config.contract import CONTRACT_PATH, MISSING, Contract, Feature, load_contract
-from config.settings import exit_with_message, read_settings
+from config.runtime.settings import exit_with_message, read_settings
 from training.census import Census, CensusError, load_census, write_atomically
 from training.pipeline import DEFAULT_PARAMS, make_classifier, make_encoder
 from training.settings import Settings

@@ -23,7 +23,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
-from config.settings import read_settings
+from config.runtime.settings import read_settings
 from training.decisions import BUDGET_PERIOD_S, Cause, Facts, cause_of, decide
 from training.settings import Settings
 

@@ -30,7 +30,7 @@ from prefect.filesystems import RemoteFileSystem
 from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
-from config.settings import read_settings
+from config.runtime.settings import read_settings
 from training.bucket import GCSFS, storage_options
 from training.runs import PrefectUnavailable, find_prefect
 from training.settings import Settings

@@ -21,8 +21,8 @@ from typing import Any
 import requests
 from dotenv.parser import parse_stream
 
-from config.ports import why_not
-from config.telemetry import SWITCHES
+from config.runtime.ports import why_not
+from config.runtime.telemetry import SWITCHES
 
 ROOT = Path(__file__).parents[2]
 PROCFILE = Path(__file__).parent / "Procfile"

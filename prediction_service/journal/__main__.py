@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from config.settings import exit_with_message, read_settings
+from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.cursors import backlog, dead_letters
 from prediction_service.journal import JournalUnavailable, folder_bytes, is_live, journal_paths
 from prediction_service.log_of_record import (

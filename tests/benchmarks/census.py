@@ -4,7 +4,7 @@ import os
 import sys
 
 from config.contract import Contract
-from config.settings import read_settings
+from config.runtime.settings import read_settings
 from training.census import Census, CensusUnavailable, load_census
 from training.settings import Settings
 from training.synthesis import synthesize

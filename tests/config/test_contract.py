@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from config.contract import ContractError, load_contract
-from config.settings import SettingsError
+from config.runtime.settings import SettingsError
 
 
 def test_fast_and_slow_way_agree_on_valid_and_invalid_records(contract, record):

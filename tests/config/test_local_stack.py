@@ -9,7 +9,7 @@ import requests
 
 from config.local_stack import stack
 from config.local_stack.stack import HEALTH, PORTS, StackError, check_ports, running
-from config.telemetry import SWITCHES
+from config.runtime.telemetry import SWITCHES
 from tests.conftest import free_port, wait_until
 
 

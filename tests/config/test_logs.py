@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from config.logs import JsonLines, iso_time, local_time, where
+from config.runtime.logs import JsonLines, iso_time, local_time, where
 
 SECRET = "a value of a record"
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from config.settings import SettingsError, check_folder, exit_with_message, read_settings
+from config.runtime.settings import SettingsError, check_folder, exit_with_message, read_settings
 from prediction_service.settings import Settings
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from config.contract import Contract
 from config.events import Label, Prediction
-from config.settings import exit_with_message
+from config.runtime.settings import exit_with_message
 from evidently_service.measure import Measure, is_below, main
 from evidently_service.measurement import Interval, LabelCounts, Measurement, Quality
 from evidently_service.monitoring import Monitoring

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from config.contract import Contract
-from config.settings import SettingsError
+from config.runtime.settings import SettingsError
 from evidently_service.monitoring import (
     ColumnTest,
     Monitoring,

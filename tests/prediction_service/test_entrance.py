@@ -13,9 +13,9 @@ import pytest
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 
-from config.api_keys import hash_of
+from config.runtime.api_keys import hash_of
 from config.events import Label
-from config.settings import SettingsError, read_settings
+from config.runtime.settings import SettingsError, read_settings
 from prediction_service.app import create_app
 from prediction_service.entrance import MOST_WAITING, RequestLog
 from prediction_service.journal import Journal, read_after

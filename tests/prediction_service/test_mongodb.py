@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from config.events import Label, LabelledRecord
-from config.settings import SettingsError
+from config.runtime.settings import SettingsError
 from prediction_service.journal import Journal, StoredEvent, read_after
 from prediction_service.mongodb import MongoSink
 from prediction_service.settings import Settings

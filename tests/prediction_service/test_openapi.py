@@ -12,7 +12,7 @@ import pytest
 import schemathesis
 from flask.testing import FlaskClient
 
-from config.api_keys import hash_of, make_key
+from config.runtime.api_keys import hash_of, make_key
 from config.contract import Contract
 from config.model_registry import CARD
 from prediction_service import page

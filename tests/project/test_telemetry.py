@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config.telemetry import SWITCHES
+from config.runtime.telemetry import SWITCHES
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
     temporary_settings,
 )
 
-from config.settings import exit_with_message
+from config.runtime.settings import exit_with_message
 from tests.conftest import free_port
 from training.__main__ import main
 from training.census import CensusError, CensusUnavailable

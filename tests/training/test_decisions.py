@@ -2,7 +2,7 @@
 
 import pytest
 
-from config.settings import SettingsError, read_settings
+from config.runtime.settings import SettingsError, read_settings
 from training.decisions import Cause, Facts, cause_of, decide
 from training.gate import MIN_ROWS
 from training.settings import Settings

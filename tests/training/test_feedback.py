@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from config.events import Label, Prediction
-from config.settings import SettingsError
+from config.runtime.settings import SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.mongodb import MongoSink
 from training import feedback

@@ -8,7 +8,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from config.contract import Contract
-from config.settings import SettingsError, read_settings
+from config.runtime.settings import SettingsError, read_settings
 from tests.conftest import mlflow_server
 from training.__main__ import main
 from training.package import Package
