@@ -212,6 +212,10 @@ demo: setup
 screenshots: setup
 	$(BIN)/python -m tests.end_to_end.screenshots
 
+.PHONY: docs
+docs: setup
+	$(BIN)/python .ci/write_configuration
+
 .PHONY: dashboards
 dashboards: setup
 	$(BIN)/python -m config.grafana.build
@@ -231,7 +235,7 @@ engine:
 .PHONY: up
 up: engine .env secrets
 	$(COMPOSE) up --build --detach --wait
-	@$(COMPOSE) exec -T worker with-secrets python -m training train --data auto --unless-production
+	@$(COMPOSE) exec -T worker python -m training train --data auto --unless-production
 	@config/operate/addresses
 
 .env:
@@ -274,6 +278,6 @@ restore:
 .PHONY: forget
 forget:
 	@[ -n "$(ID)" ] || { echo "which prediction? make forget ID=..."; exit 2; }
-	$(COMPOSE) exec -T relay with-secrets python -m prediction_service.forget "$(ID)"
-	$(COMPOSE) exec -T measure with-secrets python -m evidently_service.forget "$(ID)"
-	$(COMPOSE) exec -T worker with-secrets python -m training forget "$(ID)"
+	$(COMPOSE) exec -T relay python -m prediction_service.forget "$(ID)"
+	$(COMPOSE) exec -T measure python -m evidently_service.forget "$(ID)"
+	$(COMPOSE) exec -T worker python -m training forget "$(ID)"

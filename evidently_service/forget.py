@@ -11,7 +11,6 @@ and as a histogram from its least to its largest value.
 """
 
 import argparse
-import os
 import sqlite3
 from contextlib import closing
 
@@ -25,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m evidently_service.forget")
     parser.add_argument("prediction_id", help="as the answer gave it")
     prediction_id = parser.parse_args().prediction_id
-    path = read_settings(Settings, os.environ).window_path
+    path = read_settings(Settings).window_path
     if not path.exists():
         raise SystemExit(f"not erased: no window.db in WINDOW_DIR={path.parent}")
     try:

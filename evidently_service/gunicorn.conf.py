@@ -5,7 +5,6 @@
 Read once by the arbiter, so a problem with the settings ends the start with one message.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from evidently_service.settings import Settings
 
 def configure() -> None:
     """Gunicorn's own names, filled from the settings; checks the monitoring file too."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     check_folder("WINDOW_DIR", settings.window_path.parent)
     load_monitoring(Path(settings.monitoring_file), load_contract())
     globals().update(

@@ -9,7 +9,6 @@ report -> the window's file and folder, from which the web workers answer.
 import contextlib
 import hashlib
 import logging
-import os
 import signal
 import sqlite3
 import sys
@@ -322,7 +321,7 @@ def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
 
 def main() -> None:
     """Measures every period until TERM or INT."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     check_folder("WINDOW_DIR", settings.window_path.parent)
     set_up(settings.log_format, settings.log_level)
     contract = load_contract()

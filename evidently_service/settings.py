@@ -1,45 +1,47 @@
-"""The settings of the web workers and of the measure process."""
+"""Settings of the Evidently service's web workers and of the measure process."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import msgspec
+from pydantic import Field
 
 from config.contract import CONTRACT_PATH
-from config.runtime.logs import LogFormat
-
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+from config.runtime.logs import LogFormat, LogLevel
+from config.runtime.settings import BaseSettings, Count, Port, Seconds
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One environment variable per field, in capitals; relative paths start at the work folder."""
+class Settings(BaseSettings):
+    """What the web workers and the measure process share; relative paths start at the work folder."""
 
-    # The server: address, port, processes, and the largest body a relay may post.
-    bind_address: str = "127.0.0.1"
-    evidently_port: Port = 3000
-    evidently_workers: Count = 2
-    evidently_max_body_bytes: Count = 16_000_000
-
-    # The window, the cached reference and the reports. Workers and measure share this folder.
-    window_dir: str = "var/window"
-
-    # Columns, tests, window sizes and the budget; the periods override the file's. Judging more
-    # often than the file says gives more false alarms than it says: 0 judges every full window.
-    monitoring_file: str = str(CONTRACT_PATH.with_name("monitoring.yaml"))
-    measure_period_s: Seconds | None = None
-    judge_period_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
-
-    # The registry whose production version brings the reference.
-    mlflow_tracking_uri: str = "http://127.0.0.1:5000"
-
-    log_level: LogLevel = "INFO"
-    log_format: LogFormat = "text"
-
-    # What measure touches with each round of its work, for a health check.
-    heartbeat_file: str = ""
+    bind_address: str = Field("127.0.0.1", description="Address that the service listens on.")
+    evidently_port: Port = Field(3000, description="Port of the Evidently service.")
+    evidently_workers: Count = Field(2, description="Worker processes of the Evidently service.")
+    evidently_max_body_bytes: Count = Field(
+        16_000_000, description="Maximum size of a batch that the relay posts. Larger: 413."
+    )
+    window_dir: str = Field(
+        "var/window", description="Folder of the window, the cached reference data and the reports."
+    )
+    monitoring_file: str = Field(
+        str(CONTRACT_PATH.with_name("monitoring.yaml")),
+        description="Drift tests by column, window sizes and the false-alarm budget.",
+    )
+    measure_period_s: Seconds | None = Field(
+        None, description="Time between two measurements. Unset: as in MONITORING_FILE."
+    )
+    judge_period_s: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="Minimum time between two windows that are judged. Unset: as in"
+        " MONITORING_FILE. A shorter time gives more false alarms; 0 judges every full window.",
+    )
+    mlflow_tracking_uri: str = Field(
+        "http://127.0.0.1:5000", description="Address of MLflow, the source of the reference data."
+    )
+    log_level: LogLevel = Field("INFO", description="Minimum level of a log line.")
+    log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")
+    heartbeat_file: str = Field(
+        "", description="File that the measure process touches in each round, for a health check."
+    )
 
     @property
     def window_path(self) -> Path:
@@ -48,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reference_dir(self) -> Path:
-        """The folder of the cached reference."""
+        """The folder of the cached reference data."""
         return Path(self.window_dir) / "reference"
 
     @property

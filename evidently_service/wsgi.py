@@ -1,6 +1,5 @@
 """What gunicorn loads in each worker, after the fork: settings, window and the app."""
 
-import os
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -13,7 +12,7 @@ from evidently_service.monitoring import load_monitoring
 from evidently_service.settings import Settings
 from evidently_service.window import Window
 
-settings = read_settings(Settings, os.environ)
+settings = read_settings(Settings)
 set_up(settings.log_format, settings.log_level)
 contract = load_contract()
 monitoring = load_monitoring(Path(settings.monitoring_file), contract)

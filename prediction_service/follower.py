@@ -6,7 +6,6 @@ also while the registry is away.
 """
 
 import logging
-import os
 import signal
 import threading
 from pathlib import Path
@@ -92,7 +91,7 @@ class Follower:
 
 def main() -> None:
     """The follower as a process; TERM and INT end it."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     set_up(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,7 +7,6 @@ waits for its prediction.
 """
 
 import argparse
-import os
 import re
 import time
 from collections import Counter
@@ -56,7 +55,7 @@ def main() -> None:
     prediction_id = parser.parse_args().prediction_id
     if not PREDICTION_ID.fullmatch(prediction_id):
         parser.error(f"prediction_id: got {prediction_id!r}, expected 32 hexadecimal digits")
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     if not settings.journal_path.is_dir():
         raise SystemExit(f"not erased: JOURNAL_DIR={settings.journal_dir} does not exist")
     print(

@@ -24,7 +24,7 @@ COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 
 def configure() -> None:
     """Reads the settings into gunicorn's names."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     check_folder("JOURNAL_DIR", settings.journal_path)
     load_contract()  # what is wrong in it is said here, once
     globals().update(

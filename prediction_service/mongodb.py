@@ -76,7 +76,7 @@ class MongoSink:
             settings.mongodb_database,
             settings.sink_timeout_s,
             ttl_s=settings.mongodb_ttl_s,
-            password=settings.mongodb_password,
+            password=settings.mongodb_password.get_secret_value(),
         )
 
     def send(self, events: list[StoredEvent]) -> None:

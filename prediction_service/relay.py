@@ -248,7 +248,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 def main() -> None:
     """The relay as a process; TERM and INT end it."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     set_up(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.add_argument("--out", type=Path, help="every prediction beside its replay, JSON lines")
     arguments = parser.parse_args()
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     period = Period(arguments.since, arguments.until)
     try:
         report = run(arguments.version, period, settings, arguments.out)

@@ -35,7 +35,7 @@ class ServerLog(Logger):
     def setup(self, cfg: Any) -> None:
         """Called by gunicorn, in the arbiter too."""
         super().setup(cfg)
-        formatter = make_formatter(read_settings(Settings, os.environ).log_format)
+        formatter = make_formatter(read_settings(Settings).log_format)
         for handler in self.error_log.handlers:
             handler.setFormatter(formatter)
 

@@ -1,99 +1,119 @@
-"""The settings of the workers, the follower, the relay and the journal's command."""
+"""Settings of the web workers, the follower, the relay and the journal's command."""
 
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
+from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
 from config.runtime.logs import LogFormat
+from config.runtime.settings import BaseSettings, Count, Port, Seconds, matching
 
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 FolderName = Annotated[
     str,
-    msgspec.Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="letters, digits, '.', '_' and '-', a letter or digit first",
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*",
+        "letters, digits, '.', '_' and '-', starting with a letter or a digit",
     ),
 ]
 PageLinks = Annotated[
     str,
-    msgspec.Meta(
-        pattern=r"^(\w+=\d+[\w./-]*(,|$))*$",
-        description="NAME=PORT or NAME=PORT/PATH, separated by commas",
-    ),
+    matching(r"(\w+=\d+[\w./-]*(,|$))*", "NAME=PORT or NAME=PORT/PATH, separated by commas"),
 ]
-MegaBytes = Annotated[int, msgspec.Meta(ge=64)]  # of which a file of 1/64 is a worker's, always
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One environment variable per field, in capitals; relative paths start at the work folder."""
+class Settings(BaseSettings):
+    """What all processes of the service share; relative paths start at the work folder."""
 
-    # The server: address, port and number of processes; how long a stopping one may finish.
-    # A client that holds an idle connection makes gunicorn wait for all of that time.
-    bind_address: str = "127.0.0.1"
-    prediction_port: Port = 9696
-    workers: Count = 2
-    graceful_timeout_s: Count = 3
+    bind_address: str = Field("127.0.0.1", description="Address that the service listens on.")
+    prediction_port: Port = Field(9696, description="Port of the prediction service.")
+    workers: Count = Field(2, description="Worker processes.")
+    graceful_timeout_s: Count = Field(
+        3,
+        description="How long a stopping worker may finish its requests. An idle connection makes"
+        " gunicorn wait for all of this time.",
+    )
+    request_timeout_s: Seconds = Field(
+        10.0,
+        description="How long a client may take to send a request, and to read its response. Then"
+        " its connection is closed.",
+    )
+    max_body_bytes: Count = Field(1_000_000, description="Maximum size of a request. Larger: 413.")
+    max_records: Count = Field(1000, description="Maximum number of records in a request.")
+    api_key_hashes: KeyHashes = Field(
+        "",
+        description="Callers with their key's hash, `NAME=SHA256,NAME=SHA256`, as printed by"
+        " `python -m prediction_service.keys new NAME`. Unset: no key is required.",
+    )
+    page_links: PageLinks = Field(
+        "MLflow=5000,Prefect=4200,Drift=3000",
+        description="Links of the page at `/`, `NAME=PORT` or `NAME=PORT/PATH`, on the host of the"
+        " page.",
+    )
+    log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")
+    log_requests: bool = Field(True, description="Log one line for each request.")
 
-    # What a request may carry; more is refused with 413. How long a client may take to send it
-    # and to take the answer; then its connection is closed.
-    request_timeout_s: Seconds = 10.0
-    max_body_bytes: Count = 1_000_000
-    max_records: Count = 1000
+    model_dir: str = Field("var/model", description="Folder of the models that passed all checks.")
+    model_check_s: Seconds = Field(
+        1.0, description="How often a worker looks for a new model in MODEL_DIR."
+    )
+    mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", description="Address of MLflow.")
+    model_run_id: str = Field(
+        "", description="Serve the model of this training run instead of `production`."
+    )
+    follow_period_s: Seconds = Field(
+        5.0, description="How often the follower asks MLflow for the production version."
+    )
 
-    # Who may ask: NAME=SHA256,NAME=SHA256 (`python -m prediction_service.keys new NAME`). Empty:
-    # everyone. Labels of callers who are not in it do not train.
-    api_key_hashes: KeyHashes = ""
+    journal_dir: str = Field("var/journal", description="Folder of the journals of all instances.")
+    instance: FolderName = Field(
+        default_factory=socket.gethostname,
+        description="Name of this host or container. Unset: its host name.",
+    )
+    journal_sync: Literal["normal", "full"] = Field(
+        "normal",
+        description="`normal` survives the death of any process, and a power failure loses about a"
+        " second. `full` loses nothing and flushes the disk for each request.",
+    )
+    # A file is 1/64 of the maximum, and at least 1 MB.
+    journal_max_mb: Annotated[int, Field(ge=64)] = Field(
+        2000, description="Maximum size of all journals. Beyond it, predictions get 503."
+    )
+    journal_retention_s: Annotated[float, Field(ge=0)] = Field(
+        3600.0,
+        description="Minimum age of a delivered row before deletion. Files are deleted whole, so a"
+        " row may stay up to twice as long. If the journals reach half of JOURNAL_MAX_MB,"
+        " delivered rows are deleted earlier. Without MongoDB rows stay.",
+    )
 
-    # What the page at / links to, on the host that the browser asked: NAME=PORT or NAME=PORT/PATH.
-    page_links: PageLinks = "MLflow=5000,Prefect=4200,Drift=3000"
-
-    # Log lines, of all processes; log_requests: one for each request.
-    log_format: LogFormat = "text"
-    log_requests: bool = True
-
-    # Where the follower leaves checked models, and how often a worker looks for a new one.
-    model_dir: str = "var/model"
-    model_check_s: Seconds = 1.0
-
-    # The follower: the registry and how often it is asked. A run's id pins that run's model.
-    mlflow_tracking_uri: str = "http://127.0.0.1:5000"
-    model_run_id: str = ""
-    follow_period_s: Seconds = 5.0
-
-    # The journal: each host or container is an instance with a folder of its own.
-    journal_dir: str = "var/journal"
-    instance: FolderName = msgspec.field(default_factory=socket.gethostname)
-    # normal: an answer survives the death of any process. full: and of the machine's power,
-    # at the price of a disk flush per request.
-    journal_sync: Literal["normal", "full"] = "normal"
-    # The bound of all files in JOURNAL_DIR; beyond it /predict and /feedback answer 503.
-    journal_max_mb: MegaBytes = 2000
-    # How old a row that every sink has must be to be removed, and up to as long again: workers
-    # begin another file so often, and files go as a whole. Without MongoDB rows stay for good.
-    journal_retention_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
-
-    # The sinks; an empty address leaves one out. A TTL of 0 keeps documents for good.
-    mongodb_address: str = ""
-    mongodb_password: str = ""  # of the address's user, kept out of the address
-    mongodb_database: str = "income"
-    mongodb_ttl_s: Annotated[int, msgspec.Meta(ge=0)] = 0
-    evidently_address: str = ""
-    sink_timeout_s: Seconds = 10.0
-
-    # The relay: a batch leaves when it is full or when this old; the longest pause after
-    # failures; how long it may go on shipping after TERM.
-    relay_batch_rows: Count = 500
-    relay_batch_age_s: Seconds = 1.0
-    relay_backoff_max_s: Seconds = 30.0
-    relay_drain_s: Seconds = 10.0
-
-    # What the follower and the relay touch with each round of their work, for a health check.
-    heartbeat_file: str = ""
+    mongodb_address: str = Field(
+        "",
+        description="MongoDB, `mongodb://USER@HOST:PORT`. Unset: the journal is the only store.",
+    )
+    mongodb_password: SecretStr = Field(
+        SecretStr(""), description="Password of the user in MONGODB_ADDRESS."
+    )
+    mongodb_database: str = Field("income", description="Database of the predictions.")
+    mongodb_ttl_s: Annotated[int, Field(ge=0)] = Field(
+        0, description="Age at which MongoDB deletes a prediction. 0 keeps all."
+    )
+    evidently_address: str = Field(
+        "", description="Address of the Evidently service. Unset: nothing is sent to it."
+    )
+    sink_timeout_s: Seconds = Field(
+        10.0, description="Timeout of MongoDB and of the Evidently service."
+    )
+    relay_batch_rows: Count = Field(500, description="Maximum number of rows in a batch.")
+    relay_batch_age_s: Seconds = Field(1.0, description="Maximum age of a batch that is not full.")
+    relay_backoff_max_s: Seconds = Field(
+        30.0, description="Maximum pause between two attempts to reach a sink."
+    )
+    relay_drain_s: Seconds = Field(10.0, description="How long the relay goes on after SIGTERM.")
+    heartbeat_file: str = Field(
+        "",
+        description="File that the follower and the relay touch in each round, for a health check.",
+    )
 
     @property
     def model_path(self) -> Path:

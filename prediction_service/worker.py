@@ -253,7 +253,7 @@ class KeptWorker(Worker):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        settings = read_settings(Settings, os.environ)
+        settings = read_settings(Settings)
         self.request_timeout_s = settings.request_timeout_s
         self.most_body_bytes = settings.max_body_bytes
         self.connections: set[Connection] = set()

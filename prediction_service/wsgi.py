@@ -2,7 +2,6 @@
 
 import gc
 import math
-import os
 
 from prometheus_client import CollectorRegistry
 
@@ -20,7 +19,7 @@ HOUSEKEEPING_PERIOD_S = 1.0
 SHORTEST_FILE_S = 60.0
 LOG_PERIOD_S = 0.2
 
-settings = read_settings(Settings, os.environ)
+settings = read_settings(Settings)
 set_up(settings.log_format)
 metrics = Metrics(CollectorRegistry())
 served = ServedModel(ModelFolder(settings.model_path), load_contract(), metrics.note_served)

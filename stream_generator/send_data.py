@@ -8,7 +8,6 @@ begin; 130: interrupted.
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -206,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s", level=logging.INFO)
     on_signals(signal.default_int_handler)  # until there is something to sum up
     try:
-        settings = read_settings(Settings, os.environ)
+        settings = read_settings(Settings)
         summary = run(make_parser(settings).parse_args(arguments), settings)
     except (SettingsError, TrafficError, Unreachable, OSError) as err:
         print(f"send_data: {err}", file=sys.stderr)
@@ -226,7 +225,9 @@ def run(flags: argparse.Namespace, settings: Settings) -> Summary:
         rows = read_rows(flags.traffic)
     else:
         rows = production_rows(flags.tracking_uri, settings.mlflow_auth)
-    options = msgspec.convert(vars(flags) | {"api_key": settings.prediction_api_key}, Options)
+    options = msgspec.convert(
+        vars(flags) | {"api_key": settings.prediction_api_key.get_secret_value()}, Options
+    )
     check_reachable(options, clock)
     # No KeyboardInterrupt from here on: raised within Thread.join, it makes Python 3.11 take the
     # thread for dead (github.com/python/cpython/issues/90882), and its answer would be lost.

@@ -69,12 +69,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the caller's shell reaches a test."""
+    """No setting of the caller's shell or of a developer's .env reaches a test."""
     for name in list(os.environ):
         if name not in KEPT_VARIABLES and not name.startswith(KEPT_PREFIXES):
             monkeypatch.delenv(name)
     for name, value in SWITCHES.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ENV_FILE", os.devnull)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import argparse
 import getpass
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -157,7 +156,7 @@ def run_train(options: argparse.Namespace) -> None:
     from training.flow import train
     from training.runs import PrefectUnavailable, find_prefect
 
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     if options.unless_production:
         version = open_registry().production()
         if version:
@@ -208,7 +207,7 @@ def found_data(data: str, settings: Settings) -> str:
 
 def run_ingest(options: argparse.Namespace) -> None:
     """`ingest`: checks a batch, adds it and says what became of its rows."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     done = ingest(
         options.file, options.period, open_store(), load_contract(), settings.batch_quarantine
     )
@@ -228,14 +227,14 @@ def run_ingest(options: argparse.Namespace) -> None:
 
 def run_forget(options: argparse.Namespace) -> None:
     """`forget`: one prediction's row, if it was ingested or set aside."""
-    rejected = read_settings(Settings, os.environ).batch_quarantine
+    rejected = read_settings(Settings).batch_quarantine
     print(f"training store: {open_store().forget(options.prediction_id)} rows removed")
     print(f"quarantine: {forget_rejected(rejected, options.prediction_id)} rows removed")
 
 
 def open_store() -> Store:
     """The training store of the settings."""
-    return Store(open_folder(read_settings(Settings, os.environ).store_address))
+    return Store(open_folder(read_settings(Settings).store_address))
 
 
 def run_work(options: argparse.Namespace) -> None:
@@ -252,7 +251,7 @@ def run_work(options: argparse.Namespace) -> None:
 
 def open_registry() -> Registry:
     """The registry of the settings."""
-    return Registry(read_settings(Settings, os.environ).mlflow_tracking_uri)
+    return Registry(read_settings(Settings).mlflow_tracking_uri)
 
 
 def run_score(options: argparse.Namespace) -> None:
@@ -321,7 +320,7 @@ def run_decisions(_: argparse.Namespace) -> None:
 
 def run_retain(options: argparse.Namespace) -> None:
     """`retain`: what Prefect does once a day."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     registry = open_registry()
     expired = find_expired(registry, settings)
     if options.dry_run:

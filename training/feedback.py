@@ -95,7 +95,7 @@ def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             settings.mongodb_address,
-            password=settings.mongodb_password or None,
+            password=settings.mongodb_password.get_secret_value() or None,
             tz_aware=True,
             appname="income-training",
         )

@@ -8,7 +8,6 @@ Prefect shows how long it took.
 import hashlib
 import itertools
 import json
-import os
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -124,7 +123,7 @@ def train(
     version, the metrics and the verdict. `spark_master` names the Spark on which the trials of the
     search run; unset, they run here.
     """
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     wanted = SearchSettings(
         max_evals or settings.max_evals, timeout_s, n_folds, seed, spark_master, recent_weight
     )
@@ -195,7 +194,7 @@ def score(
     spark_master: str = "",
 ) -> dict[str, Any]:
     """Scores Parquet files with a version, unset the production one, here or on Spark."""
-    registry = Registry(read_settings(Settings, os.environ).mlflow_tracking_uri)
+    registry = Registry(read_settings(Settings).mlflow_tracking_uri)
     done = score_batch(registry, source, output, version, spark_master)
     get_run_logger().info("scored %s", done)
     create_table_artifact([done._asdict()], key="scoring-results")
@@ -208,7 +207,7 @@ def ingest(feed: str = "") -> None:
 
     Fails after the others are in if a file was refused.
     """
-    settings, log = read_settings(Settings, os.environ), get_run_logger()
+    settings, log = read_settings(Settings), get_run_logger()
     address = feed or settings.feed
     if not address:
         log.info("nothing to ingest: FEED names no folder")
@@ -226,7 +225,7 @@ def ingest(feed: str = "") -> None:
 @flow(name="retain", persist_result=False, **TELL)
 def retain() -> None:
     """Removes what RUN_RETENTION_DAYS lets go of."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     registry = Registry(settings.mlflow_tracking_uri)
     expired = find_expired(registry, settings)
     registry.remove(expired)

@@ -1,6 +1,5 @@
 """How flow runs behave: what is tried again, who waits for whom, who is told of a failure."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -94,7 +93,7 @@ def promotion_turn() -> Iterator[None]:
 
 def tell_of_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     """Sends a failed or crashed run to NOTIFY_URL, if there is one; a hook of the flows."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     if not settings.notify_url:
         return
     title = f"Income prediction: flow {flow.name}, run {run.name}: {state.type.value.lower()}"

@@ -3,42 +3,85 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
+from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
-
-# Five times `gate.MIN_ROWS`: of fewer the held-out ones are too few to judge even on average.
-MinLabels = Annotated[int, msgspec.Meta(ge=1000, description="1000 or more, so that 200 can judge")]
+from config.runtime.settings import BaseSettings, Count, Seconds
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """Where training finds its data and its registry; every field is a variable in upper case."""
+class Settings(BaseSettings):
+    """Where training finds its data and its registry, and what limits it."""
 
-    mlflow_tracking_uri: str = "http://127.0.0.1:5000"  # the MLflow server
-    census_data_dir: str = ""  # a folder with adult.data and adult.test; unset: cache or download
-    data_dir: str = "data"  # cache of downloads, the quarantine of rejected rows, ingested batches
-    training_store: str = ""  # folder or gs:// address of ingested batches; unset: in DATA_DIR
-    feed: str = ""  # folder or gs:// address where monthly batches arrive as YYYY-MM*.csv or .jsonl
-    # The prediction log, for labelled production rows (`--with-feedback`).
-    mongodb_address: str = ""
-    mongodb_password: str = ""  # of the address's user, kept out of the address
-    mongodb_database: str = "income"
-    api_key_hashes: KeyHashes = ""  # the prediction service's; where set, only their labels train
-    evidently_address: str = "http://127.0.0.1:3000"  # where `watch` asks for the drift verdict
-    train_period_minutes: float | None = None  # scheduled training; unset: as in prefect.yaml
-    watch_period_s: float | None = None  # how often `watch` asks; unset: as in prefect.yaml
-    watch_cooldown_s: float = 3600  # least time between two trainings that drift started
-    # Labelled rows of since the drift that no training has seen. One in five is held out to judge,
-    # and up to one in five of those looks like a row of the census: fewer than the 200 that a
-    # judge needs (`gate.MIN_ROWS`) are left of 1,500 once in 500 times, of 1,000 nearly always.
-    watch_min_labels: MinLabels = 1500
-    watch_budget: int = 8  # most trainings that drift starts in 30 days
-    # Training runs older than this are removed; 0 keeps them.
-    run_retention_days: Annotated[float, msgspec.Meta(ge=0)] = 90
-    max_evals: int = 20  # trials of a search, where a command does not say
-    # Where the worker keeps the code of the flows and what they return.
-    flow_storage: str = "gs://income-artifacts/prefect"
-    notify_url: str = ""  # where failed flow runs are told, as an Apprise address
+    mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", description="Address of MLflow.")
+    census_data_dir: str = Field(
+        "",
+        description="Folder with `adult.data` and `adult.test`. Unset: the cache, else a download.",
+    )
+    data_dir: str = Field(
+        "data",
+        description="Folder of the cached census files, quarantined rows and ingested batches.",
+    )
+    training_store: str = Field(
+        "",
+        description="Folder or `gs://bucket/folder` of ingested batches. Unset: `store` in DATA_DIR.",
+    )
+    feed: str = Field(
+        "",
+        description="Folder or `gs://bucket/folder` where batches arrive as `YYYY-MM*.csv` or"
+        " `.jsonl`. Prefect ingests new ones on the second of each month.",
+    )
+    mongodb_address: str = Field(
+        "", description="Address of the prediction log in MongoDB, for `--with-feedback`."
+    )
+    mongodb_password: SecretStr = Field(
+        SecretStr(""), description="Password of the user in MONGODB_ADDRESS."
+    )
+    mongodb_database: str = Field("income", description="Database of the prediction log.")
+    api_key_hashes: KeyHashes = Field(
+        "",
+        description="The prediction service's API_KEY_HASHES. If set, only labels of these callers"
+        " are used for training.",
+    )
+    evidently_address: str = Field(
+        "http://127.0.0.1:3000", description="Where `watch` asks for the drift verdict."
+    )
+    train_period_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Period of scheduled training. Unset: 240 minutes, as in prefect.yaml."
+    )
+    watch_period_s: Seconds | None = Field(
+        None, description="Period of `watch`. Unset: 60 seconds, as in prefect.yaml."
+    )
+    watch_cooldown_s: Annotated[float, Field(ge=0)] = Field(
+        3600,
+        description="Minimum time between two trainings that drift starts. It doubles after each"
+        " one that was not promoted.",
+    )
+    # One labelled row in five is a holdout row. Up to one in five of those equals a census row and
+    # is dropped. Of 1,500 labels fewer than `gate.MIN_ROWS` (200) holdout rows remain once in 500
+    # times, of 1,000 nearly always.
+    watch_min_labels: Annotated[int, Field(ge=1000)] = Field(
+        1500,
+        description="Minimum number of new labelled rows before drift starts a training. At least"
+        " 1000: fewer leave too few holdout rows for the gate.",
+    )
+    watch_budget: Annotated[int, Field(ge=0)] = Field(
+        8, description="Maximum number of trainings that drift starts in 30 days."
+    )
+    run_retention_days: Annotated[float, Field(ge=0)] = Field(
+        90,
+        description="Age at which a training run is removed with its artifacts. The runs of the"
+        " production version, its predecessor and the newest five stay. 0 keeps all.",
+    )
+    max_evals: Count = Field(20, description="Trials of a hyperparameter search.")
+    flow_storage: str = Field(
+        "gs://income-artifacts/prefect",
+        description="Bucket folder of the flows' code and results.",
+    )
+    notify_url: str = Field(
+        "",
+        description="Where failed flow runs are reported, as an"
+        " [Apprise](https://github.com/caronc/apprise) address.",
+    )
 
     @property
     def census_folder(self) -> Path | None:
@@ -52,25 +95,25 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def quarantine(self) -> Path:
-        """Where census rows that break the contract are set aside."""
+        """The file of quarantined census rows."""
         return Path(self.data_dir) / "quarantine.jsonl"
 
     @property
     def batch_quarantine(self) -> Path:
-        """The folder where those of ingested batches are, a file for each batch."""
+        """The folder of quarantined batch rows, one file a batch."""
         return Path(self.data_dir) / "quarantine"
 
     @property
     def store_address(self) -> str:
-        """Where ingested batches are kept: a gs:// address, or a path from the root on."""
+        """Where ingested batches are kept: a gs:// address or an absolute path."""
         return absolute(self.training_store or f"{self.data_dir}/store")
 
     @property
     def feed_address(self) -> str:
-        """Where batches arrive, likewise, or nothing."""
+        """Where batches arrive: a gs:// address, an absolute path, or nothing."""
         return absolute(self.feed) if self.feed else ""
 
 
 def absolute(address: str) -> str:
-    """A gs:// address as it is; a path from the root on."""
+    """Return a gs:// address unchanged and a path as an absolute one."""
     return address if "://" in address else str(Path(address).resolve())

@@ -564,7 +564,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command on the real files; an expected failure is one line on standard error."""
     options = parse(arguments)
-    contract, settings = load_contract(), read_settings(Settings, os.environ)
+    contract, settings = load_contract(), read_settings(Settings)
     folder = Path(settings.census_data_dir) if settings.census_data_dir else None
     try:
         census = load_census(contract, settings.raw_dir, folder, settings.quarantine)

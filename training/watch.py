@@ -6,7 +6,6 @@ is remembered here: what was started is asked of Prefect, what came of it of MLf
 process of its own and most have nothing to do, so what takes long is imported where it is needed.
 """
 
-import os
 import time
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -37,7 +36,7 @@ LONGEST_RUN_S = 6 * 3600  # a run of longer ago is one whose end nobody could te
 @flow(name="watch", persist_result=False)
 def watch() -> str:
     """Starts a training if there is cause for one and no rule against it; the decision."""
-    settings, log = read_settings(Settings, os.environ), get_run_logger()
+    settings, log = read_settings(Settings), get_run_logger()
     verdict = ask(settings.evidently_address)
     cause = cause_of(verdict)
     if cause is None:

@@ -52,7 +52,7 @@ def run_worker(with_healthcheck: bool) -> None:
 
     Raises WorkerError or PrefectUnavailable if a server is missing.
     """
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     server = wait_for_server()
     keep_code(settings)
     make_pool()

@@ -39,6 +39,7 @@ from config.local_stack.stack import (
     stack_environment,
 )
 from config.local_stack.summary import brief, is_resolved, resulting, summary_table
+from config.runtime.settings import SettingsError
 
 REGISTRY = ("gcs", "mlflow", "prefect")
 # A window that is judged has 1,000 rows, and two in a row are a verdict.
@@ -398,7 +399,7 @@ def main() -> None:
             demo.only_train()
         else:
             demo.run()
-    except StackError as err:
+    except (SettingsError, StackError) as err:
         print(err, file=sys.stderr)
         print_how_to_go_on(options)
         sys.exit(1)

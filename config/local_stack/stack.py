@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from dotenv.parser import parse_stream
 
 from config.runtime.ports import why_not
+from config.runtime.settings import read_env_file
 from config.runtime.telemetry import SWITCHES
 
 ROOT = Path(__file__).parents[2]
@@ -70,10 +70,10 @@ def stack_environment(
 ) -> dict[str, str]:
     """Return the environment of every process: the shell's over `.env`'s over the defaults.
 
-    `defaults` are the caller's own, and stand above those of this module only. Raises StackError
-    if a line of `.env` cannot be read.
+    `defaults` are the caller's own, and stand above those of this module only. Raises
+    SettingsError for an invalid line of `.env`.
     """
-    env = {**PORTS, **DEFAULTS, **SWITCHES, **defaults, **read_dotenv(), **environ}
+    env = {**PORTS, **DEFAULTS, **SWITCHES, **defaults, **read_env_file(ROOT / ".env"), **environ}
     state = state_dir.resolve()
     folders = {
         "STATE_DIR": state,
@@ -95,28 +95,6 @@ def stack_environment(
     path = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     fixed = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     return {**env, **{k: str(v) for k, v in folders.items()}, **addresses, **fixed}
-
-
-def read_dotenv() -> dict[str, str]:
-    """Return the settings of the file `.env`, if there is one.
-
-    Raises StackError naming the first line that cannot be read.
-    """
-    path = ROOT / ".env"
-    found = {}
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            for one in parse_stream(file):
-                if one.error or (one.key and one.value is None):
-                    text = one.original.string.lstrip("\n")  # of empty lines before it
-                    line = one.original.line + len(one.original.string) - len(text)
-                    raise StackError(
-                        f".env, line {line}: got {text.strip()!r}, expected NAME=value."
-                        ' Put a value with quotes or # between other quotes: NAME="it\'s"'
-                    )
-                if one.key:
-                    found[one.key] = one.value or ""
-    return found
 
 
 def settings_script(env: Mapping[str, str], own: Mapping[str, str]) -> str:

@@ -1,46 +1,46 @@
-"""API keys as they are kept: `NAME=SHA256,NAME=SHA256`, the setting API_KEY_HASHES.
+"""API keys as the setting API_KEY_HASHES stores them: `NAME=SHA256,NAME=SHA256`.
 
-The prediction service asks callers for a key; training and the journal's export learn only from
-labels of callers whose name is in the list. A key has 256 random bits, so nobody can guess what a
-hash was made from, and the slow hashes that passwords need would protect nothing more here.
+The prediction service requires a key of its callers. Training and the journal's export use only
+labels of callers whose name is in the list. A key has 256 random bits: it cannot be guessed from
+its hash, so a slow password hash would not protect it better.
 """
 
 import hashlib
 import secrets
 from typing import Annotated
 
-import msgspec
+from config.runtime.settings import matching
 
-PREFIX = "income_"  # so that a key is known as one where it does not belong
+PREFIX = "income_"  # marks a key that was pasted in a wrong place
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}"
 ENTRY = rf"{NAME}=[0-9a-f]{{64}}"
 
 KeyHashes = Annotated[
     str,
-    msgspec.Meta(
-        pattern=rf"^({ENTRY}(,{ENTRY})*)?\Z",
-        description="NAME=SHA256,NAME=SHA256, each as `python -m prediction_service.keys new NAME`"
-        " prints it: the key itself does not belong here",
+    matching(
+        rf"({ENTRY}(,{ENTRY})*)?",
+        "NAME=SHA256,NAME=SHA256, each as printed by `python -m prediction_service.keys new NAME`."
+        " The key itself does not belong here.",
     ),
 ]
 
 
 def make_key() -> str:
-    """A new key."""
+    """Return a new key."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> str:
-    """What is kept of a key, 64 hexadecimal digits."""
+    """Return the sha256 of a key, 64 hexadecimal digits."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def hashes(setting: str) -> list[tuple[str, str]]:
-    """Each name with its hash. A name may have several, so that a key can be changed in peace."""
+    """Return each name with its hash. A name may have several, while its key is replaced."""
     pairs = (entry.partition("=") for entry in setting.split(",") if entry)
     return [(name, value) for name, _, value in pairs]
 
 
 def names(setting: str) -> list[str]:
-    """Who has a key; nobody where keys are off."""
+    """Return the names of the callers with a key, sorted; none if keys are off."""
     return sorted({name for name, _ in hashes(setting)})

@@ -1,80 +1,89 @@
-"""Log lines of the processes, as text or as JSON: one object a line, its fields searchable.
+"""Log lines of every process, by structlog: `log.warning("sink_unavailable", sink="mongodb")`.
 
-A call says `log.info("model served version=%s run_id=%s", ...)`; as JSON, what is written as
-`name=%s` becomes a field of its own.
+An event is a constant in snake_case; whatever varies is a field. Lines of libraries, which use
+`logging`, get the same form.
 """
 
 import logging
-import re
+import sys
 import time
 import traceback
-from functools import lru_cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import msgspec
+import structlog
 
 LogFormat = Literal["text", "json"]
-
-TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-FIELD = re.compile(r"\s*(\w+)=%[sd]")
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: at, level, logger, event and the call's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        event, fields = split(record)
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        head = {"at": iso_time(record.created), "level": record.levelname, "logger": record.name}
-        return msgspec.json.encode({**head, "event": event, **fields}).decode()
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+HEAD = ("at", "level", "logger", "event")
 
 
-def set_up(log_format: LogFormat, level: int | str = logging.INFO) -> None:
-    """Has this process log to its standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(make_formatter(log_format))
-    logging.basicConfig(level=level, handlers=[handler])
+def set_up(log_format: LogFormat, level: LogLevel = "INFO") -> None:
+    """Log to this process's standard error, as text or as one JSON object a line."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *renderer(log_format),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def make_formatter(log_format: LogFormat) -> logging.Formatter:
-    """What turns records into lines."""
-    return JsonLines() if log_format == "json" else logging.Formatter(TEXT)
+def renderer(log_format: LogFormat) -> list[structlog.typing.Processor]:
+    """Return the processors that turn an event's fields into a line."""
+    if log_format == "json":
+        return [structlog.processors.JSONRenderer(serializer=to_json)]
+    plain = structlog.dev.plain_traceback
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=False, timestamp_key="at", pad_event_to=0, exception_formatter=plain
+        )
+    ]
+
+
+def to_json(fields: dict[str, object], **_: object) -> str:
+    """Return the fields as JSON, the event first; a value of an unknown type becomes text."""
+    head = {name: fields.pop(name) for name in HEAD}
+    return msgspec.json.encode(head | fields, enc_hook=str).decode()
 
 
 def where(err: BaseException) -> str:
-    """The kind of an error and where it was raised, without its message.
+    """Return the kind of an error and where it was raised, innermost first, without its message.
 
-    For what fails on a record: the message may hold values of it, as `log.exception` would show.
+    For failures on a record: the message may hold values of it, as `log.exception` would show.
     """
-    return f"{type(err).__name__}\n{''.join(traceback.format_tb(err.__traceback__))}"
+    frames = reversed(traceback.extract_tb(err.__traceback__))
+    places = " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in frames)
+    return f"{type(err).__name__} at {places}"
 
 
-def split(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
-    """A record's event and fields; the whole message and none where the call is not written so."""
-    names = FIELD.findall(str(record.msg))
-    if not names or not isinstance(record.args, tuple) or len(names) != len(record.args):
-        return record.getMessage(), {}
-    fields = zip(names, record.args)
-    plain = {n: v if isinstance(v, (int, float, str)) else str(v) for n, v in fields}
-    return FIELD.sub("", str(record.msg)).strip(), plain
+def make_formatter(_: LogFormat) -> logging.Formatter:  # TODO-P1 delete
+    return logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
-def iso_time(at: float) -> str:
-    """Unix time as 2026-11-24T02:30:00.123Z."""
-    return f"{_utc_second(int(at))}.{int(at * 1000) % 1000:03d}Z"
+def iso_time(at: float) -> str:  # TODO-P1 delete
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"
 
 
-def local_time(at: float) -> str:
-    """Unix time as `logging` writes it, 2026-11-24 02:30:00,123 on this machine's clock."""
-    return f"{_local_second(int(at))},{int(at * 1000) % 1000:03d}"
-
-
-@lru_cache(maxsize=2)
-def _utc_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-
-
-@lru_cache(maxsize=2)
-def _local_second(second: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+def local_time(at: float) -> str:  # TODO-P1 delete
+    return iso_time(at)

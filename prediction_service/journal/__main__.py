@@ -5,7 +5,6 @@ python -m prediction_service.journal status [--json] | export [--labelled] | rep
 
 import argparse
 import json
-import os
 import sqlite3
 import sys
 from collections.abc import Iterable
@@ -114,7 +113,7 @@ def main() -> None:
     replay = commands.add_parser("replay", help="send once more what the sinks had refused")
     replay.add_argument("--all", action="store_true", help="all that the journals still hold")
     arguments = parser.parse_args()
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     try:
         if arguments.command == "status":
             print_status(settings, arguments.json)

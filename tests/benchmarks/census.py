@@ -1,6 +1,5 @@
 """The rows that the training benchmarks run on."""
 
-import os
 import sys
 
 from config.contract import Contract
@@ -12,7 +11,7 @@ from training.synthesis import synthesize
 
 def read_census(contract: Contract) -> Census:
     """The real census, or synthetic rows where it cannot be had, which is said."""
-    settings = read_settings(Settings, os.environ)
+    settings = read_settings(Settings)
     try:
         return load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
     except CensusUnavailable as err:

@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from config.local_stack import stack
+from config.runtime.settings import SettingsError
 from config.local_stack.stack import HEALTH, PORTS, StackError, check_ports, running
 from config.runtime.telemetry import SWITCHES
 from tests.conftest import free_port, wait_until
@@ -33,7 +34,7 @@ def test_the_shell_wins_over_dotenv_and_dotenv_over_every_default(dotenv):
 def test_a_line_of_dotenv_that_cannot_be_read_is_named_with_the_remedy(dotenv, line):
     """It was once a traceback of shlex that named neither the file nor the line."""
     (dotenv / ".env").write_text(f"MAX_EVALS=7\n\n{line}\n", "utf-8")
-    with pytest.raises(StackError, match=r"^\.env, line 3: got .* expected NAME=value"):
+    with pytest.raises(SettingsError, match=r"\.env, line 3: got .* expected NAME=value"):
         stack.stack_environment({}, dotenv, {})
 
 

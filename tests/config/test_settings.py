@@ -1,36 +1,59 @@
-"""Settings: typed, with every problem reported at once."""
+"""Settings: typed, from the environment, `.env` and secret files, with every problem at once."""
 
-import msgspec
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from pydantic import Field, SecretStr
 
-from config.runtime.settings import SettingsError, check_folder, exit_with_message, read_settings
+from config.runtime import settings as settings_module
+from config.runtime.settings import (
+    BaseSettings,
+    SettingsError,
+    check_folder,
+    exit_with_message,
+    load_environment,
+    read_settings,
+)
 from prediction_service.settings import Settings
+from tests.conftest import ROOT
 
 
-class Example(msgspec.Struct):
-    """Three settings of the kinds in use."""
+class Example(BaseSettings):
+    """Settings of the kinds in use."""
 
     address: str
     port: int = 9696
     sync: bool = False
+    password: SecretStr = Field(SecretStr(""))
 
 
-def test_variables_are_read_by_upper_case_name_and_converted():
-    settings = read_settings(Example, {"ADDRESS": "a", "PORT": "1", "SYNC": "true", "OTHER": "x"})
-    assert settings == Example("a", 1, True)
+def test_variables_are_read_by_upper_case_name_and_converted(monkeypatch):
+    for name, value in {"ADDRESS": "a", "PORT": "1", "SYNC": "true", "OTHER": "x"}.items():
+        monkeypatch.setenv(name, value)
+    settings = read_settings(Example)
+    assert (settings.address, settings.port, settings.sync) == ("a", 1, True)
 
 
-def test_an_empty_variable_takes_the_default():
-    assert read_settings(Example, {"ADDRESS": "a", "PORT": ""}).port == 9696
+def test_an_empty_variable_takes_the_default(monkeypatch):
+    monkeypatch.setenv("ADDRESS", "a")
+    monkeypatch.setenv("PORT", "")
+    assert read_settings(Example).port == 9696
 
 
-def test_all_problems_are_reported_at_once():
+def test_all_problems_are_reported_at_once(monkeypatch):
+    monkeypatch.setenv("PORT", "many")
     with pytest.raises(SettingsError) as caught:
-        read_settings(Example, {"PORT": "many"})
-    assert "ADDRESS: not set" in str(caught.value) and "PORT=many" in str(caught.value)
+        read_settings(Example)
+    assert str(caught.value).splitlines() == [
+        "ADDRESS: not set; expected a value. Set it in the environment or in .env.",
+        "PORT: got many, expected a valid integer",
+    ]
 
 
-def test_a_secret_is_not_shown_and_a_description_says_what_a_pattern_means():
+def test_a_secret_is_not_shown_and_a_rule_says_what_a_pattern_means(monkeypatch):
     """An API key that was pasted in place of its hash stood in the logs, beside a regex."""
     wrong = {
         "API_KEY_HASHES": "planning=income_sesame",
@@ -39,17 +62,78 @@ def test_a_secret_is_not_shown_and_a_description_says_what_a_pattern_means():
         "WORKERS": "income:sesame@host",
         "PREDICTION_PORT": "0",
     }
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
-        read_settings(Settings, wrong)
+        read_settings(Settings)
     assert sorted(str(caught.value).splitlines()) == [
-        "API_KEY_HASHES (its value is not shown): expected NAME=SHA256,NAME=SHA256, each as"
-        " `python -m prediction_service.keys new NAME` prints it: the key itself does not belong"
-        " here",
-        "INSTANCE=a/b: expected letters, digits, '.', '_' and '-', a letter or digit first",
-        "PAGE_LINKS=Grafana: expected NAME=PORT or NAME=PORT/PATH, separated by commas",
-        "PREDICTION_PORT=0: Expected `int` >= 1",
-        "WORKERS (its value is not shown): Expected `int`, got `str`",
+        "API_KEY_HASHES: got a value that is not shown, expected NAME=SHA256,NAME=SHA256, each as"
+        " printed by `python -m prediction_service.keys new NAME`. The key itself does not belong"
+        " here.",
+        "INSTANCE: got a/b, expected letters, digits, '.', '_' and '-', starting with a letter or a"
+        " digit",
+        "PAGE_LINKS: got Grafana, expected NAME=PORT or NAME=PORT/PATH, separated by commas",
+        "PREDICTION_PORT: got 0, expected greater than or equal to 1",
+        "WORKERS: got a value that is not shown, expected a valid integer",
     ]
+
+
+def test_a_password_is_masked_where_settings_are_printed(monkeypatch):
+    monkeypatch.setenv("ADDRESS", "a")
+    monkeypatch.setenv("PASSWORD", "sesame")
+    settings = read_settings(Example)
+    assert "sesame" not in repr(settings)
+    assert settings.password.get_secret_value() == "sesame"
+
+
+def test_the_env_file_is_read_as_a_shell_reads_it(tmp_path):
+    """A value in quotes kept them, and a comment after a value was part of it."""
+    (tmp_path / ".env").write_text(
+        "ADDRESS='a # b'  # with a comment\nPORT=1 # of the service\nexport SYNC=\"true\"\n#OTHER=1\n"
+    )
+    script = 'import os; print(os.environ["ADDRESS"], os.environ["PORT"], os.environ["SYNC"])'
+    shell = subprocess.run(
+        ["sh", "-c", 'set -a; . ./.env; exec "$0" "$@"', sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    ours = subprocess.run(
+        [sys.executable, "-m", "config.runtime", sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert ours.stdout == shell.stdout == "a # b 1 true\n"
+
+
+def test_the_environment_comes_before_the_env_file(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("ADDRESS=file\nPORT=1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ENV_FILE")
+    monkeypatch.setenv("ADDRESS", "environment")
+    monkeypatch.setenv("PORT", "")  # as Compose sets what its own .env leaves out
+    settings = read_settings(Example)
+    assert (settings.address, settings.port) == ("environment", 1)
+
+
+def test_a_secret_file_sets_the_variable_that_it_is_named_for(tmp_path, monkeypatch):
+    """Its folder is /run/secrets, which a test cannot write."""
+    path = tmp_path / "password"
+    path.write_text("sesame\n")
+    monkeypatch.setattr(settings_module, "SECRET_FOLDER", f"{tmp_path}/")
+    monkeypatch.setenv("PASSWORD_FILE", str(path))
+    load_environment()
+    assert os.environ["PASSWORD"] == "sesame" and "PASSWORD_FILE" not in os.environ
+    path.write_text("")
+    monkeypatch.setenv("PASSWORD_FILE", str(path))
+    with pytest.raises(SettingsError, match="PASSWORD_FILE: .*is empty. Run `make secrets`."):
+        load_environment()
 
 
 def test_a_folder_that_cannot_be_used_is_named_with_its_setting(tmp_path):
@@ -58,12 +142,12 @@ def test_a_folder_that_cannot_be_used_is_named_with_its_setting(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError) as caught:
         check_folder("WINDOW_DIR", tmp_path / "file" / "window")
-    assert f"WINDOW_DIR={tmp_path}/file/window: Not a directory; name" in str(caught.value)
+    assert f"WINDOW_DIR: Not a directory; got {tmp_path}/file/window, expected" in str(caught.value)
 
 
-def test_what_the_system_refuses_is_one_line_and_status_1(tmp_path, capsys):
+def test_an_error_of_the_system_is_one_line_and_status_1(tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as caught:
         exit_with_message((tmp_path / "no" / "such").touch)
     assert caught.value.code == 1
-    said = capsys.readouterr().err
-    assert str(tmp_path / "no" / "such") in said and len(said.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert str(tmp_path / "no" / "such") in printed and len(printed.splitlines()) == 1

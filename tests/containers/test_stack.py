@@ -310,7 +310,6 @@ def test_a_prediction_is_forgotten_everywhere(stack, record):
         "exec",
         "-T",
         "relay",
-        "with-secrets",
         "python",
         "-m",
         "prediction_service.journal",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from pydantic import SecretStr
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 from sklearn.pipeline import Pipeline
@@ -148,7 +149,10 @@ def client(settings: Settings, served: ServedModel, journal: Journal) -> FlaskCl
 
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables of a process of its own."""
-    own = {name.upper(): str(getattr(settings, name)) for name in settings.__struct_fields__}
+    own = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        own[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return {**os.environ, **own, "PYTHONPATH": str(ROOT)}
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
-import msgspec
 import pytest
 
 from config.contract import Contract
@@ -272,7 +271,7 @@ def test_only_three_versions_are_kept(
 def test_the_process_starts_while_the_registry_is_away_and_keeps_the_last_good_model(
     settings: Settings, model_folder: ModelFolder, start: Start
 ) -> None:
-    away = msgspec.structs.replace(settings, mlflow_tracking_uri="http://127.0.0.1:1")
+    away = settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
     process = start(away, "prediction_service.follower")
     status = wait_until(model_folder.status, 30, "a report")
     assert "http://127.0.0.1:1 (MLFLOW_TRACKING_URI)" in status.registry
@@ -288,7 +287,7 @@ def test_the_process_follows_and_ends_on_term(
     start: Start,
 ) -> None:
     register()
-    followed = msgspec.structs.replace(settings, mlflow_tracking_uri=tracking_uri)
+    followed = settings.model_copy(update={"mlflow_tracking_uri": tracking_uri})
     process = start(followed, "prediction_service.follower")
     status = wait_until(folder.status, 30, "a report, which comes after the switch")
     assert (status.registry, current_version(folder)) == ("reached", "1")

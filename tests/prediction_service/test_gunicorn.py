@@ -16,7 +16,6 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import requests
 
 from prediction_service.journal import is_live, journal_paths, newest, read_after
@@ -147,7 +146,7 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
     settings: Settings, model_folder: ModelFolder, start: Start, record: Record
 ) -> None:
     assert model_folder.current()
-    settings = msgspec.structs.replace(settings, evidently_address="http://127.0.0.1:1")
+    settings = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1"})
     # A new connection for each request: whoever is free accepts it.
     headers = {"Idempotency-Key": "the-same", "Connection": "close"}
     with gunicorn(start, settings) as address:
@@ -232,7 +231,7 @@ def test_a_connection_is_kept_and_a_chunked_body_is_limited(
 def test_a_settings_problem_ends_the_start_with_one_message(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
-    wrong = msgspec.structs.replace(settings, workers=0, journal_max_mb=1)
+    wrong = settings.model_copy(update={"workers": 0, "journal_max_mb": 1})
     process = start(
         wrong, "gunicorn", "-c", "python:prediction_service.gunicorn_config", "nothing:app"
     )

@@ -273,7 +273,7 @@ def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal
     predictions = made_predictions(4)
     journal.append(predictions)
     journal.append([predictions[0], Label(predictions[0].prediction_id, 1.0, 1)])
-    shipped = msgspec.structs.replace(settings, evidently_address="http://127.0.0.1:1")
+    shipped = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1"})
     status = json.loads(run_command(shipped, "status", "--json").stdout)
     assert status.pop("bytes") > 0
     assert status == {
@@ -319,8 +319,8 @@ def test_labelled_predictions_are_exported_as_training_reads_them(
 
 
 def test_a_log_of_record_that_is_away_is_one_line(settings: Settings) -> None:
-    away = msgspec.structs.replace(
-        settings, mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.5
+    away = settings.model_copy(
+        update={"mongodb_address": "mongodb://127.0.0.1:1", "sink_timeout_s": 0.5}
     )
     ended = run_command(away, "export")
     assert ended.returncode == 1

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
-import msgspec
 import pytest
 import schemathesis
 from flask.testing import FlaskClient
@@ -142,11 +141,12 @@ def test_requests_made_from_the_document_find_nothing_that_it_does_not_say(
     """schemathesis: valid and invalid requests to the service under gunicorn, with API keys on."""
     (model_folder.path / "1" / CARD).write_text("<h1>Card</h1>", "utf-8")
     key, defaults = make_key(), Settings()
-    own = msgspec.structs.replace(
-        settings,
-        api_key_hashes=f"tests={hash_of(key)}",
-        max_records=defaults.max_records,
-        max_body_bytes=defaults.max_body_bytes,
+    own = settings.model_copy(
+        update={
+            "api_key_hashes": f"tests={hash_of(key)}",
+            "max_records": defaults.max_records,
+            "max_body_bytes": defaults.max_body_bytes,
+        }
     )
     with gunicorn(start, own) as address:
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]

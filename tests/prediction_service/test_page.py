@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import requests
 from flask.testing import FlaskClient
@@ -40,7 +39,7 @@ def browser() -> Iterator[Browser]:
 def address(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[str]:
     """The running service's address; its model's income is high from an age of 45 on."""
     assert model_folder
-    one = msgspec.structs.replace(settings, workers=1)
+    one = settings.model_copy(update={"workers": 1})
     with ExitStack() as stack:
         yield stack.enter_context(gunicorn(start, one))
 
@@ -274,5 +273,5 @@ def test_programs_still_get_json(client: FlaskClient) -> None:
 
 
 def test_without_a_model_the_page_says_so(settings: Settings, start: Start) -> None:
-    with gunicorn(start, msgspec.structs.replace(settings, workers=1)) as where:
+    with gunicorn(start, settings.model_copy(update={"workers": 1})) as where:
         assert "There is no model yet" in requests.get(where, headers=BROWSER, timeout=10).text

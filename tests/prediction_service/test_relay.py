@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from config.events import Label
@@ -90,14 +89,14 @@ def evidently() -> Evidently:
 def to_evidently(settings: Settings, evidently: Evidently) -> Settings:
     """Settings with the HTTP sink alone."""
     address = f"http://127.0.0.1:{evidently.port}"
-    return msgspec.structs.replace(settings, evidently_address=address)
+    return settings.model_copy(update={"evidently_address": address})
 
 
 @pytest.fixture
 def to_both(to_evidently: Settings, mongodb_uri: str) -> Iterator[Settings]:
     """Settings with both sinks, on a database of the test's own."""
     name = f"test_{uuid.uuid4().hex}"
-    yield msgspec.structs.replace(to_evidently, mongodb_address=mongodb_uri, mongodb_database=name)
+    yield to_evidently.model_copy(update={"mongodb_address": mongodb_uri, "mongodb_database": name})
     with closing(MongoSink(mongodb_uri, name, timeout_s=10)) as sink:
         sink.client.drop_database(name)
 
@@ -201,7 +200,7 @@ def test_all_that_the_journals_hold_is_sent_again_to_a_sink_that_lost_it(
     predictions = made_predictions(10)
     evidently.poison = predictions[3].prediction_id
     journal.append(predictions)
-    small = msgspec.structs.replace(to_evidently, relay_batch_rows=4)
+    small = to_evidently.model_copy(update={"relay_batch_rows": 4})
     with evidently.listening():
         assert start(small, "prediction_service.journal", "replay", "--all").wait(20) == 0
     others = {one.prediction_id for one in predictions} - {evidently.poison}
@@ -215,7 +214,7 @@ def test_all_that_the_journals_hold_is_sent_again_to_a_sink_that_lost_it(
 def test_a_killed_relay_resumes_and_everything_is_stored_once(
     to_both: Settings, evidently: Evidently, journal: Journal, start: Start
 ) -> None:
-    settings = msgspec.structs.replace(to_both, relay_batch_rows=50)
+    settings = to_both.model_copy(update={"relay_batch_rows": 50})
     predictions = made_predictions(2000)
     ids = sorted(one.prediction_id for one in predictions)
     journal.append(predictions)
@@ -237,7 +236,7 @@ def test_a_killed_relay_resumes_and_everything_is_stored_once(
 def test_a_stopped_relay_ships_what_waits(
     to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start
 ) -> None:
-    settings = msgspec.structs.replace(to_evidently, relay_batch_age_s=60)
+    settings = to_evidently.model_copy(update={"relay_batch_age_s": 60})
     journal.append(made_predictions(1))
     with evidently.listening():
         relay = start(settings, "prediction_service.relay")
@@ -286,7 +285,7 @@ WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "
 
 
 def test_a_file_is_removed_once_every_sink_has_it_and_it_is_old(settings: Settings) -> None:
-    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_retention_s=100.0)
+    settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 100.0})
     root = settings.journal_path
     worker = Journal(root, "here", "normal", 10**8)
     worker.append(made_predictions(1200))  # one a second from 1.7e9 on
@@ -304,7 +303,7 @@ def test_a_file_is_removed_once_every_sink_has_it_and_it_is_old(settings: Settin
 
 def test_shipped_files_make_room_before_predictions_are_refused(settings: Settings) -> None:
     """However young they are: what every sink has is no reason for a 503."""
-    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_max_mb=64)
+    settings = settings.model_copy(update={**WITH_MONGODB, "journal_max_mb": 64})
     root = settings.journal_path
     worker = Journal(root, "here", "normal", 64 * 10**6)
     worker.append(made_predictions(10))
@@ -319,7 +318,7 @@ def test_shipped_files_make_room_before_predictions_are_refused(settings: Settin
 
 
 def test_a_file_that_cannot_be_cleaned_keeps_no_other(settings: Settings) -> None:
-    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_retention_s=0.0)
+    settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
     root = settings.journal_path
     damaged = root / "here" / ("0" * 32 + ".jsonl")
     damaged.parent.mkdir(parents=True)
@@ -353,7 +352,7 @@ def test_housekeeping_that_fails_does_not_end_the_relay(
 
 
 def test_rows_of_a_worker_that_goes_on_are_removed_as_well(settings: Settings) -> None:
-    settings = msgspec.structs.replace(settings, **WITH_MONGODB, journal_retention_s=0.0)
+    settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
     worker = Journal(settings.journal_path, "here", "normal", 10**8, longest_s=0.2)
     worker.keep_house(0.01)
     worker.append(made_predictions(10))
@@ -368,7 +367,7 @@ def test_rows_of_a_worker_that_goes_on_are_removed_as_well(settings: Settings) -
 def test_a_shipped_journal_goes_when_its_worker_is_dead_but_never_while_it_lives(
     settings: Settings,
 ) -> None:
-    settings = msgspec.structs.replace(settings, **WITH_MONGODB)
+    settings = settings.model_copy(update={**WITH_MONGODB})
     worker = Journal(settings.journal_path, "here", "normal", 10**8)
     worker.append(made_predictions(5))
     with closing(shipped(settings, worker)) as cursors:
@@ -386,7 +385,7 @@ def test_a_shipped_journal_goes_when_its_worker_is_dead_but_never_while_it_lives
 
 
 def test_without_mongodb_the_journal_is_the_log_of_record_and_stays(settings: Settings) -> None:
-    settings = msgspec.structs.replace(settings, evidently_address="http://elsewhere")
+    settings = settings.model_copy(update={"evidently_address": "http://elsewhere"})
     worker = Journal(settings.journal_path, "here", "normal", 10**8)
     empty = Journal(settings.journal_path, "here", "normal", 10**8)
     worker.append(made_predictions(5))

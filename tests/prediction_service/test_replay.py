@@ -99,8 +99,8 @@ def test_with_mongodb_that_is_what_is_replayed(
     mongodb_uri: str,
 ) -> None:
     database = sink.collection.database.name
-    settings = msgspec.structs.replace(
-        settings, mongodb_address=mongodb_uri, mongodb_database=database
+    settings = settings.model_copy(
+        update={"mongodb_address": mongodb_uri, "mongodb_database": database}
     )
     sink.send(read_after(journal.path, 0, 1))  # the journal holds six
     assert run("1", Period(), settings).predictions == 1

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import requests
 from flask.testing import FlaskClient
@@ -35,7 +34,7 @@ def logging_service(
     """The service and its relay, which finds nobody at the sink and says so."""
     assert model_folder.current()
     logging = {"log_format": request.param, "log_requests": True}
-    own = msgspec.structs.replace(settings, evidently_address="http://127.0.0.1:1", **logging)
+    own = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1", **logging})
     start(own, "prediction_service.relay")
     with gunicorn(start, own):
         yield own

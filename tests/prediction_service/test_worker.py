@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, BinaryIO
 
-import msgspec
 import pytest
 import requests
 from gunicorn.config import Config
@@ -36,7 +35,7 @@ Record = dict[str, Any]
 def one_worker(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[Settings]:
     """The service with a single worker, whom everybody meets, and who waits longer than a test."""
     assert model_folder.current()
-    own = msgspec.structs.replace(settings, workers=1, request_timeout_s=60.0)
+    own = settings.model_copy(update={"workers": 1, "request_timeout_s": 60.0})
     with gunicorn(start, own):
         yield own
 
@@ -45,7 +44,7 @@ def one_worker(settings: Settings, model_folder: ModelFolder, start: Start) -> I
 def impatient(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[Settings]:
     """The same, but for clients that take longer than a second."""
     assert model_folder.current()
-    own = msgspec.structs.replace(settings, workers=1, request_timeout_s=1.0)
+    own = settings.model_copy(update={"workers": 1, "request_timeout_s": 1.0})
     with gunicorn(start, own):
         yield own
 
@@ -169,7 +168,7 @@ def test_a_reader_that_takes_its_time_gets_the_whole_answer(
 ) -> None:
     assert model_folder.current()
     limits = {"workers": 1, "max_records": 5000, "max_body_bytes": 10**7}
-    big = msgspec.structs.replace(settings, **limits)
+    big = settings.model_copy(update={**limits})
     with gunicorn(start, big), connect(big) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
         slow.sendall(predict_request(json.dumps([record] * 5000).encode()))
@@ -239,7 +238,7 @@ def test_idle_connections_do_not_delay_the_end(
     settings: Settings, model_folder: ModelFolder, start: Start, record: Record
 ) -> None:
     assert model_folder.current()
-    patient = msgspec.structs.replace(settings, graceful_timeout_s=20)
+    patient = settings.model_copy(update={"graceful_timeout_s": 20})
     session = requests.Session()
     with gunicorn(start, patient) as address:
         assert session.post(f"{address}/predict", json=record, timeout=10).ok
@@ -386,7 +385,7 @@ def test_bodies_on_their_way_have_a_bound_together(
 ) -> None:
     """Else as many clients as there may be, each short of a byte, would fill the memory."""
     assert model_folder.current()
-    own = msgspec.structs.replace(settings, workers=1, max_body_bytes=200_000)
+    own = settings.model_copy(update={"workers": 1, "max_body_bytes": 200_000})
     request = predict_request(json.dumps(record).encode().rjust(200_000))
     with gunicorn(start, own), ExitStack() as stack:
         clients = [stack.enter_context(connect(own)) for _ in range(2 * MOST_WAITING_BODIES)]
@@ -413,7 +412,7 @@ def test_an_answer_on_its_way_is_finished_when_the_service_stops(
     settings: Settings, model_folder: ModelFolder, start: Start, record: Record
 ) -> None:
     assert model_folder.current()
-    patient = msgspec.structs.replace(settings, graceful_timeout_s=10)
+    patient = settings.model_copy(update={"graceful_timeout_s": 10})
     request = predict_request(json.dumps(record).encode(), "Expect: 100-continue")
     with ExitStack() as stack:
         with gunicorn(start, patient):

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import msgspec
 import pytest
 import yaml
 
@@ -51,7 +50,7 @@ def test_every_variable_of_the_compose_file_is_explained_in_the_example_with_its
 @pytest.mark.parametrize("service", SETTINGS)
 def test_every_setting_of_a_part_reaches_its_container(service):
     """MAX_RECORDS and a dozen others in `.env` were once ignored without a word."""
-    names = {field.name.upper() for field in msgspec.structs.fields(SETTINGS[service])}
+    names = {name.upper() for name in SETTINGS[service].model_fields}
     passed = SERVICES[service]["environment"].keys()
     passed |= {name.removesuffix("_FILE") for name in passed}  # of a secret
     assert names - BY_THE_IMAGE <= passed

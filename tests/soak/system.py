@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import msgspec
 
 from config.contract import load_contract
 from prediction_service.cursors import backlog, dead_letters
@@ -157,7 +156,7 @@ class System:
     def stored(self, mongodb_address: str) -> dict[str, list[str]]:
         """Every stored id, by where: the log of record, and the monitoring's window."""
         if mongodb_address:
-            settings = msgspec.structs.replace(self.settings, mongodb_address=mongodb_address)
+            settings = self.settings.model_copy(update={"mongodb_address": mongodb_address})
             with closing(MongoSink.of(settings)) as sink:
                 found = sink.collection.find({"predicted_at": {"$exists": True}}, {"_id": 1})
                 record = [one["_id"] for one in found.batch_size(10_000)]

@@ -36,14 +36,17 @@ BELOW = CALM | {
 }
 
 
-def test_fewer_labels_than_can_judge_are_refused_as_a_setting():
+def test_a_minimum_of_labels_too_few_for_the_gate_is_rejected(monkeypatch):
     """At 1,000 every other training had fewer than 200 held-out rows: the census judged, nothing
     was promoted and the next try was put off.
     """
     least = ONE_IN * MIN_ROWS
-    assert read_settings(Settings, {"WATCH_MIN_LABELS": str(least)}).watch_min_labels == least
-    with pytest.raises(SettingsError, match="WATCH_MIN_LABELS=999: .*1000"):
-        read_settings(Settings, {"WATCH_MIN_LABELS": str(least - 1)})
+    monkeypatch.setenv("WATCH_MIN_LABELS", str(least))
+    assert read_settings(Settings).watch_min_labels == least
+    monkeypatch.setenv("WATCH_MIN_LABELS", str(least - 1))
+    with pytest.raises(SettingsError, match="WATCH_MIN_LABELS: got 999, .*1000"):
+        read_settings(Settings)
+    monkeypatch.delenv("WATCH_MIN_LABELS")
     assert Settings().watch_min_labels == 1.5 * least
 
 

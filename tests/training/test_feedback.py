@@ -82,7 +82,7 @@ def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
     send(sink, *(predicted(key, record) for key in ("anonymous", "planning", "taken back")))
     send(sink, Label("anonymous", 1.0, 1), Label("planning", 2.0, 1, "planning"))
     send(sink, Label("taken back", 3.0, 1, "gone"))
-    on = msgspec.structs.replace(settings, api_key_hashes=f"planning={'0' * 64}")
+    on = settings.model_copy(update={"api_key_hashes": f"planning={'0' * 64}"})
     assert read_feedback(on, contract).rows["prediction_id"].tolist() == ["planning"]
     assert len(read_feedback(settings, contract).rows) == 3
     counted = [count_labelled(one, since=0.0, seen_until=0.0) for one in (on, settings)]
@@ -111,7 +111,7 @@ def test_a_server_that_is_away_is_named_with_its_setting_and_in_time(contract, m
 
 def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(contract):
     for address in ("mongodb://income:p@sesame@host", "mongodb://income@sesame:host"):
-        with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encoded") as caught:
+        with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encode") as caught:
             read_feedback(Settings(mongodb_address=address), contract)
         assert "sesame" not in str(caught.value)
 
