@@ -1,4 +1,1 @@
-"""What every part agrees on: the feature contract, the events and how settings are read.
-
-Imports the standard library, PyYAML and msgspec only, so that each service can afford it.
-"""
+"""What all parts share: the feature contract, the events, names in MLflow and `runtime`."""

@@ -1,8 +1,8 @@
 """The feature contract of `config/features.yaml`: one loader, one check for every part.
 
-Raw files, data frames and requests are all held against the same `Feature` rules. A request
-takes the fast way (`Contract.decoder`, msgspec compiled from the rules) and, only if that
-refuses it, the slow way (`Contract.check`), which lists every problem.
+The same `Feature` rules check raw files, data frames and requests. A request is decoded by
+`Contract.decoder`, which msgspec compiles from the rules. Only if that rejects it,
+`Contract.check` lists every problem.
 """
 
 import difflib
@@ -20,12 +20,11 @@ import yaml
 from config.runtime.settings import SettingsError
 
 CONTRACT_PATH = Path(__file__).with_name("features.yaml")
-PROBABILITY = "{probability}"  # where it goes in the target's messages
-MISSING = "?"  # how the UCI files, the encoder and the graph write a missing category
+PROBABILITY = "{probability}"  # placeholder in the target's messages
+MISSING = "?"  # a missing category in the UCI files, the encoder and the graph
 
-
-# Columns that rows are given on their way, and what the graph calls its own steps.
-OWN = frozenset(
+# Names of columns that the pipeline adds to rows, and of the graph's steps.
+RESERVED_NAMES = frozenset(
     ["prediction_id", "predicted_at", "probability", "income_class", "label", "margin", "margins"]
     + ["at", "part", "digest", "use", "problems", "numbers", "columns", "rows", "encoded"]
 )
@@ -34,11 +33,11 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class ContractError(SettingsError):
-    """The contract file itself does not make sense; the message names the file and each field."""
+    """The contract file is invalid; the message names the file and each field."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing wrong with one field of one record."""
+    """One invalid field of one record."""
 
     field: str
     value: Any
@@ -51,7 +50,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One raw column and its rules; the keys are explained in `features.yaml`."""
+    """One raw column and its rules; `features.yaml` explains the keys."""
 
     name: str
     kind: Literal["integer", "nominal", "ordinal"]
@@ -78,7 +77,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def expected(self) -> str:
-        """What a value must be, in words, for error messages."""
+        """The rule for a value in words, for error messages."""
         if not self.is_categorical:
             return f"a whole number from {self.minimum} to {self.maximum}"
         words = f"one of {', '.join(self.categories)}"
@@ -86,7 +85,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def json_type(self) -> Any:
-        """The type msgspec decodes and validates this column with."""
+        """The type with which msgspec decodes and validates this column."""
         if not self.is_categorical:
             base: Any = Annotated[int, msgspec.Meta(ge=self.minimum, le=self.maximum)]
         elif self.unseen == "missing":
@@ -96,7 +95,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Union[base, None] if self.optional else base
 
     def check(self, value: Any) -> Problem | None:
-        """The problem with a value, or None. `None` stands for a missing value."""
+        """Return the problem with a value, or None. A value of None is a missing one."""
         if value is None:
             return None if self.optional else Problem(self.name, None, self.expected)
         if not self.is_categorical:
@@ -112,7 +111,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Problem(self.name, value, self.expected)
 
     def known(self, value: str | int | None) -> str | int:
-        """The value as the encoder knows it: a missing or unseen category becomes '?'."""
+        """Return the value for the encoder: a missing or unseen category becomes '?'."""
         if self.is_categorical and (value is None or value not in self.categories):
             return MISSING
         assert value is not None
@@ -138,7 +137,7 @@ class Target(
 
     @cached_property
     def message_parts(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """By class, what `message` says before the probability and after it."""
+        """For each class, the text of `message` before and after the probability."""
         return (
             self._parts(self.negative, self.negative_message),
             self._parts(self.positive, self.positive_message),
@@ -152,7 +151,7 @@ class Target(
         return before, after
 
     def message(self, index: int, probability: float) -> str:
-        """An answer in words: its class, and the probability of the positive label, in [0, 1]."""
+        """Return a prediction in words: class `index`, probability of the positive label."""
         before, after = self.message_parts[index]
         return f"{before}{probability:.1%}{after}"
 
@@ -168,7 +167,7 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def by_name(self) -> dict[str, Feature]:
-        """Every raw column by its name."""
+        """Every raw column, by name."""
         return {feature.name: feature for feature in self.features}
 
     @cached_property
@@ -183,9 +182,9 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def digest(self) -> str:
-        """Short sha256 of the rules; a model made for another contract has another digest.
+        """A short sha256 of the rules; a model trained for another contract has another digest.
 
-        What answers say is no rule: a sentence may be mended without training anew.
+        The target's messages are left out: a changed sentence needs no new training.
         """
         target = msgspec.structs.replace(self.target, negative_message=None, positive_message=None)
         rules = msgspec.structs.replace(self, target=target)
@@ -193,9 +192,9 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def record_type(self) -> type[msgspec.Struct]:
-        """A msgspec struct of one request record: unknown fields, types and ranges checked.
+        """A msgspec struct of one request record, which checks fields, types and ranges.
 
-        An optional field that was left out is UNSET, one that was given as null is None.
+        An optional field is UNSET if left out and None if null.
         """
         # Required fields come first in a struct; kw_only lifts that rule.
         fields: list[Any] = [
@@ -212,12 +211,12 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def decoder(self) -> msgspec.json.Decoder:
-        """Decodes and validates a request body: one record or a list of them."""
+        """Decoder and validator of a request body: one record or a list of records."""
         record = self.record_type
         return msgspec.json.Decoder(Union[record, list[record]])  # type: ignore[valid-type]
 
     def check(self, record: Any) -> list[Problem]:
-        """Every problem of one decoded record, in contract order; empty if it is valid."""
+        """Return every problem of one decoded record, in contract order."""
         if not isinstance(record, dict):
             return [Problem("record", record, "an object with the contract's fields")]
         problems = [
@@ -234,7 +233,7 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return problems or self.check_ranks(record)
 
     def check_ranks(self, record: dict[str, Any]) -> list[Problem]:
-        """The columns that should follow from another one and do not (`rank_of`)."""
+        """Return a problem for each column that contradicts its `rank_of` column."""
         problems = []
         for feature in self.features:
             value = record.get(feature.name)
@@ -248,21 +247,21 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
 
 def nearest(word: str, candidates: tuple[str, ...]) -> str | None:
-    """The candidate most like a word, whatever its case; None if none is close."""
+    """Return the candidate most like a word, ignoring case; None if none is close."""
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 
 
 class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file before its parts are read: one that is wrong must not hide the others."""
+    """The file before its parts are checked, so that one problem does not hide others."""
 
     target: Any
     features: list[Any]
 
 
 def load_contract(path: Path = CONTRACT_PATH) -> Contract:
-    """The contract of a YAML file. Raises ContractError naming all that is wrong in it."""
+    """Return the contract of a YAML file. Raises ContractError listing all its problems."""
     try:
         outline = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Outline)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as err:
@@ -277,10 +276,10 @@ def load_contract(path: Path = CONTRACT_PATH) -> Contract:
             return None
 
     target = read("target", outline.target, Target)
-    names = [named(number, part) for number, part in enumerate(outline.features, start=1)]
+    names = [name_or_place(number, part) for number, part in enumerate(outline.features, start=1)]
     features = [read(*pair, Feature) for pair in zip(names, outline.features)]
     whole = tuple(feature for feature in features if feature)
-    problems += [f"{name}: there are {n} of it" for name, n in Counter(names).items() if n > 1]
+    problems += [f"{name}: named {n} times, expected once" for name, n in Counter(names).items() if n > 1]
     problems += [f"{f.name}: {problem}" for f in whole for problem in feature_problems(f)]
     if len(whole) == len(features):
         problems += rank_problems({feature.name: feature for feature in whole})
@@ -291,21 +290,21 @@ def load_contract(path: Path = CONTRACT_PATH) -> Contract:
     return Contract(target, whole)
 
 
-def named(number: int, part: Any) -> str:
-    """A feature by its name, or by its place in the list if it has none."""
+def name_or_place(number: int, part: Any) -> str:
+    """Return a feature's name, or its place in the list if it has none."""
     name = part.get("name") if isinstance(part, dict) else None
     return str(name or f"feature {number}")
 
 
 def feature_problems(feature: Feature) -> Iterator[str]:
-    """What makes no sense in one feature."""
+    """Yield the problems of one feature."""
     if problem := name_problem(feature.name):
         yield problem
     if feature.is_categorical:
         if len(set(feature.categories) - {MISSING}) < max(1, len(feature.categories)):
-            yield f"categories: expected some, each once, without {MISSING!r}"
+            yield f"categories: expected at least one, each once, without {MISSING!r}"
     elif feature.minimum is None or feature.maximum is None:
-        yield "needs a minimum and a maximum"
+        yield "minimum and maximum: expected both"
         return
     elif feature.minimum > feature.maximum:
         yield f"minimum: got {feature.minimum}, expected at most the maximum, {feature.maximum}"
@@ -316,23 +315,25 @@ def feature_problems(feature: Feature) -> Iterator[str]:
 
 
 def name_problem(name: str) -> str | None:
-    """Why a column cannot have this name, or None."""
+    """Return the problem with a column's name, or None."""
     if not name.isidentifier() or keyword.iskeyword(name):
-        return "name: expected letters, digits and _, no digit first, and no word of Python's"
-    return "name: the pipeline has columns of this name, expected another" if name in OWN else None
+        return "name: expected letters, digits and _, starting with a letter; no Python keyword"
+    if name in RESERVED_NAMES:
+        return "name: the pipeline uses this name for its own column, expected another"
+    return None
 
 
 def rank_problems(features: Mapping[str, Feature]) -> Iterator[str]:
-    """Where `rank_of` names no column whose rank can be told of every record."""
+    """Yield a problem for each `rank_of` that names a column without a rank in every record."""
     for feature in features.values():
         source = features.get(feature.rank_of or feature.name)
         if feature.rank_of and (not source or source.kind != "ordinal" or source.optional):
-            expected = "an ordinal column that is used and rejects missing values"
+            expected = "an ordinal column with used: true and missing: reject"
             yield f"{feature.name}: rank_of: got {feature.rank_of}, expected {expected}"
 
 
 def target_problems(target: Target, names: Sequence[str]) -> Iterator[str]:
-    """What makes no sense in the target beside columns of these names."""
+    """Yield the problems of the target, beside features of these names."""
     if target.name in names:
         yield f"name: got {target.name}, which is also a feature"
     elif problem := name_problem(target.name):
@@ -341,4 +342,4 @@ def target_problems(target: Target, names: Sequence[str]) -> Iterator[str]:
         yield f"negative and positive: got {target.negative!r} twice, expected two labels"
     for message in (target.negative_message, target.positive_message):
         if message is not None and message.count(PROBABILITY) != 1:
-            yield f"got the message {message!r}, expected {PROBABILITY} in it, once"
+            yield f"messages: got {message!r}, expected {PROBABILITY} in it, once"

@@ -1,15 +1,15 @@
-"""The events that travel from the prediction service to its sinks, as JSON.
+"""The events that the prediction service sends to its sinks, as JSON.
 
-Journal -> relay -> MongoDB and the Evidently service. Both kinds are identified by
-`prediction_id`, so that a sink may receive one twice and keep it once. Joined, they are what a
-later training may learn from.
+Their way: journal -> relay -> MongoDB and the Evidently service. `prediction_id` identifies both
+kinds, so a sink that receives an event twice stores it once. A prediction joined with its label is
+a row for a later training.
 """
 
 import msgspec
 
 
-class Prediction(msgspec.Struct, frozen=True, gc=False):  # made by the thousand, in no cycle
-    """One answered record."""
+class Prediction(msgspec.Struct, frozen=True, gc=False):  # created by the thousand, never part of a reference cycle
+    """One record with its prediction."""
 
     prediction_id: str
     predicted_at: float  # Unix time in seconds
@@ -21,7 +21,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):  # made by the thousand
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The true class of a prediction, known later."""
+    """The true class of a prediction, which arrives later."""
 
     prediction_id: str
     labelled_at: float  # Unix time in seconds
@@ -30,19 +30,19 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LabelledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A record and its true class, as rows travel in files: one JSON object a line.
+    """A record and its true class: one line of a JSON Lines file.
 
-    Those that the service was asked about also say which prediction they are.
+    A row from the prediction log also has the prediction's id and time.
     """
 
-    record: dict[str, str | int | float | bool | None]  # raw values; not held to the contract yet
+    record: dict[str, str | int | float | bool | None]  # raw values, not yet checked
     label: int
     prediction_id: str | None = None
     predicted_at: float | None = None  # Unix time in seconds
 
 
 def labelled(prediction: Prediction, label: Label) -> LabelledRecord:
-    """A prediction's record with its true class."""
+    """Return a prediction's record with its true class."""
     return LabelledRecord(
         {**prediction.features}, label.label, prediction.prediction_id, prediction.predicted_at
     )

@@ -1,6 +1,6 @@
-"""The groups of people whose figures are looked at apart: by sex, race and age band.
+"""The groups of people with figures of their own: by sex, race and age band.
 
-The gate, the model card and the monitoring tell the same groups apart, so they can be compared.
+The gate, the model card and the monitoring use the same groups, so their figures are comparable.
 """
 
 PROTECTED = ("sex", "race")  # columns of the contract; each category is a group

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
-from config.runtime.ports import warn_if_taken
+from config.runtime.ports import warn_if_in_use
 from config.runtime.settings import check_folder, exit_with_message, read_settings
 from evidently_service.monitoring import load_monitoring
 from evidently_service.settings import Settings
@@ -36,7 +36,7 @@ def configure() -> None:
 
 def on_starting(arbiter: Any) -> None:
     """Says which setting has a port that is taken."""
-    warn_if_taken(arbiter, "EVIDENTLY_PORT")
+    warn_if_in_use(arbiter, "EVIDENTLY_PORT")
 
 
 exit_with_message(configure)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
-from config.runtime.ports import warn_if_taken
+from config.runtime.ports import warn_if_in_use
 from config.runtime.settings import check_folder, exit_with_message, read_settings
 from prediction_service.settings import Settings
 from prediction_service.worker import MOST_CONNECTIONS
@@ -51,7 +51,7 @@ def remove_counts() -> None:
 
 def on_starting(arbiter: Any) -> None:
     """Starts counting at 0. Files of dead workers stay until then: their counts are in the sums."""
-    warn_if_taken(arbiter, "PREDICTION_PORT")
+    warn_if_in_use(arbiter, "PREDICTION_PORT")
     Path(os.environ[COUNTS]).mkdir(parents=True, exist_ok=True)
     remove_counts()
 

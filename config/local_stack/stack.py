@@ -20,7 +20,7 @@ from typing import Any
 
 import requests
 
-from config.runtime.ports import why_not
+from config.runtime.ports import bind_error
 from config.runtime.settings import read_env_file
 from config.runtime.telemetry import SWITCHES
 
@@ -113,14 +113,14 @@ def check_ports(env: Mapping[str, str], logs: Path) -> None:
     """
     taken = []
     for setting in PORTS:
-        if reason := why_not("127.0.0.1", int(env[setting])):
+        if reason := bind_error("127.0.0.1", int(env[setting])):
             taken.append(f"{setting}={env[setting]}: {reason}")
     if not taken:
         return
     if pid := living_supervisor(logs):
         taken.append(f"an earlier demo's processes still run: kill {pid} ends them all")
     else:
-        taken.append("end what listens there, or set another port: make demo PREDICTION_PORT=9797")
+        taken.append("Stop the process that uses it, or set another port: make demo PREDICTION_PORT=9797")
     raise StackError("\n".join(taken))
 
 

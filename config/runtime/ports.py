@@ -1,11 +1,11 @@
-"""Whether a server could listen on a port, so that one that is taken is named with its setting."""
+"""Check whether a server can listen on a port, so that an error names the setting to change."""
 
 import socket
 from typing import Any
 
 
-def why_not(address: str, port: int) -> str | None:
-    """Why nothing can listen there now, or None if something can."""
+def bind_error(address: str, port: int) -> str | None:
+    """Return why nothing can listen on a port now, or None."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
@@ -16,15 +16,15 @@ def why_not(address: str, port: int) -> str | None:
     return None
 
 
-def warn_if_taken(arbiter: Any, setting: str) -> None:
-    """Names the setting of a port that is taken: gunicorn tries it for 5 seconds and does not.
+def warn_if_in_use(arbiter: Any, setting: str) -> None:
+    """Log the setting of each port that is in use; gunicorn itself retries for 5 seconds.
 
-    It may be let go of meanwhile, as by workers whose arbiter was killed. A new arbiter that takes
-    over from an old one (USR2) brings the socket with it.
+    A warning, because the port may become free meanwhile, as when workers outlive their arbiter. An
+    arbiter that replaces an older one (USR2) inherits the socket.
     """
     if arbiter.master_pid:
         return
     for address, port in (one for one in arbiter.cfg.address if isinstance(one, tuple)):
-        if reason := why_not(address, port):
-            remedy = "end what listens there, or set another port"
-            arbiter.log.warning("%s=%d: %s; %s", setting, port, reason, remedy)
+        if reason := bind_error(address, port):
+            remedy = "Stop the process that uses it, or set another port."
+            arbiter.log.warning("%s: %s; got %d. %s", setting, reason, port, remedy)

@@ -68,12 +68,12 @@ features:
 WRONG = [
     ("{kind: integer, description: it}", "feature 3: Object missing required field `name`"),
     ("{name: a, kind: real, description: it}", "a: Invalid enum value 'real' - at `$.kind`"),
-    ("{name: a, kind: ordinal, description: it}", "a: categories: expected some, each once"),
+    ("{name: a, kind: ordinal, description: it}", "a: categories: expected at least one"),
     (
         "{name: a, kind: nominal, description: it, categories: [b, b]}",
-        "a: categories: expected some, each once, without '?'",
+        "a: categories: expected at least one, each once, without '?'",
     ),
-    ("{name: a, kind: integer, description: it, minimum: 1}", "a: needs a minimum and a maximum"),
+    ("{name: a, kind: integer, description: it, minimum: 1}", "a: minimum and maximum: expected both"),
     (
         "{name: a, kind: integer, description: it, minimum: 3, maximum: 1}",
         "a: minimum: got 3, expected at most the maximum, 1",
@@ -98,14 +98,14 @@ WRONG = [
         "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: nobody}",
         "a: rank_of: got nobody, expected an ordinal column that is used",
     ),
-    ("{name: plan, kind: nominal, description: it, categories: [b]}", "plan: there are 2 of it"),
+    ("{name: plan, kind: nominal, description: it, categories: [b]}", "plan: named 2 times, expected once"),
     (
         "{name: churn, kind: nominal, description: it, categories: [b]}",
         "target: name: got churn, which is also a feature",
     ),
     (
         "{name: probability, kind: nominal, description: it, categories: [b]}",
-        "probability: name: the pipeline has columns of this name",
+        "probability: name: the pipeline uses this name",
     ),
     (
         "{name: a b, kind: nominal, description: it, categories: [b]}",
@@ -137,10 +137,10 @@ def test_every_mistake_of_a_contract_is_named_at_once(tmp_path):
     assert said == [
         "feature 3: Object missing required field `name`",
         "a: Invalid enum value 'real' - at `$.kind`",
-        "a: there are 2 of it",
-        "a: categories: expected some, each once, without '?'",
+        "a: named 2 times, expected once",
+        "a: categories: expected at least one, each once, without '?'",
         "target: negative and positive: got 'stays' twice, expected two labels",
-        "target: got the message 'perhaps', expected {probability} in it, once",
+        "target: messages: got 'perhaps', expected {probability} in it, once",
     ]
 
 
