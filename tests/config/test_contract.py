@@ -92,11 +92,11 @@ WRONG = [
     ),
     (
         "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: mood}",
-        "a: rank_of: got mood, expected an ordinal column that is used",
+        "a: rank_of: got mood, expected an ordinal column with",
     ),
     (
         "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: nobody}",
-        "a: rank_of: got nobody, expected an ordinal column that is used",
+        "a: rank_of: got nobody, expected an ordinal column with",
     ),
     ("{name: plan, kind: nominal, description: it, categories: [b]}", "plan: named 2 times, expected once"),
     (

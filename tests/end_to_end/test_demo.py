@@ -186,13 +186,11 @@ def in_shell(settings: Path) -> dict[str, str]:
 
 
 def follow_the_readme(environment: dict[str, str]) -> None:
-    """The examples under "Predict", of which the second needs what the first answers."""
+    """Run the README's requests; the second one needs the id of the first response."""
     prediction_id = ""
-    for language, text in examples("README.md", "## Predict"):
-        if "API_KEY" in text:  # keys are off in the demo
-            continue
+    for language, text in examples("README.md", "## Ask for a prediction"):
         text = text.replace(":9696", f":{environment['PREDICTION_PORT']}")
-        text = text.replace("THE_ID_FROM_THE_ANSWER", prediction_id)
+        text = text.replace("THE_ID_FROM_THE_RESPONSE", prediction_id)
         answer = json.loads(run(language, text, os.environ))
         assert "error" not in answer, answer
         prediction_id = answer.get("prediction_id", prediction_id)
