@@ -76,7 +76,7 @@ $(VENV)/.spark: $(VENV)/.locked
 #:                    monitoring, retraining, scoring, serving or training
 #:   fuzz soak drills hostile requests; load while parts die; which alerts fire for what
 #:   audit            known vulnerabilities in what the lock names
-#:   dashboards       write Grafana's dashboards, the alert rules and their runbooks
+#:   alerts           write the alert rules and runbooks from config/grafana/alerts.py
 #:   screenshots      the pictures of docs/tour.md, of a running demo; needs Chromium
 #: Operate containers
 #:   build, publish   every image; push them to DOCKER_REPOSITORY
@@ -212,8 +212,8 @@ demo: setup
 screenshots: setup
 	$(BIN)/python -m tests.end_to_end.screenshots
 
-.PHONY: dashboards
-dashboards: setup
+.PHONY: alerts
+alerts: setup
 	$(BIN)/python -m config.grafana.build
 
 # --- containers ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from tests.config.test_monitoring_files import (
     answer,
     debian,
     expressions,
+    label_values,
     scraping,
+    variable_queries,
 )
 from tests.conftest import free_port, wait_until
 from tests.evidently_service.events import made_up_rows
@@ -96,19 +99,26 @@ def test_every_query_returns_data_and_every_rule_is_evaluated(contract, tmp_path
         with scraping(local, tmp_path) as address:
             traffic = Traffic(env["PREDICTION_ADDRESS"], contract)
             wait_until(lambda: has_data(address, "sum(up) == 3"), 30, "Prometheus to scrape all")
-            open_ones = set(expressions())
-            assert len(open_ones) > 40
-
-            def all_answered() -> bool:
-                traffic.send()
-                open_ones.difference_update({o for o in open_ones if has_data(address, o)})
-                return not open_ones
-
-            try:
-                wait_until(all_answered, 120, "data")
-            except AssertionError:
-                raise AssertionError("no data: " + "\n".join(sorted(open_ones))) from None
+            wait_for_data(address, traffic, variable_queries())
+            queries = set(expressions(partial(label_values, address)))
+            assert len(queries) > 100
+            wait_for_data(address, traffic, queries)
             assert unhealthy_rules(address) == {}
+
+
+def wait_for_data(address: str, traffic: Traffic, queries: set[str]) -> None:
+    """Send traffic until every query has data; fails with those that have none."""
+    without_data = set(queries)
+
+    def all_have_data() -> bool:
+        traffic.send()
+        without_data.difference_update({one for one in without_data if has_data(address, one)})
+        return not without_data
+
+    try:
+        wait_until(all_have_data, 120, "data")
+    except AssertionError:
+        raise AssertionError("no data: " + "\n".join(sorted(without_data))) from None
 
 
 def unhealthy_rules(address: str) -> dict[str, str]:
