@@ -1,4 +1,4 @@
-"""Grafana's and Prometheus' provisioning files fit each other and the services.
+"""The dashboards, alert rules and provisioning files fit each other and the services.
 
 With Debian's package `prometheus` installed, Prometheus and its `promtool` read them too.
 """
@@ -57,23 +57,23 @@ LabelValues = Callable[[str, str], list[str]]  # of a metric and a label
 
 
 def provisioned(kind: str, name: str) -> Any:
-    """A provisioning file of Grafana."""
+    """Return a provisioning file of Grafana."""
     return yaml.safe_load((GRAFANA / "provisioning" / kind / name).read_text("utf-8"))
 
 
 def alert_rules() -> list[dict[str, Any]]:
-    """Every alert rule of Grafana."""
+    """Return every alert rule of Grafana."""
     return [rule for g in provisioned("alerting", "rules.yaml")["groups"] for rule in g["rules"]]
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
-    """The panels of a dashboard without its rows, but with those inside of a collapsed row."""
+    """Return the panels of a dashboard, also those of a collapsed row."""
     found = [panel for one in board["panels"] for panel in (one, *one.get("panels", []))]
     return [panel for panel in found if panel["type"] != "row"]
 
 
 def variables(board: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """The metric and the label that give each template variable of a dashboard its values."""
+    """Return the source of each template variable by its name: a metric and a label."""
     found = {}
     for variable in board["templating"]["list"] if "templating" in board else []:
         match = LABEL_VALUES.fullmatch(variable["query"]["query"])
@@ -83,13 +83,13 @@ def variables(board: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def variable_queries() -> set[str]:
-    """PromQL for the values of the template variables."""
+    """Return PromQL expressions for the values of the template variables."""
     named = {one for board in DASHBOARDS for one in variables(board).values()}
     return {f"count by ({label}) ({metric})" for metric, label in named}
 
 
 def filled_in(board: dict[str, Any], expression: str, values: LabelValues) -> set[str]:
-    """An expression with every value of its dashboard's variables."""
+    """Return an expression with each value of its dashboard's variables."""
     found = {expression.replace("$__rate_interval", "1m")}
     for name, source in variables(board).items():
         if f"${name}" in expression:
@@ -99,8 +99,8 @@ def filled_in(board: dict[str, Any], expression: str, values: LabelValues) -> se
 
 
 def expressions(values: LabelValues = lambda metric, label: [label]) -> list[str]:
-    """Every PromQL expression of dashboards and alert rules, variables filled in."""
-    asked = {
+    """Return every PromQL expression of dashboards and alert rules, with values for variables."""
+    found = {
         text
         for board in DASHBOARDS
         for panel in panels(board)
@@ -108,29 +108,29 @@ def expressions(values: LabelValues = lambda metric, label: [label]) -> list[str
         for text in filled_in(board, target["expr"], values)
     }
     models = [query["model"] for rule in alert_rules() for query in rule["data"]]
-    return sorted(asked | variable_queries() | {one["expr"] for one in models if "expr" in one})
+    return sorted(found | variable_queries() | {one["expr"] for one in models if "expr" in one})
 
 
 def label_values(address: str, metric: str, label: str) -> list[str]:
-    """The values of a metric's label on a live Prometheus."""
-    found = answer(address, f"count by ({label}) ({metric})")["data"]["result"]
+    """Return the values of a metric's label from a live Prometheus."""
+    found = query_response(address, f"count by ({label}) ({metric})")["data"]["result"]
     return [series["metric"][label] for series in found]
 
 
 def metrics(expression: str) -> set[str]:
-    """The project's metrics in an expression, without the suffixes of their series."""
+    """Return the project's metrics in an expression, without the suffixes of their series."""
     return {SUFFIXES.sub("", name) for name in METRIC.findall(expression) if name not in LABELS}
 
 
 def debian(program: str) -> str:
-    """The path of a program of Debian's package `prometheus`; the test skips without it."""
+    """Return the path of a program of Debian's package `prometheus`, or skip the test."""
     if not (path := shutil.which(program)):
         pytest.skip(f"no {program} on PATH: apt-get install prometheus")
     return path
 
 
 def run(*command: str) -> str:
-    """What a command says; fails unless it ends with 0."""
+    """Return the output of a command; fail unless its status is 0."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -138,7 +138,7 @@ def run(*command: str) -> str:
 
 @pytest.fixture
 def services(tmp_path: Path, contract: Contract) -> Iterator[dict[str, Flask]]:
-    """Both services by their targets: one without a model, one with a measurement of drift."""
+    """Return both services by target: one without a model, one with a measurement of drift."""
     folder = ModelFolder(tmp_path / "model")
     monitoring = load_monitoring(MONITORING, contract)
     with (
@@ -161,7 +161,7 @@ def services(tmp_path: Path, contract: Contract) -> Iterator[dict[str, Flask]]:
 
 @contextmanager
 def served(app: Flask) -> Iterator[str]:
-    """Host and port of an app that answers over HTTP."""
+    """Serve an app over HTTP; return host and port."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -175,7 +175,7 @@ def served(app: Flask) -> Iterator[str]:
 
 @contextmanager
 def scraping(targets: dict[str, str], folder: Path, rules: Path = RULES) -> Iterator[str]:
-    """The query address of a Prometheus with the project's files: other targets, no waiting."""
+    """Run Prometheus with the project's files and other targets; return its query URL."""
     program, own = debian("prometheus"), f"127.0.0.1:{free_port()}"
     text = PROMETHEUS.read_text("utf-8").replace("127.0.0.1:9090", own)
     text = re.sub(r"_(interval|timeout): \w+", r"_\1: 1s", text)
@@ -196,14 +196,14 @@ def scraping(targets: dict[str, str], folder: Path, rules: Path = RULES) -> Iter
 
 @pytest.fixture
 def prometheus(services: dict[str, Flask], tmp_path: Path) -> Iterator[str]:
-    """The query address of a Prometheus that scrapes both services of this process."""
+    """Run a Prometheus that scrapes both services of this process; return its query URL."""
     with ExitStack() as stack:
         targets = {name: stack.enter_context(served(app)) for name, app in services.items()}
         yield stack.enter_context(scraping(targets, tmp_path))
 
 
-def answer(address: str, expression: str) -> dict[str, Any]:
-    """What Prometheus says to an expression; nothing until it listens."""
+def query_response(address: str, expression: str) -> dict[str, Any]:
+    """Return the response of Prometheus to an expression; empty until it listens."""
     try:
         return requests.get(address, params={"query": expression}, timeout=5).json()
     except (requests.ConnectionError, requests.JSONDecodeError):
@@ -238,25 +238,28 @@ def test_promtool_finds_no_fault_with_the_files_and_the_expressions(tmp_path):
 
 
 def test_a_real_prometheus_scrapes_both_services_and_evaluates_every_expression(prometheus):
-    """Whether they all return data, with a model and traffic, is for the test in containers."""
+    """`tests/end_to_end/test_dashboards.py` holds that each also returns data."""
 
     def up() -> set[str]:
-        found = answer(prometheus, "up == 1")["data"]["result"]
+        found = query_response(prometheus, "up == 1")["data"]["result"]
         return {series["metric"]["job"] for series in found}
 
     jobs = {"prediction_service", "evidently_service", "prometheus"}
     wait_until(lambda: up() == jobs, 30, "Prometheus to scrape all")
-    assert answer(prometheus, "max(income_drift_detected)")["data"]["result"][0]["value"][1] == "1"
+    assert (
+        query_response(prometheus, "max(income_drift_detected)")["data"]["result"][0]["value"][1]
+        == "1"
+    )
     filled = expressions(partial(label_values, prometheus))
     assert any('{feature=~"age"}' in expression for expression in filled)
     for expression in filled:
-        assert answer(prometheus, expression)["status"] == "success", expression
+        assert query_response(prometheus, expression)["status"] == "success", expression
 
 
 def test_what_a_stat_panel_shows_is_of_now_and_not_the_last_that_was_once_true():
-    """Once: a range query kept replaced model versions, and the verdict of a dead service, shown.
+    """A range query once kept showing replaced model versions and the verdict of a dead service.
 
-    Its last value stays on the panel for as long as the dashboard looks back.
+    Its last value stays on the panel for the dashboard's whole time range.
     """
     of_now = [p for b in DASHBOARDS for p in panels(b) if p["type"] in ("stat", "bargauge")]
     assert of_now
@@ -347,7 +350,7 @@ def test_every_dashboard_can_be_provisioned_and_leads_to_the_others():
     assert json.loads((GRAFANA / "dashboards" / home.name).read_text("utf-8")) == HOME
 
 
-def test_every_alert_leads_to_a_panel_that_draws_its_threshold_and_says_what_to_do():
+def test_every_alert_leads_to_a_panel_that_draws_its_threshold_and_has_a_runbook():
     shown = {(b["uid"], p["id"]): p for b in DASHBOARDS for p in panels(b)}
     assert len(alert_rules()) == len(ALERTS)
     for rule, alert in zip(alert_rules(), ALERTS):
@@ -381,13 +384,13 @@ def test_every_alert_leads_to_its_runbook_in_grafana_and_in_the_tree():
 
 
 def test_grafana_finds_no_variable_of_its_environment_in_an_alerts_texts():
-    """It expands `$labels` to nothing: templates write `.Labels` instead."""
+    """Grafana expands `$labels` to nothing. Templates use `.Labels` instead."""
     for rule in alert_rules():
         assert "$" not in str(rule["annotations"]) + str(rule["labels"]) + rule["title"]
 
 
 def test_contact_points_get_every_variable_and_an_alert_reaches_those_that_are_set():
-    """An empty address would keep Grafana from starting, so an unset one has another's place."""
+    """Grafana does not start with an empty address, so an unset one has a placeholder."""
     text = (GRAFANA / "provisioning" / "alerting" / "contact-points.yaml").read_text("utf-8")
     environment = COMPOSE["services"]["grafana"]["environment"]
     used = set(re.findall(r"\$([A-Z_]+)", text))

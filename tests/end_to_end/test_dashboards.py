@@ -1,7 +1,7 @@
-"""Every query of every panel and alert, asked of a real Prometheus that scrapes the live services.
+"""Every query of every panel and alert returns data on a real Prometheus with live services.
 
 The services run as processes from the Procfile, on a small model; predictions and labels come in
-over HTTP for as long as the queries are asked.
+over HTTP until every query has data.
 """
 
 import math
@@ -19,10 +19,10 @@ from config.contract import Contract
 from config.local_stack.stack import PORTS, running, stack_environment
 from prediction_service.model_folder import ModelFolder
 from tests.config.test_monitoring_files import (
-    answer,
     debian,
     expressions,
     label_values,
+    query_response,
     scraping,
     variable_queries,
 )
@@ -38,7 +38,7 @@ ROWS = 200  # of a request
 
 
 class Traffic:
-    """Sends made-up people and what they turned out to earn."""
+    """Sends synthetic records and their labels."""
 
     def __init__(self, address: str, contract: Contract) -> None:
         self.address = address
@@ -46,27 +46,27 @@ class Traffic:
         self.seed = 0
 
     def send(self) -> None:
-        """One list of records, labels of four in five of them, and one record that is refused."""
+        """Send a list of records, labels for four in five of them, and an invalid record."""
         self.seed += 1
         rows = made_up_rows(self.contract, ROWS, self.seed)
         records = [{name: row[name] for name in self.contract.input_names} for row in rows]
-        answers = self.post("/predict", records).json()
+        predictions = self.post("/predict", records).json()
         labels = [
             {"prediction_id": one["prediction_id"], "label": row["label"]}
-            for number, (one, row) in enumerate(zip(answers, rows))
+            for number, (one, row) in enumerate(zip(predictions, rows))
             if number % 5
         ]
         assert self.post("/feedback", labels).status_code == 202
         assert self.post("/predict", {"age": -3}).status_code == 422
 
     def post(self, path: str, body: Any) -> requests.Response:
-        """The answer to a request."""
+        """Return the response to a request."""
         return requests.post(self.address + path, json=body, timeout=10)
 
 
 @contextmanager
 def services(contract: Contract, folder: Path) -> Iterator[dict[str, str]]:
-    """The environment of running services that have a model and a reference of version 1."""
+    """Run the services with model and reference data of version 1; return their environment."""
     registry = RegistryFile(folder)
     assert registry.promote(made_up_rows(contract, 2000, seed=10_000)).number == "1"
     settings = {name: str(free_port()) for name in PORTS} | {"MEASURE_PERIOD_S": "1"}
@@ -82,8 +82,8 @@ ADDRESSES = ("PREDICTION_ADDRESS", "EVIDENTLY_ADDRESS")
 
 
 def has_data(address: str, expression: str) -> bool:
-    """True if Prometheus knows a number for the expression."""
-    found = answer(address, expression)
+    """Return True if the expression has a number."""
+    found = query_response(address, expression)
     assert found.get("status", "success") == "success", (expression, found)
     return any(not math.isnan(float(one["value"][1])) for one in found["data"]["result"])
 
@@ -107,7 +107,7 @@ def test_every_query_returns_data_and_every_rule_is_evaluated(contract, tmp_path
 
 
 def wait_for_data(address: str, traffic: Traffic, queries: set[str]) -> None:
-    """Send traffic until every query has data; fails with those that have none."""
+    """Send traffic until every query has data; fail with the queries without data."""
     without_data = set(queries)
 
     def all_have_data() -> bool:
@@ -122,7 +122,7 @@ def wait_for_data(address: str, traffic: Traffic, queries: set[str]) -> None:
 
 
 def unhealthy_rules(address: str) -> dict[str, str]:
-    """The alert rules that Prometheus could not evaluate, and why."""
+    """Return the errors of alert rules that Prometheus cannot evaluate, by name."""
     rules = requests.get(address.replace("/query", "/rules"), timeout=10).json()
     (group,) = rules["data"]["groups"]
     assert len(group["rules"]) == 10
