@@ -64,12 +64,12 @@ ALERTS = (
         severity="warning",
         panel=("income-drift", "Drifted features"),
         runbook="""\
-The feature's drift score was above 1 in several windows in a row that share no rows. Chance explains
-this rarely: the drift overview shows the false-alarm budget (false_alarms_per_month in
-config/monitoring.yaml). Open the feature on the dashboard "Feature drill-down". If its invalid values
-have increased, an upstream field is broken. Fix it there: no training helps. If the values are right
-and the drift effect is small, wait: one feature starts no training. The distributions are in the
-report of the window that triggered the alert: port 3000, /report.""",
+The feature's drift score was above 1 in several windows in a row that share no rows. Chance
+explains this rarely: the drift overview shows the false-alarm budget (false_alarms_per_month in
+config/monitoring.yaml). Open the feature on the dashboard "Feature drill-down". If its invalid
+values have increased, an upstream field is broken. Fix it there: no training helps. If the values
+are right and the drift effect is small, wait: one feature starts no training. The distributions are
+in the report of the window that triggered the alert: port 3000, /report.""",
     ),
     Alert(
         name="DatasetDrift",
@@ -85,8 +85,8 @@ The share of drifted features has reached share_drifted in config/monitoring.yam
 field looks like drift: first check "Data quality" on the drift overview, and compare the newest
 records with the contract. If the world has changed, the deployment `watch` starts a training once
 it has enough new labels (in Prefect: train, tag drift). python -m training decisions gives the
-reason for each decision, python -m training history the promotions. A promoted version brings its own
-reference data. The alert then resolves with the next window that fits them.""",
+reason for each decision, python -m training history the promotions. A promoted version brings its
+own reference data. The alert then resolves with the next window that fits them.""",
     ),
     Alert(
         name="TargetDrift",
@@ -117,8 +117,8 @@ the reference data's own version are compared.""",
 The model ranks the newest labelled predictions much worse than in training. Look at the groups on
 the dashboard "Classification performance". If one group alone is worse, its labels or fields may be
 broken. If no feature has drifted, this is concept shift: only newer labels help. The deployment
-`watch` starts a training once it has enough labels, and python -m training decisions gives the reason
-for each decision. If an older version was better, return to it: python -m training rollback.""",
+`watch` starts a training once it has enough labels, and python -m training decisions gives the
+reason for each decision. If an older version was better, return to it: python -m training rollback.""",
     ),
     Alert(
         name="MonitoringStale",
@@ -132,8 +132,8 @@ for each decision. If an older version was better, return to it: python -m train
         no_data="Alerting",  # no measurement at all is worse than an old one
         runbook="""\
 Without measurements every drift alert is silent. Look at the process `measure` (make ps, make logs
-S=measure) and at GET /drift on port 3000. Its field "error" gives the reason why the last measurement
-failed. This alert also fires if Prometheus is down: make ps.""",
+S=measure) and at GET /drift on port 3000. Its field "error" gives the reason why the last
+measurement failed. This alert also fires if Prometheus is down: make ps.""",
     ),
     Alert(
         name="SinkBacklog",
@@ -146,9 +146,9 @@ failed. This alert also fires if Prometheus is down: make ps.""",
         panel=("income-service", "Sink backlog"),
         runbook="""\
 The journal keeps all predictions, but the sink has not confirmed them. Look at the relay (make logs
-S=relay) and at the sink: MongoDB or the Evidently service. Do not resend anything by hand: the relay
-continues where it stopped. If the journals reach JOURNAL_MAX_MB, the service rejects predictions with
-status 503. Free disk space or raise the limit before that.""",
+S=relay) and at the sink: MongoDB or the Evidently service. Do not resend anything by hand: the
+relay continues where it stopped. If the journals reach JOURNAL_MAX_MB, the service rejects
+predictions with status 503. Free disk space or raise the limit before that.""",
     ),
     Alert(
         name="ErrorRate",
@@ -163,9 +163,10 @@ status 503. Free disk space or raise the limit before that.""",
         severity="critical",
         panel=("income-service", "Server errors"),
         runbook="""\
-GET /health/ready on port 9696 gives the reason. 503: no model is loaded (make logs S=follower), or the
-journals are full (see the alert SinkBacklog). 500: the service's log has the traceback (make logs
-S=prediction). Clients may send the same request again. An Idempotency-Key prevents a duplicate.""",
+GET /health/ready on port 9696 gives the reason. 503: no model is loaded (make logs S=follower), or
+the journals are full (see the alert SinkBacklog). 500: the service's log has the traceback (make
+logs S=prediction). Clients may send the same request again. An Idempotency-Key prevents a
+duplicate.""",
     ),
     Alert(
         name="Latency",
@@ -181,8 +182,8 @@ S=prediction). Clients may send the same request again. An Idempotency-Key preve
         panel=("income-service", "Request latency"),
         runbook="""\
 A single record takes about a millisecond, a list of 1,000 records some tens. Look at the request
-rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another process uses the
-machine (a training has the lowest processor priority, but not the lowest disk priority), or the
+rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another process uses
+the machine (a training has the lowest processor priority, but not the lowest disk priority), or the
 journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request.""",
     ),
     Alert(
@@ -198,11 +199,11 @@ journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request."""
         severity="warning",
         panel=("income-service", "Workers by model version"),
         runbook="""\
-After a promotion the follower, every worker and the monitoring change over within seconds. Here they
-did not. Look for a rejected version: GET /health/ready on port 9696 gives its number and the reason,
-and the last good version stays live. Otherwise look at the follower (make logs S=follower) and at
-measure (make logs S=measure): one of them cannot reach MLflow. With MODEL_RUN_ID set the skew is
-intended: silence the alert.""",
+After a promotion the follower, every worker and the monitoring change over within seconds. Here
+they did not. Look for a rejected version: GET /health/ready on port 9696 gives its number and the
+reason, and the last good version stays live. Otherwise look at the follower (make logs S=follower)
+and at measure (make logs S=measure): one of them cannot reach MLflow. With MODEL_RUN_ID set the
+skew is intended: silence the alert.""",
     ),
     Alert(
         name="ServiceDown",

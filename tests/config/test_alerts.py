@@ -1,8 +1,8 @@
 """Each alert fires, stays silent and handles missing data as intended: `promtool test rules`.
 
 Prometheus' own evaluator runs the committed rules on the series below. The clock starts at 0, and
-one value is one minute: `0.4x4 1.3x20` is 0.4 up to minute 4 and 1.3 from minute 5. `_` is a missing
-sample. `stale` ends a series.
+one value is one minute: `0.4x4 1.3x20` is 0.4 up to minute 4 and 1.3 from minute 5.
+`_` is a missing sample. `stale` ends a series.
 """
 
 import json
