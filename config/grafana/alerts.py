@@ -65,11 +65,11 @@ ALERTS = (
         panel=("income-drift", "Drifted features"),
         runbook="""\
 The feature's drift score was above 1 in several windows in a row that share no rows. Chance
-explains this rarely: the drift overview shows the false-alarm budget (false_alarms_per_month in
-config/monitoring.yaml). Open the feature on the dashboard "Feature drill-down". If its invalid
-values have increased, an upstream field is broken. Fix it there: no training helps. If the values
-are right and the drift effect is small, wait: one feature starts no training. The distributions are
-in the report of the window that triggered the alert: port 3000, /report.""",
+explains this rarely: the drift overview shows the false-alarm budget (false_alarms_per_month
+in config/monitoring.yaml). Open the feature on the dashboard "Feature drill-down". If its
+invalid values have increased, an upstream field is broken. Fix it there: no training helps. If
+the values are right and the drift effect is small, wait: one feature starts no training. The
+distributions are in the report of the window that triggered the alert: port 3000, /report.""",
     ),
     Alert(
         name="DatasetDrift",
@@ -81,12 +81,13 @@ in the report of the window that triggered the alert: port 3000, /report.""",
         severity="warning",
         panel=("income-drift", "Drift verdict"),
         runbook="""\
-The share of drifted features has reached share_drifted in config/monitoring.yaml. A broken upstream
-field looks like drift: first check "Data quality" on the drift overview, and compare the newest
-records with the contract. If the world has changed, the deployment `watch` starts a training once
-it has enough new labels (in Prefect: train, tag drift). python -m training decisions gives the
-reason for each decision, python -m training history the promotions. A promoted version brings its
-own reference data. The alert then resolves with the next window that fits them.""",
+The share of drifted features has reached share_drifted in config/monitoring.yaml. A broken
+upstream field looks like drift: first check "Data quality" on the drift overview, and compare
+the newest records with the contract. If the world has changed, the deployment `watch` starts a
+training once it has enough new labels (in Prefect: train, tag drift). python -m training
+decisions gives the reason for each decision, python -m training history the promotions. A
+promoted version brings its own reference data. The alert then resolves with the next window
+that fits them.""",
     ),
     Alert(
         name="TargetDrift",
@@ -98,10 +99,10 @@ own reference data. The alert then resolves with the next window that fits them.
         severity="warning",
         panel=("income-drift", "Drifted outputs"),
         runbook="""\
-The distribution of predicted classes or probabilities differs from the reference data. If features
-have drifted too, continue with the alert DatasetDrift. If no feature has drifted, compare the
-prediction with the labels: "Share of the positive class" on the drift overview. Only predictions of
-the reference data's own version are compared.""",
+The distribution of predicted classes or probabilities differs from the reference data. If
+features have drifted too, continue with the alert DatasetDrift. If no feature has drifted,
+compare the prediction with the labels: "Share of the positive class" on the drift overview.
+Only predictions of the reference data's own version are compared.""",
     ),
     Alert(
         name="PerformanceBelowFloor",
@@ -114,11 +115,12 @@ the reference data's own version are compared.""",
         severity="critical",
         panel=("income-performance", "ROC AUC"),
         runbook="""\
-The model ranks the newest labelled predictions much worse than in training. Look at the groups on
-the dashboard "Classification performance". If one group alone is worse, its labels or fields may be
-broken. If no feature has drifted, this is concept shift: only newer labels help. The deployment
-`watch` starts a training once it has enough labels, and python -m training decisions gives the
-reason for each decision. If an older version was better, return to it: python -m training rollback.""",
+The model ranks the newest labelled predictions much worse than in training. Look at the groups
+on the dashboard "Classification performance". If one group alone is worse, its labels or
+fields may be broken. If no feature has drifted, this is concept shift: only newer labels help.
+The deployment `watch` starts a training once it has enough labels, and python -m training
+decisions gives the reason for each decision. If an older version was better, return to it:
+python -m training rollback.""",
     ),
     Alert(
         name="MonitoringStale",
@@ -131,8 +133,8 @@ reason for each decision. If an older version was better, return to it: python -
         panel=("income-drift", "Last measurement"),
         no_data="Alerting",  # no measurement at all is worse than an old one
         runbook="""\
-Without measurements every drift alert is silent. Look at the process `measure` (make ps, make logs
-S=measure) and at GET /drift on port 3000. Its field "error" gives the reason why the last
+Without measurements every drift alert is silent. Look at the process `measure` (make ps, make
+logs S=measure) and at GET /drift on port 3000. Its field "error" gives the reason why the last
 measurement failed. This alert also fires if Prometheus is down: make ps.""",
     ),
     Alert(
@@ -145,10 +147,10 @@ measurement failed. This alert also fires if Prometheus is down: make ps.""",
         severity="warning",
         panel=("income-service", "Sink backlog"),
         runbook="""\
-The journal keeps all predictions, but the sink has not confirmed them. Look at the relay (make logs
-S=relay) and at the sink: MongoDB or the Evidently service. Do not resend anything by hand: the
-relay continues where it stopped. If the journals reach JOURNAL_MAX_MB, the service rejects
-predictions with status 503. Free disk space or raise the limit before that.""",
+The journal keeps all predictions, but the sink has not confirmed them. Look at the relay (make
+logs S=relay) and at the sink: MongoDB or the Evidently service. Do not resend anything by
+hand: the relay continues where it stopped. If the journals reach JOURNAL_MAX_MB, the service
+rejects predictions with status 503. Free disk space or raise the limit before that.""",
     ),
     Alert(
         name="ErrorRate",
@@ -163,10 +165,10 @@ predictions with status 503. Free disk space or raise the limit before that.""",
         severity="critical",
         panel=("income-service", "Server errors"),
         runbook="""\
-GET /health/ready on port 9696 gives the reason. 503: no model is loaded (make logs S=follower), or
-the journals are full (see the alert SinkBacklog). 500: the service's log has the traceback (make
-logs S=prediction). Clients may send the same request again. An Idempotency-Key prevents a
-duplicate.""",
+GET /health/ready on port 9696 gives the reason. 503: no model is loaded (make logs
+S=follower), or the journals are full (see the alert SinkBacklog). 500: the service's log has
+the traceback (make logs S=prediction). Clients may send the same request again. An
+Idempotency-Key prevents a duplicate.""",
     ),
     Alert(
         name="Latency",
@@ -181,10 +183,10 @@ duplicate.""",
         severity="warning",
         panel=("income-service", "Request latency"),
         runbook="""\
-A single record takes about a millisecond, a list of 1,000 records some tens. Look at the request
-rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another process uses
-the machine (a training has the lowest processor priority, but not the lowest disk priority), or the
-journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request.""",
+A single record takes about a millisecond, a list of 1,000 records some tens. Look at the
+request rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another
+process uses the machine (a training has the lowest processor priority, but not the lowest disk
+priority), or the journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request.""",
     ),
     Alert(
         name="ModelVersionSkew",
@@ -199,11 +201,11 @@ journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request."""
         severity="warning",
         panel=("income-service", "Workers by model version"),
         runbook="""\
-After a promotion the follower, every worker and the monitoring change over within seconds. Here
-they did not. Look for a rejected version: GET /health/ready on port 9696 gives its number and the
-reason, and the last good version stays live. Otherwise look at the follower (make logs S=follower)
-and at measure (make logs S=measure): one of them cannot reach MLflow. With MODEL_RUN_ID set the
-skew is intended: silence the alert.""",
+After a promotion the follower, every worker and the monitoring change over within seconds.
+Here they did not. Look for a rejected version: GET /health/ready on port 9696 gives its number
+and the reason, and the last good version stays live. Otherwise look at the follower (make logs
+S=follower) and at measure (make logs S=measure): one of them cannot reach MLflow. With
+MODEL_RUN_ID set the skew is intended: silence the alert.""",
     ),
     Alert(
         name="ServiceDown",
@@ -216,8 +218,8 @@ skew is intended: silence the alert.""",
         panel=("income-service", "Services"),
         no_data="Alerting",  # Prometheus has no target: it scrapes nothing
         runbook="""\
-A service that is down counts no errors, so this alert reports it. Look at the container (make ps,
-make logs S=prediction or S=evidently). Without the prediction service there are no predictions.
-Without the Evidently service predictions continue and wait in the journal.""",
+A service that is down counts no errors, so this alert reports it. Look at the container (make
+ps, make logs S=prediction or S=evidently). Without the prediction service there are no
+predictions. Without the Evidently service predictions continue and wait in the journal.""",
     ),
 )
