@@ -76,7 +76,7 @@ $(VENV)/.spark: $(VENV)/.locked
 #:                    monitoring, retraining, scoring, serving or training
 #:   fuzz soak drills hostile requests; load while parts die; which alerts fire for what
 #:   audit            known vulnerabilities in what the lock names
-#:   dashboards       write Grafana's dashboards, the alert rules and their runbooks
+#:   alerts docs      write alert rules and runbooks; docs/configuration.md
 #:   screenshots      the pictures of docs/tour.md, of a running demo; needs Chromium
 #: Operate containers
 #:   build, publish   every image; push them to DOCKER_REPOSITORY
@@ -216,8 +216,8 @@ screenshots: setup
 docs: setup
 	$(BIN)/python .ci/write_configuration
 
-.PHONY: dashboards
-dashboards: setup
+.PHONY: alerts
+alerts: setup
 	$(BIN)/python -m config.grafana.build
 
 # --- containers ---------------------------------------------------------------------------------

@@ -1,4 +1,9 @@
-"""What Grafana shows and notifies of, as code: `make dashboards` writes the files from it.
+"""Grafana's dashboards, and the alert rules of Grafana and Prometheus.
 
-A developer's tool: no image has this folder's Python, and no part of the project imports it.
+The JSON files in `dashboards` are the source of the dashboards. To change one, edit it in Grafana,
+save its JSON to a file and replace the file here. Set `id` to null, and remove values of variables
+from `current`. `make alerts` writes the rest from `alerts.py`: the rules, `runbooks.md` and
+`runbooks.json`.
+
+No image contains this package, and no other package imports it.
 """

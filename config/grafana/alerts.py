@@ -1,39 +1,33 @@
-"""Every alert, in one table: Grafana's rules, Prometheus' rules and the runbooks are made of it.
+"""The alerts: figure, threshold and runbook of each, in one table.
 
-Grafana notifies people (`provisioning/alerting/rules.yaml`); Prometheus evaluates the same figures
-against the same thresholds (`config/prometheus/alerts.yml`), which `promtool` tests and which leave
-the alerts' history behind as the series `ALERTS`.
-
-A figure that is absent is a state of its own: `no_data` says for each alert whether it fires then.
-Drift has no figure before there is a verdict, and one that is late must not look like "no drift":
-MonitoringStale is there for that, and fires when it has no figure itself.
+`make alerts` writes Grafana's rules, Prometheus' rules and the runbooks from it (`build.py`).
+Grafana notifies people. Prometheus evaluates the same expressions: `promtool` tests its rules, and
+the series `ALERTS` is the alerts' history.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import yaml
 
-from config.contract import CONTRACT_PATH
-
-MONITORING = yaml.safe_load(CONTRACT_PATH.with_name("monitoring.yaml").read_text("utf-8"))
-FOLDER = "Income prediction"
-DATASOURCE = "prometheus"
-RUNBOOKS = "income-runbooks"  # the dashboard that shows the runbooks
-PREDICTIONS = (
-    'endpoint=~"predict|feedback"'  # what a client asks for, not scrapes and health checks
+MONITORING = yaml.safe_load(
+    Path(__file__).parents[1].joinpath("monitoring.yaml").read_text("utf-8")
 )
+PREDICTIONS = 'endpoint=~"predict|feedback"'  # client requests, without scrapes and health checks
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A figure, the threshold that it must not pass, and what a person does about it.
+    """A figure, its threshold, and what to do about it.
 
-    `value` is PromQL; each of its series is an alert of its own. `summary` may name the series'
-    labels as `{{ .Labels.name }}`: that is how Prometheus and Grafana both read them, and Grafana
-    takes a `$` in a provisioned file for a variable of its environment.
+    `value` is PromQL. Each of its series is an alert of its own. `summary` may contain the labels
+    of the series as `{{ .Labels.name }}`. Prometheus and Grafana both read this form. Grafana would
+    replace a `$` in a provisioned file by an environment variable.
+
+    `no_data` is the state of the alert while the figure is absent. Drift has no figure before the
+    first verdict, so a drift alert is silent then. MonitoringStale fires instead.
     """
 
     name: str
@@ -41,9 +35,9 @@ class Alert:
     value: str
     comparison: Literal[">", "<"]
     threshold: float
-    lasting: str  # for how long, before anyone is told
+    lasting: str  # time beyond the threshold before the alert fires
     severity: Literal["warning", "critical"]
-    panel: tuple[str, str]  # uid of a dashboard and title of the panel that shows the figure
+    panel: tuple[str, str]  # the panel that shows the figure: uid of its dashboard, title
     runbook: str
     no_data: Literal["OK", "Alerting"] = "OK"
 
@@ -54,7 +48,7 @@ class Alert:
 
     @property
     def expression(self) -> str:
-        """The condition as one PromQL expression, for Prometheus, which knows no `no_data`."""
+        """The condition as one PromQL expression. Prometheus has no `no_data`."""
         compared = f"({self.value}) {self.comparison} {self.threshold:g}"
         return compared if self.no_data == "OK" else f"{compared} or absent({self.value})"
 
@@ -66,34 +60,34 @@ ALERTS = (
         value="max by (feature) (income_feature_drift_persistent)",
         comparison=">",
         threshold=0,
-        lasting="1m",  # it has lasted for persistent_windows of config/monitoring.yaml already
+        lasting="1m",  # drift has already lasted for persistent_windows of config/monitoring.yaml
         severity="warning",
-        panel=("income-drift", "Features that have drifted"),
+        panel=("income-drift", "Drifted features"),
         runbook="""\
-One feature of the newest predictions differs from the reference by more than chance explains: its
-score was above 1 in several windows in a row that share no rows. How many false alarms to expect is on
-the drift overview, from false_alarms_per_month in config/monitoring.yaml. Open "Feature drill down"
-for it. If a data quality problem of the same feature has grown, a field is broken upstream: mend it
-there, for no training helps. If the values are right and the effect on the score is small, wait:
-one feature starts no training. The distributions are in the report of the window with which it was
-seen: port 3000, /report.""",
+The feature's drift score was above 1 in several windows in a row that share no rows. Chance
+explains this rarely: the drift overview shows the false-alarm budget (false_alarms_per_month
+in config/monitoring.yaml). Open the feature on the dashboard "Feature drill-down". If its
+invalid values have increased, an upstream field is broken. Fix it there: no training helps. If
+the values are right and the drift effect is small, wait: one feature starts no training. The
+distributions are in the report of the window that triggered the alert: port 3000, /report.""",
     ),
     Alert(
         name="DatasetDrift",
-        summary="Enough features of the newest predictions differ from the reference.",
+        summary="Enough features have drifted for a drift verdict.",
         value="max(income_drift_detected)",
         comparison=">",
         threshold=0,
         lasting="2m",
         severity="warning",
-        panel=("income-drift", "Verdict"),
+        panel=("income-drift", "Drift verdict"),
         runbook="""\
-The share of drifted features has reached share_drifted in config/monitoring.yaml. A broken upstream
-field looks like drift: look at "Data quality" and compare the newest records with the contract
-first. If the world has changed, the deployment `watch` starts a training once it has enough fresh
-labels (in Prefect: train, tag drift); python -m training decisions says why it has or has not, and
-python -m training history whether its model was promoted. Once a version is promoted its own
-reference is used, and the alert resolves with the next window that it fits.""",
+The share of drifted features has reached share_drifted in config/monitoring.yaml. A broken
+upstream field looks like drift: first check "Data quality" on the drift overview, and compare
+the newest records with the contract. If the world has changed, the deployment `watch` starts a
+training once it has enough new labels (in Prefect: train, tag drift). python -m training
+decisions gives the reason for each decision, python -m training history the promotions. A
+promoted version brings its own reference data. The alert then resolves with the next window
+that fits them.""",
     ),
     Alert(
         name="TargetDrift",
@@ -103,44 +97,45 @@ reference is used, and the alert resolves with the next window that it fits.""",
         threshold=0,
         lasting="1m",
         severity="warning",
-        panel=("income-target", "Outputs that have drifted"),
+        panel=("income-drift", "Drifted outputs"),
         runbook="""\
-The predicted classes or probabilities are distributed otherwise than on the reference. If features
-have drifted too, go on with the alert DatasetDrift. If none has, compare with the share of true
-labels above 50K, where there are labels. Only answers of the version that the reference belongs to
-are compared.""",
+The distribution of predicted classes or probabilities differs from the reference data. If
+features have drifted too, continue with the alert DatasetDrift. If no feature has drifted,
+compare the prediction with the labels: "Share of the positive class" on the drift overview.
+Only predictions of the reference data's own version are compared.""",
     ),
     Alert(
         name="PerformanceBelowFloor",
-        summary="ROC AUC on labelled predictions is below its floor, its whole interval included.",
-        # The upper end of the interval, where one is measured: what chance explains is silent.
+        summary="ROC AUC of labelled predictions is below the floor, with its whole interval.",
+        # The upper end of the interval, if there is one: chance alone fires no alert.
         value='max(income_quality_bound{metric="roc_auc"}) or max(income_quality_roc_auc)',
         comparison="<",
-        threshold=MONITORING["roc_auc_floor"],  # where `watch` sees cause for a training too
+        threshold=MONITORING["roc_auc_floor"],  # `watch` starts a training below the same floor
         lasting="5m",
         severity="critical",
         panel=("income-performance", "ROC AUC"),
         runbook="""\
-The newest labelled predictions are ranked much worse than in training. Look at the segments: if one
-group alone is worse, its labels or fields may be broken. If the features have not drifted, the
-relation between features and income has: only newer labels help. The deployment `watch` starts a
-training once there are enough of them, and python -m training decisions says why it has or has not.
-Until then go back if an older version was better: python -m training rollback.""",
+The model ranks the newest labelled predictions much worse than in training. Look at the groups
+on the dashboard "Classification performance". If one group alone is worse, its labels or
+fields may be broken. If no feature has drifted, this is concept shift: only newer labels help.
+The deployment `watch` starts a training once it has enough labels, and python -m training
+decisions gives the reason for each decision. If an older version was better, return to it:
+python -m training rollback.""",
     ),
     Alert(
         name="MonitoringStale",
         summary="The Evidently service has measured nothing for ten minutes.",
         value="time() - max(income_measurement_timestamp_seconds)",
         comparison=">",
-        threshold=600,  # 120 times the period in config/monitoring.yaml
+        threshold=600,  # 120 times measure_period_s in config/monitoring.yaml
         lasting="1m",
         severity="critical",
-        panel=("income-drift", "Age of the verdict"),
+        panel=("income-drift", "Last measurement"),
         no_data="Alerting",  # no measurement at all is worse than an old one
         runbook="""\
-Until it measures again no drift can be seen, and every drift alert is silent. Look at the process
-`measure` (make ps, make logs S=measure) and at GET /drift on port 3000, whose "error" says why the
-last run failed. If Prometheus itself does not answer, this alert fires too: make ps.""",
+Without measurements every drift alert is silent. Look at the process `measure` (make ps, make
+logs S=measure) and at GET /drift on port 3000. Its field "error" gives the reason why the last
+measurement failed. This alert also fires if Prometheus is down: make ps.""",
     ),
     Alert(
         name="SinkBacklog",
@@ -150,16 +145,16 @@ last run failed. If Prometheus itself does not answer, this alert fires too: mak
         threshold=1000,  # two full batches of the relay (RELAY_BATCH_ROWS)
         lasting="5m",
         severity="warning",
-        panel=("income-service", "Waiting to be stored"),
+        panel=("income-service", "Sink backlog"),
         runbook="""\
-Answered predictions are safe in the journal, but the sink has not confirmed them. Look at the relay
-(make logs S=relay) and at the sink: MongoDB, or the Evidently service. Nothing has to be sent again
-by hand: the relay goes on where it stopped. If the journals reach JOURNAL_MAX_MB first, predictions
-are refused with status 503, so make room or raise it in time.""",
+The journal keeps all predictions, but the sink has not confirmed them. Look at the relay (make
+logs S=relay) and at the sink: MongoDB or the Evidently service. Do not resend anything by
+hand: the relay continues where it stopped. If the journals reach JOURNAL_MAX_MB, the service
+rejects predictions with status 503. Free disk space or raise the limit before that.""",
     ),
     Alert(
         name="ErrorRate",
-        summary="More than 1 % of predictions and labels are answered with a server error.",
+        summary="More than 1 % of predictions and labels get a server error.",
         value=(
             f'(sum(rate(income_requests_total{{{PREDICTIONS},status=~"5.."}}[5m])) or vector(0))'
             f" / (sum(rate(income_requests_total{{{PREDICTIONS}}}[5m])) > 0)"
@@ -168,12 +163,12 @@ are refused with status 503, so make room or raise it in time.""",
         threshold=0.01,
         lasting="2m",
         severity="critical",
-        panel=("income-service", "Share of server errors"),
+        panel=("income-service", "Server errors"),
         runbook="""\
-GET /health/ready on port 9696 says what is missing. 503: there is no model yet (make logs
-S=follower), or the journals are full (see the alert SinkBacklog). 500: the log of the service has
-the traceback (make logs S=prediction). Clients may send the same request again: an Idempotency-Key
-keeps it from being counted twice.""",
+GET /health/ready on port 9696 gives the reason. 503: no model is loaded (make logs
+S=follower), or the journals are full (see the alert SinkBacklog). 500: the service's log has
+the traceback (make logs S=prediction). Clients may send the same request again. An
+Idempotency-Key prevents a duplicate.""",
     ),
     Alert(
         name="Latency",
@@ -186,149 +181,45 @@ keeps it from being counted twice.""",
         threshold=0.1,
         lasting="5m",
         severity="warning",
-        panel=("income-service", "Time to answer"),
+        panel=("income-service", "Request latency"),
         runbook="""\
-A single record takes about a millisecond, a list of 1,000 some tens. Look at the rate of requests:
-beyond what WORKERS can do, they queue. If it is as ever, the machine is busy with something else (a
-training has the lowest share of the processor, but not of the disk), or the disk of the journal is
-slow: JOURNAL_SYNC=full pays a flush per request.""",
+A single record takes about a millisecond, a list of 1,000 records some tens. Look at the
+request rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another
+process uses the machine (a training has the lowest processor priority, but not the lowest disk
+priority), or the journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request.""",
     ),
     Alert(
         name="ModelVersionSkew",
-        summary="Workers and monitoring are not of the same model version.",
+        summary="Workers and monitoring use different model versions.",
         value=(
             "count((sum by (version) (income_workers) > 0) or max by (version) (label_replace("
             'income_reference_info, "version", "$1", "model_version", "(.*)")))'
         ),
         comparison=">",
         threshold=1,
-        lasting="5m",  # a promotion reaches everyone within seconds
+        lasting="5m",  # a promotion reaches every process within seconds
         severity="warning",
         panel=("income-service", "Workers by model version"),
         runbook="""\
-After a promotion the follower, every worker and the monitoring change over within seconds; they
-have not. Look for a refused version: GET /health/ready on port 9696 says which and why, and the
-last good one is served on. Otherwise look at the follower (make logs S=follower) and at measure
-(make logs S=measure): one of them does not reach MLflow. With MODEL_RUN_ID set the skew is meant:
-silence the alert.""",
+After a promotion the follower, every worker and the monitoring change over within seconds.
+Here they did not. Look for a rejected version: GET /health/ready on port 9696 gives its number
+and the reason, and the last good version stays live. Otherwise look at the follower (make logs
+S=follower) and at measure (make logs S=measure): one of them cannot reach MLflow. With
+MODEL_RUN_ID set the skew is intended: silence the alert.""",
     ),
     Alert(
         name="ServiceDown",
-        summary="{{ .Labels.job }} does not answer Prometheus.",
+        summary="Prometheus cannot scrape {{ .Labels.job }}.",
         value='min by (job) (up{job=~"prediction_service|evidently_service"})',
         comparison="<",
         threshold=1,
         lasting="1m",
         severity="critical",
-        panel=("income-service", "Answers Prometheus"),
-        no_data="Alerting",  # neither is known to Prometheus: it scrapes nothing
+        panel=("income-service", "Services"),
+        no_data="Alerting",  # Prometheus has no target: it scrapes nothing
         runbook="""\
-A service that is down counts no errors, so this alert speaks for it. Look at the container (make
-ps, make logs S=prediction or S=evidently). Without the prediction service there are no answers;
-without the Evidently service predictions go on and wait in the journal.""",
+A service that is down counts no errors, so this alert reports it. Look at the container (make
+ps, make logs S=prediction or S=evidently). Without the prediction service there are no
+predictions. Without the Evidently service predictions continue and wait in the journal.""",
     ),
 )
-
-
-def in_general(summary: str) -> str:
-    """A summary without a subject: its templates as the names of their labels."""
-    return re.sub(r"\{\{ \.Labels\.(\w+) \}\}", r"*\1*", summary)
-
-
-def one_line(text: str) -> str:
-    """A runbook as one paragraph."""
-    return " ".join(text.split())
-
-
-def prometheus_rules() -> dict[str, Any]:
-    """The rules file of Prometheus."""
-    rules = [
-        {
-            "alert": alert.name,
-            "expr": alert.expression,
-            "for": alert.lasting,
-            "labels": {"severity": alert.severity},
-            "annotations": {
-                "summary": alert.summary,
-                "description": one_line(alert.runbook),
-                "runbook": f"config/grafana/runbooks.md#{alert.name.lower()}",
-            },
-        }
-        for alert in ALERTS
-    ]
-    return {"groups": [{"name": "income", "rules": rules}]}
-
-
-def grafana_rules(panel_ids: Mapping[tuple[str, str], int]) -> dict[str, Any]:
-    """The provisioning file of Grafana's rules; `panel_ids` by dashboard uid and panel title."""
-    rules = [grafana_rule(alert, panel_ids) for alert in ALERTS]
-    group = {"orgId": 1, "name": "income", "folder": FOLDER, "interval": "30s", "rules": rules}
-    return {"apiVersion": 1, "groups": [group]}
-
-
-def grafana_rule(alert: Alert, panel_ids: Mapping[tuple[str, str], int]) -> dict[str, Any]:
-    """One rule: the figure is asked of Prometheus, the threshold is compared by Grafana."""
-    dashboard, panel_id = alert.panel[0], panel_ids[alert.panel]
-    runbook = f"d/{RUNBOOKS}?viewPanel={panel_ids[RUNBOOKS, alert.name]}"
-    evaluator = {"type": {">": "gt", "<": "lt"}[alert.comparison], "params": [alert.threshold]}
-    return {
-        "uid": f"income-{alert.slug}",
-        "title": alert.name,
-        "condition": "passed",
-        "data": [
-            step(DATASOURCE, refId="value", expr=alert.value, instant=True, range=False),
-            step(
-                "__expr__",
-                refId="passed",
-                type="threshold",
-                expression="value",
-                conditions=[{"evaluator": evaluator}],
-            ),
-        ],
-        "for": alert.lasting,
-        "noDataState": alert.no_data,
-        # Where Prometheus does not answer at all, what watches for silence says so, not every rule.
-        "execErrState": alert.no_data,
-        "dashboardUid": dashboard,
-        "panelId": panel_id,
-        "labels": {"severity": alert.severity},
-        "annotations": {
-            "__dashboardUid__": dashboard,
-            "__panelId__": str(panel_id),
-            "summary": alert.summary,
-            "description": one_line(alert.runbook),
-            "runbook_url": "{{ externalURL }}" + runbook,
-        },
-    }
-
-
-def step(source: str, **model: Any) -> dict[str, Any]:
-    """A step of a rule's evaluation, by a datasource's uid."""
-    return {
-        "refId": model["refId"],
-        "relativeTimeRange": {"from": 300, "to": 0},
-        "datasourceUid": source,
-        "model": model,
-    }
-
-
-def runbooks() -> str:
-    """The page of all runbooks, in Markdown."""
-    head = ["| alert | severity | fires | without a figure |", "| --- | --- | --- | --- |"]
-    texts = [f"## {one.name}\n\n{in_general(one.summary)}\n\n{one.runbook}\n" for one in ALERTS]
-    table = [*head, *map(runbook_row, ALERTS), ""]
-    return "\n".join(["# Runbooks\n", RUNBOOKS_INTRODUCTION, *table, *texts])
-
-
-def runbook_row(alert: Alert) -> str:
-    """An alert's line in the table of all."""
-    link = f"[{alert.name}](#{alert.name.lower()})"
-    fires = f"`{alert.comparison} {alert.threshold:g}` for {alert.lasting}"
-    absent = "fires" if alert.no_data == "Alerting" else "silent"
-    return f"| {link} | {alert.severity} | {fires} | {absent} |"
-
-
-RUNBOOKS_INTRODUCTION = """\
-What each alert means and what to do. The text is part of every notification, and on Grafana's
-dashboard "Runbooks". Made by `make dashboards` from `config/grafana/alerts.py`.
-"""

@@ -1,8 +1,8 @@
-"""When each alert fires, stays silent, and what it does without a figure: `promtool test rules`.
+"""Each alert fires, stays silent and handles missing data as intended: `promtool test rules`.
 
-Prometheus' own evaluator runs the committed rules on series that are written down here. The clock
-starts at 0 and one value is one minute: `0.4x4 1.3x20` is 0.4 up to minute 4 and 1.3 from then on,
-`_` is a missing sample, and `stale` is what a scrape leaves of a series that has gone.
+Prometheus' own evaluator runs the committed rules on the series below. The clock starts at 0, and
+one value is one minute: `0.4x4 1.3x20` is 0.4 up to minute 4 and 1.3 from minute 5.
+`_` is a missing sample. `stale` ends a series.
 """
 
 import json
@@ -23,10 +23,10 @@ ONCE = [""]  # one alert without labels of its own
 
 
 class Case(NamedTuple):
-    """An alert on some series, and which of it fire at which minute, by their own labels."""
+    """An alert, input series, and the labels of the firing alerts by minute."""
 
     alert: str
-    kind: str  # fires, silent, or absent: without a figure
+    kind: str  # fires, silent, or absent: without data
     series: dict[str, str]
     firing: dict[int, list[str]]
 
@@ -138,9 +138,7 @@ CASES = [
         {FINE: "0+60x30", FAILED: "0x5 6+6x20"},
         {5: NOTHING, 8: ONCE, 20: ONCE},
     ),
-    Case(
-        "ErrorRate", "fires", {FAILED: "0+6x30"}, {2: NOTHING, 3: ONCE}
-    ),  # no answer at all is fine
+    Case("ErrorRate", "fires", {FAILED: "0+6x30"}, {2: NOTHING, 3: ONCE}),  # no request succeeds
     Case(
         "ErrorRate",
         "silent",
@@ -189,13 +187,13 @@ CASES = [
 
 
 def fired(alert: Alert, own_labels: str) -> dict[str, Any]:
-    """The sample that Prometheus writes for a firing alert."""
+    """Return the sample that Prometheus writes for a firing alert."""
     labels = f'alertname="{alert.name}",alertstate="firing",severity="{alert.severity}"'
     return {"labels": f"ALERTS{{{labels},{own_labels}}}".replace(",}", "}"), "value": 1}
 
 
 def expectation(case: Case, minute: int) -> dict[str, Any]:
-    """What promtool is to find of the alert at a minute."""
+    """Return the expected state of the alert at a minute."""
     return {
         "expr": f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}',
         "eval_time": f"{minute}m",
@@ -204,7 +202,7 @@ def expectation(case: Case, minute: int) -> dict[str, Any]:
 
 
 def check(folder: Path, *tests: dict[str, Any]) -> None:
-    """Has promtool test the committed rules; fails with what it says."""
+    """Run promtool on the committed rules; fail with its output."""
     path = folder / "test.yml"
     content = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}
     path.write_text(json.dumps(content), "utf-8")
@@ -232,14 +230,14 @@ def test_every_alert_is_tested_in_every_way(alert):
 
 def test_grafana_compares_the_same_figure_with_the_same_threshold():
     (group,) = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
-    for tested, told in zip(group["rules"], alert_rules(), strict=True):
-        figure, passed = (query["model"] for query in told["data"])
+    for tested, rule in zip(group["rules"], alert_rules(), strict=True):
+        figure, passed = (query["model"] for query in rule["data"])
         ((evaluator,),) = [[one["evaluator"] for one in passed["conditions"]]]
         sign, (threshold,) = {"gt": ">", "lt": "<"}[evaluator["type"]], evaluator["params"]
-        missing = f" or absent({figure['expr']})" if told["noDataState"] == "Alerting" else ""
+        missing = f" or absent({figure['expr']})" if rule["noDataState"] == "Alerting" else ""
         assert tested["expr"] == f"({figure['expr']}) {sign} {threshold:g}{missing}"
-        assert (tested["alert"], tested["for"]) == (told["title"], told["for"])
-        assert (told["condition"], passed["expression"]) == (passed["refId"], figure["refId"])
+        assert (tested["alert"], tested["for"]) == (rule["title"], rule["for"])
+        assert (rule["condition"], passed["expression"]) == (passed["refId"], figure["refId"])
 
 
 def test_a_summary_names_its_subject(tmp_path):
@@ -265,7 +263,7 @@ def test_a_summary_names_its_subject(tmp_path):
 
 
 def test_promtool_notices_an_alert_that_does_not_fire(tmp_path):
-    """The tests above would be worth nothing if it did not."""
+    """Without this the tests above would prove nothing."""
     case = Case("ServiceDown", "fires", {UP: "1x20", EVIDENTLY_UP: "1x20"}, {10: ONCE})
     series = [{"series": name, "values": values} for name, values in case.series.items()]
     with pytest.raises(AssertionError, match="FAILED"):

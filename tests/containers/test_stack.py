@@ -16,6 +16,7 @@ from tests.config.test_monitoring_files import (
     HOME,
     alert_rules,
     expressions,
+    label_values,
 )
 from tests.conftest import wait_until
 from tests.containers.conftest import COMPOSE, PORTS, ROOT, Stack
@@ -78,7 +79,8 @@ def test_drift_is_seen_in_prometheus(stack):
 
 
 def test_every_query_of_the_dashboards_and_the_alerts_returns_data(stack, record):
-    for expression in expressions():
+    values = partial(label_values, stack.url("prometheus", "/api/v1/query"))
+    for expression in expressions(values):
         asked = partial(found_in_traffic, stack, record, expression)
         wait_until(asked, 60, f"data for {expression}")
 

@@ -1,13 +1,14 @@
-"""Every query of every panel and alert, asked of a real Prometheus that scrapes the live services.
+"""Every query of every panel and alert returns data on a real Prometheus with live services.
 
 The services run as processes from the Procfile, on a small model; predictions and labels come in
-over HTTP for as long as the queries are asked.
+over HTTP until every query has data.
 """
 
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from config.contract import Contract
 from config.local_stack.stack import PORTS, running, stack_environment
 from prediction_service.model_folder import ModelFolder
 from tests.config.test_monitoring_files import (
-    answer,
     debian,
     expressions,
+    label_values,
+    query_response,
     scraping,
+    variable_queries,
 )
 from tests.conftest import free_port, wait_until
 from tests.evidently_service.events import made_up_rows
@@ -35,7 +38,7 @@ ROWS = 200  # of a request
 
 
 class Traffic:
-    """Sends made-up people and what they turned out to earn."""
+    """Sends synthetic records and their labels."""
 
     def __init__(self, address: str, contract: Contract) -> None:
         self.address = address
@@ -43,27 +46,27 @@ class Traffic:
         self.seed = 0
 
     def send(self) -> None:
-        """One list of records, labels of four in five of them, and one record that is refused."""
+        """Send a list of records, labels for four in five of them, and an invalid record."""
         self.seed += 1
         rows = made_up_rows(self.contract, ROWS, self.seed)
         records = [{name: row[name] for name in self.contract.input_names} for row in rows]
-        answers = self.post("/predict", records).json()
+        predictions = self.post("/predict", records).json()
         labels = [
             {"prediction_id": one["prediction_id"], "label": row["label"]}
-            for number, (one, row) in enumerate(zip(answers, rows))
+            for number, (one, row) in enumerate(zip(predictions, rows))
             if number % 5
         ]
         assert self.post("/feedback", labels).status_code == 202
         assert self.post("/predict", {"age": -3}).status_code == 422
 
     def post(self, path: str, body: Any) -> requests.Response:
-        """The answer to a request."""
+        """Return the response to a request."""
         return requests.post(self.address + path, json=body, timeout=10)
 
 
 @contextmanager
 def services(contract: Contract, folder: Path) -> Iterator[dict[str, str]]:
-    """The environment of running services that have a model and a reference of version 1."""
+    """Run the services with model and reference data of version 1; return their environment."""
     registry = RegistryFile(folder)
     assert registry.promote(made_up_rows(contract, 2000, seed=10_000)).number == "1"
     settings = {name: str(free_port()) for name in PORTS} | {"MEASURE_PERIOD_S": "1"}
@@ -79,8 +82,8 @@ ADDRESSES = ("PREDICTION_ADDRESS", "EVIDENTLY_ADDRESS")
 
 
 def has_data(address: str, expression: str) -> bool:
-    """True if Prometheus knows a number for the expression."""
-    found = answer(address, expression)
+    """Return True if the expression has a number."""
+    found = query_response(address, expression)
     assert found.get("status", "success") == "success", (expression, found)
     return any(not math.isnan(float(one["value"][1])) for one in found["data"]["result"])
 
@@ -96,23 +99,30 @@ def test_every_query_returns_data_and_every_rule_is_evaluated(contract, tmp_path
         with scraping(local, tmp_path) as address:
             traffic = Traffic(env["PREDICTION_ADDRESS"], contract)
             wait_until(lambda: has_data(address, "sum(up) == 3"), 30, "Prometheus to scrape all")
-            open_ones = set(expressions())
-            assert len(open_ones) > 40
-
-            def all_answered() -> bool:
-                traffic.send()
-                open_ones.difference_update({o for o in open_ones if has_data(address, o)})
-                return not open_ones
-
-            try:
-                wait_until(all_answered, 120, "data")
-            except AssertionError:
-                raise AssertionError("no data: " + "\n".join(sorted(open_ones))) from None
+            wait_for_data(address, traffic, variable_queries())
+            queries = set(expressions(partial(label_values, address)))
+            assert len(queries) > 100
+            wait_for_data(address, traffic, queries)
             assert unhealthy_rules(address) == {}
 
 
+def wait_for_data(address: str, traffic: Traffic, queries: set[str]) -> None:
+    """Send traffic until every query has data; fail with the queries without data."""
+    without_data = set(queries)
+
+    def all_have_data() -> bool:
+        traffic.send()
+        without_data.difference_update({one for one in without_data if has_data(address, one)})
+        return not without_data
+
+    try:
+        wait_until(all_have_data, 120, "data")
+    except AssertionError:
+        raise AssertionError("no data: " + "\n".join(sorted(without_data))) from None
+
+
 def unhealthy_rules(address: str) -> dict[str, str]:
-    """The alert rules that Prometheus could not evaluate, and why."""
+    """Return the errors of alert rules that Prometheus cannot evaluate, by name."""
     rules = requests.get(address.replace("/query", "/rules"), timeout=10).json()
     (group,) = rules["data"]["groups"]
     assert len(group["rules"]) == 10

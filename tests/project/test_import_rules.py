@@ -39,7 +39,6 @@ ONE_PLACE = {
     ("prediction_service", "xgboost"): {"explanations"},
     ("evidently_service", "mlflow"): {"registry"},
     ("evidently_service", "evidently"): {"drift"},
-    ("config", "grafana_foundation_sdk"): {"build", "dashboards", "panels"},
 }
 # What gunicorn loads into a request worker, and what it must not need: it would double its memory
 # and start time.
