@@ -1,0 +1,103 @@
+"""Texts are plain: phrases that a reader must read twice do not come back.
+
+Docstrings, comments and strings of Python files, and the whole text of other files.
+"""
+
+import io
+import re
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Phrase: what to write instead.
+BANNED = {
+    r"who comes in": "credentials",
+    r"set(s|ting)? aside": "quarantine",
+    r"(?<!there )is no (?!longer|more|less|\w+er )": "is not ...",
+    r"that (is|are) none": "invalid",
+    r"\bbut for\b": "except",
+    r"\bof since\b": "from after",
+    r"\banew\b": "again",
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"\b(is|are|was) away\b": "is unavailable",
+    r"\brefuses?\b": "reject",
+    r"\bwhoever\b": "anyone who",
+    r"^Who (asks|reaches|looks)": "Anyone who",
+    r"\bfor good\b": "forever, permanently",
+    r"\blets? go of\b": "release, delete",
+    r"\bgives? way\b": "is deleted, yields",
+    r"\bkeep(s|ing)? house\b": "run maintenance",
+    r"\bfor want of\b": "because ... is missing",
+    r"\bwithout a word\b": "silently",
+    r"\btells? nobody\b": "notifies nobody",
+    r"\bcomes? again\b": "duplicate",
+    r"\bjudging rows?\b": "holdout rows",
+    r"\bno way out\b": "no internet access",
+}
+RULES = [(re.compile(phrase, re.I | re.M), better) for phrase, better in BANNED.items()]
+KINDS = {
+    ".py",
+    ".md",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".js",
+    ".json",
+    ".toml",
+    ".ipynb",
+    ".tf",
+    ".example",
+}
+NAMES = {"Makefile", "Pipfile", "Dockerfile", "run", "doctor"}
+
+
+def texts() -> list[Path]:
+    """Return every file with prose that git tracks, except this one."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.stdout.splitlines()]
+    kept = [one for one in paths if one.suffix in KINDS or one.name in NAMES]
+    return [one for one in kept if one != Path(__file__) and one.exists()]
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each text of a file with the number of its first line."""
+    content = path.read_text("utf-8")
+    if path.suffix != ".py":
+        yield 1, content
+        return
+    for token in tokenize.generate_tokens(io.StringIO(content).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield token.start[0], token.string
+
+
+def test_no_text_has_a_phrase_that_must_be_read_twice():
+    found = []
+    for path in texts():
+        for first_line, text in prose(path):
+            for rule, better in RULES:
+                for match in rule.finditer(text):
+                    line = first_line + text.count("\n", 0, match.start())
+                    place = f"{path.relative_to(ROOT)}:{line}"
+                    found.append(f"{place}: {match[0]!r}: write {better!r}")
+    assert not found, "\n".join(found)
+
+
+def test_a_banned_phrase_is_found_in_a_docstring_and_in_a_comment(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text('"""A line that is none."""\n\nx = 1  # it is away\n')
+    lines = [(line, bool(any(r.search(text) for r, _ in RULES))) for line, text in prose(path)]
+    assert lines == [(1, True), (3, True)]
