@@ -279,7 +279,9 @@ def load_contract(path: Path = CONTRACT_PATH) -> Contract:
     names = [name_or_place(number, part) for number, part in enumerate(outline.features, start=1)]
     features = [read(*pair, Feature) for pair in zip(names, outline.features)]
     whole = tuple(feature for feature in features if feature)
-    problems += [f"{name}: named {n} times, expected once" for name, n in Counter(names).items() if n > 1]
+    problems += [
+        f"{name}: named {n} times, expected once" for name, n in Counter(names).items() if n > 1
+    ]
     problems += [f"{f.name}: {problem}" for f in whole for problem in feature_problems(f)]
     if len(whole) == len(features):
         problems += rank_problems({feature.name: feature for feature in whole})
