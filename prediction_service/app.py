@@ -16,7 +16,6 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from config.events import Label
 from config.logs import where
-from prediction_service import docs, page
 from prediction_service.bodies import FeedbackReader
 from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
 from prediction_service.errors import (
@@ -34,10 +33,11 @@ from prediction_service.journal import Journal, JournalFull, JournalUnavailable
 from prediction_service.keys import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.model import Model
-from prediction_service.openapi import make_document
 from prediction_service.predictor import Predictor, Question, required_model
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
+from prediction_service.web import api_docs, form
+from prediction_service.web.openapi import make_document
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ OPEN_PATHS = (
     "/health/live",
     "/health/ready",
     "/metrics",
-    *page.FILES,
-    *docs.PATHS,
+    *form.FILES,
+    *api_docs.PATHS,
 )
 # Of every answer that Flask makes; a page may loosen the policy for what it needs.
 SECURITY_HEADERS = {
@@ -78,13 +78,13 @@ def create_app(
     settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
 ) -> Flask:
     """The Flask application on its collaborators; it starts nothing of its own."""
-    app = Flask(__name__, static_folder=None)
+    app = Flask(__name__, static_folder=None, template_folder=str(form.TEMPLATES))
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1  # see read_body
     app.json.sort_keys = False  # type: ignore[attr-defined]
     predictor = Predictor(served, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
     add_state_routes(app, settings, served, journal, metrics)
-    docs.add_docs_routes(app, make_document(served.contract, settings))
+    api_docs.add_docs_routes(app, make_document(served.contract, settings))
     add_error_handlers(app, metrics)
 
     @app.before_request
@@ -151,12 +151,12 @@ def add_state_routes(
 
     @app.get("/")
     def index() -> Response | dict[str, object]:
-        if page.wants_page():
-            return page.make_page(served, settings)
+        if form.wants_page():
+            return form.make_page(served, settings)
         return {"service": "income prediction", "endpoints": ENDPOINTS}
 
-    for path in page.FILES:
-        app.add_url_rule(path, path, partial(page.file, path))
+    for path in form.FILES:
+        app.add_url_rule(path, path, partial(form.file, path))
 
     @app.get("/model")
     def model() -> dict[str, object]:

@@ -13,12 +13,12 @@ import msgspec
 
 from config.contract import Target
 from config.events import Prediction
-from prediction_service.answers import Answer, ExplainedAnswer
 from prediction_service.bodies import RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.model import Model, Row
+from prediction_service.responses import Answer, ExplainedAnswer
 from prediction_service.served import ServedModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key

@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from config.api_keys import hash_of, make_key
 from config.contract import Contract
 from config.model_registry import CARD
-from prediction_service import page
 from prediction_service.model_folder import ModelFolder
-from prediction_service.openapi import make_document
 from prediction_service.settings import Settings
+from prediction_service.web import form
+from prediction_service.web.openapi import make_document
 from tests.prediction_service.conftest import Start, gunicorn
 
 Json = dict[str, Any]
@@ -108,7 +108,7 @@ def test_the_service_answers_its_document_and_lists_every_route(
     answered = client.get("/openapi.json")
     assert answered.get_json() == make_document(contract, settings)
     routes = {rule.rule for rule in client.application.url_map.iter_rules()}
-    assert set(answered.get_json()["paths"]) == routes - {"/docs.css", *page.FILES}
+    assert set(answered.get_json()["paths"]) == routes - {"/docs.css", *form.FILES}
     assert "securitySchemes" not in answered.get_json()["components"]
 
 

@@ -14,7 +14,7 @@ import msgspec
 from flask import Flask, Response, render_template
 from markupsafe import Markup, escape
 
-from prediction_service.openapi import Json
+from prediction_service.web.openapi import Json
 
 STYLE = Path(__file__).with_name("templates") / "docs.css"
 PATHS = ("/openapi.json", "/docs", "/docs.css")

@@ -1,0 +1,1 @@
+"""What a browser or a client program reads: the form at /, and the API at /docs and /openapi.json."""
