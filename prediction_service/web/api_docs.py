@@ -16,8 +16,8 @@ from markupsafe import Markup, escape
 
 from prediction_service.web.openapi import Json
 
-STYLE = Path(__file__).with_name("templates") / "docs.css"
-PATHS = ("/openapi.json", "/docs", "/docs.css")
+STYLE = Path(__file__).with_name("templates") / "web.css"
+PATHS = ("/openapi.json", "/docs", "/web.css")
 # Beyond what every answer has: its own style sheet.
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -71,7 +71,7 @@ def add_docs_routes(app: Flask, document: Json) -> None:
     @app.get("/docs")
     def docs() -> Response:
         page = render_template(
-            "docs.html",
+            "api_docs.html",
             document=document,
             operations=list(operations(document)),
             fields=list(fields(document["components"]["schemas"]["Record"])),
@@ -81,7 +81,7 @@ def add_docs_routes(app: Flask, document: Json) -> None:
         response.headers["Content-Security-Policy"] = POLICY
         return response
 
-    @app.get("/docs.css")
+    @app.get("/web.css")
     def stylesheet() -> Response:
         return Response(style, content_type="text/css; charset=utf-8")
 

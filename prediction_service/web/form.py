@@ -1,6 +1,6 @@
 """The page at `/`: ask about one person or a CSV file, see the answers and the reasons.
 
-The form is made from the contract. `page.js` sends what is entered to `/predict` of this very
+The form is made from the contract. `form.js` sends what is entered to `/predict` of this very
 service, so the page is answered as any other caller is; it loads nothing from elsewhere.
 """
 
@@ -15,7 +15,7 @@ from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
 
 TEMPLATES = Path(__file__).with_name("templates")
-FILES = {"/page.js": "text/javascript", "/page.css": "text/css"}
+FILES = {"/form.js": "text/javascript", "/form.css": "text/css"}
 # Beyond what every answer has: its own script and style sheet, and questions to this service.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -32,7 +32,7 @@ def wants_page() -> bool:
 def make_page(served: ServedModel, settings: Settings) -> Response:
     """The page, with the version that is served."""
     page = render_template(
-        "page.html",
+        "form.html",
         target=served.contract.target,
         inputs=served.contract.inputs,
         rules=msgspec.json.encode(rules(served.contract)).decode(),

@@ -108,7 +108,7 @@ def test_the_service_answers_its_document_and_lists_every_route(
     answered = client.get("/openapi.json")
     assert answered.get_json() == make_document(contract, settings)
     routes = {rule.rule for rule in client.application.url_map.iter_rules()}
-    assert set(answered.get_json()["paths"]) == routes - {"/docs.css", *form.FILES}
+    assert set(answered.get_json()["paths"]) == routes - {"/web.css", *form.FILES}
     assert "securitySchemes" not in answered.get_json()["components"]
 
 
@@ -130,7 +130,7 @@ def test_the_page_shows_every_operation_and_field_and_loads_only_its_own_style(
         assert forbidden not in response.text
     policy = response.headers["Content-Security-Policy"]
     assert "style-src 'self'" in policy and "unsafe" not in policy
-    style = client.get("/docs.css")
+    style = client.get("/web.css")
     assert style.content_type == "text/css; charset=utf-8"
     assert "url(" not in style.text and "@import" not in style.text
 
