@@ -1,1 +1,1 @@
-"""What a browser or a client program reads: the form at /, and the API at /docs and /openapi.json."""
+"""What people read in a browser: the form at `/` and the API documentation at `/docs`."""

@@ -72,7 +72,7 @@ def test_a_person_is_predicted_and_the_reasons_are_drawn(page: Page, contract: C
         expect(label).to_contain_text(feature.name.replace("_", " "))
     page.get_by_label("age in years").fill("70")
     page.get_by_role("button", name="Predict").click()
-    answer = page.locator("#answer")
+    answer = page.locator("#prediction")
     expect(answer.locator(".verdict")).to_have_text(contract.target.positive)
     expect(answer).to_contain_text("Model version 1")
     rows = answer.locator("tbody tr")
@@ -90,11 +90,11 @@ def test_what_the_form_would_not_allow_is_told_by_the_service(page: Page) -> Non
     page.get_by_label("age in years").fill("7")
     page.get_by_role("button", name="Predict").click()
     assert page.locator("#f-age:invalid").count() == 1
-    expect(page.locator("#answer")).to_be_empty()
+    expect(page.locator("#prediction")).to_be_empty()
     page.locator("#person").evaluate("form => form.noValidate = true")
     page.get_by_role("button", name="Predict").click()
-    said = "age: 7, expected a whole number from 17 to 90"
-    expect(page.locator("#answer")).to_contain_text(said)
+    said = "age: got 7, expected a whole number from 17 to 90"
+    expect(page.locator("#prediction")).to_contain_text(said)
 
 
 def test_a_problem_is_tied_to_its_input_until_it_is_mended(page: Page) -> None:
@@ -106,20 +106,20 @@ def test_a_problem_is_tied_to_its_input_until_it_is_mended(page: Page) -> None:
     expect(age).to_be_focused()
     for field in (age, hours):
         expect(field).to_have_attribute("aria-invalid", "true")
-    expect(age).to_have_accessible_description(re.compile("^age: 7, expected a whole number"))
-    expect(hours).to_have_accessible_description(re.compile("^hours per week: 1000, expected"))
+    expect(age).to_have_accessible_description(re.compile("^age: got 7, expected a whole number"))
+    expect(hours).to_have_accessible_description(re.compile("^hours per week: got 1000, expected"))
     hours.fill("40")
     age.fill("70")
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#reasons tbody tr").first).to_be_visible()
+    expect(page.locator("#explanation tbody tr").first).to_be_visible()
     assert page.locator("[aria-invalid]").count() == 0
-    expect(age).to_have_accessible_description(re.compile("^(?!age: 7)"))
+    expect(age).to_have_accessible_description(re.compile("^(?!age: got 7)"))
 
 
 def test_the_answer_is_read_out_without_its_table(page: Page) -> None:
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#answer table")).to_be_visible()
-    told = page.locator("#answer [role=status]")
+    expect(page.locator("#prediction table")).to_be_visible()
+    told = page.locator("#prediction [role=status]")
     expect(told).to_contain_text("Probability of")
     assert told.locator("table, li").count() == 0
 
@@ -144,12 +144,12 @@ def test_a_file_is_predicted_and_rows_at_fault_are_marked(
     path = write_csv(tmp_path / "people.csv", records, marital_status="Marital.Status")
     page.locator("#file").set_input_files(path)
     expect(page.locator("#progress")).to_contain_text("128 rows predicted")
-    expect(page.locator("#progress")).to_contain_text("2 with a problem")
-    problems = page.locator("#batch tbody tr")
-    expect(problems.nth(0)).to_contain_text("age: 7, expected a whole number from 17 to 90")
+    expect(page.locator("#progress")).to_contain_text("2 rows with a problem")
+    problems = page.locator("#results tbody tr")
+    expect(problems.nth(0)).to_contain_text("age: got 7, expected a whole number from 17 to 90")
     expect(problems.nth(1)).to_contain_text("did you mean Masters?")
-    expect(problems.nth(1)).to_contain_text("age: old")
-    expect(page.get_by_role("img", name=re.compile("How many rows"))).to_be_visible()
+    expect(problems.nth(1)).to_contain_text("age: got old")
+    expect(page.get_by_role("img", name=re.compile("Number of rows"))).to_be_visible()
     with page.expect_download() as downloading:
         page.get_by_role("link", name="Download people-predicted.csv").click()
     with open(downloading.value.path(), newline="", encoding="utf-8") as file:
@@ -179,16 +179,17 @@ def test_what_was_answered_of_a_file_is_kept_when_a_part_fails_and_stored_once(
 
     page.route("**/predict", lose_the_second)
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#progress .problem")).to_have_text("The service answers 502: try again.")
+    failure = "The service responded with status 502. Retry later."
+    expect(page.locator("#progress .problem")).to_have_text(failure)
     part = settings.max_body_bytes // 600  # rows, by what the page takes for one
     expect(page.locator("#progress")).to_contain_text(f"{part} rows predicted")
-    first = page.locator("#batch tbody tr").first
+    first = page.locator("#results tbody tr").first
     expect(first.locator("th")).to_have_text(str(part + 1))  # the row
     expect(first).to_contain_text("not predicted")
     rows = download(page)
     assert [bool(row["prediction_id"]) for row in rows] == [i < part for i in range(130)]
-    assert rows[-1]["problem"] == "The service answers 502: try again."
-    page.get_by_role("button", name="Ask for the rest").click()
+    assert rows[-1]["problem"] == failure
+    page.get_by_role("button", name="Predict the other rows").click()
     expect(page.locator("#progress")).to_contain_text("130 rows predicted")
     assert asked[2] == asked[1] != asked[0]  # the first part is not asked again
     stored = {i for _, ids in journalled_ids(settings.journal_path) for i in ids}  # sinks keep one
@@ -204,7 +205,7 @@ def test_an_unfinished_file_that_is_chosen_again_is_the_same_and_a_finished_one_
     page.on("request", lambda one: keys.append(one.headers.get("idempotency-key", "")))
     page.route("**/predict", lambda route: route.abort(), times=1)
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#progress .problem")).to_contain_text("did not answer")
+    expect(page.locator("#progress .problem")).to_contain_text("did not respond")
     for _ in range(2):
         page.locator("#file").set_input_files(path)
         expect(page.locator("#progress")).to_contain_text("1 rows predicted")
@@ -225,7 +226,7 @@ def download(page: Page) -> list[dict[str, str]]:
     [
         ("", "The file is empty"),
         ("age,sex\n38,Male\n", "has no column education"),
-        ('age,"sex\n38,Male\n', "A quotation mark opens a cell"),
+        ('age,"sex\n38,Male\n', "A quoted cell has no closing"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(
@@ -239,7 +240,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(
 def test_the_page_fits_a_phone_and_is_read_in_the_dark(page: Page) -> None:
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#answer .verdict")).to_be_visible()
+    expect(page.locator("#prediction .verdict")).to_be_visible()
     assert page.evaluate(FITS)
     colour = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(colour)
@@ -261,7 +262,7 @@ def test_every_control_has_a_name_and_can_be_reached_with_the_keyboard(page: Pag
 def test_a_service_that_went_away_is_told(page: Page) -> None:
     page.route("**/predict**", lambda route: route.abort())
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#answer .problem")).to_contain_text("did not answer")
+    expect(page.locator("#prediction .problem")).to_contain_text("did not respond")
 
 
 def test_programs_still_get_json(client: FlaskClient) -> None:
@@ -275,4 +276,4 @@ def test_programs_still_get_json(client: FlaskClient) -> None:
 
 def test_without_a_model_the_page_says_so(settings: Settings, start: Start) -> None:
     with gunicorn(start, msgspec.structs.replace(settings, workers=1)) as where:
-        assert "There is no model yet" in requests.get(where, headers=BROWSER, timeout=10).text
+        assert "No model is loaded" in requests.get(where, headers=BROWSER, timeout=10).text

@@ -1,32 +1,32 @@
-// The page at /: sends a form or a CSV file to /predict and shows the answers.
+// The page at /: sends a form or a CSV file to /predict and shows the predictions.
 "use strict";
 
 const TIMEOUT_MS = 30_000;
-const MOST_ROWS = 100_000; // of a file
-const SHOWN_ROWS = 200;
+const MAX_FILE_ROWS = 100_000;
+const MAX_SHOWN_ROWS = 200;
+const MAX_RECORD_BYTES = 600; // of a record as JSON
 const BINS = 20;
-const ROW_BYTES = 600; // more than a record takes as JSON
 
 const settings = document.body.dataset;
-const rules = JSON.parse(settings.rules);
+const columns = JSON.parse(settings.columns); // the model's columns, as in form.py
 const byId = (id) => document.getElementById(id);
-let fileNumber = 0; // of the file that is being read: an older one gives up
-let resultsAddress = "";
-let unfinished = null; // the last file of which not every row was answered
+let currentRun = 0; // a newer file stops the run of an older one
+let downloadUrl = "";
+let unfinished = null; // the last file with rows that have no prediction yet
 
-/** What the service said instead of an answer; `problems` as in its error body. */
-class Refused extends Error {
-  constructor(message, status, problems = []) {
+/** The service rejected a request or did not respond. `problems` as in its error body. */
+class RequestError extends Error {
+  constructor(message, status = 0, problems = []) {
     super(message);
     this.status = status;
     this.problems = problems;
   }
 }
 
-/** An element with attributes (`text` for its text) and children. */
+/** Return an element with attributes (`text` is its text) and children. */
 function make(name, attributes = {}, ...children) {
-  const inSvg = ["svg", "rect", "text", "line"].includes(name);
-  const element = inSvg
+  const isSvg = ["svg", "rect", "text", "line"].includes(name);
+  const element = isSvg
     ? document.createElementNS("http://www.w3.org/2000/svg", name)
     : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -38,16 +38,16 @@ function make(name, attributes = {}, ...children) {
 }
 
 const words = (name) => name.replaceAll("_", " ");
-const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const signed = (number) => (number < 0 ? "−" : "+") + Math.abs(number).toFixed(2);
 
-/** Asks /predict; asked again with the same `idempotencyKey`, it stores nothing twice. Raises Refused. */
-async function ask(body, explain, idempotencyKey = "") {
+/** Return the response of /predict. A retry with the same key stores nothing twice. Throws RequestError. */
+async function predict(body, explain, idempotencyKey = "") {
   const headers = { "Content-Type": "application/json" };
-  const key = byId("key")?.value.trim();
-  if (key) headers.Authorization = `Bearer ${key}`;
+  const apiKey = byId("key")?.value.trim();
+  if (apiKey) headers.Authorization = `Bearer ${apiKey}`;
   if (idempotencyKey) headers["Idempotency-Key"] = idempotencyKey;
-  let response, answer;
+  let response, content;
   try {
     response = await fetch(explain ? "predict?explain=true" : "predict", {
       method: "POST",
@@ -55,26 +55,26 @@ async function ask(body, explain, idempotencyKey = "") {
       body: JSON.stringify(body),
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    answer = await response.json();
+    content = await response.json();
   } catch {
-    throw new Refused("The service did not answer: is it running? Then try again.", 0);
+    throw new RequestError("The service did not respond. Check that it is running, then retry.");
   }
-  if (response.ok) return answer;
-  const error = answer?.error ?? {}; // what stands before the service may have an error body of its own
-  throw new Refused(error.message ?? `The service answers ${response.status}: try again.`, response.status, error.problems);
+  if (response.ok) return content;
+  const error = content?.error ?? {}; // a reverse proxy may have an error body of its own
+  const message = error.message ?? `The service responded with status ${response.status}. Retry later.`;
+  throw new RequestError(message, response.status, error.problems);
 }
 
-/** A problem of a record, in words. */
-function inWords(problem) {
+/** Return a problem of a record in words. */
+function describe(problem) {
   const nearest = problem.nearest ? `; did you mean ${problem.nearest}?` : "";
-  const value = problem.value ?? "nothing";
-  return `${words(problem.field)}: ${value}, expected ${problem.expected}${nearest}`;
+  return `${words(problem.field)}: got ${problem.value ?? "nothing"}, expected ${problem.expected}${nearest}`;
 }
 
-/** Each problem has an id of its own, `PLACE-0` and on. */
-function showRefusal(place, refused) {
-  const problems = refused.problems.map((one, i) => make("li", { id: `${place.id}-${i}`, text: inWords(one) }));
-  place.replaceChildren(make("p", { class: "problem", text: refused.message }), make("ul", {}, ...problems));
+/** Show an error in an element. Each problem has an id, `ELEMENT-0` and up, for its input. */
+function showError(element, error) {
+  const problems = error.problems.map((one, i) => make("li", { id: `${element.id}-${i}`, text: describe(one) }));
+  element.replaceChildren(make("p", { class: "problem", text: error.message }), make("ul", {}, ...problems));
 }
 
 // One person
@@ -85,27 +85,26 @@ async function predictPerson(event) {
   const button = form.querySelector("button");
   const entered = new FormData(form);
   const record = {};
-  for (const rule of rules.filter((one) => one.used)) record[rule.name] = valueOf(rule, entered.get(rule.name));
+  for (const column of columns) record[column.name] = parseValue(column, entered.get(column.name));
   button.disabled = true;
-  byId("reasons").replaceChildren();
+  byId("explanation").replaceChildren();
   markInputs([]);
   try {
-    showAnswer(record, await askWithReasons(record));
+    showPrediction(record, await predictAndExplain(record));
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    showRefusal(byId("said"), error);
+    if (!(error instanceof RequestError)) throw error;
+    showError(byId("outcome"), error);
     markInputs(error.problems);
   } finally {
     button.disabled = false;
   }
 }
 
-/** Ties problems to the inputs that they are about, and leads to the first of these. */
+/** Connect problems to their inputs and focus the first of these. */
 function markInputs(problems) {
-  for (const { name } of rules) {
+  for (const { name } of columns) {
     const input = byId(`f-${name}`);
-    if (!input) continue;
-    const own = problems.flatMap((one, i) => (one.field === name ? [`said-${i}`] : []));
+    const own = problems.flatMap((one, i) => (one.field === name ? [`outcome-${i}`] : []));
     input.removeAttribute("aria-invalid");
     if (own.length) input.setAttribute("aria-invalid", "true");
     input.setAttribute("aria-describedby", [...own, `h-${name}`].join(" "));
@@ -113,58 +112,58 @@ function markInputs(problems) {
   document.querySelector("#person [aria-invalid]")?.focus();
 }
 
-/** An answer with its explanation, or without one where the version has none. */
-async function askWithReasons(record) {
+/** Return a prediction with its explanation, or without one if the model cannot explain (501). */
+async function predictAndExplain(record) {
   try {
-    return await ask(record, true);
+    return await predict(record, true);
   } catch (error) {
     if (error.status !== 501) throw error;
-    return ask(record, false);
+    return predict(record, false);
   }
 }
 
-function showAnswer(record, answer) {
-  const part = make("div", { class: "part" });
-  part.style.width = percent(answer.probability).replace(" ", "");
+function showPrediction(record, prediction) {
+  const bar = make("div", { class: "part" });
+  bar.style.width = `${100 * prediction.probability}%`;
   const threshold = make("div", { class: "threshold" });
-  threshold.style.left = `${100 * answer.threshold}%`;
-  const said =
-    `Probability of ${settings.positive}: ${percent(answer.probability)}; ` +
-    `the line is the threshold, ${percent(answer.threshold)}. Model version ${answer.model_version}.`;
-  byId("said").replaceChildren( // this is read out, and the reasons are not
-    make("p", { class: "verdict", text: answer.label }),
-    make("div", { class: "scale", "aria-hidden": "true" }, part, threshold),
-    make("p", { text: said }),
+  threshold.style.left = `${100 * prediction.threshold}%`;
+  const sentence =
+    `Probability of ${settings.positive}: ${percent(prediction.probability)}. ` +
+    `The line marks the threshold, ${percent(prediction.threshold)}. Model version ${prediction.model_version}.`;
+  byId("outcome").replaceChildren( // screen readers announce this element, without the explanation
+    make("p", { class: "verdict", text: prediction.label }),
+    make("div", { class: "scale", "aria-hidden": "true" }, bar, threshold),
+    make("p", { text: sentence }),
   );
-  byId("reasons").replaceChildren(
-    ...(answer.explanation ? reasons(record, answer.explanation) : [
-      make("p", { class: "soft", text: "This version cannot give its reasons." }),
+  byId("explanation").replaceChildren(
+    ...(prediction.explanation ? explain(record, prediction.explanation) : [
+      make("p", { class: "soft", text: "This model version cannot explain its predictions." }),
     ]),
   );
 }
 
-/** The contributions as bars, strongest first. */
-function reasons(record, explanation) {
-  const shares = Object.entries(explanation.contributions).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-  const longest = Math.max(...shares.map(([, share]) => Math.abs(share)), 1e-9);
-  const rows = shares.map(([name, share]) => {
-    const bar = make("div", { class: share > 0 ? "up" : "down" });
-    const length = (50 * Math.abs(share)) / longest;
+/** Return the reasons, and the contributions as bars, largest first. */
+function explain(record, explanation) {
+  const contributions = Object.entries(explanation.contributions).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  const largest = Math.max(...contributions.map(([, value]) => Math.abs(value)), 1e-9);
+  const rows = contributions.map(([name, value]) => {
+    const bar = make("div", { class: value > 0 ? "up" : "down" });
+    const length = (50 * Math.abs(value)) / largest;
     bar.style.width = `${length}%`;
-    bar.style.left = `${share > 0 ? 50 : 50 - length}%`;
+    bar.style.left = `${value > 0 ? 50 : 50 - length}%`;
     return make("tr", {},
       make("th", { scope: "row", text: words(name) }),
       make("td", { text: record[name] ?? "not given" }),
       make("td", { class: "bar", "aria-hidden": "true" }, make("div", { class: "track" }, bar)),
-      make("td", { class: "number", text: signed(share) }),
+      make("td", { class: "number", text: signed(value) }),
     );
   });
   const caption =
-    `What each answer added to the score, in log-odds: to the right towards ${settings.positive}. ` +
-    `They begin at ${signed(explanation.base_value)} and sum to ${signed(explanation.margin)}, before calibration.`;
+    `Contribution of each feature to the score, in log-odds. Bars to the right favour ${settings.positive}. ` +
+    `The base value is ${signed(explanation.base_value)}, the score before calibration ${signed(explanation.margin)}.`;
   const head = make("tr", {},
     make("th", { scope: "col", text: "feature" }),
-    make("th", { scope: "col", text: "answer" }),
+    make("th", { scope: "col", text: "value" }),
     make("th", { scope: "col", "aria-hidden": "true" }),
     make("th", { scope: "col", class: "number", text: "log-odds" }),
   );
@@ -178,7 +177,7 @@ function reasons(record, explanation) {
 
 // A file
 
-/** The cells of a CSV text, by row (RFC 4180); rows without any text are left out. */
+/** Return the cells of a CSV text by row (RFC 4180), without blank rows. */
 function parseCsv(text, separator) {
   const rows = [];
   let row = [], cell = "", isQuoted = false;
@@ -199,68 +198,68 @@ function parseCsv(text, separator) {
     else if (character === "\n") endRow();
     else if (character !== "\r") cell += character;
   }
-  if (isQuoted) throw new Refused("A quotation mark opens a cell and none closes it: add it.", 0);
+  if (isQuoted) throw new RequestError("A quoted cell has no closing quotation mark. Add it.");
   if (cell || row.length) endRow();
   return rows;
 }
 
-/** A cell, or what was entered, as the contract wants it; the service judges what is no number. */
-function valueOf(rule, text) {
-  const said = text.trim();
-  if (said === "" || said === "?") return null;
-  return rule.number && !Number.isNaN(Number(said)) ? Number(said) : said;
+/** Return a value for the contract. The service validates it. */
+function parseValue(column, text) {
+  const value = text.trim();
+  if (value === "" || value === "?") return null;
+  return column.is_number && !Number.isNaN(Number(value)) ? Number(value) : value;
 }
 
-/** The rules of a file's columns, in its order; undefined for one that is not used. Raises Refused. */
-function columnsOf(header) {
+/** Return the model's column of each cell of the header, or undefined. Throws RequestError. */
+function matchColumns(header) {
   const plain = (name) => name.trim().toLowerCase().replace(/[^a-z0-9]+/g, "_");
   const names = header.map(plain);
-  const missing = rules.filter((one) => one.used && !one.optional && !names.includes(plain(one.name)));
+  const missing = columns.filter((one) => !one.is_optional && !names.includes(plain(one.name)));
   if (missing.length) {
     const list = missing.map((one) => one.name).join(", ");
-    throw new Refused(`The first line of the file has no column ${list}: it must name every column.`, 0);
+    throw new RequestError(`The first line of the file has no column ${list}. It must name every column.`);
   }
-  const twice = rules.find((one) => one.used && names.filter((name) => name === plain(one.name)).length > 1);
-  if (twice) throw new Refused(`The first line of the file names ${twice.name} twice: rename one.`, 0);
-  return names.map((name) => rules.find((one) => one.used && plain(one.name) === name));
+  const duplicate = columns.find((one) => names.filter((name) => name === plain(one.name)).length > 1);
+  if (duplicate) throw new RequestError(`The first line of the file has the column ${duplicate.name} twice. Rename one.`);
+  return names.map((name) => columns.find((one) => plain(one.name) === name));
 }
 
-/** Rows of a file: their cells, the record they make, and an answer or a problem once asked. */
+/** Return the header of a CSV text, and its rows: cells, and a record or a problem. */
 function readRows(text) {
   const firstLine = text.slice(0, Math.max(0, text.indexOf("\n")) || text.length);
   const separator = [",", ";", "\t"].sort((a, b) => firstLine.split(b).length - firstLine.split(a).length)[0];
   const [header, ...lines] = parseCsv(text.replace(/^\uFEFF/, ""), separator);
-  if (!header) throw new Refused("The file is empty: its first line names the columns, then a row each.", 0);
-  const columns = columnsOf(header);
-  if (!lines.length) throw new Refused("The file has no row below its first line.", 0);
-  if (lines.length > MOST_ROWS) {
-    throw new Refused(`The file has ${lines.length} rows, expected at most ${MOST_ROWS}: split it, or ask from a program.`, 0);
+  if (!header) throw new RequestError("The file is empty. The first line must name the columns; each other line is a row.");
+  const matched = matchColumns(header);
+  if (!lines.length) throw new RequestError("The file has no row below its first line.");
+  if (lines.length > MAX_FILE_ROWS) {
+    throw new RequestError(`The file has ${lines.length} rows, expected at most ${MAX_FILE_ROWS}. Split it, or use a program.`);
   }
   const rows = lines.map((cells) => {
     if (cells.length !== header.length) {
       return { cells, problem: `${cells.length} cells, expected ${header.length} as in the first line` };
     }
     const record = {};
-    columns.forEach((rule, i) => { if (rule) record[rule.name] = valueOf(rule, cells[i]); });
+    matched.forEach((column, i) => { if (column) record[column.name] = parseValue(column, cells[i]); });
     return { cells, record };
   });
   return { header, rows };
 }
 
-/** Asks for rows that fit into one request; those at fault are marked, the others asked again. */
-async function askRows(rows, idempotencyKey) {
-  let open = rows.filter((row) => !row.answer && !row.problem);
+/** Set the prediction of rows that fit into one request. Mark invalid rows and send the others again. */
+async function predictBatch(batch, idempotencyKey) {
+  let open = batch.filter((row) => !row.prediction && !row.problem);
   while (open.length) {
     try {
-      const answers = await ask(open.map((row) => row.record), false, idempotencyKey);
-      open.forEach((row, i) => { row.answer = answers[i]; });
+      const predictions = await predict(open.map((row) => row.record), false, idempotencyKey);
+      open.forEach((row, i) => { row.prediction = predictions[i]; });
       return;
     } catch (error) {
       const found = (error.problems ?? []).filter((one) => one.record !== undefined);
       if (error.status !== 422 || !found.length) throw error;
       for (const one of found) {
         const row = open[one.record];
-        row.problem = row.problem ? `${row.problem}; ${inWords(one)}` : inWords(one);
+        row.problem = row.problem ? `${row.problem}; ${describe(one)}` : describe(one);
       }
       open = open.filter((row) => !row.problem);
     }
@@ -268,19 +267,19 @@ async function askRows(rows, idempotencyKey) {
 }
 
 async function predictFile(chosen) {
-  const number = ++fileNumber;
-  byId("batch").replaceChildren();
+  const run = ++currentRun;
+  byId("results").replaceChildren();
   try {
     const { header, rows } = readRows(await chosen.text());
-    if (number === fileNumber) await predictRows({ name: chosen.name, key: keyOf(chosen), header, rows });
+    if (run === currentRun) await predictRows({ name: chosen.name, key: idempotencyKeyOf(chosen), header, rows });
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    if (number === fileNumber) showRefusal(byId("progress"), error);
+    if (!(error instanceof RequestError)) throw error;
+    if (run === currentRun) showError(byId("progress"), error);
   }
 }
 
-/** What a file's rows are asked under: the same for one that is chosen again since it was not finished. */
-function keyOf({ name, size, lastModified }) {
+/** Return a file's idempotency key. An unfinished file that is chosen again keeps its key. */
+function idempotencyKeyOf({ name, size, lastModified }) {
   if (unfinished?.name !== name || unfinished.size !== size || unfinished.lastModified !== lastModified) {
     const key = [...crypto.getRandomValues(new Uint32Array(4))].map((one) => one.toString(16)).join("-");
     unfinished = { name, size, lastModified, key };
@@ -288,99 +287,99 @@ function keyOf({ name, size, lastModified }) {
   return unfinished.key;
 }
 
-/** Asks for what has no answer yet, part by part; the first part that fails is the last one. */
+/** Predict the open rows of a file, batch by batch, until one fails. */
 async function predictRows(file) {
-  const number = ++fileNumber;
+  const run = ++currentRun;
   const rows = file.rows;
-  const size = Math.min(Number(settings.maxRecords), Math.max(1, Math.floor(Number(settings.maxBytes) / ROW_BYTES)));
-  let refused = null;
-  byId("batch").replaceChildren();
+  const size = Math.min(Number(settings.maxRecords), Math.max(1, Math.floor(Number(settings.maxBytes) / MAX_RECORD_BYTES)));
+  let failure = null;
+  byId("results").replaceChildren();
   try {
     for (let first = 0; first < rows.length; first += size) {
-      await askRows(rows.slice(first, first + size), `${file.key}-${first}`);
-      if (number !== fileNumber) return;
+      await predictBatch(rows.slice(first, first + size), `${file.key}-${first}`);
+      if (run !== currentRun) return;
       byId("progress").textContent = `${Math.min(first + size, rows.length)} of ${rows.length} rows`;
     }
     unfinished = null;
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    if (number !== fileNumber) return;
-    refused = error;
+    if (!(error instanceof RequestError)) throw error;
+    if (run !== currentRun) return;
+    failure = error;
   }
-  showBatch(file, refused);
+  showResults(file, failure);
 }
 
-/** What came of a file; `refused` is why its last rows have no answer, if they have none. */
-function showBatch(file, refused) {
+/** Show the predictions of a file. `failure` is the reason for open rows, or null. */
+function showResults(file, failure) {
   const { name, header } = file;
-  const rows = file.rows.map((row) => ({ ...row, problem: row.problem ?? (row.answer ? undefined : refused.message) }));
-  const answered = rows.filter((row) => row.answer);
-  const positive = answered.filter((row) => row.answer.income_class === 1).length;
-  const bad = rows.length - answered.length;
-  const said =
-    `${name}: ${answered.length} rows predicted, ${positive} of them ${settings.positive}; ` +
-    (bad ? `${bad} with a problem, marked below.` : "none with a problem.");
-  if (refused) showRefusal(byId("progress"), refused);
+  const rows = file.rows.map((row) => ({ ...row, problem: row.problem ?? (row.prediction ? undefined : failure.message) }));
+  const predictions = rows.flatMap((row) => row.prediction ?? []);
+  const positive = predictions.filter((one) => one.income_class === 1).length;
+  const bad = rows.length - predictions.length;
+  const summary =
+    `${name}: ${predictions.length} rows predicted, ${positive} of them ${settings.positive}. ` +
+    (bad ? `${bad} rows with a problem, listed first.` : "No problems.");
+  if (failure) showError(byId("progress"), failure);
   else byId("progress").replaceChildren();
-  byId("progress").append(make("p", { text: said }));
+  byId("progress").append(make("p", { text: summary }));
   const csv = [[...header, "prediction_id", "label", "probability", "model_version", "problem"],
-    ...rows.map(({ cells, answer, problem }) => [...header.map((_, i) => cells[i] ?? ""),
-      answer?.prediction_id, answer?.label, answer?.probability, answer?.model_version, problem])];
-  URL.revokeObjectURL(resultsAddress);
-  resultsAddress = URL.createObjectURL(new Blob([csv.map(csvLine).join("")], { type: "text/csv" }));
+    ...rows.map(({ cells, prediction, problem }) => [...header.map((_, i) => cells[i] ?? ""),
+      prediction?.prediction_id, prediction?.label, prediction?.probability, prediction?.model_version, problem])];
+  URL.revokeObjectURL(downloadUrl);
+  downloadUrl = URL.createObjectURL(new Blob([csv.map(csvLine).join("")], { type: "text/csv" }));
   const download = `${name.replace(/\.csv$/i, "")}-predicted.csv`;
-  const again = make("button", { type: "button", text: "Ask for the rest" });
-  again.addEventListener("click", () => predictRows(file));
-  byId("batch").replaceChildren(
-    ...(refused ? [make("p", {}, again)] : []),
-    ...(answered.length ? [histogram(answered.map((row) => row.answer.probability), answered[0].answer.threshold)] : []),
-    make("p", {}, make("a", { href: resultsAddress, download, text: `Download ${download}` })),
-    batchTable(rows),
+  const retry = make("button", { type: "button", text: "Predict the other rows" });
+  retry.addEventListener("click", () => predictRows(file));
+  byId("results").replaceChildren(
+    ...(failure ? [make("p", {}, retry)] : []),
+    ...(predictions.length ? [histogram(predictions.map((one) => one.probability), predictions[0].threshold)] : []),
+    make("p", {}, make("a", { href: downloadUrl, download, text: `Download ${download}` })),
+    resultsTable(rows),
   );
 }
 
 const csvLine = (cells) =>
   `${cells.map((one) => (/[",;\r\n]/.test(one ?? "") ? `"${String(one).replaceAll('"', '""')}"` : one ?? "")).join(",")}\r\n`;
 
-/** The rows with a problem first. */
-function batchTable(rows) {
+/** Return a table of rows; those with a problem come first. */
+function resultsTable(rows) {
   const numbered = rows.map((row, i) => ({ ...row, line: i + 1 })).sort((a, b) => Boolean(b.problem) - Boolean(a.problem));
-  const shown = numbered.slice(0, SHOWN_ROWS).map(({ line, answer, problem }) =>
+  const shown = numbered.slice(0, MAX_SHOWN_ROWS).map(({ line, prediction, problem }) =>
     make("tr", {},
       make("th", { scope: "row", text: line }),
-      make("td", { text: answer?.label ?? "not predicted" }),
-      make("td", { class: "number", text: answer ? percent(answer.probability) : "" }),
+      make("td", { text: prediction?.label ?? "not predicted" }),
+      make("td", { class: "number", text: prediction ? percent(prediction.probability) : "" }),
       make("td", { class: "problem", text: problem ?? "" }),
     ));
   const head = ["row", words(settings.target), "probability", "problem"].map((text) => make("th", { scope: "col", text }));
-  const count = rows.length > SHOWN_ROWS ? `${SHOWN_ROWS} of ${rows.length} rows are shown; the download has all.` : "All rows.";
-  const caption = `${count} Those with a problem come first.`;
+  const count = rows.length > MAX_SHOWN_ROWS ? `${MAX_SHOWN_ROWS} of ${rows.length} rows. The download has all rows.` : "All rows.";
+  const caption = `${count} Rows with a problem come first.`;
   const scrolled = { class: "tall", role: "region", tabindex: 0, "aria-label": "Rows of the file" };
   return make("div", scrolled,
     make("table", {}, make("caption", { text: caption }),
       make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...shown)));
 }
 
-/** How many rows have which probability; the line is the threshold. */
+/** Return a histogram of probabilities, with the threshold as a line. */
 function histogram(probabilities, threshold) {
   const counts = new Array(BINS).fill(0);
   for (const one of probabilities) counts[Math.min(BINS - 1, Math.floor(one * BINS))]++;
-  const most = Math.max(...counts);
+  const maximum = Math.max(...counts);
   const [left, top, width, height] = [10, 20, 480, 120];
   const bars = counts.map((count, i) => {
-    const length = (height * count) / most;
+    const length = (height * count) / maximum;
     return make("rect", { x: left + (i * width) / BINS + 1, width: width / BINS - 2, y: top + height - length, height: length });
   });
-  const at = left + threshold * width;
-  const label = `How many rows have which probability of ${settings.positive}: ` +
+  const x = left + threshold * width;
+  const label = `Number of rows by probability of ${settings.positive}: ` +
     counts.map((count, i) => `${count} from ${Math.round((100 * i) / BINS)} %`).join(", ");
   return make("svg", { class: "histogram", viewBox: "0 0 500 165", role: "img", "aria-label": label },
-    make("text", { x: left, y: 12, text: `rows by probability of ${settings.positive}; at most ${most}` }),
+    make("text", { x: left, y: 12, text: `rows by probability of ${settings.positive}; highest bar: ${maximum}` }),
     ...bars,
     make("line", { x1: left, x2: left + width, y1: top + height, y2: top + height }),
-    make("line", { x1: at, x2: at, y1: top, y2: top + height, "stroke-dasharray": "4 3" }),
+    make("line", { x1: x, x2: x, y1: top, y2: top + height, "stroke-dasharray": "4 3" }),
     make("text", { x: left, y: 158, text: "0 %" }),
-    make("text", { x: at, y: 158, "text-anchor": "middle", text: "threshold" }),
+    make("text", { x, y: 158, "text-anchor": "middle", text: "threshold" }),
     make("text", { x: left + width, y: 158, "text-anchor": "end", text: "100 %" }),
   );
 }
@@ -388,13 +387,5 @@ function histogram(probabilities, threshold) {
 byId("person").addEventListener("submit", predictPerson);
 byId("file").addEventListener("change", (event) => {
   if (event.target.files.length) predictFile(event.target.files[0]);
-  event.target.value = ""; // so that the same file can be chosen again
+  event.target.value = ""; // lets the user choose the same file again
 });
-const drop = byId("drop");
-for (const name of ["dragover", "dragleave", "drop"]) {
-  drop.addEventListener(name, (event) => {
-    event.preventDefault();
-    drop.classList.toggle("over", name === "dragover");
-    if (name === "drop" && event.dataTransfer.files.length) predictFile(event.dataTransfer.files[0]);
-  });
-}
