@@ -104,7 +104,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.used:
             sentences.append("The model does not use it.")
         elif self.missing == "category":
-            sentences.append("If unknown: null, or omitted.")
+            sentences.append("If it is unknown, send null or omit it.")
         if self.rank_of:
             sentences.append(f"If present, it must match {self.rank_of}.")
         if self.unseen == "missing":
