@@ -115,7 +115,8 @@ def test_the_document_lists_every_route(
 def test_every_error_code_is_documented_with_its_status(document: Json) -> None:
     responses = document["components"]["responses"]
     codes = document["components"]["schemas"]["Error"]["properties"]["code"]["enum"]
-    for error in (ServiceError, *ServiceError.__subclasses__()):
+    errors: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+    for error in errors:
         assert error.code in codes
         assert error.code in responses[f"Error{error.status}"]["description"]
 
