@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import SettingsError, read_settings
-from stream_generator.pace import Clock
-from stream_generator.registry import production_rows
-from stream_generator.scenarios import SCENARIOS
-from stream_generator.sender import Options, Unreachable, check_reachable, send
+from stream_generator.client.pace import Clock
+from stream_generator.traffic.registry import production_rows
+from stream_generator.traffic.scenarios import SCENARIOS
+from stream_generator.client.sender import Options, Unreachable, check_reachable, send
 from stream_generator.settings import Settings
-from stream_generator.summary import AnsweredRow, Summary
-from stream_generator.traffic import TrafficError, read_rows
+from stream_generator.client.summary import AnsweredRow, Summary
+from stream_generator.traffic.rows import TrafficError, read_rows
 
 FAILED, CANNOT_BEGIN, INTERRUPTED = 1, 2, 130
 DEFAULTS = Options(address="")

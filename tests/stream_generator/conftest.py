@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from config.contract import Contract, Feature
-from stream_generator.traffic import Row
+from stream_generator.traffic.rows import Row
 from tests.stream_generator.stand_in import StandIn
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_generator.scenarios import SCENARIOS
+from stream_generator.traffic.scenarios import SCENARIOS
 from stream_generator.send_data import main
 from tests.conftest import free_port, wait_until
 from tests.stream_generator.stand_in import StandIn

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from stream_generator.registry import production_rows
-from stream_generator.traffic import Row, TrafficError
+from stream_generator.traffic.registry import production_rows
+from stream_generator.traffic.rows import Row, TrafficError
 from tests.conftest import mlflow_server
 from tests.stream_generator.stand_in import StandIn
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from config.contract import Contract
-from stream_generator import scenarios
-from stream_generator.scenarios import DRAWN, MOVED, SCENARIOS
-from stream_generator.traffic import Row, TrafficError
+from stream_generator.traffic import scenarios
+from stream_generator.traffic.scenarios import DRAWN, MOVED, SCENARIOS
+from stream_generator.traffic.rows import Row, TrafficError
 
 SHIFTED = {*MOVED, *DRAWN}
 N_ROWS = 2000

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_generator.pace import Clock, Pacer
-from stream_generator.sender import Options, Summary, Unreachable, check_reachable, send
-from stream_generator.summary import AnsweredRow
-from stream_generator.traffic import Row
+from stream_generator.client.pace import Clock, Pacer
+from stream_generator.client.sender import Options, Summary, Unreachable, check_reachable, send
+from stream_generator.client.summary import AnsweredRow
+from stream_generator.traffic.rows import Row
 from tests.conftest import free_port, wait_until
 from tests.stream_generator.stand_in import StandIn
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream_generator.summary import AnsweredRow, Tally, per_second, percentile_ms
+from stream_generator.client.summary import AnsweredRow, Tally, per_second, percentile_ms
 
 ROW = AnsweredRow("id", 1, 0.75, 1, "3")
 

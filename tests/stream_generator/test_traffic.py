@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_generator.traffic import Row, TrafficError, endless, parse_rows, read_rows
+from stream_generator.traffic.rows import Row, TrafficError, endless, parse_rows, read_rows
 
 GOOD = b'{"record": {"age": 30}, "label": 1}\n'
 

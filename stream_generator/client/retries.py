@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import requests
 
-from stream_generator.pace import Clock
+from stream_generator.client.pace import Clock
 
 # Away or overloaded for now; and what a proxy in front of a restarting service answers.
 PASSING_STATUSES = (429, 502, 503, 504)

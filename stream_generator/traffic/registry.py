@@ -9,7 +9,7 @@ from typing import Any
 import requests
 
 from config.model_registry import ALIAS, MODEL_NAME, TRAFFIC
-from stream_generator.traffic import Row, TrafficError, parse_rows
+from stream_generator.traffic.rows import Row, TrafficError, parse_rows
 
 log = logging.getLogger(__name__)
 

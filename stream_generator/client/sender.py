@@ -17,12 +17,12 @@ import requests
 from tqdm import tqdm
 
 from config.contract import load_contract
-from stream_generator.delivery import Delivery, GaveUp, describe
-from stream_generator.late_labels import LateLabels
-from stream_generator.pace import Clock, Pacer
-from stream_generator.scenarios import SCENARIOS
-from stream_generator.summary import AnsweredRow, Ended, Summary, Tally
-from stream_generator.traffic import Row
+from stream_generator.client.retries import Delivery, GaveUp, describe
+from stream_generator.client.labels import LateLabels
+from stream_generator.client.pace import Clock, Pacer
+from stream_generator.traffic.scenarios import SCENARIOS
+from stream_generator.client.summary import AnsweredRow, Ended, Summary, Tally
+from stream_generator.traffic.rows import Row
 
 POLL_S = 0.05
 STOP_GRACE_S = 2.0  # for the answers under way when the run is stopped

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import msgspec
 import requests
 
-from stream_generator.delivery import Delivery, GaveUp, describe
-from stream_generator.pace import Clock
-from stream_generator.summary import Tally
+from stream_generator.client.retries import Delivery, GaveUp, describe
+from stream_generator.client.pace import Clock
+from stream_generator.client.summary import Tally
 
 BATCH_LABELS = 100
 POLL_S = 0.05

@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Any
 
 from config.contract import Contract, Feature
-from stream_generator.traffic import Row, TrafficError, endless
+from stream_generator.traffic.rows import Row, TrafficError, endless
 
 Scenario = Callable[[Sequence[Row], int, int, Contract], Iterator[Row]]
 

@@ -1,0 +1,1 @@
+"""Send rows to the prediction service and sum up the outcomes."""
