@@ -1,109 +1,90 @@
-"""Requests that are tried again: what it takes to arrive although the service is away a while.
+"""Send requests that survive a short outage of the service: urllib3 retries them.
 
-A retry carries the very bytes and headers of the first attempt. The Idempotency-Key among them is
-what makes that safe: the service may have processed an attempt whose answer was lost.
+A retry repeats the bytes and headers of the first attempt. The Idempotency-Key header makes this
+safe for a POST request: the service may have processed an attempt whose response was lost.
 """
 
-import random
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
-import requests
+from urllib3 import BaseHTTPResponse, PoolManager
+from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.util import Retry
 
-from stream_generator.client.pace import Clock
+from stream_generator.client.options import Options
 
-# Away or overloaded for now; and what a proxy in front of a restarting service answers.
-PASSING_STATUSES = (429, 502, 503, 504)
-PASSING_ERRORS = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,  # the connection broke within the answer
-)
-BACKOFF_S = 0.2
-LONGEST_BACKOFF_S = 5.0
-LONGEST_REASON = 120  # characters
-
-
-class GaveUp(Exception):
-    """A request has no answer after all attempts; the message is the last reason."""
+# Overloaded or unavailable for now. A reverse proxy sends 502 and 504 while the service restarts.
+RETRIED_STATUSES = (429, 502, 503, 504)
+BACKOFF_S = 0.2  # the first retry is immediate; the next pauses are 0.4 s, 0.8 s, ...
+BACKOFF_JITTER_S = 0.2  # so that clients do not retry all at once
+MAX_BACKOFF_S = 5.0
+MAX_RETRY_AFTER_S = 30  # of the service's Retry-After header
+MAX_REASON = 120  # characters
 
 
-class Delivery:
-    """Sends requests to one service, each at most `attempts` times, with a growing pause."""
+class Response(NamedTuple):
+    """The response to a request after its retries; without one, the status is 0."""
 
-    def __init__(
-        self,
-        address: str,
-        timeout_s: float,
-        attempts: int,
-        clock: Clock,
-        headers: Mapping[str, str],
-    ) -> None:
-        """`headers` go with every request."""
-        self._address = address.rstrip("/")
-        self._options: dict[str, Any] = {"timeout": timeout_s, "allow_redirects": False}
-        self._attempts = attempts
-        self._clock = clock
-        self._headers = headers
+    status: int
+    content: bytes
+    error: str  # empty for a status from 200 to 299
+    retries: int
 
-    def post(
-        self,
-        session: requests.Session,
-        path: str,
-        body: bytes,
-        *,
-        headers: Mapping[str, str],
-        on_retry: Callable[[], None],
-    ) -> requests.Response:
-        """The first answer to a JSON body that is no passing failure. Raises GaveUp."""
-        sent = {"Content-Type": "application/json", **self._headers, **headers}
+
+class RetryingClient:
+    """Sends requests to one service on a pool of connections; safe to use from several threads."""
+
+    def __init__(self, options: Options, connections: int) -> None:
+        self._address = options.address.rstrip("/")
+        self._attempts = options.attempts
+        self._headers = {"Content-Type": "application/json"}
+        if options.api_key:
+            self._headers["Authorization"] = f"Bearer {options.api_key}"
+        retry = Retry(
+            total=options.attempts - 1,
+            allowed_methods=None,  # every method: see the module's docstring
+            status_forcelist=RETRIED_STATUSES,
+            raise_on_status=False,  # return the last response instead: it holds the reason
+            backoff_factor=BACKOFF_S,
+            backoff_jitter=BACKOFF_JITTER_S,
+            backoff_max=MAX_BACKOFF_S,
+            retry_after_max=MAX_RETRY_AFTER_S,
+        )
+        self._pool = PoolManager(
+            maxsize=connections, block=True, retries=retry, timeout=options.timeout_s
+        )
+
+    def get(self, path: str) -> Response:
+        """Send a GET request without credentials."""
+        return self._send("GET", path, None, {})
+
+    def post(self, path: str, body: bytes, idempotency_key: str = "") -> Response:
+        """Send a JSON body."""
+        key = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._send("POST", path, body, self._headers | key)
+
+    def _send(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> Response:
         url = self._address + path
-        attempt = partial(session.post, url, data=body, headers=sent, **self._options)
-        return self._deliver(attempt, on_retry)
-
-    def get(self, session: requests.Session, path: str) -> requests.Response:
-        """The first answer to a GET that is no passing failure. Raises GaveUp."""
-        attempt = partial(session.get, self._address + path, **self._options)
-        return self._deliver(attempt, on_retry=lambda: None)
-
-    def _deliver(
-        self, attempt: Callable[[], requests.Response], on_retry: Callable[[], None]
-    ) -> requests.Response:
-        reason = ""
-        for number in range(self._attempts):
-            if number:
-                self._clock.pause(backoff_s(number))
-                if self._clock.stopped:
-                    break
-                on_retry()
-            try:
-                answer = attempt()
-            except requests.RequestException as err:
-                reason = type(err).__name__
-                if not isinstance(err, PASSING_ERRORS):
-                    break
-            else:
-                if answer.status_code not in PASSING_STATUSES:
-                    return answer
-                reason = describe(answer)
-        raise GaveUp(reason)
+        try:
+            response = self._pool.request(method, url, body=body, headers=headers, redirect=False)
+        except MaxRetryError as err:
+            return Response(0, b"", type(err.reason).__name__, self._attempts - 1)
+        except HTTPError as err:  # not retried, such as an address that cannot be parsed
+            return Response(0, b"", type(err).__name__, 0)
+        retries = len(response.retries.history) if response.retries else 0
+        error = "" if 200 <= response.status < 300 else describe_error(response)
+        return Response(response.status, response.data, error, retries)
 
 
-def backoff_s(retry: int) -> float:
-    """The pause before the n-th retry: doubled each time, and spread so that clients disperse."""
-    longest = min(BACKOFF_S * 2 ** (retry - 1), LONGEST_BACKOFF_S)
-    return longest * random.uniform(0.5, 1)
-
-
-def describe(answer: requests.Response) -> str:
-    """Why an answer is an error: status, code and first problem, without a record's values."""
+def describe_error(response: BaseHTTPResponse) -> str:
+    """Return status, code and first problem of an error response, without values of a record."""
     try:
-        error = msgspec.json.decode(answer.content)["error"]
+        error = msgspec.json.decode(response.data)["error"]
         problems = error["problems"]
         first = "{field}: expected {expected}".format_map(problems[0]) if problems else ""
-        text = f"{answer.status_code} {error['code']}: {first or error['message']}"
-        return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
+        text = f"{response.status} {error['code']}: {first or error['message']}"
+        return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return f"{answer.status_code} {answer.reason}"  # a proxy's answer, or another server's
+        return f"{response.status} {response.reason}"  # from a proxy or another server

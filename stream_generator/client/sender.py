@@ -1,7 +1,6 @@
-"""Sends a scenario's rows to the prediction service and tells what came of them.
+"""Send a scenario's rows to the prediction service, and the labels of some predictions later.
 
-Rows -> scenario -> batches -> threads, at one common pace -> `/predict` -> tally; the labels of a
-share of the answered ones -> late labels -> `/feedback`.
+One thread starts all requests and counts their outcomes. A pool of threads waits for the responses.
 """
 
 import random
@@ -9,252 +8,209 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import NamedTuple
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import msgspec
-import requests
 from tqdm import tqdm
 
 from config.contract import load_contract
-from stream_generator.client.retries import Delivery, GaveUp, describe
-from stream_generator.client.labels import LateLabels
-from stream_generator.client.pace import Clock, Pacer
-from stream_generator.traffic.scenarios import SCENARIOS
-from stream_generator.client.summary import AnsweredRow, Ended, Summary, Tally
+from stream_generator.client.options import Options
+from stream_generator.client.queues import NEVER, DelayedLabels, PacedBatches, PlannedRow
+from stream_generator.client.retries import RETRIED_STATUSES, RetryingClient
+from stream_generator.client.summary import Ended, LabelledPrediction, Outcome, Summary, Tally
 from stream_generator.traffic.rows import Row
+from stream_generator.traffic.scenarios import SCENARIOS
 
-POLL_S = 0.05
-STOP_GRACE_S = 2.0  # for the answers under way when the run is stopped
+PREDICT, FEEDBACK = "/predict", "/feedback"
+POLL_S = 0.05  # between two checks of the stop event and the deadline
+STOP_GRACE_S = 2.0  # for the responses in flight when the run is stopped
 
 
 class Unreachable(Exception):
-    """Nothing answers at the prediction service's address."""
+    """The prediction service does not respond at its address."""
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send and how; the command's flags explain them."""
-
-    address: str
-    rows: int = 1000
-    batch: int = 1  # records per request
-    rate: float = 0.0  # requests per second; 0: as fast as possible
-    concurrency: int = 1
-    scenario: str = "none"
-    labels: float = 0.0  # share of the answered records, 0-1
-    label_delay_s: float = 1.0
-    timeout_s: float = 10.0  # of one attempt
-    attempts: int = 6
-    seed: int = 1
-    api_key: str = ""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What the service says of one record, as far as it is kept."""
+class Prediction(msgspec.Struct, frozen=True):
+    """The fields of a prediction that are kept."""
 
     prediction_id: str
     probability: float
     income_class: int
     model_version: str
 
-    def with_label(self, label: int) -> AnsweredRow:
-        """The answer beside the true class."""
-        return AnsweredRow(
-            prediction_id=self.prediction_id,
-            label=label,
-            probability=self.probability,
-            income_class=self.income_class,
-            model_version=self.model_version,
-        )
 
+@dataclass
+class Lane:
+    """Requests to one path: their queue, the call that sends one, and how many may start now."""
 
-class Question(NamedTuple):
-    """A row to ask about, and whether its label will be told afterwards."""
-
-    row: Row
-    tells_label: bool
-
-
-class Batches:
-    """Deals questions out to several threads, one request's worth at a time."""
-
-    def __init__(self, questions: Iterator[Question], n_records: int) -> None:
-        self.as_list = n_records > 1  # a single record travels as an object
-        self._questions = questions
-        self._n_records = n_records
-        self._lock = threading.Lock()
-
-    def take(self) -> list[Question]:
-        """The next batch; empty when all have been dealt."""
-        with self._lock:
-            return list(islice(self._questions, self._n_records))
+    path: str
+    queue: PacedBatches | DelayedLabels
+    send: Callable[[list[Any]], Outcome]
+    free: int
 
 
 class Sender:
-    """Asks for predictions; `work` is what each of its threads does."""
+    """One run. `keep` receives the predictions as they arrive."""
 
     def __init__(
         self,
-        batches: Batches,
-        pacer: Pacer,
-        *,
-        delivery: Delivery,
+        options: Options,
+        rows: Iterator[PlannedRow],
         tally: Tally,
-        late_labels: LateLabels,
-        clock: Clock,
+        keep: Callable[[Sequence[LabelledPrediction]], object],
     ) -> None:
-        self._batches = batches
-        self._pacer = pacer
-        self._delivery = delivery
+        now = time.monotonic()
+        self._as_list = options.batch > 1  # a single record is sent as an object
         self._tally = tally
-        self._late_labels = late_labels
-        self._clock = clock
+        self._keep = keep
+        self._labels = DelayedLabels(options.label_delay_s, options.seed)
+        batches = PacedBatches(rows, options.batch, options.rate, now)
+        # Labels have a lane of their own: slow feedback does not delay predictions.
+        self._lanes = [
+            Lane(PREDICT, batches, self._predict, options.concurrency),
+            Lane(FEEDBACK, self._labels, self._send_labels, 1),
+        ]
+        self._n_threads = options.concurrency + 1
+        self._client = RetryingClient(options, self._n_threads)
+        self._n_in_flight = 0
+        self._done: SimpleQueue[tuple[Lane, Outcome] | BaseException] = SimpleQueue()
 
-    def work(self) -> None:
-        """Sends batch after batch on one connection until there are none, or the clock stops."""
-        with requests.Session() as session:
-            while batch := self._batches.take():
-                self._pacer.wait()
-                if self._clock.stopped:
-                    return
-                self._ask(session, batch)
+    @property
+    def has_work(self) -> bool:
+        """True until every record and every label has its outcome."""
+        return self._n_in_flight > 0 or any(one.queue.next_due_at < NEVER for one in self._lanes)
 
-    def _ask(self, session: requests.Session, batch: list[Question]) -> None:
-        records = [question.row.record for question in batch]
-        body = msgspec.json.encode(records if self._batches.as_list else records[0])
-        # Not from the seed: the same command again asks anew.
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        self._tally.handed_over(len(batch))
-        start = self._clock.now()
+    def run(self, is_stopped: Callable[[], bool], on_progress: Callable[[], object]) -> None:
+        """Send until there is no more work or the run is stopped."""
+        # Not a ThreadPoolExecutor: the process would not exit before the last response.
+        with ThreadPool(self._n_threads) as pool:
+            while self.has_work and not is_stopped():
+                self._start_due(pool)
+                self._collect(self._idle_s())
+                on_progress()
+            grace_ends_at = time.monotonic() + STOP_GRACE_S
+            while self._n_in_flight and time.monotonic() < grace_ends_at:
+                self._collect(POLL_S)
+            on_progress()
+
+    def _start_due(self, pool: ThreadPool) -> None:
+        for lane in self._lanes:
+            while lane.free and (content := lane.queue.take_due(time.monotonic())):
+                if lane.path == PREDICT:
+                    self._tally.add_request(len(content))
+                lane.free -= 1
+                self._n_in_flight += 1
+                pool.apply_async(
+                    lambda lane, content: (lane, lane.send(content)),
+                    (lane, content),
+                    callback=self._done.put,
+                    error_callback=self._done.put,
+                )
+
+    def _idle_s(self) -> float:
+        """Return the time until a request can start, at most POLL_S."""
+        due_at = min(lane.queue.next_due_at if lane.free else NEVER for lane in self._lanes)
+        return max(min(due_at - time.monotonic(), POLL_S), 0)
+
+    def _collect(self, timeout_s: float) -> None:
+        """Wait for an outcome and count it."""
         try:
-            answer = self._delivery.post(
-                session, "/predict", body, headers=headers, on_retry=self._tally.retried
-            )
-        except GaveUp as err:
-            self._tally.failed(len(batch), f"/predict: {err}")
-        else:
-            self._sort(answer, batch, self._clock.now() - start)
+            done = self._done.get(timeout=timeout_s)
+        except Empty:
+            return
+        if isinstance(done, BaseException):
+            raise done
+        lane, outcome = done
+        lane.free += 1
+        self._n_in_flight -= 1
+        self._tally.add(outcome)
+        if outcome.predictions:
+            self._keep(outcome.predictions)
+            self._labels.add(outcome.known_later, time.monotonic())
 
-    def _sort(self, answer: requests.Response, batch: list[Question], latency_s: float) -> None:
-        if answer.status_code == 422:
-            self._tally.refused(len(batch), f"/predict: {describe(answer)}")
-            return
-        if answer.status_code != 200:
-            self._tally.failed(len(batch), f"/predict: {describe(answer)}")
-            return
+    # The pool's threads run these two; they change no state.
+
+    def _predict(self, batch: list[PlannedRow]) -> Outcome:
+        records = [planned.row.record for planned in batch]
+        body = msgspec.json.encode(records if self._as_list else records[0])
+        started_at = time.monotonic()
+        # A random key: the same command, run again, makes new predictions.
+        response = self._client.post(PREDICT, body, idempotency_key=uuid.uuid4().hex)
+        latency_s = time.monotonic() - started_at
+        if response.status != 200:
+            kind = "rejected" if response.status == 422 else "failed"
+            return Outcome(kind, len(batch), f"{PREDICT}: {response.error}", response.retries)
         try:
-            rows = answered_rows(answer.content, [question.row for question in batch])
+            predictions = parse_predictions(response.content, [planned.row for planned in batch])
         except ValueError:
-            self._tally.failed(len(batch), "/predict: 200, but no answer for each record")
-            return
-        self._tally.answered(rows, latency_s)
-        asked = zip(rows, batch, strict=True)
-        self._late_labels.add(
-            [(row.prediction_id, row.label) for row, question in asked if question.tells_label]
-        )
+            error = f"{PREDICT}: 200, but not one prediction for each record"
+            return Outcome("failed", len(batch), error, response.retries)
+        pairs = zip(predictions, batch, strict=True)
+        later = [prediction for prediction, planned in pairs if planned.sends_label]
+        return Outcome("answered", len(batch), "", response.retries, latency_s, predictions, later)
+
+    def _send_labels(self, predictions: list[LabelledPrediction]) -> Outcome:
+        items = [{"prediction_id": one.prediction_id, "label": one.label} for one in predictions]
+        # Without a key: the service keeps the first label of a prediction and ignores duplicates.
+        response = self._client.post(FEEDBACK, msgspec.json.encode(items))
+        kind = "labels_failed" if response.error else "labels_sent"
+        error = response.error and f"{FEEDBACK}: {response.error}"
+        return Outcome(kind, len(predictions), error, response.retries)
 
 
-def answered_rows(content: bytes, rows: Sequence[Row]) -> list[AnsweredRow]:
-    """An answer's body beside the rows that were asked about.
+def parse_predictions(content: bytes, rows: Sequence[Row]) -> list[LabelledPrediction]:
+    """Return the predictions of a response with the labels of their rows.
 
-    Raises ValueError if it does not hold one answer for each.
+    Raises ValueError unless there is one prediction for each row.
     """
-    decoded = msgspec.json.decode(content, type=Answer | list[Answer])
-    answers = decoded if isinstance(decoded, list) else [decoded]
-    return [answer.with_label(row.label) for answer, row in zip(answers, rows, strict=True)]
-
-
-def questions(rows: Iterator[Row], label_share: float, seed: int) -> Iterator[Question]:
-    """The rows, of which a random share will tell their labels."""
-    rng = random.Random(f"labels {seed}")
-    return (Question(row, rng.random() < label_share) for row in rows)
+    decoded = msgspec.json.decode(content, type=Prediction | list[Prediction])
+    predictions = decoded if isinstance(decoded, list) else [decoded]
+    return [
+        LabelledPrediction(label=row.label, **msgspec.structs.asdict(prediction))
+        for prediction, row in zip(predictions, rows, strict=True)
+    ]
 
 
 def send(
     rows: Sequence[Row],
     options: Options,
     *,
-    clock: Clock | None = None,
-    keep: Callable[[Sequence[AnsweredRow]], None] = lambda rows: None,
+    stop: threading.Event | None = None,
+    keep: Callable[[Sequence[LabelledPrediction]], object] = lambda predictions: None,
     show_progress: bool = False,
 ) -> Summary:
-    """Sends what the options say; returns when every record and label has its outcome.
+    """Send what the options say; return when every record and label has its outcome.
 
-    The clock's deadline or `clock.stop()` ends it earlier, with a summary all the same. `keep`
-    gets the answered rows as they come. Raises TrafficError if the scenario cannot be made of
-    the rows.
+    `stop` or the deadline ends the run early; its summary is exact too. `keep` receives the
+    predictions as they arrive. Raises TrafficError if the rows do not fit the scenario.
     """
-    clock = clock or Clock()
+    stop = stop or threading.Event()
+    deadline = time.monotonic() + (options.deadline_s or NEVER)
     scenario = SCENARIOS[options.scenario](rows, options.rows, options.seed, load_contract())
-    batches = Batches(questions(scenario, options.labels, options.seed), options.batch)
-    delivery = delivery_of(options, clock)
-    tally = Tally(clock.now, keep)
-    late_labels = LateLabels(
-        options.label_delay_s, options.seed, delivery=delivery, tally=tally, clock=clock
-    )
-    sender = Sender(
-        batches,
-        Pacer(options.rate, clock),
-        delivery=delivery,
-        tally=tally,
-        late_labels=late_labels,
-        clock=clock,
-    )
+    rng = random.Random(f"labels {options.seed}")
+    planned = (PlannedRow(row, rng.random() < options.labels) for row in scenario)
+    tally = Tally()
+    sender = Sender(options, planned, tally, keep)
     with tqdm(total=options.rows, unit="row", disable=None if show_progress else True) as progress:
-        askers = start(sender.work, options.concurrency)
-        tellers = start(late_labels.work, 1 if options.labels else 0)
-        watch(askers, clock, lambda: progress.update(tally.done - progress.n))
-        late_labels.complete()
-        watch(tellers, clock, progress.refresh)
-        give_grace(askers + tellers)
-        progress.update(tally.done - progress.n)
-    return tally.close(options.scenario, how_ended(clock))
+        sender.run(
+            lambda: stop.is_set() or time.monotonic() >= deadline,
+            lambda: progress.update(tally.finished - progress.n),
+        )
+    ended: Ended = "done"
+    if sender.has_work:
+        ended = "interrupted" if stop.is_set() else "deadline"
+    return tally.summary(options.scenario, ended)
 
 
-def check_reachable(options: Options, clock: Clock) -> None:
-    """Raises Unreachable if nothing answers at the address, whatever its state."""
-    delivery = delivery_of(options, clock)
-    with requests.Session() as session:
-        try:
-            delivery.get(session, "/health/live")
-        except GaveUp as err:
-            raise Unreachable(
-                f"PREDICTION_ADDRESS={options.address}: no answer ({err}), expected the prediction"
-                " service; start it (make demo KEEP=1) or set the address"
-            ) from err
-
-
-def delivery_of(options: Options, clock: Clock) -> Delivery:
-    """How requests are sent."""
-    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
-    return Delivery(options.address, options.timeout_s, options.attempts, clock, headers)
-
-
-def start(work: Callable[[], None], n_threads: int) -> list[threading.Thread]:
-    """Threads doing the work. They end with the process, so that a hanging one holds up nobody."""
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def watch(threads: list[threading.Thread], clock: Clock, on_poll: Callable[[], object]) -> None:
-    """Returns when the threads have ended or the clock has stopped."""
-    for thread in threads:
-        while thread.is_alive() and not clock.stopped:
-            thread.join(POLL_S)
-            on_poll()
-
-
-def give_grace(threads: list[threading.Thread]) -> None:
-    """Waits for what is under way in threads that were told to end, but not for long."""
-    until = time.monotonic() + STOP_GRACE_S
-    for thread in threads:
-        thread.join(max(until - time.monotonic(), 0))
-
-
-def how_ended(clock: Clock) -> Ended:
-    """Why the run is over."""
-    if clock.interrupted:
-        return "interrupted"
-    return "deadline" if clock.stopped else "done"
+def check_reachable(options: Options) -> None:
+    """Raise Unreachable if the prediction service does not respond."""
+    response = RetryingClient(options, connections=1).get("/health/live")
+    if response.status in (0, *RETRIED_STATUSES):
+        raise Unreachable(
+            f"PREDICTION_ADDRESS: the prediction service cannot be reached ({response.error});"
+            f" got {options.address}, expected its address. Start the service"
+            " (make demo KEEP=1) or set the address."
+        )

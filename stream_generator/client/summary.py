@@ -1,25 +1,26 @@
-"""What came of the traffic: outcomes are counted as they happen, and summed up at the end.
+"""Count the outcomes of a run and sum them up.
 
-Every record that was handed over is in the end answered, refused or failed, whatever happens:
-what has no outcome when the tally is closed counts as failed.
+Every record that was sent ends as answered, rejected or failed. A record without an outcome at the
+end of the run counts as failed.
 """
 
 import math
-import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
+RECORD_OUTCOMES = ("answered", "rejected", "failed")
+LABEL_OUTCOMES = ("labels_sent", "labels_failed")
 Ended = Literal["done", "deadline", "interrupted"]
-OUTCOMES = {"answered", "refused", "failed"}
-NO_ANSWER = "no answer before the end"
+NO_RESPONSE = "no response before the end"
 
 
-class AnsweredRow(msgspec.Struct, frozen=True):
-    """One answered record, as a line of the answers file. `label` is the true class, 0 or 1."""
+class LabelledPrediction(msgspec.Struct, frozen=True):
+    """A prediction and the true class of its record, 0 or 1. A line of the --answers file."""
 
     prediction_id: str
     label: int
@@ -28,138 +29,95 @@ class AnsweredRow(msgspec.Struct, frozen=True):
     model_version: str
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The run in figures; sent == answered + refused + failed.
+class Outcome(NamedTuple):
+    """The outcome of one request. `kind` is the field of Summary that counts it."""
 
-    A latency is that of an answered request from handing it over, retries included. Throughput
-    counts answered requests and records over `seconds`, from the first request handed over to
-    the last outcome.
+    kind: str
+    size: int  # records or labels
+    error: str = ""
+    retries: int = 0
+    latency_s: float = 0.0
+    predictions: Sequence[LabelledPrediction] = ()
+    known_later: Sequence[LabelledPrediction] = ()  # the predictions whose label is sent later
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of a run; sent == answered + rejected + failed.
+
+    The latency of a request with predictions includes its retries. The throughput counts such
+    requests and their records over `seconds`: from the first request to the last outcome of a
+    record.
     """
 
     scenario: str
     ended: Ended
-    sent: int  # records handed over
-    answered: int
-    refused: int  # by the contract (422)
+    sent: int  # records
+    answered: int  # with a prediction
+    rejected: int  # invalid by the contract (status 422)
     failed: int
     requests: int
-    retries: int
+    retries: int  # of requests that have an outcome
     labels_sent: int
     labels_failed: int
-    labels_unsent: int  # held back by an interrupt or the deadline
+    labels_unsent: int  # at an interrupt or the deadline
     seconds: float
     requests_per_s: float
     rows_per_s: float
     latency_p50_ms: float | None
     latency_p95_ms: float | None
     latency_p99_ms: float | None
-    reasons: dict[str, int]  # why records or labels were refused or failed, and how many
+    reasons: dict[str, int]  # rejected and failed records and labels by reason
 
     @property
-    def all_well(self) -> bool:
-        """True if every record and label that was handed over arrived, accepted or refused."""
+    def all_delivered(self) -> bool:
+        """True if no record and no label failed."""
         return self.failed == 0 and self.labels_failed == 0
 
 
 class Tally:
-    """Counts outcomes from several threads. `keep` gets the answered rows, one call at a time.
+    """Counts outcomes. Use it from one thread."""
 
-    Once closed, it ignores what still comes in.
-    """
-
-    def __init__(
-        self,
-        now: Callable[[], float],
-        keep: Callable[[Sequence[AnsweredRow]], None] = lambda rows: None,
-    ) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._keep = keep
-        self._lock = threading.Lock()
-        self._open = True
         self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._latencies_s = array("d")
         self._started_at = self._ended_at = now()
 
     @property
-    def done(self) -> int:
-        """Records that have an outcome."""
-        return sum(self._counts[name] for name in OUTCOMES)
+    def finished(self) -> int:
+        """The number of records that have an outcome."""
+        return sum(self._counts[name] for name in RECORD_OUTCOMES)
 
-    def handed_over(self, n_records: int) -> None:
-        """A request leaves with so many records."""
-        self._add(requests=1, sent=n_records)
-
-    def retried(self) -> None:
-        """A request or a batch of labels is sent again."""
-        self._add(retries=1)
-
-    def answered(self, rows: Sequence[AnsweredRow], latency_s: float) -> None:
-        """A request is answered."""
-        with self._lock:
-            if self._open:
-                self._keep(rows)
-                self._latencies_s.append(latency_s)
-                self._count(answered=len(rows))
-
-    def refused(self, n_records: int, reason: str) -> None:
-        """The service found a request's records invalid."""
-        self._add(reason, refused=n_records)
-
-    def failed(self, n_records: int, reason: str) -> None:
-        """A request has no usable answer."""
-        self._add(reason, failed=n_records)
-
-    def labels_due(self, n_labels: int) -> None:
-        """So many labels will be known later."""
-        self._add(labels_due=n_labels)
-
-    def labels_sent(self, n_labels: int) -> None:
-        """The service accepted labels."""
-        self._add(labels_sent=n_labels)
-
-    def labels_failed(self, n_labels: int, reason: str) -> None:
-        """Labels did not arrive."""
-        self._add(reason, labels_failed=n_labels)
-
-    def close(self, scenario: str, ended: Ended) -> Summary:
-        """The summary; from now on nothing is counted."""
-        with self._lock:
-            self._open = False
-            if missing := self._counts["sent"] - self.done:
-                self._count(NO_ANSWER, failed=missing)
-            return self._summary(scenario, ended)
-
-    def _add(self, reason: str = "", **counts: int) -> None:
-        with self._lock:
-            if self._open:
-                self._count(reason, **counts)
-
-    def _count(self, reason: str = "", **counts: int) -> None:
-        """Adds up; the lock is held."""
-        if not self._counts:  # the first to be counted is a request handed over
+    def add_request(self, n_records: int) -> None:
+        """Count a request that is sent now."""
+        if not self._counts:
             self._started_at = self._now()
-        if not OUTCOMES.isdisjoint(counts):
-            self._ended_at = self._now()
-        self._counts.update(counts)
-        if reason:
-            self._reasons.update({reason: sum(counts.values())})
+        self._counts.update(requests=1, sent=n_records)
 
-    def _summary(self, scenario: str, ended: Ended) -> Summary:
+    def add(self, outcome: Outcome) -> None:
+        """Count the outcome of a request."""
+        self._counts[outcome.kind] += outcome.size
+        self._counts.update(retries=outcome.retries, known_later=len(outcome.known_later))
+        if outcome.error:
+            self._reasons[outcome.error] += outcome.size
+        if outcome.kind == "answered":
+            self._latencies_s.append(outcome.latency_s)
+        if outcome.kind in RECORD_OUTCOMES:
+            self._ended_at = self._now()
+
+    def summary(self, scenario: str, ended: Ended) -> Summary:
+        """Return the summary. Records without an outcome count as failed from now on."""
         counts, latencies = self._counts, sorted(self._latencies_s)
-        seconds = max(self._ended_at - self._started_at, 0.0)
+        if unfinished := counts["sent"] - self.finished:
+            self.add(Outcome("failed", unfinished, NO_RESPONSE))
+        seconds = self._ended_at - self._started_at
+        names = ("sent", "requests", "retries", *RECORD_OUTCOMES, *LABEL_OUTCOMES)
         return Summary(
             scenario=scenario,
             ended=ended,
-            sent=counts["sent"],
-            answered=counts["answered"],
-            refused=counts["refused"],
-            failed=counts["failed"],
-            requests=counts["requests"],
-            retries=counts["retries"],
-            labels_sent=counts["labels_sent"],
-            labels_failed=counts["labels_failed"],
-            labels_unsent=counts["labels_due"] - counts["labels_sent"] - counts["labels_failed"],
+            **{name: counts[name] for name in names},
+            labels_unsent=counts["known_later"] - sum(counts[name] for name in LABEL_OUTCOMES),
             seconds=round(seconds, 3),
             requests_per_s=per_second(len(latencies), seconds),
             rows_per_s=per_second(counts["answered"], seconds),
@@ -171,12 +129,12 @@ class Tally:
 
 
 def per_second(count: int, seconds: float) -> float:
-    """A rate; 0 if no time has passed."""
+    """Return a rate; 0 if no time has passed."""
     return round(count / seconds, 1) if seconds else 0.0
 
 
 def percentile_ms(sorted_s: Sequence[float], percent: int) -> float | None:
-    """The nearest-rank percentile in milliseconds of sorted seconds; None if there are none."""
+    """Return the nearest-rank percentile in ms of sorted seconds; None if there are none."""
     if not sorted_s:
         return None
     rank = math.ceil(len(sorted_s) * percent / 100)

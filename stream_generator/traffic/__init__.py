@@ -1,1 +1,1 @@
-"""The rows to send: read, dealt out in a seeded order, and changed by a scenario."""
+"""Provide the rows to send: read them, order them by a seed, change them by a scenario."""

@@ -1,19 +1,20 @@
-"""The rows to send: `traffic.jsonl`, as training wrote it, to an endless seeded stream.
+"""Read the rows to send from `traffic.jsonl`.
 
-Training -> traffic.jsonl (labelled rows of the test split that no model was judged by) -> here ->
-a scenario -> requests.
+Training writes the file: labelled rows of the test split on which no model was evaluated.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+EXPECTED = 'expected {"record": {column: value, ...}, "label": 0 or 1}'
+
 
 class TrafficError(Exception):
-    """There are no rows to send; the message names the source, what is wrong and the remedy."""
+    """There are no rows to send. The message names the source, the problem and the remedy."""
 
 
 class Row(NamedTuple):
@@ -24,48 +25,43 @@ class Row(NamedTuple):
 
 
 class Line(msgspec.Struct):
-    """One line of the file. Whether the record keeps the contract is for the service to judge."""
+    """One line of the file. The prediction service alone validates the record."""
 
     record: dict[str, Any]
-    label: int
+    label: Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file. Raises TrafficError."""
+    """Return the rows of a file. Raises TrafficError."""
     try:
         return parse_rows(path.read_bytes(), str(path))
     except OSError as err:
         raise TrafficError(
-            f"--traffic {path}: {err.strerror}; name a traffic.jsonl, or leave the flag out to"
-            " take the production run's"
+            f"--traffic: {err.strerror}; got {path}, expected a traffic.jsonl."
+            " Name another file, or omit the flag to use the rows of the production run."
         ) from err
 
 
 def parse_rows(content: bytes, source: str) -> list[Row]:
-    """The rows of a file's content. Raises TrafficError naming the source and the line."""
+    """Return the rows of a file's content. Raises TrafficError with the source and the line."""
     rows = []
     for number, text in enumerate(content.splitlines(), start=1):
         if text.strip():
-            rows.append(parse_row(text, f"{source}, line {number}"))
+            try:
+                line = msgspec.json.decode(text, type=Line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as err:
+                raise TrafficError(f"{source}, line {number}: {err}; {EXPECTED}.") from err
+            rows.append(Row(line.record, line.label))
     if not rows:
-        raise TrafficError(f"{source}: no rows; `make train` writes some with each run")
+        raise TrafficError(
+            f"{source}: no rows; expected one JSON object per line."
+            " `make train` writes such a file with each run."
+        )
     return rows
 
 
-def parse_row(text: bytes, place: str) -> Row:
-    """The row of one line. Raises TrafficError."""
-    expected = 'expected {"record": {column: value, ...}, "label": 0 or 1}'
-    try:
-        line = msgspec.json.decode(text, type=Line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise TrafficError(f"{place}: {err}; {expected}") from err
-    if line.label not in (0, 1):
-        raise TrafficError(f"{place}: got label {line.label}, {expected}")
-    return Row(line.record, line.label)
-
-
 def endless(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
-    """All rows in a random order, then all of them in another one, and so on."""
+    """Yield all rows in a random order, then all of them in another order, without end."""
     order = list(rows)
     while order:
         rng.shuffle(order)
