@@ -142,7 +142,8 @@ class Sender:
         latency_s = time.monotonic() - started_at
         if response.status != 200:
             kind = "rejected" if response.status == 422 else "failed"
-            return Outcome(kind, len(batch), f"{PREDICT}: {response.error}", response.retries)
+            error = f"{PREDICT}: {response.error or response.status}"
+            return Outcome(kind, len(batch), error, response.retries)
         try:
             predictions = parse_predictions(response.content, [planned.row for planned in batch])
         except ValueError:

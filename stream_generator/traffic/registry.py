@@ -60,7 +60,8 @@ def get(
     except requests.RequestException as err:
         raise TrafficError(
             f"MLFLOW_TRACKING_URI: MLflow cannot be reached ({type(err).__name__});"
-            f" got {tracking_uri}, expected an MLflow server. Start the stack (make demo KEEP=1), set the address, {REMEDY}"
+            f" got {tracking_uri}, expected an MLflow server."
+            f" Start the stack (make demo KEEP=1), set the address, {REMEDY}"
         ) from err
 
 

@@ -281,3 +281,19 @@ def test_an_unreachable_service_is_an_error_with_setting_address_and_remedy() ->
     message = f"PREDICTION_ADDRESS: .* cannot be reached .NewConn.*; got {address}, .*make demo"
     with pytest.raises(Unreachable, match=message):
         check_reachable(Options(address=address, attempts=2))
+
+
+def test_an_invalid_retry_after_header_is_a_failure_with_its_reason(
+    stand_in: StandIn, send_rows: Callable[..., Summary]
+) -> None:
+    stand_in.faults.append("503")
+    stand_in.retry_after = "soon"
+    assert send_rows(rows=2).reasons == {"/predict: InvalidHeader": 1}
+
+
+def test_an_unexpected_error_in_a_thread_ends_the_run(
+    send_rows: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_generator.client.sender.parse_predictions", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        send_rows(rows=2)
