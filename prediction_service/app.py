@@ -33,10 +33,10 @@ from prediction_service.hot_route import HotRoute
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
 from prediction_service.keys import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
-from prediction_service.model import Model
+from prediction_service.predict.model import Model
 from prediction_service.openapi import make_document
 from prediction_service.predictor import Predictor, Question, required_model
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import ServedModel
 from prediction_service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from config.runtime.heartbeat import beat
 from config.model_registry import GRAPH
 from config.runtime.logs import set_up
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.model import Model, ModelRefused, check_digests
-from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
-from prediction_service.registry import Registry, RegistryUnavailable, Wanted
+from prediction_service.predict.model import Model, ModelRefused, check_digests
+from prediction_service.models.model_folder import Current, ModelFolder, Refusal, Status
+from prediction_service.models.registry import Registry, RegistryUnavailable, Wanted
 from prediction_service.settings import Settings
 
 log = logging.getLogger(__name__)

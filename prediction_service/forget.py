@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.cursors import erase_dead_letters
+from prediction_service.relay.progress import erase_dead_letters
 from prediction_service.journal import JournalUnavailable, erase, journal_paths
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks import SinkUnavailable
+from prediction_service.sinks.base import SinkUnavailable
 
 PREDICTION_ID = re.compile("[0-9a-f]{32}")
 

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from prediction_service.cursors import backlog, dead_letters, label_states
+from prediction_service.relay.progress import backlog, dead_letters, label_states
 from prediction_service.journal import folder_bytes
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import ServedModel
 
 LATENCY_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 

@@ -18,8 +18,8 @@ from prediction_service.bodies import RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model import Model, Row
-from prediction_service.served import ServedModel
+from prediction_service.predict.model import Model, Row
+from prediction_service.models.live_model import ServedModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
 MOST_EXPLAINED = 100  # records of a request; each takes milliseconds

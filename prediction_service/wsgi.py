@@ -11,8 +11,8 @@ from config.runtime.settings import read_settings
 from prediction_service.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model_folder import ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.live_model import ServedModel
 from prediction_service.settings import Settings
 
 HOUSEKEEPING_PERIOD_S = 1.0

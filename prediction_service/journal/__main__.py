@@ -14,17 +14,17 @@ from typing import Any
 import msgspec
 
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.cursors import backlog, dead_letters
+from prediction_service.relay.progress import backlog, dead_letters
 from prediction_service.journal import JournalUnavailable, folder_bytes, is_live, journal_paths
-from prediction_service.log_of_record import (
+from prediction_service.journal.export import (
     journalled_ids,
     open_mongodb,
     stored_labelled,
     stored_predictions,
 )
-from prediction_service.resend import resend
+from prediction_service.relay.resend import resend
 from prediction_service.settings import Settings
-from prediction_service.sinks import SinkUnavailable
+from prediction_service.sinks.base import SinkUnavailable
 
 
 def count_events(root: Path) -> dict[str, int]:

@@ -31,8 +31,8 @@ from evidently_service.window import Window
 from prediction_service.app import create_app as create_prediction_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model_folder import ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.live_model import ServedModel
 from prediction_service.settings import Settings as PredictionSettings
 from tests.conftest import free_port, wait_until
 from tests.evidently_service.test_app import MEASURED

@@ -15,9 +15,9 @@ from config.contract import Contract, load_contract
 from prediction_service.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model import sha256_of
-from prediction_service.model_folder import Current, ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.predict.model import sha256_of
+from prediction_service.models.model_folder import Current, ModelFolder
+from prediction_service.models.live_model import ServedModel
 from prediction_service.settings import Settings
 from training.census import check_frame
 from training.flow import fit

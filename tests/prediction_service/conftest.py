@@ -23,9 +23,9 @@ from config.events import Prediction
 from prediction_service.app import create_app
 from prediction_service.journal import Journal, journal_paths
 from prediction_service.metrics import Metrics
-from prediction_service.model import sha256_of
-from prediction_service.model_folder import Current, ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.predict.model import sha256_of
+from prediction_service.models.model_folder import Current, ModelFolder
+from prediction_service.models.live_model import ServedModel
 from prediction_service.settings import Settings
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training.calibration import Platt

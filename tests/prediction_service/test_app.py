@@ -16,9 +16,9 @@ from prediction_service.journal import (
     StoredEvent,
     read_after,
 )
-from prediction_service.model_folder import Status
+from prediction_service.models.model_folder import Status
 from prediction_service.predictor import prediction_ids
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import ServedModel
 from prediction_service.settings import Settings
 
 Record = dict[str, Any]

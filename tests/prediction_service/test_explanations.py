@@ -13,9 +13,9 @@ from scipy.special import expit
 
 from config.contract import Contract
 from config.model_registry import BOOSTER
-from prediction_service.model import Model
+from prediction_service.predict.model import Model
 from prediction_service.predictor import MOST_EXPLAINED, Predictor, Question
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import ServedModel
 from tests.conftest import made_up_rows
 from tests.prediction_service.conftest import install, with_metadata
 from training.pipeline import make_encoder

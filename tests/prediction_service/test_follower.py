@@ -13,9 +13,9 @@ from config.contract import Contract
 from config.model_registry import ALIAS, BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH, GRAPH_SHA256
 from config.model_registry import MODEL_NAME, PACKAGE, file_digests
 from prediction_service.follower import Follower
-from prediction_service.model import sha256_of
-from prediction_service.model_folder import ModelFolder
-from prediction_service.registry import Registry
+from prediction_service.predict.model import sha256_of
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.registry import Registry
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, with_metadata, with_wrong_golden

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from config.events import Label, Prediction
-from prediction_service.cursors import (
+from prediction_service.relay.progress import (
     Cursors,
     cursors_path,
     dead_letters,
@@ -28,9 +28,9 @@ from prediction_service.journal import (
     newest,
     read_after,
 )
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks import SinkUnavailable
+from prediction_service.sinks.base import SinkUnavailable
 from tests.prediction_service.conftest import ROOT, environment, made_predictions
 
 
@@ -85,7 +85,7 @@ def test_a_log_that_is_being_read_is_told_and_emptied_the_next_time(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader's view keeps a dead letter in the write-ahead log, whatever the file says."""
-    monkeypatch.setattr("prediction_service.cursors.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("prediction_service.relay.progress.LOCK_WAIT_S", 0.1)
     (erased,) = made_predictions(1)
     journal.append([erased])
     (event,) = read_after(journal.path, 0, 1)

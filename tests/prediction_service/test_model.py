@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from config.contract import Contract
-from prediction_service.model import Model, ModelRefused, to_tensor
-from prediction_service.model_folder import Current, ModelFolder, Status
-from prediction_service.served import ServedModel
+from prediction_service.predict.model import Model, ModelRefused, to_tensor
+from prediction_service.models.model_folder import Current, ModelFolder, Status
+from prediction_service.models.live_model import ServedModel
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import install, with_metadata, with_wrong_golden
 

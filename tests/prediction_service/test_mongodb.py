@@ -9,9 +9,9 @@ import pytest
 from config.events import Label, LabelledRecord
 from config.runtime.settings import SettingsError
 from prediction_service.journal import Journal, StoredEvent, read_after
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks import EventsRefused, SinkUnavailable
+from prediction_service.sinks.base import EventsRefused, SinkUnavailable
 from tests.prediction_service.conftest import made_predictions
 
 Write = Callable[..., list[StoredEvent]]

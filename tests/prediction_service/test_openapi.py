@@ -15,7 +15,7 @@ from config.runtime.api_keys import hash_of, make_key
 from config.contract import Contract
 from config.model_registry import CARD
 from prediction_service import page
-from prediction_service.model_folder import ModelFolder
+from prediction_service.models.model_folder import ModelFolder
 from prediction_service.openapi import make_document
 from prediction_service.settings import Settings
 from tests.prediction_service.conftest import Start, gunicorn

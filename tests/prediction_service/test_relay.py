@@ -16,11 +16,17 @@ from typing import Any
 import pytest
 
 from config.events import Label
-from prediction_service.cursors import Cursors, backlog, cursors_path, dead_letters, label_states
+from prediction_service.relay.progress import (
+    Cursors,
+    backlog,
+    cursors_path,
+    dead_letters,
+    label_states,
+)
 from prediction_service.journal import Journal, is_live, journal_paths, newest, read_after
-from prediction_service.mongodb import MongoSink
-from prediction_service.relay import backoff_s, clean, run
-from prediction_service.resend import Resent, resend
+from prediction_service.sinks.mongodb import MongoSink
+from prediction_service.relay.shipping import backoff_s, clean, run
+from prediction_service.relay.resend import Resent, resend
 from prediction_service.settings import Settings
 from tests.conftest import free_port, wait_until
 from tests.prediction_service.conftest import Start, made_predictions
@@ -344,8 +350,8 @@ def test_housekeeping_that_fails_does_not_end_the_relay(
         raise sqlite3.OperationalError("database or disk is full")
 
     failing_calls: list[int] = []
-    monkeypatch.setattr("prediction_service.relay.clean", failing)
-    monkeypatch.setattr("prediction_service.relay.CLEAN_PERIOD_S", 0.01)
+    monkeypatch.setattr("prediction_service.relay.shipping.clean", failing)
+    monkeypatch.setattr("prediction_service.relay.shipping.CLEAN_PERIOD_S", 0.01)
     run(settings, stop)
     assert len(failing_calls) == 3
     assert caplog.text.count("housekeeping failed error=") == 3

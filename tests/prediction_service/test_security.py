@@ -14,8 +14,8 @@ import requests
 from flask.testing import FlaskClient
 
 from config.model_registry import CARD
-from prediction_service.model_folder import ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.live_model import ServedModel
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, environment, gunicorn

@@ -20,7 +20,7 @@ from config.model_registry import BOOSTER, CARD, GOLDEN, GRAPH
 from prediction_service.errors import NotExplained
 
 if TYPE_CHECKING:
-    from prediction_service.explanations import Explainer
+    from prediction_service.predict.explanations import Explainer
 
 WIDEST_TOLERANCE = 1e-3  # in probability; a package that asks for more proves nothing
 
@@ -66,7 +66,7 @@ class Model:
     def explainer(self) -> "Explainer":
         """What explains the answers, made with the first question. Raises NotExplained."""
         try:
-            explanations = import_module("prediction_service.explanations")
+            explanations = import_module("prediction_service.predict.explanations")
         except ImportError as err:
             raise NotExplained(f"This installation cannot explain answers: {err}") from err
         return explanations.Explainer(self.folder, self.facts, self.contract)

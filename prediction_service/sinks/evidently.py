@@ -3,7 +3,7 @@
 import requests
 
 from prediction_service.journal import Kind, StoredEvent
-from prediction_service.sinks import EventsRefused, SinkUnavailable
+from prediction_service.sinks.base import EventsRefused, SinkUnavailable
 
 DATASET = "income"
 REFUSALS = (400, 413, 422)  # the batch itself is bad, or too big: a part of it may pass

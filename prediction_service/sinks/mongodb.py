@@ -23,7 +23,7 @@ from config.events import Label, LabelledRecord, Prediction, labelled
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.settings import Settings
-from prediction_service.sinks import EventsRefused, SinkUnavailable
+from prediction_service.sinks.base import EventsRefused, SinkUnavailable
 
 COLLECTION = "predictions"
 LATEST = 253_402_300_799.0  # the last second that a date can tell, in Unix time

@@ -10,10 +10,10 @@ from flask.testing import FlaskClient
 
 from config.events import Prediction
 from prediction_service.journal import Journal, read_after
-from prediction_service.log_of_record import Period, stored_predictions
-from prediction_service.model_folder import ModelFolder
-from prediction_service.mongodb import MongoSink
-from prediction_service.replay import Change, NothingToReplay, Report, moment, run
+from prediction_service.journal.export import Period, stored_predictions
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.sinks.mongodb import MongoSink
+from prediction_service.compare_versions import Change, NothingToReplay, Report, moment, run
 from prediction_service.settings import Settings
 from tests.prediction_service.conftest import Start, install, with_metadata
 
@@ -114,9 +114,9 @@ def replayed(settings: Settings, start: Start, tmp_path: Path) -> Callable[..., 
     """Runs the command; its exit code and what it said."""
 
     def command(*arguments: str) -> tuple[int, str]:
-        process = start(settings, "prediction_service.replay", *arguments)
+        process = start(settings, "prediction_service.compare_versions", *arguments)
         code = process.wait(60)
-        (log,) = tmp_path.glob("prediction_service.replay-*.log")
+        (log,) = tmp_path.glob("prediction_service.compare_versions-*.log")
         text = log.read_text()
         log.unlink()
         return code, text

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
 
-from prediction_service.cursors import Cursors
+from prediction_service.relay.progress import Cursors
 from prediction_service.journal import StoredEvent, journal_paths, read_after
-from prediction_service.relay import deliver, make_sinks
+from prediction_service.relay.shipping import deliver, make_sinks
 from prediction_service.settings import Settings
-from prediction_service.sinks import Sink
+from prediction_service.sinks.base import Sink
 
 
 class Resent(NamedTuple):

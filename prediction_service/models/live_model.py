@@ -12,8 +12,8 @@ import msgspec
 
 from config.contract import Contract
 from config.model_registry import GRAPH
-from prediction_service.model import Model, ModelRefused, check_digest
-from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
+from prediction_service.predict.model import Model, ModelRefused, check_digest
+from prediction_service.models.model_folder import Current, ModelFolder, Refusal, Status
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Scores logged traffic with another version: `python -m prediction_service.replay --version 4`.
+"""Scores logged traffic with another version: `python -m prediction_service.compare_versions --version 4`.
 
 Reads the log of record, scores each prediction's own raw values with the version, and says how its
 answers differ from those that were given. Nothing is stored; the version comes from the model
@@ -20,11 +20,11 @@ from config.contract import load_contract
 from config.events import Prediction
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable
-from prediction_service.log_of_record import Period, stored_predictions
-from prediction_service.model import Model, ModelRefused, check_digests
-from prediction_service.registry import Registry, RegistryUnavailable
+from prediction_service.journal.export import Period, stored_predictions
+from prediction_service.predict.model import Model, ModelRefused, check_digests
+from prediction_service.models.registry import Registry, RegistryUnavailable
 from prediction_service.settings import Settings
-from prediction_service.sinks import SinkUnavailable
+from prediction_service.sinks.base import SinkUnavailable
 
 BATCH_ROWS = 1000
 
@@ -159,7 +159,7 @@ def run(version: str, period: Period, settings: Settings, out: Path | None = Non
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m prediction_service.replay", description=__doc__
+        prog="python -m prediction_service.compare_versions", description=__doc__
     )
     parser.add_argument("--version", required=True, help="number of the version to score with")
     parser.add_argument("--from", dest="since", type=moment, default=Period().since)

@@ -9,7 +9,6 @@ What every sink has is removed after a time, unless the journal is the only log 
 import logging
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from config.runtime.heartbeat import beat
-from config.runtime.logs import set_up, where
-from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.cursors import Cursors
-from prediction_service.evidently import EvidentlySink
+from config.runtime.logs import where
+from prediction_service.relay.progress import Cursors
+from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.journal import (
     JournalUnavailable,
     StoredEvent,
@@ -32,9 +30,9 @@ from prediction_service.journal import (
     read_after,
     remove_files,
 )
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks import EventsRefused, Sink, SinkUnavailable
+from prediction_service.sinks.base import EventsRefused, Sink, SinkUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -244,17 +242,3 @@ def run(settings: Settings, stop: threading.Event) -> None:
     for sink in sinks:
         sink.close()
     os.close(lock)
-
-
-def main() -> None:
-    """The relay as a process; TERM and INT end it."""
-    settings = read_settings(Settings)
-    set_up(settings.log_format)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    run(settings, stop)
-
-
-if __name__ == "__main__":
-    exit_with_message(main)

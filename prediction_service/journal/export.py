@@ -10,7 +10,7 @@ import msgspec
 from config.runtime import api_keys
 from config.events import Label, LabelledRecord, Prediction, labelled
 from prediction_service.journal import journal_paths, read_after
-from prediction_service.mongodb import LATEST, MongoSink
+from prediction_service.sinks.mongodb import LATEST, MongoSink
 from prediction_service.settings import Settings
 
 READ_ROWS = 5000
