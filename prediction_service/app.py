@@ -31,12 +31,12 @@ from prediction_service.errors import (
 )
 from prediction_service.hot_route import HotRoute
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
-from prediction_service.keys import Keys
+from prediction_service.http.auth import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.predict.model import Model
 from prediction_service.openapi import make_document
 from prediction_service.predictor import Predictor, Question, required_model
-from prediction_service.models.live_model import ServedModel
+from prediction_service.models.live_model import LiveModel as ServedModel
 from prediction_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def add_state_routes(
         return {
             "ready": True,
             "model_version": required_model(served).version,
-            "refused": msgspec.to_builtins(served.refusal()),
+            "refused": msgspec.to_builtins(served.rejection()),
             "registry": status.registry if status else "not followed",
         }
 
@@ -280,7 +280,7 @@ def find_missing(
         expected = f"a model in MODEL_DIR={settings.model_dir}"
         registry = status.registry if status else "the follower has not reported yet"
         missing.append(ReportedProblem("model", None, f"{expected}; registry: {registry}"))
-        if refusal := served.refusal():
+        if refusal := served.rejection():
             missing.append(ReportedProblem("model_version", refusal.version, refusal.reason))
     if journal.is_full:
         expected = f"less than JOURNAL_MAX_MB={settings.journal_max_mb}; is the relay running?"

@@ -1,8 +1,7 @@
-"""Scores logged traffic with another version: `python -m prediction_service.compare_versions --version 4`.
+"""Compare a version with the stored predictions: `python -m prediction_service.compare_versions`.
 
-Reads the log of record, scores each prediction's own raw values with the version, and says how its
-answers differ from those that were given. Nothing is stored; the version comes from the model
-folder or, if it is not there, from the registry.
+Reads the log of record and scores each prediction's own raw values with the version. Nothing is
+stored. The version comes from the model folder or, if it is not there, from the registry.
 """
 
 import argparse
@@ -18,26 +17,29 @@ import msgspec
 
 from config.contract import load_contract
 from config.events import Prediction
+from config.model_registry import GRAPH
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable
-from prediction_service.journal.export import Period, stored_predictions
-from prediction_service.predict.model import Model, ModelRefused, check_digests
+from prediction_service.journal.export import ALL_TIME, Period
+from prediction_service.models.package import ModelRejected, check_digests
 from prediction_service.models.registry import Registry, RegistryUnavailable
+from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable
+from prediction_service.sinks.log_of_record import stored_predictions
 
 BATCH_ROWS = 1000
 
 
-class NothingToReplay(Exception):
-    """The period holds nothing that the version can score."""
+class NothingToCompare(Exception):
+    """The period has no prediction that the version can score."""
 
 
-# What `main` says in one line: of the version, the registry, the log of record and `--out`.
-EXPECTED = (
-    ModelRefused,
+# Of the version, the registry, the log of record and `--out`: `main` prints them as one line.
+EXPECTED_ERRORS = (
+    ModelRejected,
     RegistryUnavailable,
-    NothingToReplay,
+    NothingToCompare,
     JournalUnavailable,
     SinkUnavailable,
     OSError,
@@ -45,52 +47,52 @@ EXPECTED = (
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One prediction as it was answered and as the version answers it."""
+    """A stored prediction beside that of the version."""
 
     prediction_id: str
-    model_version: str  # that answered
+    model_version: str  # of the stored prediction
     probability: float
     income_class: int
-    replayed_probability: float
-    replayed_class: int
+    new_probability: float
+    new_class: int
 
     @property
     def difference(self) -> float:
-        """How far the probabilities lie apart."""
-        return abs(self.replayed_probability - self.probability)
+        """The absolute difference of the probabilities."""
+        return abs(self.new_probability - self.probability)
 
 
 class Report(msgspec.Struct):
-    """How a version's answers differ from those that were given."""
+    """How the predictions of a version differ from the stored ones."""
 
     version: str
-    answered_by: dict[str, int]  # how many by which version
+    stored_versions: dict[str, int]  # number of stored predictions by version
     predictions: int = 0
     not_scored: int = 0  # records that break today's contract
     mean_probability: float = 0.0
-    mean_replayed_probability: float = 0.0
-    mean_difference: float = 0.0  # of the probability, whatever its sign
-    largest_difference: float = 0.0
-    to_positive: int = 0  # answered 0, replayed 1
+    mean_new_probability: float = 0.0
+    mean_difference: float = 0.0  # of the probability, absolute
+    max_difference: float = 0.0
+    to_positive: int = 0  # from class 0 to class 1
     to_negative: int = 0
 
     def add(self, change: Change) -> None:
-        """Counts one more prediction; a mean moves by its share."""
+        """Count one more prediction; update each mean by its share."""
         self.predictions += 1
         version, difference = change.model_version, change.difference
-        self.answered_by[version] = self.answered_by.get(version, 0) + 1
+        self.stored_versions[version] = self.stored_versions.get(version, 0) + 1
         self.mean_probability += (change.probability - self.mean_probability) / self.predictions
-        self.mean_replayed_probability += (
-            change.replayed_probability - self.mean_replayed_probability
+        self.mean_new_probability += (
+            change.new_probability - self.mean_new_probability
         ) / self.predictions
         self.mean_difference += (difference - self.mean_difference) / self.predictions
-        self.largest_difference = max(self.largest_difference, difference)
-        self.to_positive += change.replayed_class > change.income_class
-        self.to_negative += change.replayed_class < change.income_class
+        self.max_difference = max(self.max_difference, difference)
+        self.to_positive += change.new_class > change.income_class
+        self.to_negative += change.new_class < change.income_class
 
 
-def replay(predictions: Iterable[Prediction], model: Model) -> Iterator[Change | None]:
-    """Each prediction beside the model's answer; None for one that it cannot score."""
+def compare(predictions: Iterable[Prediction], model: Model) -> Iterator[Change | None]:
+    """Yield each prediction beside the model's; None for one that the model cannot score."""
     waiting, contract = iter(predictions), model.contract
     while batch := list(islice(waiting, BATCH_ROWS)):
         valid = [one for one in batch if not contract.check(one.features)]
@@ -108,13 +110,13 @@ def replay(predictions: Iterable[Prediction], model: Model) -> Iterator[Change |
 
 
 @contextmanager
-def opened_version(number: str, settings: Settings) -> Iterator[Model]:
-    """A version from the model folder, else from the registry.
+def open_version(number: str, settings: Settings) -> Iterator[Model]:
+    """Load a version from the model folder or else from the registry.
 
-    Raises ModelRefused or RegistryUnavailable.
+    Raises ModelRejected or RegistryUnavailable.
     """
     contract, local = load_contract(), settings.model_path / number
-    if (local / "model.onnx").exists():
+    if (local / GRAPH).exists():
         yield Model(local, number, contract)
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -125,8 +127,8 @@ def opened_version(number: str, settings: Settings) -> Iterator[Model]:
         yield Model(package, number, contract)
 
 
-def moment(text: str) -> float:
-    """Unix time of a date or a date with a time; without a zone it is UTC."""
+def parse_time(text: str) -> float:
+    """Return the Unix time of a date or a date with a time, which is UTC without a zone."""
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as err:
@@ -137,47 +139,68 @@ def moment(text: str) -> float:
 
 
 def run(version: str, period: Period, settings: Settings, out: Path | None = None) -> Report:
-    """Replays a period; each change goes to `out` as a line of JSON, if it is given.
+    """Compare the predictions of a period; write each change to `out` as a line of JSON.
 
-    Raises ModelRefused, RegistryUnavailable, SinkUnavailable, or NothingToReplay.
+    Raises one of EXPECTED_ERRORS.
     """
     report = Report(version, {})
-    with opened_version(version, settings) as model, (out or Path(os.devnull)).open("wb") as lines:
-        for change in replay(stored_predictions(settings, period), model):
+    with open_version(version, settings) as model, (out or Path(os.devnull)).open("wb") as lines:
+        for change in compare(stored_predictions(settings, period), model):
             if change is None:
                 report.not_scored += 1
             else:
                 report.add(change)
                 lines.write(msgspec.json.encode(change) + b"\n")
     if not report.predictions:
-        raise NothingToReplay(
-            f"no prediction of this period can be scored: {report.not_scored} read"
+        raise NothingToCompare(
+            f"The period has no prediction that version {version} can score;"
+            f" {report.not_scored} predictions break today's contract."
         )
     return report
 
 
-def main() -> None:
-    """The command."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m prediction_service.compare_versions", description=__doc__
+        prog="python -m prediction_service.compare_versions",
+        description="Score stored predictions with a model version and print the differences.",
     )
     parser.add_argument("--version", required=True, help="number of the version to score with")
-    parser.add_argument("--from", dest="since", type=moment, default=Period().since)
-    parser.add_argument("--to", dest="until", type=moment, default=Period().until)
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    parser.add_argument("--out", type=Path, help="every prediction beside its replay, JSON lines")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--from",
+        dest="since",
+        type=parse_time,
+        default=ALL_TIME.since,
+        metavar="TIME",
+        help="start of the period, as 2026-10-31 or 2026-10-31T18:30 (UTC)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="until",
+        type=parse_time,
+        default=ALL_TIME.until,
+        metavar="TIME",
+        help="end of the period, exclusive",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, help="file for each pair of predictions, JSON lines")
+    return parser
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = make_parser().parse_args()
     settings = read_settings(Settings)
     period = Period(arguments.since, arguments.until)
     try:
         report = run(arguments.version, period, settings, arguments.out)
-    except EXPECTED as err:
-        raise SystemExit(f"replay: {err}") from err
+    except EXPECTED_ERRORS as err:
+        raise SystemExit(f"compare_versions: {err}") from err
     if arguments.json:
         print(msgspec.json.encode(report).decode())
         return
     for name, value in msgspec.structs.asdict(report).items():
-        print(f"{name:27}{value:.4f}" if isinstance(value, float) else f"{name:27}{value}")
+        print(f"{name:22}{value:.4f}" if isinstance(value, float) else f"{name:22}{value}")
 
 
 if __name__ == "__main__":

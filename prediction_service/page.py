@@ -11,7 +11,7 @@ import msgspec
 from flask import Response, render_template, request
 
 from config.contract import Contract
-from prediction_service.models.live_model import ServedModel
+from prediction_service.models.live_model import LiveModel as ServedModel
 from prediction_service.settings import Settings
 
 TEMPLATES = Path(__file__).with_name("templates")

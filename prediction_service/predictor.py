@@ -18,8 +18,9 @@ from prediction_service.bodies import RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.predict.model import Model, Row
-from prediction_service.models.live_model import ServedModel
+from prediction_service.models.package import Row
+from prediction_service.predict.model import Model
+from prediction_service.models.live_model import LiveModel as ServedModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
 MOST_EXPLAINED = 100  # records of a request; each takes milliseconds
@@ -92,7 +93,7 @@ class Predictor:
             question.outcome = content
         n_positive = sum(one.income_class for one in events)
         seconds = time.perf_counter() - started
-        self.metrics.count_answers(len(valid), n_positive, len(rows), seconds)
+        self.metrics.count_predictions(len(valid), n_positive, len(rows), seconds)
 
     def _events(self, answers: list[Answer], rows: list[Row]) -> list[Prediction]:
         """What is journalled of one question."""

@@ -1,3 +1,35 @@
-"""Durable append-only journal of predictions and labels."""
+"""Durable append-only journal of predictions and labels; see README.md.
 
-from prediction_service.journal.writer import *  # noqa: F401, F403  # pylint: disable=wildcard-import
+Comes after scoring. The relay reads it. Only this package knows the format of the files.
+"""
+
+from prediction_service.journal.files import (
+    JournalUnavailable,
+    acquire_lock,
+    folder_bytes,
+    is_live,
+    journal_paths,
+    remove_journal,
+)
+from prediction_service.journal.line import Event, Kind, StoredEvent
+from prediction_service.journal.reader import erase, newest, read_after, read_all
+from prediction_service.journal.writer import Journal, JournalFull, Sync
+
+__all__ = [
+    "Event",
+    "Journal",
+    "JournalFull",
+    "JournalUnavailable",
+    "Kind",
+    "StoredEvent",
+    "Sync",
+    "acquire_lock",
+    "erase",
+    "folder_bytes",
+    "is_live",
+    "journal_paths",
+    "newest",
+    "read_after",
+    "read_all",
+    "remove_journal",
+]

@@ -1,58 +1,59 @@
-"""Sends events to a sink once more: those it had refused, or all that the journals still hold.
+"""Send events to their sinks again: rejected ones, or all that the journals still hold.
 
-For an operator, after what was wrong with the sink has been mended, or after it has lost rows: see
-`python -m prediction_service.journal replay`. The relay may run meanwhile, for a sink keeps each
-event once and no cursor moves.
+For an operator, after a sink was fixed or has lost rows: `python -m prediction_service.journal
+resend`. The relay may run at the same time, because a sink keeps each event once.
 """
 
 from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
 
-from prediction_service.relay.progress import Cursors
-from prediction_service.journal import StoredEvent, journal_paths, read_after
+from prediction_service.journal import StoredEvent, read_all
+from prediction_service.relay.progress import Progress
 from prediction_service.relay.shipping import deliver, make_sinks
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import Sink
 
 
 class Resent(NamedTuple):
-    """What became of the events for one sink."""
+    """Number of events that a sink stored and rejected."""
 
     sink: str
     sent: int
-    refused: int
+    rejected: int
 
 
 def resend(settings: Settings, everything: bool) -> Iterator[Resent]:
-    """Sends to each configured sink in turn. Raises SinkUnavailable.
+    """Send dead letters, or with `everything` all events, to each configured sink in turn.
 
-    `everything`: not only what the sink had refused.
+    Raises SinkUnavailable or JournalUnavailable.
     """
-    with closing(Cursors(settings.journal_path)) as cursors:
+    with closing(Progress(settings.journal_path)) as progress:
         for sink in make_sinks(settings):
             with closing(sink):
-                yield resend_all(settings, sink) if everything else resend_letters(sink, cursors)
+                if everything:
+                    yield resend_all(settings, sink)
+                else:
+                    yield resend_dead_letters(sink, progress)
 
 
-def resend_letters(sink: Sink, cursors: Cursors) -> Resent:
-    """Sends what the sink had refused; what it takes now is no dead letter any more."""
-    letters = cursors.letters(sink.name)
-    refused: list[StoredEvent] = []
+def resend_dead_letters(sink: Sink, progress: Progress) -> Resent:
+    """Send the events that the sink rejected; what it stores now is no longer a dead letter."""
+    letters = progress.dead_letters(sink.name)
+    rejected: list[StoredEvent] = []
     for journal, event in letters:
-        n_refused = len(refused)
-        deliver(sink, [event], lambda one, _: refused.append(one))
-        if len(refused) == n_refused:
-            cursors.drop_letter(sink.name, journal, event.seq)
-    return Resent(sink.name, len(letters) - len(refused), len(refused))
+        n_rejected = len(rejected)
+        deliver(sink, [event], lambda one, _: rejected.append(one))
+        if len(rejected) == n_rejected:
+            progress.remove_dead_letter(sink.name, journal, event.seq)
+    return Resent(sink.name, len(letters) - len(rejected), len(rejected))
 
 
 def resend_all(settings: Settings, sink: Sink) -> Resent:
-    """Sends every event of every journal."""
-    n_sent, refused = 0, []
-    for path in journal_paths(settings.journal_path):
-        seq = 0
-        while events := read_after(path, seq, settings.relay_batch_rows):
-            deliver(sink, events, lambda one, _: refused.append(one))
-            seq, n_sent = events[-1].seq, n_sent + len(events)
-    return Resent(sink.name, n_sent - len(refused), len(refused))
+    """Send every event of every journal."""
+    n_events = 0
+    rejected: list[StoredEvent] = []
+    for events in read_all(settings.journal_path, settings.relay_batch_rows):
+        deliver(sink, events, lambda one, _: rejected.append(one))
+        n_events += len(events)
+    return Resent(sink.name, n_events - len(rejected), len(rejected))

@@ -1,12 +1,10 @@
-"""Ships journalled events to the sinks: `python -m prediction_service.relay`.
+"""Ship journalled events to the sinks, each at least once.
 
-Comes after the journals and before MongoDB and the Evidently service. At least once: a cursor
-moves after its sink has stored the batch, so a relay that dies sends a batch again and the sink
-keeps it once. Each sink has a thread and cursors of its own; one that is down delays nobody.
-What every sink has is removed after a time, unless the journal is the only log of record.
+Comes after the journals and before MongoDB and the Evidently service. A position advances after
+its sink has stored the batch. A relay that is killed sends the batch again, and the sink keeps it
+once. Each sink has a thread and positions of its own, so a sink that is down delays no other.
 """
 
-import logging
 import os
 import random
 import threading
@@ -15,34 +13,36 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from config.runtime.heartbeat import beat
 from config.runtime.logs import where
-from prediction_service.relay.progress import Cursors
-from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.journal import (
     JournalUnavailable,
     StoredEvent,
+    acquire_lock,
     folder_bytes,
-    hold_lock,
     is_live,
     journal_paths,
     newest,
     read_after,
-    remove_files,
+    remove_journal,
 )
-from prediction_service.sinks.mongodb import MongoSink
+from prediction_service.relay.progress import Progress
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRefused, Sink, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, Sink, SinkUnavailable
+from prediction_service.sinks.evidently import EvidentlySink
+from prediction_service.sinks.mongodb import MongoSink
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_S = 0.2
-CLEAN_PERIOD_S = 5.0
+MAINTENANCE_PERIOD_S = 5.0
 LABEL_STATES_PERIOD_S = 30.0
 
 
 def make_sinks(settings: Settings) -> list[Sink]:
-    """The configured sinks."""
+    """Return the configured sinks."""
     sinks: list[Sink] = []
     if settings.mongodb_address:
         sinks.append(MongoSink.of(settings))
@@ -52,39 +52,39 @@ def make_sinks(settings: Settings) -> list[Sink]:
 
 
 class Shipper:
-    """Ships every journal's events to one sink."""
+    """The way of every journal's events to one sink."""
 
-    def __init__(self, sink: Sink, cursors: Cursors, settings: Settings) -> None:
+    def __init__(self, sink: Sink, progress: Progress, settings: Settings) -> None:
         self.sink = sink
-        self.cursors = cursors
+        self.progress = progress
         self.settings = settings
-        self._finished: set[Path] = set()  # without a writer, and shipped to the end
+        self._finished: set[Path] = set()  # journals without a writer that are shipped completely
 
     def run(self, stop: threading.Event) -> None:
-        """Ships until `stop`, and then what is still waiting, if the sink takes it."""
+        """Ship until `stop`, and then the backlog."""
         failures = 0
         while not stop.is_set():
             try:
                 pause_s = 0 if self.ship() else self.settings.relay_batch_age_s
                 if failures:
-                    log.info("sink is back sink=%s", self.sink.name)
+                    log.info("sink_available", sink=self.sink.name)
                 failures = 0
             except SinkUnavailable as err:
                 failures += 1
-                level = logging.WARNING if failures == 1 else logging.DEBUG
-                log.log(level, "sink unavailable sink=%s reason=%s", self.sink.name, err)
+                report = log.warning if failures == 1 else log.debug
+                report("sink_unavailable", sink=self.sink.name, error=str(err))
                 pause_s = backoff_s(failures, self.settings.relay_backoff_max_s)
             except Exception as err:  # pylint: disable=broad-exception-caught
-                failures += 1  # a surprise must not end the thread
-                log.error("shipping failed sink=%s error=%s", self.sink.name, where(err))
+                failures += 1  # an unexpected error must not end the thread
+                log.error("shipping_failed", sink=self.sink.name, error=where(err))
                 pause_s = backoff_s(failures, self.settings.relay_backoff_max_s)
             stop.wait(pause_s)
         self.drain()
 
     def ship(self) -> bool:
-        """Ships up to one batch of each journal; True if more is waiting.
+        """Ship up to one batch of each journal; return whether more is waiting.
 
-        Raises SinkUnavailable; what was shipped before it stays shipped.
+        Raises SinkUnavailable; batches that were shipped before stay shipped.
         """
         more = False
         for path in journal_paths(self.settings.journal_path):
@@ -93,126 +93,130 @@ class Shipper:
         return more
 
     def drain(self) -> None:
-        """Ships what is waiting, until the deadline or the sink's first failure."""
+        """Ship the backlog until RELAY_DRAIN_S have passed or the sink fails."""
         deadline = time.monotonic() + self.settings.relay_drain_s
         try:
             while time.monotonic() < deadline and self.ship():
                 pass
         except SinkUnavailable as err:
-            log.warning("stopped with a backlog sink=%s reason=%s", self.sink.name, err)
+            log.warning("stopped_with_backlog", sink=self.sink.name, error=str(err))
 
     def _ship_batch(self, path: Path) -> bool:
-        """Ships the next batch of a journal; True if it was a full one."""
-        after = self.cursors.position(self.sink.name, path.stem)
+        """Ship the next batch of a journal; return whether it was a full one."""
+        after = self.progress.position(self.sink.name, path.stem)
         try:
-            is_dead = not is_live(path)  # asked first: nothing is added after this
+            has_ended = not is_live(path)  # before reading: nothing is appended after this
             events = read_after(path, after, self.settings.relay_batch_rows)
-        except (JournalUnavailable, OSError) as err:  # the other journals go on
-            log.warning("not read: %s", err)
+        except (JournalUnavailable, OSError) as err:  # the other journals are still shipped
+            log.warning("journal_unreadable", path=str(path), error=str(err))
             return False
         if events:
-            deliver(self.sink, events, partial(self._set_aside, path.stem))
-            self.cursors.advance(self.sink.name, path.stem, events[-1].seq)
+            deliver(self.sink, events, partial(self._keep_rejected, path.stem))
+            self.progress.advance(self.sink.name, path.stem, events[-1].seq)
         is_full = len(events) == self.settings.relay_batch_rows
-        if is_dead and not is_full:
+        if has_ended and not is_full:
             self._finished.add(path)
         return is_full
 
-    def _set_aside(self, journal: str, event: StoredEvent, reason: str) -> None:
-        # The reason is kept with the event: it may quote a record, and no log does.
-        log.error("event set aside sink=%s event=%s", self.sink.name, event.seq)
-        self.cursors.bury(self.sink.name, journal, event, reason, time.time())
+    def _keep_rejected(self, journal: str, event: StoredEvent, reason: str) -> None:
+        # The reason is stored with the event and not logged: it may quote a record.
+        log.error("event_rejected", sink=self.sink.name, journal=journal, seq=event.seq)
+        self.progress.add_dead_letter(self.sink.name, journal, event, reason, time.time())
 
 
 def deliver(
-    sink: Sink, events: list[StoredEvent], set_aside: Callable[[StoredEvent, str], None]
+    sink: Sink, events: list[StoredEvent], on_rejected: Callable[[StoredEvent, str], None]
 ) -> None:
-    """Stores a batch; halves a refused one until only the events at fault are set aside.
+    """Store a batch; split a rejected batch in halves until only the bad events are rejected.
 
-    `set_aside` is told each of them with the reason. Raises SinkUnavailable.
+    `on_rejected` receives each of them with the reason. Raises SinkUnavailable.
     """
     try:
         sink.send(events)
-    except EventsRefused as err:
+    except EventsRejected as err:
         if len(events) == 1:
-            set_aside(events[0], str(err))
+            on_rejected(events[0], str(err))
             return
         middle = len(events) // 2
-        deliver(sink, events[:middle], set_aside)
-        deliver(sink, events[middle:], set_aside)
+        deliver(sink, events[:middle], on_rejected)
+        deliver(sink, events[middle:], on_rejected)
 
 
-def backoff_s(failures: int, longest_s: float) -> float:
-    """A pause that doubles with each failure in a row, with jitter so that relays spread out."""
-    pause_s = min(longest_s, FIRST_BACKOFF_S * 2 ** min(failures - 1, 20))
+def backoff_s(failures: int, max_s: float) -> float:
+    """Return a pause that doubles with each failure in a row, with jitter to spread out relays."""
+    pause_s = min(max_s, FIRST_BACKOFF_S * 2 ** min(failures - 1, 20))
     return pause_s * random.uniform(0.5, 1.0)
 
 
-def clean(settings: Settings, cursors: Cursors, now: float) -> None:
-    """Removes journals without a writer that are empty, or old enough and in every sink.
+def remove_shipped(settings: Settings, progress: Progress, now: float) -> None:
+    """Remove journals without a writer that are empty, or old enough and stored in every sink.
 
-    What every sink has gives way at once where the journals have reached half of their bound.
-    `now` is Unix time. Without MongoDB the journals are the log of record and stay.
+    If the journals have reached half of JOURNAL_MAX_MB, their age does not matter. Without MongoDB
+    the journals are the log of record: only empty ones are removed. `now` is Unix time.
     """
     root, sinks = settings.journal_path, settings.sinks
     is_crowded = folder_bytes(root) > settings.journal_max_mb * 10**6 / 2
     before = now - (0 if is_crowded else settings.journal_retention_s)
     for path in journal_paths(root):
         try:
-            is_dead = not is_live(path)  # asked first: after this nothing is added
+            has_ended = not is_live(path)  # before reading: nothing is appended after this
             seq, newest_at = newest(path)
-            shipped = min((cursors.position(sink, path.stem) for sink in sinks), default=0)
+            shipped = min((progress.position(sink, path.stem) for sink in sinks), default=0)
             is_shipped = bool(settings.mongodb_address) and shipped >= seq and newest_at < before
-            if is_dead and (seq == 0 or is_shipped):
-                remove_files(path)
-                cursors.forget(path.stem)
-                log.info("dead journal removed path=%s", path)
+            if has_ended and (seq == 0 or is_shipped):
+                remove_journal(path)
+                progress.forget(path.stem)
+                log.info("journal_removed", path=str(path))
         except (JournalUnavailable, OSError) as err:
-            log.warning("not cleaned: %s", err)
+            log.warning("journal_not_removed", path=str(path), error=str(err))
 
 
-def report_labels(sinks: Sequence[Sink], cursors: Cursors) -> None:
-    """Records the log of record's label counts for the gauges."""
+def count_labels(sinks: Sequence[Sink], progress: Progress) -> None:
+    """Record the label counts of the log of record for the gauges."""
     for sink in sinks:
         if isinstance(sink, MongoSink):
             try:
-                cursors.set_label_states(sink.label_states())
+                progress.set_label_states(sink.label_states())
             except SinkUnavailable as err:
-                log.debug("labels not counted reason=%s", err)
+                log.debug("labels_not_counted", error=str(err))
 
 
-def keep_house(
-    settings: Settings, sinks: Sequence[Sink], cursors: Cursors, stop: threading.Event
+def run_maintenance(
+    settings: Settings,
+    sinks: Sequence[Sink],
+    progress: Progress,
+    stop: threading.Event,
+    period_s: float = MAINTENANCE_PERIOD_S,
 ) -> None:
-    """Cleans the journals and counts labels, each at its period, until `stop`."""
+    """Remove shipped journals and count labels until `stop`."""
     count_labels_at = 0.0
     while not stop.is_set():
         try:
-            clean(settings, cursors, time.time())
+            remove_shipped(settings, progress, time.time())
             if time.monotonic() >= count_labels_at:
-                report_labels(sinks, cursors)
+                count_labels(sinks, progress)
                 count_labels_at = time.monotonic() + LABEL_STATES_PERIOD_S
         except Exception as err:  # pylint: disable=broad-exception-caught
-            # As a cursor that a full disk does not take: the sinks go on, which makes room.
-            log.error("housekeeping failed error=%s", where(err))
+            # A full disk takes no progress, but the sinks go on, and that makes room.
+            log.error("maintenance_failed", error=where(err))
         beat(settings.heartbeat_file)
-        stop.wait(CLEAN_PERIOD_S)
+        stop.wait(period_s)
 
 
 def wait_for_turn(settings: Settings, stop: threading.Event) -> int | None:
-    """The lock of the only relay of the folder; a second one waits here as a stand-by.
+    """Return the lock of the folder's only relay; a second relay waits here as a stand-by.
 
-    None if `stop` came first.
+    Returns None if `stop` comes first.
     """
     root = settings.journal_path
     root.mkdir(parents=True, exist_ok=True)
     warned = False
     while not stop.is_set():
         try:
-            return hold_lock(root / "relay.lock")
+            return acquire_lock(root / "relay.lock")
         except BlockingIOError:
             if not warned:
-                log.warning("another relay ships these journals, waiting root=%s", root)
+                log.warning("another_relay_is_running", root=str(root))
             warned = True
             beat(settings.heartbeat_file)
             stop.wait(1)
@@ -220,25 +224,25 @@ def wait_for_turn(settings: Settings, stop: threading.Event) -> int | None:
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Ships until `stop`, then drains within RELAY_DRAIN_S."""
+    """Ship until `stop`, then drain within RELAY_DRAIN_S."""
     lock = wait_for_turn(settings, stop)
     if lock is None:
         return
-    cursors = Cursors(settings.journal_path)
+    progress = Progress(settings.journal_path)
     sinks = make_sinks(settings)
-    # Daemons: a call to a sink that hangs must not outlast the deadline.
+    # Daemon threads: a sink that does not respond must not outlast the deadline.
     threads = [
-        threading.Thread(target=Shipper(sink, cursors, settings).run, args=[stop], daemon=True)
+        threading.Thread(target=Shipper(sink, progress, settings).run, args=[stop], daemon=True)
         for sink in sinks
     ]
     for thread in threads:
         thread.start()
-    log.info("relay started sinks=%s", ",".join(settings.sinks) or "none")
-    keep_house(settings, sinks, cursors, stop)
+    log.info("relay_started", sinks=list(settings.sinks))
+    run_maintenance(settings, sinks, progress, stop)
     deadline = time.monotonic() + settings.relay_drain_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    log.info("relay stopped drained=%s", not any(thread.is_alive() for thread in threads))
+    log.info("relay_stopped", drained=not any(thread.is_alive() for thread in threads))
     for sink in sinks:
         sink.close()
     os.close(lock)

@@ -1,4 +1,4 @@
-"""What the relay asks of a sink, and what a sink may answer."""
+"""The interface of a sink, which stores events outside this service."""
 
 from typing import Protocol
 
@@ -6,22 +6,22 @@ from prediction_service.journal import StoredEvent
 
 
 class SinkUnavailable(Exception):
-    """The sink did not store the batch; the same batch may succeed later."""
+    """The sink did not store the batch. The same batch may succeed later."""
 
 
-class EventsRefused(Exception):
-    """The sink will never store at least one event of the batch; the message says why."""
+class EventsRejected(Exception):
+    """The sink will never store at least one event of the batch. The message gives the reason."""
 
 
 class Sink(Protocol):
-    """Where events go. It may receive an event twice and must keep it once."""
+    """A store of events. It may receive an event twice and must keep it once."""
 
     @property
     def name(self) -> str:
-        """The sink's name in cursors, gauges and logs."""
+        """The sink's name in settings, `relay.db`, metrics and logs."""
 
     def send(self, events: list[StoredEvent]) -> None:
-        """Stores the events durably. Raises SinkUnavailable or EventsRefused."""
+        """Store the events durably. Raises SinkUnavailable or EventsRejected."""
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""

@@ -18,7 +18,7 @@ from prediction_service.journal import (
 )
 from prediction_service.models.model_folder import Status
 from prediction_service.predictor import prediction_ids
-from prediction_service.models.live_model import ServedModel
+from prediction_service.models.live_model import LiveModel as ServedModel
 from prediction_service.settings import Settings
 
 Record = dict[str, Any]

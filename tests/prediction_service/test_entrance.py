@@ -19,9 +19,9 @@ from config.runtime.settings import SettingsError, read_settings
 from prediction_service.app import create_app
 from prediction_service.entrance import MOST_WAITING, RequestLog
 from prediction_service.journal import Journal, read_after
-from prediction_service.journal.export import stored_labelled
+from prediction_service.sinks.log_of_record import stored_labelled
 from prediction_service.metrics import Metrics
-from prediction_service.models.live_model import ServedModel
+from prediction_service.models.live_model import LiveModel as ServedModel
 from prediction_service.settings import Settings
 from tests.prediction_service.conftest import made_predictions
 
