@@ -25,7 +25,7 @@ ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
 
 
 class RegistryUnavailable(Exception):
-    """MLflow cannot be reached or has no such model. The message says which."""
+    """MLflow cannot be reached or has no such model. The message gives the reason."""
 
 
 class Wanted(NamedTuple):

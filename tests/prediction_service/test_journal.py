@@ -471,3 +471,14 @@ def test_erasing_leaves_the_version_line(journal: Journal) -> None:
     assert erase(journal.path, one.prediction_id) == 1
     assert journal.path.read_bytes().startswith(VERSION_LINE)
     assert newest(journal.path) == (1, 1.7e9)
+
+
+def test_the_example_of_the_readme_is_a_valid_journal(tmp_path: Path) -> None:
+    readme = (ROOT / "prediction_service" / "journal" / "README.md").read_text("utf-8")
+    lines = [line.strip() for line in readme.splitlines() if line.startswith("    [")]
+    path = tmp_path / "example.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    prediction, label, erased = read_after(path, 0, 10)
+    assert msgspec.json.decode(prediction.body, type=Prediction).income_class == 0
+    assert msgspec.json.decode(label.body, type=Label).label == 1
+    assert (erased.kind, erased.seq, erased.body) == ("erased", 3, b"null")

@@ -135,7 +135,7 @@ def test_old_versions_go_but_never_the_current_one(package: Path, tmp_path: Path
 
 def test_a_reader_never_sees_half_a_report(tmp_path: Path) -> None:
     folder = ModelFolder(tmp_path)
-    reports = [Status("reached"), Status("away " * 5000)]
+    reports = [Status("reached"), Status("down " * 5000)]
     done = threading.Event()
 
     def write() -> None:

@@ -301,7 +301,7 @@ def test_a_file_is_removed_once_every_sink_has_stored_it_and_it_is_old(settings:
         worker.close()
         progress.advance("evidently", worker.path.stem, 1199)
         remove_shipped(settings, progress, now=2e9)
-        assert journal_paths(root) == [worker.path], "what Evidently lacks stays"
+        assert journal_paths(root) == [worker.path], "not stored by Evidently"
         progress.advance("evidently", worker.path.stem, 1200)
         remove_shipped(settings, progress, now=1.7e9 + 100 + 1199)
         assert journal_paths(root) == [worker.path], "too young"

@@ -151,11 +151,11 @@ sys.addaudithook(lambda event, args: found.append(args) if event == "pickle.find
 from prediction_service.wsgi import app
 client = app.test_client()
 record = json.loads(sys.argv[1])
-answers = [client.post("/predict", json=record), client.post("/predict", json=[record] * 3)]
-answers += [client.get(path) for path in ("/model", "/metrics", "/health/ready")]
+responses = [client.post("/predict", json=record), client.post("/predict", json=[record] * 3)]
+responses += [client.get(path) for path in ("/model", "/metrics", "/health/ready")]
 names = {name.partition(".")[0] for name in sys.modules}
-answers.append(client.post("/predict?explain=true", json=record))
-statuses = [answer.status_code for answer in answers]
+responses.append(client.post("/predict?explain=true", json=record))
+statuses = [one.status_code for one in responses]
 print(json.dumps([statuses, found, sorted(names & {"joblib", "cloudpickle", "dill", "shelve"})]))
 """
 
