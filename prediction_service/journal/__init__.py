@@ -14,22 +14,3 @@ from prediction_service.journal.files import (
 from prediction_service.journal.line import Event, Kind, StoredEvent
 from prediction_service.journal.reader import erase, newest, read_after, read_all
 from prediction_service.journal.writer import Journal, JournalFull, Sync
-
-__all__ = [
-    "Event",
-    "Journal",
-    "JournalFull",
-    "JournalUnavailable",
-    "Kind",
-    "StoredEvent",
-    "Sync",
-    "acquire_lock",
-    "erase",
-    "folder_bytes",
-    "is_live",
-    "journal_paths",
-    "newest",
-    "read_after",
-    "read_all",
-    "remove_journal",
-]
