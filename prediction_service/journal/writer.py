@@ -179,7 +179,6 @@ class Journal:
         another = JournalFile(self._folder)
         with self._mutex:
             former, self._file = self._file, another
-            self._used_bytes += another.n_bytes
         try:
             former.flush()
         finally:
