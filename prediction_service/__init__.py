@@ -1,7 +1,7 @@
-"""Answers requests with the production model, and ships what it answered.
+"""Predict with the production model, and ship the predictions to MongoDB and to the monitoring.
 
-Three kinds of process share MODEL_DIR and JOURNAL_DIR: `follower` (registry -> model folder),
-the gunicorn workers (request -> answer, journalled) and `relay` (journal -> sinks).
+Three kinds of process share MODEL_DIR and JOURNAL_DIR: `follower` (registry -> model folder), the
+gunicorn workers (request -> prediction in the journal -> response) and `relay` (journal -> sinks).
 """
 
 from config.runtime.telemetry import turn_off

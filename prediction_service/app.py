@@ -29,9 +29,9 @@ from prediction_service.errors import (
 )
 from prediction_service.hot_route import HotRoute
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
-from prediction_service.keys import Keys
+from prediction_service.http.auth import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
-from prediction_service.model import Model
+from prediction_service.predict.model import Model
 from prediction_service.predictor import Predictor, Question, required_model
 from prediction_service.responses import (
     FeedbackResponse,
@@ -39,7 +39,7 @@ from prediction_service.responses import (
     ModelResponse,
     ReadinessResponse,
 )
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from prediction_service.web import routes
 
@@ -63,9 +63,7 @@ SECURITY_HEADERS = {
 }
 
 
-def create_app(
-    settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
-) -> Flask:
+def create_app(settings: Settings, served: LiveModel, journal: Journal, metrics: Metrics) -> Flask:
     """The Flask application on its collaborators; it starts nothing of its own."""
     app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1  # see read_body
@@ -132,7 +130,7 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 
 
 def add_state_routes(
-    app: Flask, settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
+    app: Flask, settings: Settings, served: LiveModel, journal: Journal, metrics: Metrics
 ) -> None:
     """What the service says about itself."""
     state = StateCollector(served, settings.journal_path, settings.sinks)
@@ -156,7 +154,7 @@ def add_state_routes(
         status = served.status()
         registry = status.registry if status else "not followed"
         version = required_model(served).version
-        return json_response(ReadinessResponse(True, version, served.refusal(), registry))
+        return json_response(ReadinessResponse(True, version, served.rejection(), registry))
 
     @app.get("/metrics")
     def prometheus() -> Response:
@@ -246,9 +244,7 @@ def describe_model(model: Model) -> ModelResponse:
     )
 
 
-def find_missing(
-    settings: Settings, served: ServedModel, journal: Journal
-) -> list[ReportedProblem]:
+def find_missing(settings: Settings, served: LiveModel, journal: Journal) -> list[ReportedProblem]:
     """What keeps the service from answering; empty if it can."""
     missing = []
     if served.model is None:
@@ -256,7 +252,7 @@ def find_missing(
         expected = f"a model in MODEL_DIR={settings.model_dir}"
         registry = status.registry if status else "the follower has not reported yet"
         missing.append(ReportedProblem("model", None, f"{expected}; registry: {registry}"))
-        if refusal := served.refusal():
+        if refusal := served.rejection():
             missing.append(ReportedProblem("model_version", refusal.version, refusal.reason))
     if journal.is_full:
         expected = f"less than JOURNAL_MAX_MB={settings.journal_max_mb}; is the relay running?"

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from config.contract import Contract, Problem
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
-from prediction_service.model import Row
+from prediction_service.models.package import Row
 from prediction_service.responses import BinaryClass, PredictionId
 
 MOST_PROBLEMS = 1000  # listed in one answer; finding the nearest category costs time for each

@@ -18,7 +18,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from config.runtime.cross_site import is_cross_site
 from config.runtime.logs import LogFormat, iso_time, local_time
 from prediction_service.errors import CrossSite, NotAuthorized
-from prediction_service.keys import Keys
+from prediction_service.http.auth import Keys
 
 # In the WSGI environment.
 REQUEST_ID = "prediction_service.request_id"

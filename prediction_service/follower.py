@@ -1,86 +1,88 @@
-"""Follows the registry's alias into the model folder: `python -m prediction_service.follower`.
+"""Copy the production model to the model folder: `python -m prediction_service.follower`.
 
-Comes after training's promotion and before the workers, which only ever see a folder with checked
-models. A version that this service cannot serve is refused and reported; the last good one stays,
-also while the registry is away.
+Comes after training's promotion and before the request workers, which see only a folder with
+checked models. A version that this service cannot serve is rejected and reported. The last good one
+stays, also while the registry is down.
 """
 
-import logging
 import signal
 import threading
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from config.contract import Contract, load_contract
-from config.runtime.heartbeat import beat
 from config.model_registry import GRAPH
+from config.runtime.heartbeat import beat
 from config.runtime.logs import set_up
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.model import Model, ModelRefused, check_digests
-from prediction_service.model_folder import Current, ModelFolder, Refusal, Status
-from prediction_service.registry import Registry, RegistryUnavailable, Wanted
+from prediction_service.models.model_folder import Current, ModelFolder, Rejection, Status
+from prediction_service.models.package import ModelRejected, check_digests
+from prediction_service.models.registry import Registry, RegistryUnavailable, Wanted
+from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 KEPT_VERSIONS = 3
 
 
 class Follower:
-    """Brings what the registry wants into a model folder, once per call of `follow`."""
+    """A model folder that follows a registry, one step with each call of `follow`."""
 
     def __init__(self, registry: Registry, folder: ModelFolder, contract: Contract) -> None:
         self.registry = registry
         self.folder = folder
         self.contract = contract
-        self._refused: tuple[Wanted, Refusal] | None = None  # until restart: a download each
+        # Remembered until the next start, because each attempt is a download.
+        self._rejected: tuple[Wanted, Rejection] | None = None
 
     def follow(self) -> None:
-        """Asks the registry, fetches and checks a new version, and reports what it saw."""
+        """Ask the registry, download and check a new version, and report the result."""
         try:
             wanted = self.registry.wanted()
-            self._bring(wanted)
-            status = Status("reached", self._refusal_of(wanted))
+            self._fetch_if_new(wanted)
+            status = Status("reached", self._rejection_of(wanted))
         except RegistryUnavailable as err:
-            status = Status(str(err), self._refused[1] if self._refused else None)
+            status = Status(str(err), self._rejected[1] if self._rejected else None)
         if status != self.folder.status():
-            log.info("registry seen registry=%s refused=%s", status.registry, status.refused)
+            log.info("registry_status", registry=status.registry, rejected=status.refused)
         self.folder.report(status)
 
-    def _bring(self, wanted: Wanted) -> None:
-        if self._is_current(wanted) or self._refusal_of(wanted):
+    def _fetch_if_new(self, wanted: Wanted) -> None:
+        if self._is_current(wanted) or self._rejection_of(wanted):
             return
         try:
             current = self._fetch(wanted)
-        except ModelRefused as err:
-            self._refused = wanted, Refusal(wanted.version, str(err))
-            log.error("model refused version=%s reason=%s", wanted.version, err)
+        except ModelRejected as err:
+            self._rejected = wanted, Rejection(wanted.version, str(err))
+            log.error("model_rejected", version=wanted.version, error=str(err))
             return
         self.folder.switch(current)
-        self._refused = None
-        log.info("model current version=%s run_id=%s", current.version, current.run_id)
+        self._rejected = None
+        log.info("model_current", version=current.version, run_id=current.run_id)
         self.folder.remove_old(KEPT_VERSIONS)
 
     def _is_current(self, wanted: Wanted) -> bool:
         try:
             current = self.folder.current()
         except msgspec.DecodeError:
-            return False  # damaged: fetched anew
+            return False  # damaged: fetched again
         return (
             current is not None
             and current.version == wanted.version
-            and current.run_id == wanted.run_id  # another registry counts from 1 again
+            and current.run_id == wanted.run_id  # another registry starts again at version 1
             and wanted.digests.get(GRAPH) == current.sha256
         )
 
-    def _refusal_of(self, wanted: Wanted) -> Refusal | None:
-        if self._refused and self._refused[0] == wanted:
-            return self._refused[1]
+    def _rejection_of(self, wanted: Wanted) -> Rejection | None:
+        if self._rejected and self._rejected[0] == wanted:
+            return self._rejected[1]
         return None
 
     def _fetch(self, wanted: Wanted) -> Current:
-        """Downloads, checks and puts a version in place. Raises ModelRefused."""
+        """Download and check a version, and put it in place. Raises ModelRejected."""
         with self.folder.workspace() as workspace:
             package = self.registry.download(wanted, Path(workspace))
             check_digests(package, wanted.digests)
@@ -90,7 +92,7 @@ class Follower:
 
 
 def main() -> None:
-    """The follower as a process; TERM and INT end it."""
+    """Run the follower until SIGTERM or SIGINT."""
     settings = read_settings(Settings)
     set_up(settings.log_format)
     stop = threading.Event()
@@ -102,7 +104,7 @@ def main() -> None:
         try:
             follower.follow()
         except Exception:  # pylint: disable=broad-exception-caught
-            log.exception("following failed")  # a surprise must not end the process
+            log.exception("follow_failed")  # must not end the process
         beat(settings.heartbeat_file)
         stop.wait(settings.follow_period_s)
 

@@ -1,8 +1,8 @@
-"""The service's metrics: counted in each worker, summed over all of them when scraped.
+"""The service's metrics: counted in each worker, summed over all workers when scraped.
 
-With PROMETHEUS_MULTIPROC_DIR set (see `gunicorn_config`) every worker writes its counts to a file
-there and any worker answers for all. What is a state of files, not of a worker, is looked up
-at the scrape.
+With PROMETHEUS_MULTIPROC_DIR (see `gunicorn_config`) each worker writes its counts to a file in
+that folder, so any worker can report all of them. Gauges of the journals and of the model folder
+are read at each scrape.
 """
 
 from collections.abc import Iterator
@@ -12,71 +12,71 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from prediction_service.cursors import backlog, dead_letters, label_states
 from prediction_service.journal import folder_bytes
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
+from prediction_service.relay.progress import backlog, dead_letters, label_states
 
 LATENCY_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 
 
 class Metrics:
-    """What the requests count, on a registry of the caller's."""
+    """Counters of one worker, in the registry that the caller passes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         predictions = Counter(
             "income_predictions_total",
-            "Answered records by predicted class (1: above 50,000 US dollars a year).",
+            "Number of predictions by class (1: above 50,000 US dollars a year).",
             ["income_class"],
             registry=registry,
         )
         self.predictions_by_class = [predictions.labels("0"), predictions.labels("1")]
         self.latency = Histogram(
             "income_prediction_latency_seconds",
-            "Time from the body's arrival to the committed answer of one /predict request.",
+            "Seconds from the received body to the journalled response of one /predict request.",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
         self.invalid_records = Counter(
             "income_invalid_records_total",
-            "Records refused because they break the contract or are not JSON.",
+            "Number of records rejected because they break the contract or are not JSON.",
             registry=registry,
         )
         self._requests = Counter(
             "income_requests_total",
-            "Requests by endpoint and HTTP status.",
+            "Number of requests by endpoint and HTTP status.",
             ["endpoint", "status"],
             registry=registry,
         )
         self._by_outcome: dict[tuple[str, int], Counter] = {}
         self._workers = Gauge(
             "income_workers",
-            "Living worker processes by the model version that they serve.",
+            "Number of running worker processes by their live model version.",
             ["version"],
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self._served: str | None = None
+        self._live_version: str | None = None
 
-    def note_served(self, version: str) -> None:
-        """Counts this worker as one that serves the version, and no other."""
-        if self._served is not None:
-            self._workers.labels(self._served).set(0)
+    def set_live_version(self, version: str) -> None:
+        """Count this worker under its live version, and no longer under the former one."""
+        if self._live_version is not None:
+            self._workers.labels(self._live_version).set(0)
         self._workers.labels(version).set(1)
-        self._served = version
+        self._live_version = version
 
     def count_request(self, endpoint: str, status: int) -> None:
-        """Counts one answered request."""
+        """Count one request with its response."""
         counter = self._by_outcome.get((endpoint, status))
         if counter is None:
             counter = self._requests.labels(endpoint, str(status))
             self._by_outcome[endpoint, status] = counter
         counter.inc()
 
-    def count_answers(
+    def count_predictions(
         self, n_requests: int, n_positive: int, n_records: int, seconds: float
     ) -> None:
-        """Counts `/predict` requests that were answered together, and their records."""
+        """Count the predictions of `/predict` requests that were scored together."""
         if n_positive:
             self.predictions_by_class[1].inc(n_positive)
         if n_positive < n_records:
@@ -86,20 +86,20 @@ class Metrics:
 
 
 class StateCollector:
-    """Gauges that are read from the model, the model folder and the journals at each scrape."""
+    """Gauges of the live model, the model folder and the journals, read at each scrape."""
 
-    def __init__(self, served: ServedModel, journal_root: Path, sinks: tuple[str, ...]) -> None:
-        self.served = served
+    def __init__(self, live: LiveModel, journal_root: Path, sinks: tuple[str, ...]) -> None:
+        self.live = live
         self.journal_root = journal_root
         self.sinks = sinks
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges, as prometheus_client asks for them."""
+        """Yield the gauges, as prometheus_client asks for them."""
         yield self._model_info()
-        yield self._refused()
+        yield self._rejected()
         waiting = GaugeMetricFamily(
             "income_journal_backlog_rows",
-            "Journalled events that a sink has not stored yet.",
+            "Number of journalled events that a sink has not stored yet.",
             labels=["sink"],
         )
         for sink in self.sinks:
@@ -107,20 +107,20 @@ class StateCollector:
         yield waiting
         yield GaugeMetricFamily(
             "income_journal_bytes",
-            "Disk used by the journals of all workers, bounded by JOURNAL_MAX_MB.",
+            "Bytes of the journals of all workers; the maximum is JOURNAL_MAX_MB.",
             value=folder_bytes(self.journal_root),
         )
-        refused = GaugeMetricFamily(
+        letters = GaugeMetricFamily(
             "income_journal_dead_letters",
-            "Journalled events that a sink refused for good, kept in relay.db.",
+            "Number of journalled events that a sink rejected; they are in relay.db.",
             labels=["sink"],
         )
         for sink, n_events in dead_letters(self.journal_root).items():
-            refused.add_metric([sink], n_events)
-        yield refused
+            letters.add_metric([sink], n_events)
+        yield letters
         labels = GaugeMetricFamily(
             "income_feedback_labels",
-            "Labels in MongoDB: matched to a prediction, pending, or conflicting with an earlier.",
+            "Number of labels in MongoDB: matched to a prediction, pending, or conflicting.",
             labels=["state"],
         )
         for state, n_labels in label_states(self.journal_root).items():
@@ -130,29 +130,29 @@ class StateCollector:
     def _model_info(self) -> Metric:
         info = GaugeMetricFamily(
             "income_model_info",
-            "1 for the model version that the answering worker serves.",
+            "1 for the live model version of the worker that was scraped.",
             labels=["version", "run_id", "data_source"],
         )
-        if model := self.served.model:
+        if model := self.live.model:
             facts = model.facts
             info.add_metric(
                 [model.version, facts.get("run_id", ""), facts.get("data_source", "")], 1
             )
         return info
 
-    def _refused(self) -> Metric:
+    def _rejected(self) -> Metric:
         gauge = GaugeMetricFamily(
             "income_model_version_refused",
-            "1 for a version that the registry names and this service refuses to serve.",
+            "1 for a model version that the registry names and this service rejects.",
             labels=["version"],
         )
-        if refusal := self.served.refusal():
-            gauge.add_metric([refusal.version], 1)
+        if rejection := self.live.rejection():
+            gauge.add_metric([rejection.version], 1)
         return gauge
 
 
 def exposition(metrics: Metrics, state: StateCollector, multiprocess_dir: str | None) -> bytes:
-    """All metrics in Prometheus' text format, counts summed over the workers if there are any."""
+    """Return all metrics in Prometheus' text format, summed over several workers."""
     scraped = CollectorRegistry()
     if multiprocess_dir:
         MultiProcessCollector(scraped, multiprocess_dir)

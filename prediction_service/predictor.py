@@ -17,9 +17,10 @@ from prediction_service.bodies import RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model import Model, Row
+from prediction_service.models.package import Row
+from prediction_service.predict.model import Model
 from prediction_service.responses import PredictionResponse
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
 MOST_EXPLAINED = 100  # records of a request; each takes milliseconds
@@ -44,7 +45,7 @@ class Predictor:
     """Answers the bodies of `/predict`; nothing in it talks to the network."""
 
     def __init__(
-        self, served: ServedModel, journal: Journal, metrics: Metrics, max_records: int
+        self, served: LiveModel, journal: Journal, metrics: Metrics, max_records: int
     ) -> None:
         self.served = served
         self.journal = journal
@@ -92,7 +93,7 @@ class Predictor:
             question.outcome = content
         n_positive = sum(one.income_class for one in events)
         seconds = time.perf_counter() - started
-        self.metrics.count_answers(len(valid), n_positive, len(rows), seconds)
+        self.metrics.count_predictions(len(valid), n_positive, len(rows), seconds)
 
     def _events(self, answers: list[PredictionResponse], rows: list[Row]) -> list[Prediction]:
         """What is journalled of one question."""
@@ -109,7 +110,7 @@ class Predictor:
         return question.outcome is None
 
 
-def required_model(served: ServedModel) -> Model:
+def required_model(served: LiveModel) -> Model:
     """The model to answer with. Raises ModelUnavailable."""
     if served.model is None:
         raise ModelUnavailable("There is no model yet: /health/ready says what is missing.")

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from prediction_service.model_folder import Refusal
+from prediction_service.models.model_folder import Rejection
 
 Threshold = Annotated[
     float, Meta(ge=0, le=1, description="Minimum probability for `income_class` 1.")
@@ -108,7 +108,7 @@ class ReadinessResponse(msgspec.Struct, forbid_unknown_fields=True):
     ready: Yes
     model_version: ModelVersion
     refused: Annotated[
-        Refusal | None, Meta(description="Rejected model version, and the reason; null if none.")
+        Rejection | None, Meta(description="Rejected model version, and the reason; null if none.")
     ]
     registry: Annotated[str, Meta(description="The follower's last report about the registry.")]
 

@@ -11,8 +11,9 @@ from config.runtime.settings import read_settings
 from prediction_service.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model_folder import ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.live_model import LiveModel
+from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
 
 HOUSEKEEPING_PERIOD_S = 1.0
@@ -22,7 +23,9 @@ LOG_PERIOD_S = 0.2
 settings = read_settings(Settings)
 set_up(settings.log_format)
 metrics = Metrics(CollectorRegistry())
-served = ServedModel(ModelFolder(settings.model_path), load_contract(), metrics.note_served)
+served = LiveModel(
+    ModelFolder(settings.model_path), load_contract(), Model, metrics.set_live_version
+)
 served.refresh()  # before the first request
 served.follow(settings.model_check_s)
 journal = Journal(
@@ -33,7 +36,7 @@ journal = Journal(
     # Only whole files are removed, and none that is being written.
     max(SHORTEST_FILE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
 )
-journal.keep_house(HOUSEKEEPING_PERIOD_S)
+journal.run_maintenance(HOUSEKEEPING_PERIOD_S)
 app = create_app(settings, served, journal, metrics)
 if settings.log_requests:
     app.extensions["request_log"].flush_every(LOG_PERIOD_S)

@@ -21,7 +21,7 @@ import requests
 
 from config.contract import Contract, load_contract
 from config.runtime.telemetry import SWITCHES, turn_off
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")

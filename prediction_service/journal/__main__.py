@@ -1,6 +1,6 @@
-"""What is stored, and what sinks refused:
+"""Commands on the stored predictions, for an operator:
 
-python -m prediction_service.journal status [--json] | export [--labelled] | replay [--all]
+python -m prediction_service.journal status [--json] | export [--labelled] | resend [--all]
 """
 
 import argparse
@@ -14,21 +14,21 @@ from typing import Any
 import msgspec
 
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.cursors import backlog, dead_letters
 from prediction_service.journal import JournalUnavailable, folder_bytes, is_live, journal_paths
-from prediction_service.log_of_record import (
-    journalled_ids,
+from prediction_service.journal.export import journalled_ids
+from prediction_service.relay.progress import backlog, dead_letters
+from prediction_service.relay.resend import resend
+from prediction_service.settings import Settings
+from prediction_service.sinks.base import SinkUnavailable
+from prediction_service.sinks.log_of_record import (
     open_mongodb,
     stored_labelled,
     stored_predictions,
 )
-from prediction_service.resend import resend
-from prediction_service.settings import Settings
-from prediction_service.sinks import SinkUnavailable
 
 
 def count_events(root: Path) -> dict[str, int]:
-    """Rows, labels, predictions and distinct prediction ids over all journals."""
+    """Count rows, labels, predictions and distinct prediction ids over all journals."""
     counts = {"rows": 0, "predictions": 0, "labels": 0}
     with sqlite3.connect("") as seen:  # a temporary file: the ids may not fit in memory
         seen.execute("CREATE TABLE id (id TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -45,10 +45,11 @@ def count_events(root: Path) -> dict[str, int]:
     }
 
 
-def report_status(settings: Settings) -> dict[str, Any]:
-    """What the journals hold and what still waits. Raises SinkUnavailable.
+def make_status(settings: Settings) -> dict[str, Any]:
+    """Return what the journals hold and what still waits for a sink.
 
-    `stored` is the number of distinct predictions in the log of record.
+    `stored` is the number of distinct predictions in the log of record. Raises SinkUnavailable or
+    JournalUnavailable.
     """
     root = settings.journal_path
     paths = journal_paths(root)
@@ -67,8 +68,8 @@ def report_status(settings: Settings) -> dict[str, Any]:
 
 
 def print_status(settings: Settings, as_json: bool) -> None:
-    """Prints the status as a table or as JSON."""
-    status = report_status(settings)
+    """Print the status as a table or as JSON."""
+    status = make_status(settings)
     if as_json:
         print(json.dumps(status))
         return
@@ -76,53 +77,56 @@ def print_status(settings: Settings, as_json: bool) -> None:
         print(f"{name:16}{value}")
 
 
-def print_predictions(settings: Settings) -> None:
-    """Prints the log of record as JSON lines."""
-    print_lines(stored_predictions(settings))
-
-
-def print_labelled(settings: Settings) -> None:
-    """Prints its labelled predictions as JSON lines, as `python -m training ingest` reads them."""
-    print_lines(stored_labelled(settings))
-
-
 def print_lines(rows: Iterable[msgspec.Struct]) -> None:
-    """Prints each as a line of JSON."""
+    """Print each row as a line of JSON."""
     for row in rows:
         sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
 
 
 def print_resent(settings: Settings, everything: bool) -> None:
-    """Sends events to their sinks once more and prints how many."""
+    """Send events to their sinks again and print how many."""
     for one in resend(settings, everything):
-        print(f"{one.sink}: {one.sent} sent, {one.refused} refused")
+        print(f"{one.sink}: {one.sent} sent, {one.rejected} rejected")
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m prediction_service.journal")
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prediction_service.journal",
+        description="Show, export or resend the stored predictions and labels.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    status = commands.add_parser("status", help="rows, ids, duplicates, backlog of each sink")
-    status.add_argument("--json", action="store_true", help="as one JSON object")
-    export = commands.add_parser("export", help="the log of record's predictions, as JSON lines")
+    status = commands.add_parser(
+        "status", help="print the numbers of rows, ids and duplicates, and the backlog of each sink"
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    export = commands.add_parser("export", help="print the stored predictions as JSON lines")
     export.add_argument(
         "--labelled",
         action="store_true",
-        help="those whose true class is known, as `python -m training ingest` reads them",
+        help="print only labelled predictions, in the format of `python -m training ingest`",
     )
-    replay = commands.add_parser("replay", help="send once more what the sinks had refused")
-    replay.add_argument("--all", action="store_true", help="all that the journals still hold")
-    arguments = parser.parse_args()
+    again = commands.add_parser(
+        "resend", aliases=["replay"], help="send rejected events to their sinks again"
+    )
+    again.add_argument(
+        "--all", action="store_true", help="send every event that the journals still hold"
+    )
+    return parser
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = make_parser().parse_args()
     settings = read_settings(Settings)
     try:
         if arguments.command == "status":
             print_status(settings, arguments.json)
-        elif arguments.command == "replay":
-            print_resent(settings, arguments.all)
-        elif arguments.labelled:
-            print_labelled(settings)
+        elif arguments.command == "export":
+            stored = stored_labelled if arguments.labelled else stored_predictions
+            print_lines(stored(settings))
         else:
-            print_predictions(settings)
+            print_resent(settings, arguments.all)
     except (JournalUnavailable, SinkUnavailable) as err:
         raise SystemExit(f"journal: {err}") from err
 

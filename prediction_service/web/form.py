@@ -9,11 +9,11 @@ import msgspec
 from flask import render_template, request
 
 from config.contract import Contract
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 
 
-def make_form_page(served: ServedModel, settings: Settings) -> str:
+def make_form_page(served: LiveModel, settings: Settings) -> str:
     """Return the page's HTML, with the facts of the live model."""
     facts = served.model.facts if served.model else {}
     return render_template(

@@ -10,7 +10,7 @@ import msgspec
 from flask import Flask, Response, request
 
 from prediction_service.responses import IndexResponse
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from prediction_service.web.api_docs import make_docs_page
 from prediction_service.web.form import make_form_page
@@ -24,7 +24,7 @@ BASE_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ance
 FORM_POLICY = f"{BASE_POLICY}; script-src 'self'; connect-src 'self'; form-action 'none'"
 
 
-def add_web_routes(app: Flask, served: ServedModel, settings: Settings) -> None:
+def add_web_routes(app: Flask, served: LiveModel, settings: Settings) -> None:
     """Add the routes of `PATHS`; `app` must have `TEMPLATES` as its template folder."""
     document = make_document(served.contract, settings)
     encoded = msgspec.json.encode(document)

@@ -138,7 +138,7 @@ def interval(values: np.ndarray) -> str:
 def filled(folder: Path, n_rows: int) -> Journal:
     """A journal of `n_rows`, in files as a worker begins them; its bound is a little beyond."""
     journal = Journal(folder, "benchmark", "normal", max(64, n_rows // 1500) * 10**6)
-    journal.keep_house(1.0)
+    journal.run_maintenance(1.0)
     for _ in range(n_rows // 10_000):
         journal.append([EVENT] * 10_000)
     return journal

@@ -20,8 +20,8 @@ from typing import Any
 import requests
 
 from config.contract import MISSING
-from prediction_service.model import sha256_of
-from prediction_service.model_folder import Current, ModelFolder
+from prediction_service.models.package import sha256_of
+from prediction_service.models.model_folder import Current, ModelFolder
 from tests.benchmarks.load import Target
 from tests.benchmarks.served_model import Records, TrainedModel
 from tests.conftest import free_port

@@ -33,8 +33,9 @@ from evidently_service.window import Window
 from prediction_service.app import create_app as create_prediction_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model_folder import ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.live_model import LiveModel
+from prediction_service.predict.model import Model
 from prediction_service.settings import Settings as PredictionSettings
 from tests.conftest import free_port, wait_until
 from tests.evidently_service.test_app import MEASURED
@@ -149,7 +150,7 @@ def services(tmp_path: Path, contract: Contract) -> Iterator[dict[str, Flask]]:
         yield {
             "prediction:9696": create_prediction_app(
                 PredictionSettings(journal_dir=str(tmp_path / "journal")),
-                ServedModel(folder, contract),
+                LiveModel(folder, contract, Model),
                 journal,
                 Metrics(CollectorRegistry()),
             ),

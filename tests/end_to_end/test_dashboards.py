@@ -17,7 +17,7 @@ import requests
 
 from config.contract import Contract
 from config.local_stack.stack import PORTS, running, stack_environment
-from prediction_service.model_folder import ModelFolder
+from prediction_service.models.model_folder import ModelFolder
 from tests.config.test_monitoring_files import (
     debian,
     expressions,

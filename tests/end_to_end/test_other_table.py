@@ -15,9 +15,10 @@ from config.contract import Contract, load_contract
 from prediction_service.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.model import sha256_of
-from prediction_service.model_folder import Current, ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.package import sha256_of
+from prediction_service.models.model_folder import Current, ModelFolder
+from prediction_service.models.live_model import LiveModel
+from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
 from training.census import check_frame
 from training.flow import fit
@@ -71,7 +72,7 @@ def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path
 def client(churn: Contract, model_dir: Path, tmp_path: Path) -> Iterator[FlaskClient]:
     """The prediction service on the other table's model."""
     settings = Settings(model_dir=str(model_dir), journal_dir=str(tmp_path), instance="here")
-    served = ServedModel(ModelFolder(model_dir), churn)
+    served = LiveModel(ModelFolder(model_dir), churn, Model)
     served.refresh()
     with closing(Journal(tmp_path, "here", "normal", 10**8)) as journal:
         app = create_app(settings, served, journal, Metrics(CollectorRegistry()))

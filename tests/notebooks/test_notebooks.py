@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 from config.contract import MISSING, Contract
 from config.events import Prediction
 from config.runtime.telemetry import SWITCHES
-from prediction_service.mongodb import COLLECTION, document_of
+from prediction_service.sinks.mongodb import COLLECTION, document_of
 from tests.conftest import free_port, mlflow_server
 from training.synthesis import synthesize
 

@@ -23,9 +23,10 @@ from config.events import Prediction
 from prediction_service.app import create_app
 from prediction_service.journal import Journal, journal_paths
 from prediction_service.metrics import Metrics
-from prediction_service.model import sha256_of
-from prediction_service.model_folder import Current, ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.package import sha256_of
+from prediction_service.models.model_folder import Current, ModelFolder
+from prediction_service.models.live_model import LiveModel
+from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
 from training.calibration import Platt
@@ -37,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def make_package(contract: Contract, folder: Path) -> Path:
-    """A package of a model that has learnt: from 45 years on, income is high."""
+    """Write the package of a trained model: from 45 years on, income is high."""
     rows = made_up_rows(contract, 400, seed=1)[list(contract.input_names)]
     y = (rows["age"] >= 45).astype(int)
     encoder = make_encoder(contract)
@@ -61,7 +62,7 @@ def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def made_predictions(n_rows: int) -> list[Prediction]:
-    """Predictions with new ids, as the service would journal them."""
+    """Return predictions with new ids, as the service would journal them, a second apart."""
     features: dict[str, str | int | None] = {"age": 40, "workclass": None, "sex": "Male"}
     return [
         Prediction(uuid.uuid4().hex, 1.7e9 + index, "1", features, 0.25, 0, 0.5)
@@ -70,7 +71,7 @@ def made_predictions(n_rows: int) -> list[Prediction]:
 
 
 def with_metadata(package: Path, folder: Path, **changes: str) -> Path:
-    """A copy of a package with other facts in its graph."""
+    """Copy a package, with other facts in its graph."""
     folder.mkdir(parents=True, exist_ok=True)
     graph = onnx.load(package / "model.onnx")
     facts = {entry.key: entry.value for entry in graph.metadata_props} | changes
@@ -82,7 +83,7 @@ def with_metadata(package: Path, folder: Path, **changes: str) -> Path:
 
 
 def with_wrong_golden(package: Path, folder: Path) -> Path:
-    """A copy of a package whose first golden probability is off by 0.1."""
+    """Copy a package, with 0.1 added to its first golden probability."""
     with_metadata(package, folder)
     golden = json.loads((package / "golden.json").read_text())
     golden["probabilities"][0] += 0.1
@@ -91,7 +92,7 @@ def with_wrong_golden(package: Path, folder: Path) -> Path:
 
 
 def install(folder: ModelFolder, package: Path, version: str) -> None:
-    """Puts a package into a model folder, as the follower does."""
+    """Put a package into a model folder, as the follower does."""
     with_metadata(package, folder.path / version)
     digest = sha256_of(folder.path / version / "model.onnx")
     folder.switch(Current(version, f"run of {version}", version, digest))
@@ -99,7 +100,7 @@ def install(folder: ModelFolder, package: Path, version: str) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings whose folders are the test's own."""
+    """Return settings with folders of the test's own."""
     return Settings(
         model_dir=str(tmp_path / "model"),
         journal_dir=str(tmp_path / "journal"),
@@ -119,46 +120,51 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def model_folder(settings: Settings, package: Path) -> ModelFolder:
-    """A model folder with version 1 in it."""
+    """Return a model folder with version 1 in it."""
     folder = ModelFolder(settings.model_path)
     install(folder, package, "1")
     return folder
 
 
 @pytest.fixture
-def served(model_folder: ModelFolder, contract: Contract) -> ServedModel:
-    """Version 1, loaded."""
-    holder = ServedModel(model_folder, contract)
-    holder.refresh()
-    return holder
+def live_model(model_folder: ModelFolder, contract: Contract) -> LiveModel:
+    """Return version 1, loaded."""
+    live = LiveModel(model_folder, contract, Model)
+    live.refresh()
+    return live
+
+
+@pytest.fixture
+def served(live_model: LiveModel) -> LiveModel:
+    """Return `live_model`."""
+    return live_model
 
 
 @pytest.fixture
 def journal(settings: Settings) -> Iterator[Journal]:
-    """A worker's journal."""
+    """Open a worker's journal."""
     opened = Journal(settings.journal_path, settings.instance, "normal", 10**8)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def client(settings: Settings, served: ServedModel, journal: Journal) -> FlaskClient:
-    """The service in this process."""
-    return create_app(settings, served, journal, Metrics(CollectorRegistry())).test_client()
+def client(settings: Settings, live_model: LiveModel, journal: Journal) -> FlaskClient:
+    """Return a client of the service in this process."""
+    return create_app(settings, live_model, journal, Metrics(CollectorRegistry())).test_client()
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings as environment variables of a process of its own."""
+    """Return the settings as environment variables of a new process."""
     own = {}
-    for name in Settings.model_fields:
-        value = getattr(settings, name)
+    for name, value in settings:
         own[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return {**os.environ, **own, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts `python -m ...` with settings; what still runs is ended after the test."""
+    """Start `python -m ...` with settings; end what still runs after the test."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start_one(settings: Settings, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -186,7 +192,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @contextmanager
 def arbiter(start: Start, settings: Settings) -> Iterator["subprocess.Popen[bytes]"]:
-    """The service's process under gunicorn, with its workers started."""
+    """Run the service under gunicorn; yield its process once all workers have started."""
     process = start(
         settings,
         "gunicorn",
@@ -204,11 +210,11 @@ def arbiter(start: Start, settings: Settings) -> Iterator["subprocess.Popen[byte
 
 @contextmanager
 def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
-    """The service's address, while it runs."""
+    """Run the service under gunicorn; yield its address."""
     with arbiter(start, settings):
         yield address_of(settings)
 
 
 def address_of(settings: Settings) -> str:
-    """Where the service answers."""
+    """Return the address of the service."""
     return f"http://127.0.0.1:{settings.prediction_port}"

@@ -16,9 +16,9 @@ from prediction_service.journal import (
     StoredEvent,
     read_after,
 )
-from prediction_service.model_folder import Status
+from prediction_service.models.model_folder import Status
 from prediction_service.predictor import prediction_ids
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 
 Record = dict[str, Any]
@@ -226,7 +226,7 @@ def test_unknown_paths_and_methods_get_the_same_error_body(client: FlaskClient) 
 
 
 def test_a_surprise_is_a_500_without_a_stack_trace(
-    client: FlaskClient, record: Record, served: ServedModel, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, record: Record, served: LiveModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(served.model, "score", lambda rows: rows / 0)
     response = client.post("/predict", json=record)
@@ -287,7 +287,7 @@ def test_the_model_says_where_it_comes_from(client: FlaskClient, contract: Contr
 
 
 def test_without_a_model_the_service_says_so(
-    client: FlaskClient, served: ServedModel, record: Record
+    client: FlaskClient, served: LiveModel, record: Record
 ) -> None:
     served.model = None
     served.folder.report(Status("MLflow does not answer at http://nowhere"))
@@ -328,7 +328,7 @@ def test_a_journal_that_cannot_be_written_refuses_predictions_and_labels(
 
 
 def test_ready_names_the_version_and_what_was_refused(
-    client: FlaskClient, settings: Settings, served: ServedModel
+    client: FlaskClient, settings: Settings, served: LiveModel
 ) -> None:
     assert client.get("/health/ready").get_json() == {
         "ready": True,

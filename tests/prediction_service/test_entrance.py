@@ -19,9 +19,9 @@ from config.runtime.settings import SettingsError, read_settings
 from prediction_service.app import create_app
 from prediction_service.entrance import MOST_WAITING, RequestLog
 from prediction_service.journal import Journal, read_after
-from prediction_service.log_of_record import stored_labelled
+from prediction_service.sinks.log_of_record import stored_labelled
 from prediction_service.metrics import Metrics
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from tests.prediction_service.conftest import made_predictions
 
@@ -34,7 +34,7 @@ WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
-def make_client(settings: Settings, served: ServedModel, journal: Journal) -> MakeClient:
+def make_client(settings: Settings, served: LiveModel, journal: Journal) -> MakeClient:
     """The service in this process, with other settings."""
 
     def make(**changes: Any) -> FlaskClient:

@@ -1,4 +1,4 @@
-"""Explanations: XGBoost's own contributions, by feature, and when there are none."""
+"""Explanations: XGBoost's own contributions by feature, and versions without an explanation."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,9 @@ from scipy.special import expit
 
 from config.contract import Contract
 from config.model_registry import BOOSTER
-from prediction_service.model import Model
+from prediction_service.predict.model import Model
 from prediction_service.predictor import MOST_EXPLAINED, Predictor, Question
-from prediction_service.served import ServedModel
+from prediction_service.models.live_model import LiveModel
 from tests.conftest import made_up_rows
 from tests.prediction_service.conftest import install, with_metadata
 from training.pipeline import make_encoder
@@ -24,13 +24,13 @@ Record = dict[str, Any]
 
 
 def explain(client: FlaskClient, body: Any) -> Any:
-    """The decoded answer."""
-    answer = client.post("/predict?explain=true", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.get_json()
+    """Return the decoded response to a request for an explanation."""
+    response = client.post("/predict?explain=true", json=body)
+    assert response.status_code == 200, response.text
+    return response.get_json()
 
 
-def test_contributions_sum_to_the_margin_and_the_calibrated_margin_is_the_answer(
+def test_contributions_sum_to_the_margin_and_the_calibrated_margin_is_the_probability(
     client: FlaskClient, record: Record
 ) -> None:
     ages = (20, 44, 45, 70)
@@ -62,8 +62,8 @@ def test_contributions_are_those_of_xgboost_for_rows_encoded_by_training(
     assert np.array([one.margin for one in explained]) == pytest.approx(margins, abs=1e-5)
 
 
-def test_the_reasons_name_what_matters_in_words(client: FlaskClient, record: Record) -> None:
-    """The model of these tests has learnt one thing: from 45 years on, income is high."""
+def test_the_reasons_name_the_strongest_features(client: FlaskClient, record: Record) -> None:
+    """The model of these tests depends on age alone: from 45 years on, income is high."""
     old, young = explain(client, [record | {"age": age} for age in (70, 20)])
     assert old["explanation"]["reasons"][0].startswith("age: 70 years raises the odds of >50K ")
     assert young["explanation"]["reasons"][0].startswith("age: 20 years lowers the odds of >50K ")
@@ -73,7 +73,7 @@ def test_the_reasons_name_what_matters_in_words(client: FlaskClient, record: Rec
     assert factor == pytest.approx(np.exp(contribution), abs=0.01)  # the slope is 1
 
 
-def test_the_rest_of_the_answer_and_the_journal_are_as_without(
+def test_the_rest_of_the_response_is_as_without_an_explanation(
     client: FlaskClient, record: Record
 ) -> None:
     plain = client.post("/predict", json=record).get_json()
@@ -83,18 +83,16 @@ def test_the_rest_of_the_answer_and_the_journal_are_as_without(
     assert client.post("/predict?explain=false", json=record).get_json().keys() == plain.keys()
 
 
-def test_a_question_that_is_neither_true_nor_false_is_refused(
-    client: FlaskClient, record: Record
-) -> None:
-    answer = client.post("/predict?explain=maybe", json=record)
-    assert answer.status_code == 400
-    assert answer.get_json()["error"]["code"] == "invalid_query"
+def test_another_value_than_true_or_false_is_rejected(client: FlaskClient, record: Record) -> None:
+    response = client.post("/predict?explain=maybe", json=record)
+    assert response.status_code == 400
+    assert response.get_json()["error"]["code"] == "invalid_query"
 
 
-def test_more_records_than_can_be_explained_at_once_are_refused(
-    served: ServedModel, journal: Any, record: Record
+def test_more_records_than_can_be_explained_at_once_are_rejected(
+    live_model: LiveModel, journal: Any, record: Record
 ) -> None:
-    predictor = Predictor(served, journal, metrics=None, max_records=1000)  # type: ignore[arg-type]
+    predictor = Predictor(live_model, journal, metrics=None, max_records=1000)  # type: ignore[arg-type]
     body = json.dumps([record] * (MOST_EXPLAINED + 1)).encode()
     question = Question(body, None, explain=True)
     predictor.answer([question])
@@ -102,28 +100,28 @@ def test_more_records_than_can_be_explained_at_once_are_refused(
 
 
 @pytest.mark.parametrize("damage", ["missing", "another"])
-def test_a_version_without_its_own_booster_answers_but_does_not_explain(
-    client: FlaskClient, served: ServedModel, package: Path, record: Record, damage: str
+def test_a_version_without_its_own_booster_predicts_but_does_not_explain(
+    client: FlaskClient, live_model: LiveModel, package: Path, record: Record, damage: str
 ) -> None:
-    install(served.folder, package, "2")
-    booster = served.folder.path / "2" / BOOSTER
+    install(live_model.folder, package, "2")
+    booster = live_model.folder.path / "2" / BOOSTER
     if damage == "missing":
         booster.unlink()
     else:
         booster.write_bytes(booster.read_bytes() + b" ")
-    served.refresh()
-    answer = client.post("/predict?explain=true", json=record)
-    assert (answer.status_code, answer.get_json()["error"]["code"]) == (501, "not_explained")
-    assert BOOSTER in answer.get_json()["error"]["message"]
+    live_model.refresh()
+    response = client.post("/predict?explain=true", json=record)
+    assert (response.status_code, response.get_json()["error"]["code"]) == (501, "not_explained")
+    assert BOOSTER in response.get_json()["error"]["message"]
     assert client.post("/predict", json=record).get_json()["model_version"] == "2"
 
 
-def test_a_version_of_an_earlier_release_says_what_to_do(
+def test_a_version_of_an_earlier_release_names_the_remedy(
     package: Path, tmp_path: Path, contract: Contract
 ) -> None:
     model = Model(with_metadata(package, tmp_path, platt_slope="2.0"), "1", contract)
-    with pytest.raises(Exception, match="the booster gives a golden row"):
+    with pytest.raises(Exception, match="booster.ubj: wrong golden row"):
         assert model.explainer
     del model.facts["booster_sha256"]
-    with pytest.raises(Exception, match="came without its booster: train a new version"):
+    with pytest.raises(Exception, match="The package has no booster.ubj. Train a new version"):
         assert model.explainer

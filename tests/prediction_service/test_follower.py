@@ -13,9 +13,9 @@ from config.contract import Contract
 from config.model_registry import ALIAS, BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH, GRAPH_SHA256
 from config.model_registry import MODEL_NAME, PACKAGE, file_digests
 from prediction_service.follower import Follower
-from prediction_service.model import sha256_of
-from prediction_service.model_folder import ModelFolder
-from prediction_service.registry import Registry
+from prediction_service.models.package import sha256_of
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.registry import Registry
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, with_metadata, with_wrong_golden
@@ -25,7 +25,7 @@ Register = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database with its tables made, which takes seconds; copied for each test."""
+    """Return an MLflow database with empty tables, which takes seconds to make."""
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
     uri = f"sqlite:///{path}"
     mlflow.MlflowClient(uri, registry_uri=uri).search_registered_models()
@@ -34,7 +34,7 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking_uri(tmp_path: Path, empty_registry: Path) -> Iterator[str]:
-    """A registry of the test's own; MLflow's process-wide addresses are reset after it."""
+    """Return the address of a registry of the test's own; reset MLflow's global state after it."""
     path = tmp_path / "mlflow.db"
     path.write_bytes(empty_registry.read_bytes())
     yield f"sqlite:///{path}"
@@ -44,18 +44,18 @@ def tracking_uri(tmp_path: Path, empty_registry: Path) -> Iterator[str]:
 
 @pytest.fixture
 def client(tracking_uri: str) -> mlflow.MlflowClient:
-    """MLflow's own client, which promotes and looks up."""
+    """Return MLflow's own client."""
     return mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
 
 @pytest.fixture
 def register(client: mlflow.MlflowClient, package: Path, tmp_path: Path) -> Register:
-    """Registers a folder, or else the good package, as a version, and gives it the alias."""
+    """Return a function that registers a folder, by default the good package, and promotes it."""
     experiment = client.create_experiment("income", str(tmp_path / "artifacts"))
     client.create_registered_model(MODEL_NAME)
 
     def register_package(folder: Path = package, tags: dict[str, str] | None = None) -> str:
-        """The id of the version's run."""
+        """Return the id of the version's run."""
         run_id = client.create_run(experiment).info.run_id
         client.log_artifacts(run_id, str(folder), PACKAGE)
         source = f"{client.get_run(run_id).info.artifact_uri}/{PACKAGE}"
@@ -70,19 +70,19 @@ def register(client: mlflow.MlflowClient, package: Path, tmp_path: Path) -> Regi
 
 @pytest.fixture
 def folder(settings: Settings) -> ModelFolder:
-    """An empty model folder."""
+    """Return an empty model folder."""
     return ModelFolder(settings.model_path)
 
 
 @pytest.fixture
 def follower(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Follower:
-    """A follower of the test's registry."""
+    """Return a follower of the test's registry."""
     return Follower(Registry(tracking_uri), folder, contract)
 
 
 @pytest.fixture
 def pin(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Callable[[str], None]:
-    """Follows a run instead of the alias, once."""
+    """Return a function that follows a run instead of the alias, once."""
     return lambda run_id: Follower(Registry(tracking_uri, run_id), folder, contract).follow()
 
 
@@ -90,7 +90,7 @@ def pin(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Callable[
 def changed(
     request: pytest.FixtureRequest, register: Register, package: Path, tmp_path: Path
 ) -> str:
-    """The run of a version one of whose files was changed where artifacts are kept."""
+    """Register a version and change one of its files in the artifact store; return its run id."""
     carded = Path(shutil.copytree(package, tmp_path / "carded"))
     (carded / CARD).write_text("<h1>Card</h1>", "utf-8")
     run_id = register(carded)
@@ -100,19 +100,19 @@ def changed(
 
 
 def current_version(folder: ModelFolder) -> str | None:
-    """The version to serve."""
+    """Return the live version."""
     current = folder.current()
     return current.version if current else None
 
 
-def refusal_of(folder: ModelFolder) -> str:
-    """Why the follower refuses the wanted version."""
+def rejection_of(folder: ModelFolder) -> str:
+    """Return the reason for which the follower rejects the wanted version."""
     status = folder.status()
     assert status and status.refused
     return status.refused.reason
 
 
-def test_the_alias_is_followed_forth_and_back(
+def test_the_alias_is_followed_forward_and_back(
     follower: Follower,
     folder: ModelFolder,
     register: Register,
@@ -142,7 +142,7 @@ def test_a_current_version_is_not_downloaded_again(
     assert (folder.path / "1" / "model.onnx").stat().st_ino == before
 
 
-def test_a_version_with_wrong_golden_rows_is_refused_and_the_good_one_stays(
+def test_a_version_with_wrong_golden_rows_is_rejected_and_the_good_one_stays(
     follower: Follower, folder: ModelFolder, register: Register, package: Path, tmp_path: Path
 ) -> None:
     register()
@@ -150,7 +150,7 @@ def test_a_version_with_wrong_golden_rows_is_refused_and_the_good_one_stays(
     register(with_wrong_golden(package, tmp_path / "wrong"))
     follower.follow()
     assert current_version(folder) == "1"
-    assert "golden row 0" in refusal_of(folder)
+    assert "golden.json: row 0" in rejection_of(folder)
     assert not (folder.path / "2").exists()
     register()
     follower.follow()
@@ -159,63 +159,63 @@ def test_a_version_with_wrong_golden_rows_is_refused_and_the_good_one_stays(
     assert status and status.refused is None
 
 
-def test_a_version_for_another_contract_is_refused(
+def test_a_version_for_another_contract_is_rejected(
     follower: Follower, folder: ModelFolder, register: Register, package: Path, tmp_path: Path
 ) -> None:
     register(with_metadata(package, tmp_path / "other", contract_digest="another"))
     follower.follow()
     assert current_version(folder) is None
-    assert "made for the contract another" in refusal_of(folder)
+    assert "made for another contract; got another" in rejection_of(folder)
 
 
-def test_a_file_that_was_changed_since_its_registration_is_refused_and_the_good_one_stays(
+def test_a_file_that_was_changed_after_its_registration_is_rejected_and_the_good_one_stays(
     follower: Follower,
     folder: ModelFolder,
     register: Register,
     client: mlflow.MlflowClient,
     changed: str,
 ) -> None:
-    """The version of the run `changed` is 1."""
+    """Version 1 is of the run `changed`."""
     assert changed
     register()
     follower.follow()
     client.set_registered_model_alias(MODEL_NAME, ALIAS, "1")
     follower.follow()
     assert current_version(folder) == "2"
-    assert "changed or damaged" in refusal_of(folder)
+    assert "was changed or damaged" in rejection_of(folder)
 
 
-def test_so_is_one_of_a_run_that_is_pinned(
+def test_a_changed_file_of_a_pinned_run_is_rejected(
     folder: ModelFolder, register: Register, changed: str, pin: Callable[[str], None]
 ) -> None:
-    """The sums are those of the version that the run made."""
+    """The checksums come from the version that the run registered."""
     pin(good := register())
     pin(changed)
     assert current_version(folder) == f"run-{good}"
-    assert "changed or damaged" in refusal_of(folder)
+    assert "was changed or damaged" in rejection_of(folder)
 
 
-def test_a_card_that_came_after_the_registration_is_refused(
+def test_a_card_that_was_added_after_the_registration_is_rejected(
     follower: Follower, folder: ModelFolder, register: Register, tmp_path: Path
 ) -> None:
     run_id = register()
     (tmp_path / "artifacts" / run_id / "artifacts" / PACKAGE / CARD).write_text("another's")
     follower.follow()
     assert current_version(folder) is None
-    assert f"{CARD} was not there when the version was registered" in refusal_of(folder)
+    assert f"{CARD} was added after the version was registered" in rejection_of(folder)
 
 
 @pytest.mark.parametrize("tags", [{}, {FILE_SHA256: "nonsense"}, {FILE_SHA256: "{}"}])
-def test_a_version_without_sums_is_refused(
+def test_a_version_without_checksums_is_rejected(
     follower: Follower, folder: ModelFolder, register: Register, tags: dict[str, str]
 ) -> None:
     register(tags=tags)
     follower.follow()
     assert current_version(folder) is None
-    assert "the registry has no sha256 of model.onnx" in refusal_of(folder)
+    assert "The registry has no sha256 of model.onnx" in rejection_of(folder)
 
 
-def test_a_version_of_an_earlier_release_is_served_by_the_sum_of_its_graph(
+def test_a_version_of_an_earlier_release_is_checked_by_the_checksum_of_its_graph(
     follower: Follower, folder: ModelFolder, register: Register, package: Path
 ) -> None:
     register(tags={GRAPH_SHA256: sha256_of(package / GRAPH)})
@@ -224,7 +224,7 @@ def test_a_version_of_an_earlier_release_is_served_by_the_sum_of_its_graph(
     register(tags={GRAPH_SHA256: "0" * 64})
     follower.follow()
     assert current_version(folder) == "1"
-    assert f"at its registration it had {'0' * 64}" in refusal_of(folder)
+    assert f"expected {'0' * 64}" in rejection_of(folder)
 
 
 def test_a_run_can_be_pinned(
@@ -236,7 +236,7 @@ def test_a_run_can_be_pinned(
     assert current_version(folder) == f"run-{run_id}"
 
 
-def test_a_pinned_run_that_made_no_version_is_refused(
+def test_a_pinned_run_without_a_registered_version_is_rejected(
     folder: ModelFolder,
     client: mlflow.MlflowClient,
     package: Path,
@@ -246,7 +246,7 @@ def test_a_pinned_run_that_made_no_version_is_refused(
     run_id = client.create_run(client.create_experiment("x", str(tmp_path / "x"))).info.run_id
     client.log_artifacts(run_id, str(package), PACKAGE)
     pin(run_id)
-    assert "the registry has no sha256" in refusal_of(folder)
+    assert "The registry has no sha256" in rejection_of(folder)
 
 
 def test_an_empty_registry_is_reported(
@@ -268,13 +268,13 @@ def test_only_three_versions_are_kept(
     assert kept == ["3", "4", "5"]
 
 
-def test_the_process_starts_while_the_registry_is_away_and_keeps_the_last_good_model(
+def test_the_process_starts_while_the_registry_is_down_and_keeps_the_last_good_model(
     settings: Settings, model_folder: ModelFolder, start: Start
 ) -> None:
-    away = settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
-    process = start(away, "prediction_service.follower")
+    down = settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
+    process = start(down, "prediction_service.follower")
     status = wait_until(model_folder.status, 30, "a report")
-    assert "http://127.0.0.1:1 (MLFLOW_TRACKING_URI)" in status.registry
+    assert "MLFLOW_TRACKING_URI: no response; got http://127.0.0.1:1" in status.registry
     assert current_version(model_folder) == "1"
     assert process.poll() is None
 
@@ -289,7 +289,7 @@ def test_the_process_follows_and_ends_on_term(
     register()
     followed = settings.model_copy(update={"mlflow_tracking_uri": tracking_uri})
     process = start(followed, "prediction_service.follower")
-    status = wait_until(folder.status, 30, "a report, which comes after the switch")
+    status = wait_until(folder.status, 30, "a report, which is written after the switch")
     assert (status.registry, current_version(folder)) == ("reached", "1")
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0

@@ -1,4 +1,4 @@
-"""Erasing one prediction: nothing of it is left in any file or document, and nothing else moves."""
+"""Erasing one prediction: no file or document keeps any of it, and nothing else changes."""
 
 import subprocess
 import sys
@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from config.events import Label, Prediction
-from prediction_service.cursors import (
-    Cursors,
-    cursors_path,
+from prediction_service.relay.progress import (
+    Progress,
     dead_letters,
     erase_dead_letters,
-    opened,
+    open_progress,
+    progress_path,
 )
 from prediction_service.forget import forget
 from prediction_service.journal import (
@@ -28,26 +28,26 @@ from prediction_service.journal import (
     newest,
     read_after,
 )
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks import SinkUnavailable
+from prediction_service.sinks.base import SinkUnavailable
 from tests.prediction_service.conftest import ROOT, environment, made_predictions
 
 
 def bytes_of(folder: Path) -> bytes:
-    """The content of every file under a folder."""
+    """Return the content of every file under a folder."""
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 def settings_of(journal: Journal, **more: Any) -> Settings:
-    """Settings with the journal's folder."""
+    """Return settings with the journal's folder."""
     return Settings(journal_dir=str(journal.root), **more)
 
 
 def forgotten(
     prediction_id: str, settings: Settings, sleep: Callable[[float], None] = lambda s: None
 ) -> dict[str, int]:
-    """What was erased, by place."""
+    """Erase a prediction; return the number of erased rows by place."""
     erased: Counter[str] = Counter()
     for place, count in forget(prediction_id, settings, sleep):
         erased[place] += count
@@ -55,7 +55,7 @@ def forgotten(
 
 
 def run(prediction_id: str, settings: Settings) -> subprocess.CompletedProcess[str]:
-    """The command."""
+    """Run the command."""
     return subprocess.run(
         [sys.executable, "-m", "prediction_service.forget", prediction_id],
         cwd=ROOT,
@@ -67,7 +67,7 @@ def run(prediction_id: str, settings: Settings) -> subprocess.CompletedProcess[s
     )
 
 
-def test_nothing_of_it_is_left_in_a_live_journal_and_numbers_stay_taken(journal: Journal) -> None:
+def test_a_live_journal_keeps_nothing_of_it_and_its_numbers_stay_taken(journal: Journal) -> None:
     first, erased, last = made_predictions(3)
     journal.append([first, erased, last, Label(erased.prediction_id, 7.0, 1)])
     found = forgotten(erased.prediction_id, settings_of(journal))
@@ -81,34 +81,36 @@ def test_nothing_of_it_is_left_in_a_live_journal_and_numbers_stay_taken(journal:
     assert kept[:2] == [first.prediction_id, last.prediction_id]
 
 
-def test_a_log_that_is_being_read_is_told_and_emptied_the_next_time(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_the_next_time(
+    journal: Journal,
 ) -> None:
-    """A reader's view keeps a dead letter in the write-ahead log, whatever the file says."""
-    monkeypatch.setattr("prediction_service.cursors.LOCK_WAIT_S", 0.1)
+    """An open read transaction keeps a dead letter in the write-ahead log."""
     (erased,) = made_predictions(1)
     journal.append([erased])
     (event,) = read_after(journal.path, 0, 1)
-    with closing(Cursors(journal.root)) as cursors:
-        cursors.bury("mongodb", journal.path.stem, event, "too large", 1.0)
-        with opened(cursors_path(journal.root)) as reader:
+    with closing(Progress(journal.root)) as progress:
+        progress.add_dead_letter("mongodb", journal.path.stem, event, "too large", 1.0)
+        with open_progress(progress_path(journal.root)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM dead_letter").fetchall()
-            with pytest.raises(JournalUnavailable, match="log is being read"):
-                forgotten(erased.prediction_id, settings_of(journal))
+            with pytest.raises(
+                JournalUnavailable, match="another process reads its write-ahead log"
+            ):
+                erase_dead_letters(journal.root, erased.prediction_id, lock_wait_s=0.1)
         assert erase_dead_letters(journal.root, erased.prediction_id) == 0
-        assert erased.prediction_id.encode() not in bytes_of(journal.root)
+        stored = b"".join(path.read_bytes() for path in journal.root.glob("relay.db*"))
+        assert stored and erased.prediction_id.encode() not in stored
 
 
-def test_a_damaged_journal_is_named(journal: Journal) -> None:
+def test_a_damaged_journal_is_reported(journal: Journal) -> None:
     damaged = journal.path.with_name("damaged.jsonl")
-    damaged.write_bytes(("0" * 32 + " is no journal\n").encode() * 1000)
+    damaged.write_bytes(("0" * 32 + " is not a journal\n").encode() * 1000)
     with pytest.raises(JournalUnavailable, match="damaged.jsonl"):
         forgotten("0" * 32, settings_of(journal))
 
 
-def test_what_only_names_it_stays(journal: Journal) -> None:
-    """Erasing changes the events of that id alone, and the file's length not at all."""
+def test_an_event_that_only_mentions_the_id_stays(journal: Journal) -> None:
+    """Erasing changes only the events of that id, and not the file's length."""
     erased, other = made_predictions(2)
     naming = msgspec.structs.replace(other, features={"workclass": erased.prediction_id})
     journal.append([erased, naming])
@@ -120,20 +122,20 @@ def test_what_only_names_it_stays(journal: Journal) -> None:
     assert msgspec.json.decode(kept.body, type=Prediction) == naming
 
 
-def test_what_a_sink_refused_is_erased(journal: Journal) -> None:
+def test_dead_letters_are_erased(journal: Journal) -> None:
     one, other = made_predictions(2)
     journal.append([one, other])
-    with closing(Cursors(journal.root)) as cursors:
+    with closing(Progress(journal.root)) as progress:
         for event in read_after(journal.path, 0, 10):
-            cursors.bury("mongodb", journal.path.stem, event, "too large", 1.0)
+            progress.add_dead_letter("mongodb", journal.path.stem, event, "too large", 1.0)
         found = forgotten(one.prediction_id, settings_of(journal))
         assert found["dead letters"] == 1
         assert dead_letters(journal.root) == {"mongodb": 1}
         assert one.prediction_id.encode() not in bytes_of(journal.root)
 
 
-def test_a_batch_that_was_on_its_way_is_erased_as_well(journal: Journal, mongodb_uri: str) -> None:
-    """The relay may have read the prediction just before, and store it just after."""
+def test_a_batch_that_was_being_sent_is_erased_too(journal: Journal, mongodb_uri: str) -> None:
+    """The relay may have read the prediction just before and store it just after."""
     erased, kept = made_predictions(2)
     journal.append([erased, kept])
     in_hand = read_after(journal.path, 0, 10)
@@ -148,10 +150,10 @@ def test_a_batch_that_was_on_its_way_is_erased_as_well(journal: Journal, mongodb
         sink.client.drop_database(name)
 
 
-def test_a_batch_that_is_on_its_way_to_a_slow_store_is_given_up_in_time(
+def test_a_batch_to_a_slow_mongodb_fails_within_the_timeout(
     journal: Journal, mongodb_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forgetting waits SINK_TIMEOUT_S once: all calls of a batch together must end by then."""
+    """`forget` waits SINK_TIMEOUT_S once: all calls of a batch together must end by then."""
     (one,) = made_predictions(1)
     journal.append([one, Label(one.prediction_id, 7.0, 1)])
     name = f"test_{uuid.uuid4().hex}"
@@ -168,25 +170,25 @@ def test_a_batch_that_is_on_its_way_to_a_slow_store_is_given_up_in_time(
         sink.client.drop_database(name)
 
 
-def test_a_store_that_is_away_is_told_beside_what_is_done(journal: Journal) -> None:
+def test_a_mongodb_that_is_down_is_reported_beside_the_erased_rows(journal: Journal) -> None:
     (erased,) = made_predictions(1)
     journal.append([erased])
-    away = settings_of(journal, mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.3)
-    ended = run(erased.prediction_id, away)
+    down = settings_of(journal, mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.3)
+    ended = run(erased.prediction_id, down)
     assert ended.returncode == 1
-    assert "run this again" in ended.stderr and "MONGODB_ADDRESS" in ended.stderr
-    assert "journal rows      1 erased" in ended.stdout and "nothing" not in ended.stdout
+    assert "Run the command again" in ended.stderr and "MONGODB_ADDRESS" in ended.stderr
+    assert "journal rows      1 erased" in ended.stdout and "No data" not in ended.stdout
     assert erased.prediction_id.encode() not in bytes_of(journal.root)
 
 
-def test_the_command_says_what_it_erased_and_refuses_what_is_no_id(journal: Journal) -> None:
+def test_the_command_prints_what_it_erased_and_rejects_an_invalid_id(journal: Journal) -> None:
     (erased,) = made_predictions(1)
     journal.append([erased])
     settings = settings_of(journal, sink_timeout_s=0.1)
     assert "journal rows      1 erased" in run(erased.prediction_id, settings).stdout
     again = run(erased.prediction_id, settings)
-    assert again.returncode == 0 and f"nothing is kept of {erased.prediction_id}" in again.stdout
-    refused = run("41", settings)
-    assert refused.returncode == 2 and "expected 32 hexadecimal digits" in refused.stderr
+    assert again.returncode == 0 and f"No data is stored for {erased.prediction_id}" in again.stdout
+    invalid = run("41", settings)
+    assert invalid.returncode == 2 and "expected 32 hexadecimal digits" in invalid.stderr
     nowhere = run(erased.prediction_id, Settings(journal_dir=f"{journal.root}/none"))
     assert nowhere.returncode == 1 and "JOURNAL_DIR" in nowhere.stderr

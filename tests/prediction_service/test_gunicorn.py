@@ -19,7 +19,7 @@ from typing import Any
 import requests
 
 from prediction_service.journal import is_live, journal_paths, newest, read_after
-from prediction_service.model_folder import ModelFolder
+from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, address_of, arbiter, gunicorn, install

@@ -1,4 +1,4 @@
-"""Which packages are served and which are refused, and how a worker swaps them."""
+"""Which packages are accepted and which are rejected, and how a worker replaces its model."""
 
 import json
 import threading
@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from config.contract import Contract
-from prediction_service.model import Model, ModelRefused, to_tensor
-from prediction_service.model_folder import Current, ModelFolder, Status
-from prediction_service.served import ServedModel
+from prediction_service.models.package import ModelRejected
+from prediction_service.predict.model import Model, to_tensor
+from prediction_service.models.model_folder import Current, ModelFolder, Status
+from prediction_service.models.live_model import LiveModel
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import install, with_metadata, with_wrong_golden
 
 
 @pytest.fixture
 def copy(package: Path, tmp_path: Path) -> Path:
-    """A package to be spoilt."""
+    """Return a copy of the package, to be damaged."""
     return with_metadata(package, tmp_path / "copy")
 
 
@@ -40,41 +41,45 @@ def test_a_tensor_holds_what_the_contract_calls_known(contract: Contract) -> Non
         assert to_tensor(feature, rank=2)(values).tolist() == [[value] for value in known]
 
 
-def test_wrong_golden_rows_are_refused(package: Path, tmp_path: Path, contract: Contract) -> None:
-    with pytest.raises(ModelRefused, match="golden row 0 scores"):
+def test_wrong_golden_rows_are_rejected(package: Path, tmp_path: Path, contract: Contract) -> None:
+    with pytest.raises(ModelRejected, match="golden.json: row 0: got probability"):
         Model(with_wrong_golden(package, tmp_path / "m"), "1", contract)
 
 
 @pytest.mark.parametrize(
     ("fact", "value", "message"),
     [
-        ("contract_digest", "another", "made for the contract another"),
-        ("threshold", "1.5", "threshold '1.5', expected 0 to 1"),
-        ("threshold", "high", "threshold 'high'"),
+        ("contract_digest", "another", "made for another contract; got another"),
+        ("threshold", "1.5", "threshold: got '1.5', expected 0 to 1"),
+        ("threshold", "high", "threshold: got 'high'"),
     ],
 )
-def test_wrong_facts_are_refused(
+def test_wrong_facts_are_rejected(
     copy: Path, contract: Contract, fact: str, value: str, message: str
 ) -> None:
     with_metadata(copy, copy, **{fact: value})
-    with pytest.raises(ModelRefused, match=message):
+    with pytest.raises(ModelRejected, match=message):
         Model(copy, "1", contract)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.onnx", b"no graph", "model.onnx is no model"),
+        ("model.onnx", b"no graph", "model.onnx cannot be opened"),
         ("golden.json", b"{}", "golden.json cannot be read"),
-        ("golden.json", b'{"tolerance": 1, "rows": [], "probabilities": []}', "at least one"),
-        ("golden.json", b'{"tolerance": 1, "rows": [{}], "probabilities": [1]}', "tolerance 1"),
+        ("golden.json", b'{"tolerance": 1, "rows": [], "probabilities": []}', "at least 1"),
+        (
+            "golden.json",
+            b'{"tolerance": 1, "rows": [{}], "probabilities": [1]}',
+            "tolerance: got 1",
+        ),
     ],
 )
-def test_damaged_files_are_refused(
+def test_damaged_files_are_rejected(
     copy: Path, contract: Contract, name: str, content: bytes, message: str
 ) -> None:
     (copy / name).write_bytes(content)
-    with pytest.raises(ModelRefused, match=message):
+    with pytest.raises(ModelRejected, match=message):
         Model(copy, "1", contract)
 
 
@@ -82,39 +87,39 @@ def test_a_worker_starts_without_a_model_and_takes_the_first_one(
     package: Path, tmp_path: Path, contract: Contract
 ) -> None:
     folder = ModelFolder(tmp_path)
-    served = ServedModel(folder, contract)
-    served.refresh()
-    assert (served.model, served.refusal()) == (None, None)
-    served.follow(0.05)
+    live = LiveModel(folder, contract, Model)
+    live.refresh()
+    assert (live.model, live.rejection()) == (None, None)
+    live.follow(0.05)
     install(folder, package, "1")
-    wait_until(lambda: served.model, 10, "the first model")
+    wait_until(lambda: live.model, 10, "the first model")
 
 
 def test_the_last_good_model_stays_when_the_next_is_damaged(
-    package: Path, served: ServedModel
+    package: Path, live_model: LiveModel
 ) -> None:
-    good = served.model
-    folder = served.folder
+    good = live_model.model
+    folder = live_model.folder
     install(folder, package, "2")
     (folder.path / "2" / "model.onnx").write_bytes(b"damaged")
-    served.refresh()
-    assert served.model is good
-    refusal = served.refusal()
-    assert refusal and refusal.version == "2" and "sha256" in refusal.reason
+    live_model.refresh()
+    assert live_model.model is good
+    rejection = live_model.rejection()
+    assert rejection and rejection.version == "2" and "sha256" in rejection.reason
     install(folder, package, "3")
-    served.refresh()
-    assert served.model and served.model.version == "3"
-    assert served.refusal() is None
+    live_model.refresh()
+    assert live_model.model and live_model.model.version == "3"
+    assert live_model.rejection() is None
 
 
-def test_a_damaged_pointer_does_not_end_the_watch(served: ServedModel, package: Path) -> None:
-    (served.folder.path / "current.json").write_text("{")
-    served.refresh()
-    refusal = served.refusal()
-    assert refusal and "current.json" in refusal.reason
-    install(served.folder, package, "2")
-    served.refresh()
-    assert served.refusal() is None
+def test_a_damaged_pointer_does_not_end_the_watch(live_model: LiveModel, package: Path) -> None:
+    (live_model.folder.path / "current.json").write_text("{")
+    live_model.refresh()
+    rejection = live_model.rejection()
+    assert rejection and "current.json" in rejection.reason
+    install(live_model.folder, package, "2")
+    live_model.refresh()
+    assert live_model.rejection() is None
 
 
 def test_old_versions_go_but_never_the_current_one(package: Path, tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_old_versions_go_but_never_the_current_one(package: Path, tmp_path: Path
 
 def test_a_reader_never_sees_half_a_report(tmp_path: Path) -> None:
     folder = ModelFolder(tmp_path)
-    reports = [Status("reached"), Status("away " * 5000)]
+    reports = [Status("reached"), Status("down " * 5000)]
     done = threading.Event()
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""MongoDB as the log of record, on a real server: every write may be repeated."""
+"""MongoDB as a sink and log of record, on a real server: every write may be repeated."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,9 +9,9 @@ import pytest
 from config.events import Label, LabelledRecord
 from config.runtime.settings import SettingsError
 from prediction_service.journal import Journal, StoredEvent, read_after
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks import EventsRefused, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkUnavailable
 from tests.prediction_service.conftest import made_predictions
 
 Write = Callable[..., list[StoredEvent]]
@@ -19,7 +19,7 @@ Write = Callable[..., list[StoredEvent]]
 
 @pytest.fixture
 def write(journal: Journal) -> Write:
-    """Journals events and reads them as the relay does."""
+    """Return a function that journals events and reads them as the relay does."""
 
     def write_events(*events: object) -> list[StoredEvent]:
         written = read_after(journal.path, 0, 10_000)
@@ -32,17 +32,19 @@ def write(journal: Journal) -> Write:
 @pytest.mark.parametrize(
     "address", ["mongodb://income:p@sesame@host", "mongodb://income:sesame/1@host", "host:p"]
 )
-def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(
+def test_an_unusable_address_is_reported_with_the_remedy_and_not_shown(
     address: str,
 ) -> None:
     with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encode it") as caught:
         MongoSink.of(Settings(mongodb_address=address))
     assert "sesame" not in str(caught.value)
-    with pytest.raises(SettingsError, match="MONGODB_DATABASE=a b: "):
+    with pytest.raises(SettingsError, match="MONGODB_DATABASE: .*got a b, expected"):
         MongoSink("mongodb://127.0.0.1:1", "a b", 1.0)
 
 
-def test_a_prediction_is_one_document_and_comes_back(sink: MongoSink, write: Write) -> None:
+def test_a_prediction_is_stored_as_one_document_and_read_back(
+    sink: MongoSink, write: Write
+) -> None:
     predictions = made_predictions(3)
     events = write(*predictions)
     sink.send(events)
@@ -61,8 +63,8 @@ def test_a_prediction_is_one_document_and_comes_back(sink: MongoSink, write: Wri
     }
 
 
-def test_the_first_prediction_of_an_id_stays(sink: MongoSink, write: Write) -> None:
-    """A request sent again may be answered by a newer model: its id is stored once."""
+def test_the_first_prediction_of_an_id_wins(sink: MongoSink, write: Write) -> None:
+    """A retried request may be scored by a newer model; its id is stored once."""
     (first,) = made_predictions(1)
     sink.send(write(first))
     sink.send(write(msgspec.structs.replace(first, model_version="2")))
@@ -96,7 +98,7 @@ def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Writ
     }
     document = sink.collection.find_one({"_id": early.prediction_id})
     assert document and (document["label"], document["model_version"]) == (1, "1")
-    (exported,) = sink.labelled()  # but for what is disputed
+    (exported,) = sink.labelled()  # without the conflicting label
     assert exported == LabelledRecord({**early.features}, 1, early.prediction_id, 1.7e9)
 
 
@@ -119,23 +121,23 @@ def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str, write: Wr
     assert not any(ttls(0).values())
 
 
-def test_an_event_that_is_no_prediction_is_refused(sink: MongoSink) -> None:
-    with pytest.raises(EventsRefused, match="cannot be written"):
+def test_an_invalid_prediction_is_rejected(sink: MongoSink) -> None:
+    with pytest.raises(EventsRejected, match="cannot be written"):
         sink.send([StoredEvent(1, "prediction", "x", 0.0, b'{"prediction_id": 5}')])
 
 
-def test_a_server_that_is_away_is_unavailable_in_time(write: Write) -> None:
-    away = MongoSink("mongodb://127.0.0.1:1", "test", timeout_s=0.3)
+def test_a_server_that_is_down_is_reported_within_the_timeout(write: Write) -> None:
+    down = MongoSink("mongodb://127.0.0.1:1", "test", timeout_s=0.3)
     with pytest.raises(SinkUnavailable, match="MONGODB_ADDRESS"):
-        away.send(write(*made_predictions(1)))
+        down.send(write(*made_predictions(1)))
     with pytest.raises(SinkUnavailable):
-        away.label_states()
+        down.label_states()
     with pytest.raises(SinkUnavailable):
-        list(away.predictions())
-    away.close()
+        list(down.predictions())
+    down.close()
 
 
-def test_a_label_is_stored_with_who_told_it(sink: MongoSink, write: Write) -> None:
+def test_a_label_is_stored_with_its_caller(sink: MongoSink, write: Write) -> None:
     anonymous, planning = made_predictions(2)
     sink.send(write(anonymous, planning))
     sink.send(write(Label(anonymous.prediction_id, 1.0, 1)))

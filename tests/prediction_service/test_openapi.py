@@ -15,7 +15,7 @@ from config.runtime.api_keys import hash_of, make_key
 from config.contract import Contract
 from config.model_registry import CARD
 from prediction_service.errors import ServiceError
-from prediction_service.model_folder import ModelFolder
+from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
 from prediction_service.web import routes
 from prediction_service.web.openapi import make_document

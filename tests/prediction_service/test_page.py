@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from config.contract import Contract
-from prediction_service.log_of_record import journalled_ids
-from prediction_service.model_folder import ModelFolder
+from prediction_service.journal.export import journalled_ids
+from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
 from tests.conftest import CHROMIUM
 from tests.prediction_service.conftest import Start, gunicorn

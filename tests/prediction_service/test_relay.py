@@ -1,4 +1,4 @@
-"""The relay on real journals, a real MongoDB server and a real HTTP server that goes away."""
+"""The relay on real journals, a real MongoDB server and a real HTTP server that fails."""
 
 import json
 import signal
@@ -14,20 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from config.events import Label
-from prediction_service.cursors import Cursors, backlog, cursors_path, dead_letters, label_states
+from prediction_service.relay.progress import (
+    Progress,
+    backlog,
+    progress_path,
+    dead_letters,
+    label_states,
+)
 from prediction_service.journal import Journal, is_live, journal_paths, newest, read_after
-from prediction_service.mongodb import MongoSink
-from prediction_service.relay import backoff_s, clean, run
-from prediction_service.resend import Resent, resend
+from prediction_service.sinks.mongodb import MongoSink
+from prediction_service.relay.shipping import backoff_s, remove_shipped, run, run_maintenance
+from prediction_service.relay.resend import Resent, resend
 from prediction_service.settings import Settings
 from tests.conftest import free_port, wait_until
 from tests.prediction_service.conftest import Start, made_predictions
 
 
 class Evidently:
-    """Plays the Evidently service behind a real HTTP server: keeps ids, refuses `poison`."""
+    """A stand-in of the Evidently service on a real HTTP server: keeps ids, rejects `poison`."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -39,7 +46,7 @@ class Evidently:
         self.n_requests = 0
 
     def take(self, path: str, body: bytes) -> int:
-        """The status of one request."""
+        """Store the ids of one request; return its HTTP status."""
         self.n_requests += 1
         ids = [event["prediction_id"] for event in json.loads(body)]
         time.sleep(self.delay_s)
@@ -49,28 +56,28 @@ class Evidently:
         return 200
 
     def has_received(self, n_rows: int) -> bool:
-        """True once so many predictions have come."""
+        """Return whether so many predictions have arrived."""
         return len(self.received) >= n_rows
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Answers for as long as the body runs."""
+        """Respond as long as the body runs."""
         take = self.take
 
         class Handler(BaseHTTPRequestHandler):
-            """Hands each POST to `take`."""
+            """Pass each POST to `take`."""
 
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:  # pylint: disable=invalid-name  # the base class's name
-                """One batch."""
+                """Receive one batch."""
                 status = take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
-                """Nothing."""
+                """Log nothing."""
 
         with ThreadingHTTPServer(("127.0.0.1", self.port), Handler) as server:
             server.daemon_threads = True
@@ -81,20 +88,20 @@ class Evidently:
 
 @pytest.fixture
 def evidently() -> Evidently:
-    """An Evidently service that is not yet listening."""
+    """Return an Evidently service that is not listening yet."""
     return Evidently()
 
 
 @pytest.fixture
 def to_evidently(settings: Settings, evidently: Evidently) -> Settings:
-    """Settings with the HTTP sink alone."""
+    """Return settings with the HTTP sink only."""
     address = f"http://127.0.0.1:{evidently.port}"
     return settings.model_copy(update={"evidently_address": address})
 
 
 @pytest.fixture
 def to_both(to_evidently: Settings, mongodb_uri: str) -> Iterator[Settings]:
-    """Settings with both sinks, on a database of the test's own."""
+    """Return settings with both sinks and a database of the test's own."""
     name = f"test_{uuid.uuid4().hex}"
     yield to_evidently.model_copy(update={"mongodb_address": mongodb_uri, "mongodb_database": name})
     with closing(MongoSink(mongodb_uri, name, timeout_s=10)) as sink:
@@ -103,7 +110,7 @@ def to_both(to_evidently: Settings, mongodb_uri: str) -> Iterator[Settings]:
 
 @contextmanager
 def relaying(settings: Settings) -> Iterator[None]:
-    """A relay in a thread; stopped and drained when the body ends."""
+    """Run a relay in a thread; stop it and let it drain when the body ends."""
     stop = threading.Event()
     thread = threading.Thread(target=run, args=[settings, stop])
     thread.start()
@@ -116,17 +123,17 @@ def relaying(settings: Settings) -> Iterator[None]:
 
 
 def waiting(settings: Settings) -> dict[str, int]:
-    """The backlog of each sink."""
+    """Return the backlog of each sink."""
     return {sink: backlog(settings.journal_path, sink) for sink in settings.sinks}
 
 
 def stored_ids(settings: Settings) -> list[str]:
-    """The ids in MongoDB."""
+    """Return the ids in MongoDB."""
     with closing(MongoSink.of(settings)) as mongodb:
         return [one.prediction_id for one in mongodb.predictions()]
 
 
-def test_a_sink_that_is_down_delays_nobody_and_catches_up(
+def test_a_sink_that_is_down_delays_no_other_and_catches_up(
     to_both: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     predictions = made_predictions(700)
@@ -144,13 +151,13 @@ def test_a_sink_that_is_down_delays_nobody_and_catches_up(
     assert newest(journal.path)[0] == 701
 
 
-def test_a_server_error_is_tried_again(
+def test_a_server_error_is_retried(
     to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     journal.append(made_predictions(3))
     evidently.status = 503
     with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: evidently.n_requests >= 2, 10, "a second try")
+        wait_until(lambda: evidently.n_requests >= 2, 10, "a second attempt")
         assert waiting(to_evidently) == {"evidently": 3}
         evidently.status = 200
         wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
@@ -158,7 +165,7 @@ def test_a_server_error_is_tried_again(
     assert not dead_letters(to_evidently.journal_path)
 
 
-def test_a_poisoned_event_is_set_aside_and_blocks_nothing(
+def test_a_rejected_event_becomes_a_dead_letter_and_blocks_nothing(
     to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     predictions = made_predictions(100)
@@ -169,14 +176,14 @@ def test_a_poisoned_event_is_set_aside_and_blocks_nothing(
     others = {one.prediction_id for one in predictions} - {evidently.poison}
     assert set(evidently.received) == others
     assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
-    with closing(sqlite3.connect(cursors_path(to_evidently.journal_path))) as connection:
+    with closing(sqlite3.connect(progress_path(to_evidently.journal_path))) as connection:
         ((seq, body, reason),) = connection.execute("SELECT seq, body, reason FROM dead_letter")
     assert seq == 42
     assert json.loads(body)["prediction_id"] == evidently.poison
-    assert "answers 422" in reason
+    assert "with status 422" in reason
 
 
-def test_what_a_sink_had_refused_is_sent_again_when_it_takes_it(
+def test_resent_dead_letters_are_removed_once_the_sink_stores_them(
     to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     predictions = made_predictions(10)
@@ -184,7 +191,7 @@ def test_what_a_sink_had_refused_is_sent_again_when_it_takes_it(
     journal.append(predictions)
     with evidently.listening():
         with relaying(to_evidently):
-            wait_until(lambda: dead_letters(to_evidently.journal_path), 20, "the refusal")
+            wait_until(lambda: dead_letters(to_evidently.journal_path), 20, "the rejection")
         assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 1)]
         assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
         evidently.poison = ""
@@ -194,7 +201,7 @@ def test_what_a_sink_had_refused_is_sent_again_when_it_takes_it(
         assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 0)]
 
 
-def test_all_that_the_journals_hold_is_sent_again_to_a_sink_that_lost_it(
+def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
     to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start, tmp_path: Path
 ) -> None:
     predictions = made_predictions(10)
@@ -202,13 +209,14 @@ def test_all_that_the_journals_hold_is_sent_again_to_a_sink_that_lost_it(
     journal.append(predictions)
     small = to_evidently.model_copy(update={"relay_batch_rows": 4})
     with evidently.listening():
-        assert start(small, "prediction_service.journal", "replay", "--all").wait(20) == 0
+        assert start(small, "prediction_service.journal", "resend", "--all").wait(20) == 0
     others = {one.prediction_id for one in predictions} - {evidently.poison}
     assert sorted(evidently.received) == sorted(others)
-    assert start(small, "prediction_service.journal", "replay", "--all").wait(20) == 1  # it is down
+    # By the subcommand's former name, to a sink that is down.
+    assert start(small, "prediction_service.journal", "replay", "--all").wait(20) == 1
     first, second = sorted(tmp_path.glob("prediction_service.journal-*.log"))
-    assert first.read_text() == "evidently: 9 sent, 1 refused\n"
-    assert second.read_text().startswith("journal: http://127.0.0.1")
+    assert first.read_text() == "evidently: 9 sent, 1 rejected\n"
+    assert second.read_text().startswith("journal: EVIDENTLY_ADDRESS: http://127.0.0.1")
 
 
 def test_a_killed_relay_resumes_and_everything_is_stored_once(
@@ -230,10 +238,10 @@ def test_a_killed_relay_resumes_and_everything_is_stored_once(
         wait_until(lambda: not any(waiting(settings).values()), 20, "both sinks to have all")
     assert sorted(stored_ids(settings)) == ids
     assert sorted(set(evidently.received)) == ids
-    assert len(evidently.received) <= 2000 + 2 * 50, "at most one batch again for each death"
+    assert len(evidently.received) <= 2000 + 2 * 50, "at most one batch again for each kill"
 
 
-def test_a_stopped_relay_ships_what_waits(
+def test_a_stopped_relay_ships_its_backlog(
     to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start
 ) -> None:
     settings = to_evidently.model_copy(update={"relay_batch_age_s": 60})
@@ -253,7 +261,7 @@ def test_a_stopped_relay_does_not_wait_for_a_sink_that_is_down(
 ) -> None:
     journal.append(made_predictions(10))
     relay = start(to_evidently, "prediction_service.relay")
-    wait_until(cursors_path(to_evidently.journal_path).exists, 20, "the relay to start")
+    wait_until(progress_path(to_evidently.journal_path).exists, 20, "the relay to start")
     relay.send_signal(signal.SIGTERM)
     assert relay.wait(to_evidently.relay_drain_s + 2) == 0
     assert waiting(to_evidently) == {"evidently": 10}
@@ -273,115 +281,126 @@ def test_a_second_relay_stands_by(
     assert len(evidently.received) == 150
 
 
-def shipped(settings: Settings, journal: Journal) -> Cursors:
-    """Cursors that say every sink has all of a journal."""
-    cursors = Cursors(settings.journal_path)
+def shipped(settings: Settings, journal: Journal) -> Progress:
+    """Return progress by which every sink has stored all of a journal."""
+    progress = Progress(settings.journal_path)
     for sink in settings.sinks:
-        cursors.advance(sink, journal.path.stem, newest(journal.path)[0])
-    return cursors
+        progress.advance(sink, journal.path.stem, newest(journal.path)[0])
+    return progress
 
 
 WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "http://elsewhere"}
 
 
-def test_a_file_is_removed_once_every_sink_has_it_and_it_is_old(settings: Settings) -> None:
+def test_a_file_is_removed_once_every_sink_has_stored_it_and_it_is_old(settings: Settings) -> None:
     settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 100.0})
     root = settings.journal_path
     worker = Journal(root, "here", "normal", 10**8)
     worker.append(made_predictions(1200))  # one a second from 1.7e9 on
-    with closing(shipped(settings, worker)) as cursors:
+    with closing(shipped(settings, worker)) as progress:
         worker.close()
-        cursors.advance("evidently", worker.path.stem, 1199)
-        clean(settings, cursors, now=2e9)
-        assert journal_paths(root) == [worker.path], "what Evidently lacks stays"
-        cursors.advance("evidently", worker.path.stem, 1200)
-        clean(settings, cursors, now=1.7e9 + 100 + 1199)
+        progress.advance("evidently", worker.path.stem, 1199)
+        remove_shipped(settings, progress, now=2e9)
+        assert journal_paths(root) == [worker.path], "not stored by Evidently"
+        progress.advance("evidently", worker.path.stem, 1200)
+        remove_shipped(settings, progress, now=1.7e9 + 100 + 1199)
         assert journal_paths(root) == [worker.path], "too young"
-        clean(settings, cursors, now=1.7e9 + 100 + 1200)
+        remove_shipped(settings, progress, now=1.7e9 + 100 + 1200)
         assert not journal_paths(root)
 
 
-def test_shipped_files_make_room_before_predictions_are_refused(settings: Settings) -> None:
-    """However young they are: what every sink has is no reason for a 503."""
+def test_shipped_files_are_removed_before_predictions_are_rejected(settings: Settings) -> None:
+    """However young the files are: rows that every sink has stored must not cause a 503."""
     settings = settings.model_copy(update={**WITH_MONGODB, "journal_max_mb": 64})
     root = settings.journal_path
     worker = Journal(root, "here", "normal", 64 * 10**6)
     worker.append(made_predictions(10))
     worker.close()
-    with closing(shipped(settings, worker)) as cursors:
-        clean(settings, cursors, now=1.7e9 + 60)
+    with closing(shipped(settings, worker)) as progress:
+        remove_shipped(settings, progress, now=1.7e9 + 60)
         assert journal_paths(root) == [worker.path], "there is room"
         with (root / "ballast").open("wb") as file:
             file.truncate(33 * 10**6)
-        clean(settings, cursors, now=1.7e9 + 60)
+        remove_shipped(settings, progress, now=1.7e9 + 60)
         assert not journal_paths(root)
 
 
-def test_a_file_that_cannot_be_cleaned_keeps_no_other(settings: Settings) -> None:
+def test_a_file_that_cannot_be_read_keeps_no_other_from_removal(settings: Settings) -> None:
     settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
     root = settings.journal_path
     damaged = root / "here" / ("0" * 32 + ".jsonl")
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"\xff\n")
+    newer = damaged.with_name("1" * 32 + ".jsonl")
+    newer.write_bytes(b'["journal",2]\n')
     worker = Journal(root, "here", "normal", 10**8)
     worker.append(made_predictions(10))
     worker.close()
-    with closing(shipped(settings, worker)) as cursors:
-        clean(settings, cursors, now=2e9)
-    assert journal_paths(root) == [damaged]
+    with closing(shipped(settings, worker)) as progress:
+        remove_shipped(settings, progress, now=2e9)
+    assert journal_paths(root) == [damaged, newer]
 
 
-def test_housekeeping_that_fails_does_not_end_the_relay(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As on a full disk, which takes no cursor: an end would keep it full."""
-    stop = threading.Event()
+class FullDisk(Progress):
+    """Progress on a disk that becomes full; sets `stop` with the third failure."""
 
-    def failing(*_: object) -> None:
-        failing_calls.append(1)
-        if len(failing_calls) == 3:
-            stop.set()
+    def __init__(self, root: Path, stop: threading.Event) -> None:
+        super().__init__(root)
+        self.n_failures = 0
+        self.stop = stop
+
+    def forget(self, journal: str) -> None:
+        """Raise what SQLite raises on a full disk."""
+        self.n_failures += 1
+        if self.n_failures == 3:
+            self.stop.set()
         raise sqlite3.OperationalError("database or disk is full")
 
-    failing_calls: list[int] = []
-    monkeypatch.setattr("prediction_service.relay.clean", failing)
-    monkeypatch.setattr("prediction_service.relay.CLEAN_PERIOD_S", 0.01)
-    run(settings, stop)
-    assert len(failing_calls) == 3
-    assert caplog.text.count("housekeeping failed error=") == 3
+
+def test_maintenance_that_fails_does_not_end_the_relay(settings: Settings) -> None:
+    """A relay that ends on a full disk would keep the disk full."""
+    for _ in range(4):
+        Journal(settings.journal_path, "here", "normal", 10**8).close()
+    stop = threading.Event()
+    with closing(FullDisk(settings.journal_path, stop)) as progress, capture_logs() as logs:
+        run_maintenance(settings, [], progress, stop, period_s=0.01)
+        assert progress.n_failures == 3
+    assert [one["event"] for one in logs] == ["maintenance_failed"] * 3
+    assert "OperationalError" in logs[0]["error"]
+    assert len(journal_paths(settings.journal_path)) == 1, "each round removed a file"
 
 
-def test_rows_of_a_worker_that_goes_on_are_removed_as_well(settings: Settings) -> None:
+def test_shipped_rows_of_a_running_worker_are_removed_too(settings: Settings) -> None:
     settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
-    worker = Journal(settings.journal_path, "here", "normal", 10**8, longest_s=0.2)
-    worker.keep_house(0.01)
+    worker = Journal(settings.journal_path, "here", "normal", 10**8, max_file_age_s=0.2)
+    worker.run_maintenance(0.01)
     worker.append(made_predictions(10))
     first = worker.path
-    with closing(shipped(settings, worker)) as cursors:
+    with closing(shipped(settings, worker)) as progress:
         wait_until(lambda: not is_live(first), 10, "another file")
-        clean(settings, cursors, now=2e9)
+        remove_shipped(settings, progress, now=2e9)
         assert journal_paths(settings.journal_path) == [worker.path]
     worker.close()
 
 
-def test_a_shipped_journal_goes_when_its_worker_is_dead_but_never_while_it_lives(
+def test_a_shipped_journal_is_removed_only_after_its_worker_has_ended(
     settings: Settings,
 ) -> None:
     settings = settings.model_copy(update={**WITH_MONGODB})
     worker = Journal(settings.journal_path, "here", "normal", 10**8)
     worker.append(made_predictions(5))
-    with closing(shipped(settings, worker)) as cursors:
-        clean(settings, cursors, now=2e9)
+    with closing(shipped(settings, worker)) as progress:
+        remove_shipped(settings, progress, now=2e9)
         assert journal_paths(settings.journal_path) == [worker.path]
         worker.append(made_predictions(1))
         worker.close()
-        clean(settings, cursors, now=2e9)
+        remove_shipped(settings, progress, now=2e9)
         assert len(read_after(worker.path, 0, 10)) == 6, "one is not shipped"
-        cursors.advance("mongodb", worker.path.stem, 6)
-        cursors.advance("evidently", worker.path.stem, 6)
-        clean(settings, cursors, now=2e9)
+        progress.advance("mongodb", worker.path.stem, 6)
+        progress.advance("evidently", worker.path.stem, 6)
+        remove_shipped(settings, progress, now=2e9)
         assert not list(worker.path.parent.iterdir())
-        assert cursors.position("mongodb", worker.path.stem) == 0
+        assert progress.position("mongodb", worker.path.stem) == 0
 
 
 def test_without_mongodb_the_journal_is_the_log_of_record_and_stays(settings: Settings) -> None:
@@ -389,10 +408,10 @@ def test_without_mongodb_the_journal_is_the_log_of_record_and_stays(settings: Se
     worker = Journal(settings.journal_path, "here", "normal", 10**8)
     empty = Journal(settings.journal_path, "here", "normal", 10**8)
     worker.append(made_predictions(5))
-    with closing(shipped(settings, worker)) as cursors:
+    with closing(shipped(settings, worker)) as progress:
         worker.close()
         empty.close()
-        clean(settings, cursors, now=2e9)
+        remove_shipped(settings, progress, now=2e9)
     assert journal_paths(settings.journal_path) == [worker.path]
     assert len(read_after(worker.path, 0, 10)) == 5
 
@@ -403,13 +422,13 @@ def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) 
     journal.append([Label(known.prediction_id, 2.0, 0), Label(unknown.prediction_id, 1.0, 0)])
     with relaying(to_both):
         wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20)
-    with relaying(to_both):  # counts when it starts
+    with relaying(to_both):  # a relay counts when it starts
         expected = {"matched": 1, "pending": 1, "conflicting": 1}
         wait_until(lambda: label_states(to_both.journal_path) == expected, 10)
 
 
-def test_the_pause_doubles_up_to_its_bound_with_jitter() -> None:
-    for failures, longest in ((1, 0.2), (2, 0.4), (5, 3.2), (50, 30.0)):
+def test_the_pause_doubles_up_to_its_maximum_with_jitter() -> None:
+    for failures, max_s in ((1, 0.2), (2, 0.4), (5, 3.2), (50, 30.0)):
         pauses = [backoff_s(failures, 30.0) for _ in range(200)]
-        assert longest / 2 <= min(pauses) <= max(pauses) <= longest
-        assert max(pauses) - min(pauses) > longest / 10
+        assert max_s / 2 <= min(pauses) <= max(pauses) <= max_s
+        assert max(pauses) - min(pauses) > max_s / 10

@@ -1,4 +1,4 @@
-"""What the running service must not do: tell its insides, log a record, unpickle anything."""
+"""What the running service must not do: show its internals, log a record, unpickle anything."""
 
 import json
 import os
@@ -14,15 +14,15 @@ import requests
 from flask.testing import FlaskClient
 
 from config.model_registry import CARD
-from prediction_service.model_folder import ModelFolder
-from prediction_service.served import ServedModel
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, environment, gunicorn
 from tests.prediction_service.test_worker import connect, predict_request, read_answer
 
 Record = dict[str, Any]
-# Values that nothing but these records brings into a log.
+# Values that can be in a log only because of these records.
 COUNTRY, BAD_SEX, BAD_FIELD, BAD_AGE = "Zubrowka-77", "sexvalue-31", "fieldname-53", 918273645
 MARKS = (COUNTRY, BAD_SEX, BAD_FIELD, str(BAD_AGE))
 
@@ -31,7 +31,7 @@ MARKS = (COUNTRY, BAD_SEX, BAD_FIELD, str(BAD_AGE))
 def logging_service(
     settings: Settings, model_folder: ModelFolder, start: Start, request: pytest.FixtureRequest
 ) -> Iterator[Settings]:
-    """The service and its relay, which finds nobody at the sink and says so."""
+    """Run the service and its relay, which logs that its sink is unavailable."""
     assert model_folder.current()
     logging = {"log_format": request.param, "log_requests": True}
     own = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1", **logging})
@@ -43,11 +43,11 @@ def logging_service(
 def test_no_log_holds_a_value_of_a_record(
     logging_service: Settings, record: Record, tmp_path: Path
 ) -> None:
-    """Valid and invalid ones, explained ones, in paths, in headers and where no request is."""
+    """Valid and invalid records, explained ones, in paths, in headers and in malformed requests."""
     valid = record | {"native_country": COUNTRY}
     send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
-    send_no_requests(logging_service, json.dumps(valid).encode())
-    wait_until(lambda: "sink unavailable" in text_of(tmp_path), 20, "the relay's warning")
+    send_malformed_requests(logging_service, json.dumps(valid).encode())
+    wait_until(lambda: "sink_unavailable" in text_of(tmp_path), 20, "the relay's warning")
     wait_until(lambda: text_of(tmp_path).count("no request") == 3, 20, "the server's warnings")
     wait_until(lambda: text_of(tmp_path).count("POST /predict") >= 36, 20, "the requests' lines")
     text = text_of(tmp_path)
@@ -58,7 +58,7 @@ def test_no_log_holds_a_value_of_a_record(
 
 
 def send_requests(address: str, valid: Record) -> None:
-    """Requests of every kind with the marks in them."""
+    """Send requests of every kind with the marks in them."""
     url = f"{address}/predict"
     invalid = valid | {"sex": BAD_SEX, "age": BAD_AGE, BAD_FIELD: 1}
     statuses = [
@@ -74,8 +74,8 @@ def send_requests(address: str, valid: Record) -> None:
     assert requests.get(path, timeout=10).status_code == 404
 
 
-def send_no_requests(settings: Settings, body: bytes) -> None:
-    """What gunicorn refuses, a record's rest after a wrong length among it."""
+def send_malformed_requests(settings: Settings, body: bytes) -> None:
+    """Send malformed requests, with the rest of a record after a wrong length among them."""
     request = predict_request(body)
     for sent in (
         request.replace(b"Content-Length: ", b"Content-Length: 1\r\nX-Was: ") + b"\r\n\r\n",
@@ -88,23 +88,23 @@ def send_no_requests(settings: Settings, body: bytes) -> None:
 
 
 def text_of(folder: Path) -> str:
-    """All logs of a test's processes."""
+    """Return all logs of a test's processes."""
     return "".join(path.read_text("utf-8") for path in folder.glob("*.log"))
 
 
-def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
+def test_a_failure_shows_the_record_neither_to_the_caller_nor_in_the_log(
     client: FlaskClient,
     record: Record,
-    served: ServedModel,
+    live_model: LiveModel,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An error inside of scoring, whose message quotes the record."""
+    """The message of an error in scoring may quote the record."""
 
     def score(rows: Any) -> None:
         raise ValueError(f"cannot score {rows}")
 
-    monkeypatch.setattr(served.model, "score", score)
+    monkeypatch.setattr(live_model.model, "score", score)
     for path in ("/predict", "/predict?explain=true"):
         sent = record | {"native_country": COUNTRY}
         response = client.post(path, json=sent, headers={"X-Request-ID": "an-id"})
@@ -113,7 +113,7 @@ def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
         for word in (b"Traceback", b"ValueError", b"File ", COUNTRY.encode()):
             assert word not in response.data
     assert "request_id=an-id error=ValueError" in caplog.text
-    assert "in _answer" in caplog.text
+    assert "predictor.py:" in caplog.text
     assert COUNTRY not in caplog.text
 
 
@@ -127,14 +127,14 @@ def test_every_page_and_error_has_the_security_headers(client: FlaskClient) -> N
         assert headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_a_card_is_a_page_that_runs_and_loads_nothing(
-    client: FlaskClient, served: ServedModel
+def test_a_model_card_cannot_run_or_load_anything(
+    client: FlaskClient, live_model: LiveModel
 ) -> None:
-    """It comes from the registry; a version of an earlier release has none."""
+    """The card comes from the registry. A version of an earlier release has none."""
     missing = client.get("/model/card")
     assert (missing.status_code, missing.get_json()["error"]["code"]) == (404, "not_found")
     assert "Version 1 has no model card" in missing.get_json()["error"]["message"]
-    (served.folder.path / "1" / CARD).write_text("<h1>Größe</h1>", "utf-8")
+    (live_model.folder.path / "1" / CARD).write_text("<h1>Größe</h1>", "utf-8")
     page = client.get("/model/card")
     assert (page.status_code, page.text) == (200, "<h1>Größe</h1>")
     assert page.content_type == "text/html; charset=utf-8"
@@ -151,11 +151,11 @@ sys.addaudithook(lambda event, args: found.append(args) if event == "pickle.find
 from prediction_service.wsgi import app
 client = app.test_client()
 record = json.loads(sys.argv[1])
-answers = [client.post("/predict", json=record), client.post("/predict", json=[record] * 3)]
-answers += [client.get(path) for path in ("/model", "/metrics", "/health/ready")]
+responses = [client.post("/predict", json=record), client.post("/predict", json=[record] * 3)]
+responses += [client.get(path) for path in ("/model", "/metrics", "/health/ready")]
 names = {name.partition(".")[0] for name in sys.modules}
-answers.append(client.post("/predict?explain=true", json=record))
-statuses = [answer.status_code for answer in answers]
+responses.append(client.post("/predict?explain=true", json=record))
+statuses = [one.status_code for one in responses]
 print(json.dumps([statuses, found, sorted(names & {"joblib", "cloudpickle", "dill", "shelve"})]))
 """
 
@@ -163,11 +163,11 @@ print(json.dumps([statuses, found, sorted(names & {"joblib", "cloudpickle", "dil
 def test_serving_unpickles_nothing(
     settings: Settings, model_folder: ModelFolder, record: Record, tmp_path: Path
 ) -> None:
-    """numpy and Jinja import the module `pickle` by themselves; here nothing is read with it.
+    """numpy and Jinja import the module `pickle`, but nothing is read with it.
 
-    Python reports each class that an unpickler looks up to audit hooks. XGBoost, with the first
-    explanation, imports scikit-learn and with it joblib where that is installed; in the service's
-    image it is not.
+    Python reports each class that an unpickler looks up to audit hooks. The first explanation
+    imports XGBoost, and that imports scikit-learn and joblib if they are installed. The service's
+    image does not have them.
     """
     assert model_folder.current()
     done = subprocess.run(
@@ -185,7 +185,7 @@ def test_serving_unpickles_nothing(
     assert modules == []
 
 
-def test_no_module_of_the_service_imports_what_unpickles() -> None:
+def test_no_module_of_the_service_imports_an_unpickling_library() -> None:
     found = [
         path.name
         for part in ("prediction_service", "config")

@@ -17,7 +17,7 @@ from gunicorn.config import Config
 from gunicorn.http.errors import ParseException
 
 from prediction_service.journal import journal_paths, read_after
-from prediction_service.model_folder import ModelFolder
+from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
 from prediction_service.worker import (
     MOST_CONNECTIONS,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "module",
-    ["training.package", "prediction_service.model", "prediction_service.registry"]
+    ["training.package", "prediction_service.predict.model", "prediction_service.models.registry"]
     + ["evidently_service.drift", "evidently_service.registry", "training.watch"],
 )
 def test_every_switch_is_set_and_nothing_is_left_in_the_home_folder(module, tmp_path):

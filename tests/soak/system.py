@@ -14,11 +14,11 @@ from pathlib import Path
 
 
 from config.contract import load_contract
-from prediction_service.cursors import backlog, dead_letters
+from prediction_service.relay.progress import backlog, dead_letters
 from prediction_service.journal import journal_paths
-from prediction_service.log_of_record import journalled_ids
-from prediction_service.model_folder import ModelFolder
-from prediction_service.mongodb import MongoSink
+from prediction_service.journal.export import journalled_ids
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
 from tests.benchmarks.servers import processes
 from tests.conftest import accepts_connections, free_port, wait_until

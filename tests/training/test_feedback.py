@@ -9,7 +9,7 @@ import pytest
 from config.events import Label, Prediction
 from config.runtime.settings import SettingsError
 from prediction_service.journal import StoredEvent
-from prediction_service.mongodb import MongoSink
+from prediction_service.sinks.mongodb import MongoSink
 from training import feedback
 from training.feedback import FeedbackUnavailable, count_labelled, read_feedback
 from training.settings import Settings

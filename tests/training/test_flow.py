@@ -29,8 +29,8 @@ from config.model_registry import (
 )
 from prediction_service.follower import Follower
 from prediction_service.journal import Journal
-from prediction_service.model_folder import ModelFolder
-from prediction_service.registry import Registry as ServiceRegistry
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.registry import Registry as ServiceRegistry
 from tests.conftest import free_port, gcs_emulator, made_up_rows, mlflow_server
 from training import flow
 from training.__main__ import main

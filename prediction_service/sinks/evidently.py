@@ -3,15 +3,15 @@
 import requests
 
 from prediction_service.journal import Kind, StoredEvent
-from prediction_service.sinks import EventsRefused, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkUnavailable
 
 DATASET = "income"
-REFUSALS = (400, 413, 422)  # the batch itself is bad, or too big: a part of it may pass
+REJECTED = (400, 413, 422)  # the batch itself is bad or too big: a part of it may pass
 ROUTES: tuple[tuple[Kind, str], ...] = (("prediction", "iterate"), ("label", "labels"))
 
 
 class EvidentlySink:
-    """Posts predictions and labels to the Evidently service."""
+    """Client that posts predictions and labels to the Evidently service."""
 
     name = "evidently"
 
@@ -21,24 +21,28 @@ class EvidentlySink:
         self._session = requests.Session()
 
     def send(self, events: list[StoredEvent]) -> None:
-        """Stores the events durably. Raises SinkUnavailable or EventsRefused."""
+        """Store the events durably. Raises SinkUnavailable or EventsRejected."""
         for kind, route in ROUTES:
             if bodies := [event.body for event in events if event.kind == kind]:
                 self._post(f"{self.address}/{route}/{DATASET}", b"[" + b",".join(bodies) + b"]")
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._session.close()
 
     def _post(self, url: str, body: bytes) -> None:
         headers = {"Content-Type": "application/json"}
         try:
-            answer = self._session.post(
+            response = self._session.post(
                 url, data=body, headers=headers, timeout=self.timeout_s, allow_redirects=False
             )
         except requests.RequestException as err:
-            raise SinkUnavailable(f"{url} does not answer (EVIDENTLY_ADDRESS): {err}") from err
-        if answer.status_code in REFUSALS:
-            raise EventsRefused(f"{url} answers {answer.status_code}: {answer.text[:500]}")
-        if not 200 <= answer.status_code < 300:
-            raise SinkUnavailable(f"{url} answers {answer.status_code}, expected 2xx")
+            raise SinkUnavailable(f"EVIDENTLY_ADDRESS: {url} does not respond: {err}") from err
+        if response.status_code in REJECTED:
+            raise EventsRejected(
+                f"{url} rejects the batch with status {response.status_code}: {response.text[:500]}"
+            )
+        if not 200 <= response.status_code < 300:
+            raise SinkUnavailable(
+                f"EVIDENTLY_ADDRESS: {url} failed; got status {response.status_code}, expected 2xx"
+            )

@@ -4,9 +4,9 @@
      income_class, threshold, label?, labelled_at?: Date, labelled_by?,
      conflicts?: [{label, labelled_at, labelled_by?}]}
 
-The first prediction and the first label of an id win; a label that says otherwise is kept in
-`conflicts`. A label that comes before its prediction makes a document without `predicted_at`,
-which is "pending" until the prediction fills it in. Every write may be repeated.
+The first prediction and the first label of an id win. A later label with another value goes to
+`conflicts`. A label that arrives before its prediction creates a document without `predicted_at`,
+which is "pending" until the prediction arrives. Every write may be repeated.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,28 +22,28 @@ from pymongo.errors import BulkWriteError, ConfigurationError, InvalidName, PyMo
 from config.events import Label, LabelledRecord, Prediction, labelled
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
+from prediction_service.journal.export import ALL_TIME, Period
 from prediction_service.settings import Settings
-from prediction_service.sinks import EventsRefused, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkUnavailable
 
 COLLECTION = "predictions"
-LATEST = 253_402_300_799.0  # the last second that a date can tell, in Unix time
-# Errors of one document, which repeating cannot mend: it breaks the collection's validator, or
-# is too large (of itself, or once updated).
+# Errors of one document that a retry cannot fix: it breaks the collection's validator, or it is too
+# large, when inserted or when updated.
 DOCUMENT_ERRORS = {121, 10334, 17419, 17420}
 
 
 class MongoSink:
-    """Stores events in one collection; also reads them back."""
+    """One collection that stores events and reads them back."""
 
     name = "mongodb"
 
     def __init__(
         self, address: str, database: str, timeout_s: float, *, ttl_s: int = 0, password: str = ""
     ) -> None:
-        """Connects on first use. `ttl_s` above 0 lets MongoDB remove documents of that age.
+        """Prepare a client, which connects on first use.
 
-        `password` is that of the user in the address. Raises SettingsError for an address or a
-        name of a database that cannot be used.
+        `password` belongs to the user in the address. `ttl_s` above 0 makes MongoDB delete
+        documents of that age. Raises SettingsError for an unusable address or database name.
         """
         milliseconds = int(timeout_s * 1000)
         try:
@@ -53,7 +53,7 @@ class MongoSink:
                 serverSelectionTimeoutMS=milliseconds,
                 timeoutMS=milliseconds,
                 w="majority",
-                retryWrites=False,  # every write here may be repeated, and the relay does so
+                retryWrites=False,  # the relay retries whole batches
                 tz_aware=True,
                 appname="income-relay",
             )
@@ -63,14 +63,16 @@ class MongoSink:
             self.collection = self.client[database][COLLECTION]
         except InvalidName as err:
             self.client.close()
-            raise SettingsError(f"MONGODB_DATABASE={database}: {err}") from err
+            raise SettingsError(
+                f"MONGODB_DATABASE: {err}; got {database}, expected a name that MongoDB accepts."
+            ) from err
         self.timeout_s = timeout_s
         self.ttl_s = ttl_s
         self._has_indexes = False
 
     @classmethod
     def of(cls, settings: Settings) -> "MongoSink":
-        """The sink that the settings describe."""
+        """Return the sink that the settings describe."""
         return cls(
             settings.mongodb_address,
             settings.mongodb_database,
@@ -80,9 +82,9 @@ class MongoSink:
         )
 
     def send(self, events: list[StoredEvent]) -> None:
-        """Stores the events durably, or gives up in `timeout_s` altogether.
+        """Store the events durably within `timeout_s`, all calls together.
 
-        Raises SinkUnavailable or EventsRefused.
+        Raises SinkUnavailable or EventsRejected.
         """
         try:
             with pymongo.timeout(self.timeout_s):
@@ -92,41 +94,39 @@ class MongoSink:
         except BulkWriteError as err:
             raise _translated(err) from err
         except (BSONError, msgspec.DecodeError, OverflowError) as err:
-            raise EventsRefused(f"an event cannot be written as a document: {err}") from err
+            raise EventsRejected(f"An event cannot be written as a document: {err}") from err
         except PyMongoError as err:
-            raise SinkUnavailable(f"MongoDB does not store (MONGODB_ADDRESS): {err}") from err
+            raise SinkUnavailable(f"MONGODB_ADDRESS: MongoDB does not store: {err}") from err
 
     def label_states(self) -> dict[str, int]:
-        """How many labels are matched, pending and conflicting. Raises SinkUnavailable."""
-        with _answering():
+        """Return how many labels are matched, pending and conflicting. Raises SinkUnavailable."""
+        with _translated_errors():
             labelled = self.collection.count_documents({"labelled_at": {"$exists": True}})
             pending = self.collection.count_documents({"predicted_at": {"$exists": False}})
             conflicting = self.collection.count_documents({"conflicts.label": {"$exists": True}})
         return {"matched": labelled - pending, "pending": pending, "conflicting": conflicting}
 
     def n_predictions(self) -> int:
-        """How many predictions are stored. Raises SinkUnavailable."""
-        with _answering():
+        """Return how many predictions are stored. Raises SinkUnavailable."""
+        with _translated_errors():
             return self.collection.count_documents({"predicted_at": {"$exists": True}})
 
-    def predictions(self, since: float = 0.0, until: float = LATEST) -> Iterator[Prediction]:
-        """Every prediction of a period in Unix time, oldest first. Raises SinkUnavailable.
-
-        `until` is not in it.
-        """
-        period = {
-            "$gte": datetime.fromtimestamp(since, UTC),
-            "$lt": datetime.fromtimestamp(until, UTC),
+    def predictions(self, period: Period = ALL_TIME) -> Iterator[Prediction]:
+        """Yield the predictions of a period, oldest first. Raises SinkUnavailable."""
+        between = {
+            "$gte": datetime.fromtimestamp(period.since, UTC),
+            "$lt": datetime.fromtimestamp(period.until, UTC),
         }
-        found = self.collection.find({"predicted_at": period}).sort("predicted_at", 1)
-        with _answering():
+        found = self.collection.find({"predicted_at": between}).sort("predicted_at", 1)
+        with _translated_errors():
             for document in found:
                 yield prediction_of(document)
 
     def labelled(self, callers: Sequence[str] = ()) -> Iterator[LabelledRecord]:
-        """Every prediction with an undisputed label, oldest label first. Raises SinkUnavailable.
+        """Yield the predictions that have a label without a conflict, oldest label first.
 
-        With `callers`, the names of API keys, only labels that one of them has told.
+        With `callers`, the names of API keys, only labels of these callers count. Raises
+        SinkUnavailable.
         """
         query: dict[str, Any] = {
             "predicted_at": {"$exists": True},
@@ -135,18 +135,21 @@ class MongoSink:
         }
         if callers:
             query["labelled_by"] = {"$in": list(callers)}
-        with _answering():
+        with _translated_errors():
             for found in self.collection.find(query).sort("labelled_at", 1):
                 at = found["labelled_at"].timestamp()
                 yield labelled(prediction_of(found), Label(found["_id"], at, found["label"]))
 
     def erase(self, prediction_id: str) -> int:
-        """Removes a prediction with its labels; how many documents. Raises SinkUnavailable."""
-        with _answering():
+        """Remove a prediction and its labels; return the number of documents.
+
+        Raises SinkUnavailable.
+        """
+        with _translated_errors():
             return self.collection.delete_one({"_id": prediction_id}).deleted_count
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self.client.close()
 
     def _make_indexes(self) -> None:
@@ -162,7 +165,7 @@ class MongoSink:
         self._has_indexes = True
 
     def _drop_other_ttl(self, *names: str) -> None:
-        """Drops indexes that would still expire documents by an earlier MONGODB_TTL_S."""
+        """Drop indexes with an earlier MONGODB_TTL_S: they would still delete documents."""
         present = self.collection.index_information()
         for name in names:
             if present.get(name, {}).get("expireAfterSeconds", 0) != self.ttl_s:
@@ -170,7 +173,7 @@ class MongoSink:
                     self.collection.drop_index(name)
 
     def _store_predictions(self, predictions: list[Prediction]) -> None:
-        """New ids are inserted; where only a label waits, the prediction is filled in."""
+        """Insert new ids; complete documents that have only a label."""
         documents = {one.prediction_id: document_of(one) for one in predictions}
         if not documents:
             return
@@ -186,8 +189,9 @@ class MongoSink:
         )
 
     def _store_labels(self, labels: list[Label]) -> None:
-        """Three passes, each of which may be repeated: label new ids, label known ones that
-        have none, keep what says otherwise.
+        """Label new ids, then known ids without a label, then append conflicting labels.
+
+        Each pass may be repeated.
         """
         first = {label.prediction_id: label_of(label) for label in reversed(labels)}
         self._write(
@@ -211,22 +215,22 @@ class MongoSink:
         )
 
     def _write(self, operations: Iterable[pymongo.UpdateOne]) -> Any:
-        """One unordered bulk; nothing for no operations."""
+        """Write one unordered bulk; None without operations."""
         batch = list(operations)
         return self.collection.bulk_write(batch, ordered=False) if batch else None
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
-    """Raises SinkUnavailable where MongoDB does not answer."""
+def _translated_errors() -> Iterator[None]:
+    """Raise SinkUnavailable for an error of MongoDB."""
     try:
         yield
     except PyMongoError as err:
-        raise SinkUnavailable(f"MongoDB does not answer (MONGODB_ADDRESS): {err}") from err
+        raise SinkUnavailable(f"MONGODB_ADDRESS: MongoDB does not respond: {err}") from err
 
 
 def document_of(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as its document's fields, but for `_id`."""
+    """Return the fields of a prediction's document, without `_id`."""
     document = msgspec.structs.asdict(prediction)
     del document["prediction_id"]
     document["predicted_at"] = datetime.fromtimestamp(prediction.predicted_at, UTC)
@@ -234,16 +238,16 @@ def document_of(prediction: Prediction) -> dict[str, Any]:
 
 
 def prediction_of(document: dict[str, Any]) -> Prediction:
-    """The prediction in a document; its time is to the millisecond, as MongoDB keeps it."""
+    """Return the prediction in a document. MongoDB keeps its time in milliseconds."""
     fields = {**document, "prediction_id": document["_id"]}
     fields["predicted_at"] = document["predicted_at"].timestamp()
     return msgspec.convert(fields, Prediction)
 
 
 def label_of(label: Label) -> dict[str, Any]:
-    """A label as its document's fields."""
-    told = {"label": label.label, "labelled_at": datetime.fromtimestamp(label.labelled_at, UTC)}
-    return told | ({"labelled_by": label.labelled_by} if label.labelled_by else {})
+    """Return the fields of a label."""
+    fields = {"label": label.label, "labelled_at": datetime.fromtimestamp(label.labelled_at, UTC)}
+    return fields | ({"labelled_by": label.labelled_by} if label.labelled_by else {})
 
 
 def _decoded(events: list[StoredEvent], kind: str, shape: type[Any]) -> list[Any]:
@@ -252,9 +256,9 @@ def _decoded(events: list[StoredEvent], kind: str, shape: type[Any]) -> list[Any
 
 
 def _translated(err: BulkWriteError) -> Exception:
-    """Refused if the errors are the documents' own; else worth another try."""
+    """Return EventsRejected if every error is of a document itself, otherwise SinkUnavailable."""
     errors = err.details.get("writeErrors", [])
     reasons = "; ".join(str(error.get("errmsg")) for error in errors[:3]) or str(err)
     if errors and all(error.get("code") in DOCUMENT_ERRORS for error in errors):
-        return EventsRefused(f"MongoDB refuses a document: {reasons}")
-    return SinkUnavailable(f"MongoDB stored a part of the batch: {reasons}")
+        return EventsRejected(f"MongoDB rejects a document: {reasons}")
+    return SinkUnavailable(f"MongoDB stored only a part of the batch: {reasons}")

@@ -1,7 +1,7 @@
-"""How far each sink has got in each journal, and what a sink refused: `JOURNAL_DIR/relay.db`.
+"""What each sink has stored of each journal, and what it rejected: `JOURNAL_DIR/relay.db`.
 
-Written by the relay, and by `journal replay` where a sink takes what it had refused; the workers
-read it for their gauges.
+The relay writes it. `journal resend` removes dead letters from it, and the request workers read it
+for their gauges.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from typing import Literal
 
 from prediction_service.journal import JournalUnavailable, StoredEvent, journal_paths, newest
 
-LOCK_WAIT_S = 5.0  # others hold the file for milliseconds
+LOCK_WAIT_S = 5.0  # other processes hold the file for milliseconds
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cursor (
@@ -27,42 +27,44 @@ CREATE TABLE IF NOT EXISTS label_state (state TEXT PRIMARY KEY, n INTEGER NOT NU
 """
 
 
-class Cursors:
-    """The relay's own record; safe to use from its threads."""
+class Progress:
+    """The relay's own file, open for writing; safe to use from several threads."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self._mutex = threading.Lock()
         self._connection = sqlite3.connect(
-            cursors_path(root), isolation_level=None, check_same_thread=False
+            progress_path(root), isolation_level=None, check_same_thread=False
         )
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA secure_delete = ON")  # of letters that are replaced
+        self._connection.execute("PRAGMA secure_delete = ON")  # for dead letters that are replaced
         self._connection.executescript(SCHEMA)
 
     def position(self, sink: str, journal: str) -> int:
-        """The number of the last event that a sink has stored; 0 if none."""
+        """Return the number of the last event that a sink has stored; 0 if none."""
         query = "SELECT seq FROM cursor WHERE sink = ? AND journal = ?"
         with self._mutex:
             row = self._connection.execute(query, (sink, journal)).fetchone()
         return row[0] if row else 0
 
     def advance(self, sink: str, journal: str, seq: int) -> None:
-        """Records that a sink has stored everything up to `seq`."""
+        """Record that a sink has stored everything up to `seq`."""
         self._write("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", (sink, journal, seq))
 
     def forget(self, journal: str) -> None:
-        """Drops the cursors of a removed journal."""
+        """Remove the positions in a journal that was removed."""
         self._write("DELETE FROM cursor WHERE journal = ?", (journal,))
 
-    def bury(self, sink: str, journal: str, event: StoredEvent, reason: str, at: float) -> None:
-        """Keeps an event that a sink refuses; a second time replaces the first."""
+    def add_dead_letter(
+        self, sink: str, journal: str, event: StoredEvent, reason: str, at: float
+    ) -> None:
+        """Keep an event that a sink rejected at Unix time `at`, in place of an earlier copy."""
         row = (sink, journal, event.seq, event.kind, event.body, reason, at)
         self._write("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
-    def letters(self, sink: str) -> list[tuple[str, StoredEvent]]:
-        """What a sink has refused, each with its journal."""
+    def dead_letters(self, sink: str) -> list[tuple[str, StoredEvent]]:
+        """Return the events that a sink rejected, each with its journal."""
         query = (
             "SELECT journal, seq, kind, CAST(body AS TEXT) ->> 'prediction_id', at, body"
             " FROM dead_letter WHERE sink = ? ORDER BY journal, seq"
@@ -71,18 +73,18 @@ class Cursors:
             rows = self._connection.execute(query, (sink,)).fetchall()
         return [(journal, StoredEvent(*event)) for journal, *event in rows]
 
-    def drop_letter(self, sink: str, journal: str, seq: int) -> None:
-        """Forgets that a sink refused an event, now that it has it."""
-        where = "sink = ? AND journal = ? AND seq = ?"
-        self._write(f"DELETE FROM dead_letter WHERE {where}", (sink, journal, seq))
+    def remove_dead_letter(self, sink: str, journal: str, seq: int) -> None:
+        """Remove an event that the sink has stored after all."""
+        condition = "sink = ? AND journal = ? AND seq = ?"
+        self._write(f"DELETE FROM dead_letter WHERE {condition}", (sink, journal, seq))
 
     def set_label_states(self, states: dict[str, int]) -> None:
-        """Records how many labels are matched, pending and conflicting."""
+        """Record how many labels are matched, pending and conflicting."""
         for state in states.items():
             self._write("INSERT OR REPLACE INTO label_state VALUES (?, ?)", state)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._connection.close()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
@@ -90,78 +92,76 @@ class Cursors:
             self._connection.execute(statement, values)
 
 
-def cursors_path(root: Path) -> Path:
-    """The relay's file, beside the instances' folders."""
+def progress_path(root: Path) -> Path:
+    """Return the path of the relay's file, beside the instances' folders."""
     return root / "relay.db"
 
 
 @contextmanager
-def opened(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Connection]:
-    """The relay's file, beside the relay. Raises sqlite3.Error if it cannot be opened.
-
-    What is removed through it is overwritten.
-    """
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=LOCK_WAIT_S,
-        isolation_level=None,
-    )
+def open_progress(
+    path: Path, mode: Literal["ro", "rw"] = "ro", lock_wait_s: float = LOCK_WAIT_S
+) -> Iterator[sqlite3.Connection]:
+    """Open the relay's file from another process. Raises sqlite3.Error."""
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=lock_wait_s, isolation_level=None)
     with closing(connection):
-        connection.execute("PRAGMA secure_delete = ON")  # some builds of SQLite start with it off
+        # Overwrite what is deleted: some builds of SQLite have this off.
+        connection.execute("PRAGMA secure_delete = ON")
         yield connection
 
 
-def erase_dead_letters(root: Path, prediction_id: str) -> int:
-    """Removes what sinks refused of a prediction; how many events.
+def erase_dead_letters(root: Path, prediction_id: str, lock_wait_s: float = LOCK_WAIT_S) -> int:
+    """Remove a prediction's dead letters, also from the write-ahead log; return their number.
 
-    The write-ahead log keeps nothing of it either. Raises JournalUnavailable, also when a reader
-    kept the log from being emptied.
+    Raises JournalUnavailable, also if a reader keeps the write-ahead log from being emptied.
     """
-    path = cursors_path(root)
+    path = progress_path(root)
     if not path.exists():
         return 0
     remove = "DELETE FROM dead_letter WHERE CAST(body AS TEXT) ->> 'prediction_id' = ?"
     try:
-        with opened(path, "rw") as connection:
+        with open_progress(path, "rw", lock_wait_s) as connection:
             n_erased = connection.execute(remove, (prediction_id,)).rowcount
-            held, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            is_held, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as err:
         raise JournalUnavailable(f"{path} cannot be written: {err}") from err
-    if held:
-        raise JournalUnavailable(f"{path}: its write-ahead log is being read and still holds rows")
+    if is_held:
+        raise JournalUnavailable(
+            f"{path}: another process reads its write-ahead log, which still holds erased rows."
+            " Run the command again."
+        )
     return n_erased
 
 
 def backlog(root: Path, sink: str) -> int:
-    """How many journalled events a sink still has to store."""
+    """Return how many journalled events a sink still has to store."""
     positions = dict(_read(root, "SELECT journal, seq FROM cursor WHERE sink = ?", (sink,)))
-    waiting = 0
+    n_waiting = 0
     for path in journal_paths(root):
         try:
-            waiting += max(0, newest(path)[0] - positions.get(path.stem, 0))
-        except JournalUnavailable:  # damaged: the relay says so
+            n_waiting += max(0, newest(path)[0] - positions.get(path.stem, 0))
+        except JournalUnavailable:  # the relay logs it
             continue
-    return waiting
+    return n_waiting
 
 
 def dead_letters(root: Path) -> dict[str, int]:
-    """How many events each sink refused for good."""
+    """Return how many events each sink rejected."""
     return dict(_read(root, "SELECT sink, count(*) FROM dead_letter GROUP BY sink"))
 
 
 def label_states(root: Path) -> dict[str, int]:
-    """How many labels are matched, pending and conflicting, as the log of record last said."""
+    """Return how many labels are matched, pending and conflicting, as the relay last counted."""
     return dict(_read(root, "SELECT state, n FROM label_state"))
 
 
 def _read(root: Path, query: str, values: tuple[object, ...] = ()) -> list[tuple]:
-    """Rows of the relay's file, from whichever process; none before it has run."""
-    path = cursors_path(root)
+    """Return rows of the relay's file from any process; none before the relay has run."""
+    path = progress_path(root)
     if not path.exists():
         return []
     try:
-        with opened(path) as connection, closing(connection.execute(query, values)) as rows:
+        with open_progress(path) as connection, closing(connection.execute(query, values)) as rows:
             return rows.fetchall()
-    except sqlite3.OperationalError:  # the relay is just making it
+    except sqlite3.OperationalError:  # the relay is creating it
         return []

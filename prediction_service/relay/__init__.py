@@ -1,0 +1,1 @@
+"""Ship journalled events to the sinks: `python -m prediction_service.relay`."""

@@ -1,0 +1,1 @@
+"""Where events go: MongoDB and the Evidently service."""

@@ -1,0 +1,43 @@
+"""Read the log of record: MongoDB if it is configured, otherwise the journals."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from config.events import LabelledRecord, Prediction
+from config.runtime import api_keys
+from prediction_service.journal.export import (
+    ALL_TIME,
+    Period,
+    journalled_labelled,
+    journalled_predictions,
+)
+from prediction_service.settings import Settings
+from prediction_service.sinks.mongodb import MongoSink
+
+
+def open_mongodb(settings: Settings) -> MongoSink | None:
+    """Return MongoDB, or None if the journals themselves are the log of record."""
+    return MongoSink.of(settings) if settings.mongodb_address else None
+
+
+def stored_predictions(settings: Settings, period: Period = ALL_TIME) -> Iterator[Prediction]:
+    """Yield the predictions of a period. Raises SinkUnavailable or JournalUnavailable."""
+    if mongodb := open_mongodb(settings):
+        with closing(mongodb):
+            yield from mongodb.predictions(period)
+    else:
+        yield from journalled_predictions(settings.journal_path, period)
+
+
+def stored_labelled(settings: Settings) -> Iterator[LabelledRecord]:
+    """Yield the predictions that have a label without a conflict.
+
+    If API keys are on, only labels of callers with a key count. Raises SinkUnavailable or
+    JournalUnavailable.
+    """
+    callers = api_keys.names(settings.api_key_hashes)
+    if mongodb := open_mongodb(settings):
+        with closing(mongodb):
+            yield from mongodb.labelled(callers)
+    else:
+        yield from journalled_labelled(settings.journal_path, callers)
