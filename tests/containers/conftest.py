@@ -176,7 +176,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     env = {n: value for n, value in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))}
     env |= {name: str(free_port()) for name in PORTS.values()}
     env |= {
-        "WATCH_BUDGET": "0",  # otherwise the drift of a test starts a training during the other tests
+        "WATCH_BUDGET": "0",  # otherwise drift in a test starts a training during the others
         "COMPOSE_PROJECT_NAME": f"income-test-{os.getpid()}",
         "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}:{override}",
         "COMPOSE_ENV_FILES": str(ROOT / ".env.example"),  # not the user's .env

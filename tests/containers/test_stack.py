@@ -17,6 +17,7 @@ from tests.config.test_monitoring_files import (
     alert_rules,
     expressions,
     label_values,
+    query_response,
 )
 from tests.conftest import wait_until
 from tests.containers.conftest import COMPOSE, PORTS, ROOT, Stack
@@ -93,9 +94,7 @@ def has_data_in_traffic(stack: Stack, record: dict[str, Any], expression: str) -
 
 def query(stack: Stack, expression: str) -> float | None:
     """Return the first value of an expression in Prometheus, or None without data."""
-    url = stack.url("prometheus", "/api/v1/query")
-    response = requests.get(url, params={"query": expression}, timeout=10).json()
-    found = response["data"]["result"]
+    found = query_response(stack.url("prometheus", "/api/v1/query"), expression)["data"]["result"]
     return float(found[0]["value"][1]) if found else None
 
 

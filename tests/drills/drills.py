@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config.local_stack.stack import PORTS, running, stack_environment
-from tests.config.test_monitoring_files import RULES, scraping
+from tests.config.test_monitoring_files import RULES, query_response, scraping
 from tests.conftest import free_port, wait_until
 
 SPEED_UP = 30  # of the rules' durations
@@ -279,11 +279,8 @@ class Alerts:
 
 def value(address: str, expression: str) -> float | None:
     """Return the value of an expression with one series, or None without data."""
-    with contextlib.suppress(requests.ConnectionError, requests.JSONDecodeError):
-        found = requests.get(address, params={"query": expression}, timeout=10).json()
-        for one in found["data"]["result"]:
-            return float(one["value"][1])
-    return None
+    found = query_response(address, expression)["data"]["result"]
+    return float(found[0]["value"][1]) if found else None
 
 
 def speed_up(rules: str) -> str:

@@ -1,4 +1,4 @@
-"""The lock: one version of each package, hashed, and no address of a package index."""
+"""The lock: one hashed version of each package, and no address of a package index."""
 
 import json
 import re
