@@ -94,6 +94,23 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             base = Literal[self.categories]
         return Union[base, None] if self.optional else base
 
+    @property
+    def documentation(self) -> str:
+        """Return what the API document says about this column."""
+        sentences = [f"{self.description[0].upper()}{self.description[1:]}."]
+        if self.unit:
+            sentences.append(f"Unit: {self.unit}.")
+        if not self.used:
+            sentences.append("The model does not use it.")
+        elif self.missing == "category":
+            sentences.append("If it is unknown, send null or omit it.")
+        if self.rank_of:
+            sentences.append(f"If present, it must match {self.rank_of}.")
+        if self.unseen == "missing":
+            known = ", ".join(self.categories)
+            sentences.append(f"Any other value counts as unknown. Known values: {known}.")
+        return " ".join(sentences)
+
     def check(self, value: Any) -> Problem | None:
         """Return the problem with a value, or None. A value of None is a missing one."""
         if value is None:
@@ -192,21 +209,25 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def record_type(self) -> type[msgspec.Struct]:
-        """A msgspec struct of one request record, which checks fields, types and ranges.
+        """Return a msgspec struct of one record of a request, which checks fields and ranges.
 
-        An optional field is UNSET if left out and None if null.
+        An omitted optional field is UNSET; null is None.
         """
-        # Required fields come first in a struct; kw_only lifts that rule.
-        fields: list[Any] = [
-            (
-                (f.name, Union[f.json_type, msgspec.UnsetType], msgspec.UNSET)
-                if f.optional
-                else (f.name, f.json_type)
-            )
-            for f in self.features
-        ]
+        fields: list[Any] = []
+        for one in self.features:
+            examples = None if one.default is None else [one.default]
+            meta = msgspec.Meta(description=one.documentation, examples=examples)
+            kind: Any = Union[one.json_type, msgspec.UnsetType] if one.optional else one.json_type
+            default = [msgspec.UNSET] if one.optional else []
+            fields.append((one.name, Annotated[kind, meta], *default))
+        # kw_only: in other structs, required fields must come before optional ones.
         return msgspec.defstruct(
-            "Record", fields, kw_only=True, forbid_unknown_fields=True, gc=False
+            "Record",
+            fields,
+            namespace={"__doc__": "One record to predict."},
+            kw_only=True,
+            forbid_unknown_fields=True,
+            gc=False,
         )
 
     @cached_property
@@ -279,7 +300,9 @@ def load_contract(path: Path = CONTRACT_PATH) -> Contract:
     names = [name_or_place(number, part) for number, part in enumerate(outline.features, start=1)]
     features = [read(*pair, Feature) for pair in zip(names, outline.features)]
     whole = tuple(feature for feature in features if feature)
-    problems += [f"{name}: named {n} times, expected once" for name, n in Counter(names).items() if n > 1]
+    problems += [
+        f"{name}: named {n} times, expected once" for name, n in Counter(names).items() if n > 1
+    ]
     problems += [f"{f.name}: {problem}" for f in whole for problem in feature_problems(f)]
     if len(whole) == len(features):
         problems += rank_problems({feature.name: feature for feature in whole})

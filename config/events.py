@@ -8,7 +8,9 @@ a row for a later training.
 import msgspec
 
 
-class Prediction(msgspec.Struct, frozen=True, gc=False):  # created by the thousand, never part of a reference cycle
+class Prediction(
+    msgspec.Struct, frozen=True, gc=False
+):  # created by the thousand, never part of a reference cycle
     """One record with its prediction."""
 
     prediction_id: str

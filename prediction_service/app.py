@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 from flask import Flask, Response, request
@@ -16,7 +15,6 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from config.events import Label
 from config.runtime.logs import where
-from prediction_service import docs, page
 from prediction_service.bodies import FeedbackReader
 from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
 from prediction_service.errors import (
@@ -34,37 +32,28 @@ from prediction_service.journal import Journal, JournalFull, JournalUnavailable
 from prediction_service.keys import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.model import Model
-from prediction_service.openapi import make_document
 from prediction_service.predictor import Predictor, Question, required_model
+from prediction_service.responses import (
+    FeedbackResponse,
+    LivenessResponse,
+    ModelResponse,
+    ReadinessResponse,
+)
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
+from prediction_service.web import routes
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
-ENDPOINTS = {
-    "POST /predict": "one record or a list; optional header Idempotency-Key",
-    "POST /predict?explain=true": "the same with what each feature did to the answer",
-    "POST /feedback": "the true label of a prediction: {prediction_id, label: 0 or 1}, or a list",
-    "GET /model": "the version that is served",
-    "GET /model/card": "what it is for, how good it is and for whom, as a page",
-    "GET /health/live": "the process answers",
-    "GET /health/ready": "predictions can be made; says what is missing",
-    "GET /metrics": "Prometheus metrics of all workers",
-    "GET /": "this list, or in a browser a page to ask on",
-    "GET /docs": "all of this, explained",
-    "GET /openapi.json": "the same for programs",
-}
 # What needs no API key where keys are on; every other path does.
 OPEN_PATHS = (
-    "/",
     "/model",
     "/model/card",
     "/health/live",
     "/health/ready",
     "/metrics",
-    *page.FILES,
-    *docs.PATHS,
+    *routes.PATHS,
 )
 # Of every answer that Flask makes; a page may loosen the policy for what it needs.
 SECURITY_HEADERS = {
@@ -78,13 +67,12 @@ def create_app(
     settings: Settings, served: ServedModel, journal: Journal, metrics: Metrics
 ) -> Flask:
     """The Flask application on its collaborators; it starts nothing of its own."""
-    app = Flask(__name__, static_folder=None)
+    app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1  # see read_body
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     predictor = Predictor(served, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
     add_state_routes(app, settings, served, journal, metrics)
-    docs.add_docs_routes(app, make_document(served.contract, settings))
+    routes.add_web_routes(app, served, settings)
     add_error_handlers(app, metrics)
 
     @app.before_request
@@ -134,13 +122,13 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
         return Response(question.outcome, content_type=JSON)
 
     @app.post("/feedback")
-    def feedback() -> tuple[dict[str, object], int]:
+    def feedback() -> Response:
         now, caller = time.time(), request.environ.get(CALLER)
         labels = read_feedback(read_body(settings.max_body_bytes))
         predictor.journal.append(
             [Label(one.prediction_id, now, one.label, caller) for one in labels]
         )
-        return {"accepted": len(labels)}, 202
+        return json_response(FeedbackResponse(len(labels)), 202)
 
 
 def add_state_routes(
@@ -149,38 +137,26 @@ def add_state_routes(
     """What the service says about itself."""
     state = StateCollector(served, settings.journal_path, settings.sinks)
 
-    @app.get("/")
-    def index() -> Response | dict[str, object]:
-        if page.wants_page():
-            return page.make_page(served, settings)
-        return {"service": "income prediction", "endpoints": ENDPOINTS}
-
-    for path in page.FILES:
-        app.add_url_rule(path, path, partial(page.file, path))
-
     @app.get("/model")
-    def model() -> dict[str, object]:
-        return describe_model(required_model(served))
+    def model() -> Response:
+        return json_response(describe_model(required_model(served)))
 
     @app.get("/model/card")
     def card() -> Response:
         return model_card(required_model(served))
 
     @app.get("/health/live")
-    def live() -> dict[str, object]:
-        return {"live": True}
+    def live() -> Response:
+        return json_response(LivenessResponse(True))
 
     @app.get("/health/ready")
-    def ready() -> dict[str, object]:
+    def ready() -> Response:
         if missing := find_missing(settings, served, journal):
             raise NotReady("Predictions cannot be made now; see the problems.", missing)
         status = served.status()
-        return {
-            "ready": True,
-            "model_version": required_model(served).version,
-            "refused": msgspec.to_builtins(served.refusal()),
-            "registry": status.registry if status else "not followed",
-        }
+        registry = status.registry if status else "not followed"
+        version = required_model(served).version
+        return json_response(ReadinessResponse(True, version, served.refusal(), registry))
 
     @app.get("/metrics")
     def prometheus() -> Response:
@@ -256,18 +232,18 @@ def model_card(model: Model) -> Response:
     return response
 
 
-def describe_model(model: Model) -> dict[str, object]:
-    """The facts that travel in the model's own file."""
+def describe_model(model: Model) -> ModelResponse:
+    """Return the facts in the model's own file."""
     facts = model.facts
-    return {
-        "model_version": model.version,
-        "run_id": facts.get("run_id"),
-        "data_source": facts.get("data_source"),
-        "trained_at": facts.get("trained_at"),
-        "threshold": model.threshold,
-        "contract_digest": facts.get("contract_digest"),
-        "metrics": msgspec.json.decode(facts.get("metrics") or "{}"),
-    }
+    return ModelResponse(
+        model_version=model.version,
+        run_id=facts.get("run_id"),
+        data_source=facts.get("data_source"),
+        trained_at=facts.get("trained_at"),
+        threshold=model.threshold,
+        contract_digest=facts.get("contract_digest"),
+        metrics=msgspec.json.decode(facts.get("metrics") or "{}"),
+    )
 
 
 def find_missing(
@@ -286,6 +262,11 @@ def find_missing(
         expected = f"less than JOURNAL_MAX_MB={settings.journal_max_mb}; is the relay running?"
         missing.append(ReportedProblem("journal", "full", expected))
     return missing
+
+
+def json_response(body: msgspec.Struct, status: int = 200) -> Response:
+    """Return a response with a struct as its JSON body."""
+    return Response(msgspec.json.encode(body), status=status, content_type=JSON)
 
 
 def error_response(

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from msgspec import UNSET
@@ -16,17 +16,18 @@ from msgspec import UNSET
 from config.contract import Contract, Problem
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
 from prediction_service.model import Row
+from prediction_service.responses import BinaryClass, PredictionId
 
 MOST_PROBLEMS = 1000  # listed in one answer; finding the nearest category costs time for each
 ID_RULE = "the 32 hexadecimal digits that /predict answered"
 LABEL_RULE = "0 or 1"
 
 
-class Feedback(NamedTuple):
-    """The true class, 0 or 1, of a prediction."""
+class Feedback(msgspec.Struct, forbid_unknown_fields=True):
+    """The true class of one prediction."""
 
-    prediction_id: str
-    label: int
+    prediction_id: PredictionId
+    label: Annotated[BinaryClass, msgspec.Meta(description="True class, 0 or 1.")]
 
 
 class JsonObject(dict[str, Any]):

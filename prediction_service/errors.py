@@ -1,22 +1,27 @@
 """What goes wrong in a request, by what the caller can do, and the one JSON body that says so."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from config.contract import Problem
 
 LONGEST_SHOWN = 100  # characters of a caller's own value in an answer
 
 
-class ReportedProblem(msgspec.Struct, omit_defaults=True):
-    """One problem in an answer: a contract problem and which record of the list has it."""
+class ReportedProblem(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """One problem of one field."""
 
-    field: str
-    value: Any
-    expected: str
-    nearest: str | None = None
-    record: int | None = None
+    field: Annotated[str, Meta(description="Field name, or `record` for the whole record.")]
+    value: Annotated[
+        str | float | bool | None, Meta(description="Received value, shortened to 100 characters.")
+    ]
+    expected: Annotated[str, Meta(description="Valid values, in words.")]
+    nearest: Annotated[
+        str | None, Meta(description="Most similar valid category or field name.")
+    ] = None
+    record: Annotated[int | None, Meta(description="Index in the list, from 0.")] = None
 
     @classmethod
     def of(cls, problem: Problem, record: int | None = None) -> "ReportedProblem":
@@ -105,10 +110,25 @@ class NotReady(ServiceError):
     status, code = 503, "not_ready"
 
 
+class Error(msgspec.Struct, forbid_unknown_fields=True):
+    """What went wrong, and what to do."""
+
+    code: Annotated[str, Meta(description="Stable name of the error, for programs.")]
+    message: Annotated[str, Meta(description="Cause and remedy, for people.")]
+    problems: Annotated[
+        list[ReportedProblem], Meta(description="Every problem of every record; may be empty.")
+    ]
+
+
+class ErrorResponse(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of every error."""
+
+    error: Error
+
+
 def error_body(code: str, message: str, problems: list[ReportedProblem]) -> bytes:
-    """The one error body, as JSON."""
-    error = {"code": code, "message": message, "problems": problems}
-    return msgspec.json.encode({"error": error})
+    """Return the JSON body of an error."""
+    return msgspec.json.encode(ErrorResponse(Error(code, message, problems)))
 
 
 def shown(value: Any) -> Any:

@@ -17,9 +17,9 @@ import xgboost
 
 from config.contract import Contract, Feature
 from config.model_registry import BOOSTER
-from prediction_service.answers import Calibration, Explanation
 from prediction_service.errors import NotExplained
 from prediction_service.model import ModelRefused, Row, read_golden, sha256_of
+from prediction_service.responses import Calibration, Explanation
 
 N_REASONS = 3
 

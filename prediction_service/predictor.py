@@ -13,12 +13,12 @@ import msgspec
 
 from config.contract import Target
 from config.events import Prediction
-from prediction_service.answers import Answer, ExplainedAnswer
 from prediction_service.bodies import RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.model import Model, Row
+from prediction_service.responses import PredictionResponse
 from prediction_service.served import ServedModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
@@ -84,7 +84,7 @@ class Predictor:
             ids = prediction_ids(question.key, question.body, len(question.rows))
             answers = [answer(one, next(probabilities), model, self._target) for one in ids]
             if question.explain:
-                answers = explained(answers, model, question.rows)
+                add_explanations(answers, model, question.rows)
             contents.append(self._encode(answers if question.is_list else answers[0]))
             events += self._events(answers, question.rows)
         self.journal.append(events)
@@ -94,7 +94,7 @@ class Predictor:
         seconds = time.perf_counter() - started
         self.metrics.count_answers(len(valid), n_positive, len(rows), seconds)
 
-    def _events(self, answers: list[Answer], rows: list[Row]) -> list[Prediction]:
+    def _events(self, answers: list[PredictionResponse], rows: list[Row]) -> list[Prediction]:
         """What is journalled of one question."""
         now, features = time.time(), self._features
         return [event(one, now, features(*row)) for one, row in zip(answers, rows)]
@@ -116,10 +116,12 @@ def required_model(served: ServedModel) -> Model:
     return served.model
 
 
-def answer(prediction_id: str, probability: float, model: Model, target: Target) -> Answer:
+def answer(
+    prediction_id: str, probability: float, model: Model, target: Target
+) -> PredictionResponse:
     """The answer for one scored record."""
     income_class = int(probability >= model.threshold)
-    return Answer(
+    return PredictionResponse(
         prediction_id=prediction_id,
         income_class=income_class,
         label=target.labels[income_class],
@@ -130,18 +132,18 @@ def answer(prediction_id: str, probability: float, model: Model, target: Target)
     )
 
 
-def explained(answers: list[Answer], model: Model, rows: list[Row]) -> list[Answer]:
-    """The answers with their explanations. Raises TooManyRecords or NotExplained."""
+def add_explanations(answers: list[PredictionResponse], model: Model, rows: list[Row]) -> None:
+    """Set the explanation of each prediction. Raises TooManyRecords or NotExplained."""
     if len(rows) > MOST_EXPLAINED:
         raise TooManyRecords(
             f"The list holds {len(rows)} records, at most {MOST_EXPLAINED} are explained at once:"
             " send it in parts."
         )
-    pairs = zip(answers, model.explainer.explain(rows))
-    return [ExplainedAnswer(explanation=e, **msgspec.structs.asdict(one)) for one, e in pairs]
+    for one, explanation in zip(answers, model.explainer.explain(rows)):
+        one.explanation = explanation
 
 
-def event(one: Answer, predicted_at: float, features: Any) -> Prediction:
+def event(one: PredictionResponse, predicted_at: float, features: Any) -> Prediction:
     """The journal's event of an answer; `predicted_at` is Unix time."""
     return Prediction(
         prediction_id=one.prediction_id,

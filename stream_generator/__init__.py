@@ -1,4 +1,5 @@
-"""Simulated census planners: they ask for predictions and, later, tell what was true.
+"""Simulate clients: request predictions and send the true labels later.
 
-Meets the other parts over HTTP only: rows from the registry, requests to the prediction service.
+`traffic` provides the rows, `client` sends them. The generator meets the other parts over HTTP
+only: it reads rows from MLflow and sends requests to the prediction service.
 """

@@ -19,8 +19,8 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
-from stream_generator.scenarios import SCENARIOS
-from stream_generator.traffic import Row, read_rows
+from stream_generator.traffic.scenarios import SCENARIOS
+from stream_generator.traffic.rows import Row, read_rows
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_least, result, write
 from training.calibration import best_f1_threshold

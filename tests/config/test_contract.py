@@ -73,7 +73,10 @@ WRONG = [
         "{name: a, kind: nominal, description: it, categories: [b, b]}",
         "a: categories: expected at least one, each once, without '?'",
     ),
-    ("{name: a, kind: integer, description: it, minimum: 1}", "a: minimum and maximum: expected both"),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1}",
+        "a: minimum and maximum: expected both",
+    ),
     (
         "{name: a, kind: integer, description: it, minimum: 3, maximum: 1}",
         "a: minimum: got 3, expected at most the maximum, 1",
@@ -98,7 +101,10 @@ WRONG = [
         "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: nobody}",
         "a: rank_of: got nobody, expected an ordinal column with",
     ),
-    ("{name: plan, kind: nominal, description: it, categories: [b]}", "plan: named 2 times, expected once"),
+    (
+        "{name: plan, kind: nominal, description: it, categories: [b]}",
+        "plan: named 2 times, expected once",
+    ),
     (
         "{name: churn, kind: nominal, description: it, categories: [b]}",
         "target: name: got churn, which is also a feature",

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from config.grafana.alerts import ALERTS
-from stream_generator.scenarios import SCENARIOS
+from stream_generator.traffic.scenarios import SCENARIOS
 from tests.config.test_monitoring_files import RULES, debian
 from tests.drills.drills import DRILLS, Drill, Outcome, perform, speed_up
 

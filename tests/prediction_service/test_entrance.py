@@ -80,7 +80,7 @@ def test_each_known_key_opens(guarded: FlaskClient, record: Record) -> None:
 
 
 def test_pages_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) -> None:
-    pages = ("/", "/page.js", "/page.css", "/docs", "/docs.css", "/openapi.json")
+    pages = ("/", "/form.js", "/form.css", "/docs", "/web.css", "/openapi.json")
     for path in (*pages, "/model", "/health/live", "/health/ready", "/metrics"):
         assert guarded.get(path).status_code == 200, path
     assert guarded.get("/model/card").status_code == 404  # asked for, but this version has none

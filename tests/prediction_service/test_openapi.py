@@ -1,4 +1,4 @@
-"""The contract as OpenAPI: valid, with valid examples, and what the service really does."""
+"""The OpenAPI document: valid, with valid examples, and in agreement with the service."""
 
 import subprocess
 import sys
@@ -14,10 +14,11 @@ from flask.testing import FlaskClient
 from config.runtime.api_keys import hash_of, make_key
 from config.contract import Contract
 from config.model_registry import CARD
-from prediction_service import page
+from prediction_service.errors import ServiceError
 from prediction_service.model_folder import ModelFolder
-from prediction_service.openapi import make_document
 from prediction_service.settings import Settings
+from prediction_service.web import routes
+from prediction_service.web.openapi import make_document
 from tests.prediction_service.conftest import Start, gunicorn
 
 Json = dict[str, Any]
@@ -26,17 +27,17 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 @pytest.fixture(scope="session")
 def document(contract: Contract) -> Json:
-    """The document of a service with API keys, which has most in it."""
+    """Return the document of a service with API keys, which has additional parts."""
     return make_document(contract, Settings(api_key_hashes=f"a={'0' * 64}"))
 
 
 def validator(document: Json, schema: Json) -> jsonschema_rs.Draft202012Validator:
-    """What holds values against a schema of the document."""
+    """Return a validator for a schema of the document."""
     return jsonschema_rs.Draft202012Validator(schema | {"components": document["components"]})
 
 
 def examples(item: Any) -> Iterator[tuple[Json, Any]]:
-    """Every example below an item, with its schema."""
+    """Yield every example inside an item, with its schema."""
     if isinstance(item, list):
         for one in item:
             yield from examples(one)
@@ -63,15 +64,13 @@ def test_every_example_is_valid(document: Json) -> None:
         validator(document, schema).validate(value)
 
 
-def test_every_operation_has_examples_where_there_is_json(document: Json) -> None:
+def test_every_json_body_has_examples(document: Json) -> None:
     for path, methods in document["paths"].items():
         for facts in methods.values():
-            content = facts.get("requestBody", {}).get("content", {})
-            content |= {
-                k: v for a in facts["responses"].values() for k, v in a.get("content", {}).items()
-            }
-            if "application/json" in content and path != "/openapi.json":
-                assert content["application/json"]["examples"], path
+            for body in (facts.get("requestBody", {}), *facts["responses"].values()):
+                content = body.get("content", {})
+                if "application/json" in content and path != "/openapi.json":
+                    assert content["application/json"]["examples"], path
     for name, response in document["components"]["responses"].items():
         assert response["content"]["application/json"]["examples"], name
 
@@ -92,26 +91,36 @@ def test_every_operation_has_examples_where_there_is_json(document: Json) -> Non
         ({"colour": "red"}, False),
     ],
 )
-def test_a_record_is_valid_in_the_document_if_it_is_to_the_service(
+def test_document_and_service_accept_the_same_records(
     client: FlaskClient, document: Json, record: Json, change: Json, is_valid: bool
 ) -> None:
-    check = validator(document, {"$ref": "#/components/schemas/PredictRequest"})
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+    check = validator(document, content["application/json"]["schema"])
     for body in (record | change, [record, record | change]):
         assert check.is_valid(body) is is_valid
         assert client.post("/predict", json=body).status_code == (200 if is_valid else 422)
 
 
-def test_the_service_answers_its_document_and_lists_every_route(
+def test_the_document_lists_every_route(
     client: FlaskClient, settings: Settings, contract: Contract
 ) -> None:
-    answered = client.get("/openapi.json")
-    assert answered.get_json() == make_document(contract, settings)
-    routes = {rule.rule for rule in client.application.url_map.iter_rules()}
-    assert set(answered.get_json()["paths"]) == routes - {"/docs.css", *page.FILES}
-    assert "securitySchemes" not in answered.get_json()["components"]
+    document = client.get("/openapi.json").get_json()
+    assert document == make_document(contract, settings)
+    paths = {rule.rule for rule in client.application.url_map.iter_rules()}
+    assert set(document["paths"]) == paths - set(routes.FILES)
+    assert "securitySchemes" not in document["components"]
 
 
-def test_the_page_shows_every_operation_and_field_and_loads_only_its_own_style(
+def test_every_error_code_is_documented_with_its_status(document: Json) -> None:
+    responses = document["components"]["responses"]
+    codes = document["components"]["schemas"]["Error"]["properties"]["code"]["enum"]
+    errors: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+    for error in errors:
+        assert error.code in codes
+        assert error.code in responses[f"Error{error.status}"]["description"]
+
+
+def test_docs_shows_every_operation_schema_and_field_and_loads_only_its_own_style(
     client: FlaskClient, contract: Contract
 ) -> None:
     response = client.get("/docs")
@@ -121,24 +130,25 @@ def test_the_page_shows_every_operation_and_field_and_loads_only_its_own_style(
         "/feedback",
         "/health/ready",
         "422",
+        "PredictionResponse",
+        "threshold",
         *(f.name for f in contract.features),
     ):
         assert f"<code>{word}</code>" in response.text or f">{word}<" in response.text, word
-    assert "one of the list" not in response.text
     for forbidden in ("<script", "style=", "http://", "https://", "onclick"):
         assert forbidden not in response.text
     policy = response.headers["Content-Security-Policy"]
     assert "style-src 'self'" in policy and "unsafe" not in policy
-    style = client.get("/docs.css")
+    style = client.get("/web.css")
     assert style.content_type == "text/css; charset=utf-8"
     assert "url(" not in style.text and "@import" not in style.text
 
 
 @pytest.mark.slow
-def test_requests_made_from_the_document_find_nothing_that_it_does_not_say(
+def test_schemathesis_finds_no_disagreement_of_document_and_service(
     settings: Settings, model_folder: ModelFolder, start: Start, tmp_path: Path
 ) -> None:
-    """schemathesis: valid and invalid requests to the service under gunicorn, with API keys on."""
+    """Send valid and invalid requests to the service under gunicorn, with API keys on."""
     (model_folder.path / "1" / CARD).write_text("<h1>Card</h1>", "utf-8")
     key, defaults = make_key(), Settings()
     own = settings.model_copy(

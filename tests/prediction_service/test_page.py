@@ -1,4 +1,4 @@
-"""The page at `/`, in a real browser on the running service."""
+"""The form at `/`, in a real browser on the running service."""
 
 import csv
 import re
@@ -26,7 +26,7 @@ FITS = "document.documentElement.scrollWidth <= document.documentElement.clientW
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+    """Start headless Chromium."""
     if not CHROMIUM:
         pytest.skip("needs Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def address(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[str]:
-    """The running service's address; its model's income is high from an age of 45 on."""
+    """Return the running service's address. Its model predicts a high income from age 45."""
     assert model_folder
     one = settings.model_copy(update={"workers": 1})
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def address(settings: Settings, model_folder: ModelFolder, start: Start) -> Iter
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page, opened; nothing in it may fail, and nothing may come from elsewhere."""
+    """Open the form. Fail if a script raises an error or the form loads from another host."""
     context = browser.new_context(accept_downloads=True)
     context.set_default_timeout(20_000)
     expect.set_options(timeout=20_000)
@@ -61,42 +61,42 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def outside(url: str, address: str) -> bool:
-    """Whether an address is not of the service."""
+    """Return whether a URL belongs to another host."""
     return not url.startswith((address, "blob:" + address))
 
 
-def test_a_person_is_predicted_and_the_reasons_are_drawn(page: Page, contract: Contract) -> None:
+def test_a_person_is_predicted_and_the_explanation_is_drawn(page: Page, contract: Contract) -> None:
     for feature in contract.inputs:
         label = page.locator(f"label[for=f-{feature.name}]")
         expect(label).to_contain_text(feature.name.replace("_", " "))
     page.get_by_label("age in years").fill("70")
     page.get_by_role("button", name="Predict").click()
-    answer = page.locator("#answer")
-    expect(answer.locator(".verdict")).to_have_text(contract.target.positive)
-    expect(answer).to_contain_text("Model version 1")
-    rows = answer.locator("tbody tr")
+    prediction = page.locator("#prediction")
+    expect(prediction.locator(".verdict")).to_have_text(contract.target.positive)
+    expect(prediction).to_contain_text("Model version 1")
+    rows = prediction.locator("tbody tr")
     expect(rows).to_have_count(len(contract.inputs))
     expect(rows.first.locator("th")).to_have_text("age")
     expect(rows.first.locator("td").first).to_have_text("70")
     assert rows.first.locator(".up").bounding_box()["width"] > 20  # type: ignore[index]
     page.get_by_label("age in years").fill("20")
     page.get_by_label("age in years").press("Enter")
-    expect(answer.locator(".verdict")).to_have_text(contract.target.negative)
+    expect(prediction.locator(".verdict")).to_have_text(contract.target.negative)
     expect(rows.first.locator(".down")).to_be_visible()
 
 
-def test_what_the_form_would_not_allow_is_told_by_the_service(page: Page) -> None:
+def test_an_error_of_the_service_is_shown(page: Page) -> None:
     page.get_by_label("age in years").fill("7")
     page.get_by_role("button", name="Predict").click()
     assert page.locator("#f-age:invalid").count() == 1
-    expect(page.locator("#answer")).to_be_empty()
+    expect(page.locator("#prediction")).to_be_empty()
     page.locator("#person").evaluate("form => form.noValidate = true")
     page.get_by_role("button", name="Predict").click()
-    said = "age: 7, expected a whole number from 17 to 90"
-    expect(page.locator("#answer")).to_contain_text(said)
+    expected = "age: got 7, expected a whole number from 17 to 90"
+    expect(page.locator("#prediction")).to_contain_text(expected)
 
 
-def test_a_problem_is_tied_to_its_input_until_it_is_mended(page: Page) -> None:
+def test_a_problem_is_connected_to_its_input_until_it_is_fixed(page: Page) -> None:
     page.locator("#person").evaluate("form => form.noValidate = true")
     page.get_by_label("hours per week").fill("1000")
     page.get_by_label("age in years").fill("7")
@@ -105,26 +105,26 @@ def test_a_problem_is_tied_to_its_input_until_it_is_mended(page: Page) -> None:
     expect(age).to_be_focused()
     for field in (age, hours):
         expect(field).to_have_attribute("aria-invalid", "true")
-    expect(age).to_have_accessible_description(re.compile("^age: 7, expected a whole number"))
-    expect(hours).to_have_accessible_description(re.compile("^hours per week: 1000, expected"))
+    expect(age).to_have_accessible_description(re.compile("^age: got 7, expected a whole number"))
+    expect(hours).to_have_accessible_description(re.compile("^hours per week: got 1000, expected"))
     hours.fill("40")
     age.fill("70")
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#reasons tbody tr").first).to_be_visible()
+    expect(page.locator("#explanation tbody tr").first).to_be_visible()
     assert page.locator("[aria-invalid]").count() == 0
-    expect(age).to_have_accessible_description(re.compile("^(?!age: 7)"))
+    expect(age).to_have_accessible_description(re.compile("^(?!age: got 7)"))
 
 
-def test_the_answer_is_read_out_without_its_table(page: Page) -> None:
+def test_screen_readers_announce_the_prediction_without_its_table(page: Page) -> None:
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#answer table")).to_be_visible()
-    told = page.locator("#answer [role=status]")
-    expect(told).to_contain_text("Probability of")
-    assert told.locator("table, li").count() == 0
+    expect(page.locator("#prediction table")).to_be_visible()
+    announced = page.locator("#prediction [role=status]")
+    expect(announced).to_contain_text("Probability of")
+    assert announced.locator("table, li").count() == 0
 
 
 def write_csv(path: Path, records: list[dict[str, Any]], **changes: str) -> Path:
-    """A CSV file of records, with other names for some columns."""
+    """Write records to a CSV file. `changes` renames columns."""
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
         writer.writerow([changes.get(name, name) for name in records[0]])
@@ -132,23 +132,23 @@ def write_csv(path: Path, records: list[dict[str, Any]], **changes: str) -> Path
     return path
 
 
-def test_a_file_is_predicted_and_rows_at_fault_are_marked(
+def test_a_file_is_predicted_and_invalid_rows_are_marked(
     page: Page, contract: Contract, settings: Settings, tmp_path: Path
 ) -> None:
     good = {one.name: one.default for one in contract.inputs} | {"note": 'a "b", <i>c</i>\nd'}
-    records = [good | {"age": 18 + i % 70} for i in range(130)]  # more than fit into a request
+    records = [good | {"age": 18 + i % 70} for i in range(130)]  # more than one batch
     records[3]["age"] = 7
     records[4]["workclass"] = None
     records[90] |= {"education": "Master", "age": "old"}
     path = write_csv(tmp_path / "people.csv", records, marital_status="Marital.Status")
     page.locator("#file").set_input_files(path)
     expect(page.locator("#progress")).to_contain_text("128 rows predicted")
-    expect(page.locator("#progress")).to_contain_text("2 with a problem")
-    problems = page.locator("#batch tbody tr")
-    expect(problems.nth(0)).to_contain_text("age: 7, expected a whole number from 17 to 90")
+    expect(page.locator("#progress")).to_contain_text("2 rows with a problem")
+    problems = page.locator("#results tbody tr")
+    expect(problems.nth(0)).to_contain_text("age: got 7, expected a whole number from 17 to 90")
     expect(problems.nth(1)).to_contain_text("did you mean Masters?")
-    expect(problems.nth(1)).to_contain_text("age: old")
-    expect(page.get_by_role("img", name=re.compile("How many rows"))).to_be_visible()
+    expect(problems.nth(1)).to_contain_text("age: got old")
+    expect(page.get_by_role("img", name=re.compile("Number of rows"))).to_be_visible()
     with page.expect_download() as downloading:
         page.get_by_role("link", name="Download people-predicted.csv").click()
     with open(downloading.value.path(), newline="", encoding="utf-8") as file:
@@ -160,41 +160,42 @@ def test_a_file_is_predicted_and_rows_at_fault_are_marked(
     assert {row["label"] for row in rows if not row["problem"]} == set(contract.target.labels)
 
 
-def test_what_was_answered_of_a_file_is_kept_when_a_part_fails_and_stored_once(
+def test_a_failed_batch_keeps_the_predictions_before_it_and_a_retry_stores_nothing_twice(
     page: Page, contract: Contract, settings: Settings, tmp_path: Path
 ) -> None:
-    """One 503 once threw away the answers of 60,000 rows, and asking again stored them twice."""
+    """One 503 once lost the predictions of 60,000 rows, and a retry stored them twice."""
     good = {one.name: one.default for one in contract.inputs}
     path = write_csv(tmp_path / "people.csv", [good | {"age": 18 + i % 70} for i in range(130)])
-    asked = []
+    keys = []
 
     def lose_the_second(route: Route) -> None:
-        asked.append(route.request.headers["idempotency-key"])
-        answer = route.fetch()  # it is answered, and the answer is lost
-        if len(asked) == 2:
-            route.fulfill(status=502, json={"message": "a proxy's own words"})
+        keys.append(route.request.headers["idempotency-key"])
+        response = route.fetch()  # the service stores the batch, and the response is lost
+        if len(keys) == 2:
+            route.fulfill(status=502, json={"message": "a reverse proxy's own error"})
         else:
-            route.fulfill(response=answer)
+            route.fulfill(response=response)
 
     page.route("**/predict", lose_the_second)
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#progress .problem")).to_have_text("The service answers 502: try again.")
-    part = settings.max_body_bytes // 600  # rows, by what the page takes for one
+    failure = "The service responded with status 502. Retry later."
+    expect(page.locator("#progress .problem")).to_have_text(failure)
+    part = settings.max_body_bytes // 600  # rows of a batch: 600 bytes a record in form.js
     expect(page.locator("#progress")).to_contain_text(f"{part} rows predicted")
-    first = page.locator("#batch tbody tr").first
+    first = page.locator("#results tbody tr").first
     expect(first.locator("th")).to_have_text(str(part + 1))  # the row
     expect(first).to_contain_text("not predicted")
     rows = download(page)
     assert [bool(row["prediction_id"]) for row in rows] == [i < part for i in range(130)]
-    assert rows[-1]["problem"] == "The service answers 502: try again."
-    page.get_by_role("button", name="Ask for the rest").click()
+    assert rows[-1]["problem"] == failure
+    page.get_by_role("button", name="Predict the other rows").click()
     expect(page.locator("#progress")).to_contain_text("130 rows predicted")
-    assert asked[2] == asked[1] != asked[0]  # the first part is not asked again
+    assert keys[2] == keys[1] != keys[0]  # the first batch is not sent again
     stored = {i for _, ids in journalled_ids(settings.journal_path) for i in ids}  # sinks keep one
     assert stored == {row["prediction_id"] for row in download(page)} and len(stored) == 130
 
 
-def test_an_unfinished_file_that_is_chosen_again_is_the_same_and_a_finished_one_is_not(
+def test_only_an_unfinished_file_keeps_its_idempotency_key(
     page: Page, contract: Contract, tmp_path: Path
 ) -> None:
     good = {one.name: one.default for one in contract.inputs}
@@ -203,7 +204,7 @@ def test_an_unfinished_file_that_is_chosen_again_is_the_same_and_a_finished_one_
     page.on("request", lambda one: keys.append(one.headers.get("idempotency-key", "")))
     page.route("**/predict", lambda route: route.abort(), times=1)
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#progress .problem")).to_contain_text("did not answer")
+    expect(page.locator("#progress .problem")).to_contain_text("did not respond")
     for _ in range(2):
         page.locator("#file").set_input_files(path)
         expect(page.locator("#progress")).to_contain_text("1 rows predicted")
@@ -211,8 +212,21 @@ def test_an_unfinished_file_that_is_chosen_again_is_the_same_and_a_finished_one_
     assert len(keys) == 3 and keys[0] == keys[1] != keys[2]
 
 
+def test_a_dropped_file_is_predicted(page: Page, contract: Contract, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "people.csv", [{one.name: one.default for one in contract.inputs}])
+    page.locator("#file").scroll_into_view_if_needed()
+    box = page.locator("#file").bounding_box()
+    assert box
+    drag = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    x, y = box["x"] + box["width"] - 10, box["y"] + 10
+    browser = page.context.new_cdp_session(page)
+    for event in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": event, "x": x, "y": y, "data": drag})
+    expect(page.locator("#progress")).to_contain_text("1 rows predicted")
+
+
 def download(page: Page) -> list[dict[str, str]]:
-    """The rows of the results that can be downloaded."""
+    """Return the rows of the downloaded results."""
     with page.expect_download() as downloading:
         page.get_by_role("link", name="Download").click()
     with open(downloading.value.path(), newline="", encoding="utf-8") as file:
@@ -220,25 +234,25 @@ def download(page: Page) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("", "The file is empty"),
         ("age,sex\n38,Male\n", "has no column education"),
-        ('age,"sex\n38,Male\n', "A quotation mark opens a cell"),
+        ('age,"sex\n38,Male\n', "A quoted cell has no closing"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(
-    page: Page, tmp_path: Path, text: str, said: str
+def test_an_invalid_file_is_rejected_with_the_remedy(
+    page: Page, tmp_path: Path, text: str, expected: str
 ) -> None:
     (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
     page.locator("#file").set_input_files(tmp_path / "bad.csv")
-    expect(page.locator("#progress .problem")).to_contain_text(said)
+    expect(page.locator("#progress .problem")).to_contain_text(expected)
 
 
-def test_the_page_fits_a_phone_and_is_read_in_the_dark(page: Page) -> None:
+def test_the_form_fits_a_phone_and_has_a_dark_mode(page: Page) -> None:
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#answer .verdict")).to_be_visible()
+    expect(page.locator("#prediction .verdict")).to_be_visible()
     assert page.evaluate(FITS)
     colour = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(colour)
@@ -257,13 +271,13 @@ def test_every_control_has_a_name_and_can_be_reached_with_the_keyboard(page: Pag
     assert {*controls, "BUTTON"} <= reached
 
 
-def test_a_service_that_went_away_is_told(page: Page) -> None:
+def test_a_stopped_service_is_reported(page: Page) -> None:
     page.route("**/predict**", lambda route: route.abort())
     page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#answer .problem")).to_contain_text("did not answer")
+    expect(page.locator("#prediction .problem")).to_contain_text("did not respond")
 
 
-def test_programs_still_get_json(client: FlaskClient) -> None:
+def test_programs_get_json(client: FlaskClient) -> None:
     for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
         assert client.get("/", headers=accept).json["endpoints"]  # type: ignore[index]
     shown = client.get("/", headers=BROWSER)
@@ -272,6 +286,6 @@ def test_programs_still_get_json(client: FlaskClient) -> None:
     assert "http://localhost:5000" in shown.text
 
 
-def test_without_a_model_the_page_says_so(settings: Settings, start: Start) -> None:
+def test_without_a_model_the_form_says_so(settings: Settings, start: Start) -> None:
     with gunicorn(start, settings.model_copy(update={"workers": 1})) as where:
-        assert "There is no model yet" in requests.get(where, headers=BROWSER, timeout=10).text
+        assert "No model is loaded" in requests.get(where, headers=BROWSER, timeout=10).text

@@ -1,4 +1,4 @@
-"""A prediction service for the tests: real HTTP, the real contract, faults on demand."""
+"""A stand-in for the prediction service: real HTTP, the real contract, faults on demand."""
 
 import hashlib
 import json
@@ -11,15 +11,18 @@ from typing import Any
 
 from config.contract import Contract
 
-LONGEST_HANG_S = 20.0
+MAX_HANG_S = 20.0
 
 
 class StandIn:
-    """Answers like the prediction service, makes one prediction per key and remembers all of it.
+    """Responds like the prediction service, with one prediction per key, and keeps everything.
 
-    Each word in `faults` befalls one POST: `drop` processes it and breaks the connection, `hang`
-    processes it and keeps quiet, a number is the status to answer without processing.
+    Each word in `faults` applies to one POST request. `drop` processes the request and closes the
+    connection without a response, `cut` in the middle of the response. `hang` processes the request
+    and does not respond. A number is the status of an error response; the request is not processed.
     """
+
+    retry_after = ""  # the header of error responses
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -30,7 +33,7 @@ class StandIn:
         self.labels: dict[str, int] = {}
         self.connections = 0
         self.released = threading.Event()
-        self.before_answer: Callable[[], object] = lambda: None  # to a POST
+        self.before_response: Callable[[], object] = lambda: None  # to a POST request
         self.before_get: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
@@ -38,31 +41,31 @@ class StandIn:
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """Return its base URL."""
         return f"http://127.0.0.1:{self.server.server_port}"
 
     @property
     def attempts_per_key(self) -> Counter[str]:
-        """How often each key arrived."""
+        """Return the number of attempts by key."""
         return Counter(key for key, _ in self.attempts)
 
     def run(self) -> None:
-        """Serves until closed."""
+        """Serve until closed."""
         self.server.serve_forever(poll_interval=0.02)
 
     def close(self) -> None:
-        """Ends the service and whoever hangs in it."""
+        """End the service and every request that hangs."""
         self.released.set()
         self.server.shutdown()
         self.server.server_close()
 
     def next_fault(self) -> str:
-        """The fault that befalls this request; empty for none."""
+        """Return the fault of this request; empty for none."""
         with self._lock:
             return self.faults.popleft() if self.faults else ""
 
     def predict(self, key: str, body: bytes) -> tuple[int, Any]:
-        """Status and body of an answer to POST /predict."""
+        """Return status and body of the response to POST /predict."""
         data = json.loads(body)
         records = data if isinstance(data, list) else [data]
         problems = [
@@ -76,11 +79,11 @@ class StandIn:
         ids = [hashlib.md5(f"{key} {index}".encode()).hexdigest() for index in range(len(records))]
         with self._lock:
             self.predictions.update(zip(ids, records, strict=True))
-        answers = [answer(prediction_id) for prediction_id in ids]
-        return 200, answers if isinstance(data, list) else answers[0]
+        predictions = [prediction(prediction_id) for prediction_id in ids]
+        return 200, predictions if isinstance(data, list) else predictions[0]
 
     def feedback(self, body: bytes) -> tuple[int, Any]:
-        """Status and body of an answer to POST /feedback."""
+        """Return status and body of the response to POST /feedback."""
         data = json.loads(body)
         with self._lock:
             for item in data if isinstance(data, list) else [data]:
@@ -88,14 +91,14 @@ class StandIn:
         return 202, {"accepted": len(data)}
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
-        """A handler class whose requests reach this object."""
+        """Return a handler class whose requests reach this object."""
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
-            """Reads a request, lets a fault befall it, answers."""
+            """Reads a request, applies a fault to it, and responds."""
 
             protocol_version = "HTTP/1.1"  # keep-alive
-            wbufsize = -1  # head and body in one packet; in two, each answer takes 40 ms
+            wbufsize = -1  # head and body in one packet; two take 40 ms a response
 
             def setup(self) -> None:
                 super().setup()
@@ -104,15 +107,15 @@ class StandIn:
             def log_message(
                 self, format: str, *args: Any
             ) -> None:  # pylint: disable=redefined-builtin
-                """Says nothing."""
+                """Log nothing."""
 
             def do_GET(self) -> None:  # pylint: disable=invalid-name
-                """Any page: alive."""
+                """Respond to every path: alive."""
                 stand_in.before_get()
                 self.reply(200, {"live": True})
 
             def do_POST(self) -> None:  # pylint: disable=invalid-name
-                """Predictions and labels, or a fault."""
+                """Respond with predictions, with accepted labels, or with a fault."""
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 key = self.headers.get("Idempotency-Key", "")
                 stand_in.authorizations.append(self.headers.get("Authorization"))
@@ -126,9 +129,12 @@ class StandIn:
                     status, data = stand_in.predict(key, body)
                 else:
                     status, data = stand_in.feedback(body)
-                stand_in.before_answer()
+                stand_in.before_response()
+                if fault == "cut":
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n[{")
+                    self.wfile.flush()
                 if fault == "hang":
-                    stand_in.released.wait(LONGEST_HANG_S)
+                    stand_in.released.wait(MAX_HANG_S)
                 if fault:
                     self.connection.shutdown(socket.SHUT_RDWR)
                     self.close_connection = True
@@ -136,19 +142,21 @@ class StandIn:
                 self.reply(status, data)
 
             def reply(self, status: int, data: Any) -> None:
-                """One JSON answer."""
+                """Send a JSON response."""
                 content = json.dumps(data).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
+                if status >= 400 and stand_in.retry_after:
+                    self.send_header("Retry-After", stand_in.retry_after)
                 self.end_headers()
                 self.wfile.write(content)
 
         return Handler
 
 
-def answer(prediction_id: str) -> dict[str, Any]:
-    """What the service says of a record."""
+def prediction(prediction_id: str) -> dict[str, Any]:
+    """Return the service's prediction for a record."""
     return {
         "prediction_id": prediction_id,
         "income_class": 0,
@@ -161,5 +169,5 @@ def answer(prediction_id: str) -> dict[str, Any]:
 
 
 def error(code: str, message: str, problems: list[dict[str, Any]]) -> dict[str, Any]:
-    """The one error body."""
+    """Return the body of an error response."""
     return {"error": {"code": code, "message": message, "problems": problems}}

@@ -1,4 +1,4 @@
-"""The command as a process: flags, files, statuses and signals."""
+"""The command as a process: flags, files, exit statuses and signals."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_generator.scenarios import SCENARIOS
+from stream_generator.traffic.scenarios import SCENARIOS
 from stream_generator.send_data import main
 from tests.conftest import free_port, wait_until
 from tests.stream_generator.stand_in import StandIn
@@ -24,7 +24,7 @@ Start = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """Gives pytest its signals back after `main` ran in its process."""
+    """Restore the signal handlers of pytest after `main` ran in its process."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():
@@ -33,7 +33,7 @@ def own_signals() -> Iterator[None]:
 
 @pytest.fixture
 def start(stand_in: StandIn, traffic_file: Path) -> Start:
-    """Runs the command against the stand-in; what still runs at the end of the body is killed."""
+    """Run the command against the stand-in. The end of the `with` block kills it."""
 
     @contextmanager
     def call(*flags: str) -> Iterator[subprocess.Popen[str]]:
@@ -65,30 +65,30 @@ def test_the_api_key_goes_with_every_request_if_there_is_one(
     assert set(stand_in.authorizations) == {f"Bearer {key}" if key else None}
 
 
-def test_a_run_leaves_its_summary_and_its_answers(
+def test_a_run_writes_its_summary_and_its_predictions(
     start: Start, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    summary_path, answers_path = tmp_path / "new" / "summary.json", tmp_path / "answers.jsonl"
+    summary_path, kept_path = tmp_path / "new" / "summary.json", tmp_path / "kept.jsonl"
     flags = ["--rows", "30", "--batch", "4", "--labels", "1", "--label-delay-s", "0.1"]
     flags += ["--scenario", "sudden", "--summary", str(summary_path)]
-    with start(*flags, "--answers", str(answers_path)) as process:
+    with start(*flags, "--answers", str(kept_path)) as process:
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
     assert "Traffic: sudden (done)" in out
-    assert "30 sent: 30 answered, 0 refused, 0 failed" in out
-    assert not err  # no progress bar: this is no terminal
+    assert "30 sent: 30 answered, 0 rejected, 0 failed" in out
+    assert not err  # no progress bar without a terminal
     summary = json.loads(summary_path.read_text("utf-8"))
     assert summary["scenario"] == "sudden"
     assert (summary["sent"], summary["answered"], summary["labels_sent"]) == (30, 30, 30)
     assert 0 < summary["latency_p50_ms"] <= summary["latency_p95_ms"] <= summary["latency_p99_ms"]
     assert summary["rows_per_s"] > summary["requests_per_s"] > 0
-    answers = [json.loads(line) for line in answers_path.read_text("utf-8").splitlines()]
+    kept = [json.loads(line) for line in kept_path.read_text("utf-8").splitlines()]
     columns = ["prediction_id", "label", "probability", "income_class", "model_version"]
-    assert [list(answer) for answer in answers] == [columns] * 30
-    assert {answer["prediction_id"]: answer["label"] for answer in answers} == stand_in.labels
+    assert [list(prediction) for prediction in kept] == [columns] * 30
+    assert {one["prediction_id"]: one["label"] for one in kept} == stand_in.labels
 
 
-def test_a_deadline_is_no_failure_and_the_summary_says_what_it_held_back(
+def test_a_deadline_is_no_failure_and_the_summary_counts_the_labels_not_sent(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     flags = ["--rows", "1000", "--rate", "10", "--deadline-s", "2", "--labels", "1"]
@@ -96,17 +96,17 @@ def test_a_deadline_is_no_failure_and_the_summary_says_what_it_held_back(
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
     assert "(deadline)" in out and "0 failed" in out
-    assert "0 sent, 0 failed" in out and " held back" in out  # the labels
+    assert "0 sent, 0 failed" in out and " not sent" in out  # the labels
 
 
-def test_failed_requests_are_told_by_the_status_and_with_their_reasons(
+def test_failed_requests_change_the_exit_status_and_have_a_reason(
     start: Start, stand_in: StandIn
 ) -> None:
     stand_in.faults.append("500")
     with start("--rows", "3") as process:
         out, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
-    assert "3 sent: 2 answered, 0 refused, 1 failed" in out
+    assert "3 sent: 2 answered, 0 rejected, 1 failed" in out
     assert "/predict: 500 on_purpose: Not now." in out
 
 
@@ -114,9 +114,9 @@ def test_failed_requests_are_told_by_the_status_and_with_their_reasons(
 def test_a_signal_ends_the_run_promptly_with_its_summary(
     number: int, start: Start, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    """A KeyboardInterrupt within Thread.join once lost the answers under way: now they arrive."""
+    """A KeyboardInterrupt once lost the responses in flight: now they are counted."""
     path = tmp_path / "summary.json"
-    stand_in.before_answer = lambda: stand_in.released.wait(0.3)  # so that some are under way
+    stand_in.before_response = lambda: stand_in.released.wait(0.3)  # so that some are in flight
     flags = ["--rows", "100000", "--rate", "100", "--labels", "1", "--label-delay-s", "600"]
     with start(*flags, "--concurrency", "2", "--summary", str(path)) as process:
         wait_until(lambda: len(stand_in.attempts) > 3, TIMEOUT_S, "traffic")
@@ -130,7 +130,21 @@ def test_a_signal_ends_the_run_promptly_with_its_summary(
     assert summary["labels_unsent"] == summary["answered"]
 
 
-def test_a_signal_before_there_is_traffic_ends_the_command(start: Start, stand_in: StandIn) -> None:
+def test_a_signal_ends_the_command_promptly_although_the_service_hangs(
+    start: Start, stand_in: StandIn
+) -> None:
+    stand_in.faults.extend(["", "hang"])
+    with start("--rows", "10", "--timeout-s", "60") as process:
+        wait_until(lambda: len(stand_in.attempts) == 2, TIMEOUT_S, "the second request")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130, err
+    assert "2 sent: 1 answered, 0 rejected, 1 failed" in out
+
+
+def test_a_signal_before_the_first_request_ends_the_command(
+    start: Start, stand_in: StandIn
+) -> None:
     hanging = threading.Event()
 
     def hang() -> None:
@@ -139,13 +153,13 @@ def test_a_signal_before_there_is_traffic_ends_the_command(start: Start, stand_i
 
     stand_in.before_get = hang
     with start() as process:
-        wait_until(hanging.is_set, TIMEOUT_S, "the first look at the service")
+        wait_until(hanging.is_set, TIMEOUT_S, "the first health check")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out, err) == (130, "", "send_data: interrupted\n")
 
 
-def test_help_names_every_scenario_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_every_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
@@ -167,7 +181,7 @@ def test_help_names_every_scenario_and_what_it_does(capsys: pytest.CaptureFixtur
         (["--scenario", "meteor"], "argument --scenario: invalid choice: 'meteor'"),
     ],
 )
-def test_a_wrong_flag_is_named_with_what_was_expected(
+def test_an_invalid_flag_is_an_error_with_its_rule(
     flags: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -176,17 +190,21 @@ def test_a_wrong_flag_is_named_with_what_was_expected(
     assert wrong in capsys.readouterr().err
 
 
-def test_missing_rows_and_missing_services_are_one_line_and_status_2(
+def test_a_missing_file_or_service_is_one_line_and_status_2(
     traffic_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     there = ["--traffic", str(traffic_file), "--attempts", "1"]
     for flags, wrong in [
-        (["--traffic", "none.jsonl"], "--traffic none.jsonl: No such file"),
-        (["--tracking-uri", nobody], f"MLFLOW_TRACKING_URI={nobody}: no answer"),
-        ([*there, "--address", nobody], f"PREDICTION_ADDRESS={nobody}: no answer"),
+        (["--traffic", "none.jsonl"], "--traffic: No such file or directory; got none.jsonl"),
+        (["--tracking-uri", nobody], "MLFLOW_TRACKING_URI: MLflow cannot be reached"),
+        (
+            [*there, "--address", nobody],
+            "PREDICTION_ADDRESS: the prediction service cannot be reached",
+        ),
     ]:
         assert main(flags) == 2
         err = capsys.readouterr().err
+        assert nobody in err or "none.jsonl" in err
         assert err.startswith(f"send_data: {wrong}")
         assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The production run's traffic, from a real MLflow server."""
+"""The traffic rows of the production run, from a real MLflow server."""
 
 import json
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from stream_generator.registry import production_rows
-from stream_generator.traffic import Row, TrafficError
+from stream_generator.traffic.registry import production_rows
+from stream_generator.traffic.rows import Row, TrafficError
 from tests.conftest import mlflow_server
 from tests.stream_generator.stand_in import StandIn
 
@@ -18,22 +18,22 @@ MODEL = "income-classifier"
 
 @pytest.fixture
 def mlflow_address(tmp_path: Path) -> Iterator[str]:
-    """An MLflow server."""
+    """Yield the address of an MLflow server."""
     with mlflow_server(tmp_path) as address:
         yield address
 
 
 def post(address: str, path: str, **body: object) -> dict:
-    """The answer to a call of MLflow's API."""
-    answer = requests.post(f"{address}/api/2.0/mlflow/{path}", json=body, timeout=TIMEOUT_S)
-    answer.raise_for_status()
-    return answer.json()
+    """Return the response to a call of MLflow's API."""
+    response = requests.post(f"{address}/api/2.0/mlflow/{path}", json=body, timeout=TIMEOUT_S)
+    response.raise_for_status()
+    return response.json()
 
 
 def test_rows_come_from_the_run_of_the_production_version(
     mlflow_address: str, rows: list[Row]
 ) -> None:
-    """What is missing is told on the way: the model, its alias, the run's file."""
+    """Each missing part has its own error: the model, its alias, the file of the run."""
     with pytest.raises(TrafficError, match="Registered Model with name=.*make train.*--traffic"):
         production_rows(mlflow_address)
     post(mlflow_address, "registered-models/create", name=MODEL)
@@ -57,8 +57,8 @@ def test_rows_come_from_the_run_of_the_production_version(
     assert production_rows(mlflow_address) == rows
 
 
-def test_an_address_that_is_not_mlflows_is_an_error_that_names_the_setting(
+def test_the_address_of_another_server_is_an_error_that_names_the_setting(
     stand_in: StandIn,
 ) -> None:
-    with pytest.raises(TrafficError, match="not an answer of MLflow; set MLFLOW_TRACKING_URI"):
+    with pytest.raises(TrafficError, match="^MLFLOW_TRACKING_URI: .* is not MLflow's; got http"):
         production_rows(stand_in.address)

@@ -1,4 +1,4 @@
-"""What each scenario does to the rows, and what it leaves alone."""
+"""What each scenario changes in the rows, and what it leaves unchanged."""
 
 from collections import Counter
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 import pytest
 
 from config.contract import Contract
-from stream_generator import scenarios
-from stream_generator.scenarios import DRAWN, MOVED, SCENARIOS
-from stream_generator.traffic import Row, TrafficError
+from stream_generator.traffic import scenarios
+from stream_generator.traffic.scenarios import ADDED, RESAMPLED, SCENARIOS
+from stream_generator.traffic.rows import Row, TrafficError
 
-SHIFTED = {*MOVED, *DRAWN}
+SHIFTED = {*ADDED, *RESAMPLED}
 N_ROWS = 2000
 
 
 def run(
     name: str, rows: list[Row], contract: Contract, n_rows: int = N_ROWS, seed: int = 3
 ) -> list[Row]:
-    """The rows that a scenario sends."""
+    """Return the rows that a scenario sends."""
     return list(SCENARIOS[name](rows, n_rows, seed, contract))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_record_keeps_the_contract(
+def test_every_record_is_valid_by_the_contract(
     name: str, seed: int, rows: list[Row], contract: Contract
 ) -> None:
     sent = run(name, rows, contract, seed=seed)
@@ -45,11 +45,11 @@ def test_the_rows_given_are_not_changed(name: str, rows: list[Row], contract: Co
     assert rows == before
 
 
-def test_the_values_drawn_keep_the_contract_and_their_shares_add_up(contract: Contract) -> None:
-    for name, mix in DRAWN.items():
-        assert [contract[name].check(value) for value in mix] == [None] * len(mix)
-        assert [contract[name].known(value) for value in mix] == list(mix)
-        assert sum(mix.values()) == pytest.approx(1)
+def test_resampled_values_are_valid_and_their_shares_add_up_to_one(contract: Contract) -> None:
+    for name, shares in RESAMPLED.items():
+        assert [contract[name].check(value) for value in shares] == [None] * len(shares)
+        assert [contract[name].known(value) for value in shares] == list(shares)
+        assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_enough_features_shift_for_a_verdict_on_the_whole_dataset(contract: Contract) -> None:
@@ -58,24 +58,24 @@ def test_enough_features_shift_for_a_verdict_on_the_whole_dataset(contract: Cont
     assert len(SHIFTED) / len(inputs) >= 0.4
 
 
-def test_the_features_shifted_are_the_documented_ones() -> None:
+def test_the_shifted_features_are_the_documented_ones() -> None:
     table = [line for line in (scenarios.__doc__ or "").splitlines() if line.startswith("| ")]
     documented = {line.split("|")[1].strip() for line in table[2:]}
     assert documented == SHIFTED
 
 
-def test_sudden_shifts_the_named_features_and_leaves_the_others(
-    rows: list[Row], contract: Contract
-) -> None:
-    calm, shifted = (run(name, rows, contract) for name in ("none", "sudden"))
-    assert [row.label for row in calm] == [row.label for row in shifted]
+def test_sudden_shifts_the_documented_features_only(rows: list[Row], contract: Contract) -> None:
+    unshifted, shifted = (run(name, rows, contract) for name in ("none", "sudden"))
+    assert [row.label for row in unshifted] == [row.label for row in shifted]
     for feature in contract.inputs:
         if feature.name not in SHIFTED:
-            assert column(calm, feature.name) == column(shifted, feature.name)
-    for name, mix in DRAWN.items():
+            assert column(unshifted, feature.name) == column(shifted, feature.name)
+    for name, shares in RESAMPLED.items():
         counts = Counter(column(shifted, name))
         # four standard deviations of a share drawn 2,000 times are at most 0.045
-        assert {value: counts[value] / N_ROWS for value in mix} == pytest.approx(mix, abs=0.045)
+        assert {value: counts[value] / N_ROWS for value in shares} == pytest.approx(
+            shares, abs=0.045
+        )
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_sudden_shifts_the_named_features_and_leaves_the_others(
         ("hours_per_week", 5, 1),
     ],
 )
-def test_a_number_moves_and_stays_within_its_range(
+def test_a_number_is_shifted_within_its_range(
     name: str, before: int, after: int, record: dict[str, Any], contract: Contract
 ) -> None:
     row = Row(record | {name: before}, 1)
     assert run("sudden", [row], contract, n_rows=1)[0].record[name] == after
 
 
-def test_what_is_no_number_is_left_for_the_service_to_refuse(
+def test_an_invalid_number_stays_unchanged_for_the_service_to_reject(
     record: dict[str, Any], contract: Contract
 ) -> None:
     del record["hours_per_week"]
@@ -104,8 +104,8 @@ def test_what_is_no_number_is_left_for_the_service_to_refuse(
 
 
 def test_gradual_begins_like_none_and_ends_like_sudden(rows: list[Row], contract: Contract) -> None:
-    calm, grown = (run(name, rows, contract) for name in ("none", "gradual"))
-    changed = [before != after for before, after in zip(calm, grown, strict=True)]
+    unshifted, grown = (run(name, rows, contract) for name in ("none", "gradual"))
+    changed = [before != after for before, after in zip(unshifted, grown, strict=True)]
     quarters = [sum(changed[n : n + 500]) / 500 for n in range(0, N_ROWS, 500)]
     # four standard deviations of a share drawn 500 times are at most 0.09
     assert quarters == pytest.approx([0.125, 0.375, 0.625, 0.875], abs=0.09)
@@ -113,7 +113,7 @@ def test_gradual_begins_like_none_and_ends_like_sudden(rows: list[Row], contract
     assert changed[-1]
 
 
-def test_label_shift_sends_more_positives_and_every_row_as_it_is(
+def test_label_shift_sends_more_positives_and_changes_no_row(
     rows: list[Row], contract: Contract
 ) -> None:
     sent = run("label_shift", rows, contract)
@@ -123,14 +123,16 @@ def test_label_shift_sends_more_positives_and_every_row_as_it_is(
 
 
 def test_label_shift_needs_rows_of_both_labels(rows: list[Row], contract: Contract) -> None:
-    with pytest.raises(TrafficError, match="rows of one label only, expected both"):
+    with pytest.raises(TrafficError, match="all rows have the same label; expected both labels"):
         scenarios.label_shift([row for row in rows if row.label], 10, 1, contract)
 
 
-def test_concept_shift_flips_labels_of_its_group_only(rows: list[Row], contract: Contract) -> None:
-    calm, flipped = (run(name, rows, contract) for name in ("none", "concept_shift"))
+def test_concept_shift_flips_the_labels_of_its_group_only(
+    rows: list[Row], contract: Contract
+) -> None:
+    unshifted, flipped = (run(name, rows, contract) for name in ("none", "concept_shift"))
     groups: Counter[bool] = Counter()
-    for before, after in zip(calm, flipped, strict=True):
+    for before, after in zip(unshifted, flipped, strict=True):
         assert before.record == after.record
         in_group = before.record["occupation"] in ("Exec-managerial", "Prof-specialty")
         assert (before.label != after.label) == in_group
@@ -146,17 +148,17 @@ def test_concept_shift_flips_labels_of_its_group_only(rows: list[Row], contract:
         ("unseen_category", "native_country", lambda _: "Atlantis"),
     ],
 )
-def test_a_broken_field_is_the_only_thing_that_changes(
+def test_a_data_quality_scenario_changes_one_field_only(
     name: str, field: str, expected: Any, rows: list[Row], contract: Contract
 ) -> None:
-    calm, broken = (run(one, rows, contract) for one in ("none", name))
-    for before, after in zip(calm, broken, strict=True):
+    unshifted, broken = (run(one, rows, contract) for one in ("none", name))
+    for before, after in zip(unshifted, broken, strict=True):
         value = expected(before.record[field])
         assert after == Row(before.record | {field: value}, before.label)
-    lacking = Row({k: v for k, v in rows[0].record.items() if k != field}, 1)
-    assert run(name, [lacking], contract, n_rows=1) == [lacking]
+    incomplete = Row({k: v for k, v in rows[0].record.items() if k != field}, 1)
+    assert run(name, [incomplete], contract, n_rows=1) == [incomplete]
 
 
 def column(rows: list[Row], name: str) -> list[Any]:
-    """One feature's values."""
+    """Return the values of one feature."""
     return [row.record[name] for row in rows]

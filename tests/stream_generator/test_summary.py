@@ -1,23 +1,29 @@
-"""Counting outcomes, and the figures made of them."""
+"""Counting outcomes, and the figures that follow from them."""
 
 import pytest
 
-from stream_generator.summary import AnsweredRow, Tally, per_second, percentile_ms
+from stream_generator.client.summary import (
+    LabelledPrediction,
+    Outcome,
+    Tally,
+    per_second,
+    percentile_ms,
+)
 
-ROW = AnsweredRow("id", 1, 0.75, 1, "3")
+ROW = LabelledPrediction("id", 1, 0.75, 1, "3")
 
 
-class Hand:
+class FakeClock:
     """A clock that is set by hand."""
 
     seconds = 100.0
 
     def now(self) -> float:
-        """Its time."""
+        """Return its time."""
         return self.seconds
 
 
-def test_percentiles_are_those_of_nearest_rank() -> None:
+def test_percentiles_are_of_the_nearest_rank() -> None:
     hundred = [n / 1000 for n in range(1, 101)]
     assert [percentile_ms(hundred, p) for p in (50, 95, 99)] == [50, 95, 99]
     assert [percentile_ms([0.002, 0.004], p) for p in (50, 95)] == [2, 4]
@@ -30,48 +36,42 @@ def test_a_rate_over_no_time_is_zero() -> None:
 
 
 def test_figures_follow_from_the_outcomes() -> None:
-    hand = Hand()
-    tally = Tally(hand.now)
-    hand.seconds = 110  # nothing is under way yet: this time does not count
-    tally.handed_over(2)
-    hand.seconds = 112
-    tally.answered([ROW, ROW], latency_s=2.0)
-    tally.handed_over(2)
-    tally.refused(2, "422")
-    tally.handed_over(1)
-    hand.seconds = 114
-    tally.retried()
-    tally.failed(1, "503")
-    hand.seconds = 120  # labels: this time does not count either
-    tally.labels_due(4)
-    tally.labels_sent(1)
-    tally.labels_failed(1, "503")
-    summary = tally.close("none", "done")
-    assert (summary.sent, summary.answered, summary.refused, summary.failed) == (5, 2, 2, 1)
+    clock = FakeClock()
+    tally = Tally(clock.now)
+    clock.seconds = 110  # before the first request: this time does not count
+    tally.add_request(2)
+    clock.seconds = 112
+    later = [ROW, ROW]
+    tally.add(Outcome("answered", 2, latency_s=2.0, predictions=[ROW, ROW], known_later=later))
+    tally.add_request(2)
+    tally.add(Outcome("rejected", 2, "422"))
+    tally.add_request(1)
+    clock.seconds = 114
+    tally.add(Outcome("failed", 1, "503", retries=1))
+    clock.seconds = 120  # labels: this time does not count either
+    tally.add(Outcome("labels_failed", 1, "503"))
+    summary = tally.summary("none", "done")
+    assert (summary.sent, summary.answered, summary.rejected, summary.failed) == (5, 2, 2, 1)
     assert (summary.requests, summary.retries) == (3, 1)
-    assert (summary.labels_sent, summary.labels_failed, summary.labels_unsent) == (1, 1, 2)
+    assert (summary.labels_sent, summary.labels_failed, summary.labels_unsent) == (0, 1, 1)
     assert (summary.seconds, summary.requests_per_s, summary.rows_per_s) == (4, 0.2, 0.5)
     assert (summary.latency_p50_ms, summary.latency_p99_ms) == (2000, 2000)
     assert summary.reasons == {"422": 2, "503": 2}
-    assert not summary.all_well
+    assert not summary.all_delivered
 
 
-def test_what_has_no_outcome_at_the_end_failed_and_later_news_are_ignored() -> None:
-    kept: list[AnsweredRow] = []
-    tally = Tally(Hand().now, kept.extend)
-    tally.handed_over(3)
-    summary = tally.close("none", "interrupted")
-    tally.answered([ROW] * 3, latency_s=1)
-    tally.failed(3, "too late")
+def test_a_record_without_an_outcome_at_the_end_counts_as_failed() -> None:
+    tally = Tally(FakeClock().now)
+    tally.add_request(3)
+    summary = tally.summary("none", "interrupted")
     assert summary.sent == summary.failed == 3
-    assert summary.reasons == {"no answer before the end": 3}
-    assert tally.close("none", "interrupted") == summary
-    assert not kept
+    assert summary.reasons == {"no response before the end": 3}
+    assert tally.summary("none", "interrupted") == summary
 
 
-@pytest.mark.parametrize(("outcome", "well"), [("refused", True), ("failed", False)])
-def test_a_refusal_is_an_outcome_and_a_failure_is_not_well(outcome: str, well: bool) -> None:
-    tally = Tally(Hand().now)
-    tally.handed_over(1)
-    getattr(tally, outcome)(1, "reason")
-    assert tally.close("none", "done").all_well is well
+@pytest.mark.parametrize(("kind", "delivered"), [("rejected", True), ("failed", False)])
+def test_a_rejected_record_is_delivered_and_a_failed_one_is_not(kind: str, delivered: bool) -> None:
+    tally = Tally(FakeClock().now)
+    tally.add_request(1)
+    tally.add(Outcome(kind, 1, "reason"))
+    assert tally.summary("none", "done").all_delivered is delivered

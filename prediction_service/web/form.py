@@ -1,0 +1,45 @@
+"""The page at `/`: predict one person or a CSV file, with explanations.
+
+The fields come from the contract. `form.js` sends requests to `/predict` like any other client.
+"""
+
+import re
+
+import msgspec
+from flask import render_template, request
+
+from config.contract import Contract
+from prediction_service.served import ServedModel
+from prediction_service.settings import Settings
+
+
+def make_form_page(served: ServedModel, settings: Settings) -> str:
+    """Return the page's HTML, with the facts of the live model."""
+    facts = served.model.facts if served.model else {}
+    return render_template(
+        "form.html",
+        target=served.contract.target,
+        inputs=served.contract.inputs,
+        columns=msgspec.json.encode(csv_columns(served.contract)).decode(),
+        model=served.model,
+        metrics=msgspec.json.decode(facts.get("metrics") or "{}"),
+        links=absolute_links(settings.page_links),
+        max_records=settings.max_records,
+        max_body_bytes=settings.max_body_bytes,
+        needs_key=bool(settings.api_key_hashes),
+    )
+
+
+def csv_columns(contract: Contract) -> list[dict[str, object]]:
+    """Return what the script needs to read the model's columns from a CSV file."""
+    return [
+        {"name": one.name, "is_number": not one.is_categorical, "is_optional": one.optional}
+        for one in contract.inputs
+    ]
+
+
+def absolute_links(page_links: str) -> dict[str, str]:
+    """Return the URL of each of the stack's other pages by its name, on the host of the request."""
+    host = re.sub(r":\d+$", "", request.host)
+    named = (one.partition("=") for one in page_links.split(",") if one)
+    return {name: f"{request.scheme}://{host}:{port_and_path}" for name, _, port_and_path in named}

@@ -1,0 +1,182 @@
+"""The OpenAPI 3.1 document of this service, for `/openapi.json` and `/docs`.
+
+Operations and texts come from `openapi.yaml`, schemas from the structs that the routes decode and
+encode. The struct of a record comes from `config/features.yaml`.
+"""
+
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import msgspec
+import yaml
+
+from config.contract import Contract, Feature
+from prediction_service.bodies import Feedback
+from prediction_service.errors import ErrorResponse
+from prediction_service.predictor import LONGEST_KEY, MOST_EXPLAINED
+from prediction_service.responses import (
+    FeedbackResponse,
+    IndexResponse,
+    LivenessResponse,
+    ModelResponse,
+    PredictionResponse,
+    ReadinessResponse,
+)
+from prediction_service.settings import Settings
+
+Json = dict[str, Any]
+
+API = Path(__file__).with_name("openapi.yaml")
+STRUCTS = (
+    Feedback,
+    PredictionResponse,
+    FeedbackResponse,
+    ModelResponse,
+    LivenessResponse,
+    ReadinessResponse,
+    IndexResponse,
+    ErrorResponse,
+)
+
+
+def make_document(contract: Contract, settings: Settings) -> Json:
+    """Return the OpenAPI document."""
+    api = read_api(contract, settings)
+    has_keys = bool(settings.api_key_hashes)
+    paths: Json = {}
+    for method_and_path, facts in api["operations"].items():
+        method, path = method_and_path.lower().split()
+        paths[path] = {method: make_operation(facts, settings.max_records, has_keys)}
+    return {
+        "openapi": "3.1.0",
+        "info": api["info"],
+        "tags": api["tags"],
+        "paths": paths,
+        "components": {
+            "schemas": make_schemas(contract, api["errors"]),
+            "responses": {
+                f"Error{status}": make_error(facts) for status, facts in api["errors"].items()
+            },
+            "headers": api["headers"],
+            "parameters": {
+                name: {"name": name} | facts for name, facts in api["parameters"].items()
+            },
+            **({"securitySchemes": api["securitySchemes"]} if has_keys else {}),
+        },
+    }
+
+
+def read_api(contract: Contract, settings: Settings) -> Json:
+    """Return `openapi.yaml`, filled in with the contract and the settings."""
+    target, (first, *others) = contract.target, contract.input_names
+    record = {feature.name: feature.default for feature in contract.inputs}
+    values = {
+        "title": f"{target.name.replace('_', ' ').capitalize()} prediction",
+        "summary": f"Predicts {target.description}.",
+        "max_records": settings.max_records,
+        "max_body_bytes": settings.max_body_bytes,
+        "max_explained": MOST_EXPLAINED,
+        "max_key_length": LONGEST_KEY,
+        "record": record,
+        "negative": target.negative,
+        "message": target.message(0, 0.31),
+        "contributions": {first: 0.7} | dict.fromkeys(others, 0.0),
+        "reason": f"{first}: {record[first]} raises the odds of {target.positive} 2.01 times",
+    }
+    encoded = {name: msgspec.json.encode(value).decode() for name, value in values.items()}
+    return yaml.safe_load(Template(API.read_text("utf-8")).substitute(encoded))
+
+
+def make_operation(facts: Json, max_records: int, has_keys: bool) -> Json:
+    """Return an operation object of OpenAPI; `facts` is an operation of `openapi.yaml`."""
+    needs_key = has_keys and "request" in facts
+    parameters = [*facts.get("parameters", []), "X-Request-ID"]
+    errors = sorted([*facts.get("errors", []), 500] + [401] * needs_key)
+    operation = {
+        "operationId": facts["id"],
+        "tags": [facts.get("tag", "operation")],
+        "summary": facts["summary"],
+        "description": facts.get("description", ""),
+        "parameters": [ref("parameters", name) for name in parameters],
+        "responses": {
+            str(facts.get("status", 200)): make_response(facts, max_records),
+            **{str(status): ref("responses", f"Error{status}") for status in errors},
+        },
+        "security": [{"key": []}] if needs_key else [],
+    }
+    if "request" in facts:
+        content = make_content(facts["request"], facts["request_examples"], max_records)
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def make_error(facts: Json) -> Json:
+    """Return the response object of an error status."""
+    error = {
+        "code": facts["codes"][0],
+        "message": facts["message"],
+        "problems": facts.get("problems", []),
+    }
+    meaning = f"{facts['meaning']} `code`: {', '.join(facts['codes'])}."
+    response = make_response(
+        {"meaning": meaning, "response": "ErrorResponse", "examples": [{"error": error}]}
+    )
+    response["headers"] |= facts.get("headers", {})
+    return response
+
+
+def make_response(facts: Json, max_records: int = 1) -> Json:
+    """Return a response object with a body."""
+    return {
+        "description": facts["meaning"],
+        "headers": {"X-Request-ID": ref("headers", "X-Request-ID")},
+        "content": make_content(facts["response"], facts.get("examples", []), max_records),
+    }
+
+
+def make_content(kind: str | list[str], examples: list[Any], max_records: int) -> Json:
+    """Return a body by media type; `kind` is a media type, or a struct of `openapi.yaml`."""
+    if isinstance(kind, str) and "/" in kind:
+        return {kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}}
+    if isinstance(kind, list):
+        one = ref("schemas", kind[0])
+        many = {"type": "array", "items": one, "minItems": 1, "maxItems": max_records}
+        schema: Json = {"anyOf": [one, many]}
+    else:
+        schema = ref("schemas", kind)
+    named = {f"example{number}": {"value": one} for number, one in enumerate(examples, start=1)}
+    return {"application/json": {"schema": schema, "examples": named}}
+
+
+def ref(kind: str, name: str) -> Json:
+    """Return a reference to a component."""
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def make_schemas(contract: Contract, errors: Json) -> Json:
+    """Return every schema by its name, with the rules that its struct cannot express."""
+    _, schemas = msgspec.json.schema_components(
+        [contract.record_type, *STRUCTS], ref_template="#/components/schemas/{name}"
+    )
+    record = schemas["Record"]
+    for feature in contract.features:
+        if feature.kind == "ordinal" and not feature.optional:  # msgspec sorts the categories
+            record["properties"][feature.name]["enum"] = list(feature.categories)
+        if feature.rank_of:
+            record.setdefault("allOf", []).append(rank_rule(feature, contract[feature.rank_of]))
+    schemas["PredictionResponse"]["properties"]["label"]["enum"] = list(contract.target.labels)
+    contributions = schemas["Explanation"]["properties"]["contributions"]
+    contributions["propertyNames"] = {"enum": list(contract.input_names)}
+    codes = {code for facts in errors.values() for code in facts["codes"]} | {"method_not_allowed"}
+    schemas["Error"]["properties"]["code"]["enum"] = sorted(codes)
+    return schemas
+
+
+def rank_rule(rank: Feature, source: Feature) -> Json:
+    """Return the schema that pairs each category of `source` with its rank, or with none."""
+    pairs = [
+        {source.name: {"const": category}, rank.name: {"enum": [position, None]}}
+        for position, category in enumerate(source.categories, start=1)
+    ]
+    return {"anyOf": [{"properties": pair} for pair in pairs]}
