@@ -104,7 +104,7 @@ def test_the_demo_closes_the_loop_loses_nothing_and_can_be_toured(demo, environm
             )
             demo.wait_for(lambda: "measure again" in demo.printed(), 120, "the shifted traffic")
             assert demo.end() == 130
-        assert "interrupted: every process was ended" in demo.printed()
+        assert "interrupted: every process has stopped" in demo.printed()
         assert listening(environment) == []
         with demo.started("--resume", "--keep"):
             demo.wait_for(settings.exists, 600, "the demo")
@@ -206,7 +206,7 @@ def test_ctrl_c_during_the_start_ends_every_process(demo, environment):
     with demo.started():
         demo.wait_for(lambda: accepts_connections(mlflow), 60, "the MLflow server")
         assert demo.end() == 130
-    assert "interrupted: every process was ended" in demo.printed()
+    assert "interrupted: every process has stopped" in demo.printed()
     assert listening(environment) == []
 
 
