@@ -2,7 +2,7 @@
 
 Every evaluation encodes, resamples and fits the whole imblearn pipeline in each fold, one fold
 after the other. It logs each parameter and metric to MLflow in a call of its own. Space and data
-are those of `training.search`; the number of trees is an additional parameter.
+are those of `training.model.search`; the number of trees is an additional parameter.
 """
 
 import time
