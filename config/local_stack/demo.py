@@ -1,8 +1,8 @@
 """The whole loop on this machine: train, serve, send traffic, detect drift, train again.
 
-The demo controls the parts as a user would, by commands and HTTP. It starts with an empty `var/demo`,
-or continues after the last finished stage (`--resume`). It ends with a table, and writes the same
-data to `build/demo/summary.json`.
+The demo controls the parts as a user would, by commands and HTTP. It starts with an empty
+`var/demo`, or continues after the last finished stage (`--resume`). It ends with a table, and
+writes the same data to `build/demo/summary.json`.
 """
 
 import argparse
@@ -167,7 +167,7 @@ class Demo:
         console.print(summary_table(summary, CALM, path))
 
     def drift_and_back(self, version: str) -> dict[str, Any]:
-        """Send traffic as in training, then changed traffic, until a model has learnt the change."""
+        """Send traffic as in training, then changed traffic until a model has learnt the change."""
         rows, seed = self.options.rows, self.options.seed
         calm = self.stage(
             "traffic",
@@ -266,7 +266,7 @@ class Demo:
         return json.loads(out.read_text("utf-8"))
 
     def measured(self) -> dict[str, Any]:
-        """Wait until the relay has delivered all rows; return the verdict of the next measurement."""
+        """Wait until the relay has delivered all rows; return the next drift verdict."""
         self.wait(lambda: backlog(self.env) == 0, "waiting for the relay to deliver")
         delivered_at = time.time()
 

@@ -127,7 +127,7 @@ def check_ports(env: Mapping[str, str], logs: Path) -> None:
     if pid := living_supervisor(logs):
         problems.append(f"an earlier demo's processes still run: kill {pid} ends them all")
     else:
-        taken.append(
+        problems.append(
             "Stop the process that uses it, or set another port: make demo PREDICTION_PORT=9797"
         )
     raise StackError("\n".join(problems))

@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pymongo
@@ -19,9 +18,8 @@ import requests
 import yaml
 from pymongo.collection import Collection
 
-from tests.conftest import free_port, wait_until
+from tests.conftest import ROOT, free_port, wait_until
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 PORTS = {
     "prediction": "PREDICTION_PORT",

@@ -317,7 +317,7 @@ def table(outcomes: list[Outcome]) -> Table:
     return shown
 
 
-def main(say: Callable[..., None] = Console(width=150).print) -> None:
+def main(show: Callable[..., None] = Console(width=150).print) -> None:
     """Run the drills. Exit 1 if an outcome is not the expected one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="*", help="pattern of names (all)")
@@ -330,9 +330,9 @@ def main(say: Callable[..., None] = Console(width=150).print) -> None:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = []
         for outcome in perform(chosen, Path(folder), options.max_evals):
-            say(f"{outcome.drill.name}: {'; '.join(outcome.problems) or 'as expected'}")
+            show(f"{outcome.drill.name}: {'; '.join(outcome.problems) or 'as expected'}")
             outcomes.append(outcome)
-    say(table(outcomes))
+    show(table(outcomes))
     sys.exit(any(outcome.problems for outcome in outcomes))
 
 

@@ -4,9 +4,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
 TIMEOUT_S = 180
 

@@ -20,10 +20,9 @@ import pytest
 import requests
 
 from config.local_stack.stack import PORTS
-from tests.conftest import accepts_connections, free_port, wait_until
+from tests.conftest import ROOT, accepts_connections, free_port, wait_until
 from tests.end_to_end.documented import examples, run
 
-ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "config.local_stack.demo", "--max-evals", "2"]
 STARTS = ("make demo", "make jupyter", ". var/demo/settings")  # the test starts these itself
 

@@ -38,12 +38,6 @@ Run = Callable[..., nbformat.NotebookNode]
 # --- the committed files ------------------------------------------------------------------------
 
 
-def test_the_notebooks_are_numbered():
-    names = [path.stem for path in NOTEBOOKS]
-    assert [name[:3] for name in names] == [f"{n:02}_" for n in range(1, len(names) + 1)]
-    assert len(names) == 4
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_committed_notebook_is_valid_and_has_no_output(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)

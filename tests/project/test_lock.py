@@ -2,9 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+
 LOCK = json.loads((ROOT / "Pipfile.lock").read_text("utf-8"))
 CATEGORIES = {name: packages for name, packages in LOCK.items() if name != "_meta"}
 

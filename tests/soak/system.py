@@ -21,10 +21,9 @@ from prediction_service.model_folder import ModelFolder
 from prediction_service.mongodb import MongoSink
 from prediction_service.settings import Settings
 from tests.benchmarks.servers import processes
-from tests.conftest import accepts_connections, free_port, wait_until
+from tests.conftest import ROOT, accepts_connections, free_port, wait_until
 from tests.prediction_service.conftest import environment, install, make_package
 
-ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S, STOP_TIMEOUT_S = 60, 30
 SERVICE = (
     "gunicorn",
