@@ -1,16 +1,16 @@
 # Start with `make demo` (this machine) or `make up` (containers), and `make test`.
-# `make help` lists all.
+# `make help` lists the targets.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Spark's 500 MB are installed for the targets that need them.
+# Spark takes 500 MB, so only the targets that need it install it.
 DAILY := packages training prediction-service evidently-service stream-generator gcs jupyter dev-packages
 CATEGORIES := $(DAILY) spark installer
 SOURCES := config training prediction_service evidently_service stream_generator tests .ci
 PIPENV_VERSION := 2026.10.3
 
-# Nothing is written outside this folder.
+# All caches stay inside this folder.
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export PIPENV_CACHE_DIR ?= $(CURDIR)/.cache/pipenv
@@ -18,7 +18,7 @@ export PRE_COMMIT_HOME ?= $(CURDIR)/.cache/pre-commit
 export PYLINTHOME ?= $(CURDIR)/.cache/pylint
 export MPLCONFIGDIR ?= $(CURDIR)/.cache/matplotlib
 export PREFECT_HOME ?= $(CURDIR)/var/prefect
-# uv compiles nothing; what is imported is compiled once, as Python does unless this is set.
+# uv does not compile modules. Python compiles each at its first import unless this is set.
 unexport PYTHONDONTWRITEBYTECODE
 export PIPENV_VENV_IN_PROJECT = 1
 export PIPENV_IGNORE_VIRTUALENVS = 1
@@ -27,23 +27,23 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 
-# A line `#: NAME  TEXT` below is one line of the help.
+# Each line `#: TEXT` below is a line of the help.
 .PHONY: help
 help:
 	@sed -n 's/^#: //p' Makefile
 
 LOCKED := $(PYTHON) config/lock/requirements Pipfile.lock
 SYNC := $(BIN)/uv pip sync --python $(BIN)/python --require-hashes
-# jsonschema imports it wherever it is installed, which takes a second of each start of Prefect.
-# Jupyter names it for a format that nothing here uses.
+# If rfc3987-syntax is installed, jsonschema imports it: one second for each start of Prefect.
+# Jupyter requires it for a format that this project does not use.
 WITHOUT := grep -v '^rfc3987-syntax'
 
-# What is no longer locked is removed, Spark too: `make spark` adds it again.
+# The sync removes unlocked packages and Spark; `make spark` installs Spark again.
 $(VENV)/.locked: Pipfile.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: install one and name it, make PYTHON=python3.11"; exit 1; }
+	  { echo "PYTHON: got $(PYTHON), expected Python 3.11, 3.12 or 3.13. Install one: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || \
-	  { echo "$(PYTHON) has no venv: on Debian, apt-get install python3-venv"; exit 1; }
+	  { echo "PYTHON: $(PYTHON) has no venv. On Debian: apt-get install python3-venv"; exit 1; }
 	@echo "setup: Python environment and uv in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(LOCKED) installer >$(VENV)/requirements.txt
@@ -60,27 +60,27 @@ $(VENV)/.spark: $(VENV)/.locked
 	@touch $@
 
 #: Use it
-#:   demo             the whole loop on this machine; KEEP=1 leaves it up, RESUME=1 goes on
+#:   demo             the whole loop on this machine; KEEP=1 leaves it up, RESUME=1 resumes
 #:   up down logs ps  the stack in containers; S=relay: the logs of one service
-#:   train            the training flow with MLflow and Prefect of its own
-#:   jupyter          Jupyter Lab on port 8888; the address with its token is printed
-#:   notebooks        run every notebook against a running stack, into build/notebooks
-#:   doctor           what this machine lacks, and what needs it
+#:   train            the training flow, with its own MLflow and Prefect
+#:   jupyter          Jupyter Lab on port 8888; prints the address with its access token
+#:   notebooks        run every notebook on a running stack; pages go to build/notebooks
+#:   doctor           programs that this machine lacks, and their use
 #: Work on it
-#:   setup, lock      packages of Pipfile.lock, and the pre-commit hooks; resolve Pipfile
-#:   test-fast        unit tests, no server: 1 minute
-#:   test             black --check, pylint, mypy and pytest; COVERAGE=1: 5 minutes
-#:   test-all         also test-slow (demo, drills, notebooks, Spark) and test-containers
-#:   format, lint     black, writing; black --check, pylint and mypy
+#:   setup, lock      install Pipfile.lock and the pre-commit hooks; lock Pipfile again
+#:   test-fast        unit tests without a server: 1 minute
+#:   test             black --check, pylint, mypy, pytest: 5 minutes; COVERAGE=1 measures
+#:   test-all         test, test-slow (demo, drills, notebooks, Spark), test-containers
+#:   format, lint     format with black; black --check, pylint and mypy
 #:   bench NAME=...   measure ablation, batch, explanations, false-alarms, measurement,
 #:                    monitoring, retraining, scoring, serving or training
-#:   fuzz soak drills hostile requests; load while parts die; which alerts fire for what
-#:   audit            known vulnerabilities in what the lock names
-#:   alerts docs      write alert rules and runbooks; docs/configuration.md
-#:   screenshots      the pictures of docs/tour.md, of a running demo; needs Chromium
+#:   fuzz soak drills hostile requests; load while parts fail; alerts for each incident
+#:   audit            known vulnerabilities of the locked packages
+#:   alerts, docs     write alert rules and runbooks; write docs/configuration.md
+#:   screenshots      take the pictures of docs/tour.md from a running demo, with Chromium
 #: Operate containers
-#:   build, publish   every image; push them to DOCKER_REPOSITORY
-#:   backup, restore  into var/backups; FROM=var/backups/...
+#:   build, publish   build every image; push them to DOCKER_REPOSITORY
+#:   backup, restore  write to var/backups; restore FROM=var/backups/...
 #:   forget ID=...    erase one prediction everywhere
 
 .PHONY: spark
@@ -122,7 +122,7 @@ pylint: setup
 
 lint: black mypy pylint
 
-# Rules, parsing, journal, gate and verdict: what starts no server and trains no model.
+# Tests of rules, parsing, journal, gate and verdict: no server, no training.
 FAST := $(addprefix tests/,config/test_contract.py config/test_logs.py config/test_settings.py \
   evidently_service/test_judgement.py evidently_service/test_monitoring.py \
   evidently_service/test_performance.py evidently_service/test_scores.py \
@@ -138,12 +138,12 @@ FAST := $(addprefix tests/,config/test_contract.py config/test_logs.py config/te
 test-fast: setup
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(FAST)
 
-# Half of the time the tests wait for servers: lint uses what they leave of the processors.
+# The tests wait for servers half of the time. Lint uses the idle processors.
 .PHONY: test
 test: setup
 	@$(MAKE) --no-print-directory --jobs 2 lint-beside pytest
 
-# COVERAGE=1 measures branch coverage, and fails below the share in pyproject.toml.
+# COVERAGE=1 measures branch coverage and fails below the minimum in pyproject.toml.
 .PHONY: lint-beside pytest
 lint-beside:
 	@nice -n 19 $(MAKE) --no-print-directory --jobs 1 lint PYLINT_OPTIONS="--jobs 1"
@@ -166,7 +166,7 @@ test-all: test test-slow test-containers
 train: setup
 	$(BIN)/python -m config.local_stack.demo --only-train
 
-# A kernel starts in the notebook's folder: it is told where the code and the data are.
+# A kernel starts in the notebook's folder, so it needs absolute paths to code and data.
 notebooks jupyter: export PYTHONPATH = $(CURDIR)
 notebooks jupyter: export DATA_DIR ?= $(CURDIR)/data
 notebooks jupyter: export JUPYTER_CONFIG_DIR = $(CURDIR)/.cache/jupyter
@@ -189,7 +189,7 @@ BENCHMARKS := $(subst _,-,$(patsubst tests/benchmarks/benchmark_%.py,%,$(wildcar
 
 .PHONY: bench
 bench: setup $(if $(filter scoring,$(NAME)),spark)
-	@[ -n "$(filter $(NAME),$(BENCHMARKS))" ] || { echo "make bench NAME=...: one of $(BENCHMARKS)"; exit 2; }
+	@[ -n "$(filter $(NAME),$(BENCHMARKS))" ] || { echo "NAME: got '$(NAME)', expected one of: $(BENCHMARKS)"; exit 2; }
 	$(BIN)/python -W ignore -m tests.benchmarks.benchmark_$(subst -,_,$(NAME))
 
 .PHONY: fuzz
@@ -223,14 +223,14 @@ alerts: setup
 # --- containers ---------------------------------------------------------------------------------
 
 COMPOSE := docker compose
-# What an image says of itself: the tag if this commit has one, and the commit.
+# For the labels of images: the tag of this commit, if any, and the commit.
 export REVISION ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 export VERSION ?= $(shell git describe --tags --match 'v*' --always --dirty 2>/dev/null)
 
 .PHONY: engine
 engine:
 	@$(COMPOSE) version >/dev/null 2>&1 || \
-	  { echo "needs Docker Engine 25 or later with Compose; without Docker: make demo"; exit 1; }
+	  { echo "Docker Engine 25 or later with Compose: not found. Without Docker, run make demo"; exit 1; }
 
 .PHONY: up
 up: engine .env secrets
@@ -277,7 +277,7 @@ restore:
 
 .PHONY: forget
 forget:
-	@[ -n "$(ID)" ] || { echo "which prediction? make forget ID=..."; exit 2; }
+	@[ -n "$(ID)" ] || { echo "ID: not set. Run make forget ID=..."; exit 2; }
 	$(COMPOSE) exec -T relay python -m prediction_service.forget "$(ID)"
 	$(COMPOSE) exec -T measure python -m evidently_service.forget "$(ID)"
 	$(COMPOSE) exec -T worker python -m training forget "$(ID)"

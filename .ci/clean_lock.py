@@ -1,4 +1,4 @@
-"""Takes the package index out of Pipfile.lock: pip's own configuration names it."""
+"""Remove the package index from Pipfile.lock; pip's own configuration names it."""
 
 import json
 from pathlib import Path

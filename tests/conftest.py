@@ -1,4 +1,4 @@
-"""What the tests of every part share: the contract, a valid record, ports, a MongoDB server."""
+"""Fixtures and helpers for the tests of every part: contract, record, ports, servers."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from prediction_service.sinks.mongodb import MongoSink
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-# Read when XGBoost's threads are made; spinning ones make small fits slow on busy machines.
+# OpenMP reads this when XGBoost starts its threads. Spinning threads slow small fits down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 turn_off()
 
@@ -53,12 +53,12 @@ KEPT_PREFIXES = (
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run in which a test skipped for a reason that EXPECTED_SKIPS, a pattern, has not.
+    """Fail the run if a test skipped for a reason that the pattern EXPECTED_SKIPS does not match.
 
-    For a machine that provides all else: there a skip hides that something was not tested.
+    On a machine that provides everything else, any other skip hides a missing test.
     """
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if EXPECTED_SKIPS is None or reporter is None:  # a process of xdist has no reporter
+    if EXPECTED_SKIPS is None or reporter is None:  # an xdist process has no reporter
         return
     reasons = {report.longrepr[2] for report in reporter.stats.get("skipped", [])}
     unexpected = sorted(reason for reason in reasons if not re.search(EXPECTED_SKIPS, reason))
@@ -69,7 +69,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the caller's shell or of a developer's .env reaches a test."""
+    """Remove the settings of the caller's shell and of a developer's `.env`."""
     for name in list(os.environ):
         if name not in KEPT_VARIABLES and not name.startswith(KEPT_PREFIXES):
             monkeypatch.delenv(name)
@@ -80,30 +80,30 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def contract() -> Contract:
-    """The project's own contract."""
+    """Return the project's own contract."""
     return load_contract()
 
 
 @pytest.fixture
 def record(contract: Contract) -> dict[str, Any]:
-    """A valid request record: every default of the contract."""
+    """Return a valid request record: every default of the contract."""
     return {feature.name: feature.default for feature in contract.inputs}
 
 
 @pytest.fixture(scope="session")
 def census_dir() -> Path:
-    """The folder of the real UCI files; skips where it is not given."""
+    """Return the folder of the real UCI files. Skip the test without CENSUS_DATA_DIR."""
     folder = os.environ.get("CENSUS_DATA_DIR", "")
     if not folder or not (Path(folder) / "adult.data").exists():
-        pytest.skip("CENSUS_DATA_DIR names no folder with adult.data and adult.test")
+        pytest.skip("CENSUS_DATA_DIR: expected a folder with adult.data and adult.test")
     return Path(folder)
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on just now.
+    """Return an unused TCP port of the loopback interface, outside of the kernel's own range.
 
-    Not one that the kernel would choose: those are what outgoing connections get, and the next one
-    may take it before the server that it is meant for.
+    The kernel gives ports of its range to outgoing connections. One of them could take the port
+    before the server under test does.
     """
     while True:
         port = random.SystemRandom().randrange(10_000, 32_000)
@@ -115,21 +115,22 @@ def free_port() -> int:
 def wait_until(
     condition: Callable[[], Any], timeout_s: float = 30, what: str | Callable[[], str] = ""
 ) -> Any:
-    """The first true value of `condition`, asked every 50 ms; fails after the deadline.
+    """Return the first true value of `condition`, which is called every 50 ms.
 
-    `what` is told then: what was waited for, or what reads it, such as the log of a process.
+    Raises AssertionError after the deadline. Its message holds `what`: a text, or a function that
+    returns one, such as the log of a process.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.05)
-    said = what() if callable(what) else what
-    raise AssertionError(f"not within {timeout_s} s: {said or condition}")
+    text = what() if callable(what) else what
+    raise AssertionError(f"not within {timeout_s} s: {text or condition}")
 
 
 def accepts_connections(port: int) -> bool:
-    """True if something listens on the loopback port."""
+    """Return True if a server listens on the loopback port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -137,21 +138,21 @@ def accepts_connections(port: int) -> bool:
 
 @contextmanager
 def gcs_emulator(folder: Path) -> Iterator[str]:
-    """The address of a gs:// emulator with the bucket `tests`."""
+    """Run a gs:// emulator with the bucket `tests`; yield its address."""
     port = free_port()
     command = [sys.executable, str(ROOT / "config/gcs/emulator.py"), "--data-dir", str(folder)]
     command += ["start", "--quiet", "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen([*command, "--default-bucket", "tests"]) as process:
         address = f"http://127.0.0.1:{port}"
 
-        def answers() -> bool:
+        def is_ready() -> bool:
             try:
                 return requests.get(f"{address}/storage/v1/b", timeout=5).ok
             except requests.ConnectionError:
                 return False
 
         try:
-            wait_until(answers, 30, "the emulator")
+            wait_until(is_ready, 30, "the emulator")
             yield address
         finally:
             process.terminate()
@@ -160,9 +161,9 @@ def gcs_emulator(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def mlflow_server(folder: Path, artifacts: str = "", **environ: str) -> Iterator[str]:
-    """The address of an MLflow server that keeps artifacts the way the stack's does: proxied.
+    """Run an MLflow server with proxied artifacts, as in the stack; yield its address.
 
-    Its database and log are in the folder, and so are its `artifacts` if they have no address.
+    The folder holds its database, its log and, without an address for `artifacts`, its artifacts.
     """
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
@@ -182,7 +183,10 @@ def mlflow_server(folder: Path, artifacts: str = "", **environ: str) -> Iterator
 
 @pytest.fixture(scope="session")
 def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MongoDB server: MONGODB_TEST_URI, else a `mongod` on PATH, else the test skips."""
+    """Return the address of a MongoDB server: MONGODB_TEST_URI, or a `mongod` from PATH.
+
+    Skip the test without either.
+    """
     if uri := os.environ.get("MONGODB_TEST_URI"):
         yield uri
         return
@@ -199,7 +203,10 @@ def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def made_up_rows(contract: Contract, rows: int, seed: int = 0) -> pd.DataFrame:
-    """A checked frame of random people whose income follows from education, age and hours."""
+    """Return a checked frame (n_rows, n_features + label) of random people.
+
+    Education, age and hours a week determine the odds of a high income.
+    """
     random = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
@@ -220,7 +227,7 @@ def made_up_rows(contract: Contract, rows: int, seed: int = 0) -> pd.DataFrame:
 
 @pytest.fixture
 def sink(mongodb_uri: str) -> Iterator[MongoSink]:
-    """The prediction service's sink, on a database of the test's own."""
+    """Return the prediction service's sink, on a database for this test."""
     opened = MongoSink(mongodb_uri, f"test_{uuid.uuid4().hex}", timeout_s=10)
     yield opened
     opened.client.drop_database(opened.collection.database.name)

@@ -1,5 +1,5 @@
 locals {
-  image           = "debian-cloud/debian-13" # its own packages bring Docker Engine 26 and Compose 2.26
+  image           = "debian-cloud/debian-13" # with packages of Docker Engine 26 and Compose 2.26
   prefect_api_url = "http://${google_compute_instance.prefect.network_interface[0].network_ip}:4200/api"
 }
 
@@ -7,9 +7,9 @@ resource "google_compute_instance" "prefect" {
   name                = "prefect"
   machine_type        = var.prefect_machine_type
   deletion_protection = var.deletion_protection
-  # For another machine type: it is shut down, changed and started.
+  # A change of the machine type stops and starts the machine.
   allow_stopping_for_update = true
-  # A new start-up script takes effect when it is run next; it must not replace the disk.
+  # In metadata, a new start-up script takes effect at its next run and does not replace the disk.
   metadata = {
     enable-oslogin         = "TRUE"
     block-project-ssh-keys = "TRUE"
@@ -19,7 +19,7 @@ resource "google_compute_instance" "prefect" {
       secret_version = google_secret_manager_secret_version.prefect.name
       settings = {
         COMPOSE_PROFILES = "prefect"
-        BIND_ADDRESS     = "0.0.0.0" # the firewall lets the project machine in, and nobody else
+        BIND_ADDRESS     = "0.0.0.0" # the firewall allows the project machine only
       }
       start = "docker compose up --build --detach --wait prefect"
     })
@@ -43,10 +43,10 @@ resource "google_compute_instance" "prefect" {
 
   service_account {
     email  = google_service_account.prefect.email
-    scopes = ["cloud-platform"] # what it may do is up to its roles
+    scopes = ["cloud-platform"] # the roles of the account limit it
   }
 
-  # What the start-up script needs as soon as the machine boots.
+  # The start-up script needs these as soon as the machine boots.
   depends_on = [
     google_compute_router_nat.income,
     google_secret_manager_secret_iam_member.prefect,
@@ -75,7 +75,7 @@ resource "google_compute_instance" "project" {
         PREFECT_API_URL       = local.prefect_api_url
         MLFLOW_ALLOWED_HOST   = join(",", [for one in google_compute_address.project : "${one.address}:5000"])
       }
-      # The small machine takes longer to build than the worker waits for its server.
+      # The small machine builds its image for longer than the worker waits for its server.
       start = join("\n", [
         "docker compose build --quiet",
         "curl --fail --silent --show-error --output /dev/null --max-time 10 --retry 180 --retry-delay 10 --retry-all-errors ${local.prefect_api_url}/health",

@@ -11,8 +11,8 @@ resource "google_compute_subnetwork" "income" {
   private_ip_google_access = true
 }
 
-# The way out, for packages, images and the census: the machines have no external addresses. It is
-# billed by the hour and by what passes, whether or not anybody uses the machines.
+# Egress for packages, images and the census, because the machines have no external addresses. Google
+# charges for it by the hour and by traffic, even if nobody uses the machines.
 resource "google_compute_router" "income" {
   name    = "income"
   network = google_compute_network.income.id
@@ -27,7 +27,7 @@ resource "google_compute_router_nat" "income" {
   source_subnetwork_ip_ranges_to_nat = "ALL_SUBNETWORKS_ALL_IP_RANGES"
 }
 
-# SSH, and the tunnels in it, from Identity-Aware Proxy's range alone.
+# SSH and its tunnels, from Identity-Aware Proxy's range only.
 resource "google_compute_firewall" "iap_ssh" {
   name                    = "income-iap-ssh"
   network                 = google_compute_network.income.id
@@ -54,7 +54,7 @@ resource "google_compute_firewall" "project_to_prefect" {
   }
 }
 
-# The project machine's external address, if anybody may come to it. It stays when the machine restarts.
+# The project machine's external address, with allowed_addresses only. It survives restarts.
 resource "google_compute_address" "project" {
   count  = length(var.allowed_addresses) > 0 ? 1 : 0
   name   = "income-project"

@@ -1,5 +1,5 @@
 locals {
-  # Names of buckets are taken world-wide.
+  # Bucket names are unique world-wide.
   buckets = {
     artifacts = "${var.project}-income-artifacts" # of MLflow
     prefect   = "${var.project}-income-prefect"   # for flow code and results
@@ -38,9 +38,8 @@ resource "google_service_account" "prefect" {
   display_name = "Income: Prefect server"
 }
 
-# MLflow's server and the worker, which reads flow code and writes results, run on the project machine;
-# the Prefect server needs no bucket. This project's own flows are part of the worker's image and
-# keep no results: the second bucket stays empty until flows of yours use it.
+# MLflow's server and the worker use the buckets, and both run on the project machine. The worker stores
+# flow code in the second bucket and reads it from there. The Prefect server needs no bucket.
 resource "google_storage_bucket_iam_member" "project" {
   for_each = google_storage_bucket.income
   bucket   = each.value.name
@@ -55,7 +54,7 @@ resource "google_project_iam_member" "logs" {
   member   = each.value
 }
 
-# Both machines must know Prefect's login. It is in Terraform's state too: keep the state private.
+# Both machines need Prefect's credentials. Terraform's state holds them too: keep the state private.
 resource "random_password" "prefect" {
   length  = 32
   special = false

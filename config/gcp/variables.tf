@@ -16,23 +16,23 @@ variable "zone" {
 }
 
 variable "repository_url" {
-  description = "Where the machines fetch this repository from: over https, without a password."
+  description = "Address of this repository for the machines: https, without a password."
   type        = string
 
   validation {
     condition     = can(regex("^https://[[:alnum:]._~:/@%+-]+$", var.repository_url))
-    error_message = "repository_url must start with https://, without quotes or blanks."
+    error_message = "repository_url: expected an https:// address without quotes and blanks."
   }
 }
 
 variable "revision" {
-  description = "Tag, branch or whole commit id that the machines run."
+  description = "Tag, branch or full commit id for the machines."
   type        = string
   default     = "main"
 
   validation {
     condition     = can(regex("^[[:alnum:]][[:alnum:]._/-]*$", var.revision))
-    error_message = "revision must be the name of a tag or branch, or a whole commit id."
+    error_message = "revision: expected a tag, a branch or a full commit id."
   }
 }
 
@@ -49,42 +49,42 @@ variable "prefect_machine_type" {
 }
 
 variable "disk_gb" {
-  description = "Boot disk of each machine, in GB: images take 5, the volumes the rest. Another size later makes a new, empty machine."
+  description = "Boot disk of each machine in GB; images take 5, volumes the rest. A later change replaces the machine with an empty one."
   type        = number
   default     = 30
 }
 
 variable "noncurrent_days" {
-  description = "Days that an overwritten or deleted object can still be brought back."
+  description = "Days in which an overwritten or deleted object can be restored."
   type        = number
   default     = 30
 }
 
 variable "deletion_protection" {
-  description = "Whether terraform destroy refuses to remove the machines, whose disks hold the volumes."
+  description = "Protect the machines, whose disks hold the volumes, from terraform destroy."
   type        = bool
   default     = true
 }
 
 variable "allowed_addresses" {
-  description = "IPv4 ranges that may reach open_ports directly. Empty: nobody, and no machine has an external address."
+  description = "IPv4 ranges that can reach open_ports without a tunnel. Empty: none, and no machine has an external address."
   type        = list(string)
   default     = []
 
   validation {
-    # By the mask: 0.0.0.0/00 is the whole internet too, and so are 0.0.0.0/1 and 128.0.0.0/1 together.
+    # The mask decides: 0.0.0.0/00 is the whole internet too, and so are 0.0.0.0/1 and 128.0.0.0/1.
     condition     = alltrue([for range in var.allowed_addresses : startswith(try(cidrnetmask(range), ""), "255.")])
-    error_message = "allowed_addresses takes IPv4 ranges such as 203.0.113.0/24, none wider than /8."
+    error_message = "allowed_addresses: expected IPv4 ranges such as 203.0.113.0/24, none wider than /8."
   }
 }
 
 variable "open_ports" {
-  description = "Ports of the project machine that allowed_addresses reach: 9696 predictions, 5000 MLflow, 8888 Jupyter, 3000 drift, 8085 Grafana."
+  description = "Ports of the project machine for allowed_addresses: 9696 predictions, 5000 MLflow, 8888 Jupyter, 3000 drift, 8085 Grafana."
   type        = list(number)
   default     = [9696]
 
   validation {
     condition     = alltrue([for port in var.open_ports : contains([9696, 5000, 8888, 3000, 8085], port)])
-    error_message = "open_ports takes 9696, 5000, 8888, 3000 and 8085. MongoDB and Prometheus are reached through a tunnel only."
+    error_message = "open_ports: expected some of 9696, 5000, 8888, 3000 and 8085. MongoDB and Prometheus need a tunnel."
   }
 }

@@ -1,4 +1,4 @@
-# The stack on Google Cloud. Parsed and checked by tests/config/test_gcp.py; it has not been applied.
+# The stack on Google Cloud. tests/config/test_gcp.py checks it; it has not been applied to a project.
 terraform {
   required_version = ">= 1.5"
   required_providers {

@@ -1,7 +1,7 @@
-"""Start the `gs://` emulator with a longer queue of connections: its own command's arguments.
+"""Start the `gs://` emulator with a longer connection queue, and with its own arguments.
 
-The emulator queues five. A client that opens more at once, as gcsfs and MLflow do, has some dropped,
-and the kernel tries those again after 1, 3, 7 ... seconds: fetching 44 files took 5 to 35 s.
+Its own queue holds five connections. gcsfs and MLflow open more, and the emulator drops the rest. The
+kernel retries after 1, 3, 7 ... seconds, so a download of 44 files took 5 to 35 s.
 """
 
 from http.server import HTTPServer

@@ -1,1 +1,1 @@
-"""The parts as processes of one machine, and the demo that conducts them. Imported by no part."""
+"""The parts as processes on one machine, and the demo that controls them. No part imports it."""

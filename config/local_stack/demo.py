@@ -1,8 +1,8 @@
-"""The whole loop on this machine: train, serve, send, shift, see it, train again, see it end.
+"""The whole loop on this machine: train, serve, send traffic, detect drift, train again.
 
-Conducts the parts from outside, as a user would: commands, HTTP and nothing else. Starts from
-nothing in `var/demo`, or goes on after the last finished stage (`--resume`). Ends with a table and
-the same as JSON in `build/demo/summary.json`.
+The demo controls the parts as a user would, by commands and HTTP. It starts with an empty
+`var/demo`, or continues after the last finished stage (`--resume`). It ends with a table, and
+writes the same data to `build/demo/summary.json`.
 """
 
 import argparse
@@ -42,11 +42,11 @@ from config.local_stack.summary import brief, is_resolved, resulting, summary_ta
 from config.runtime.settings import SettingsError
 
 REGISTRY = ("gcs", "mlflow", "prefect")
-# A window that is judged has 1,000 rows, and two in a row are a verdict.
+# The judge needs 1,000 rows for a window, and two drifted windows in a row for drift.
 CALM, SHIFTED, AGAIN = "none", "sudden", "sudden-again"
 TRAINING_TIMEOUT_S = 900
-# Quicker than a production stack, so that there is something to see; the user's settings win.
-# Every full window is judged: a demo is shorter than the quarter of an hour that a window waits.
+# Shorter periods than in production; the user's settings win. The judge takes every full window,
+# because the demo is shorter than the usual 15 minutes between two windows.
 DEMO_SETTINGS = {
     "MEASURE_PERIOD_S": "5",
     "JUDGE_PERIOD_S": "0",
@@ -59,7 +59,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class Demo:
-    """One run of the demo: its environment, its options and what its stages have found."""
+    """One run of the demo: environment, options and results of its stages."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -67,18 +67,18 @@ class Demo:
         self.state: Path = options.state_dir
         if not options.only_train:
             self.state = options.state_dir / "demo"
-            # The shifted people that it learns from are nobody's: they stay out of the real store.
+            # The demo's labelled rows are simulated and must not reach the real store.
             asked["TRAINING_STORE"] = str(self.state.resolve() / "store")
         self.env = stack_environment(os.environ | asked, self.state, DEMO_SETTINGS)
         self.out_dir: Path = options.out_dir
         self.logs = self.out_dir / "logs"
         self.progress = self.state / "progress.json"
         self.seconds: dict[str, float] = {}
-        self.found: dict[str, Any] = {}  # by stage, what it has found
+        self.found: dict[str, Any] = {}  # result of each finished stage
         self.stack: Stack
 
     def stage(self, name: str, text: str, action: Callable[[], Any]) -> Any:
-        """Run a stage and keep what it found, or return what an earlier run's stage found."""
+        """Run a stage and save its result, or return the result that an earlier run saved."""
         if name in self.found:
             console.print(f"[bold]{name}[/] [green]done before[/]")
             return self.found[name]
@@ -89,7 +89,7 @@ class Demo:
         return found
 
     def timed(self, name: str, text: str, action: Callable[[], Any]) -> Any:
-        """Run a part of the demo between two lines: what begins, and how long it took."""
+        """Run an action; print its description before and its duration after."""
         console.print(f"[bold]{name}[/] {text}")
         start = time.monotonic()
         found = action()
@@ -104,18 +104,18 @@ class Demo:
         timeout_s: float = 120,
         state: Callable[[], str] = lambda: "",
     ) -> Any:
-        """Wait as `Stack.wait_for` does, and show what the demo waits for."""
+        """Wait as `Stack.wait_for` does, and show `what` with its state in the terminal."""
         with console.status(what) as shown:
 
             def met() -> Any:
-                if console.is_terminal:  # else nobody sees it, and `state` asks Prefect
+                if console.is_terminal:  # `state` sends a request to Prefect
                     shown.update(f"{what} {state()}")
                 return condition()
 
             return self.stack.wait_for(met, what, timeout_s, state)
 
     def run(self) -> None:
-        """Start the stack and run every stage; with `--keep` leave it up, whatever came of them."""
+        """Start the stack and run every stage; with `--keep` leave it running, even on failure."""
         self.prepare()
         with running(self.env, self.logs, report=warn) as self.stack:
             try:
@@ -135,22 +135,22 @@ class Demo:
                 self.stay_up()
 
     def prepare(self) -> None:
-        """Remove the state of an earlier demo, or read how far it came."""
+        """Delete the state of an earlier demo, or read its progress to resume it."""
         if self.options.resume and self.progress.exists():
             progress = json.loads(self.progress.read_text("utf-8"))
             self.found, self.seconds = progress["found"], progress["seconds"]
             return
         if self.options.resume:
-            console.print(f"nothing to resume in {self.state}: starting from nothing")
+            console.print(f"nothing to resume in {self.state}: starting a new demo")
         shutil.rmtree(self.state, ignore_errors=True)
 
     def wait_healthy(self, *names: str) -> None:
-        """Wait for the health pages of processes."""
+        """Wait until processes are healthy."""
         with console.status(f"waiting for {' and '.join(names)}"):
             self.stack.wait_healthy(*names)
 
     def loop(self) -> None:
-        """Train, serve and send, until a model has learnt the change; then show the summary."""
+        """Run every stage, then show and write the summary."""
         trained = self.stage(
             "train", "hyperopt search, fit, evaluate, register, gate, promote", self.train
         )
@@ -159,7 +159,7 @@ class Demo:
         self.stage("serve", f"version {version} on both services", lambda: self.served(version))
         findings = self.drift_and_back(version)
         findings["predictions"] = self.stage(
-            "store", "every answered prediction is looked for in the store", self.stored
+            "store", "look up every answered prediction in the journals", self.stored
         )
         summary = trained | findings | {"seconds": self.seconds, "addresses": addresses(self.env)}
         path = self.out_dir / "summary.json"
@@ -167,36 +167,32 @@ class Demo:
         console.print(summary_table(summary, CALM, path))
 
     def drift_and_back(self, version: str) -> dict[str, Any]:
-        """Traffic as it was, then of a changed world, until a model has learnt the change."""
+        """Send traffic as in training, then changed traffic until a model has learnt the change."""
         rows, seed = self.options.rows, self.options.seed
         calm = self.stage(
             "traffic",
-            f"{rows} records as they come, half of them labelled later",
+            f"{rows} records as in training, half of them labelled later",
             lambda: self.send(CALM, seed, labels=0.5),
         )
         before = self.stage("measure", "drift and quality of that window", self.measured)
         shifted = self.stage(
             "drift",
-            f"{rows} records of other people, for whom other rules hold",
+            f"{rows} records of other people, with other odds of a high income",
             lambda: self.send(SHIFTED, seed, labels=1.0),
         )
         after = self.stage("measure again", "drift and quality of that window", self.measured)
-        self.stage(
-            "labels", "the true labels go to where trainings find them", self.hand_over_labels
-        )
-        run = self.stage(
-            "watch", "the deployment that starts a training on drift", self.drift_training
-        )
+        self.stage("labels", "hand the true labels over to the training", self.hand_over_labels)
+        run = self.stage("watch", "wait for the training that drift starts", self.drift_training)
         retrained = self.stage(
             "train again",
-            f"flow run {run['flow_run']}, judged by new labels",
+            f"flow run {run['flow_run']}; the gate uses new labels",
             lambda: self.trained(run["id"], version),
         )
         newer = retrained["model_version"]
         self.stage("swap", f"version {newer} on both services", lambda: self.served(newer))
         again = self.stage(
             "same again",
-            f"{rows} more records of the changed world",
+            f"{rows} more records with the same change",
             lambda: self.send(AGAIN, seed + 1, labels=1.0),
         )
         resolved = self.stage(
@@ -219,17 +215,17 @@ class Demo:
         }
 
     def stay_up(self) -> None:
-        """Leave the stack running until Ctrl-C, and report what dies."""
+        """Leave the stack running until Ctrl-C, and report processes that die."""
         script = self.state / "settings"
         script.write_text(settings_script(self.env, os.environ), encoding="utf-8")
-        console.print("Everything stays up; Ctrl-C ends it. For commands in another shell:")
+        console.print("The stack keeps running until Ctrl-C. For commands in another shell:")
         console.print(f"  . {script}")
         try:
             while True:
                 self.stack.check()
                 time.sleep(1)
         except KeyboardInterrupt:
-            console.print("ending every process")
+            console.print("stopping every process")
 
     def only_train(self) -> None:
         """Run the training flow against MLflow and Prefect alone."""
@@ -238,7 +234,7 @@ class Demo:
             self.timed("train", "hyperopt search, fit, evaluate, register, gate", self.run_training)
 
     def train(self) -> dict[str, Any]:
-        """Train a first version; return what the registry has of it."""
+        """Train a first version; return its facts from the registry."""
         self.run_training()
         return production_facts(self.env)
 
@@ -248,7 +244,7 @@ class Demo:
         run_command(self.stack, "training", *arguments)
 
     def served(self, version: str) -> None:
-        """Wait until the services answer with a version and compare with its reference."""
+        """Wait until both services use a version: as model and as reference data."""
 
         def both() -> bool:
             live = get(f"{self.env['PREDICTION_ADDRESS']}/model") or {}
@@ -270,7 +266,7 @@ class Demo:
         return json.loads(out.read_text("utf-8"))
 
     def measured(self) -> dict[str, Any]:
-        """Return the verdict of a measurement that began after the relay had delivered all rows."""
+        """Wait until the relay has delivered all rows; return the next drift verdict."""
         self.wait(lambda: backlog(self.env) == 0, "waiting for the relay to deliver")
         delivered_at = time.time()
 
@@ -282,7 +278,7 @@ class Demo:
         return self.wait(fresh, "waiting for a measurement of the window")
 
     def hand_over_labels(self) -> None:
-        """Give trainings what the journal exports, where there is no MongoDB."""
+        """Without MongoDB, export labelled rows from the journals for the next training."""
         if self.env.get("MONGODB_ADDRESS"):
             return
         path = self.out_dir / "labelled.jsonl"
@@ -299,15 +295,15 @@ class Demo:
             return None
 
         def state() -> str:
-            runs = [f"{r['name']} is {r['state_name']}, not begun" for r in drift_runs(self.env)]
-            return ", ".join(runs) or "none asked for yet"
+            runs = [f"{run['name']} is {run['state_name']}" for run in drift_runs(self.env)]
+            return ", ".join(runs) or "not requested yet"
 
         return self.wait(begun, "a training started by drift", state=state)
 
     def trained(self, flow_run: str, before: str) -> dict[str, Any]:
-        """Wait for a flow run's end; return what the registry has of the version it promoted.
+        """Wait for the end of a flow run; return the facts of the version that it promoted.
 
-        Raises StackError if it has promoted none.
+        Raises StackError if it promoted no version.
         """
         url = f"{self.env['PREFECT_API_URL']}/flow_runs/{flow_run}"
 
@@ -322,8 +318,8 @@ class Demo:
         if state != "COMPLETED" or facts["model_version"] == before:
             page = f"{self.env['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{flow_run}"
             raise StackError(
-                f"the training that drift started ended as {state} and promoted no version:"
-                f" `make demo KEEP=1` shows why at {page}, as does {self.stack.logs}/worker.log"
+                f"the training that drift started: ended as {state} and promoted no version."
+                f" Read {self.stack.logs}/worker.log, or run make demo KEEP=1 and open {page}"
             )
         return facts
 
@@ -342,14 +338,14 @@ class Demo:
         }
 
     def answers_path(self, scenario: str) -> Path:
-        """Return where the generator leaves the answered records of a scenario."""
+        """Return the path of the generator's predictions for a scenario."""
         return self.out_dir / f"answers-{scenario}.jsonl"
 
 
 def run_command(stack: Stack, module: str, *arguments: str) -> None:
-    """Run a command of the project, and report each process of the stack that dies.
+    """Run a command of the project, and report processes of the stack that die.
 
-    Raises StackError if it fails; what it printed is above.
+    Raises StackError if the command fails.
     """
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, env=stack.env) as run:
@@ -365,7 +361,7 @@ def run_command(stack: Stack, module: str, *arguments: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print what went wrong, beside what a stage prints."""
+    """Print a warning."""
     console.print(text, style="yellow", markup=False)
 
 
@@ -373,24 +369,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m config.local_stack.demo", description=__doc__)
     parser.add_argument("--data", choices=["auto", "synthetic"], default="auto")
-    parser.add_argument("--max-evals", type=int, help="trials of a search (MAX_EVALS, else 12)")
+    parser.add_argument("--max-evals", type=int, help="trials of a search (MAX_EVALS, or 12)")
     parser.add_argument("--rows", type=int, default=2500, help="records per scenario (2500)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--state-dir", type=Path, default=Path("var"), help="servers' state (var)")
-    parser.add_argument("--out-dir", type=Path, default=Path("build/demo"), help="(build/demo)")
-    parser.add_argument("--keep", action="store_true", help="leave everything up until Ctrl-C")
     parser.add_argument(
-        "--resume", action="store_true", help="go on after the last stage that an earlier run ended"
+        "--state-dir", type=Path, default=Path("var"), help="state of the servers (var)"
     )
-    parser.add_argument("--only-train", action="store_true", help="end after the training flow")
+    parser.add_argument("--out-dir", type=Path, default=Path("build/demo"), help="(build/demo)")
+    parser.add_argument("--keep", action="store_true", help="leave the stack running until Ctrl-C")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue after the last finished stage"
+    )
+    parser.add_argument("--only-train", action="store_true", help="stop after the training flow")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
-    """Run the demo; an expected failure is a few clear lines, and nothing is left running."""
+    """Run the demo. Print expected errors without a traceback, and leave no process running."""
     options = parse(None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # A shell that starts this in the background makes it ignore Ctrl-C.
+    # A process that a shell starts in the background ignores Ctrl-C without this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         demo = Demo(options)
@@ -401,18 +399,18 @@ def main() -> None:
             demo.run()
     except (SettingsError, StackError) as err:
         print(err, file=sys.stderr)
-        print_how_to_go_on(options)
+        print_how_to_resume(options)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted: every process was ended", file=sys.stderr)
-        print_how_to_go_on(options)
+        print("interrupted: every process has stopped", file=sys.stderr)
+        print_how_to_resume(options)
         sys.exit(130)
 
 
-def print_how_to_go_on(options: argparse.Namespace) -> None:
-    """Print the command that resumes this demo, if a stage of it was finished."""
+def print_how_to_resume(options: argparse.Namespace) -> None:
+    """Print how to resume this demo, if it has finished a stage."""
     if not options.only_train and (options.state_dir / "demo" / "progress.json").exists():
-        print("make demo RESUME=1 goes on after the last finished stage", file=sys.stderr)
+        print("make demo RESUME=1 continues after the last finished stage", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a running stack says: over HTTP, and by the commands of its journal."""
+"""Read the state of a running stack over HTTP and with the journal's commands."""
 
 import json
 import subprocess
@@ -17,14 +17,14 @@ Env = Mapping[str, str]  # the environment of the stack's processes
 
 
 def production_facts(env: Env) -> dict[str, Any]:
-    """Return what the registry has of the production version and the run that made it.
+    """Return facts about the production version and its run from the registry.
 
     Raises StackError if no version is in production.
     """
     mlflow = f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow"
     alias = get(f"{mlflow}/registered-models/alias?name={MODEL_NAME}&alias={ALIAS}")
     if alias is None:
-        raise StackError("no version is in production; the gate's reason is above")
+        raise StackError("no version is in production. The gate printed its reason above")
     version = alias["model_version"]
     found = get(f"{mlflow}/runs/get?run_id={version['run_id']}")
     if found is None:
@@ -52,7 +52,7 @@ def drift_runs(env: Env) -> list[dict[str, Any]]:
 
 
 def current_step(env: Env, flow_run: str) -> str:
-    """Return the names of a flow run's steps that run now."""
+    """Return the names of a flow run's running steps."""
     wanted = {
         "flow_runs": {"id": {"any_": [flow_run]}},
         "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
@@ -62,7 +62,7 @@ def current_step(env: Env, flow_run: str) -> str:
 
 
 def prefect_filter(env: Env, kind: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what Prefect finds, or nothing while it is unavailable: the stack restarts it."""
+    """Return the runs that Prefect finds, or an empty list while Prefect is unavailable."""
     try:
         response = requests.post(
             f"{env['PREFECT_API_URL']}/{kind}/filter",
@@ -90,12 +90,12 @@ def backlog(env: Env) -> int:
 
 
 def journal_status(env: Env) -> dict[str, Any]:
-    """Return what the journals hold and what is still to be delivered."""
+    """Return the counts and the backlog of the journals."""
     return json.loads(journal(env, "status", "--json"))
 
 
 def journal(env: Env, *arguments: str) -> str:
-    """Return what a command of the prediction service's journal prints.
+    """Return the output of a command of the prediction service's journal.
 
     Raises StackError if it fails.
     """
@@ -109,12 +109,12 @@ def journal(env: Env, *arguments: str) -> str:
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
-    """Return the objects of a text that has one a line."""
+    """Return the objects of a text with one JSON object per line."""
     return [json.loads(line) for line in text.splitlines()]
 
 
 def addresses(env: Env) -> dict[str, str]:
-    """Return what to open."""
+    """Return the address of each page."""
     return {
         "prediction service": env["PREDICTION_ADDRESS"],
         "drift reports": f"{env['EVIDENTLY_ADDRESS']}/report",

@@ -1,7 +1,7 @@
-"""The embedded stack: every part as a local process under supervisord, from `Procfile`.
+"""The local stack: every part as a process under supervisord, from `Procfile`.
 
-Used by the demo and by `make train`. What runs where follows from the settings: those of the
-shell, then those of `.env`, then the defaults here. A process that dies is started again.
+The demo and `make train` use it. Settings come from the shell, then from `.env`, then from the
+defaults here. supervisord restarts a process that dies.
 """
 
 import configparser
@@ -39,30 +39,37 @@ PORTS = {
 DEFAULTS = {
     "ARTIFACT_BUCKET": "income-artifacts",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 15
-    # Kept in memory, they would be lost with the server, and with them the runs that hold them.
+    # In memory, leases would not survive a restart of the server, and their runs would crash.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
         "prefect.server.concurrency.lease_storage.filesystem"
     ),
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make training slow beside the services
 }
-# What may have been given to one command alone, as in `make demo CENSUS_DATA_DIR=...`.
-GIVEN = (*PORTS, "CENSUS_DATA_DIR", "DATA_DIR", "MAX_EVALS", "MONGODB_ADDRESS", "MONGODB_DATABASE")
-# The health page of each process that has one.
+# A user may set these for one command only, as in `make demo CENSUS_DATA_DIR=...`.
+PER_COMMAND = (
+    *PORTS,
+    "CENSUS_DATA_DIR",
+    "DATA_DIR",
+    "MAX_EVALS",
+    "MONGODB_ADDRESS",
+    "MONGODB_DATABASE",
+)
+# Health pages by process.
 HEALTH = {
     "mlflow": "{MLFLOW_TRACKING_URI}/health",
     "prefect": "{PREFECT_API_URL}/health",
     "prediction": "{PREDICTION_ADDRESS}/health/live",
     "evidently": "{EVIDENTLY_ADDRESS}/health/live",
 }
-# supervisord: a process that ends within so many seconds did not start, and is tried so often.
+# supervisord: a process that ends within START_S has failed to start; START_TRIES is the maximum.
 START_S, START_TRIES = 5, 3
-# What supervisord logs of a process that ended, and of one that it no longer tries to start.
+# Log lines of supervisord about a process that ended, and one that it does not start any more.
 ENDED = re.compile(r"exited: (?P<name>\S+) \((?P<how>.*)\)")
 GIVEN_UP = re.compile(r"gave up: (?P<name>\S+) entered FATAL state")
 
 
 class StackError(Exception):
-    """The stack cannot run; the message says why and what to do."""
+    """The stack cannot run. The message gives reason and remedy."""
 
 
 def stack_environment(
@@ -70,8 +77,8 @@ def stack_environment(
 ) -> dict[str, str]:
     """Return the environment of every process: the shell's over `.env`'s over the defaults.
 
-    `defaults` are the caller's own, and stand above those of this module only. Raises
-    SettingsError for an invalid line of `.env`.
+    `defaults` override the defaults of this module. Raises SettingsError for an invalid line of
+    `.env`.
     """
     env = {**PORTS, **DEFAULTS, **SWITCHES, **defaults, **read_env_file(ROOT / ".env"), **environ}
     state = state_dir.resolve()
@@ -98,36 +105,36 @@ def stack_environment(
 
 
 def settings_script(env: Mapping[str, str], own: Mapping[str, str]) -> str:
-    """Return what another shell reads (`. FILE`) to run commands on the stack of `env`.
+    """Return a script that gives another shell (`. FILE`) the environment `env` of the stack.
 
-    `own` is the environment of the process that started it.
+    `own` is the environment of the process that started the stack.
     """
-    names = [name for name in env if own.get(name) != env[name] or name in GIVEN]
+    names = [name for name in env if own.get(name) != env[name] or name in PER_COMMAND]
     return "".join(f"export {name}={shlex.quote(env[name])}\n" for name in names)
 
 
 def check_ports(env: Mapping[str, str], logs: Path) -> None:
-    """Raise StackError if a port is in use, naming each with the setting that moves it.
+    """Raise StackError with the setting of each port that is in use.
 
-    `logs` is the folder that an earlier stack, if it still runs, was started with.
+    `logs` is the log folder of an earlier stack, which may still run.
     """
-    taken = []
+    problems = []
     for setting in PORTS:
         if reason := bind_error("127.0.0.1", int(env[setting])):
-            taken.append(f"{setting}={env[setting]}: {reason}")
-    if not taken:
+            problems.append(f"{setting}={env[setting]}: {reason}")
+    if not problems:
         return
     if pid := living_supervisor(logs):
-        taken.append(f"an earlier demo's processes still run: kill {pid} ends them all")
+        problems.append(f"an earlier demo's processes still run: kill {pid} ends them all")
     else:
-        taken.append(
+        problems.append(
             "Stop the process that uses it, or set another port: make demo PREDICTION_PORT=9797"
         )
-    raise StackError("\n".join(taken))
+    raise StackError("\n".join(problems))
 
 
 def living_supervisor(logs: Path) -> int | None:
-    """Return the pid of a supervisord that still runs, if any."""
+    """Return the pid of a running supervisord with this log folder, or None."""
     try:
         pid = int((logs / "supervisord.pid").read_text("utf-8"))
         os.kill(pid, 0)
@@ -171,7 +178,7 @@ def procfile() -> Iterator[tuple[str, str]]:
 
 
 class Stack:
-    """The running processes, as seen by the process that started them."""
+    """The running processes, for the process that started them."""
 
     def __init__(
         self,
@@ -184,20 +191,20 @@ class Stack:
         self.logs = logs
         self._supervisor = supervisor
         self._report = report
-        self._seen = 0  # characters of supervisord's log
+        self._read = 0  # characters of supervisord's log
 
     def check(self) -> None:
-        """Report each process that has died since the last call, with its last lines.
+        """Report each process that died after the last call, with the end of its log.
 
-        Raises StackError if one could not be started again.
+        Raises StackError if supervisord could not restart a process.
         """
         log = self.logs / "supervisord.log"
         text = log.read_text("utf-8", errors="replace") if log.exists() else ""
-        new, self._seen = text[self._seen :], len(text)
+        new, self._read = text[self._read :], len(text)
         for line in new.splitlines():
             if ended := ENDED.search(line):
                 name, how = ended["name"], ended["how"]
-                self._report(f"{name} died ({how}) and is started again. {self.last_lines(name)}")
+                self._report(f"{name} died ({how}) and restarts. {self.last_lines(name)}")
             elif given_up := GIVEN_UP.search(line):
                 name = given_up["name"]
                 raise StackError(f"{name} cannot be started. {self.last_lines(name)}")
@@ -205,7 +212,7 @@ class Stack:
             raise StackError(f"supervisord ended. {self.last_lines('supervisord')}")
 
     def wait_healthy(self, *names: str) -> None:
-        """Return when the health pages of the named processes answer 200.
+        """Return as soon as the health pages of the named processes have status 200.
 
         Raises StackError as `wait_for` does.
         """
@@ -222,8 +229,8 @@ class Stack:
     ) -> Any:
         """Return the first true value of `condition`.
 
-        Raises StackError if a process cannot be started or the deadline passes; then the message
-        has what `state` says.
+        Raises StackError if a process cannot be started, or after the deadline. The message holds
+        the result of `state`.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -231,17 +238,17 @@ class Stack:
                 return value
             self.check()
             time.sleep(0.5)
-        seen = f": {said}" if (said := state()) else ""
-        raise StackError(f"{what}: not within {timeout_s:.0f} s{seen}. Logs: {self.logs}")
+        found = f": {text}" if (text := state()) else ""
+        raise StackError(f"{what}: not within {timeout_s:.0f} s{found}. Logs: {self.logs}")
 
     def last_lines(self, name: str, count: int = 10) -> str:
-        """Return the end of a process's log, with its path."""
+        """Return the path and the end of a process's log."""
         log = self.logs / f"{name}.log"
         lines = log.read_text("utf-8", errors="replace").splitlines() if log.exists() else []
-        return "\n".join([f"The end of {log}:", *(f"  {line}" for line in lines[-count:])])
+        return "\n".join([f"End of {log}:", *(f"  {line}" for line in lines[-count:])])
 
     def stop(self) -> None:
-        """End every process; kill what is left after a deadline."""
+        """End every process; kill the remaining ones after a deadline."""
         self._supervisor.send_signal(signal.SIGTERM)
         try:
             self._supervisor.wait(STOP_TIMEOUT_S)
@@ -256,10 +263,10 @@ def running(
     processes: tuple[str, ...] = (),
     report: Callable[[str], None] = print,
 ) -> Iterator[Stack]:
-    """Run the stack, or the named processes of it, while the body runs.
+    """Run the stack, or the named processes, while the body runs.
 
-    supervisord gets a session of its own, so that Ctrl-C reaches the body first and every process
-    is ended in order. Call `check_ports` before: another stack may use the same folders.
+    supervisord runs in its own session: Ctrl-C reaches the body only, which then ends the processes
+    in order. Call `check_ports` before, because another stack may use the same folders.
     """
     Path(env["STATE_DIR"]).mkdir(parents=True, exist_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
@@ -267,7 +274,7 @@ def running(
         old.unlink()
     config = supervisor_file(logs, processes)
     command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(config)]
-    # It prints what it logs, and a warning when root starts it.
+    # It prints a copy of its log, and a warning under root.
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -284,7 +291,7 @@ def running(
 
 
 def http_ok(url: str) -> bool:
-    """Return whether the page answers 200."""
+    """Return True if the page has status 200."""
     try:
         return requests.get(url, timeout=2).status_code == 200
     except requests.RequestException:

@@ -1,4 +1,4 @@
-"""The demo's summary: what it keeps of the monitoring's verdicts, and the table for people."""
+"""The demo's summary: extracts of the monitoring's verdicts, and the table."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ SHOWN_METRICS = ("roc_auc", "log_loss", "f1", "ece")
 
 
 def brief(verdict: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a drift verdict that the summary keeps."""
+    """Return the part of a drift verdict for the summary."""
     drifted = [f["name"] for f in verdict.get("features", []) if f["persistent"]]
     return {
         "drifted": verdict["drifted"],
@@ -20,25 +20,25 @@ def brief(verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_resolved(after: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether there was drift, and windows of the new version have cleared it."""
+    """Return True if there was drift and the judged windows of the new version have none."""
     return after["drifted"] and not now["drifted"] and now["judgement"]["windows"] > 0
 
 
 def resulting(verdict: dict[str, Any]) -> dict[str, Any]:
-    """Return the measured quality of the live version, as the summary keeps it."""
+    """Return the measured quality of the live version for the summary."""
     quality = verdict["quality"] or {}
     names = ("rows", "roc_auc", "log_loss", "f1")
     return {"model_version": verdict["model_version"]} | {n: quality.get(n) for n in names}
 
 
 def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
-    """Return the summary for people; `calm` names the traffic whose speed is shown."""
+    """Return the summary as a table; `calm` names the traffic for the throughput."""
     metrics, counts = summary["test_metrics"], summary["predictions"]
     traffic, drift, quality = summary["traffic"][calm], summary["drift"], summary["quality"]
     retraining = summary["retraining"]
     rows = {
-        "data": f"{summary['data_source']}: {summary['rows']['train']:,} rows to train on,"
-        f" {summary['rows']['test']:,} to test",
+        "data": f"{summary['data_source']}: {summary['rows']['train']:,} training rows,"
+        f" {summary['rows']['test']:,} test rows",
         "test metrics": ", ".join(f"{n} {metrics[n]:.4f}" for n in SHOWN_METRICS),
         "model": f"version {summary['model_version']}, run {summary['run_id']}",
         "predictions": ", ".join(f"{value} {name}" for name, value in counts.items()),
@@ -48,13 +48,14 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
         "drift after": drift_words(drift["after"]),
         "retraining": f"flow run {retraining['flow_run']}, started by drift, promoted version"
         f" {retraining['model_version']}",
-        "drift then": ("resolved, " if drift["resolved"] else "") + drift_words(drift["retrained"]),
+        "drift at the end": ("resolved, " if drift["resolved"] else "")
+        + drift_words(drift["retrained"]),
         "quality before": quality_words(quality["before"]),
         "quality after": quality_words(quality["shifted"]),
-        "quality then": quality_words(quality["retrained"]),
+        "quality at the end": quality_words(quality["retrained"]),
         "seconds": ", ".join(f"{name} {value}" for name, value in summary["seconds"].items()),
         **summary["addresses"],
-        "all of it": str(path),
+        "details": str(path),
     }
     table = Table(show_header=False, title="Income prediction pipeline")
     for name, value in rows.items():
@@ -63,14 +64,14 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
 
 
 def drift_words(drift: dict[str, Any]) -> str:
-    """Return a drift verdict in a line."""
+    """Return a drift verdict as one line."""
     names = ", ".join(drift["features"]) or "none"
     found = "drift" if drift["drifted"] else "no drift"
     return f"{found}: {drift['share_drifted']:.0%} of the features ({names})"
 
 
 def quality_words(quality: dict[str, Any]) -> str:
-    """Return the measured quality of a version in a line."""
+    """Return the measured quality of a version as one line."""
     if quality["roc_auc"] is None:
         return f"version {quality['model_version']}: not enough labels"
     return (

@@ -1,4 +1,4 @@
-// Run once by the mongo image, in an empty volume: the one user of the pipeline, for its own database.
+// The mongo image runs this once, for an empty volume: the pipeline's user of its own database.
 db.getSiblingDB("income").createUser({
   user: "income",
   pwd: require("fs").readFileSync("/run/secrets/mongo_password", "utf8").trim(),

@@ -1,9 +1,9 @@
-"""What each part of the training is worth: the search's best setting, with one thing changed.
+"""The value of each part of the training: the best setting of a search with one change.
 
     make bench NAME=ablation
 
-Everything is measured out of fold on the training split; the test split is not read. The gain in
-ROC AUC is that over the best setting on the same rows, with its 95 % paired bootstrap interval.
+All figures are out of fold on the training split; the test split is not read. A gain in ROC AUC is
+relative to the best setting on the same rows, with a 95 % paired bootstrap interval.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from training.search import Folds, Trial, run_search
 
 N_FOLDS, SEED = 5, 0
 RISING = ("education", "hours_per_week", "capital_gain")
-AUC_COST_OF_SMOTE = 0.001  # at most, against the same setting without
+MAX_AUC_COST_OF_SMOTE = 0.001  # relative to the same setting without SMOTE
 
 
 def without(contract: Contract, *names: str) -> Contract:
-    """The contract with columns that the model does not see."""
+    """Return the contract without some of the model's inputs."""
     features = tuple(
         msgspec.structs.replace(feature, used=False) if feature.name in names else feature
         for feature in contract.features
@@ -39,7 +39,7 @@ def without(contract: Contract, *names: str) -> Contract:
 
 
 def rising(frame: pd.DataFrame, contract: Contract) -> str:
-    """XGBoost's constraint that more of these never lowers the odds, by encoded column."""
+    """Return XGBoost's monotone constraints: the odds never fall with a column of RISING."""
     encoder = make_encoder(contract).fit(frame[list(contract.input_names)])
     signs = ["1" if name in RISING else "0" for name in encoder.get_feature_names_out()]
     return f"({','.join(signs)})"
@@ -48,7 +48,7 @@ def rising(frame: pd.DataFrame, contract: Contract) -> str:
 def variants(
     frame: pd.DataFrame, contract: Contract, folds: Folds, best: Params
 ) -> Iterator[tuple[str, Trial]]:
-    """(name, trial) of each change."""
+    """Yield (name, trial) of each change."""
     smote = best["smote_ratio"]
     changed: dict[str, Params] = {
         "no SMOTE": {"smote_ratio": 0.0},
@@ -71,7 +71,7 @@ def variants(
 def describe(
     name: str, trial: Trial, frame: pd.DataFrame, y: np.ndarray, best: Trial
 ) -> list[dict[str, Any]]:
-    """The figures of one variant."""
+    """Return the figures of one variant."""
     threshold = best_f1_threshold(trial.probability, y)
     metrics = measure(y, trial.probability, threshold)
     shown = ("roc_auc", "log_loss", "f1", "ece")
@@ -88,9 +88,9 @@ def describe(
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--max-evals", type=int, default=50, help="of the search (50)")
+    parser.add_argument("--max-evals", type=int, default=50, help="trials of the search (50)")
     options = parser.parse_args()
     contract = load_contract()
     frame = read_census(contract).train
@@ -101,9 +101,9 @@ def main() -> None:
         results += describe(name, trial, frame, folds.y, best)
         if name == "no SMOTE":
             cost = trial.metrics["cv_roc_auc"] - best.metrics["cv_roc_auc"]
-            goal = f"<= {AUC_COST_OF_SMOTE}"
-            met = cost <= AUC_COST_OF_SMOTE
-            results.append(result("what SMOTE costs in ROC AUC", cost, "", goal, met))
+            goal = f"<= {MAX_AUC_COST_OF_SMOTE}"
+            met = cost <= MAX_AUC_COST_OF_SMOTE
+            results.append(result("cost of SMOTE in ROC AUC", cost, "", goal, met))
     raw = best.platt.slope, best.platt.intercept
     results += [result(f"Platt {n}", v, "") for n, v in zip(("slope", "intercept"), raw)]
     write("ablation", results)

@@ -1,9 +1,9 @@
-"""Records a second and core in lists of 1000, beside MLflow's scoring server on the same graph.
+"""Rows per second and core in lists of 1000, compared with MLflow's server on the same graph.
 
     make bench NAME=batch
 
-Per busy core: rows over the processor time of the server's processes, so that neither the number of
-cores nor what else runs on them counts. The service validates and journals every row; MLflow's
+The rate is rows per second of processor time of the server's processes. It depends neither on the
+number of cores nor on other processes. The service validates and journals every row; MLflow's
 server does neither.
 """
 
@@ -26,25 +26,25 @@ from tests.benchmarks.servers import Server, mlflow_server, service
 
 BATCH_ROWS = 1000
 CONNECTIONS = 2
-TIMES_MLFLOW = 2.5
+MIN_RATIO = 2.5  # to MLflow's server
 
 
 class Measured(NamedTuple):
-    """What all rounds showed, by server."""
+    """The figures of all rounds, by server."""
 
-    rates: dict[str, list[float]]  # rows a second of processor time
+    rates: dict[str, list[float]]  # rows per second of processor time
     worker_mb: dict[str, float]
 
 
 def rows_per_core_s(client: Client, server: Server, batches: list, seconds: float) -> float:
-    """Rows a second of processor time, in one round."""
+    """Return rows per second of processor time in one round."""
     before_s = server.cpu_s()
     answered = client.drive(server.target(batches), CONNECTIONS, seconds).answered
     return answered * BATCH_ROWS / (server.cpu_s() - before_s)
 
 
 def measure(folder: Path, rounds: int, seconds: float, workers: int) -> Measured:
-    """All rounds of the service and of MLflow's server, in random order."""
+    """Run all rounds of the service and of MLflow's server, in random order."""
     measured = Measured(defaultdict(list), {})
     with ExitStack() as stack:
         model = train(folder, load_contract())
@@ -64,16 +64,16 @@ def measure(folder: Path, rounds: int, seconds: float, workers: int) -> Measured
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3, help="of each stretch of load (3)")
+    parser.add_argument("--seconds", type=float, default=3, help="of load in each round (3)")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rates, memory = measure(Path(scratch), options.rounds, options.seconds, options.workers)
     over_mlflow = np.array(rates["service"]) / np.array(rates["mlflow"])
-    results = [ratio("service / mlflow: rows per busy core", over_mlflow, at_least, TIMES_MLFLOW)]
+    results = [ratio("service / mlflow: rows per busy core", over_mlflow, at_least, MIN_RATIO)]
     results += [
         result(f"{name}: rows per busy core", float(np.median(values)), "1/s")
         for name, values in rates.items()

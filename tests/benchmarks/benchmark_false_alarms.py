@@ -1,14 +1,14 @@
-"""How many false alarms there are, against how many are promised, and how soon shifts are seen.
+"""The number of false alarms compared with the stated number, and the time to detect shifts.
 
     make bench NAME=false-alarms
 
-Months of undrifted windows on census rows: each month a reference of its own, thresholds found from
-it as the service finds them, and a window every 15 minutes, judged by the service's own code. The
-rows are those of the whole census, each with the out-of-fold answer of a model, so that reference
-and windows are of one world. A single month says little of an expected number of 1, so there are
-several, and the goal is held against their mean, less what chance explains of it.
+The benchmark simulates months of undrifted windows on census rows. Each month has a new reference,
+with thresholds from the service's own code, and a window every 15 minutes. All rows come from the
+whole census, with out-of-fold predictions of one model, so reference and windows have the same
+distribution. One month says little about an expected number of 1. The goal therefore applies to the
+mean of several months, minus two standard errors.
 
-Then the power: how many windows a shift of one kind lasts until it is seen.
+Then it measures power: the number of shifted windows until a shift is detected.
 """
 
 import argparse
@@ -33,17 +33,17 @@ from evidently_service.thresholds import find_thresholds
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_most, result, write
 
-REFERENCE_ROWS = 5000  # training.flow
-LIMIT_S = 600  # of a month of windows
-CHUNK = 80  # windows counted at once
-PERSONS_EACH = 20  # repetitions of a shift
-MOST_WINDOWS = 20  # that a shift is waited for
+REFERENCE_ROWS = 5000  # training.orchestration.flows
+MAX_MONTH_S = 600
+CHUNK = 80  # windows counted together
+REPETITIONS = 20  # of each shift
+MAX_WINDOWS = 20  # until a shift counts as not detected
 
 Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 
 
 def people(contract: Contract) -> pd.DataFrame:
-    """Every census row as it is monitored, with a model's out-of-fold answers."""
+    """Return every census row as it is monitored, with out-of-fold predictions of a model."""
     census = read_census(contract)
     frame = pd.concat([census.train, census.test], ignore_index=True)
     X = frame[list(contract.input_names)].copy()
@@ -52,14 +52,14 @@ def people(contract: Contract) -> pd.DataFrame:
     model = HistGradientBoostingClassifier(categorical_features=texts, random_state=0)
     labels = frame[contract.target.name].astype(int)
     probability = cross_val_predict(model, X, labels, method="predict_proba")[:, 1]
-    answered = frame.assign(probability=probability, income_class=(probability >= 0.4).astype(int))
-    names = [str(name) for name in answered]
-    rows = answered.itertuples(index=False)
+    predicted = frame.assign(probability=probability, income_class=(probability >= 0.4).astype(int))
+    names = [str(name) for name in predicted]
+    rows = predicted.itertuples(index=False)
     return monitored_frame((dict(zip(names, row, strict=True)) for row in rows), contract)
 
 
 class World:
-    """Rows that are drawn again and again, as codes of their columns' distinct values."""
+    """Rows to draw windows from; each value is the code of a distinct value of its column."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.rows = rows
@@ -68,7 +68,7 @@ class World:
     def month(
         self, monitoring: Monitoring, windows: int, rng: np.random.Generator
     ) -> tuple[list[dict[str, float]], float]:
-        """The ratios of each window against one new reference, and the seconds they took."""
+        """Return the ratios of each window to a new reference, and the seconds for them."""
         order = rng.permutation(len(self.rows))
         reference, others = order[:REFERENCE_ROWS], order[REFERENCE_ROWS:]
         judging = judging_of(self.rows.iloc[reference], monitoring)
@@ -83,7 +83,7 @@ class World:
     def ratios(
         self, judging: Monitoring, reference: np.ndarray, chosen: np.ndarray
     ) -> list[dict[str, float]]:
-        """Each window's ratio by column; `chosen` (n_windows, window_rows) row numbers."""
+        """Return each window's ratio by column; `chosen` (n_windows, window_rows) row numbers."""
         by_column = {}
         for name, test in judging.tests.items():
             codes, values = self.coded[name]
@@ -101,13 +101,13 @@ class World:
 
 
 def judging_of(reference: pd.DataFrame, monitoring: Monitoring) -> Monitoring:
-    """The monitoring with the thresholds of a reference."""
+    """Return the monitoring with the thresholds of a reference."""
     found = find_thresholds(reference, monitoring, monitoring.window_rows)
     return monitoring.with_thresholds(found)
 
 
 def alarms(windows: list[dict[str, float]], monitoring: Monitoring) -> tuple[dict[str, int], int]:
-    """How often each column and the dataset became drifted."""
+    """Return how often each column and the dataset became drifted."""
     judgement = Judgement(reference="1")
     columns, dataset = dict.fromkeys(monitoring.tests, 0), 0
     for number, ratios in enumerate(windows):
@@ -121,7 +121,7 @@ def alarms(windows: list[dict[str, float]], monitoring: Monitoring) -> tuple[dic
 
 
 def with_gain_of_more(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Half as many people more have a capital gain."""
+    """Raise the number of people with a capital gain by half."""
     gains = rows.loc[rows["capital_gain"] > 0, "capital_gain"].to_numpy()
     chance = 0.5 * len(gains) / (len(rows) - len(gains))
     more = (rows["capital_gain"] == 0) & (rng.random(len(rows)) < chance)
@@ -129,7 +129,7 @@ def with_gain_of_more(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFr
 
 
 def some(column: str, value: str, share: float) -> Shift:
-    """That share of the rows get this value."""
+    """Return a shift that gives a value to that share of the rows."""
     return lambda rows, rng: rows.assign(
         **{column: rows[column].mask(rng.random(len(rows)) < share, value)}
     )
@@ -142,7 +142,7 @@ SHIFTS: dict[str, tuple[str, Shift]] = {
         "hours_per_week",
         lambda rows, _: rows.assign(hours_per_week=rows["hours_per_week"] * 60),
     ),
-    "capital_gain: half as many people more": ("capital_gain", with_gain_of_more),
+    "capital_gain: 50 % more people": ("capital_gain", with_gain_of_more),
     "capital_gain: 0 for all": ("capital_gain", lambda rows, _: rows.assign(capital_gain=0)),
     "occupation: missing in 5 %": ("occupation", some("occupation", "?", 0.05)),
     "workclass: 10 % more self-employed": ("workclass", some("workclass", "Self-emp-inc", 0.1)),
@@ -153,29 +153,29 @@ SHIFTS: dict[str, tuple[str, Shift]] = {
 }
 
 
-def windows_until_seen(world: World, monitoring: Monitoring, seed: int) -> dict[str, list[int]]:
-    """After how many shifted windows each shift is seen, at most MOST_WINDOWS + 1."""
+def windows_to_detect(world: World, monitoring: Monitoring, seed: int) -> dict[str, list[int]]:
+    """Return the number of windows until each shift is detected, at most MAX_WINDOWS + 1."""
     rng = np.random.default_rng(seed)
     reference = world.rows.iloc[rng.permutation(len(world.rows))[:REFERENCE_ROWS]]
     judging = judging_of(reference, monitoring)
     return {
-        name: [seen_after(world, judging, reference, shift, rng) for _ in range(PERSONS_EACH)]
+        name: [detected_after(world, judging, reference, shift, rng) for _ in range(REPETITIONS)]
         for name, shift in SHIFTS.items()
     }
 
 
-def seen_after(
+def detected_after(
     world: World,
     judging: Monitoring,
     reference: pd.DataFrame,
     shift: tuple[str, Shift],
     rng: np.random.Generator,
 ) -> int:
-    """The number of the shifted window with which its column has drifted."""
+    """Return the number of the shifted window that makes its column drifted."""
     column, change = shift
     test = judging.tests[column]
     judgement = Judgement(reference="1")
-    for number in range(1, MOST_WINDOWS + 1):
+    for number in range(1, MAX_WINDOWS + 1):
         chosen = rng.integers(0, len(world.rows), judging.window_rows)
         window = change(world.rows.iloc[chosen], rng)
         score = scores.score(reference[column], window[column], test.test)
@@ -183,13 +183,13 @@ def seen_after(
         judgement = judged(judgement, ratios, float(number), judging)
         if column in judgement.persistent:
             return number
-    return MOST_WINDOWS + 1
+    return MAX_WINDOWS + 1
 
 
 def months_of(
     world: World, monitoring: Monitoring, months: int, windows: int
 ) -> list[dict[str, Any]]:
-    """The false alarms of some months, as figures."""
+    """Return the figures of that many months."""
     by_month, datasets, seconds = [], [], []
     by_column = dict.fromkeys(monitoring.tests, 0)
     for seed in range(months):
@@ -202,8 +202,8 @@ def months_of(
     mean, error = np.mean(by_month), np.std(by_month, ddof=1) / np.sqrt(months)
     print("false alarms of each month:", by_month)
     return [
-        at_most(f"{windows} windows", max(seconds), "s", LIMIT_S),
-        result("months, each with its own reference", months, ""),
+        at_most(f"{windows} windows", max(seconds), "s", MAX_MONTH_S),
+        result("months, each with a new reference", months, ""),
         result(
             "false alarms a month, mean",
             float(mean),
@@ -222,7 +222,7 @@ def months_of(
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--months", type=int, default=20)
     parser.add_argument("--windows", type=int, default=2880, help="of a month (2880)")
@@ -231,11 +231,11 @@ def main() -> None:
     monitoring = load_monitoring(CONTRACT_PATH.with_name("monitoring.yaml"), contract)
     world = World(people(contract))
     results = months_of(world, monitoring, options.months, options.windows)
-    for name, seen in windows_until_seen(world, monitoring, seed=1000).items():
-        minutes = float(np.median(seen)) * monitoring.judge_period_s / 60
-        results.append(result(f"until seen, median: {name}", minutes, "min"))
-        missed = seen.count(MOST_WINDOWS + 1) / len(seen)
-        results.append(result(f"not seen in {MOST_WINDOWS} windows: {name}", missed, "share"))
+    for name, counts in windows_to_detect(world, monitoring, seed=1000).items():
+        minutes = float(np.median(counts)) * monitoring.judge_period_s / 60
+        results.append(result(f"until detected, median: {name}", minutes, "min"))
+        missed = counts.count(MAX_WINDOWS + 1) / len(counts)
+        results.append(result(f"not detected in {MAX_WINDOWS} windows: {name}", missed, "share"))
     write("false-alarms", results)
 
 

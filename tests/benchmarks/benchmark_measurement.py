@@ -1,9 +1,9 @@
-"""What one measurement of the window costs, and each of its parts, beside Evidently's report.
+"""The time of one measurement of the window and of each of its parts.
 
     make bench NAME=measurement
 
-On made-up rows of the contract, all of them labelled, against a reference of 5,000 rows; each
-figure is the median of a few runs.
+It measures random labelled rows of the contract against a reference of 5,000 rows. Each figure is
+the median of RUNS runs. The peer of all other parts is Evidently's report.
 """
 
 import tempfile
@@ -38,17 +38,17 @@ PERIOD_MS = 5_000  # measure_period_s of config/monitoring.yaml
 
 
 class Rows:
-    """A registry with one version, whose reference is made of rows."""
+    """A registry with one version and these reference rows."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
 
     def production_version(self) -> Version:
-        """The version."""
+        """Return the version."""
         return Version("1", "run-1")
 
     def download_reference(self, _: Version, folder: Path) -> Path:
-        """The rows as a file."""
+        """Write the rows to a file; return its path."""
         path = folder / "reference.jsonl"
         path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows))
         return path
@@ -59,18 +59,18 @@ MONITORING = load_monitoring(CONTRACT_PATH.with_name("monitoring.yaml"), CONTRAC
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """The median time of a few runs, after one that is not counted."""
+    """Return the median milliseconds of RUNS runs, after one uncounted run."""
     work()
-    taken = []
+    durations = []
     for _ in range(RUNS):
         started = time.perf_counter()
         work()
-        taken.append((time.perf_counter() - started) * 1000)
-    return median(taken)
+        durations.append((time.perf_counter() - started) * 1000)
+    return median(durations)
 
 
 def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callable[[], object]]:
-    """Each part of a measurement, ready to run."""
+    """Return each part of a measurement as a function."""
     events = made_up_predictions(CONTRACT, n_rows, seed=2)
     features = [event.features for event in events]
     label = np.array([one.label for one in labels_of(events, wrong_every=7)])
@@ -91,7 +91,7 @@ def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callab
 
 
 def whole(reference_rows: list[dict[str, Any]], n_rows: int, folder: Path) -> float:
-    """The time that the measure process says a measurement took, in milliseconds: the median."""
+    """Return the median milliseconds of a measurement, as the measure process reports them."""
     monitoring = msgspec.structs.replace(MONITORING, window_rows=n_rows)
     references = References(folder / "reference", Rows(reference_rows))
     with closing(Window(folder / "window.db")) as window:
@@ -99,26 +99,27 @@ def whole(reference_rows: list[dict[str, Any]], n_rows: int, folder: Path) -> fl
         window.add_predictions(events)
         window.add_labels(labels_of(events, wrong_every=7))
         measure = Measure(window, references, monitoring, CONTRACT, reports=Reports(folder, 20))
-        taken = []
+        durations = []
         for run in range(RUNS + 1):
             measure.run_once()
             found = window.latest()
             assert found is not None and found.duration_s is not None
-            taken.append(found.duration_s * 1000)
+            durations.append(found.duration_s * 1000)
             window.add_predictions(made_up_predictions(CONTRACT, 1, seed=3 + run))
-    return median(taken[1:])
+    return median(durations[1:])
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """Every figure, by size of the window."""
+    """Yield every figure, by size of the window."""
     reference_rows = made_up_rows(CONTRACT, REFERENCE_ROWS, seed=1)
     for n_rows in WINDOWS:
-        taken = {name: milliseconds(work) for name, work in parts(reference_rows, n_rows).items()}
-        for name, value in taken.items():
+        works = parts(reference_rows, n_rows)
+        durations = {name: milliseconds(work) for name, work in works.items()}
+        for name, value in durations.items():
             yield result(f"{n_rows} rows: {name}", value, "ms")
-        report = taken.pop("Evidently's report")
-        name = f"{n_rows} rows: all but Evidently's report"
-        yield at_most(name, sum(taken.values()), "ms", round(report))
+        report = durations.pop("Evidently's report")
+        name = f"{n_rows} rows: all except Evidently's report"
+        yield at_most(name, sum(durations.values()), "ms", round(report))
         with tempfile.TemporaryDirectory() as folder:
             value = whole(reference_rows, n_rows, Path(folder))
         yield at_most(f"{n_rows} rows: one measurement", value, "ms", PERIOD_MS)

@@ -1,11 +1,11 @@
-"""How fast the monitoring takes predictions in, how fresh its verdict is, and what it keeps.
+"""The monitoring: intake rate, delay of the verdict, memory and disk space.
 
     make bench NAME=monitoring
 
-The peer is one prediction service: what it answers at saturation, one record a request, is what it
-can emit. The monitoring gets batches as the relay sends them while it measures and writes reports
-without a pause between them. Freshness is then looked at with the periods of
-config/monitoring.yaml: from a batch being accepted until a measurement has it.
+The peer is one prediction service at saturation, with one record a request. During the intake the
+monitoring gets batches as from the relay, and it measures and writes reports without a pause. The
+delay is measured with the periods of config/monitoring.yaml, from the acceptance of a batch to its
+measurement.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from tests.evidently_service.mlflow_registry import RegistryFile
 BATCH_ROWS, SENDERS, WORKERS = 500, 2, 2  # RELAY_BATCH_ROWS
 REFERENCE_ROWS = 5000
 CONNECTIONS, LOAD_S = 16, 10.0
-MARKS, FRESH_S = 6, 10
+N_DELAYS, MAX_DELAY_S = 6, 10
 RETENTION_ROWS, GROWTH_MB = 50_000, 50  # retention_rows of config/monitoring.yaml
 GUNICORN = ["gunicorn", "-c", "evidently_service/gunicorn.conf.py", "evidently_service.wsgi:app"]
 MEASURE = ["evidently_service.measure"]
@@ -46,7 +46,7 @@ Results = list[dict[str, Any]]
 
 
 class Monitoring:
-    """A running Evidently service, gunicorn and the measure process, with a folder of its own."""
+    """An Evidently service, gunicorn and the measure process, with a folder of its own."""
 
     def __init__(self, folder: Path, registry: RegistryFile, **periods: float) -> None:
         file = yaml.safe_load(CONTRACT_PATH.with_name("monitoring.yaml").read_text("utf-8"))
@@ -68,7 +68,7 @@ class Monitoring:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Monitoring"]:
-        """Both processes, answering."""
+        """Run both processes while the body runs."""
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self.log.open("wb"))
             for arguments in (GUNICORN, MEASURE):
@@ -77,31 +77,31 @@ class Monitoring:
                 stack.enter_context(process)
                 stack.callback(process.terminate)
                 self.pids.append(process.pid)
-            wait_until(self.is_compared, 60, "the first measurement")
+            wait_until(self.has_reference, 60, "the first measurement")
             yield self
 
-    def is_compared(self) -> bool:
-        """True once there is a reference."""
+    def has_reference(self) -> bool:
+        """Return True if the service has reference data."""
         with contextlib.suppress(requests.ConnectionError):
             return self.drift()["model_version"] is not None
         return False
 
     def drift(self) -> dict[str, Any]:
-        """What it says."""
+        """Return the drift verdict."""
         return requests.get(f"{self.address}/drift", timeout=10).json()
 
     def send(self, session: requests.Session, batch: bytes) -> int:
-        """Posts a batch under ids of its own; how many predictions were sent so far."""
+        """Send a batch with new ids; return the number of predictions sent so far."""
         with self.lock:
             self.sent += BATCH_ROWS
             sent = self.sent
         body = batch.replace(NAME, f"{sent:019d}".encode())
-        answer = session.post(f"{self.address}/iterate/income", data=body, timeout=30)
-        answer.raise_for_status()
+        response = session.post(f"{self.address}/iterate/income", data=body, timeout=30)
+        response.raise_for_status()
         return sent
 
     def take_in(self, batches: list[bytes], rows: int) -> float:
-        """Sends so many predictions from SENDERS threads; predictions a second."""
+        """Send that many predictions from SENDERS threads; return predictions per second."""
         until, started = self.sent + rows, time.monotonic()
 
         def send_all() -> None:
@@ -116,8 +116,8 @@ class Monitoring:
             thread.join()
         return rows / (time.monotonic() - started)
 
-    def freshness_s(self, batch: bytes) -> float:
-        """Seconds from a batch being accepted until a measurement has it."""
+    def delay_s(self, batch: bytes) -> float:
+        """Return the seconds from the acceptance of a batch to its measurement."""
         with requests.Session() as session:
             sent = self.send(session, batch)
         accepted = time.monotonic()
@@ -125,19 +125,19 @@ class Monitoring:
         return time.monotonic() - accepted
 
     def memory_mb(self) -> float:
-        """Resident memory of its processes together, in megabytes."""
+        """Return the resident memory of all processes in megabytes."""
         pids = [one for pid in self.pids for one in processes(pid)]
         pages = [int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) for pid in pids]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def disk_mb(self) -> float:
-        """What its folder holds, in megabytes."""
+        """Return the size of the window's folder in megabytes."""
         files = Path(self.env["WINDOW_DIR"]).rglob("*")
         return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
 
 
-def emitted(folder: Path) -> float:
-    """Predictions a second of one prediction service at saturation."""
+def peer_rate(folder: Path) -> float:
+    """Return the predictions per second of one prediction service at saturation."""
     model = train(folder, load_contract())
     server = service(folder, WORKERS, model)
     batches = [[one] for one in model.records[:2000]]
@@ -147,7 +147,7 @@ def emitted(folder: Path) -> float:
 
 
 def made_up_batches(n_batches: int = 20) -> list[bytes]:
-    """Batches as the relay posts them; NAME stands for the number of the batch."""
+    """Return batches as the relay sends them; NAME stands for the number of the batch."""
     contract, batches = load_contract(), []
     for seed in range(n_batches):
         events = made_up_predictions(contract, BATCH_ROWS, seed)
@@ -160,49 +160,49 @@ def made_up_batches(n_batches: int = 20) -> list[bytes]:
 
 
 def intake(monitoring: Monitoring, batches: list[bytes], rows: int, peer: float) -> Results:
-    """How fast it takes predictions in, and what it keeps of them."""
-    monitoring.take_in(batches, 2 * RETENTION_ROWS)  # so that it is as large as it gets
+    """Return the figures of the intake."""
+    monitoring.take_in(batches, 2 * RETENTION_ROWS)  # until it has its full size
     memory = monitoring.memory_mb()
     rate = monitoring.take_in(batches, rows)
     return [
         result("prediction service at saturation", peer, "/s"),
-        result("taken in while measuring and reporting", rate, "/s"),
-        at_least("taken in / emitted", rate / peer, "ratio", 2),
+        result("intake while measuring and reporting", rate, "/s"),
+        at_least("intake / prediction service", rate / peer, "ratio", 2),
         result("memory, full", memory, "MB"),
-        at_most(f"growth over {rows} more", monitoring.memory_mb() - memory, "MB", GROWTH_MB),
-        # It holds what comes between two measurements, too, and the log of their removal.
+        at_most(f"growth over {rows} more rows", monitoring.memory_mb() - memory, "MB", GROWTH_MB),
+        # Includes the rows between two measurements and the log of their deletion.
         result("disk at the end", monitoring.disk_mb(), "MB"),
     ]
 
 
-def freshness(monitoring: Monitoring, batches: list[bytes]) -> Results:
-    """How soon a measurement has a batch."""
+def delays(monitoring: Monitoring, batches: list[bytes]) -> Results:
+    """Return the figures of the delay."""
     monitoring.take_in(batches, 10_000)
-    monitoring.freshness_s(batches[0])  # thresholds are found once for a reference
-    fresh = [monitoring.freshness_s(batch) for batch in batches[:MARKS]]
+    monitoring.delay_s(batches[0])  # uncounted: the first measurement finds the thresholds
+    found = [monitoring.delay_s(batch) for batch in batches[:N_DELAYS]]
     measured = float(monitoring.drift()["duration_s"])
     return [
-        at_most("batch to measurement, worst", max(fresh), "s", FRESH_S),
+        at_most("batch to measurement, maximum", max(found), "s", MAX_DELAY_S),
         result("one measurement", measured, "s"),
     ]
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="predictions (1000000)")
     options = parser.parse_args()
     batches = made_up_batches()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        peer = emitted(folder)
+        peer = peer_rate(folder)
         registry = RegistryFile(folder)
         registry.promote(made_up_rows(load_contract(), REFERENCE_ROWS, seed=10_000))
         busy = {"measure_period_s": 0.001, "html_period_s": 0.001}
         with Monitoring(folder / "busy", registry, **busy).running() as monitoring:
             results = intake(monitoring, batches, options.rows, peer)
         with Monitoring(folder / "usual", registry).running() as monitoring:
-            results += freshness(monitoring, batches)
+            results += delays(monitoring, batches)
     write("monitoring", results)
 
 

@@ -1,11 +1,11 @@
-"""What a training that drift asked for brings, and what it costs on the census, by scenario.
+"""The gain of a training after drift, and its cost on the census, by scenario.
 
     make bench NAME=retraining
 
-The model of the census's training split is the champion. 5,000 labelled requests of a scenario
-of the generator come in; a candidate is trained with them, once for each weight of recent rows.
-Both are measured on the rows that would judge: the held-out newest ones, and the judging half of
-the test split, which is the floor. The setting is the same for all, so no search is measured.
+The champion is the model of the census's training split. The generator produces 5,000 labelled
+requests of a scenario. A candidate is trained with them for each weight of recent rows. All models
+are measured on the gate's two sets: the holdout set of recent rows, and the floor set of the
+census. All models have the same parameters, so no search is measured.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SETTING: Params = DEFAULT_PARAMS | {
 
 
 def fit(frame: pd.DataFrame, contract: Contract) -> FittedModel:
-    """A model with the number of trees, calibration and threshold that the folds say."""
+    """Return a model; cross-validation gives its number of trees, calibration and threshold."""
     best = Folds.of(frame, contract, N_FOLDS, SEED).score(SETTING)
     y = frame[contract.target.name].to_numpy()
     pipeline = make_pipeline(contract, best.params, SEED)
@@ -55,7 +55,7 @@ def fit(frame: pd.DataFrame, contract: Contract) -> FittedModel:
 
 
 def labelled_requests(rows: list[Row], name: str, n_rows: int, contract: Contract) -> pd.DataFrame:
-    """Requests of a scenario with their labels, as they come back from the prediction log."""
+    """Return labelled requests of a scenario, as read from the prediction log."""
     sent = list(SCENARIOS[name](rows, n_rows, SEED, contract))
     raw = pd.DataFrame([row.record | {contract.target.name: row.label} for row in sent])
     checked, _ = check_frame(raw, contract)
@@ -64,7 +64,7 @@ def labelled_requests(rows: list[Row], name: str, n_rows: int, contract: Contrac
 
 
 def measured(model: FittedModel, frame: pd.DataFrame, contract: Contract) -> dict[str, float]:
-    """Metrics on labelled rows."""
+    """Return metrics on labelled rows."""
     probability = model.score(frame[list(contract.input_names)])
     return measure(frame[contract.target.name].to_numpy(), probability, model.threshold)
 
@@ -72,7 +72,7 @@ def measured(model: FittedModel, frame: pd.DataFrame, contract: Contract) -> dic
 def compare(
     name: str, champion: FittedModel, rows: TrainingRows, contract: Contract
 ) -> Iterator[dict[str, Any]]:
-    """Figures of the champion and of a candidate for each weight, on both judge sets."""
+    """Yield the figures of the champion and of each candidate, on both sets."""
     models = {"champion": champion}
     for weight in WEIGHTS:
         models[f"weight {weight:g}"] = fit(thinned(rows, weight, SEED).frame, contract)
@@ -89,7 +89,7 @@ def compare(
 
 
 def read_traffic(census: Census, contract: Contract) -> tuple[pd.DataFrame, list[Row]]:
-    """The rows of the test split that judge, and the others as the generator sends them."""
+    """Return the floor set of the test split, and the other rows as the generator sends them."""
     judges, traffic = split_judge_traffic(census.test, contract)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "traffic.jsonl"
@@ -98,7 +98,7 @@ def read_traffic(census: Census, contract: Contract) -> tuple[pd.DataFrame, list
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=5000, help="labelled requests (5000)")
     options = parser.parse_args()

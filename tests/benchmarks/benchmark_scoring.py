@@ -1,9 +1,9 @@
-"""Batch scoring with Spark: rows a second, and how they grow with the cores.
+"""Batch scoring with Spark: rows per second by number of cores.
 
     make bench NAME=scoring
 
-Synthetic rows, a model of the size that the search chooses. The floor is ONNX Runtime alone on one
-core and the same files: no check, nothing written.
+It scores synthetic rows with a model of production size. The floor is ONNX Runtime alone on one
+core and the same files, without checks and without output.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from training.spark import spark_session
 from training.synthesis import synthesize
 
 TREES = 350
-DRAWN_ROWS = 200_000  # the files are drawn from these, with replacement
+POOL_ROWS = 200_000  # the files are drawn from these, with replacement
 FILE_ROWS = 1_000_000
 
 
 def make_package(frame: pd.DataFrame, contract: Contract, folder: Path) -> Package:
-    """A model of the usual size, fitted on synthetic rows."""
+    """Return a model of production size, fitted on synthetic rows."""
     inputs = frame[list(contract.input_names)]
     pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": TREES}, seed=0)
     pipeline.fit(inputs, frame[contract.target.name])
@@ -41,7 +41,7 @@ def make_package(frame: pd.DataFrame, contract: Contract, folder: Path) -> Packa
 
 
 def make_files(frame: pd.DataFrame, rows: int, folder: Path) -> None:
-    """Parquet files of `rows` rows in all."""
+    """Write Parquet files with `rows` rows in total."""
     folder.mkdir()
     for number, start in enumerate(range(0, rows, FILE_ROWS)):
         part = frame.sample(min(FILE_ROWS, rows - start), replace=True, random_state=number)
@@ -49,7 +49,7 @@ def make_files(frame: pd.DataFrame, rows: int, folder: Path) -> None:
 
 
 def floor_s(scorer: Scorer, folder: Path) -> float:
-    """Seconds of reading and scoring alone."""
+    """Return the seconds of reading and scoring without Spark."""
     started = time.monotonic()
     for path in sorted(folder.iterdir()):
         for batch in parquet.ParquetFile(path).iter_batches(BATCH_ROWS):
@@ -58,7 +58,7 @@ def floor_s(scorer: Scorer, folder: Path) -> float:
 
 
 def spark_s(scorer: Scorer, folder: Path, output: Path, cores: int) -> float:
-    """Seconds of the whole job on a session that is up."""
+    """Return the seconds of the whole job on a running session."""
     with spark_session(f"local[{cores}]") as spark:
         started = time.monotonic()
         score_files(scorer, str(folder), str(output), spark)
@@ -66,18 +66,18 @@ def spark_s(scorer: Scorer, folder: Path, output: Path, cores: int) -> float:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     options = parser.parse_args()
     contract = load_contract()
-    frame = synthesize(contract, rows_train=DRAWN_ROWS, rows_test=0, seed=0).train
+    frame = synthesize(contract, rows_train=POOL_ROWS, rows_test=0, seed=0).train
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         scorer = Scorer(make_package(frame.head(30_000), contract, folder / "package"), "0")
         make_files(frame[list(contract.input_names)], options.rows, folder / "rows")
         floor = floor_s(scorer, folder / "rows")
-        results = [result("floor: one core, no check, nothing written", options.rows / floor, "/s")]
+        results = [result("floor: one core, no checks, no output", options.rows / floor, "/s")]
         first = 0.0
         for cores in range(1, (os.cpu_count() or 1) + 1):
             seconds = spark_s(scorer, folder / "rows", folder / f"out-{cores}", cores)

@@ -1,9 +1,9 @@
-"""Quality and time of the whole training flow, beside the search as it is usually written.
+"""Quality and time of the whole training flow, compared with a usual search.
 
     make bench NAME=training
 
-The flow runs as a user runs it (`make train`), with servers of its own. The naive search runs for a
-few evaluations only; its time for all of them follows from the time of one.
+The flow runs as in `make train`, with servers of its own. The naive search runs for a few
+evaluations; its total time is extrapolated from their mean.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LIMITS = {"log_loss": 0.271, "ece": 0.01}
 
 
 def train(max_evals: int, folder: Path) -> tuple[float, dict[str, float]]:
-    """Seconds of the training command, its servers running, and the metrics it prints."""
+    """Return the seconds of the flow, without the start of its servers, and its metrics."""
     command = [sys.executable, "-m", "config.local_stack.demo", "--only-train"]
     command += ["--max-evals", str(max_evals), "--state-dir", str(folder / "var")]
     command += ["--out-dir", str(folder / "out")]
@@ -35,10 +35,12 @@ def train(max_evals: int, folder: Path) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-evals", type=int, default=50)
-    parser.add_argument("--naive-evals", type=int, default=12, help="of the naive search (12)")
+    parser.add_argument(
+        "--naive-evals", type=int, default=12, help="evaluations of the naive search (12)"
+    )
     options = parser.parse_args()
     contract = load_contract()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""The rows that the training benchmarks run on."""
+"""The rows of the training benchmarks."""
 
 import sys
 
@@ -10,10 +10,10 @@ from training.synthesis import synthesize
 
 
 def read_census(contract: Contract) -> Census:
-    """The real census, or synthetic rows where it cannot be had, which is said."""
+    """Return the real census, or synthetic rows with a warning if it is unavailable."""
     settings = read_settings(Settings)
     try:
         return load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
     except CensusUnavailable as err:
-        print(f"{err}\nSYNTHETIC ROWS: the figures are not about real people", file=sys.stderr)
+        print(f"{err}\nSYNTHETIC ROWS: the figures do not describe real people", file=sys.stderr)
         return synthesize(contract)

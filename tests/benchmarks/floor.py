@@ -1,13 +1,13 @@
-"""The floor of a served prediction: an empty Flask route, a POST answered with a constant."""
+"""The floor of the serving benchmarks: a Flask route with a constant response."""
 
 from flask import Flask, Response
 
-ANSWER = b'{"answer": "' + b"x" * 300 + b'"}'  # as long as a prediction's
+BODY = b'{"answer": "' + b"x" * 300 + b'"}'  # as long as a prediction
 
 app = Flask(__name__)
 
 
 @app.post("/predict")
 def predict() -> Response:
-    """The constant."""
-    return Response(ANSWER, content_type="application/json")
+    """Return the constant response."""
+    return Response(BODY, content_type="application/json")

@@ -1,8 +1,8 @@
-"""The search as it is usually written, for comparison: hyperopt over cross_val_score.
+"""A usual search, for comparison: hyperopt over cross_val_score.
 
-Every evaluation encodes, resamples and fits the whole imblearn pipeline anew in each fold, one
-fold after the other, and logs its metrics to MLflow one call at a time. The space and the data are
-those of `training.search`; the number of trees is one more thing to search.
+Every evaluation encodes, resamples and fits the whole imblearn pipeline in each fold, one fold
+after the other. It logs each parameter and metric to MLflow in a call of its own. Space and data
+are those of `training.model.search`; the number of trees is an additional parameter.
 """
 
 import time
@@ -22,7 +22,7 @@ N_FOLDS = 5
 
 
 def naive_search(census: Census, contract: Contract, max_evals: int, folder: Path) -> float:
-    """Seconds that the search takes; MLflow keeps its runs in a file of `folder`."""
+    """Run the search and return its seconds; MLflow stores its runs in `folder`."""
     mlflow.set_tracking_uri(f"sqlite:///{folder}/naive.db")
     mlflow.set_experiment("naive")
     X = census.train[list(contract.input_names)]

@@ -1,7 +1,7 @@
-"""How every benchmark leaves its figures: a table for people, and the same as JSON.
+"""Report the figures of a benchmark as a table and as JSON.
 
-A benchmark measures its floor or its peer in the same run, for machines differ and are noisy. It
-is no test: it exits 0 when it has measured, whatever the figures.
+Machines differ and are noisy, so a benchmark measures its floor or its peer in the same run. A
+benchmark is not a test: it exits 0 after it has measured, whatever the figures.
 """
 
 import json
@@ -20,17 +20,17 @@ FOLDER = Path("build/bench")
 def result(
     name: str, value: float, unit: str, goal: str = "", met: bool | None = None
 ) -> dict[str, Any]:
-    """One figure; `goal` in words, and whether it is met, where there is one."""
+    """Return one figure, with an optional goal in words and whether it is met."""
     return {"name": name, "value": float(value), "unit": unit, "goal": goal, "met": met}
 
 
 def at_least(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
-    """A figure that should not be lower than its goal."""
+    """Return a figure whose minimum is its goal."""
     return result(name, value, unit, f">= {goal:g}", bool(value >= goal))
 
 
 def at_most(name: str, value: float, unit: str, goal: float) -> dict[str, Any]:
-    """A figure that should not be higher than its goal."""
+    """Return a figure whose maximum is its goal."""
     return result(name, value, unit, f"<= {goal:g}", bool(value <= goal))
 
 

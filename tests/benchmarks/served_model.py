@@ -1,4 +1,4 @@
-"""A trained model of the real size, as the service and as MLflow take it, and rows to send."""
+"""A trained model of production size, for the service and for MLflow, and requests for it."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ Records = list[dict[str, Any]]
 
 
 class TrainedModel(NamedTuple):
-    """One model in both forms, and the test split's rows as requests."""
+    """One model in both formats, and the rows of the test split as requests."""
 
     package: Path
     logged: Path
@@ -29,7 +29,7 @@ class TrainedModel(NamedTuple):
 
 
 def train(folder: Path, contract: Contract) -> TrainedModel:
-    """The default parameters fitted on the census, without the sampler and the calibration."""
+    """Return a model with the default parameters, without sampler and calibration."""
     census = read_census(contract)
     names = list(contract.input_names)
     encoder, classifier = make_encoder(contract), make_classifier(DEFAULT_PARAMS, seed=0)
@@ -44,7 +44,7 @@ def train(folder: Path, contract: Contract) -> TrainedModel:
 
 
 def log_for_mlflow(folder: Path, package: Path, contract: Contract) -> None:
-    """The graph as training registers it, with its signature."""
+    """Save the graph and its signature in MLflow's format, as training does."""
     columns: list[Any] = [
         ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
     ]
@@ -57,6 +57,6 @@ def log_for_mlflow(folder: Path, package: Path, contract: Contract) -> None:
 
 
 def records_of(rows: pd.DataFrame) -> Records:
-    """Rows as requests: null where the files say '?'."""
+    """Return rows as requests, with null in place of '?'."""
     records: Records = json.loads(rows.to_json(orient="records"))
     return [{n: None if v == MISSING else v for n, v in one.items()} for one in records]

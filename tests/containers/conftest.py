@@ -1,7 +1,7 @@
-"""The stack of `docker-compose.yml` in real containers, brought up once as a user would: `make up`.
+"""The stack of `docker-compose.yml` in real containers, started once with `make up`.
 
-It is a project of its own beside whatever runs here: other ports, volumes and image tags. A part
-whose image cannot be had (Grafana where no registry is reached) is left out, and its tests skip.
+It is a Compose project of its own, with other ports, volumes and image tags. A service without an
+available image is left out and its tests skip: Grafana, on a machine without a registry.
 """
 
 import json
@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pymongo
@@ -19,9 +18,8 @@ import requests
 import yaml
 from pymongo.collection import Collection
 
-from tests.conftest import free_port, wait_until
+from tests.conftest import ROOT, free_port, wait_until
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 PORTS = {
     "prediction": "PREDICTION_PORT",
@@ -34,19 +32,22 @@ PORTS = {
     "mongo": "MONGO_PORT",
 }
 COMMAND_TIMEOUT_S = 120
-UP_TIMEOUT_S = 1500  # with every image to be built, on a slow network
+UP_TIMEOUT_S = 1500  # includes building every image on a slow network
 
 
 @dataclass
 class Stack:
-    """The running stack, from outside: make, docker compose, HTTP."""
+    """The running stack as a user sees it: make, docker compose, HTTP."""
 
     env: dict[str, str]
     has_grafana: bool
     has_mongodb_users: bool
 
     def run(self, *command: str, timeout_s: float = COMMAND_TIMEOUT_S, status: int = 0) -> str:
-        """What a command prints, in the project's folder; it must end with `status`."""
+        """Run a command in the project's folder and return its output.
+
+        Raises AssertionError if it does not exit with `status`.
+        """
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -56,37 +57,37 @@ class Stack:
             timeout=timeout_s,
             check=False,
         )
-        said = done.stdout + done.stderr
-        assert done.returncode == status, f"{command} ended with {done.returncode}\n{said[-4000:]}"
-        return said if status else done.stdout
+        output = done.stdout + done.stderr
+        assert done.returncode == status, f"{command}: {done.returncode}\n{output[-4000:]}"
+        return output if status else done.stdout
 
     def compose(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-        """What a command of docker compose prints."""
+        """Return the output of a docker compose command."""
         return self.run("docker", "compose", *arguments, timeout_s=timeout_s)
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """What the engine knows of each service's container."""
+        """Return the result of `docker inspect` by service."""
         ids = self.compose("ps", "--all", "--quiet").split()
         found = json.loads(self.run("docker", "inspect", *ids))
         return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
 
     def url(self, service: str, path: str = "") -> str:
-        """An address on the published port of a service."""
+        """Return an address on the published port of a service."""
         return f"http://127.0.0.1:{self.env[PORTS[service]]}{path}"
 
     def secret(self, name: str) -> str:
-        """A password or token."""
+        """Return a password or token."""
         return (ROOT / "var" / "secrets" / name).read_text("utf-8")
 
     def predict(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The answer of the prediction service."""
-        answer = requests.post(self.url("prediction", "/predict"), json=record, timeout=10)
-        answer.raise_for_status()
-        return answer.json()
+        """Return a prediction. Raises HTTPError."""
+        response = requests.post(self.url("prediction", "/predict"), json=record, timeout=10)
+        response.raise_for_status()
+        return response.json()
 
     @contextmanager
     def predictions(self) -> Iterator[Collection[dict[str, Any]]]:
-        """The collection in MongoDB, by its published port."""
+        """Open the collection in MongoDB on its published port."""
         login = f"income:{self.secret('mongo_password')}@" if self.has_mongodb_users else ""
         with pymongo.MongoClient[dict[str, Any]](
             f"mongodb://{login}127.0.0.1:{self.env['MONGO_PORT']}/?authSource=income",
@@ -95,17 +96,17 @@ class Stack:
             yield client["income"]["predictions"]
 
     def stored(self, *prediction_ids: str) -> int:
-        """How many of these predictions MongoDB has."""
+        """Return the number of these predictions in MongoDB."""
         wanted = {"_id": {"$in": prediction_ids}, "predicted_at": {"$exists": True}}
         with self.predictions() as predictions:
             return predictions.count_documents(wanted)
 
     def wait_healthy(self, timeout_s: float = 180) -> None:
-        """Returns when every container is healthy."""
+        """Return as soon as every container is healthy."""
         wait_until(lambda: not self.unhealthy(), timeout_s, "every container to be healthy")
 
     def unhealthy(self) -> dict[str, str]:
-        """The services that are not healthy, with what they are."""
+        """Return the state of each service that is not healthy."""
         states = {name: one["State"] for name, one in self.containers().items()}
         return {
             name: state.get("Health", {}).get("Status", state["Status"])
@@ -114,8 +115,8 @@ class Stack:
         }
 
 
-def answers(*command: str) -> bool:
-    """True if a command ends well."""
+def succeeds(*command: str) -> bool:
+    """Return True if a command exits with status 0."""
     try:
         return (
             subprocess.run(command, capture_output=True, timeout=300, check=False).returncode == 0
@@ -125,22 +126,22 @@ def answers(*command: str) -> bool:
 
 
 def image_of(service: str) -> str:
-    """The image that the Compose file names, unless the environment does."""
+    """Return the image of a service, from the environment or the Compose file."""
     variable, default = COMPOSE["services"][service]["image"].strip("${}").split(":-")
     return os.environ.get(variable, default)
 
 
-def can_be_had(image: str) -> bool:
-    """True if the image is here or can be pulled."""
-    return answers("docker", "image", "inspect", image) or answers("docker", "pull", "-q", image)
+def is_available(image: str) -> bool:
+    """Return True if the image is present or can be pulled."""
+    return succeeds("docker", "image", "inspect", image) or succeeds("docker", "pull", "-q", image)
 
 
-# Leaves a service out, whatever profile is asked for.
+# Leaves the service out of every profile.
 WITHOUT_GRAFANA = """\
   grafana:
     profiles: !override [unavailable]
 """
-# For a server that speaks MongoDB's protocol and knows neither users nor MongoDB's shell.
+# For a server with MongoDB's protocol, but without users and without MongoDB's shell.
 WITHOUT_USERS = """\
   mongo:
     command: !reset null
@@ -158,25 +159,25 @@ WITHOUT_USERS = """\
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack, up and with a first model; taken down with its volumes at the end."""
-    if not answers("docker", "info"):
-        pytest.skip("no Docker engine answers (docker info)")
-    has_grafana = can_be_had(image_of("grafana"))
+    """Start the stack with a first model; remove it with its volumes at the end."""
+    if not succeeds("docker", "info"):
+        pytest.skip("no Docker engine: docker info failed")
+    has_grafana = is_available(image_of("grafana"))
     mongo = image_of("mongo")
-    assert can_be_had(mongo), f"{mongo} cannot be pulled"
+    assert is_available(mongo), f"{mongo} cannot be pulled"
     shell = ["docker", "run", "--rm", "--entrypoint", "sh", mongo, "-c", "command -v mongosh"]
-    has_mongodb_users = answers(*shell)
+    has_mongodb_users = succeeds(*shell)
     override = tmp_path_factory.mktemp("compose") / "override.yml"
     missing = ["" if has_grafana else WITHOUT_GRAFANA, "" if has_mongodb_users else WITHOUT_USERS]
     override.write_text("services:\n" + ("".join(missing) or "  {}\n"), "utf-8")
-    # The targets are called as from a shell, also where make itself runs the tests.
+    # Without the variables of make, which may run these tests itself.
     env = {n: value for n, value in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))}
     env |= {name: str(free_port()) for name in PORTS.values()}
     env |= {
-        "WATCH_BUDGET": "0",  # the drift that a test makes would start a training beside the others
+        "WATCH_BUDGET": "0",  # otherwise drift in a test starts a training during the others
         "COMPOSE_PROJECT_NAME": f"income-test-{os.getpid()}",
         "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}:{override}",
-        "COMPOSE_ENV_FILES": str(ROOT / ".env.example"),  # not the .env of whoever runs this
+        "COMPOSE_ENV_FILES": str(ROOT / ".env.example"),  # not the user's .env
         "DOCKER_REPOSITORY": "income-test",
         "MEASURE_PERIOD_S": "5",
         "JUDGE_PERIOD_S": "0",

@@ -1,4 +1,4 @@
-"""What the stack does in containers: it answers, stores, measures, and keeps what it was given."""
+"""The stack in containers: predictions, storage, monitoring, isolation, backup."""
 
 import base64
 import subprocess
@@ -17,6 +17,7 @@ from tests.config.test_monitoring_files import (
     alert_rules,
     expressions,
     label_values,
+    query_response,
 )
 from tests.conftest import wait_until
 from tests.containers.conftest import COMPOSE, PORTS, ROOT, Stack
@@ -24,11 +25,11 @@ from tests.containers.conftest import COMPOSE, PORTS, ROOT, Stack
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 OURS = ("gcs", "mlflow", "worker", "prediction", "evidently", "jupyter", "traffic")
-BUDGET_MB = 420  # of the prediction service's image, above its base; 165 are for explanations
+BUDGET_MB = 420  # of the prediction service's image without its base; explanations take 165
 
 
 def running_services(stack: Stack) -> set[str]:
-    """What `make up` starts."""
+    """Return the services that `make up` starts."""
     left_out = {"traffic", "volumes"} | (set() if stack.has_grafana else {"grafana"})
     return set(COMPOSE["services"]) - left_out
 
@@ -46,7 +47,7 @@ def test_the_compose_file_is_valid_without_a_warning(stack):
     assert done.stderr == ""
 
 
-def test_everything_comes_up_healthy(stack):
+def test_every_container_becomes_healthy(stack):
     assert set(stack.containers()) == running_services(stack)
     assert stack.unhealthy() == {}
 
@@ -55,53 +56,51 @@ def test_a_second_start_trains_nothing(stack):
     assert "version 1 is in production: nothing to do" in stack.run("make", "up", timeout_s=600)
 
 
-def test_a_prediction_through_the_published_port_is_found_in_mongodb(stack, record):
+def test_a_prediction_through_the_published_port_reaches_mongodb(stack, record):
     prediction = stack.predict(record)
 
     def is_stored() -> bool:
-        # The first prediction of all: a question may come while the collection is being made.
+        # MongoDB may fail this query while the first prediction creates the collection.
         with suppress(OperationFailure):
             return bool(stack.stored(prediction["prediction_id"]))
         return False
 
-    wait_until(is_stored, 30, "MongoDB to have it")
+    wait_until(is_stored, 30, "the prediction in MongoDB")
 
 
-def test_drift_is_seen_in_prometheus(stack):
+def test_drift_reaches_prometheus(stack):
     command = ["python", "-m", "stream_generator.send_data", "--quiet", "--scenario", "sudden"]
     command += ["--rows", "3500", "--labels", "0.5", "--label-delay-s", "0"]
     stack.compose("run", "--rm", "-T", "traffic", *command, timeout_s=300)
-    wait_until(lambda: queried(stack, "income_drift_detected") == 1, 120, "drift in Prometheus")
-    assert queried(stack, 'income_feature_drift_score{feature="age"}') > 1
-    # The two services are scraped at different times: their counts meet within a scrape.
+    wait_until(lambda: query(stack, "income_drift_detected") == 1, 120, "drift in Prometheus")
+    assert query(stack, 'income_feature_drift_score{feature="age"}') > 1
+    # Prometheus scrapes the two services at different times.
     counted = "sum(income_predictions_total)"
-    wait_until(lambda: (queried(stack, counted) or 0) >= 3500, 60, "the predictions in Prometheus")
+    wait_until(lambda: (query(stack, counted) or 0) >= 3500, 60, "the predictions in Prometheus")
 
 
 def test_every_query_of_the_dashboards_and_the_alerts_returns_data(stack, record):
     values = partial(label_values, stack.url("prometheus", "/api/v1/query"))
     for expression in expressions(values):
-        asked = partial(found_in_traffic, stack, record, expression)
-        wait_until(asked, 60, f"data for {expression}")
+        has_data = partial(has_data_in_traffic, stack, record, expression)
+        wait_until(has_data, 60, f"data for {expression}")
 
 
-def found_in_traffic(stack: Stack, record: dict[str, Any], expression: str) -> bool:
-    """True if an expression has a value while predictions are made: some are rates of them."""
+def has_data_in_traffic(stack: Stack, record: dict[str, Any], expression: str) -> bool:
+    """Send a prediction, because some expressions are rates; return True if there is data."""
     stack.predict(record)
-    return queried(stack, expression) is not None
+    return query(stack, expression) is not None
 
 
-def queried(stack: Stack, expression: str) -> float | None:
-    """The first value of an expression in Prometheus, or None if it has none."""
-    url = stack.url("prometheus", "/api/v1/query")
-    answer = requests.get(url, params={"query": expression}, timeout=10).json()
-    found = answer["data"]["result"]
+def query(stack: Stack, expression: str) -> float | None:
+    """Return the first value of an expression in Prometheus, or None without data."""
+    found = query_response(stack.url("prometheus", "/api/v1/query"), expression)["data"]["result"]
     return float(found[0]["value"][1]) if found else None
 
 
-def test_grafana_has_its_dashboards_its_alerts_and_whom_to_tell(stack):
+def test_grafana_has_its_dashboards_alerts_and_contact_points(stack):
     if not stack.has_grafana:
-        pytest.skip("Grafana's image cannot be had here")
+        pytest.skip("Grafana's image is not available")
     grafana = requests.Session()
     grafana.auth = ("admin", stack.secret("grafana_password"))
 
@@ -124,7 +123,7 @@ def test_grafana_has_its_dashboards_its_alerts_and_whom_to_tell(stack):
     assert get("/api/datasources/uid/prometheus/health")["status"] == "OK"
 
 
-def test_no_container_runs_as_root_or_can_write_to_its_root(stack):
+def test_no_container_runs_as_root_or_can_write_to_its_root_folder(stack):
     for name, container in stack.containers().items():
         assert stack.compose("exec", "-T", name, "id", "-u").strip() != "0", name
         host = container["HostConfig"]
@@ -135,7 +134,7 @@ def test_no_container_runs_as_root_or_can_write_to_its_root(stack):
         assert "Read-only" in stack.run("docker", "exec", container["Id"], "sh", "-c", write), name
 
 
-def test_memory_processes_and_logs_are_bounded_and_a_crash_is_mended(stack):
+def test_memory_processes_and_logs_are_limited_and_containers_restart(stack):
     for name, container in stack.containers().items():
         host = container["HostConfig"]
         assert host["Memory"] > 0 and host["PidsLimit"] > 0, name
@@ -155,12 +154,12 @@ def test_only_the_stated_ports_are_published_and_only_on_loopback(stack):
     assert published == wanted
 
 
-def test_what_publishes_no_port_and_needs_nothing_outside_has_no_way_out(stack):
+def test_only_services_that_need_it_have_internet_access(stack):
     project = stack.env["COMPOSE_PROJECT_NAME"]
     networks = {n: set(c["NetworkSettings"]["Networks"]) for n, c in stack.containers().items()}
     front, back = f"{project}_front", f"{project}_back"
     outside = {name for name, joined in networks.items() if front in joined}
-    # The worker fetches the census, and the relay's MongoDB may be elsewhere.
+    # The worker downloads the census. MongoDB may run elsewhere, so the relay needs access too.
     assert outside == (set(PORTS) | {"worker", "relay"}) & running_services(stack)
     assert all(back in joined for name, joined in networks.items())
     assert '"Internal": true' in stack.run("docker", "network", "inspect", back)
@@ -172,7 +171,7 @@ def test_no_secret_is_in_the_configuration_of_a_container(stack):
         assert path.read_text("utf-8") not in inspected, path.name
 
 
-def test_mlflow_and_prefect_and_jupyter_answer_nobody_without_a_password(stack):
+def test_mlflow_and_prefect_and_jupyter_require_credentials(stack):
     pages = {
         "mlflow": "/api/2.0/mlflow/registered-models/search",
         "prefect": "/api/admin/version",
@@ -189,23 +188,23 @@ def test_mlflow_and_prefect_and_jupyter_answer_nobody_without_a_password(stack):
         assert requests.get(url, headers=login, timeout=10).status_code == 200, service
 
 
-def test_every_page_for_people_is_served(stack):
-    """Prefect's was not at first: it could not write its files under a read-only root."""
+def test_every_page_is_served(stack):
+    """Prefect once served none: it could not write its files to a read-only root folder."""
     password = {"Authorization": basic(f"admin:{stack.secret('mlflow_password')}")}
     pages = {"mlflow": "/", "prefect": "/", "jupyter": "/lab", "evidently": "/report"}
     for service, path in pages.items():
         headers = password if service == "mlflow" else {}
-        answer = requests.get(stack.url(service, path), headers=headers, timeout=20)
-        assert answer.status_code == 200, service
-        assert "text/html" in answer.headers["Content-Type"], service
+        response = requests.get(stack.url(service, path), headers=headers, timeout=20)
+        assert response.status_code == 200, service
+        assert "text/html" in response.headers["Content-Type"], service
 
 
 def basic(login: str) -> str:
-    """The header of a user and a password."""
+    """Return the Authorization header of `user:password`."""
     return f"Basic {base64.b64encode(login.encode()).decode()}"
 
 
-def test_prefect_runs_what_is_due_with_code_from_the_bucket(stack):
+def test_prefect_runs_due_flows_with_code_from_the_bucket(stack):
     login = {"Authorization": basic(stack.secret("prefect_auth"))}
     wanted = {
         "flows": {"name": {"any_": ["watch"]}},
@@ -216,19 +215,19 @@ def test_prefect_runs_what_is_due_with_code_from_the_bucket(stack):
         url = stack.url("prefect", "/api/flow_runs/filter")
         return requests.post(url, json=wanted, headers=login, timeout=10).json()
 
-    wait_until(completed, 180, "a run of watch, which is due every minute")
+    wait_until(completed, 180, "a run of watch")  # due every minute
     bucket = stack.compose("exec", "-T", "gcs", "find", "/state/gcs", "-name", "watch.py")
     assert "/prefect/code/" in bucket
 
 
-def test_a_container_refuses_to_start_without_its_secret(stack):
+def test_a_container_does_not_start_without_its_secret(stack):
     image = stack.containers()["mlflow"]["Config"]["Image"]
     missing = "MLFLOW_AUTH_ADMIN_PASSWORD_FILE=/run/secrets/none"
-    said = stack.run("docker", "run", "--rm", "-e", missing, image, "true", status=2)
-    assert "cannot be read: run make secrets" in said
+    output = stack.run("docker", "run", "--rm", "-e", missing, image, "true", status=2)
+    assert "cannot be read: run make secrets" in output
 
 
-def test_images_say_what_they_are_and_hold_no_tools(stack):
+def test_images_have_version_labels_and_no_build_tools(stack):
     commit = stack.run("git", "rev-parse", "--short=12", "HEAD").strip()
     for name in (n for n in OURS if n in stack.containers()):
         image = stack.containers()[name]["Config"]["Image"]
@@ -242,7 +241,7 @@ def test_images_say_what_they_are_and_hold_no_tools(stack):
         assert found == "", name
 
 
-def test_the_prediction_image_keeps_its_budget(stack):
+def test_the_prediction_image_fits_its_budget(stack):
     images = ["income-test/prediction-service:local", "python:3.11-slim"]
     if custom := stack.env.get("PYTHON_IMAGE"):
         images[1] = custom
@@ -251,12 +250,12 @@ def test_the_prediction_image_keeps_its_budget(stack):
 
 
 class Traffic:
-    """Predictions asked for all the time, each once; those that were answered are kept."""
+    """Requests predictions without a pause or a retry; keeps the ids of responses."""
 
     def __init__(self, stack: Stack, record: dict[str, Any]) -> None:
         self.stack = stack
         self.record = record
-        self.answered: list[str] = []
+        self.ids: list[str] = []
         self.broken = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send)
@@ -272,13 +271,13 @@ class Traffic:
     def _send(self) -> None:
         while not self._stop.wait(0.05):
             try:
-                self.answered.append(self.stack.predict(self.record)["prediction_id"])
+                self.ids.append(self.stack.predict(self.record)["prediction_id"])
             except requests.RequestException:
                 self.broken += 1
 
 
 def test_no_prediction_is_lost_when_any_container_is_killed(stack, record):
-    """The process is killed, not the container: a manual stop would not be mended."""
+    """Kill the process, not the container: Docker does not restart after a manual stop."""
     with Traffic(stack, record) as traffic:
         for name, container in stack.containers().items():
             before = container["RestartCount"]
@@ -288,26 +287,26 @@ def test_no_prediction_is_lost_when_any_container_is_killed(stack, record):
             )
             wait_until(lambda n=name, b=before: restarted(stack, n, b), 60, f"{name} to restart")
             stack.wait_healthy()
-        answered_so_far = len(traffic.answered)
-        wait_until(lambda: len(traffic.answered) > answered_so_far, 30, "answers after all of it")
-    assert len(traffic.answered) > 500 and traffic.broken < len(traffic.answered)
-    ids = traffic.answered
+        ids = traffic.ids
+        n_before = len(ids)
+        wait_until(lambda: len(ids) > n_before, 30, "predictions after the last kill")
+    assert len(ids) > 500 and traffic.broken < len(ids)
     assert len(set(ids)) == len(ids)
-    wait_until(lambda: stack.stored(*ids) == len(ids), 60, "MongoDB to have every answered one")
+    wait_until(lambda: stack.stored(*ids) == len(ids), 60, "every prediction in MongoDB")
 
 
 def restarted(stack: Stack, name: str, count: int) -> bool:
-    """True once the engine has started the service's container again."""
+    """Return True if the engine has restarted the service's container."""
     return stack.containers()[name]["RestartCount"] > count
 
 
-def test_a_prediction_is_forgotten_everywhere(stack, record):
+def test_a_prediction_is_erased_everywhere(stack, record):
     kept, erased = (stack.predict(record)["prediction_id"] for _ in range(2))
-    wait_until(lambda: stack.stored(kept, erased) == 2, 30, "MongoDB to have them")
-    wait_until(lambda: erased in windowed(stack), 30, "the Evidently service to have it")
+    wait_until(lambda: stack.stored(kept, erased) == 2, 30, "the predictions in MongoDB")
+    wait_until(lambda: erased in window(stack), 30, "the prediction in the window")
     stack.run("make", "forget", f"ID={erased}")
     assert stack.stored(kept) and not stack.stored(erased)
-    assert kept in windowed(stack) and erased not in windowed(stack)
+    assert kept in window(stack) and erased not in window(stack)
     assert erased not in stack.compose(
         "exec",
         "-T",
@@ -319,8 +318,8 @@ def test_a_prediction_is_forgotten_everywhere(stack, record):
     )
 
 
-def windowed(stack: Stack) -> str:
-    """Every row of the Evidently service's window, as text."""
+def window(stack: Stack) -> str:
+    """Return the ids in the Evidently service's window, as text."""
     code = (
         "import sqlite3; window = sqlite3.connect('/state/window/window.db');"
         "print(window.execute('select prediction_id from predictions').fetchall())"
@@ -328,23 +327,23 @@ def windowed(stack: Stack) -> str:
     return stack.compose("exec", "-T", "measure", "python", "-c", code)
 
 
-def test_a_backup_brings_back_what_was_lost_and_predictions_go_on_meanwhile(stack, record):
+def test_a_backup_restores_lost_data_while_predictions_continue(stack, record):
     version = production_version(stack)
     before = stack.predict(record)["prediction_id"]
-    wait_until(lambda: stack.stored(before), 30, "MongoDB to have it")
+    wait_until(lambda: stack.stored(before), 30, "the prediction in MongoDB")
     with Traffic(stack, record) as traffic:
         archive = stack.run("make", "backup", timeout_s=300).split()[-1]
-    assert traffic.answered and traffic.broken == 0
+    assert traffic.ids and traffic.broken == 0
     try:
         with stack.predictions() as predictions:
             predictions.delete_many({})
-        answer = requests.delete(
+        response = requests.delete(
             stack.url("mlflow", "/api/2.0/mlflow/registered-models/delete"),
             json={"name": "income-classifier"},
             auth=("admin", stack.secret("mlflow_password")),
             timeout=10,
         )
-        answer.raise_for_status()
+        response.raise_for_status()
         stack.run("make", "restore", f"FROM={archive}", timeout_s=300)
     finally:
         (ROOT / archive).unlink()
@@ -354,19 +353,19 @@ def test_a_backup_brings_back_what_was_lost_and_predictions_go_on_meanwhile(stac
 
 
 def production_version(stack: Stack) -> str:
-    """The version in production, as MLflow says."""
-    answer = requests.get(
+    """Return the production version in MLflow."""
+    response = requests.get(
         stack.url("mlflow", "/api/2.0/mlflow/registered-models/alias"),
         params={"name": "income-classifier", "alias": "production"},
         auth=("admin", stack.secret("mlflow_password")),
         timeout=10,
     )
-    answer.raise_for_status()
-    return answer.json()["model_version"]["version"]
+    response.raise_for_status()
+    return response.json()["model_version"]["version"]
 
 
-def test_every_container_stops_when_it_is_asked_to(stack, record):
-    """None is killed after its grace period, and the relay ships what waits before it goes."""
+def test_every_container_stops_within_its_grace_period(stack, record):
+    """No container is killed, and the relay delivers its backlog before it ends."""
     last = [stack.predict(record)["prediction_id"] for _ in range(20)]
     services = running_services(stack) - {"mongo"}
     stack.compose("stop", *services, timeout_s=300)

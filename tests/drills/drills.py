@@ -1,13 +1,14 @@
-"""Drift drills: what happens in the world, and which alerts must fire for it or stay silent.
+"""Drift drills: change the traffic, and check which alerts fire and which stay silent.
 
     make drills
 
-Live processes from the Procfile on a model of their own, traffic from the generator, and a real
-Prometheus with the project's rules on a clock that is QUICKER times as quick: a rule that lasts for
-five minutes lasts for ten seconds here, and measurements and judged windows follow each other at
-once. Each drill begins with a window of people as in the reference. An alert that neither must nor
-may fire has to stay silent until everything that was sent has been measured and QUIET_S have
-passed, which is longer than any rule lasts.
+The services run as processes from the Procfile, on a new model. The generator sends the traffic.
+A real Prometheus evaluates the project's rules, with durations divided by SPEED_UP: five minutes
+become ten seconds. Measurements and judged windows follow each other without a pause.
+
+Each drill begins with a window of people as in the reference. Alerts that are neither expected nor
+allowed must stay silent. The watch ends QUIET_S after the last measurement, which is longer than
+the duration of any rule.
 """
 
 import argparse
@@ -31,31 +32,31 @@ from rich.console import Console
 from rich.table import Table
 
 from config.local_stack.stack import PORTS, running, stack_environment
-from tests.config.test_monitoring_files import RULES, scraping
+from tests.config.test_monitoring_files import RULES, query_response, scraping
 from tests.conftest import free_port, wait_until
 
-QUICKER = 30  # than the rules' own clock
+SPEED_UP = 30  # of the rules' durations
 QUIET_S = 14.0
-BASELINE_ROWS = 1000  # of people as in the reference, before anything happens
-BOUND_S = 180.0  # until an alert fires, from the first record sent; machines are noisy
-MEASURED_S = 120.0
-LABELS = ("feature", "output", "sink", "job")  # that tell alerts of one rule apart
+BASELINE_ROWS = 1000  # of people as in the reference, before the change
+ALERT_TIMEOUT_S = 180.0  # from the first record sent; generous, because machines are noisy
+MEASURE_TIMEOUT_S = 120.0
+LABELS = ("feature", "output", "sink", "job")  # they distinguish the alerts of one rule
 STACK = ("gcs", "mlflow", "prefect", "prediction", "follower", "relay")
 MONITORING = ("evidently", "measure")
 WATCHED = {"prediction:9696": "PREDICTION_PORT", "evidently:3000": "EVIDENTLY_PORT"}
 
 
 class Drill(NamedTuple):
-    """One row of the table. Alerts are patterns: `FeatureDrift(*)` is that of any feature."""
+    """One row of the table. Alerts are patterns: `FeatureDrift(*)` matches any feature."""
 
     name: str
-    happens: str
-    must: tuple[str, ...]  # fire
-    may: tuple[str, ...] = ()  # fire as well; everything else stays silent
-    windows: int = 3  # judged when the last of those that must has fired; of 1,000 rows each
+    change: str
+    expected: tuple[str, ...]  # alerts
+    allowed: tuple[str, ...] = ()  # further alerts; all others must stay silent
+    max_windows: int = 3  # of 1,000 rows, judged before the last expected alert fires
     scenario: str = "none"
     rows: int = 2500
-    falls: bool = False  # then the monitoring is ended, and as many rows come again
+    stops_monitoring: bool = False  # after the rows; then the same number of rows is sent
 
 
 DRILLS = (
@@ -71,26 +72,26 @@ DRILLS = (
         "the same, over 6,000 records",
         ("FeatureDrift(*)", "DatasetDrift"),
         ("TargetDrift(*)", "PerformanceBelowFloor"),
-        windows=6,
+        max_windows=6,
         scenario="gradual",
         rows=6000,
     ),
     Drill(
         "label shift",
-        "60 % earn above 50K, in place of 24 %",
+        "60 % earn above 50K, instead of 24 %",
         ("FeatureDrift(*)", "TargetDrift(*)"),
         ("DatasetDrift",),
         scenario="label_shift",
     ),
     Drill(
         "concept shift",
-        "the same people, but managers and specialists earn the other way round",
+        "the same people, with the labels of managers and specialists inverted",
         ("PerformanceBelowFloor",),
         scenario="concept_shift",
     ),
     Drill(
         "unit change",
-        "hours a week come as days",
+        "hours a week are sent as days",
         ("FeatureDrift(hours_per_week)",),
         ("TargetDrift(*)",),
         scenario="unit_change",
@@ -104,50 +105,54 @@ DRILLS = (
     ),
     Drill(
         "unseen category",
-        "a native country that the contract does not know",
+        "a native country outside of the contract",
         ("FeatureDrift(native_country)",),
         ("TargetDrift(*)",),
         scenario="unseen_category",
     ),
-    Drill("traffic stop", "1,500 records, then none: nothing new is no drift", (), rows=1500),
+    Drill("traffic stop", "1,500 records, then no more", (), rows=1500),
     Drill(
         "service down",
-        "the monitoring ends while records come in",
+        "the monitoring stops, and traffic continues",
         ("ServiceDown(evidently_service)", "MonitoringStale", "SinkBacklog(evidently)"),
         rows=1500,
-        falls=True,
+        stops_monitoring=True,
     ),
 )
 
 
 class Outcome(NamedTuple):
-    """What a drill came to."""
+    """The alerts of a drill."""
 
     drill: Drill
-    fired: dict[str, float]  # alerts and the seconds from the first record until each fired
-    windows: float  # judged by then
+    fired: dict[str, float]  # seconds from the first record, by alert
+    windows: float  # judged when the last expected alert fired
 
     @property
     def problems(self) -> list[str]:
-        """How that differs from what was to happen."""
+        """Every difference from the expected outcome."""
         drill, fired = self.drill, self.fired
-        lacking = [one for one in drill.must if not fnmatch.filter(fired, one)]
-        allowed = [name for one in drill.must + drill.may for name in fnmatch.filter(fired, one)]
-        late = [name for name in allowed if fired[name] > BOUND_S]
+        missing = [one for one in drill.expected if not fnmatch.filter(fired, one)]
+        patterns = drill.expected + drill.allowed
+        allowed = [name for one in patterns for name in fnmatch.filter(fired, one)]
+        late = [name for name in allowed if fired[name] > ALERT_TIMEOUT_S]
         return [
-            *(f"{one} did not fire" for one in lacking),
+            *(f"{one} did not fire" for one in missing),
             *(f"{name} fired" for name in fired if name not in allowed),
-            *(f"{name} fired after {fired[name]:.0f} s, expected {BOUND_S:.0f}" for name in late),
             *(
-                [f"{self.windows:.0f} windows until then, expected {drill.windows}"]
-                if self.windows > drill.windows
+                f"{name} fired after {fired[name]:.0f} s, expected {ALERT_TIMEOUT_S:.0f}"
+                for name in late
+            ),
+            *(
+                [f"{self.windows:.0f} windows until the last alert, expected {drill.max_windows}"]
+                if self.windows > drill.max_windows
                 else []
             ),
         ]
 
 
 class Stage:
-    """A running stack with a trained model, on which drills run one after the other."""
+    """A running stack with a trained model, for one drill after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -155,19 +160,19 @@ class Stage:
         settings = {"MEASURE_PERIOD_S": "1", "JUDGE_PERIOD_S": "0"}
         self.env = stack_environment(os.environ | ports | settings, folder / "var", {})
         self.rules = folder / "alerts.yml"
-        self.rules.write_text(quicker(RULES.read_text("utf-8")), encoding="utf-8")
+        self.rules.write_text(speed_up(RULES.read_text("utf-8")), encoding="utf-8")
 
     @contextlib.contextmanager
     def opened(self, max_evals: int) -> Iterator[None]:
-        """Servers, a model in production and the prediction service, as long as the body runs."""
+        """Run servers, prediction service and a model in production while the body runs."""
         with running(self.env, self.folder / "logs", STACK) as stack:
             stack.wait_healthy("mlflow", "prefect", "prediction")
             self.command("training", "train", "--data", "auto", "--max-evals", str(max_evals))
-            wait_until(self.serves, 60, "the prediction service to have the model")
+            wait_until(self.has_model, 60, "the prediction service to have the model")
             yield
 
     def run(self, drill: Drill) -> Outcome:
-        """One drill, with a window and a Prometheus of its own."""
+        """Run a drill with a new window and a new Prometheus."""
         folder = self.folder / drill.name.replace(",", "").replace(" ", "-")
         env = self.env | {"WINDOW_DIR": str(folder / "window")}
         targets = {name: f"127.0.0.1:{env[port]}" for name, port in WATCHED.items()}
@@ -175,22 +180,24 @@ class Stage:
             monitoring = stack.enter_context(running(env, folder / "logs", MONITORING))
             monitoring.wait_healthy("evidently")
             self.send("none", BASELINE_ROWS, seed=1)
-            wait_until(lambda: self.is_measured(BASELINE_ROWS), MEASURED_S, "the calm window")
+            wait_until(
+                lambda: self.is_measured(BASELINE_ROWS), MEASURE_TIMEOUT_S, "the baseline window"
+            )
             address = stack.enter_context(scraping(targets, folder, self.rules))
-            alerts = Alerts(address, drill.must)
-            wait_until(alerts.are_calm, 60, "Prometheus to scrape all and nothing to fire")
+            alerts = Alerts(address, drill.expected)
+            wait_until(alerts.are_silent, 60, "Prometheus to scrape all without an alert")
             alerts.begin()
             self.send(drill.scenario, drill.rows)
-            alerts.watch(lambda: self.is_measured(BASELINE_ROWS + drill.rows), MEASURED_S)
-            if drill.falls:
+            alerts.watch(lambda: self.is_measured(BASELINE_ROWS + drill.rows), MEASURE_TIMEOUT_S)
+            if drill.stops_monitoring:
                 monitoring.stop()
                 self.send(drill.scenario, drill.rows)
-            alerts.watch(alerts.have_all, BOUND_S)
+            alerts.watch(alerts.all_fired, ALERT_TIMEOUT_S)
             alerts.watch(lambda: False, QUIET_S)
         return Outcome(drill, alerts.fired, alerts.windows)
 
     def send(self, scenario: str, rows: int, seed: int = 0) -> None:
-        """Traffic, every record with its label."""
+        """Send records and the label of each."""
         self.command(
             "stream_generator.send_data",
             *("--scenario", scenario, "--rows", str(rows), "--seed", str(seed), "--quiet"),
@@ -198,47 +205,47 @@ class Stage:
         )
 
     def command(self, module: str, *arguments: str) -> None:
-        """Runs a command of the project. Raises CalledProcessError."""
+        """Run a command of the project. Raises CalledProcessError."""
         command = [sys.executable, "-m", module, *arguments]
         with (self.folder / "commands.log").open("ab") as log:
             subprocess.run(command, env=self.env, stdout=log, stderr=log, check=True, timeout=600)
 
-    def serves(self) -> bool:
-        """True once the prediction service has a model."""
+    def has_model(self) -> bool:
+        """Return True if the prediction service has a model."""
         return requests.get(f"{self.env['PREDICTION_ADDRESS']}/health/ready", timeout=5).ok
 
     def drift(self) -> dict:
-        """What the monitoring says."""
+        """Return the drift verdict of the monitoring."""
         return requests.get(f"{self.env['EVIDENTLY_ADDRESS']}/drift", timeout=10).json()
 
     def is_measured(self, rows: int) -> bool:
-        """True if the latest measurement has so many records and as many labels."""
+        """Return True if the last measurement has that many records and labels."""
         verdict = self.drift()
         return verdict["window"]["ingested_total"] == verdict["labels"]["matched"] == rows
 
 
 class Alerts:
-    """What fires in a Prometheus, since `begin`."""
+    """The alerts that a Prometheus has fired after `begin`."""
 
-    def __init__(self, address: str, must: tuple[str, ...]) -> None:
+    def __init__(self, address: str, expected: tuple[str, ...]) -> None:
         self.address = address
-        self.must = must
+        self.expected = expected
         self.began_at = 0.0
         self.judged_before = 0.0
         self.fired: dict[str, float] = {}
-        self.windows = 0.0  # judged since then, when the last that must fire has fired
+        self.windows = 0.0  # judged between `begin` and the last expected alert
 
     def begin(self) -> None:
-        """From here on all counts."""
+        """Start the clock and the count of windows."""
         self.began_at = time.monotonic()
         self.judged_before = self.judged()
 
     def judged(self) -> float:
-        """The windows judged so far."""
+        """Return the number of windows judged so far."""
         return value(self.address, "max(income_windows_judged)") or 0.0
 
     def firing(self) -> Iterator[str]:
-        """The alerts that fire now."""
+        """Yield the name of each alert that fires now."""
         address = self.address.replace("/query", "/alerts")
         for alert in requests.get(address, timeout=10).json()["data"]["alerts"]:
             labels = alert["labels"]
@@ -246,53 +253,50 @@ class Alerts:
                 of = "".join(f"({labels[name]})" for name in LABELS if name in labels)
                 yield labels["alertname"] + of
 
-    def are_calm(self) -> bool:
-        """True if Prometheus knows all services and no alert fires."""
+    def are_silent(self) -> bool:
+        """Return True if Prometheus scrapes all services and no alert fires."""
         return value(self.address, "sum(up)") == 3 and not list(self.firing())
 
-    def look(self) -> None:
-        """Notes what fires now."""
+    def update(self) -> None:
+        """Record the alerts that fire now."""
         for name in self.firing():
             if name not in self.fired:
                 self.fired[name] = time.monotonic() - self.began_at
-                if any(fnmatch.fnmatch(name, one) for one in self.must):
+                if any(fnmatch.fnmatch(name, one) for one in self.expected):
                     self.windows = max(self.judged() - self.judged_before, 0.0)
 
-    def have_all(self) -> bool:
-        """True if every alert that must fire has."""
-        return all(fnmatch.filter(self.fired, one) for one in self.must)
+    def all_fired(self) -> bool:
+        """Return True if every expected alert has fired."""
+        return all(fnmatch.filter(self.fired, one) for one in self.expected)
 
-    def watch(self, until: Callable[[], bool], at_most_s: float) -> None:
-        """Looks again and again until something is true or the time is over."""
-        deadline = time.monotonic() + at_most_s
+    def watch(self, until: Callable[[], bool], timeout_s: float) -> None:
+        """Record alerts until the condition is true or the time is over."""
+        deadline = time.monotonic() + timeout_s
         while not until() and time.monotonic() < deadline:
-            self.look()
+            self.update()
             time.sleep(0.25)
 
 
 def value(address: str, expression: str) -> float | None:
-    """What Prometheus says to an expression with one series, if anything."""
-    with contextlib.suppress(requests.ConnectionError, requests.JSONDecodeError):
-        found = requests.get(address, params={"query": expression}, timeout=10).json()
-        for one in found["data"]["result"]:
-            return float(one["value"][1])
-    return None
+    """Return the value of an expression with one series, or None without data."""
+    found = query_response(address, expression)["data"]["result"]
+    return float(found[0]["value"][1]) if found else None
 
 
-def quicker(rules: str) -> str:
-    """The rules with every time QUICKER times as short, but for the spans of rates."""
+def speed_up(rules: str) -> str:
+    """Return the rules with every duration divided by SPEED_UP, except the ranges of rates."""
     content = yaml.safe_load(rules)
     for rule in content["groups"][0]["rules"]:
         minutes = int(re.fullmatch(r"(\d+)m", rule["for"])[1])  # type: ignore[index]
-        rule["for"] = f"{max(minutes * 60 // QUICKER, 1)}s"
+        rule["for"] = f"{max(minutes * 60 // SPEED_UP, 1)}s"
         if rule["alert"] == "MonitoringStale":
             seconds = re.compile(r"> (\d+)")
-            rule["expr"] = seconds.sub(lambda m: f"> {int(m[1]) // QUICKER}", rule["expr"])
+            rule["expr"] = seconds.sub(lambda m: f"> {int(m[1]) // SPEED_UP}", rule["expr"])
     return yaml.safe_dump(content)
 
 
 def perform(drills: tuple[Drill, ...], folder: Path, max_evals: int) -> Iterator[Outcome]:
-    """Runs drills; what each came to."""
+    """Run drills; yield the outcome of each."""
     stage = Stage(folder)
     with stage.opened(max_evals):
         for drill in drills:
@@ -300,12 +304,12 @@ def perform(drills: tuple[Drill, ...], folder: Path, max_evals: int) -> Iterator
 
 
 def table(outcomes: list[Outcome]) -> Table:
-    """The table for people."""
-    shown = Table("drill", "what happens", "alerts, after seconds", "windows", "as expected")
+    """Return the outcomes as a table."""
+    shown = Table("drill", "change", "alerts, after seconds", "windows", "as expected")
     for outcome in outcomes:
         shown.add_row(
             outcome.drill.name,
-            outcome.drill.happens,
+            outcome.drill.change,
             ", ".join(f"{name} {s:.0f}" for name, s in outcome.fired.items()) or "none",
             f"{outcome.windows:.0f}",
             "; ".join(outcome.problems) or "yes",
@@ -313,22 +317,22 @@ def table(outcomes: list[Outcome]) -> Table:
     return shown
 
 
-def main(say: Callable[..., None] = Console(width=150).print) -> None:
-    """Runs every drill; the exit status says whether all went as they should."""
+def main(show: Callable[..., None] = Console(width=150).print) -> None:
+    """Run the drills. Exit 1 if an outcome is not the expected one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="*", help="names, as a pattern (all)")
+    parser.add_argument("--only", default="*", help="pattern of names (all)")
     parser.add_argument("--max-evals", type=int, default=3, help="trials of the model's search (3)")
     options = parser.parse_args()
     if not shutil.which("prometheus"):
-        sys.exit("no prometheus on PATH: apt-get install prometheus")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # every process is ended
+        sys.exit("prometheus: not on PATH. Install it: apt-get install prometheus")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no process running
     chosen = tuple(one for one in DRILLS if fnmatch.fnmatch(one.name, options.only))
     with tempfile.TemporaryDirectory() as folder:
         outcomes = []
         for outcome in perform(chosen, Path(folder), options.max_evals):
-            say(f"{outcome.drill.name}: {'; '.join(outcome.problems) or 'as expected'}")
+            show(f"{outcome.drill.name}: {'; '.join(outcome.problems) or 'as expected'}")
             outcomes.append(outcome)
-    say(table(outcomes))
+    show(table(outcomes))
     sys.exit(any(outcome.problems for outcome in outcomes))
 
 

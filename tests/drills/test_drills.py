@@ -1,4 +1,4 @@
-"""A short version of the drills, and what the table must keep to."""
+"""A short run of the drills, and the rules for their table."""
 
 from pathlib import Path
 
@@ -8,23 +8,25 @@ import yaml
 from config.grafana.alerts import ALERTS
 from stream_generator.traffic.scenarios import SCENARIOS
 from tests.config.test_monitoring_files import RULES, debian
-from tests.drills.drills import DRILLS, Drill, Outcome, perform, quicker
+from tests.drills.drills import DRILLS, Drill, Outcome, perform, speed_up
 
 SHORT = ("none", "covariate, sudden", "service down")
 
 
-def test_the_table_names_alerts_and_scenarios_that_there_are() -> None:
+def test_the_table_names_existing_alerts_and_all_scenarios() -> None:
     known = {alert.name for alert in ALERTS}
-    named = {pattern.split("(")[0] for drill in DRILLS for pattern in drill.must + drill.may}
+    named = {
+        pattern.split("(")[0] for drill in DRILLS for pattern in drill.expected + drill.allowed
+    }
     assert named <= known
     assert {drill.scenario for drill in DRILLS} == set(SCENARIOS)
 
 
-def test_the_quicker_rules_differ_in_their_times_alone() -> None:
+def test_the_sped_up_rules_differ_in_durations_only() -> None:
     def rules(text: str) -> list[dict]:
         return yaml.safe_load(text)["groups"][0]["rules"]
 
-    before, after = rules(RULES.read_text("utf-8")), rules(quicker(RULES.read_text("utf-8")))
+    before, after = rules(RULES.read_text("utf-8")), rules(speed_up(RULES.read_text("utf-8")))
     assert [rule["alert"] for rule in after] == [rule["alert"] for rule in before]
     differ = [new["alert"] for old, new in zip(before, after) if old["expr"] != new["expr"]]
     assert differ == ["MonitoringStale"]
@@ -38,10 +40,10 @@ def test_the_quicker_rules_differ_in_their_times_alone() -> None:
         ({}, 0, "FeatureDrift(*) did not fire"),
         ({"FeatureDrift(age)": 9.0, "Latency": 3.0}, 3, "Latency fired"),
         ({"FeatureDrift(age)": 1e4}, 3, "FeatureDrift(age) fired after 10000 s, expected 180"),
-        ({"FeatureDrift(age)": 9.0}, 4, "4 windows until then, expected 3"),
+        ({"FeatureDrift(age)": 9.0}, 4, "4 windows until the last alert, expected 3"),
     ],
 )
-def test_an_outcome_says_what_was_not_as_expected(
+def test_an_outcome_reports_each_difference_from_the_expected_one(
     fired: dict[str, float], windows: float, problem: str
 ) -> None:
     drill = Drill("one", "something", ("FeatureDrift(*)",), ("TargetDrift(*)",))
@@ -50,7 +52,7 @@ def test_an_outcome_says_what_was_not_as_expected(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_alerts_fire_for_what_they_are_for_and_stay_silent_otherwise(tmp_path: Path) -> None:
+def test_expected_alerts_fire_and_all_others_stay_silent(tmp_path: Path) -> None:
     debian("prometheus")
     chosen = tuple(drill for drill in DRILLS if drill.name in SHORT)
     outcomes = list(perform(chosen, tmp_path, max_evals=1))

@@ -1,18 +1,18 @@
-"""The examples of the documents, run against a running stack as a reader would run them."""
+"""Run the examples of the documents against a running stack, as a reader would."""
 
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
 TIMEOUT_S = 180
 
 
 def examples(document: str, heading: str = "") -> list[tuple[str, str]]:
-    """The examples of a document, or of what follows one of its headings: language and text."""
+    """Return (language, text) of each example in a document, or in one of its sections."""
     text = (ROOT / document).read_text("utf-8")
     if heading:
         level = heading.split()[0]
@@ -21,7 +21,7 @@ def examples(document: str, heading: str = "") -> list[tuple[str, str]]:
 
 
 def run(language: str, text: str, env: Mapping[str, str]) -> str:
-    """What an example prints. Raises AssertionError with its output if it fails."""
+    """Return the output of an example. Raises AssertionError if it fails."""
     command = [sys.executable, "-"] if language == "python" else ["bash", "-euo", "pipefail"]
     done = subprocess.run(
         command,

@@ -1,7 +1,7 @@
-"""Takes the pictures of docs/tour.md from a running stack, which it shifts.
+"""Take the pictures of docs/tour.md from a running demo. This causes drift in the demo.
 
 make demo KEEP=1       # in one shell
-. var/demo/settings    # in another one
+. var/demo/settings    # in another shell
 make screenshots
 """
 
@@ -25,7 +25,7 @@ N_ROWS = 500
 
 
 def ask(page: Page) -> None:
-    """The form, a person's answer and its reasons."""
+    """Show the form, a prediction and its reasons."""
     page.goto(os.environ["PREDICTION_ADDRESS"])
     page.get_by_label("age in years").fill("52")
     page.get_by_label("education").select_option("Masters")
@@ -39,7 +39,7 @@ def ask(page: Page) -> None:
 
 
 def file(page: Page) -> None:
-    """A file's histogram and table."""
+    """Show the histogram and the table of a file."""
     rows = synthesize(load_contract(), N_ROWS, 0).train
     rows.loc[17, "age"] = 7
     page.goto(os.environ["PREDICTION_ADDRESS"])
@@ -52,7 +52,7 @@ def file(page: Page) -> None:
 
 
 def prefect(page: Page) -> None:
-    """The training that drift has started."""
+    """Show the training that drift has started."""
     run, *_ = drift_runs(dict(os.environ))
     server = os.environ["PREFECT_API_URL"].removesuffix("/api")
     page.goto(f"{server}/runs/flow-run/{run['id']}")
@@ -60,18 +60,18 @@ def prefect(page: Page) -> None:
 
 
 def drift(page: Page) -> None:
-    """The verdict of the monitoring, after the world has gone back to what it was."""
+    """Show the drift verdict after the traffic has changed back."""
     command = [sys.executable, "-m", "stream_generator.send_data", "--scenario", "none"]
     command += ["--rows", "2500", "--concurrency", "4", "--labels", "0.5", "--quiet"]
     subprocess.run(command, check=True, timeout=120)
-    page.goto(os.environ["EVIDENTLY_ADDRESS"])  # it renews itself
+    page.goto(os.environ["EVIDENTLY_ADDRESS"])  # the page refreshes itself
     page.locator(".verdict.bad").wait_for()
 
 
 def main() -> None:
-    """Takes all of them."""
+    """Take every picture."""
     if not CHROMIUM or "PREDICTION_ADDRESS" not in os.environ:
-        sys.exit(f"{__doc__}\nneeds Chromium (apt-get install chromium) and a running stack")
+        sys.exit(f"{__doc__}\nThis needs Chromium (apt-get install chromium) and a running demo.")
     PICTURES.mkdir(exist_ok=True)
     takes: tuple[Callable[[Page], None], ...] = (ask, file, prefect, drift)
     with sync_playwright() as playwright:

@@ -78,9 +78,6 @@ def services(contract: Contract, folder: Path) -> Iterator[dict[str, str]]:
         yield env
 
 
-ADDRESSES = ("PREDICTION_ADDRESS", "EVIDENTLY_ADDRESS")
-
-
 def has_data(address: str, expression: str) -> bool:
     """Return True if the expression has a number."""
     found = query_response(address, expression)

@@ -1,6 +1,6 @@
-"""The demo as a user runs it: real processes, a small search, and nothing left running.
+"""The demo as a user runs it: real processes, a small search, no process left running.
 
-While it is up, the commands of docs/tour.md and the README's examples are run against it.
+The tests run the commands of docs/tour.md and the examples of the README against it.
 """
 
 import json
@@ -20,22 +20,21 @@ import pytest
 import requests
 
 from config.local_stack.stack import PORTS
-from tests.conftest import accepts_connections, free_port, wait_until
+from tests.conftest import ROOT, accepts_connections, free_port, wait_until
 from tests.end_to_end.documented import examples, run
 
-ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "config.local_stack.demo", "--max-evals", "2"]
-STARTS = ("make demo", "make jupyter", ". var/demo/settings")  # what the test does in its own way
+STARTS = ("make demo", "make jupyter", ". var/demo/settings")  # the test starts these itself
 
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """Free ports for every server of the stack."""
+    """Return an environment with a free port for every server of the stack."""
     return dict(os.environ) | {name: str(free_port()) for name in PORTS}
 
 
 class Demo:
-    """The demo as a process, with its state in a folder."""
+    """The demo as a process with its state in a folder."""
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder
@@ -45,7 +44,7 @@ class Demo:
 
     @contextmanager
     def started(self, *options: str) -> Iterator[None]:
-        """Run it while the body runs."""
+        """Run the demo while the body runs."""
         command = [*COMMAND, "--state-dir", str(self.folder / "var")]
         command += ["--out-dir", str(self.folder / "out"), *options]
         command += [] if "CENSUS_DATA_DIR" in self.env else ["--data", "synthetic"]
@@ -61,11 +60,11 @@ class Demo:
                         self.process.wait(60)
 
     def printed(self) -> str:
-        """What it has printed so far."""
+        """Return the output so far."""
         return (self.folder / "printed").read_text("utf-8", errors="replace")
 
     def wait_for(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
-        """Wait for something that the demo must not end before."""
+        """Wait for a condition. Raises AssertionError if the demo ends first."""
         wait_until(lambda: condition() or self.process.poll() is not None, timeout_s, what)
         assert self.process.poll() is None, self.printed()[-3000:]
 
@@ -77,32 +76,34 @@ class Demo:
 
 @pytest.fixture
 def demo(environment, tmp_path) -> Demo:
-    """A demo that has not been started."""
+    """Return a demo that is not yet started."""
     return Demo(tmp_path, environment)
 
 
 def listening(environment: dict[str, str]) -> list[str]:
-    """The settings of the ports on which something still listens."""
+    """Return the setting of each port that is still in use."""
     return [name for name in PORTS if accepts_connections(int(environment[name]))]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_demo_closes_the_loop_loses_nothing_and_can_be_toured(demo, environment, tmp_path):
-    """Beside a busy process, with a part that is killed and an interruption half-way.
+    """Run it beside a busy process, kill a part, and interrupt it half-way.
 
-    Overdue runs of `watch` once held both slots of the worker beside a busy process, so that the
-    training came too late. The relay's death once ended everything.
+    Beside a busy process, overdue runs of `watch` once held both slots of the worker and delayed
+    the training. The death of the relay once ended the demo.
     """
     settings = tmp_path / "var" / "demo" / "settings"
     with busy_process() as busy:
         with demo.started():
             demo.wait_for(lambda: "measure drift" in demo.printed(), 400, "the first traffic")
             kill_part(demo, "relay")
-            demo.wait_for(lambda: "relay died (terminated by SIGKILL" in demo.printed(), 60, "it")
+            demo.wait_for(
+                lambda: "relay died (terminated by SIGKILL" in demo.printed(), 60, "the report"
+            )
             demo.wait_for(lambda: "measure again" in demo.printed(), 120, "the shifted traffic")
             assert demo.end() == 130
-        assert "interrupted: every process was ended" in demo.printed()
+        assert "interrupted: every process has stopped" in demo.printed()
         assert listening(environment) == []
         with demo.started("--resume", "--keep"):
             demo.wait_for(settings.exists, 600, "the demo")
@@ -119,7 +120,7 @@ def test_the_demo_closes_the_loop_loses_nothing_and_can_be_toured(demo, environm
 
 @contextmanager
 def busy_process() -> Iterator["subprocess.Popen[bytes]"]:
-    """Something else that needs a processor, while the body runs."""
+    """Run a process that keeps a processor busy while the body runs."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
             yield busy
@@ -128,13 +129,13 @@ def busy_process() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def kill_part(demo: Demo, name: str) -> None:
-    """Kill one of its processes without a warning."""
+    """Send SIGKILL to one process of the demo."""
     log = (demo.folder / "out" / "logs" / "supervisord.log").read_text("utf-8")
     os.kill(int(log.rpartition(f"'{name}' with pid ")[2].split()[0]), signal.SIGKILL)
 
 
 def check_summary(summary: dict[str, Any], real: bool) -> None:
-    """The loop was closed: drift seen, a better version promoted, every prediction stored."""
+    """Check that drift led to a better version and that every prediction is stored."""
     assert summary["data_source"] == ("uci" if real else "synthetic")
     assert summary["rows"] == {"train": 32561, "test": 16281}
     assert summary["test_metrics"]["roc_auc"] > 0.9
@@ -156,30 +157,30 @@ def check_summary(summary: dict[str, Any], real: bool) -> None:
 
 
 def take_the_tour(settings: Path, folder: Path) -> None:
-    """Every command of docs/tour.md, each in a shell of its own, with files in a folder."""
+    """Run every command of docs/tour.md in a shell of its own, with files in a folder."""
     env = in_shell(settings)
-    said = ""
+    output = ""
     for language, text in examples("docs/tour.md"):
         if text.startswith(STARTS):
             continue
-        said += run(language, text.replace("build/", f"{folder}/"), env)
+        output += run(language, text.replace("build/", f"{folder}/"), env)
         if "send_data" in text:
-            # The first ones are of another world than production's reference, the second ones not.
-            wanted = "rollback" not in said
+            # The first records differ from production's reference. After the rollback they do not.
+            wanted = "rollback" not in output
             wait_until(partial(is_verdict, env, wanted), 60, f"the verdict: drifted {wanted}")
-    assert '"base_value"' in said and '"nearest":"Private"' in said
-    assert "rollback: the world went back" in said and "1 -> 2" in said
-    assert "20000 rows scored by version 2" in said and "3000 rows of 2026-10" in said
+    assert '"base_value"' in output and '"nearest":"Private"' in output
+    assert "rollback: the world went back" in output and "1 -> 2" in output
+    assert "20000 rows scored by version 2" in output and "3000 rows of 2026-10" in output
 
 
 def is_verdict(env: dict[str, str], drifted: bool) -> bool:
-    """Whether that is what the monitoring says now."""
+    """Return True if the drift verdict has this value now."""
     verdict = requests.get(f"{env['EVIDENTLY_ADDRESS']}/drift", timeout=10).json()
     return verdict["drifted"] == drifted
 
 
 def in_shell(settings: Path) -> dict[str, str]:
-    """The variables that a shell has after it has read the settings."""
+    """Return the variables of a shell that has read the settings."""
     command = ["bash", "-c", f". {settings} && env -0"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
     return dict(line.split("=", 1) for line in lines.split("\0") if line)
@@ -191,9 +192,9 @@ def follow_the_readme(environment: dict[str, str]) -> None:
     for language, text in examples("README.md", "## Ask for a prediction"):
         text = text.replace(":9696", f":{environment['PREDICTION_PORT']}")
         text = text.replace("THE_ID_FROM_THE_RESPONSE", prediction_id)
-        answer = json.loads(run(language, text, os.environ))
-        assert "error" not in answer, answer
-        prediction_id = answer.get("prediction_id", prediction_id)
+        response = json.loads(run(language, text, os.environ))
+        assert "error" not in response, response
+        prediction_id = response.get("prediction_id", prediction_id)
     assert prediction_id
 
 
@@ -204,12 +205,12 @@ def test_ctrl_c_during_the_start_ends_every_process(demo, environment):
     with demo.started():
         demo.wait_for(lambda: accepts_connections(mlflow), 60, "the MLflow server")
         assert demo.end() == 130
-    assert "interrupted: every process was ended" in demo.printed()
+    assert "interrupted: every process has stopped" in demo.printed()
     assert listening(environment) == []
 
 
-def test_a_port_that_is_taken_is_named_and_what_runs_there_keeps_its_state(environment, tmp_path):
-    """A second demo beside a running one must not remove the window that the first one uses."""
+def test_a_port_in_use_is_reported_and_the_state_of_a_running_demo_stays(environment, tmp_path):
+    """A second demo must not delete the window of a running one."""
     window = tmp_path / "var" / "demo" / "window" / "window.db"
     window.parent.mkdir(parents=True)
     window.touch()

@@ -1,4 +1,4 @@
-"""Another table with a contract of its own, from raw rows to answers: nothing else is changed."""
+"""Another table, from raw rows to predictions: only the contract changes."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,12 +31,15 @@ SUBSCRIBER = {"tenure": 3, "plan": None, "contentment": "poor"}
 
 @pytest.fixture(scope="module")
 def churn() -> Contract:
-    """The other table's contract."""
+    """Return the other table's contract."""
     return load_contract(Path(__file__).with_name("churn.yaml"))
 
 
 def raw_rows(n_rows: int) -> pd.DataFrame:
-    """Subscribers of whom the new and the discontented leave; two rows break the contract."""
+    """Return random subscribers; two rows break the contract.
+
+    New subscribers with a low contentment leave.
+    """
     rng = np.random.default_rng(1)
     tenure = rng.integers(0, 121, n_rows)
     contentment = rng.choice(["poor", "fair", "good"], n_rows)
@@ -52,7 +55,7 @@ def raw_rows(n_rows: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the other table, trained as the flow does it, where the service looks for one."""
+    """Return a model folder with a model of the other table, trained as in the flow."""
     rows, rejected = check_frame(raw_rows(2000), churn)
     assert [str(one) for problems in rejected["problems"] for one in problems] == [
         "tenure: got 500, expected a whole number from 0 to 120",
@@ -70,7 +73,7 @@ def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def client(churn: Contract, model_dir: Path, tmp_path: Path) -> Iterator[FlaskClient]:
-    """The prediction service on the other table's model."""
+    """Return a client of the prediction service with the other table's model."""
     settings = Settings(model_dir=str(model_dir), journal_dir=str(tmp_path), instance="here")
     served = LiveModel(ModelFolder(model_dir), churn, Model)
     served.refresh()
@@ -79,7 +82,7 @@ def client(churn: Contract, model_dir: Path, tmp_path: Path) -> Iterator[FlaskCl
         yield app.test_client()
 
 
-def test_the_service_answers_in_the_other_tables_words(client: FlaskClient) -> None:
+def test_predictions_use_the_other_tables_words(client: FlaskClient) -> None:
     leaver = client.post("/predict?explain=true", json=SUBSCRIBER).json
     stayer = client.post("/predict", json={"tenure": 100, "contentment": "good"}).json
     assert leaver is not None and stayer is not None
@@ -98,7 +101,7 @@ def test_the_service_answers_in_the_other_tables_words(client: FlaskClient) -> N
     )
 
 
-def test_its_rules_are_kept_and_its_words_shown(client: FlaskClient) -> None:
+def test_errors_page_and_api_reference_follow_its_contract(client: FlaskClient) -> None:
     wrong = client.post("/predict", json=SUBSCRIBER | {"plan": "famly"}).json
     assert wrong is not None
     assert wrong["error"]["problems"][0]["nearest"] == "family"

@@ -1,9 +1,9 @@
-"""Sends hostile requests to the running service: none may get a 5xx, none may hang.
+"""Send hostile requests to a running service: none may get status 5xx, none may hang.
 
     make fuzz
 
-Every request has a connection of its own, over a raw socket. Afterwards the same workers must
-still live and answer. Exits 1 if anything was wrong, and shows the first requests that were.
+Every request gets its own raw connection. Afterwards the same workers must still run and accept a
+valid request. Exits 1 otherwise, and shows the first requests that failed.
 """
 
 import argparse
@@ -24,54 +24,54 @@ from tests.fuzz.hostile import Generator, Hostile, Record
 from tests.prediction_service.conftest import make_package
 
 REQUEST_TIMEOUT_S = 1.0  # of the service
-HANGS_AFTER_S = 20.0  # far beyond it, for busy machines
-AT_ONCE = 64
+HANG_TIMEOUT_S = 20.0  # much longer, for busy machines
+CONNECTIONS = 64
 MAX_BODY_BYTES, MAX_RECORDS = 20_000, 50
-SHOWN = 5  # of what was answered badly
-ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
+SHOWN = 5  # failed requests
+RESPONSE = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
 LENGTH = re.compile(rb"\r\nContent-Length: (\d+)", re.I)
 
 
 @dataclass
 class Outcome:
-    """What became of all requests."""
+    """Counts of all requests, and the failed ones."""
 
     sent: Counter[str] = field(default_factory=Counter)  # connections by kind
     statuses: Counter[int] = field(default_factory=Counter)
-    unanswered: int = 0  # closed without an answer, as what is no request may be
+    closed: int = 0  # without a response; allowed if it is not an HTTP request
     bad: list[tuple[str, Hostile]] = field(default_factory=list)  # a 5xx, or a hang
-    problems: list[str] = field(default_factory=list)  # of the service afterwards
+    problems: list[str] = field(default_factory=list)  # of the service after the run
 
-    def note(self, hostile: Hostile, answers: bytes | None) -> None:
-        """Counts one connection; `answers` is None if it hung."""
+    def note(self, hostile: Hostile, received: bytes | None) -> None:
+        """Count one connection; `received` is None if it hung."""
         self.sent[hostile.kind] += 1
-        if answers is None:
-            self.bad.append(("no answer, and not closed", hostile))
+        if received is None:
+            self.bad.append(("hang", hostile))
             return
-        statuses = statuses_of(answers)
+        statuses = statuses_of(received)
         self.statuses.update(statuses)
-        self.unanswered += not statuses
+        self.closed += not statuses
         if statuses and max(statuses) >= 500:
-            self.bad.append((f"answered {max(statuses)}", hostile))
+            self.bad.append((f"status {max(statuses)}", hostile))
 
 
-def statuses_of(answers: bytes) -> list[int]:
-    """The statuses of answers behind each other; `100 Continue` is none."""
+def statuses_of(received: bytes) -> list[int]:
+    """Return the statuses of consecutive responses, without `100 Continue`."""
     found, position = [], 0
-    while head := ANSWER.match(answers, position):
+    while head := RESPONSE.match(received, position):
         position, length = head.end(), LENGTH.search(head[0])
-        # An answer to HEAD tells the length of a body that does not follow.
-        if length and not answers.startswith(b"HTTP/1.1 ", position):
+        # A response to HEAD has the length of a body that does not follow.
+        if length and not received.startswith(b"HTTP/1.1 ", position):
             position += int(length[1])
         if head[1] != b"100":
             found.append(int(head[1]))
     return found
 
 
-async def ask(port: int, hostile: Hostile) -> bytes | None:
-    """All that is answered until the service hangs up; None if it does not."""
+async def exchange(port: int, hostile: Hostile) -> bytes | None:
+    """Return all bytes until the service closes the connection, or None after a timeout."""
     try:
-        async with asyncio.timeout(HANGS_AFTER_S):
+        async with asyncio.timeout(HANG_TIMEOUT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(hostile.content)
@@ -80,26 +80,27 @@ async def ask(port: int, hostile: Hostile) -> bytes | None:
                 return await reader.read()
             finally:
                 writer.close()
-    except ConnectionError:  # it was refused before all of it was sent
+    except ConnectionError:  # the service rejected the request before its end
         return b""
     except TimeoutError:
         return None
 
 
 async def send_all(port: int, generator: Generator, n_requests: int, outcome: Outcome) -> None:
-    """Sends that many, AT_ONCE at a time."""
+    """Send that many requests over CONNECTIONS concurrent connections."""
 
     async def send_some(n_own: int) -> None:
         for _ in range(n_own):
             hostile = generator.next()
-            outcome.note(hostile, await ask(port, hostile))
+            outcome.note(hostile, await exchange(port, hostile))
 
-    shares = [n_requests // AT_ONCE + (i < n_requests % AT_ONCE) for i in range(AT_ONCE)]
+    each, more = divmod(n_requests, CONNECTIONS)
+    shares = [each + (i < more) for i in range(CONNECTIONS)]
     await asyncio.gather(*map(send_some, shares))
 
 
 def run(folder: Path, n_requests: int, seed: int) -> Outcome:
-    """Starts the service in a folder, sends hostile requests, and looks at it afterwards."""
+    """Start a service, send hostile requests to it, and check it afterwards."""
     contract, outcome = load_contract(), Outcome()
     record: Record = {feature.name: feature.default for feature in contract.inputs}
     package = make_package(contract, folder / "package")
@@ -115,19 +116,19 @@ def run(folder: Path, n_requests: int, seed: int) -> Outcome:
         asyncio.run(send_all(server.port, generator, n_requests, outcome))
         after = processes(server.pid)
         good = Hostile("good", generator.valid())
-        answered = statuses_of(asyncio.run(ask(server.port, good)) or b"")
+        statuses = statuses_of(asyncio.run(exchange(server.port, good)) or b"")
     text = log.read_text("utf-8", "replace")
     if before != after:
-        outcome.problems.append(f"processes were {before} and are {after}")
-    if answered != [200]:
-        outcome.problems.append(f"a good request is answered {answered}")
+        outcome.problems.append(f"processes: got {after}, expected {before}")
+    if statuses != [200]:
+        outcome.problems.append(f"valid request: got {statuses}, expected [200]")
     if "Traceback" in text:
         outcome.problems.append(text[text.index("Traceback") :][:3000])
     return outcome
 
 
 def main() -> None:
-    """The command."""
+    """Run the fuzzer and print its outcome."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=time.time_ns())
@@ -137,15 +138,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(Path(folder), options.requests, options.seed)
     failed = sum(n for status, n in outcome.statuses.items() if status >= 500)
-    hung = sum(why.startswith("no answer") for why, _ in outcome.bad)
+    hung = sum(why == "hang" for why, _ in outcome.bad)
     write(
         "fuzz",
         [
             result("connections", outcome.sent.total(), ""),
-            result("answers", outcome.statuses.total(), ""),
-            *(result(f"answers {code}", n, "") for code, n in sorted(outcome.statuses.items())),
-            result("closed without an answer", outcome.unanswered, ""),
-            result("answers 5xx", failed, "", "= 0", failed == 0),
+            result("responses", outcome.statuses.total(), ""),
+            *(result(f"responses {code}", n, "") for code, n in sorted(outcome.statuses.items())),
+            result("closed without a response", outcome.closed, ""),
+            result("responses 5xx", failed, "", "= 0", failed == 0),
             result("hangs", hung, "", "= 0", hung == 0),
             result("seconds", time.monotonic() - begun, "s"),
         ],

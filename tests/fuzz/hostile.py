@@ -1,6 +1,6 @@
-"""Requests that nobody should send: hostile JSON in good HTTP, and HTTP that is broken itself.
+"""Hostile requests: invalid JSON in valid HTTP, and invalid HTTP.
 
-All follow from a seed, so that a request that was answered badly can be sent again.
+A seed determines all of them, so a failed request can be sent again.
 """
 
 import json
@@ -131,15 +131,15 @@ CHUNKS = (
 
 
 class Hostile(NamedTuple):
-    """What is sent on one connection."""
+    """The bytes that are sent on one connection."""
 
     kind: str
     content: bytes
-    hangs_up: bool = True  # the client says that it sends no more; else it only waits
+    hangs_up: bool = True  # the client half-closes the connection; otherwise it waits
 
 
 class Generator:
-    """Makes one after the other. `record` is a valid one."""
+    """Makes hostile requests from a valid record."""
 
     def __init__(self, seed: int, record: Record) -> None:
         self.random = random.Random(seed)
@@ -160,11 +160,11 @@ class Generator:
         ]
 
     def next(self) -> Hostile:
-        """The next one."""
+        """Return the next request."""
         return self.random.choice(self._kinds)()
 
     def value(self, depth: int = 0) -> Any:
-        """Any JSON value, the worst among them."""
+        """Return a JSON value, often an extreme one."""
         simple: list[Any] = [
             None,
             True,
@@ -197,7 +197,7 @@ class Generator:
         return self.random.choice(simple)
 
     def wrong_record(self) -> Any:
-        """A record with a few things wrong."""
+        """Return a record with one to three errors."""
         record: Any = dict(self.record)
         for _ in range(self.random.randrange(1, 4)):
             name = self.random.choice([*self.record, "surprise", "", "age "])
@@ -211,13 +211,13 @@ class Generator:
         return record
 
     def request(self, body: bytes, *headers: str, path: str = "", method: str = "POST") -> bytes:
-        """A request in good HTTP, but for the headers that are given."""
+        """Return a valid HTTP request, except for the given headers."""
         path = path or self.random.choice(PATHS)
         head = [f"{method} {path} HTTP/1.1", "Host: here", f"Content-Length: {len(body)}", *headers]
         return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
     def valid(self) -> bytes:
-        """A request that is answered with 200."""
+        """Return a request that gets status 200."""
         return self.request(json.dumps(self.record).encode(), path="/predict")
 
     def _json(self) -> Hostile:
@@ -231,7 +231,7 @@ class Generator:
         return Hostile("json", self.request(text.encode("utf-8", "surrogatepass"), path=path))
 
     def _text(self) -> Hostile:
-        """What is nearly JSON, or in another encoding."""
+        """Return a body that is almost JSON, or JSON in another encoding."""
         text = json.dumps(self.record)
         at = self.random.randrange(len(text))
         changed = self.random.choice(
@@ -293,7 +293,7 @@ class Generator:
         return Hostile("line", f"{method} {path} {version}\r\nHost: a\r\n\r\n".encode("latin-1"))
 
     def _damaged(self) -> Hostile:
-        """A valid request with some of its bytes changed, taken out or put in."""
+        """Return a valid request with some bytes changed, deleted or inserted."""
         content = bytearray(self.valid())
         for _ in range(self.random.randrange(1, 6)):
             at = self.random.randrange(len(content))
@@ -307,7 +307,7 @@ class Generator:
         return Hostile("damaged", bytes(content))
 
     def _cut(self) -> Hostile:
-        """A valid request that ends early; some leave the service waiting for the rest."""
+        """Return a truncated request; with some, the service waits for the rest."""
         content = self.valid()
         at = self.random.randrange(len(content))
         return Hostile("cut", content[:at], hangs_up=self.random.random() < 0.95)
@@ -320,6 +320,6 @@ class Generator:
         return Hostile("noise", self.random.choice([noise, self.random.randbytes(n_bytes), tls]))
 
     def _pipeline(self) -> Hostile:
-        """Several behind each other, good and bad ones."""
+        """Return several requests on one connection, valid and invalid ones."""
         parts = [self.next().content for _ in range(self.random.randrange(2, 5))]
         return Hostile("pipeline", self.valid() + b"".join(parts))

@@ -1,4 +1,4 @@
-"""The notebooks: committed clean, and each one run on a sample against a real MLflow server."""
+"""The notebooks: committed without outputs, and run on a sample with a real MLflow server."""
 
 import os
 import re
@@ -35,17 +35,11 @@ BEGUN_AT = 1.8e9  # the first prediction, in Unix time
 Run = Callable[..., nbformat.NotebookNode]
 
 
-# --- as they are committed ----------------------------------------------------------------------
-
-
-def test_the_notebooks_are_numbered_in_the_order_of_reading():
-    names = [path.stem for path in NOTEBOOKS]
-    assert [name[:3] for name in names] == [f"{n:02}_" for n in range(1, len(names) + 1)]
-    assert len(names) == 4
+# --- the committed files ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_committed_notebook_is_valid_and_has_no_trace_of_a_run(path):
+def test_a_committed_notebook_is_valid_and_has_no_output(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
@@ -57,7 +51,7 @@ def test_a_committed_notebook_is_valid_and_has_no_trace_of_a_run(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_begins_with_its_title_and_its_code_is_formatted_as_all_code(path):
+def test_a_notebook_begins_with_its_title_and_its_code_is_formatted(path):
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     for cell in cells:
@@ -66,12 +60,15 @@ def test_a_notebook_begins_with_its_title_and_its_code_is_formatted_as_all_code(
             assert cell.source == formatted.removesuffix("\n"), cell.id
 
 
-# --- as they are run ----------------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An MLflow server in which a small training on synthetic rows made the production version."""
+    """Return the address of an MLflow server with a production version.
+
+    A small training on synthetic rows made the version.
+    """
     folder = tmp_path_factory.mktemp("stack")
     train = [sys.executable, "-m", "training", "train", "--data", "synthetic"]
     train += ["--max-evals", str(TRIALS), "--folds", "2"]
@@ -90,11 +87,11 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def run(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a notebook by its name, on a sample; keyword arguments are settings.
+    """Return a function that runs a notebook by its name; keyword arguments are settings.
 
-    Asserts that it warned of nothing and left nothing in the home folder.
+    It raises AssertionError for a warning and for a file in the home folder.
     """
-    # MLflow's telemetry is quiet under pytest; a notebook has to turn it off by itself.
+    # Under pytest, MLflow sends no telemetry. A notebook must turn it off itself.
     hidden = {*SWITCHES, "PYTEST_CURRENT_TEST"}
     (home := tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -122,25 +119,25 @@ def run(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
 
 
 def outputs(notebook: nbformat.NotebookNode, cell_id: str = "") -> list[nbformat.NotebookNode]:
-    """What a cell left, or all cells."""
+    """Return the outputs of a cell, or of all cells."""
     cells = [cell for cell in notebook.cells if cell_id in ("", cell.id)]
     return [one for cell in cells for one in cell.get("outputs", [])]
 
 
 def text(notebook: nbformat.NotebookNode, cell_id: str) -> str:
-    """What a cell printed, or the source of the table it shows."""
+    """Return the text of a cell, or the HTML of its table."""
     shown = outputs(notebook, cell_id)
     return "".join(one.get("text") or one.data.get("text/html", "") for one in shown)
 
 
 def plots(notebook: nbformat.NotebookNode) -> int:
-    """How many plots the notebook shows."""
+    """Return the number of plots."""
     return sum("image/png" in one.get("data", {}) for one in outputs(notebook))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_exploration_of_a_sample_shows_its_plots_and_says_where_the_rows_are_from(run):
+def test_the_exploration_shows_its_plots_and_the_source_of_the_rows(run):
     notebook = run("01_exploration")
     synthetic = not os.environ.get("CENSUS_DATA_DIR")
     assert ("SYNTHETIC ROWS" in text(notebook, "load")) == synthetic
@@ -165,7 +162,7 @@ def test_the_comparison_logs_every_model_with_and_without_smote(run, tracking_ur
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_search_of_the_newest_training_is_read_with_every_trial(run):
+def test_the_search_of_the_newest_training_is_shown_with_every_trial(run):
     notebook = run("03_search")
     assert "synthetic" in text(notebook, "run")
     assert text(notebook, "trials").startswith(f"{TRIALS} trials: ")
@@ -174,7 +171,7 @@ def test_the_search_of_the_newest_training_is_read_with_every_trial(run):
 
 @pytest.fixture
 def shifted_log(contract: Contract) -> list[Prediction]:
-    """Two windows of predictions, of which the second is of people 15 years older."""
+    """Return two windows of predictions; people are 15 years older in the second one."""
     rows = synthesize(contract, 2 * WINDOW_ROWS, 1, seed=1).train[list(contract.input_names)]
     rows.loc[WINDOW_ROWS:, "age"] = (rows["age"] + 15).clip(upper=contract["age"].maximum)
     records: list[Any] = rows.mask(rows == MISSING, None).to_dict("records")
@@ -186,7 +183,7 @@ def shifted_log(contract: Contract) -> list[Prediction]:
 
 
 def assert_the_shift_is_found(notebook: nbformat.NotebookNode) -> None:
-    """Of the features age alone has drifted, and it did so with the second window."""
+    """Check that only age has drifted, beginning with the second window."""
     second = datetime.fromtimestamp(BEGUN_AT + WINDOW_ROWS, UTC)
     cells = re.findall("<t[hd]>(.*?)</t[hd]>", text(notebook, "since-first"))
     assert cells[cells.index("age") + 1 :][:2] == ["1", f"{second:%m-%d %H:%M:%S}"]
@@ -196,7 +193,7 @@ def assert_the_shift_is_found(notebook: nbformat.NotebookNode) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_drift_in_an_exported_log_is_found_in_the_window_it_began(run, shifted_log, tmp_path):
+def test_drift_in_an_exported_log_is_found_in_its_first_window(run, shifted_log, tmp_path):
     log = tmp_path / "predictions.jsonl"
     log.write_bytes(b"\n".join(map(msgspec.json.encode, shifted_log)))
     assert_the_shift_is_found(run("04_drift", PREDICTION_LOG=str(log)))
@@ -204,7 +201,7 @@ def test_drift_in_an_exported_log_is_found_in_the_window_it_began(run, shifted_l
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_drift_in_mongodb_is_found_in_the_window_it_began(run, shifted_log, mongodb_uri):
+def test_drift_in_mongodb_is_found_in_its_first_window(run, shifted_log, mongodb_uri):
     database = f"notebooks_{uuid.uuid4().hex}"
     documents = [{"_id": one.prediction_id} | document_of(one) for one in shifted_log]
     with pymongo.MongoClient(mongodb_uri) as client:

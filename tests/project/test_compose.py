@@ -1,4 +1,4 @@
-"""The files that containers are made from agree with each other, with the lock and the Makefile."""
+"""Compose file, Dockerfiles, `.env.example`, lock and Makefile agree with each other."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ SERVICES = COMPOSE["services"]
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("config/*/Dockerfile")])
-BY_THE_MAKEFILE = {"VERSION", "REVISION"}  # what an image says of itself
+MAKE_VARIABLES = {"VERSION", "REVISION"}  # for the labels of images
 SETTINGS = {
     "worker": TrainingSettings,
     "prediction": PredictionSettings,
@@ -28,35 +28,34 @@ SETTINGS = {
     "measure": EvidentlySettings,
     "traffic": GeneratorSettings,
 }
-# What a container cannot be told: folders are places of volumes, which the image names, as it does
-# the address inside; the ports are those of this machine; the instance is the container's name.
-BY_THE_IMAGE = {"BIND_ADDRESS", "PREDICTION_PORT", "EVIDENTLY_PORT", "INSTANCE"}
-BY_THE_IMAGE |= {"DATA_DIR", "MODEL_DIR", "JOURNAL_DIR", "WINDOW_DIR"}
+# Settings that a user cannot change in a container. The image sets folders and the bind address,
+# the Compose file publishes ports of this machine, and the instance is the name of the container.
+FIXED = {"BIND_ADDRESS", "PREDICTION_PORT", "EVIDENTLY_PORT", "INSTANCE"}
+FIXED |= {"DATA_DIR", "MODEL_DIR", "JOURNAL_DIR", "WINDOW_DIR"}
 
 
-def test_every_variable_of_the_compose_file_is_explained_in_the_example_with_its_default():
+def test_the_example_explains_every_variable_of_the_compose_file_with_its_default():
     used = dict(re.findall(r"\$\{([A-Z_]+)(?::?-([^}$]*))?", TEXT))
     explained = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", EXAMPLE, re.M))
     explained.pop("COMPOSE_PROFILES")  # Compose itself reads it
-    assert used.keys() - BY_THE_MAKEFILE == explained.keys()
-    # Where the Compose file has none, the part's own default holds, as for an unset setting.
-    # These have something in their place that a user would not set.
-    elsewhere = {"CENSUS_DATA_DIR", "GOOGLE_CREDENTIALS", "SMTP_PASSWORD_FILE"}
-    elsewhere |= {"ALERT_WEBHOOK_URL", "ALERT_EMAIL", "GRAFANA_URL", "MONITORING_FILE"}
-    defaults = {n: d for n, d in used.items() if d and n not in elsewhere}
+    assert used.keys() - MAKE_VARIABLES == explained.keys()
+    # An empty default stands for the part's own default. These have a placeholder as default.
+    placeholders = {"CENSUS_DATA_DIR", "GOOGLE_CREDENTIALS", "SMTP_PASSWORD_FILE"}
+    placeholders |= {"ALERT_WEBHOOK_URL", "ALERT_EMAIL", "GRAFANA_URL", "MONITORING_FILE"}
+    defaults = {n: d for n, d in used.items() if d and n not in placeholders}
     assert defaults.items() <= explained.items()
 
 
 @pytest.mark.parametrize("service", SETTINGS)
 def test_every_setting_of_a_part_reaches_its_container(service):
-    """MAX_RECORDS and a dozen others in `.env` were once ignored without a word."""
+    """MAX_RECORDS and a dozen others in `.env` were once ignored silently."""
     names = {name.upper() for name in SETTINGS[service].model_fields}
     passed = SERVICES[service]["environment"].keys()
     passed |= {name.removesuffix("_FILE") for name in passed}  # of a secret
-    assert names - BY_THE_IMAGE <= passed
+    assert names - FIXED <= passed
 
 
-def test_every_secret_is_made_by_make_secrets_and_has_no_default():
+def test_make_secrets_makes_every_secret_and_none_has_a_default():
     listed = (ROOT / "config/operate/secrets").read_text("utf-8").split("<<'NAMES'\n")[1]
     made = {line.split()[0] for line in listed.splitlines()[:-1]}
     assert {f"var/secrets/{name}" for name in made} == {
@@ -67,7 +66,7 @@ def test_every_secret_is_made_by_make_secrets_and_has_no_default():
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
-def test_an_image_installs_categories_of_the_lock_with_hashes_and_runs_as_nobody_special(path):
+def test_an_image_installs_hashed_packages_of_the_lock_and_does_not_run_as_root(path):
     text = path.read_text("utf-8")
     (categories,) = re.findall(r"/lock/install ([a-z -]+)\n", text)
     known = re.search(r"^DAILY := (.*)$", MAKEFILE, re.M)
@@ -83,23 +82,23 @@ def test_each_dockerfile_builds_the_image_of_a_service():
     assert built == {str(path.relative_to(ROOT)) for path in DOCKERFILES}
 
 
-def test_everything_that_starts_with_the_stack_says_whether_it_is_healthy():
+def test_every_service_that_starts_with_the_stack_has_a_health_check():
     for name, service in SERVICES.items():
         if name not in ("traffic", "volumes"):
             assert service["healthcheck"]["test"], name
 
 
-def test_what_is_given_the_address_of_a_mongodb_reaches_one_elsewhere():
-    """The relay once had no way out: with MONGODB_ADDRESS elsewhere it shipped nothing."""
+def test_services_with_a_mongodb_address_can_reach_an_external_one():
+    """The relay once had no internet access and delivered nothing to an external MongoDB."""
     for name in ("relay", "worker", "jupyter"):
         assert "front" in SERVICES[name]["networks"], name
 
 
-def test_the_generator_is_not_started_again_when_it_has_sent_all():
+def test_the_generator_does_not_restart_after_its_last_row():
     assert SERVICES["traffic"]["restart"] == "on-failure"
 
 
-def test_no_image_is_taken_whatever_it_is():
+def test_every_image_has_a_tag_other_than_latest():
     for name, service in SERVICES.items():
         image = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", service["image"])
         _, colon, tag = image.rpartition(":")

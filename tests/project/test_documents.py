@@ -1,4 +1,4 @@
-"""What the documents name exists: files, headings, Make targets and the project's own commands."""
+"""Everything that the documents name exists: files, headings, Make targets and commands."""
 
 import re
 import socket
@@ -20,13 +20,13 @@ COMMAND = re.compile(r"python -m (training|prediction_service\.journal) ([a-z]+)
 
 
 def anchors(path: Path) -> set[str]:
-    """What can be linked to in a document: its headings as GitHub names them."""
+    """Return the anchors of a document: its headings, as GitHub names them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.M)
     return {re.sub(r"[^\w -]", "", one).strip().lower().replace(" ", "-") for one in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
+def test_every_link_has_a_target(document: Path) -> None:
     for path, anchor in LINK.findall(document.read_text("utf-8")):
         target = (document.parent / path).resolve() if path else document
         assert target.exists(), f"{document.name} links to {path}"
@@ -35,7 +35,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def named(pattern: re.Pattern[str]) -> set:
-    """All that the documents name."""
+    """Return every match of a pattern in the documents."""
     return {one for path in DOCUMENTS for one in pattern.findall(path.read_text("utf-8"))}
 
 
@@ -55,7 +55,7 @@ def test_make_help_fits_a_screen_and_names_every_benchmark() -> None:
         assert path.stem.removeprefix("benchmark_").replace("_", "-") in done.stdout
 
 
-def test_doctor_names_what_is_missing_and_what_needs_it() -> None:
+def test_doctor_reports_missing_programs_with_their_use_and_ports_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         done = subprocess.run(

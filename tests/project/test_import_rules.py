@@ -1,4 +1,4 @@
-"""Who may import whom: the parts meet through the registry, HTTP, MongoDB and metrics only."""
+"""Import rules: parts meet through the registry, HTTP, MongoDB, files and metrics only."""
 
 import ast
 import os
@@ -20,13 +20,12 @@ CONFIG_MAY_IMPORT = {
     "pydantic_settings",
     "structlog",
 }
-# For a developer's machine and in no image (.dockerignore): what makes Grafana's files, and what
-# runs the parts as local processes.
+# Folders for a developer's machine, which no image holds (.dockerignore).
 DEVELOPERS = ("config/grafana", "config/local_stack")
-EMULATOR = "config/gcs"  # what starts it, in an image of its own
+EMULATOR = "config/gcs"  # has an image of its own
 
-# An outside system is known to these modules of a part alone, so that a new version of it
-# touches one place.
+# Only these modules of a part import an outside system. A new version of the system then changes
+# one place.
 ONE_PLACE = {
     ("training", "mlflow"): {"registry"},
     ("training", "fsspec"): {"bucket"},
@@ -40,43 +39,42 @@ ONE_PLACE = {
     ("evidently_service", "mlflow"): {"registry"},
     ("evidently_service", "evidently"): {"drift"},
 }
-# What gunicorn loads into a request worker, and what it must not need: it would double its memory
-# and start time.
+# The modules of a request worker, and packages that would double its memory and start time.
 WORKER = ("wsgi", "worker", "server_log")
 HEAVY = {"mlflow", "pandas", "sklearn", "scipy", "imblearn", "prefect", "xgboost", "pymongo"}
 
 
 def modules(part: str) -> Iterator[Path]:
-    """The source files of a part."""
+    """Yield the source files of a part."""
     yield from sorted((ROOT / part).rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
+    """Return every module that a file imports, also inside of functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative imports hide who imports whom"
+            assert not node.level, f"{path}: use absolute imports"
             names.add(str(node.module))
     return names
 
 
 def packages(path: Path) -> set[str]:
-    """The top-level packages that a file imports."""
+    """Return the top-level packages that a file imports."""
     return {name.split(".")[0] for name in imported(path)}
 
 
 def product() -> Iterator[Path]:
-    """The source files that images have."""
+    """Yield the source files in images."""
     for part in ("config", *PARTS):
         for path in modules(part):
             if not any(ROOT / folder in path.parents for folder in (*DEVELOPERS, EMULATOR)):
                 yield path
 
 
-def test_config_imports_the_standard_library_and_what_every_image_has_only():
+def test_config_imports_only_packages_of_every_image():
     allowed = set(sys.stdlib_module_names) | CONFIG_MAY_IMPORT | {"config"}
     for path in product():
         if path.is_relative_to(ROOT / "config"):
@@ -84,7 +82,7 @@ def test_config_imports_the_standard_library_and_what_every_image_has_only():
 
 
 @pytest.mark.parametrize("folder", DEVELOPERS)
-def test_nothing_that_images_have_imports_what_is_for_developers(folder):
+def test_no_module_in_an_image_imports_a_folder_for_developers(folder):
     assert folder in (ROOT / ".dockerignore").read_text("utf-8").split()
     prefix = folder.replace("/", ".")
     for path in product():
@@ -92,7 +90,7 @@ def test_nothing_that_images_have_imports_what_is_for_developers(folder):
 
 
 @pytest.mark.parametrize("folder", DEVELOPERS)
-def test_what_is_for_developers_imports_no_part(folder):
+def test_a_folder_for_developers_imports_no_part(folder):
     for path in sorted((ROOT / folder).rglob("*.py")):
         assert not packages(path) & {*PARTS, "tests"}, path
 
@@ -105,19 +103,19 @@ def test_a_part_imports_no_other_part(part):
 
 
 @pytest.mark.parametrize(("part", "package"), ONE_PLACE)
-def test_an_outside_system_is_known_in_one_place(part, package):
+def test_only_named_modules_import_an_outside_system(part, package):
     found = {path.stem for path in modules(part) if package in packages(path)}
     assert found == ONE_PLACE[part, package]
 
 
 def test_a_request_worker_loads_neither_mlflow_nor_pandas_nor_pymongo(tmp_path):
-    """Nor XGBoost, before the first explanation; whichever module would bring them in."""
+    """XGBoost is not loaded either, before the first explanation."""
     names = ", ".join(f"prediction_service.{name}" for name in WORKER)
     script = f"import sys, {names}; print(*(name.split('.')[0] for name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,  # where its folders are by default
+        cwd=tmp_path,  # for the default folders
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,10 +1,10 @@
-"""The lock: one version of each package, hashed, and no address of a package index."""
+"""The lock: one hashed version of each package, and no address of a package index."""
 
 import json
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+
 LOCK = json.loads((ROOT / "Pipfile.lock").read_text("utf-8"))
 CATEGORIES = {name: packages for name, packages in LOCK.items() if name != "_meta"}
 

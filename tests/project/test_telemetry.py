@@ -1,4 +1,4 @@
-"""Nothing is sent home, whichever module of a part is imported first."""
+"""No part sends telemetry, whichever of its modules is imported first."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
     ["training.package", "prediction_service.predict.model", "prediction_service.models.registry"]
     + ["evidently_service.drift", "evidently_service.registry", "training.watch"],
 )
-def test_every_switch_is_set_and_nothing_is_left_in_the_home_folder(module, tmp_path):
+def test_every_switch_is_set_and_the_home_folder_stays_empty(module, tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in SWITCHES}
     env |= {"HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path / "prefect")}
     env |= {"MPLCONFIGDIR": str(tmp_path / "matplotlib")}
@@ -37,7 +37,7 @@ def test_every_switch_is_set_and_nothing_is_left_in_the_home_folder(module, tmp_
     assert not left
 
 
-def test_a_choice_of_the_caller_stands(monkeypatch):
+def test_the_callers_own_switch_wins(monkeypatch):
     monkeypatch.setenv("DO_NOT_TRACK", "0")
     done = subprocess.run(
         [sys.executable, "-c", "import os, prediction_service; print(os.environ['DO_NOT_TRACK'])"],

@@ -1,6 +1,6 @@
-"""The parts that a soak runs on, as processes that can be killed: service, relay, monitoring.
+"""The parts under soak as processes: service, relay, monitoring.
 
-The model folder is filled by the soak itself, as the follower does.
+The soak fills the model folder itself, in place of the follower.
 """
 
 import os
@@ -21,11 +21,10 @@ from prediction_service.models.model_folder import ModelFolder
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
 from tests.benchmarks.servers import processes
-from tests.conftest import accepts_connections, free_port, wait_until
+from tests.conftest import ROOT, accepts_connections, free_port, wait_until
 from tests.prediction_service.conftest import environment, install, make_package
 
-ROOT = Path(__file__).parents[2]
-START_WITHIN_S, STOP_WITHIN_S = 60, 30
+START_TIMEOUT_S, STOP_TIMEOUT_S = 60, 30
 SERVICE = (
     "gunicorn",
     "-c",
@@ -37,7 +36,7 @@ MONITORING = ("gunicorn", "-c", "evidently_service/gunicorn.conf.py", "evidently
 
 
 class Part:
-    """One process group, started and ended as often as one likes."""
+    """A process group that can be started and ended repeatedly."""
 
     def __init__(
         self, name: str, arguments: tuple[str, ...], env: dict[str, str], log: Path
@@ -49,9 +48,9 @@ class Part:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it; its output is added to the log."""
+        """Start the process; append its output to the log."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # pylint: disable=consider-using-with  # see `end`
+            self.process = subprocess.Popen(  # pylint: disable=consider-using-with  # see `_end`
                 self._command,
                 env=self._environment,
                 cwd=ROOT,
@@ -61,28 +60,28 @@ class Part:
             )
 
     def kill(self) -> None:
-        """Ends it and all that it started with SIGKILL."""
+        """Send SIGKILL to the whole group."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Asks it to end. Raises TimeoutExpired."""
+        """Send SIGTERM and wait. Raises TimeoutExpired."""
         self._end(signal.SIGTERM)
 
     def kill_worker(self) -> None:
-        """Kills one of the processes that it started."""
+        """Send SIGKILL to one child process."""
         assert self.process
         if workers := processes(self.process.pid)[1:]:
             os.kill(workers[0], signal.SIGKILL)
 
     def _end(self, number: int) -> None:
         if self.process and self.process.poll() is None:
-            # To the group where all must go at once; a worker asked twice would not finish.
+            # SIGTERM goes to the parent alone: a second one would stop its workers at once.
             (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
-            self.process.wait(STOP_WITHIN_S)
+            self.process.wait(STOP_TIMEOUT_S)
 
 
 class System:
-    """The parts with folders and ports of their own."""
+    """All parts, with their own folders and ports."""
 
     def __init__(self, folder: Path, mongodb_address: str, database: str) -> None:
         self.settings = Settings(
@@ -92,11 +91,11 @@ class System:
             prediction_port=free_port(),
             model_check_s=0.2,
             log_requests=False,
-            journal_retention_s=2.0,  # so that what was shipped is removed meanwhile
+            journal_retention_s=2.0,  # so that delivered rows are deleted during the soak
             mongodb_address=mongodb_address,
             mongodb_database=database,
             evidently_address=f"http://127.0.0.1:{free_port()}",
-            # Not every server that speaks MongoDB's protocol finds an id that it has quickly.
+            # Some servers with MongoDB's protocol are slow to find an existing id.
             sink_timeout_s=30.0,
             relay_batch_rows=100,
             relay_batch_age_s=0.2,
@@ -108,7 +107,7 @@ class System:
         own = environment(self.settings)
         port = self.settings.evidently_address.rpartition(":")[2]
         monitoring = own | {"EVIDENTLY_PORT": port, "WINDOW_DIR": str(self.window)}
-        # A service that is killed leaves its counts behind: the next one has to remove them.
+        # A killed service leaves its metric files: the next one must delete them.
         own["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "counts")
         self.service = Part("service", SERVICE, own, folder / "service.log")
         self.relay = Part("relay", RELAY, own, folder / "relay.log")
@@ -117,44 +116,44 @@ class System:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """All parts, the service answering; nothing of them is left afterwards."""
+        """Run all parts while the body runs. The service accepts connections."""
         self.serve("1")
         try:
             for part in self.parts:
                 part.start()
-            self.await_service()
+            self.wait_for_service()
             yield
         finally:
             for part in self.parts:
                 part.kill()
 
     def serve(self, version: str) -> None:
-        """Puts another version into the model folder."""
+        """Put another version into the model folder."""
         install(self.models, self._package, version)
 
-    def await_service(self) -> None:
-        """Returns once the service listens."""
+    def wait_for_service(self) -> None:
+        """Return as soon as the service listens."""
         port = self.settings.prediction_port
-        wait_until(lambda: accepts_connections(port), START_WITHIN_S, "the service to listen")
+        wait_until(lambda: accepts_connections(port), START_TIMEOUT_S, "the service to listen")
 
     def fill_disk(self) -> Path:
-        """Uses up JOURNAL_MAX_MB, as another instance on the same disk might; the file it made."""
+        """Use up JOURNAL_MAX_MB with a sparse file; return its path."""
         ballast = self.settings.journal_path / "ballast"
         with ballast.open("wb") as file:
             file.truncate(self.settings.journal_max_mb * 10**6)
         return ballast
 
-    def waiting(self) -> dict[str, int]:
-        """The events that each sink has still to store."""
+    def backlog(self) -> dict[str, int]:
+        """Return the number of undelivered events by sink."""
         root = self.settings.journal_path
         return {sink: backlog(root, sink) for sink in self.settings.sinks}
 
     def dead_letters(self) -> int:
-        """The events that a sink refused for good."""
+        """Return the number of events that a sink rejected permanently."""
         return sum(dead_letters(self.settings.journal_path).values())
 
     def stored(self, mongodb_address: str) -> dict[str, list[str]]:
-        """Every stored id, by where: the log of record, and the monitoring's window."""
+        """Return every stored id of the prediction log and of the monitoring's window."""
         if mongodb_address:
             settings = self.settings.model_copy(update={"mongodb_address": mongodb_address})
             with closing(MongoSink.of(settings)) as sink:
@@ -168,5 +167,5 @@ class System:
         return {"mongodb" if mongodb_address else "journal": record, "window": [r for (r,) in rows]}
 
     def n_journals(self) -> int:
-        """How many journals there are: dead ones go once they are shipped."""
+        """Return the number of journals. Relays delete delivered journals of dead processes."""
         return len(journal_paths(self.settings.journal_path))
