@@ -16,7 +16,7 @@ from contextlib import closing
 
 from config.runtime.settings import exit_with_message, read_settings
 from evidently_service.settings import Settings
-from evidently_service.window import Window
+from evidently_service.store.window import Window
 
 
 def main() -> None:

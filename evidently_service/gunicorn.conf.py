@@ -11,7 +11,7 @@ from typing import Any
 from config.contract import load_contract
 from config.runtime.ports import warn_if_taken
 from config.runtime.settings import check_folder, exit_with_message, read_settings
-from evidently_service.monitoring import load_monitoring
+from evidently_service.reference.monitoring_config import load_monitoring
 from evidently_service.settings import Settings
 
 

@@ -23,13 +23,13 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import OrdinalEncoder
 
 from config.contract import CONTRACT_PATH, Contract, load_contract
-from evidently_service import scores
-from evidently_service.drift import monitored_frame
-from evidently_service.judgement import are_enough, judged
-from evidently_service.measurement import Judgement
-from evidently_service.monitoring import Monitoring, load_monitoring
-from evidently_service.scores import Counts
-from evidently_service.thresholds import find_thresholds
+from evidently_service.verdict import scores
+from evidently_service.measure.drift import monitored_frame
+from evidently_service.verdict.judge import are_enough, judged
+from evidently_service.store.records import Judgement
+from evidently_service.reference.monitoring_config import Monitoring, load_monitoring
+from evidently_service.verdict.scores import Counts
+from evidently_service.verdict.thresholds import find_thresholds
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_most, result, write
 

@@ -18,17 +18,17 @@ import msgspec
 import numpy as np
 
 from config.contract import CONTRACT_PATH, load_contract
-from evidently_service.drift import measure_drift, monitored_frame
-from evidently_service.effect import measure_effects
-from evidently_service.measure import Measure, answered, as_row, outputs
-from evidently_service.monitoring import load_monitoring
-from evidently_service.performance import estimate_quality, measure_quality
-from evidently_service.quality import measure_data_quality
-from evidently_service.registry import References, Version
-from evidently_service.reports import Reports
-from evidently_service.segments import measure_segments
-from evidently_service.thresholds import find_thresholds
-from evidently_service.window import Window
+from evidently_service.measure.drift import measure_drift, monitored_frame
+from evidently_service.measure.drift_impact import measure_effects
+from evidently_service.measure.measurement import Measure, answered, as_row, outputs
+from evidently_service.reference.monitoring_config import load_monitoring
+from evidently_service.measure.performance import estimate_quality, measure_quality
+from evidently_service.measure.data_quality import measure_data_quality
+from evidently_service.reference.registry import References, Version
+from evidently_service.store.reports import Reports
+from evidently_service.measure.segments import measure_segments
+from evidently_service.verdict.thresholds import find_thresholds
+from evidently_service.store.window import Window
 from tests.benchmarks.report import at_most, result, write
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows
 

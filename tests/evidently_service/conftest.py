@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from config.contract import CONTRACT_PATH, Contract
-from evidently_service.drift import monitored_frame
-from evidently_service.monitoring import Monitoring, load_monitoring
-from evidently_service.thresholds import find_thresholds
-from evidently_service.window import Window
+from evidently_service.measure.drift import monitored_frame
+from evidently_service.reference.monitoring_config import Monitoring, load_monitoring
+from evidently_service.verdict.thresholds import find_thresholds
+from evidently_service.store.window import Window
 from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.mlflow_registry import RegistryFile
 

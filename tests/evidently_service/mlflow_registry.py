@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from config.model_registry import ALIAS, MODEL_NAME
-from evidently_service.registry import Version
+from evidently_service.reference.registry import Version
 
 
 class RegistryFile:

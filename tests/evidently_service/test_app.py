@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from config.contract import Contract, load_contract
 from config.events import Label, Prediction
-from evidently_service.app import create_app
-from evidently_service.measurement import (
+from evidently_service.api.app import create_app
+from evidently_service.store.records import (
     ColumnDrift,
     Confusion,
     DriftEffect,
@@ -27,10 +27,10 @@ from evidently_service.measurement import (
     Segment,
     WindowFacts,
 )
-from evidently_service.monitoring import Monitoring
-from evidently_service.reports import Kept, Reports
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.reports import Kept, Reports
 from evidently_service.settings import Settings
-from evidently_service.window import Window
+from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions
 
 MEASURED = Measurement(

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract
-from evidently_service.drift import Drift, measure_drift, monitored_frame
-from evidently_service.monitoring import ColumnTest, Monitoring
-from evidently_service.thresholds import find_thresholds
+from evidently_service.measure.drift import Drift, measure_drift, monitored_frame
+from evidently_service.reference.monitoring_config import ColumnTest, Monitoring
+from evidently_service.verdict.thresholds import find_thresholds
 from tests.evidently_service.events import made_up_rows, older
 
 ROOT = Path(__file__).parents[2]
@@ -123,8 +123,8 @@ def refuse(self, address):
 socket.socket.connect = refuse
 from pathlib import Path
 from config.contract import load_contract
-from evidently_service.drift import measure_drift, monitored_frame
-from evidently_service.monitoring import load_monitoring
+from evidently_service.measure.drift import measure_drift, monitored_frame
+from evidently_service.reference.monitoring_config import load_monitoring
 from tests.evidently_service.events import made_up_rows
 contract = load_contract()
 monitoring = load_monitoring(Path("config/monitoring.yaml"), contract)

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract
-from evidently_service.drift import measure_drift, monitored_frame
-from evidently_service.monitoring import Monitoring
-from evidently_service.window import Window
+from evidently_service.measure.drift import measure_drift, monitored_frame
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.window import Window
 from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.test_window import identities, label, prediction
 
@@ -66,7 +66,7 @@ def test_what_was_pruned_leaves_nothing_in_the_files(window: Window, tmp_path: P
 def test_a_log_that_is_being_read_is_told_and_emptied_the_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evidently_service.window.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("evidently_service.store.window.BUSY_TIMEOUT_S", 0.1)
     path = tmp_path / "window.db"
     with closing(Window(path)) as window:
         window.add_predictions([prediction("erased-one")])

@@ -9,12 +9,12 @@ import pytest
 from config.contract import Contract
 from config.events import Label, Prediction
 from config.runtime.settings import exit_with_message
-from evidently_service.measure import Measure, is_below, main
-from evidently_service.measurement import Interval, LabelCounts, Measurement, Quality
-from evidently_service.monitoring import Monitoring
-from evidently_service.registry import References, RegistryError, Version
-from evidently_service.reports import LATEST, Kept, Reports
-from evidently_service.window import Window
+from evidently_service.measure.measurement import Measure, is_below, main
+from evidently_service.store.records import Interval, LabelCounts, Measurement, Quality
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.reference.registry import References, RegistryError, Version
+from evidently_service.store.reports import LATEST, Kept, Reports
+from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows, older
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from evidently_service.measurement import Confusion, Estimate, Interval, Quality
-from evidently_service.performance import (
+from evidently_service.store.records import Confusion, Estimate, Interval, Quality
+from evidently_service.measure.performance import (
     estimate_quality,
     estimation_error,
     expected_auc,

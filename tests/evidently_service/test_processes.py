@@ -18,8 +18,8 @@ import requests
 import yaml
 
 from config.contract import Contract
-from evidently_service.monitoring import Monitoring
-from evidently_service.window import Window
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.window import Window
 from tests.conftest import free_port, wait_until
 from tests.evidently_service.events import (
     labels_of,

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from evidently_service.registry import References, Registry, RegistryError, Version
+from evidently_service.reference.registry import References, Registry, RegistryError, Version
 from tests.evidently_service.mlflow_registry import RegistryFile
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evidently_service.scores import count, scores
+from evidently_service.verdict.scores import count, scores
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

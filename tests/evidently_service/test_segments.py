@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evidently_service.measurement import Segment
-from evidently_service.segments import Answered, measure_segments
+from evidently_service.store.records import Segment
+from evidently_service.measure.segments import Answered, measure_segments
 
 NO_LABELS = Answered([], np.array([], int)), np.array([], int)
 

@@ -9,12 +9,12 @@ import pytest
 from scipy.stats import norm
 
 from config.contract import Contract
-from evidently_service import thresholds
-from evidently_service.drift import monitored_frame
-from evidently_service.monitoring import ColumnTest, Monitoring
-from evidently_service.registry import Version
-from evidently_service.scores import score
-from evidently_service.thresholds import (
+from evidently_service.verdict import thresholds
+from evidently_service.measure.drift import monitored_frame
+from evidently_service.reference.monitoring_config import ColumnTest, Monitoring
+from evidently_service.reference.registry import Version
+from evidently_service.verdict.scores import score
+from evidently_service.verdict.thresholds import (
     Reference,
     Thresholds,
     find_thresholds,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from config.events import Label, Prediction
-from evidently_service.measurement import Counters, LabelCounts, Measurement, Run, WindowFacts
-from evidently_service.window import Window
+from evidently_service.store.records import Counters, LabelCounts, Measurement, Run, WindowFacts
+from evidently_service.store.window import Window
 
 
 def prediction(identity: str, probability: float = 0.7) -> Prediction:

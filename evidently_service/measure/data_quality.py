@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from config.contract import MISSING, Contract, Feature
-from evidently_service.measurement import FeatureQuality
+from evidently_service.store.records import FeatureQuality
 
 Value = str | int | None
 Row = Mapping[str, Value]

@@ -11,8 +11,8 @@ import pandas as pd
 
 from config.contract import Contract
 from config.events import Prediction
-from evidently_service.measurement import ColumnDrift
-from evidently_service.monitoring import ColumnTest, Monitoring
+from evidently_service.store.records import ColumnDrift
+from evidently_service.reference.monitoring_config import ColumnTest, Monitoring
 
 with warnings.catch_warnings():
     # Evidently 0.7 uses what NumPy 2 and Litestar 2 have renamed; ours to ignore, not to mend.

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract
-from evidently_service.drift import monitored_frame
-from evidently_service.effect import effect, measure_effects
+from evidently_service.measure.drift import monitored_frame
+from evidently_service.measure.drift_impact import effect, measure_effects
 from tests.evidently_service.events import made_up_rows, older
 
 

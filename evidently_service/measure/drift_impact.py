@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from config.contract import Contract
-from evidently_service.measurement import DriftEffect
+from evidently_service.store.records import DriftEffect
 
 BINS = 20  # of numbers, with equal shares of the reference where its values allow that
 

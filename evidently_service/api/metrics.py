@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from evidently_service.measurement import (
+from evidently_service.store.records import (
     STATES,
     ColumnDrift,
     DriftEffect,
@@ -20,8 +20,8 @@ from evidently_service.measurement import (
     Quality,
     Segment,
 )
-from evidently_service.monitoring import Monitoring
-from evidently_service.window import Window
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.window import Window
 
 QUALITY_HELP = {
     "rows": "labelled predictions that the quality was measured on",

@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 from werkzeug.serving import make_server
 
 from config.contract import Contract
-from evidently_service.app import create_app
-from evidently_service.measurement import DriftEffect, Judgement, Measurement, Run, State
-from evidently_service.monitoring import Monitoring
-from evidently_service.page import HEIGHT, STALE_PERIODS, WIDTH, chart_of, readable
+from evidently_service.api.app import create_app
+from evidently_service.store.records import DriftEffect, Judgement, Measurement, Run, State
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.api.status_page import HEIGHT, STALE_PERIODS, WIDTH, chart_of, readable
 from evidently_service.settings import Settings
-from evidently_service.window import Window
+from evidently_service.store.window import Window
 from tests.conftest import CHROMIUM
 from tests.evidently_service.test_app import MEASURED
 

@@ -47,7 +47,7 @@ class Judgement(msgspec.Struct, frozen=True):
 class DriftEffect(msgspec.Struct, frozen=True):
     """How far one feature's drift has moved the mean probability, in probability: 0.01 is a point.
 
-    `evidently_service.effect` says what this leaves out.
+    `evidently_service.measure.drift_impact` says what this leaves out.
     """
 
     feature: str

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy import stats
 
-from evidently_service.measurement import Confusion, Estimate, Interval, Quality
+from evidently_service.store.records import Confusion, Estimate, Interval, Quality
 
 LEVEL = 0.95  # of every interval
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)

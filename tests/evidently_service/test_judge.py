@@ -8,13 +8,13 @@ import pytest
 
 from config.contract import Contract
 from config.events import Prediction
-from evidently_service.drift import monitored_frame
-from evidently_service.judgement import Judge, are_enough, begin_anew, closed_at, judged
-from evidently_service.measurement import Judgement
-from evidently_service.monitoring import Monitoring
-from evidently_service.registry import Version
-from evidently_service.thresholds import Reference, Thresholds
-from evidently_service.window import Window
+from evidently_service.measure.drift import monitored_frame
+from evidently_service.verdict.judge import Judge, are_enough, begin_anew, closed_at, judged
+from evidently_service.store.records import Judgement
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.reference.registry import Version
+from evidently_service.verdict.thresholds import Reference, Thresholds
+from evidently_service.store.window import Window
 from tests.evidently_service.events import made_up_predictions, made_up_rows, older
 
 BEGAN_AT = 1_700_000_000.0  # the first event's time; the others follow a second apart

@@ -26,10 +26,10 @@ from config.events import Label, Prediction
 from config.runtime.heartbeat import beat
 from config.runtime.logs import set_up
 from config.runtime.settings import check_folder, exit_with_message, read_settings
-from evidently_service.drift import Drift, as_row, measure_drift, monitored_frame
-from evidently_service.effect import measure_effects
-from evidently_service.judgement import Judge, share_drifted
-from evidently_service.measurement import (
+from evidently_service.measure.drift import Drift, as_row, measure_drift, monitored_frame
+from evidently_service.measure.drift_impact import measure_effects
+from evidently_service.verdict.judge import Judge, share_drifted
+from evidently_service.store.records import (
     ColumnDrift,
     Counters,
     Judgement,
@@ -39,15 +39,15 @@ from evidently_service.measurement import (
     Run,
     WindowFacts,
 )
-from evidently_service.monitoring import Monitoring, load_monitoring
-from evidently_service.performance import estimate_quality, estimation_error, measure_quality
-from evidently_service.quality import measure_data_quality
-from evidently_service.registry import References, Registry, RegistryError, Version
-from evidently_service.reports import Kept, Reports
-from evidently_service.segments import Answered, measure_segments
+from evidently_service.reference.monitoring_config import Monitoring, load_monitoring
+from evidently_service.measure.performance import estimate_quality, estimation_error, measure_quality
+from evidently_service.measure.data_quality import measure_data_quality
+from evidently_service.reference.registry import References, Registry, RegistryError, Version
+from evidently_service.store.reports import Kept, Reports
+from evidently_service.measure.segments import Answered, measure_segments
 from evidently_service.settings import Settings
-from evidently_service.thresholds import Reference, Thresholds
-from evidently_service.window import Window
+from evidently_service.verdict.thresholds import Reference, Thresholds
+from evidently_service.store.window import Window
 
 log = logging.getLogger(__name__)
 

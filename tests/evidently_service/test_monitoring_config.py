@@ -9,7 +9,7 @@ import yaml
 
 from config.contract import Contract
 from config.runtime.settings import SettingsError
-from evidently_service.monitoring import (
+from evidently_service.reference.monitoring_config import (
     ColumnTest,
     Monitoring,
     MonitoringError,

@@ -31,10 +31,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import comb
 
-from evidently_service import scores
-from evidently_service.monitoring import Monitoring
-from evidently_service.registry import Version
-from evidently_service.scores import Counts
+from evidently_service.verdict import scores
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.reference.registry import Version
+from evidently_service.verdict.scores import Counts
 
 METHOD = 1  # of this file; another one makes other thresholds of the same reference
 REFERENCES, WINDOWS = 400, 100  # drawn for each column: references, and windows of each

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from flask import Response, render_template, request
 
-from evidently_service.measurement import ColumnDrift, DriftEffect, Interval, Measurement, Quality
-from evidently_service.monitoring import Monitoring
-from evidently_service.window import Window
+from evidently_service.store.records import ColumnDrift, DriftEffect, Interval, Measurement, Quality
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.window import Window
 
 MEASUREMENTS = 300  # of the chart
 WIDTH, HEIGHT = 600, 120  # of the chart, in its own units

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from config.contract import Contract
-from evidently_service.measurement import FeatureQuality
-from evidently_service.quality import measure_data_quality
+from evidently_service.store.records import FeatureQuality
+from evidently_service.measure.data_quality import measure_data_quality
 from tests.evidently_service.events import made_up_rows
 
 

@@ -46,7 +46,7 @@ class ColumnTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         A p-value is compared by its logarithm: one of 1e-12 would dwarf all others on a chart.
         """
         if self.threshold is None:
-            raise ValueError(f"{self.test}: no threshold; see evidently_service.thresholds")
+            raise ValueError(f"{self.test}: no threshold; see evidently_service.verdict.thresholds")
         if self.test in P_VALUES:
             return math.log(max(score, SMALLEST_P_VALUE)) / math.log(self.threshold)
         return score / self.threshold

@@ -23,12 +23,12 @@ import pandas as pd
 
 from config.contract import Contract
 from config.events import Prediction
-from evidently_service.drift import as_row, monitored_frame
-from evidently_service.measurement import Judgement
-from evidently_service.monitoring import OUTPUTS, Monitoring
-from evidently_service.scores import score
-from evidently_service.thresholds import Reference, Thresholds
-from evidently_service.window import Window
+from evidently_service.measure.drift import as_row, monitored_frame
+from evidently_service.store.records import Judgement
+from evidently_service.reference.monitoring_config import OUTPUTS, Monitoring
+from evidently_service.verdict.scores import score
+from evidently_service.verdict.thresholds import Reference, Thresholds
+from evidently_service.store.window import Window
 
 
 class Turned(NamedTuple):

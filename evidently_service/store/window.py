@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from config.events import Label, Prediction
-from evidently_service.measurement import Counters, Judgement, LabelCounts, Measurement, Run
+from evidently_service.store.records import Counters, Judgement, LabelCounts, Measurement, Run
 
 BUSY_TIMEOUT_S = 10.0  # a writer waits for another one; a batch takes milliseconds
 MEASUREMENTS_KEPT = 1000

@@ -17,14 +17,14 @@ from werkzeug.exceptions import HTTPException
 from config.contract import Contract, nearest
 from config.runtime.cross_site import is_cross_site
 from config.runtime.logs import where
-from evidently_service import page
-from evidently_service.bodies import RequestError, decode_labels, decode_predictions
-from evidently_service.measurement import Measurement, WindowFacts
-from evidently_service.metrics import WindowCollector
-from evidently_service.monitoring import Monitoring
-from evidently_service.reports import LATEST, Reports
+from evidently_service.api import status_page as page
+from evidently_service.api.parsing import RequestError, decode_labels, decode_predictions
+from evidently_service.store.records import Measurement, WindowFacts
+from evidently_service.api.metrics import WindowCollector
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.reports import LATEST, Reports
 from evidently_service.settings import Settings
-from evidently_service.window import Window
+from evidently_service.store.window import Window
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from config.segments import AGE_BANDS, PROTECTED
-from evidently_service.measurement import Segment
+from evidently_service.store.records import Segment
 
 Value = str | int | None
 

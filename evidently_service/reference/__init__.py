@@ -1,0 +1,1 @@
+"""Read what the window is compared with: reference data and monitoring file."""
