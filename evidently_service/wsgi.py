@@ -1,4 +1,4 @@
-"""What gunicorn loads in each worker, after the fork: settings, window and the app."""
+"""The WSGI app that gunicorn loads in each worker, after the fork."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from config.contract import Contract, load_contract
-from config.runtime.heartbeat import beat
+from config.runtime.heartbeat import touch_heartbeat
 from config.model_registry import GRAPH
 from config.runtime.logs import set_up
 from config.runtime.settings import exit_with_message, read_settings
@@ -103,7 +103,7 @@ def main() -> None:
             follower.follow()
         except Exception:  # pylint: disable=broad-exception-caught
             log.exception("following failed")  # a surprise must not end the process
-        beat(settings.heartbeat_file)
+        touch_heartbeat(settings.heartbeat_file)
         stop.wait(settings.follow_period_s)
 
 

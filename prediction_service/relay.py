@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from config.runtime.heartbeat import beat
+from config.runtime.heartbeat import touch_heartbeat
 from config.runtime.logs import set_up, where
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.cursors import Cursors
@@ -197,7 +197,7 @@ def keep_house(
         except Exception as err:  # pylint: disable=broad-exception-caught
             # As a cursor that a full disk does not take: the sinks go on, which makes room.
             log.error("housekeeping failed error=%s", where(err))
-        beat(settings.heartbeat_file)
+        touch_heartbeat(settings.heartbeat_file)
         stop.wait(CLEAN_PERIOD_S)
 
 
@@ -216,7 +216,7 @@ def wait_for_turn(settings: Settings, stop: threading.Event) -> int | None:
             if not warned:
                 log.warning("another relay ships these journals, waiting root=%s", root)
             warned = True
-            beat(settings.heartbeat_file)
+            touch_heartbeat(settings.heartbeat_file)
             stop.wait(1)
     return None
 

@@ -1,7 +1,7 @@
-"""What the relay posts, decoded and checked before it reaches the window.
+"""Decode and check the events that the relay posts, before they reach the window.
 
-Each value must be of its column's kind. It need not be in the column's range: the prediction
-service has judged that, and what it let through is what monitoring is there to see.
+Each value must have its column's type, but may be out of the column's range: the prediction service
+checks ranges, and monitoring shows what passed.
 """
 
 from typing import Any, TypeVar
@@ -11,14 +11,14 @@ import msgspec
 from config.contract import Contract
 from config.events import Label, Prediction
 
-PROBLEMS_SHOWN = 20
-LONGEST_SHOWN = 100  # characters of a sender's own value in an answer
+MAX_PROBLEMS = 20  # in a response
+MAX_VALUE_LENGTH = 100  # characters of a rejected value in a response
 
 T = TypeVar("T", Prediction, Label)
 
 
 class RequestError(Exception):
-    """A request that cannot be served; becomes the one JSON error body."""
+    """A rejected request; becomes the JSON error body."""
 
     def __init__(
         self, status: int, code: str, message: str, problems: list[dict[str, Any]] | None = None
@@ -30,11 +30,11 @@ class RequestError(Exception):
 
 
 def decode_predictions(body: bytes, contract: Contract) -> list[Prediction]:
-    """The predictions of a JSON list. Raises RequestError: 400 no JSON, 422 with each problem."""
+    """Decode a JSON list. Raises RequestError: 400 if not JSON, 422 listing the problems."""
     predictions, problems = _decode(body, Prediction)
-    kinds = features_type(contract)
+    types = features_type(contract)
     for record, prediction in predictions.items():
-        problems += _feature_problems(record, prediction, kinds)
+        problems += _feature_problems(record, prediction, types)
         if not 0 <= prediction.probability <= 1:
             expected = "a number from 0 to 1"
             problems.append(_problem(record, "probability", prediction.probability, expected))
@@ -43,7 +43,7 @@ def decode_predictions(body: bytes, contract: Contract) -> list[Prediction]:
 
 
 def decode_labels(body: bytes) -> list[Label]:
-    """The labels of a JSON list. Raises RequestError: 400 no JSON, 422 with each problem."""
+    """Decode a JSON list. Raises RequestError: 400 if not JSON, 422 listing the problems."""
     labels, problems = _decode(body, Label)
     for record, label in labels.items():
         problems += _class_problems(record, "label", label.label)
@@ -51,17 +51,17 @@ def decode_labels(body: bytes) -> list[Label]:
 
 
 def features_type(contract: Contract) -> type[msgspec.Struct]:
-    """A struct of the columns that are monitored, each of its kind; other columns pass."""
-    kinds = [(f.name, str | None if f.is_categorical else int) for f in contract.inputs]
-    return msgspec.defstruct("Features", kinds)
+    """Return a struct of the monitored columns with their types; other columns pass."""
+    types = [(f.name, str | None if f.is_categorical else int) for f in contract.inputs]
+    return msgspec.defstruct("Features", types)
 
 
 def _decode(body: bytes, kind: type[T]) -> tuple[dict[int, T], list[dict[str, Any]]]:
-    """The valid events of a list by their index, and the problems of the others."""
+    """Return the valid events of a list by their index, and the problems of the others."""
     try:
         return dict(enumerate(msgspec.json.decode(body, type=list[kind]))), []  # type: ignore
     except msgspec.ValidationError:
-        pass  # now each event apart, to name every one that is wrong
+        pass  # decode each event alone, to list every invalid one
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
         raise RequestError(400, "not_json", f"The body is not JSON: {err}") from err
     records = msgspec.json.decode(body)
@@ -77,10 +77,10 @@ def _decode(body: bytes, kind: type[T]) -> tuple[dict[int, T], list[dict[str, An
 
 
 def _feature_problems(
-    record: int, prediction: Prediction, kinds: type[msgspec.Struct]
+    record: int, prediction: Prediction, types: type[msgspec.Struct]
 ) -> list[dict[str, Any]]:
     try:
-        msgspec.convert(prediction.features, kinds)
+        msgspec.convert(prediction.features, types)
     except msgspec.ValidationError as err:
         return [_conversion_problem(record, prediction.features, err)]
     return []
@@ -91,9 +91,9 @@ def _class_problems(record: int, field: str, value: int) -> list[dict[str, Any]]
 
 
 def _conversion_problem(index: int, record: Any, err: msgspec.ValidationError) -> dict[str, Any]:
-    """msgspec's message 'Expected `int`, got `str` - at `$.age`' in our body's terms.
+    """Translate msgspec's message, such as 'Expected `int`, got `str` - at `$.age`'.
 
-    A missing field it names in the message: 'Object missing required field `age`'.
+    For a missing field the message is 'Object missing required field `age`'.
     """
     message, _, path = str(err).partition(" - at `$.")
     field = path.rstrip("`") or (message.split("`")[1] if "missing" in message else "event")
@@ -103,12 +103,12 @@ def _conversion_problem(index: int, record: Any, err: msgspec.ValidationError) -
 
 def _problem(record: int, field: str, value: Any, expected: str) -> dict[str, Any]:
     if not isinstance(value, (int, float, type(None))):
-        value = str(value)[:LONGEST_SHOWN]
+        value = str(value)[:MAX_VALUE_LENGTH]
     return {"record": record, "field": field, "value": value, "expected": expected}
 
 
 def _accepted(events: dict[int, T], problems: list[dict[str, Any]]) -> list[T]:
     if problems:
-        message = f"{len(problems)} problems; nothing of this list was stored."
-        raise RequestError(422, "invalid_events", message, problems[:PROBLEMS_SHOWN])
+        message = f"{len(problems)} problems. Nothing of this list was stored."
+        raise RequestError(422, "invalid_events", message, problems[:MAX_PROBLEMS])
     return list(events.values())

@@ -1,8 +1,8 @@
-"""The quality of the window's values, each held against the feature contract.
+"""Count the faulty values of the window, by the rules of the feature contract.
 
-Comes before `monitored_frame`, which turns what is missing or unseen into '?'. A prediction carries
-the values as its caller sent them, but the prediction service refuses a record that breaks the
-contract: what it refused is counted there (`income_invalid_records_total`) and is in no window.
+This runs before `monitored_frame`, which turns missing and unseen categories into '?'. The
+prediction service rejects records that break the contract and counts them there
+(`income_invalid_records_total`), so they are in no window.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ Row = Mapping[str, Value]
 
 
 def measure_data_quality(rows: Iterable[Row], contract: Contract) -> tuple[FeatureQuality, ...]:
-    """The faults of each column that the model sees, in contract order; rows are at least one.
+    """Return the faults of each input column, in contract order; at least one row.
 
     Raises KeyError for a row that lacks a column.
     """
@@ -27,9 +27,9 @@ def measure_data_quality(rows: Iterable[Row], contract: Contract) -> tuple[Featu
 
 
 def feature_quality(feature: Feature, values: list[Value]) -> FeatureQuality:
-    """Shares of one column's faulty values; None for a fault that the column cannot have.
+    """Return the shares of one column's faulty values; None for a fault that cannot occur.
 
-    A number is never missing: an event without it is refused (`bodies.features_type`).
+    A number is never missing: `parsing.features_type` rejects such an event.
     """
     counts: Counter[str | None] = Counter()
     for value, rows in Counter(values).items():  # a column has few distinct values
@@ -41,7 +41,7 @@ def feature_quality(feature: Feature, values: list[Value]) -> FeatureQuality:
 
 
 def fault(feature: Feature, value: Value) -> str | None:
-    """What is wrong with a value, or None. A '?' is how the census files write a missing one."""
+    """Return the fault of a value, or None. The census files write a missing value as '?'."""
     if feature.is_categorical:
         if value is None or value == MISSING:
             return "missing"

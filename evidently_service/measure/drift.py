@@ -1,21 +1,19 @@
-"""Evidently, behind plain values: the one module that knows it. Only `measure` imports it.
+"""Measure drift with Evidently, and render its HTML report.
 
-Takes the reference and the window as data frames and gives scores and an HTML report.
+The only module that imports Evidently; only the measure process loads it.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from config.contract import Contract
-from config.events import Prediction
-from evidently_service.store.records import ColumnDrift
 from evidently_service.reference.monitoring_config import ColumnTest, Monitoring
+from evidently_service.store.records import ColumnDrift
 
 with warnings.catch_warnings():
-    # Evidently 0.7 uses what NumPy 2 and Litestar 2 have renamed; ours to ignore, not to mend.
+    # Evidently 0.7 uses names that NumPy 2 and Litestar 2 deprecate.
     warnings.simplefilter("ignore", DeprecationWarning)
     from evidently import DataDefinition, Dataset, Report
     from evidently.core.report import Snapshot
@@ -24,11 +22,11 @@ with warnings.catch_warnings():
 
 
 class Drift(NamedTuple):
-    """The drift of each feature and of the model's outputs, and the report that shows it."""
+    """The drift of each feature and output, and Evidently's snapshot of it."""
 
     features: tuple[ColumnDrift, ...]
     prediction: tuple[ColumnDrift, ...]
-    window: pd.DataFrame  # what was measured
+    window: pd.DataFrame  # the current window
     snapshot: Snapshot
 
     @property
@@ -37,30 +35,8 @@ class Drift(NamedTuple):
         return sum(feature.drifted for feature in self.features) / len(self.features)
 
     def html(self) -> str:
-        """The report as one page of 4 MB that needs nothing from elsewhere."""
+        """Return the report as one self-contained page of about 4 MB."""
         return self.snapshot.get_html_str(as_iframe=False)
-
-
-def monitored_frame(rows: Iterable[Mapping[str, Any]], contract: Contract) -> pd.DataFrame:
-    """The model's columns and outputs of some rows.
-
-    DataFrame (n_rows, n_features + 2), features in contract order, then `probability` and
-    `income_class`; a missing or unseen category is '?'. Raises KeyError naming a missing column.
-    """
-    rows = list(rows)
-    columns: dict[str, list[Any]] = {
-        feature.name: [feature.known(row[feature.name]) for row in rows]
-        for feature in contract.inputs
-    }
-    columns["probability"] = [float(row["probability"]) for row in rows]
-    columns["income_class"] = [int(row["income_class"]) for row in rows]
-    return pd.DataFrame(columns)
-
-
-def as_row(prediction: Prediction) -> dict[str, object]:
-    """A prediction as one flat row: its features and the model's outputs."""
-    outputs = {"probability": prediction.probability, "income_class": prediction.income_class}
-    return {**prediction.features, **outputs}
 
 
 def measure_drift(
@@ -70,9 +46,10 @@ def measure_drift(
     contract: Contract,
     with_outputs: bool = True,
 ) -> Drift:
-    """Each column's drift from reference to window, both as `monitored_frame` gives them.
+    """Compare the current window with the reference data, column by column.
 
-    The monitoring has every threshold. Without outputs `Drift.prediction` is empty.
+    Both frames as `monitored_frame` returns them; every test has a threshold. Without outputs
+    `Drift.prediction` is empty.
     """
     features, outputs = monitoring.features, monitoring.outputs if with_outputs else {}
     columns = DataDefinition(
@@ -108,13 +85,13 @@ def measure_drift(
 
 
 def column_drift(name: str, test: ColumnTest, score: float) -> ColumnDrift:
-    """A column's score held against its threshold."""
+    """Compare a column's score with its threshold."""
     ratio = test.ratio(score)
-    assert test.threshold is not None  # `ratio` has seen to it
+    assert test.threshold is not None  # `ratio` checks it
     return ColumnDrift(name, test.test, score, test.threshold, ratio, ratio > 1)
 
 
 def _scores(snapshot: Snapshot) -> dict[str, float]:
-    """The score of each column; the preset's count of drifted columns has no single column."""
+    """Return the score of each column; the preset's count of drifted columns has no column."""
     metrics = snapshot.dict()["metrics"]
     return {m["config"]["column"]: float(m["value"]) for m in metrics if "column" in m["config"]}

@@ -1,15 +1,17 @@
-"""How much the drift of each feature moves the model's output: far is not the same as important.
+"""Estimate how far the drift of each feature moves the model's mean probability.
 
-Needs no model: what a value goes with is read from the reference, whose rows carry the production
-version's probabilities. A feature is cut into bins; the reference's mean probability of each bin is
-weighted with the window's shares in place of the reference's.
+A large drift may have a small impact. No model is needed: the rows of the reference data carry the
+production version's probabilities. A feature is cut into bins. Each bin has a mean probability in
+the reference data; these means are weighted with the bins' shares in the current window.
 
-What this leaves out: it looks at one feature at a time, so not at interactions. A bin's mean
-probability is that of the people in it, with all that goes along with the value; features that
-go together each show the move, so effects must not be summed. Moves up and down within one
-feature cancel out. Of a value that the reference does not have nothing is known: it counts with the
-mean of all rows, and a move within a bin not at all. And a change of what follows from a value
-(concept shift) does not show.
+Limits:
+- Each feature is treated alone, without interactions.
+- A bin's mean probability includes the influence of correlated features. Each of these
+  features shows the shift, so impacts must not be summed.
+- Opposite shifts within one feature cancel out.
+- A value that is new in the window counts with the overall mean.
+- A shift within a bin has no impact.
+- Concept shift is invisible.
 """
 
 import math
@@ -18,48 +20,48 @@ import numpy as np
 import pandas as pd
 
 from config.contract import Contract
-from evidently_service.store.records import DriftEffect
+from evidently_service.store.records import DriftImpact
 
-BINS = 20  # of numbers, with equal shares of the reference where its values allow that
+BINS = 20  # of a number, with equal shares of the reference data where its values allow that
 
 
-def measure_effects(
+def measure_drift_impacts(
     reference: pd.DataFrame, window: pd.DataFrame, contract: Contract
-) -> tuple[DriftEffect, ...]:
-    """The effect of each feature's drift, the largest first.
+) -> tuple[DriftImpact, ...]:
+    """Return the impact of each feature's drift, the largest first.
 
-    Both frames as `drift.monitored_frame` gives them, each with at least one row.
+    Both frames as `monitored_frame` returns them, each with at least one row.
     """
     probability = reference["probability"].to_numpy()
-    effects = []
+    impacts = []
     for feature in contract.inputs:
         before, after = reference[feature.name], window[feature.name]
         if not feature.is_categorical:
             before, after = binned(before, after)
-        effects.append(effect(feature.name, before, after, probability))
-    return tuple(sorted(effects, key=lambda one: -one.effect))
+        impacts.append(drift_impact(feature.name, before, after, probability))
+    return tuple(sorted(impacts, key=lambda one: -one.impact))
 
 
 def binned(before: pd.Series, after: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """The number of each value's bin; the bins are quantiles of `before`, ends included."""
+    """Return the bin number of each value. The bins are quantiles of `before`, ends included."""
     edges = np.unique(np.quantile(before, np.arange(1, BINS) / BINS, method="lower"))
     return pd.Series(np.searchsorted(edges, before)), pd.Series(np.searchsorted(edges, after))
 
 
-def effect(name: str, before: pd.Series, after: pd.Series, probability: np.ndarray) -> DriftEffect:
-    """The effect of one feature's drift, from its bins in the reference and in the window.
+def drift_impact(
+    name: str, before: pd.Series, after: pd.Series, probability: np.ndarray
+) -> DriftImpact:
+    """Return the impact of one feature's drift, from its bins before and after.
 
     `probability` (n_reference,) belongs to `before`. The standard error is that of two samples of
-    these sizes from one population: an undrifted feature's shift is within two of it, 19 times in
-    20.
+    these sizes from one population: 95 % of undrifted features shift by less than two of it.
     """
-    mean = probability.mean()
-    means = pd.Series(probability).groupby(before.to_numpy()).mean() - mean  # of each bin
+    means = pd.Series(probability).groupby(before.to_numpy()).mean() - probability.mean()
     spread = float(np.sqrt((before.map(means) ** 2).mean()))
     shift = float(after.map(means).fillna(0).mean())
-    return DriftEffect(
+    return DriftImpact(
         feature=name,
-        effect=abs(shift),
+        impact=abs(shift),
         shift=shift,
         standard_error=spread * math.sqrt(1 / len(before) + 1 / len(after)),
     )

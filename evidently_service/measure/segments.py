@@ -1,7 +1,7 @@
-"""How the predictions treat sex, race and age groups, in the window and where labels have come.
+"""Measure how the predictions treat sex, race and age groups, with and without labels.
 
-Only groups that the model's own columns tell apart: a prediction carries no other column. A rate is
-given only over enough rows: of fewer it is noise, and tells of single people.
+Only groups of the model's input columns: a prediction carries no other column. A rate needs enough
+rows: over fewer rows it is noise, and may reveal single people.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,28 +15,30 @@ from evidently_service.store.records import Segment
 Value = str | int | None
 
 
-class Answered(NamedTuple):
-    """Predictions: the features of each and the predicted classes (n_rows,), 0 or 1."""
+class ClassifiedRows(NamedTuple):
+    """The features of each row, and the predicted classes (n_rows,), 0 or 1."""
 
     features: Sequence[Mapping[str, Value]]
     income_class: np.ndarray
 
 
 def measure_segments(
-    window: Answered, labelled: Answered, label: np.ndarray, min_rows: int
+    window: ClassifiedRows, labelled: ClassifiedRows, label: np.ndarray, min_rows: int
 ) -> tuple[Segment, ...]:
-    """The groups with at least `min_rows` rows in the window, by segment.
+    """Return the groups with at least `min_rows` rows in the window, by segment.
 
-    `label` (n_labelled,) are the true classes of `labelled`, 0 or 1; there may be none.
+    `label` (n_labelled,) are the true classes of `labelled`, 0 or 1; may be empty.
     """
-    known = dict(groups_of(labelled.features))
-    none = np.zeros(len(label), bool)
+    labelled_groups = dict(groups_of(labelled.features))
+    no_rows = np.zeros(len(label), bool)
     return tuple(
         Segment(
             *name,
             rows=int(rows.sum()),
             selection_rate=float(window.income_class[rows].mean()),
-            quality=group_quality(labelled.income_class, label, known.get(name, none), min_rows),
+            quality=group_quality(
+                labelled.income_class, label, labelled_groups.get(name, no_rows), min_rows
+            ),
         )
         for name, rows in groups_of(window.features)
         if rows.sum() >= min_rows
@@ -46,9 +48,10 @@ def measure_segments(
 def group_quality(
     income_class: np.ndarray, label: np.ndarray, rows: np.ndarray, min_rows: int
 ) -> dict[str, float]:
-    """The rates of the group of `rows` (n_labelled,) that have at least `min_rows` rows under them.
+    """Return accuracy, tpr and fpr of a group; each only over at least `min_rows` rows.
 
-    accuracy: of all; tpr: of those with a label of 1, the predicted 1; fpr: of those with 0.
+    `rows` (n_labelled,) is True for the group's rows. The tpr is over rows with a label of 1,
+    the fpr over rows with a label of 0.
     """
     income_class, label = income_class[rows], label[rows]
     hits = {
@@ -62,7 +65,7 @@ def group_quality(
 def groups_of(
     features: Sequence[Mapping[str, Value]],
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """((segment, group), rows) of each group that the rows tell apart, in a fixed order."""
+    """Yield ((segment, group), rows) for each group in the rows, in a fixed order."""
     for column in PROTECTED:
         values = np.array([str(row[column]) for row in features if column in row])
         for value in np.unique(values) if len(values) == len(features) else ():

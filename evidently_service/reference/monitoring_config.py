@@ -1,11 +1,12 @@
-"""What is measured, and how it is judged: `config/monitoring.yaml`, held against the contract.
+"""Read `config/monitoring.yaml` and check it against the feature contract.
 
-The web workers take the dataset's name and the budget from it, `measure` everything else.
+The web workers use the dataset's name and the budget of false alarms, `measure` and `verdict` the
+rest.
 """
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import yaml
@@ -13,15 +14,12 @@ import yaml
 from config.contract import Contract, nearest
 from config.runtime.settings import SettingsError
 
-OUTPUTS = ("probability", "income_class")  # what the model says, beside the features it saw
-
-# Where small means drift. The others are distances, where large does.
-P_VALUES = ("ks", "chisquare")
-NUMERIC_ONLY = ("wasserstein", "ks")
-CATEGORICAL_ONLY = ("chisquare",)
-SMALLEST_P_VALUE = 1e-12  # the logarithm of 0 is none that JSON can carry
-# A rarer excess than this cannot be told from the windows that thresholds are bootstrapped from.
-SMALLEST_CHANCE = 2e-4
+OUTPUTS = ("probability", "income_class")  # of the model
+NUMERIC_TESTS = ("wasserstein", "ks")
+CATEGORICAL_TESTS = ("jensenshannon",)
+P_VALUE_TESTS = ("ks",)  # small is drift; the others are distances, where large is drift
+MIN_P_VALUE = 1e-12  # JSON has no logarithm of 0
+MIN_CHANCE = 2e-4  # of exceeding a threshold; the bootstrap has too few windows for less
 MONTH_S = 30 * 24 * 3600
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -31,46 +29,49 @@ Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class MonitoringError(SettingsError):
-    """The monitoring file cannot be used; the message lists all that is wrong in it."""
+    """The monitoring file is invalid; the message lists every problem."""
 
 
 class ColumnTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The statistical test that watches one column."""
+    """The statistical test of one column."""
 
-    test: Literal["wasserstein", "jensenshannon", "psi", "ks", "chisquare"]
-    threshold: Annotated[float, msgspec.Meta(gt=0)] | None = None  # None: found from the reference
+    test: str  # one of NUMERIC_TESTS or CATEGORICAL_TESTS
+    threshold: Positive | None = None  # None: found from the reference data
 
     def ratio(self, score: float) -> float:
-        """How far a score is beyond the threshold: above 1 is drift, whatever the test.
+        """Return how far a score is beyond the threshold; above 1 is drift, for every test.
 
-        A p-value is compared by its logarithm: one of 1e-12 would dwarf all others on a chart.
+        P-values are compared by their logarithms: otherwise one of 1e-12 would dwarf the others
+        on a chart.
         """
         if self.threshold is None:
-            raise ValueError(f"{self.test}: no threshold; see evidently_service.verdict.thresholds")
-        if self.test in P_VALUES:
-            return math.log(max(score, SMALLEST_P_VALUE)) / math.log(self.threshold)
+            raise ValueError(f"{self.test}: no threshold. Use `Thresholds.apply` first.")
+        if self.test in P_VALUE_TESTS:
+            return math.log(max(score, MIN_P_VALUE)) / math.log(self.threshold)
         return score / self.threshold
 
-    def problem(self, numeric: bool) -> str | None:
-        """Why this test cannot watch such a column, or None."""
-        if self.test in CATEGORICAL_ONLY and numeric:
-            return f"{self.test} is for categories; for numbers use wasserstein or jensenshannon"
-        if self.test in NUMERIC_ONLY and not numeric:
-            return f"{self.test} is for numbers; for categories use jensenshannon"
-        if self.test in P_VALUES and self.threshold is not None and self.threshold >= 1:
-            return f"the threshold of a p-value is below 1, got {self.threshold}"
+    def problem(self, is_numeric: bool) -> str | None:
+        """Return why this test cannot be used for such a column, or None."""
+        tests, kind = (
+            (NUMERIC_TESTS, "numbers") if is_numeric else (CATEGORICAL_TESTS, "categories")
+        )
+        if self.test not in tests:
+            rule = f"one of {', '.join(tests)} for a column of {kind}"
+            return f"unusable test; got {self.test}, expected {rule}."
+        if self.test in P_VALUE_TESTS and self.threshold is not None and self.threshold >= 1:
+            return f"invalid threshold; got {self.threshold}, expected a p-value below 1."
         return None
 
 
 class PredictionTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tests that watch the model's two outputs."""
+    """The tests of the model's two outputs."""
 
     probability: ColumnTest
     income_class: ColumnTest
 
 
 class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One monitored dataset; the fields are explained in `config/monitoring.yaml`."""
+    """One monitored dataset; `config/monitoring.yaml` explains the fields."""
 
     dataset: str
     window_rows: Count
@@ -102,13 +103,13 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def false_alarm_chance(self) -> float:
-        """The budget's share of one column and one window."""
-        bounded = sum(test.threshold is None for test in self.tests.values())
+        """The share of the budget for one column and one window."""
+        columns = sum(test.threshold is None for test in self.tests.values())
         windows = MONTH_S / self.judge_period_s
-        return self.false_alarms_per_month / windows / max(bounded, 1)
+        return self.false_alarms_per_month / windows / max(columns, 1)
 
     def with_thresholds(self, found: dict[str, float]) -> "Monitoring":
-        """The same with these columns' thresholds."""
+        """Return a copy with these columns' thresholds."""
 
         def given(tests: dict[str, ColumnTest]) -> dict[str, ColumnTest]:
             return {
@@ -121,7 +122,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_monitoring(path: Path, contract: Contract) -> Monitoring:
-    """The checked file. Raises MonitoringError naming each column or value that is wrong."""
+    """Read and check the file. Raises MonitoringError listing every problem."""
     try:
         monitoring = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Monitoring)
     except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
@@ -132,38 +133,41 @@ def load_monitoring(path: Path, contract: Contract) -> Monitoring:
 
 
 def _column_problems(monitoring: Monitoring, contract: Contract) -> list[str]:
-    used = contract.input_names
-    problems = [f"features: {name} has no test" for name in used if name not in monitoring.features]
+    inputs = contract.input_names
+    problems = [
+        f"features.{name}: no test; expected one for each input column of the model."
+        for name in inputs
+        if name not in monitoring.features
+    ]
     for name in monitoring.features:
-        if name not in used:
-            like = nearest(name, used)
-            hint = f"; did you mean {like}?" if like else ""
-            problems.append(f"features: {name} is no column that the model uses{hint}")
-    numeric = {f.name: not f.is_categorical for f in contract.inputs}
-    numeric |= {"probability": True, "income_class": False}
-    for name, test in (monitoring.features | monitoring.outputs).items():
-        if name in numeric and (problem := test.problem(numeric[name])):
+        if name not in inputs:
+            like = nearest(name, inputs)
+            hint = f" Did you mean {like}?" if like else ""
+            problems.append(f"features.{name}: not an input column of the model.{hint}")
+    is_numeric = {f.name: not f.is_categorical for f in contract.inputs}
+    is_numeric |= {"probability": True, "income_class": False}
+    for name, test in monitoring.tests.items():
+        if name in is_numeric and (problem := test.problem(is_numeric[name])):
             problems.append(f"{name}: {problem}")
     return problems
 
 
 def _size_problems(monitoring: Monitoring) -> list[str]:
-    problems = []
     rows = monitoring.window_rows
-    if monitoring.min_rows > rows:
-        problems.append(f"min_rows: got {monitoring.min_rows}, expected at most {rows} window_rows")
-    if monitoring.min_labels > rows:
+    problems = [
+        f"{name}: too large; got {value}, expected at most {rows}, as window_rows."
+        for name in ("min_rows", "min_labels")
+        if (value := getattr(monitoring, name)) > rows
+    ]
+    if (retention := monitoring.retention_rows) < rows:
         problems.append(
-            f"min_labels: got {monitoring.min_labels}, expected at most {rows} window_rows"
+            f"retention_rows: too small; got {retention}, expected at least {rows}, as window_rows."
         )
     chance = monitoring.false_alarm_chance ** (1 / monitoring.persistent_windows)
-    if chance < SMALLEST_CHANCE:
+    if chance < MIN_CHANCE:
         problems.append(
-            f"false_alarms_per_month: got {monitoring.false_alarms_per_month:g}, by which a window"
-            f" may exceed a threshold with a chance of {chance:.1g}, expected at least"
-            f" {SMALLEST_CHANCE:g}: raise it, judge_period_s or persistent_windows"
+            f"false_alarms_per_month: too small; got {monitoring.false_alarms_per_month:g}, by"
+            f" which a window may exceed a threshold with a chance of {chance:.1g}, expected at"
+            f" least {MIN_CHANCE:g}. Increase it, judge_period_s or persistent_windows."
         )
-    if monitoring.retention_rows < rows:
-        kept = monitoring.retention_rows
-        problems.append(f"retention_rows: got {kept}, expected at least {rows} window_rows")
     return problems

@@ -1,7 +1,7 @@
-"""MLflow's registry, from which the production version's reference comes.
+"""Download the production version's reference data from MLflow's registry, and cache it on disk.
 
-The one module of the service that knows MLflow; only `measure` imports it. Training logs
-`monitoring/reference.jsonl` with each run; `References` keeps the production version's on disk.
+The only module of the service that imports MLflow; only the measure process loads it. Training logs
+`monitoring/reference.jsonl` with each run.
 """
 
 import os
@@ -20,13 +20,13 @@ from config.model_registry import ALIAS, MODEL_NAME, REFERENCE
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement asks again
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement tries again
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
 class RegistryError(Exception):
-    """MLflow does not answer, or has no production version or reference; says which."""
+    """MLflow is unavailable, or the production version or its reference data is unusable."""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -36,14 +36,14 @@ class Version(msgspec.Struct, frozen=True):
     run_id: str
 
 
-class Source(Protocol):
-    """Where references come from: MLflow, or a test's own."""
+class ReferenceSource(Protocol):
+    """A source of reference data: MLflow, or a fake in a test."""
 
     def production_version(self) -> Version:
-        """The version to watch. Raises RegistryError."""
+        """Return the version in production. Raises RegistryError."""
 
     def download_reference(self, version: Version, folder: Path) -> Path:
-        """Its reference as a file in the folder. Raises RegistryError."""
+        """Download a version's reference file into the folder. Raises RegistryError."""
 
 
 class Registry:
@@ -56,13 +56,13 @@ class Registry:
         self.client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
     def production_version(self) -> Version:
-        """The version that the alias names. Raises RegistryError."""
+        """Return the version with the production alias. Raises RegistryError."""
         with self._translated(f"{MODEL_NAME}@{ALIAS}"):
             version = self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
         return Version(str(version.version), version.run_id or "")
 
     def download_reference(self, version: Version, folder: Path) -> Path:
-        """The version's reference, downloaded into an existing folder. Raises RegistryError."""
+        """Download a version's reference file into an existing folder. Raises RegistryError."""
         with self._translated(f"{REFERENCE} of version {version.number}"):
             path = mlflow.artifacts.download_artifacts(
                 run_id=version.run_id,
@@ -78,44 +78,44 @@ class Registry:
             yield
         except (MlflowException, RequestException, OSError) as err:
             raise RegistryError(
-                f"no {wanted} from MLflow at {self.tracking_uri} (MLFLOW_TRACKING_URI): {err}"
+                f"MLFLOW_TRACKING_URI: {self.tracking_uri} returned no {wanted}: {err}"
             ) from err
 
 
-class References:
-    """The production version's reference, kept in a folder for when the registry is away."""
+class ReferenceCache:
+    """The production version's reference file in a folder, for when MLflow is unavailable."""
 
-    def __init__(self, folder: Path, source: Source) -> None:
+    def __init__(self, folder: Path, source: ReferenceSource) -> None:
         self.folder = folder
         self.source = source
         self._pointer = folder / "production.json"
 
-    def follow(self) -> None:
-        """Fetches the production version's reference unless it is here. Raises RegistryError."""
+    def refresh(self) -> None:
+        """Download the production version's file unless it is cached. Raises RegistryError."""
         version = self.source.production_version()
         if version != self.version():
-            self._fetch(version)
+            self._download(version)
 
     def version(self) -> Version | None:
-        """The version whose reference is here, or None before the first."""
+        """Return the version of the cached file, or None if nothing is cached."""
         try:
             return msgspec.json.decode(self._pointer.read_bytes(), type=Version)
         except (FileNotFoundError, msgspec.DecodeError):  # a power cut may leave an empty file
             return None
 
     def path(self, version: Version) -> Path:
-        """Where a version's reference lies: one JSON object per line."""
+        """Return the path of a version's file."""
         return self.folder / f"{version.number}.jsonl"
 
-    def _fetch(self, version: Version) -> None:
-        """Puts a reference and then the pointer to it in place, each at once or not at all."""
+    def _download(self, version: Version) -> None:
+        """Replace the file, then the pointer to it; each replacement is atomic."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
-            found = self.source.download_reference(version, Path(scratch))
-            os.replace(found, self.path(version))
-            fresh = Path(scratch) / self._pointer.name
-            fresh.write_bytes(msgspec.json.encode(version))
-            os.replace(fresh, self._pointer)
+            downloaded = self.source.download_reference(version, Path(scratch))
+            os.replace(downloaded, self.path(version))
+            pointer = Path(scratch) / self._pointer.name
+            pointer.write_bytes(msgspec.json.encode(version))
+            os.replace(pointer, self._pointer)
         for old in self.folder.glob("*.jsonl"):
             if old != self.path(version):
                 old.unlink()

@@ -1,6 +1,7 @@
-"""What one comparison of window and reference says: the values behind /drift and /metrics.
+"""The values of one measurement, as the window stores them and `/drift` shows them.
 
-`measure` makes a Measurement, `window` keeps it, `app` and `metrics` show it.
+`measure` makes a Measurement, `store.window` stores it, `api` shows it. Field names are part of
+`/drift` and of stored rows.
 """
 
 from typing import Literal
@@ -12,52 +13,52 @@ STATES: tuple[State, ...] = ("ok", "not_enough_rows", "no_reference", "not_measu
 
 
 class ColumnDrift(msgspec.Struct, frozen=True):
-    """How far one column has moved."""
+    """The drift of one column."""
 
     name: str
     test: str
-    score: float  # as the test gives it: a distance or a p-value
+    score: float  # a distance or a p-value, depending on the test
     threshold: float
-    ratio: float  # above 1 is drift, whatever the test
+    ratio: float  # above 1 is drift, for every test
     drifted: bool  # in this window
-    persistent: bool = False  # in enough judged windows in a row: the verdict
+    persistent: bool = False  # in enough judged windows in a row: the drift verdict
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What the judged windows have said so far, and where the next one begins.
+    """The drift verdict of all judged windows, and the start of the next window.
 
-    Times are event times, in Unix seconds, of a window's last row.
+    Times are event times of a window's last row, in Unix seconds.
     """
 
-    reference: str | None = None  # the version that `windows` and `streaks` are of
-    arrival: int = 0  # of the last row that was judged or left out
-    not_before: float = 0.0  # event time of the oldest row that the next window may have
-    windows: int = 0  # judged against this reference
-    too_small: int = 0  # closed by their time with not enough rows, so not judged
-    streaks: dict[str, int] = {}  # windows in a row that a column was beyond its threshold in
-    persistent: tuple[str, ...] = ()  # columns that have drifted; stays until a window clears it
-    # Of the first of the last windows in a row whose own scores are drift: what came later is of
-    # the changed world alone. None after a calm one.
+    reference: str | None = None  # the version whose windows `windows` and `streaks` count
+    arrival: int = 0  # of the last row that was judged or skipped
+    not_before: float = 0.0  # minimum event time of the next window's rows
+    windows: int = 0  # judged against this reference data
+    too_small: int = 0  # closed by `window_s` with fewer than `min_rows` rows, so not judged
+    streaks: dict[str, int] = {}  # per column: last windows in a row beyond the threshold
+    persistent: tuple[str, ...] = ()  # drifted columns; each stays until a window clears it
+    # The first of the last windows in a row whose own scores are drift. Later rows are all from
+    # the changed world. None after a window without drift.
     changed_by: float | None = None
     drifted_since: float | None = None  # when the verdict last became drift
-    drifted_from: str | None = None  # the version whose reference it was drift from
-    resolved_at: float | None = None  # when it cleared, compared with another version's reference
+    drifted_from: str | None = None  # the version whose reference data it drifted from
+    resolved_at: float | None = None  # when it cleared, against another version's reference data
 
 
-class DriftEffect(msgspec.Struct, frozen=True):
-    """How far one feature's drift has moved the mean probability, in probability: 0.01 is a point.
+class DriftImpact(msgspec.Struct, frozen=True, rename={"impact": "effect"}):
+    """The shift of the mean probability caused by one feature's drift; 0.01 is one point.
 
-    `evidently_service.measure.drift_impact` says what this leaves out.
+    `measure.drift_impact` lists the limits.
     """
 
     feature: str
-    effect: float  # the size of the shift
-    shift: float  # above 0 the probabilities have risen
-    standard_error: float  # of the shift; below two of it, it may be chance
+    impact: float  # absolute shift
+    shift: float  # above 0: the probabilities have risen
+    standard_error: float  # of the shift; less than two of it may be chance
 
 
 class WindowFacts(msgspec.Struct, frozen=True):
-    """Which rows were measured."""
+    """Size and times of the measured window."""
 
     rows: int
     ingested_total: int  # predictions ever stored when these rows were read
@@ -66,38 +67,38 @@ class WindowFacts(msgspec.Struct, frozen=True):
 
 
 class FeatureQuality(msgspec.Struct, frozen=True):
-    """Shares of the window's rows, in [0, 1], in which one feature's value is faulty."""
+    """Shares of the window's rows with a faulty value of one feature, in [0, 1]."""
 
     feature: str
-    missing: float | None = None  # these three: None where the feature's values cannot be so
+    missing: float | None = None  # None, here and below: the fault cannot occur
     out_of_range: float | None = None
     unseen: float | None = None  # a category that the contract does not list
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """Predictions ever received; pruning and restarts leave these as they are."""
+    """Predictions ever received; pruning and restarts do not change these."""
 
     ingested: int = 0  # stored
-    duplicates: int = 0  # came again, not stored twice
+    duplicates: int = 0  # received again, not stored twice
 
 
 class LabelCounts(msgspec.Struct, frozen=True):
-    """What became of the labels that are kept."""
+    """Stored labels by state."""
 
-    matched: int = 0  # their prediction is here too
-    pending: int = 0  # their prediction has not come yet
-    conflicting: int = 0  # they contradicted the prediction's first label, which stays
+    matched: int = 0  # the prediction is stored too
+    pending: int = 0  # the prediction has not arrived yet
+    conflicting: int = 0  # contradicted the prediction's first label, which stays
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """The ends of a figure's 95 % interval."""
+    """A 95 % interval."""
 
     lower: float
     upper: float
 
 
 class Confusion(msgspec.Struct, frozen=True):
-    """How many labelled predictions were right and wrong, by the predicted class."""
+    """Labelled predictions by true and predicted class."""
 
     true_negatives: int
     false_positives: int
@@ -106,9 +107,9 @@ class Confusion(msgspec.Struct, frozen=True):
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """How right the newest labelled predictions were; the positive class is 1.
+    """The quality of the newest labelled predictions; the positive class is 1.
 
-    A metric that these labels do not define is None, such as the recall without a label of 1.
+    A metric is None if the labels do not define it, such as the recall without a label of 1.
     """
 
     rows: int
@@ -121,63 +122,62 @@ class Quality(msgspec.Struct, frozen=True):
     bounds: dict[str, Interval] = {}  # by metric
     confusion: Confusion | None = None
     calibration_error: float | None = None  # ECE over 15 bins, in [0, 1]
-    calibration_excess: float | None = None  # mean probability less the observed share of 1
+    calibration_excess: float | None = None  # mean probability minus observed share of 1
     since: float | None = None  # Unix time of the oldest of the predictions
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """How right predictions will be, as estimated before their labels come."""
+    """The quality of predictions, estimated before their labels arrive."""
 
     rows: int
-    metrics: dict[str, float]  # those of Quality that exist, by name
-    bounds: dict[str, Interval]  # what labels drawn by the probabilities would give, by metric
+    metrics: dict[str, float]  # those of Quality that are defined, by name
+    bounds: dict[str, Interval]  # by metric, over labels drawn by the probabilities
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """How one group of people is treated."""
+    """The figures of one group of people."""
 
-    segment: str  # what tells the groups apart: a column, or the age
+    segment: str  # a column, or "age"
     group: str
     rows: int  # in the window
-    selection_rate: float  # share of them that is predicted 1
-    quality: dict[str, float]  # of the labelled ones: accuracy, tpr, fpr; where enough are labelled
+    selection_rate: float  # share with predicted class 1
+    quality: dict[str, float]  # accuracy, tpr, fpr of its labelled rows, if there are enough
 
 
-class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One comparison of the window with the reference; without a verdict unless `state` is ok.
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": "effects"}):
+    """One comparison of window and reference data; without a drift verdict unless `state` is ok.
 
-    Every field that came later has a default: a window keeps measurements over an upgrade.
+    A field that a later release adds needs a default: stored measurements outlive an upgrade.
     """
 
     dataset: str
     state: State
-    drifted: bool = False  # the share has reached its threshold
-    share_drifted: float | None = None  # of the features, in [0, 1]: those that persistently drift
+    drifted: bool = False  # `share_drifted` has reached `share_threshold`
+    share_drifted: float | None = None  # persistently drifted features over all, in [0, 1]
     share_threshold: float
     features: tuple[ColumnDrift, ...] = ()
     prediction: tuple[ColumnDrift, ...] = ()
-    effects: tuple[DriftEffect, ...] = ()  # of the features, the largest first
-    model_version: str | None = None  # the version that the reference belongs to
+    impacts: tuple[DriftImpact, ...] = ()  # of the features, the largest first
+    model_version: str | None = None  # the version of the reference data
     reference_rows: int = 0
-    measured_at: float | None = None  # Unix time in seconds: the window looked like this then
+    measured_at: float | None = None  # Unix time of the last check that these figures still hold
     duration_s: float | None = None
     window: WindowFacts
     data_quality: tuple[FeatureQuality, ...] = ()
     labels: LabelCounts = LabelCounts()
-    label_coverage: float | None = None  # share of the window's rows that have a label, in [0, 1]
-    # Of the rows of `quality`, by quantile: seconds from the prediction to its label.
-    label_delay_s: dict[str, float] = {}
-    quality: Quality | None = None  # of the version that serves, where there is one
-    below_floor: bool = False  # ROC AUC, its whole interval, is below roc_auc_floor
+    label_coverage: float | None = None  # share of the window's rows with a label, in [0, 1]
+    label_delay_s: dict[str, float] = {}  # of the rows of `quality`, by quantile
+    quality: Quality | None = None  # of the production version, if there is one
+    below_floor: bool = False  # the whole interval of the ROC AUC is below roc_auc_floor
     segments: tuple[Segment, ...] = ()
-    estimated: Estimate | None = None  # of the window's rows, labelled or not
-    estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated less measured
+    estimated: Estimate | None = None  # of all rows of the window
+    estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated minus measured
     judgement: Judgement = Judgement()
-    false_alarms_per_month: float | None = None  # the budget that the thresholds were made for
+    false_alarms_per_month: float | None = None  # the budget of the thresholds
 
 
 class Run(msgspec.Struct, frozen=True):
-    """How the measure process last fared, whether it measured or failed."""
+    """The last run of the measure process."""
 
     at: float  # Unix time in seconds
     error: str | None = None

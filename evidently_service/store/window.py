@@ -1,7 +1,7 @@
-"""The durable window: predictions and their labels, and the measurements made of them.
+"""Store predictions, labels and measurements durably, in one SQLite file.
 
-Between the web workers, which add events, and the measure process, which reads the newest rows
-and leaves measurements for the workers to show. One SQLite file, shared by all these processes.
+The web workers add events. The measure process reads the newest rows and adds measurements, which
+the workers show. All these processes share the file.
 """
 
 import sqlite3
@@ -15,9 +15,9 @@ import msgspec
 from config.events import Label, Prediction
 from evidently_service.store.records import Counters, Judgement, LabelCounts, Measurement, Run
 
-BUSY_TIMEOUT_S = 10.0  # a writer waits for another one; a batch takes milliseconds
-MEASUREMENTS_KEPT = 1000
-LOG_BYTES = 1 << 26  # that a write-ahead log is cut back to once it has been taken over
+BUSY_TIMEOUT_S = 10.0  # for another process's write; a batch takes milliseconds
+MAX_MEASUREMENTS = 1000
+MAX_LOG_BYTES = 1 << 26  # of the write-ahead log after a checkpoint
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -68,7 +68,8 @@ WHERE arrival > ? AND json_extract(CAST(body AS TEXT), '$.predicted_at') >= ?
 ORDER BY arrival LIMIT ?
 """
 LAST_LABELLED = """
-SELECT predictions.body, prediction_id, labels.labelled_at, labels.label FROM labels JOIN predictions USING (prediction_id)
+SELECT predictions.body, prediction_id, labels.labelled_at, labels.label
+FROM labels JOIN predictions USING (prediction_id)
 WHERE labels.matched ORDER BY labels.arrival DESC LIMIT ?
 """
 COUNT_LABELLED = """
@@ -92,47 +93,47 @@ DELETE FROM measurements WHERE id <= (SELECT max(id) FROM measurements) - :measu
 
 
 class Window:
-    """The events of one dataset by arrival, each prediction once, each label joined to its own.
+    """The events of one dataset by arrival: each prediction once, with its label.
 
-    Events may come again and in any order. What a method added is on disk when it returns.
+    Duplicates and any order of events are allowed. When a method returns, its rows are on disk.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens the file, or makes it. Threads may share a Window, processes open their own."""
+    def __init__(self, path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        """Open or create the file. Threads may share a Window; each process opens its own."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        # isolation_level None: transactions are ours; the lock keeps threads out of each other's.
+        # isolation_level None: `_transaction` begins and ends each one; the lock separates threads.
         self._connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
         )
         self._lock = threading.Lock()
         self._connection.execute("PRAGMA journal_mode = WAL")
-        # A 2xx lets the relay forget its rows, so they must outlive a power cut: a flush a batch.
+        # After a 2xx the relay forgets its rows, so each batch is flushed to survive a power cut.
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-        # Rows that go are overwritten; from the first write on, for pages are split and copied.
+        self._connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
+        # Overwrite deleted rows. Set before the first write, since SQLite also copies pages.
         self._connection.execute("PRAGMA secure_delete = ON")
         with self._transaction():
             for statement in _statements(SCHEMA):
                 self._connection.execute(statement)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._connection.close()
 
     def add_predictions(self, predictions: list[Prediction]) -> int:
-        """Stores the predictions that are not here yet, all or none; how many were new."""
+        """Store the new predictions, all or none; return their number."""
         rows = [(p.prediction_id, msgspec.json.encode(p)) for p in predictions]
         with self._transaction() as connection:
             added = connection.executemany(ADD_PREDICTION, rows).rowcount
             connection.executemany(MATCH_LABEL, [(identity,) for identity, _ in rows])
-            more = [(added, "ingested"), (len(rows) - added, "duplicates")]
-            connection.executemany("UPDATE counters SET value = value + ? WHERE name = ?", more)
+            counts = [(added, "ingested"), (len(rows) - added, "duplicates")]
+            connection.executemany("UPDATE counters SET value = value + ? WHERE name = ?", counts)
         return added
 
     def add_labels(self, labels: list[Label]) -> int:
-        """Stores the labels, all or none; how many were new.
+        """Store the new labels, all or none; return their number.
 
-        The first label of a prediction wins; one that contradicts it is kept as a conflict.
+        The first label of a prediction wins; a contradicting one is stored as a conflict.
         """
         rows = [msgspec.structs.asdict(label) for label in labels]
         with self._transaction() as connection:
@@ -141,23 +142,23 @@ class Window:
         return added
 
     def last_predictions(self, rows: int) -> list[Prediction]:
-        """The newest predictions by arrival, oldest first."""
+        """Return the newest predictions by arrival, oldest first."""
         found = self._read(LAST_PREDICTIONS, (rows,))
         return [msgspec.json.decode(body, type=Prediction) for (body,) in reversed(found)]
 
     def next_predictions(
         self, arrival: int, not_before: float, rows: int
     ) -> list[tuple[int, Prediction]]:
-        """The first predictions after an arrival, made at a time or later; each with its own."""
+        """Return (arrival, prediction) after an arrival, for prediction times from `not_before`."""
         found = self._read(NEXT_PREDICTIONS, (arrival, not_before, rows))
-        return [(number, msgspec.json.decode(b, type=Prediction)) for number, b in found]
+        return [(number, msgspec.json.decode(body, type=Prediction)) for number, body in found]
 
     def last_arrival(self) -> int:
-        """The newest prediction's arrival, 0 before the first."""
+        """Return the newest prediction's arrival, 0 before the first."""
         return self._read("SELECT max(arrival) FROM predictions")[0][0] or 0
 
     def last_labelled(self, rows: int) -> list[tuple[Prediction, Label]]:
-        """The newest labels by arrival with their predictions, oldest first."""
+        """Return the newest labels by arrival with their predictions, oldest first."""
         found = self._read(LAST_LABELLED, (rows,))
         return [
             (msgspec.json.decode(body, type=Prediction), Label(*label))
@@ -165,90 +166,88 @@ class Window:
         ]
 
     def labelled_count(self, rows: int) -> int:
-        """How many of the newest predictions have a label."""
+        """Return how many of the newest predictions have a label."""
         return self._read(COUNT_LABELLED, (rows,))[0][0]
 
     def counters(self) -> Counters:
-        """How many predictions were ever received."""
+        """Return how many predictions were ever received."""
         return Counters(**dict(self._read("SELECT name, value FROM counters")))
 
     def label_counts(self) -> LabelCounts:
-        """What became of the labels that are kept."""
+        """Return the stored labels by state."""
         counts = dict(self._read("SELECT matched, count(*) FROM labels GROUP BY matched"))
         conflicting = self._read("SELECT count(*) FROM conflicts")[0][0]
         return LabelCounts(counts.get(1, 0), counts.get(0, 0), conflicting)
 
     def record(self, measurement: Measurement, run: Run) -> None:
-        """Keeps a measurement as the latest one, and the run that made it."""
-        body = msgspec.json.encode(measurement)
-        with self._transaction() as connection:
-            connection.execute("INSERT INTO measurements (body) VALUES (?)", (body,))
-            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
+        """Store a new measurement, and the run that made it."""
+        self._store_measurement("INSERT INTO measurements (body) VALUES (?)", measurement, run)
 
     def confirm(self, measurement: Measurement, run: Run) -> None:
-        """Puts a measurement in the latest one's place: the same figures, found again later."""
-        body = msgspec.json.encode(measurement)
-        with self._transaction() as connection:
-            connection.execute(CONFIRM_MEASUREMENT, (body,))
-            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
+        """Replace the latest measurement by the same figures at a later time."""
+        self._store_measurement(CONFIRM_MEASUREMENT, measurement, run)
 
     def latest(self) -> Measurement | None:
-        """The latest measurement, or None before the first."""
-        found = self._read("SELECT body FROM measurements ORDER BY id DESC LIMIT 1")
-        return msgspec.json.decode(found[0][0], type=Measurement) if found else None
+        """Return the latest measurement, or None before the first."""
+        return next(iter(self.newest(1)), None)
 
-    def newest(self, most: int) -> list[Measurement]:
-        """The newest measurements, the oldest of them first."""
-        found = self._read("SELECT body FROM measurements ORDER BY id DESC LIMIT ?", [most])
+    def newest(self, limit: int) -> list[Measurement]:
+        """Return the newest measurements, oldest first."""
+        found = self._read("SELECT body FROM measurements ORDER BY id DESC LIMIT ?", [limit])
         return [msgspec.json.decode(body, type=Measurement) for (body,) in reversed(found)]
 
     def note_run(self, run: Run) -> None:
-        """Keeps how a run without a measurement fared, in place of the run before."""
+        """Store a run without a measurement, in place of the previous run."""
         with self._transaction() as connection:
             connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
     def last_run(self) -> Run | None:
-        """How the measure process last fared, or None if it never ran."""
+        """Return the last run of the measure process, or None before the first."""
         found = self._read("SELECT body FROM last_run")
         return msgspec.json.decode(found[0][0], type=Run) if found else None
 
-    def keep_judgement(self, judgement: Judgement) -> None:
-        """Keeps what the judged windows have said, in place of what was kept."""
+    def store_judgement(self, judgement: Judgement) -> None:
+        """Store a judgement, in place of the previous one."""
         body = msgspec.json.encode(judgement)
         with self._transaction() as connection:
             connection.execute("REPLACE INTO judgement VALUES (0, ?)", (body,))
 
     def judgement(self) -> Judgement:
-        """What the judged windows have said; a blank one before the first."""
+        """Return the stored judgement, or an empty one."""
         found = self._read("SELECT body FROM judgement")
         return msgspec.json.decode(found[0][0], type=Judgement) if found else Judgement()
 
     def prune(self, retention_rows: int) -> None:
-        """Removes predictions beyond the newest `retention_rows`, with their labels.
+        """Delete predictions beyond the newest `retention_rows`, with their labels.
 
-        Labels that have waited that long for their prediction go too, and old measurements.
+        Also delete unmatched labels beyond that number, and old measurements.
         """
-        sizes = {"retention": retention_rows, "measurements": MEASUREMENTS_KEPT}
+        sizes = {"retention": retention_rows, "measurements": MAX_MEASUREMENTS}
         with self._transaction() as connection:
             for statement in _statements(PRUNE):
                 connection.execute(statement, sizes)
 
     def erase(self, prediction_id: str) -> int:
-        """Removes a prediction, its label and what contradicted that; how many rows.
+        """Delete a prediction, its label and its conflict; return the number of rows.
 
-        They are overwritten, but for what the file's log keeps while somebody reads it: then this
-        raises sqlite3.OperationalError, and may be called again. The running totals stay.
+        Deleted rows are overwritten. The totals stay. Raises sqlite3.OperationalError if the
+        write-ahead log still holds the rows, because another process reads it. Call again then.
         """
         with self._transaction() as connection:
-            removed = sum(
+            erased = sum(
                 connection.execute(
                     f"DELETE FROM {table} WHERE prediction_id = ?", (prediction_id,)
                 ).rowcount
                 for table in ("conflicts", "labels", "predictions")
             )
         if self._read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
-            raise sqlite3.OperationalError("the write-ahead log is being read and holds rows")
-        return removed
+            raise sqlite3.OperationalError("the write-ahead log is in use and still holds rows")
+        return erased
+
+    def _store_measurement(self, statement: str, measurement: Measurement, run: Run) -> None:
+        with self._transaction() as connection:
+            connection.execute(statement, (msgspec.json.encode(measurement),))
+            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
     def _read(self, query: str, parameters: Iterable[object] = ()) -> list[tuple]:
         with self._lock:
@@ -261,7 +260,7 @@ class Window:
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
-            except BaseException:  # also the SystemExit of a TERM: nothing is left half done
+            except BaseException:  # including SystemExit on TERM
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise

@@ -1,4 +1,4 @@
-"""The quality of values, counted by hand."""
+"""Data quality, counted by hand."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from tests.evidently_service.events import made_up_rows
 
 
 def measured(contract: Contract, *changes: dict[str, Any]) -> dict[str, FeatureQuality]:
-    """The quality of as many faultless rows as there are changes, each changed, by feature."""
+    """Return the quality, by feature, of faultless rows with one change each."""
     rows = made_up_rows(contract, len(changes), seed=1)
     changed = [row | change for row, change in zip(rows, changes, strict=True)]
     return {one.feature: one for one in measure_data_quality(changed, contract)}
 
 
-def test_faultless_rows_have_shares_of_zero_and_none_where_a_fault_cannot_be(
+def test_faultless_rows_have_shares_of_zero_and_none_for_impossible_faults(
     contract: Contract,
 ) -> None:
     found = measured(contract, {}, {})

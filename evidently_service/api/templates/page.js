@@ -1,33 +1,33 @@
-// The page at /: puts newer figures in place, so that nobody loses their place in it.
+// The status page: replaces its figures in place, so that readers keep their position.
 "use strict";
 
 const PERIOD_MS = 30_000;
 const TIMEOUT_MS = 10_000;
-const UNANSWERED = "The service does not answer: what is below is of an earlier time.";
+const UNAVAILABLE = "The service does not respond. The figures below are out of date.";
 
 const verdict = document.querySelector(".verdict");
-const measured = document.getElementById("measured");
+const figures = document.getElementById("figures");
 
-/** Only a verdict that has changed is put in place: it is read out. */
-function say(words, kind) {
-  if (verdict.textContent !== words) verdict.textContent = words;
-  verdict.className = kind;
+/** Replace the verdict only if it has changed: screen readers read each replacement aloud. */
+function showVerdict(text, className) {
+  if (verdict.textContent !== text) verdict.textContent = text;
+  verdict.className = className;
 }
 
-async function renew() {
+async function refresh() {
   try {
-    const answer = await fetch(location.href, {
+    const response = await fetch(location.href, {
       headers: { Accept: "text/html" },
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    if (!answer.ok) throw new Error(answer.status);
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const [said, figures] = [page.querySelector(".verdict"), page.getElementById("measured")];
-    measured.replaceChildren(...figures.childNodes);
-    say(said.textContent, said.className);
+    if (!response.ok) throw new Error(response.status);
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const newVerdict = page.querySelector(".verdict");
+    figures.replaceChildren(...page.getElementById("figures").childNodes);
+    showVerdict(newVerdict.textContent, newVerdict.className);
   } catch {
-    say(UNANSWERED, "verdict bad");
+    showVerdict(UNAVAILABLE, "verdict bad");
   }
 }
 
-setInterval(renew, PERIOD_MS);
+setInterval(refresh, PERIOD_MS);
