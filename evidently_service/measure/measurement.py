@@ -85,8 +85,7 @@ class Measure:
         self.contract = contract
         self.reports = reports
         self.clock = clock
-        thresholds = Thresholds(references.folder, monitoring)
-        self.judge = DriftJudge(window, thresholds, contract, judge_period_s)
+        self.judge = DriftJudge(window, Thresholds(monitoring), contract, judge_period_s)
         self._measured: tuple[Inputs, Measurement] | None = None
         self._reference: Reference | None = None
         self._registry_error: str | None = None

@@ -3,7 +3,6 @@
 `registry` downloads the file; `verdict` and `measure` compare windows with the rows.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,6 @@ class Reference(NamedTuple):
 
     version: Version
     frame: pd.DataFrame  # as `monitored_frame` returns it
-    digest: str  # SHA-256 of the file, in hexadecimal
 
 
 def read_reference(path: Path, version: Version, contract: Contract) -> Reference:
@@ -29,16 +27,14 @@ def read_reference(path: Path, version: Version, contract: Contract) -> Referenc
 
     Raises RegistryError if a row lacks a column of the contract.
     """
-    content = path.read_bytes()
-    rows = msgspec.json.Decoder(dict).decode_lines(content)
+    rows = msgspec.json.Decoder(dict).decode_lines(path.read_bytes())
     try:
-        frame = monitored_frame(rows, contract)
+        return Reference(version, monitored_frame(rows, contract))
     except KeyError as err:
         raise RegistryError(
             f"{path}: a row has no {err}; expected every column of the contract."
             " Promote a version that was trained with this contract."
         ) from err
-    return Reference(version, frame, hashlib.sha256(content).hexdigest())
 
 
 def monitored_frame(rows: Iterable[Mapping[str, Any]], contract: Contract) -> pd.DataFrame:

@@ -1,8 +1,7 @@
 """Find the thresholds of the drift tests, for a budget of false alarms.
 
 Reference data and `config/monitoring.yaml` -> a threshold for each column and window size ->
-`judge` and `measure.drift`. This takes the measure process some seconds; the thresholds are cached
-beside the reference data.
+`judge` and `measure.drift`. This takes about five seconds for each window size.
 
 The method. A false alarm of a column: nothing has drifted, yet its score exceeds its threshold in
 k = `persistent_windows` windows in a row, which share no rows. A month has at most
@@ -21,22 +20,18 @@ too small. The bootstrap of the bootstrap estimates and corrects this (Hall and 
 doi:10.1093/biomet/75.4.661).
 """
 
-import hashlib
-import os
 from bisect import bisect_left
-from pathlib import Path
 
-import msgspec
 import numpy as np
 import pandas as pd
 from scipy.special import comb
 
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.reference.reference_data import Reference
+from evidently_service.reference.registry import Version
 from evidently_service.verdict import scores
 from evidently_service.verdict.scores import Counts
 
-METHOD = 1  # increase it when a change of this module changes thresholds
 REFERENCES, WINDOWS = 400, 100  # drawn for each column: references, and windows for each
 # For the correction: samples of the reference data, references for each, windows for each of those.
 SAMPLES, SAMPLE_REFERENCES, SAMPLE_WINDOWS = 40, 10, 20
@@ -46,32 +41,22 @@ MAX_VALUES = 1000  # more distinct values are grouped by rank: a score changes b
 
 
 class Thresholds:
-    """The thresholds for the current reference data, cached in a folder."""
+    """The thresholds for the current reference data, found once for each window size."""
 
-    def __init__(self, folder: Path, monitoring: Monitoring) -> None:
-        self.folder = folder
+    def __init__(self, monitoring: Monitoring) -> None:
         self.monitoring = monitoring
+        self._version: Version | None = None
+        self._by_size: dict[int, Monitoring] = {}
 
     def apply(self, reference: Reference, rows: int) -> Monitoring:
         """Return the monitoring with all thresholds for a window of this many rows."""
+        if reference.version != self._version:
+            self._version, self._by_size = reference.version, {}
         size = window_size(self.monitoring, rows)
-        settings = msgspec.json.encode((METHOD, REFERENCES, WINDOWS, self.monitoring))
-        key = hashlib.sha256(settings).hexdigest()[:16]
-        path = self.folder / f"thresholds-{reference.digest[:16]}-{size}-{key}.json"
-        try:
-            found = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
-        except (FileNotFoundError, msgspec.DecodeError):  # a power cut may leave an empty file
+        if size not in self._by_size:
             found = find_thresholds(reference.frame, self.monitoring, size)
-            self._store(path, reference.digest, found)
-        return self.monitoring.with_thresholds(found)
-
-    def _store(self, path: Path, digest: str, found: dict[str, float]) -> None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.encode(found))
-        os.replace(temporary, path)
-        for old in self.folder.glob("thresholds-*.json"):
-            if not old.name.startswith(f"thresholds-{digest[:16]}-"):
-                old.unlink()
+            self._by_size[size] = self.monitoring.with_thresholds(found)
+        return self._by_size[size]
 
 
 def window_size(monitoring: Monitoring, rows: int) -> int:

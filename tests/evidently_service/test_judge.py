@@ -1,7 +1,6 @@
 """Judged windows: their rows, and the drift verdict of several windows in a row."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -36,14 +35,12 @@ def small(judging: Monitoring) -> Monitoring:
 def reference(contract: Contract) -> Reference:
     """Return 2,000 made-up rows."""
     frame = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
-    return Reference(Version("1", "run-1"), frame, "0" * 64)
+    return Reference(Version("1", "run-1"), frame)
 
 
-def judge_of(
-    window: Window, monitoring: Monitoring, contract: Contract, folder: Path
-) -> DriftJudge:
+def judge_of(window: Window, monitoring: Monitoring, contract: Contract) -> DriftJudge:
     """Return a judge of a window."""
-    return DriftJudge(window, Thresholds(folder, monitoring), contract)
+    return DriftJudge(window, Thresholds(monitoring), contract)
 
 
 def after(monitoring: Monitoring, windows: Iterable[dict[str, float]]) -> Judgement:
@@ -115,23 +112,23 @@ def test_a_window_closes_when_it_is_full_or_when_a_row_is_too_new_for_it(
 
 
 def test_windows_share_no_rows_and_begin_at_most_once_a_period(
-    window: Window, small: Monitoring, contract: Contract, reference: Reference, tmp_path: Path
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     """300 rows a second apart: 5 windows of a minute each, or 3 of one in two minutes."""
     window.add_predictions(made_up_predictions(contract, 300, seed=1))
-    assert judge_of(window, small, contract, tmp_path).run(reference).windows == 5
+    assert judge_of(window, small, contract).run(reference).windows == 5
     window.store_judgement(Judgement())
     slower = msgspec.structs.replace(small, judge_period_s=120.0)
-    found = judge_of(window, slower, contract, tmp_path).run(reference)
+    found = judge_of(window, slower, contract).run(reference)
     assert (found.windows, found.arrival) == (3, 300)
 
 
 def test_late_and_duplicate_rows_change_no_window(
-    window: Window, small: Monitoring, contract: Contract, reference: Reference, tmp_path: Path
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     rows = made_up_predictions(contract, 180, seed=1, shift=older)
     late = made_up_predictions(contract, 59, seed=2)  # of the first minute
-    judge = judge_of(window, small, contract, tmp_path)
+    judge = judge_of(window, small, contract)
     window.add_predictions(rows[:120])
     assert judge.run(reference).windows == 2
     window.add_predictions(late)
@@ -143,12 +140,12 @@ def test_late_and_duplicate_rows_change_no_window(
 
 
 def test_a_window_that_ends_with_too_few_rows_is_counted_and_not_judged(
-    window: Window, small: Monitoring, contract: Contract, reference: Reference, tmp_path: Path
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     """39 rows in 45 seconds, and then a full minute."""
     timed = msgspec.structs.replace(small, window_s=45.0)
     rows = made_up_predictions(contract, 200, seed=1)
-    judge = judge_of(window, timed, contract, tmp_path)
+    judge = judge_of(window, timed, contract)
     window.add_predictions(rows[:39])
     assert judge.run(reference).too_small == 0
     window.add_predictions(rows[100:])
@@ -157,7 +154,7 @@ def test_a_window_that_ends_with_too_few_rows_is_counted_and_not_judged(
 
 
 def test_a_judge_that_is_stopped_and_restarted_reaches_the_same_judgement(
-    window: Window, small: Monitoring, contract: Contract, reference: Reference, tmp_path: Path
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     for seed, shift in enumerate((older, lambda row: row, older, older)):
         rows = made_up_predictions(contract, 60, seed, shift)
@@ -165,17 +162,17 @@ def test_a_judge_that_is_stopped_and_restarted_reaches_the_same_judgement(
             msgspec.structs.replace(one, predicted_at=one.predicted_at + 60 * seed) for one in rows
         ]
         window.add_predictions(later)
-    whole = judge_of(window, small, contract, tmp_path).run(reference)
+    whole = judge_of(window, small, contract).run(reference)
     assert (whole.windows, whole.persistent[:1]) == (4, ("age",))
     for stopped_after in range(1, 4):
         window.store_judgement(Judgement())
-        judge = judge_of(window, small, contract, tmp_path)
+        judge = judge_of(window, small, contract)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(judge, "_next_window", stopping(judge, stopped_after))
             with pytest.raises(KeyboardInterrupt):
                 judge.run(reference)
         assert window.judgement().windows == stopped_after
-        assert judge_of(window, small, contract, tmp_path).run(reference) == whole
+        assert judge_of(window, small, contract).run(reference) == whole
 
 
 def stopping(judge: DriftJudge, windows: int):

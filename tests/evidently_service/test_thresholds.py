@@ -1,7 +1,5 @@
 """Thresholds from reference data: they keep the budget, are cached, and fit the window size."""
 
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pandas as pd
@@ -33,7 +31,7 @@ from tests.evidently_service.events import made_up_rows
 def reference(contract: Contract) -> Reference:
     """Return 800 made-up rows."""
     frame = monitored_frame(made_up_rows(contract, 800, seed=1), contract)
-    return Reference(Version("1", "run-1"), frame, "0" * 64)
+    return Reference(Version("1", "run-1"), frame)
 
 
 @pytest.fixture
@@ -93,41 +91,30 @@ def test_undrifted_windows_of_other_samples_keep_the_budget(
     assert 12 < alarms["sex"] < 75, alarms
 
 
-def test_a_column_keeps_a_threshold_of_its_own(
-    reference: Reference, two_columns: Monitoring, tmp_path: Path
-) -> None:
-    found = Thresholds(tmp_path, two_columns).apply(reference, 1000).tests
+def test_a_column_keeps_its_own_threshold(reference: Reference, two_columns: Monitoring) -> None:
+    found = Thresholds(two_columns).apply(reference, 1000).tests
     assert found["race"].threshold == 1.0
     assert 0 < (found["age"].threshold or 0) < 0.3
 
 
-def test_thresholds_are_cached_by_reference_size_and_settings(
-    reference: Reference,
-    two_columns: Monitoring,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_thresholds_are_found_once_for_each_size_and_reference(
+    reference: Reference, two_columns: Monitoring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Thresholds(tmp_path, two_columns).apply(reference, 1000)
-    with monkeypatch.context() as patch:
-        patch.setattr(thresholds, "find_thresholds", None)  # not called again
-        assert Thresholds(tmp_path, two_columns).apply(reference, 1000) == made
-        with pytest.raises(TypeError):
-            Thresholds(tmp_path, two_columns).apply(reference, 999)
-    smaller = Thresholds(tmp_path, two_columns).apply(reference, 999)
-    assert (smaller.tests["age"].threshold or 0) > (made.tests["age"].threshold or 0)
-    strict = msgspec.structs.replace(two_columns, false_alarms_per_month=0.1)
-    stricter = Thresholds(tmp_path, strict).apply(reference, 1000)
-    assert (stricter.tests["age"].threshold or 0) > (made.tests["age"].threshold or 0)
-    assert len(list(tmp_path.iterdir())) == 3
+    cached = Thresholds(two_columns)
+    full, half = cached.apply(reference, 1000), cached.apply(reference, 999)
+    assert (half.tests["age"].threshold or 0) > (full.tests["age"].threshold or 0)
+    monkeypatch.setattr(thresholds, "find_thresholds", None)  # not called again
+    assert cached.apply(reference, 1000) is full and cached.apply(reference, 999) is half
+    with pytest.raises(TypeError):
+        cached.apply(reference._replace(version=Version("2", "run-2")), 1000)
 
 
-def test_thresholds_of_earlier_reference_data_are_deleted(
-    reference: Reference, two_columns: Monitoring, tmp_path: Path
+def test_a_smaller_budget_raises_the_thresholds(
+    reference: Reference, two_columns: Monitoring
 ) -> None:
-    Thresholds(tmp_path, two_columns).apply(reference, 1000)
-    Thresholds(tmp_path, two_columns).apply(reference._replace(digest="f" * 64), 1000)
-    (kept,) = tmp_path.iterdir()
-    assert kept.name.startswith("thresholds-ffff")
+    small = msgspec.structs.replace(two_columns, false_alarms_per_month=0.1)
+    found = [find_thresholds(reference.frame, one, 1000) for one in (two_columns, small)]
+    assert found[1]["age"] > found[0]["age"]
 
 
 @pytest.mark.parametrize(
