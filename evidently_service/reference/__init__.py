@@ -1,1 +1,1 @@
-"""Read what the window is compared with: reference data and monitoring file."""
+"""Read the reference data of the production version, and the monitoring file."""

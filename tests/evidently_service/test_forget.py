@@ -43,16 +43,16 @@ def run(prediction_id: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_prediction_its_label_and_conflicts_are_gone_from_the_files(
     window: Window, tmp_path: Path
 ) -> None:
-    window.add_predictions([prediction("kept-one"), prediction("erased-one")])
-    window.add_labels([label("kept-one"), label("erased-one"), label("erased-one", 0)])
+    window.add_predictions([prediction("other-one"), prediction("erased-one")])
+    window.add_labels([label("other-one"), label("erased-one"), label("erased-one", 0)])
     assert window.erase("erased-one") == 3
     assert window.erase("erased-one") == 0
-    assert identities(window.last_predictions(10)) == ["kept-one"]
+    assert identities(window.last_predictions(10)) == ["other-one"]
     counts = window.label_counts()
     assert (counts.matched, counts.pending, counts.conflicting) == (1, 0, 0)
     assert window.counters().ingested == 2
     content = bytes_of(tmp_path)
-    assert b"kept-one" in content and b"erased-one" not in content
+    assert b"other-one" in content and b"erased-one" not in content
 
 
 def test_pruned_rows_leave_nothing_in_the_files(window: Window, tmp_path: Path) -> None:

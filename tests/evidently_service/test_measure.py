@@ -180,7 +180,7 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
 def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
     measure: Measure, window: Window, enough: list[Prediction]
 ) -> None:
-    """The window is the newest 600; predictions come a second apart, labels all at once."""
+    """The window is the newest 600; predictions come a second apart, all labels at once."""
     measure.run_once()
     assert latest(window).label_coverage is None
     window.add_predictions(enough)
@@ -301,7 +301,7 @@ def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
 def test_outputs_are_compared_with_their_own_versions_reference_only(
     measure: Measure, window: Window, source: Source, contract: Contract
 ) -> None:
-    """Another model's answers are no evidence; its people are."""
+    """Another version's rows count for the features, not for the outputs."""
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
     source.promote("2", made_up_rows(contract, 2000, seed=1))
     measure.run_once()

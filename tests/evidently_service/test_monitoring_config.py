@@ -62,7 +62,7 @@ def test_a_column_that_the_model_does_not_use_cannot_be_monitored(
 
 
 @pytest.mark.parametrize(
-    ("column", "test", "said"),
+    ("column", "test", "message"),
     [
         (
             "sex",
@@ -77,15 +77,15 @@ def test_a_column_that_the_model_does_not_use_cannot_be_monitored(
     ],
 )
 def test_an_unusable_test_is_rejected_with_those_that_can_be_used(
-    tmp_path: Path, contract: Contract, column: str, test: tuple[str, float], said: str
+    tmp_path: Path, contract: Contract, column: str, test: tuple[str, float], message: str
 ) -> None:
     edited = {column: dict(zip(("test", "threshold"), test, strict=True))}
-    with pytest.raises(MonitoringError, match=said):
+    with pytest.raises(MonitoringError, match=message):
         load_edited(tmp_path, contract, lambda raw: raw["features"].update(edited))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"min_rows": 1001}, "min_rows: too large; got 1001, expected at most 1000"),
         ({"min_labels": 1001}, "min_labels: too large; got 1001, expected at most 1000"),
@@ -95,9 +95,9 @@ def test_an_unusable_test_is_rejected_with_those_that_can_be_used(
     ],
 )
 def test_contradicting_sizes_are_rejected(
-    tmp_path: Path, contract: Contract, change: dict[str, Any], said: str
+    tmp_path: Path, contract: Contract, change: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(MonitoringError, match=said):
+    with pytest.raises(MonitoringError, match=message):
         load_edited(tmp_path, contract, lambda raw: raw.update(change))
 
 

@@ -129,13 +129,13 @@ def test_acknowledged_events_survive_kill_9(
     kill(first)
     sender.join(timeout=30)
     with closing(Window(Path(environment["WINDOW_DIR"]) / "window.db")) as window:
-        kept = {each.prediction_id for each in window.last_predictions(1_000_000)}
-    assert kept >= set(acknowledged)
-    assert len(kept) % 20 == 0  # batches are stored whole
+        stored = {each.prediction_id for each in window.last_predictions(1_000_000)}
+    assert stored >= set(acknowledged)
+    assert len(stored) % 20 == 0  # batches are stored whole
 
     serve(start, address)
     received = drift(address)["received"]
-    assert received["ingested"] == len(kept)
+    assert received["ingested"] == len(stored)
     again = made_up_predictions(contract, 20, seed=0)
     post(f"{address}/iterate/income", again)
     assert drift(address)["received"]["duplicates"] == received["duplicates"] + 20
@@ -173,7 +173,7 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
 
     report = requests.get(f"{address}/report/latest", timeout=10)
     assert report.headers["Content-Type"].startswith("text/html")
-    for _ in range(4):  # whichever worker answers
+    for _ in range(4):  # any worker may respond
         text = requests.get(f"{address}/metrics", timeout=10).text
         lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
         assert float(lines['income_feature_drift_score{feature="age"}']) > 1
@@ -238,13 +238,13 @@ def settled(address: str) -> tuple[dict[str, float], dict[str, Any]] | None:
         return None
     lines = requests.get(f"{address}/metrics", timeout=10).text.splitlines()
     metrics = dict(line.rsplit(" ", 1) for line in lines if line[0] != "#")
-    kept = {
+    compared = {
         name: float(value)
         for name, value in metrics.items()
         if not any(part in name for part in VARYING)
     }
     verdict["judgement"].pop("arrival")  # duplicates take numbers too
-    return kept, verdict["judgement"]
+    return compared, verdict["judgement"]
 
 
 def measured_day(
@@ -325,9 +325,9 @@ def test_invalid_settings_end_the_start_of_the_server_with_one_message(
 ) -> None:
     environment |= {"EVIDENTLY_PORT": "none", "MEASURE_PERIOD_S": "-1"}
     assert start(GUNICORN).wait(timeout=30) == 2
-    said = (tmp_path / "processes.log").read_text("utf-8")
-    assert "EVIDENTLY_PORT: got none" in said and "MEASURE_PERIOD_S: got -1" in said
-    assert "Traceback" not in said
+    log = (tmp_path / "processes.log").read_text("utf-8")
+    assert "EVIDENTLY_PORT: got none" in log and "MEASURE_PERIOD_S: got -1" in log
+    assert "Traceback" not in log
 
 
 def test_a_port_in_use_is_named_with_its_setting(
@@ -335,8 +335,8 @@ def test_a_port_in_use_is_named_with_its_setting(
 ) -> None:
     with socket.create_server(("127.0.0.1", int(environment["EVIDENTLY_PORT"]))):
         assert start(GUNICORN).wait(timeout=30) == 1
-    said = (tmp_path / "processes.log").read_text("utf-8")
-    assert f"EVIDENTLY_PORT={environment['EVIDENTLY_PORT']}: Address already in use" in said
+    log = (tmp_path / "processes.log").read_text("utf-8")
+    assert f"EVIDENTLY_PORT={environment['EVIDENTLY_PORT']}: Address already in use" in log
 
 
 def test_a_missing_monitoring_file_ends_the_start_of_the_server(
@@ -344,5 +344,5 @@ def test_a_missing_monitoring_file_ends_the_start_of_the_server(
 ) -> None:
     environment["MONITORING_FILE"] = str(tmp_path / "nowhere.yaml")
     assert start(GUNICORN).wait(timeout=30) == 2
-    said = (tmp_path / "processes.log").read_text("utf-8")
-    assert "nowhere.yaml" in said and "Traceback" not in said
+    log = (tmp_path / "processes.log").read_text("utf-8")
+    assert "nowhere.yaml" in log and "Traceback" not in log

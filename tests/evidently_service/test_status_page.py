@@ -55,14 +55,14 @@ def test_programs_get_json_and_browsers_a_page(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said"), [("no_reference", "No reference data"), ("not_enough_rows", "Too few pred")]
+    ("state", "words"), [("no_reference", "No reference data"), ("not_enough_rows", "Too few pred")]
 )
 def test_before_a_comparison_the_page_shows_what_is_missing(
-    client: FlaskClient, window: Window, state: State, said: str
+    client: FlaskClient, window: Window, state: State, words: str
 ) -> None:
     bare = Measurement(dataset="income", state=state, share_threshold=0.2, window=MEASURED.window)
     window.record(bare, Run(1.0))
-    assert said in page(client)
+    assert words in page(client)
 
 
 def test_drift_is_shown_with_its_impact_and_its_times(client: FlaskClient, window: Window) -> None:
