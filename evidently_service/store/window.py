@@ -9,11 +9,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from config.events import Label, Prediction
 from evidently_service.store.records import Counters, Judgement, LabelCounts, Measurement, Run
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0  # for another process's write; a batch takes milliseconds
 MAX_MEASUREMENTS = 1000
@@ -189,7 +192,8 @@ class Window:
 
     def latest(self) -> Measurement | None:
         """Return the latest measurement, or None before the first."""
-        return next(iter(self.newest(1)), None)
+        query = "SELECT body FROM measurements ORDER BY id DESC LIMIT 1"
+        return self._load(query, Measurement)
 
     def newest(self, limit: int) -> list[Measurement]:
         """Return the newest measurements, oldest first."""
@@ -203,8 +207,7 @@ class Window:
 
     def last_run(self) -> Run | None:
         """Return the last run of the measure process, or None before the first."""
-        found = self._read("SELECT body FROM last_run")
-        return msgspec.json.decode(found[0][0], type=Run) if found else None
+        return self._load("SELECT body FROM last_run", Run)
 
     def store_judgement(self, judgement: Judgement) -> None:
         """Store a judgement, in place of the previous one."""
@@ -214,8 +217,7 @@ class Window:
 
     def judgement(self) -> Judgement:
         """Return the stored judgement, or an empty one."""
-        found = self._read("SELECT body FROM judgement")
-        return msgspec.json.decode(found[0][0], type=Judgement) if found else Judgement()
+        return self._load("SELECT body FROM judgement", Judgement) or Judgement()
 
     def prune(self, retention_rows: int) -> None:
         """Delete predictions beyond the newest `retention_rows`, with their labels.
@@ -248,6 +250,10 @@ class Window:
         with self._transaction() as connection:
             connection.execute(statement, (msgspec.json.encode(measurement),))
             connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
+
+    def _load(self, query: str, kind: type[T]) -> T | None:
+        found = self._read(query)
+        return msgspec.json.decode(found[0][0], type=kind) if found else None
 
     def _read(self, query: str, parameters: Iterable[object] = ()) -> list[tuple]:
         with self._lock:
