@@ -124,7 +124,7 @@ lint: black mypy pylint
 
 # Tests of rules, parsing, journal, gate and verdict: no server, no training.
 FAST := $(addprefix tests/,config/test_contract.py config/test_logs.py config/test_settings.py \
-  evidently_service/test_judgement.py evidently_service/test_monitoring.py \
+  evidently_service/test_judge.py evidently_service/test_monitoring_config.py \
   evidently_service/test_performance.py evidently_service/test_scores.py \
   evidently_service/test_segments.py evidently_service/test_window.py \
   prediction_service/test_app.py prediction_service/test_entrance.py \

@@ -11,28 +11,29 @@ from config.runtime.settings import BaseSettings, Count, Port, Seconds
 
 
 class Settings(BaseSettings):
-    """What the web workers and the measure process share; relative paths start at the work folder."""
+    """Settings of both processes. Relative paths start at the working folder."""
 
     bind_address: str = Field("127.0.0.1", description="Address that the service listens on.")
     evidently_port: Port = Field(3000, description="Port of the Evidently service.")
     evidently_workers: Count = Field(2, description="Worker processes of the Evidently service.")
     evidently_max_body_bytes: Count = Field(
-        16_000_000, description="Maximum size of a batch that the relay posts. Larger: 413."
+        16_000_000,
+        description="Maximum size in bytes of a batch that the relay posts. Larger: 413.",
     )
     window_dir: str = Field(
         "var/window", description="Folder of the window, the cached reference data and the reports."
     )
     monitoring_file: str = Field(
         str(CONTRACT_PATH.with_name("monitoring.yaml")),
-        description="Drift tests by column, window sizes and the false-alarm budget.",
+        description="File with drift tests by column, window sizes and the false-alarm budget.",
     )
     measure_period_s: Seconds | None = Field(
-        None, description="Time between two measurements. Unset: as in MONITORING_FILE."
+        None, description="Seconds between two measurements. Unset: as in MONITORING_FILE."
     )
     judge_period_s: Annotated[float, Field(ge=0)] | None = Field(
         None,
-        description="Minimum time between two windows that are judged. Unset: as in"
-        " MONITORING_FILE. A shorter time gives more false alarms; 0 judges every full window.",
+        description="Minimum seconds between two judged windows. Unset: as in MONITORING_FILE."
+        " A shorter time gives more false alarms; 0 judges every full window.",
     )
     mlflow_tracking_uri: str = Field(
         "http://127.0.0.1:5000", description="Address of MLflow, the source of the reference data."
@@ -40,7 +41,7 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("INFO", description="Minimum level of a log line.")
     log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")
     heartbeat_file: str = Field(
-        "", description="File that the measure process touches in each round, for a health check."
+        "", description="File that the measure process touches in each round, for health checks."
     )
 
     @property

@@ -1,4 +1,4 @@
-"""What gunicorn loads in each worker, after the fork: settings, window and the app."""
+"""The WSGI app that gunicorn loads in each worker, after the fork."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from prometheus_client import CollectorRegistry
 from config.contract import load_contract
 from config.runtime.logs import set_up
 from config.runtime.settings import read_settings
-from evidently_service.app import create_app
-from evidently_service.monitoring import load_monitoring
+from evidently_service.api.app import create_app
+from evidently_service.reference.monitoring_config import load_monitoring
 from evidently_service.settings import Settings
-from evidently_service.window import Window
+from evidently_service.store.window import Window
 
 settings = read_settings(Settings)
 set_up(settings.log_format, settings.log_level)

@@ -14,7 +14,7 @@ import structlog
 
 from config.contract import Contract, load_contract
 from config.model_registry import GRAPH
-from config.runtime.heartbeat import beat
+from config.runtime.heartbeat import touch_heartbeat
 from config.runtime.logs import set_up
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.models.model_folder import Current, ModelFolder, Rejection, Status
@@ -105,7 +105,7 @@ def main() -> None:
             follower.follow()
         except Exception:  # pylint: disable=broad-exception-caught
             log.exception("follow_failed")  # must not end the process
-        beat(settings.heartbeat_file)
+        touch_heartbeat(settings.heartbeat_file)
         stop.wait(settings.follow_period_s)
 
 

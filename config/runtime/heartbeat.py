@@ -1,9 +1,9 @@
-"""How a process without a port shows that it lives: a file that it touches with each round."""
+"""Show that a process without a port is alive, by a file that it touches in each round."""
 
 from pathlib import Path
 
 
-def beat(path: str) -> None:
-    """Sets the time of the file to now; nothing without a path."""
+def touch_heartbeat(path: str) -> None:
+    """Set the file's modification time to now; do nothing if the path is empty."""
     if path:
         Path(path).touch()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from config.runtime.heartbeat import beat
+from config.runtime.heartbeat import touch_heartbeat
 from config.runtime.logs import where
 from prediction_service.journal import (
     JournalUnavailable,
@@ -199,7 +199,7 @@ def run_maintenance(
         except Exception as err:  # pylint: disable=broad-exception-caught
             # A full disk takes no progress, but the sinks go on, and that makes room.
             log.error("maintenance_failed", error=where(err))
-        beat(settings.heartbeat_file)
+        touch_heartbeat(settings.heartbeat_file)
         stop.wait(period_s)
 
 
@@ -218,7 +218,7 @@ def wait_for_turn(settings: Settings, stop: threading.Event) -> int | None:
             if not warned:
                 log.warning("another_relay_is_running", root=str(root))
             warned = True
-            beat(settings.heartbeat_file)
+            touch_heartbeat(settings.heartbeat_file)
             stop.wait(1)
     return None
 

@@ -23,13 +23,13 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import OrdinalEncoder
 
 from config.contract import CONTRACT_PATH, Contract, load_contract
-from evidently_service import scores
-from evidently_service.drift import monitored_frame
-from evidently_service.judgement import are_enough, judged
-from evidently_service.measurement import Judgement
-from evidently_service.monitoring import Monitoring, load_monitoring
-from evidently_service.scores import Counts
-from evidently_service.thresholds import find_thresholds
+from evidently_service.verdict import scores
+from evidently_service.reference.reference_data import monitored_frame
+from evidently_service.verdict.judge import is_dataset_drift, judge_window
+from evidently_service.store.records import Judgement
+from evidently_service.reference.monitoring_config import Monitoring, load_monitoring
+from evidently_service.verdict.scores import Counts
+from evidently_service.verdict.thresholds import find_thresholds
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_most, result, write
 
@@ -90,10 +90,9 @@ class World:
             kinds = len(values)
             windows = np.stack([np.bincount(codes[one], minlength=kinds) for one in chosen])
             of_reference = np.bincount(codes[reference], minlength=kinds)
-            numeric = pd.api.types.is_numeric_dtype(self.rows[name])
             counts = Counts(np.asarray(values), of_reference, windows)
             by_column[name] = [
-                test.ratio(float(score)) for score in scores.scores(test.test, counts, numeric)
+                test.ratio(float(score)) for score in scores.scores(test.test, counts)
             ]
         return [
             dict(zip(by_column, one, strict=True)) for one in zip(*by_column.values(), strict=True)
@@ -111,10 +110,12 @@ def alarms(windows: list[dict[str, float]], monitoring: Monitoring) -> tuple[dic
     judgement = Judgement(reference="1")
     columns, dataset = dict.fromkeys(monitoring.tests, 0), 0
     for number, ratios in enumerate(windows):
-        after = judged(judgement, ratios, float(number), monitoring)
+        after = judge_window(judgement, ratios, float(number), monitoring)
         for name in set(after.persistent) - set(judgement.persistent):
             columns[name] += 1
-        after_is, before_is = (are_enough(one.persistent, monitoring) for one in (after, judgement))
+        after_is, before_is = (
+            is_dataset_drift(one.persistent, monitoring) for one in (after, judgement)
+        )
         dataset += after_is and not before_is
         judgement = after
     return columns, dataset
@@ -180,7 +181,7 @@ def detected_after(
         window = change(world.rows.iloc[chosen], rng)
         score = scores.score(reference[column], window[column], test.test)
         ratios = {column: test.ratio(score)}
-        judgement = judged(judgement, ratios, float(number), judging)
+        judgement = judge_window(judgement, ratios, float(number), judging)
         if column in judgement.persistent:
             return number
     return MAX_WINDOWS + 1

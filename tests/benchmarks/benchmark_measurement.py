@@ -18,17 +18,18 @@ import msgspec
 import numpy as np
 
 from config.contract import CONTRACT_PATH, load_contract
-from evidently_service.drift import measure_drift, monitored_frame
-from evidently_service.effect import measure_effects
-from evidently_service.measure import Measure, answered, as_row, outputs
-from evidently_service.monitoring import load_monitoring
-from evidently_service.performance import estimate_quality, measure_quality
-from evidently_service.quality import measure_data_quality
-from evidently_service.registry import References, Version
-from evidently_service.reports import Reports
-from evidently_service.segments import measure_segments
-from evidently_service.thresholds import find_thresholds
-from evidently_service.window import Window
+from evidently_service.measure.drift import measure_drift
+from evidently_service.reference.reference_data import monitored_frame, prediction_frame
+from evidently_service.measure.drift_impact import measure_drift_impacts
+from evidently_service.measure.measurement import Measure, classified, outputs
+from evidently_service.reference.monitoring_config import load_monitoring
+from evidently_service.measure.performance import estimate_quality, measure_quality
+from evidently_service.measure.data_quality import measure_data_quality
+from evidently_service.reference.registry import ReferenceCache, Version
+from evidently_service.store.reports import Reports
+from evidently_service.measure.segments import measure_segments
+from evidently_service.verdict.thresholds import find_thresholds
+from evidently_service.store.window import Window
 from tests.benchmarks.report import at_most, result, write
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows
 
@@ -75,8 +76,8 @@ def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callab
     features = [event.features for event in events]
     label = np.array([one.label for one in labels_of(events, wrong_every=7)])
     reference = monitored_frame(reference_rows, CONTRACT)
-    window = monitored_frame(map(as_row, events), CONTRACT)
-    columns, groups = outputs(events), answered(events)
+    window = prediction_frame(events, CONTRACT)
+    columns, groups = outputs(events), classified(events)
     least = MONITORING.min_segment_rows
     found = find_thresholds(reference, MONITORING, MONITORING.window_rows)
     judging = MONITORING.with_thresholds(found)
@@ -86,14 +87,14 @@ def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callab
         "segments": lambda: measure_segments(groups, groups, label, least),
         "measured performance": lambda: measure_quality(label, *columns),
         "estimated performance": lambda: estimate_quality(*columns),
-        "effect of drift": lambda: measure_effects(reference, window, CONTRACT),
+        "impact of drift": lambda: measure_drift_impacts(reference, window, CONTRACT),
     }
 
 
 def whole(reference_rows: list[dict[str, Any]], n_rows: int, folder: Path) -> float:
     """Return the median milliseconds of a measurement, as the measure process reports them."""
     monitoring = msgspec.structs.replace(MONITORING, window_rows=n_rows)
-    references = References(folder / "reference", Rows(reference_rows))
+    references = ReferenceCache(folder / "reference", Rows(reference_rows))
     with closing(Window(folder / "window.db")) as window:
         events = made_up_predictions(CONTRACT, n_rows, seed=2)
         window.add_predictions(events)

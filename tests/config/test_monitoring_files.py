@@ -25,11 +25,11 @@ from werkzeug.serving import make_server
 from config.contract import Contract
 from config.grafana.alerts import ALERTS
 from config.grafana.build import files
-from evidently_service.app import create_app as create_evidently_app
-from evidently_service.measurement import Run
-from evidently_service.monitoring import load_monitoring
+from evidently_service.api.app import create_app as create_evidently_app
+from evidently_service.store.records import Run
+from evidently_service.reference.monitoring_config import load_monitoring
 from evidently_service.settings import Settings as EvidentlySettings
-from evidently_service.window import Window
+from evidently_service.store.window import Window
 from prediction_service.app import create_app as create_prediction_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics

@@ -1,4 +1,4 @@
-"""What its tests share: the real monitoring file, census rows, a registry and an empty window."""
+"""Fixtures: the real monitoring file, census rows, a registry and an empty window."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from config.contract import CONTRACT_PATH, Contract
-from evidently_service.drift import monitored_frame
-from evidently_service.monitoring import Monitoring, load_monitoring
-from evidently_service.thresholds import find_thresholds
-from evidently_service.window import Window
+from evidently_service.reference.reference_data import monitored_frame
+from evidently_service.reference.monitoring_config import Monitoring, load_monitoring
+from evidently_service.verdict.thresholds import find_thresholds
+from evidently_service.store.window import Window
 from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.mlflow_registry import RegistryFile
 
@@ -20,27 +20,27 @@ MONITORING_PATH = CONTRACT_PATH.with_name("monitoring.yaml")
 
 @pytest.fixture(scope="session")
 def monitoring(contract: Contract) -> Monitoring:
-    """The project's own monitoring file."""
+    """Return the project's monitoring file."""
     return load_monitoring(MONITORING_PATH, contract)
 
 
 @pytest.fixture(scope="session")
 def judging(monitoring: Monitoring, contract: Contract) -> Monitoring:
-    """The same with thresholds for windows of 500 made-up rows, found once for all tests."""
+    """Return it with thresholds for windows of 500 made-up rows, found once for all tests."""
     reference = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
     return monitoring.with_thresholds(find_thresholds(reference, monitoring, 500))
 
 
 @pytest.fixture
 def window(tmp_path: Path) -> Iterator[Window]:
-    """An empty window."""
+    """Return an empty window."""
     with closing(Window(tmp_path / "window.db")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def census_rows(census_dir: Path, contract: Contract) -> pd.DataFrame:
-    """The census's training split as it is in its file."""
+    """Return the census's training split as in its file."""
     names = [*(feature.name for feature in contract.features), "label"]
     path = census_dir / "adult.data"
     return pd.read_csv(path, names=names, skipinitialspace=True, na_filter=False)
@@ -48,5 +48,5 @@ def census_rows(census_dir: Path, contract: Contract) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def mlflow_registry(tmp_path_factory: pytest.TempPathFactory) -> RegistryFile:
-    """A real MLflow registry; what is in production is up to the test before."""
+    """Return a real MLflow registry, shared by all tests: each promotes its own version."""
     return RegistryFile(tmp_path_factory.mktemp("mlflow"))

@@ -1,4 +1,4 @@
-"""Made-up events for the tests: rows drawn from the contract, shifted where a test says so."""
+"""Made-up events: rows drawn from the contract, shifted if a test asks for it."""
 
 import random
 from collections.abc import Callable
@@ -11,19 +11,19 @@ Shift = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def unshifted(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as it was drawn."""
+    """Return the row unchanged."""
     return row
 
 
 def older(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of someone 30 years older, or of the oldest."""
+    """Return the row with 30 years added to the age, at most 90."""
     return row | {"age": min(90, row["age"] + 30)}
 
 
 def made_up_rows(
     contract: Contract, rows: int, seed: int, shift: Shift = unshifted
 ) -> list[dict[str, Any]]:
-    """Rows with every value of the contract equally likely, and outputs that follow from age."""
+    """Return rows with each value of the contract equally likely; outputs follow from age."""
     draw = random.Random(seed)
     found = []
     for _ in range(rows):
@@ -44,7 +44,7 @@ def made_up_rows(
 def made_up_predictions(
     contract: Contract, rows: int, seed: int, shift: Shift = unshifted, version: str = "1"
 ) -> list[Prediction]:
-    """Predictions of made-up rows by a version; the ids say the seed and the number."""
+    """Return predictions of made-up rows by a version, with ids SEED-NUMBER."""
     names = [feature.name for feature in contract.inputs]
     return [
         Prediction(
@@ -61,7 +61,7 @@ def made_up_predictions(
 
 
 def labels_of(predictions: list[Prediction], wrong_every: int) -> list[Label]:
-    """Labels that agree with the predictions but for every `wrong_every`-th, from the first on."""
+    """Return labels that contradict every `wrong_every`-th prediction, beginning with the first."""
     return [
         Label(p.prediction_id, 1_700_100_000.0, p.income_class ^ (number % wrong_every == 0))
         for number, p in enumerate(predictions)

@@ -1,4 +1,4 @@
-"""A real MLflow registry for the tests: SQLite and artifacts in a folder, no server."""
+"""A real MLflow registry: SQLite and artifacts in a folder, without a server."""
 
 import json
 import tempfile
@@ -9,11 +9,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from config.model_registry import ALIAS, MODEL_NAME
-from evidently_service.registry import Version
+from evidently_service.reference.registry import Version
 
 
 class RegistryFile:
-    """Promotes versions as training does: a run with a reference, a version, the alias."""
+    """Promotes versions as training does: a run with reference data, a version, the alias."""
 
     def __init__(self, folder: Path) -> None:
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -23,7 +23,7 @@ class RegistryFile:
         self.client.create_registered_model(MODEL_NAME)
 
     def promote(self, reference: list[dict[str, Any]] | None) -> Version:
-        """Puts a new version in production; None stands for a run that logged no reference."""
+        """Put a new version in production; None: its run logged no reference data."""
         run = self.client.create_run(self.experiment)
         if reference is not None:
             with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,7 @@ class RegistryFile:
         return Version(str(made.version), run.info.run_id)
 
     def demote(self) -> None:
-        """Leaves no version in production."""
+        """Remove the version in production, if there is one."""
         try:
             self.client.delete_registered_model_alias(MODEL_NAME, ALIAS)
         except MlflowException:

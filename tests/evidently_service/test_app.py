@@ -1,4 +1,4 @@
-"""The HTTP side with Flask's client: what is stored, what is refused and what is shown."""
+"""The HTTP side with Flask's client: stored events, rejected requests, shown measurements."""
 
 import sqlite3
 from contextlib import closing
@@ -9,14 +9,15 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from config.contract import Contract, load_contract
 from config.events import Label, Prediction
-from evidently_service.app import create_app
-from evidently_service.measurement import (
+from evidently_service.api.app import create_app
+from evidently_service.store.records import (
     ColumnDrift,
     Confusion,
-    DriftEffect,
+    DriftImpact,
     Estimate,
     FeatureQuality,
     Interval,
@@ -27,10 +28,10 @@ from evidently_service.measurement import (
     Segment,
     WindowFacts,
 )
-from evidently_service.monitoring import Monitoring
-from evidently_service.reports import Kept, Reports
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.reports import Reports, SavedReport
 from evidently_service.settings import Settings
-from evidently_service.window import Window
+from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions
 
 MEASURED = Measurement(
@@ -44,7 +45,7 @@ MEASURED = Measurement(
         ColumnDrift("sex", "jensenshannon", 0.01, 0.05, 0.2, False),
     ),
     prediction=(ColumnDrift("probability", "wasserstein", 0.09, 0.18, 0.5, False),),
-    effects=(DriftEffect("age", 0.04, -0.04, 0.003),),
+    impacts=(DriftImpact("age", 0.04, -0.04, 0.003),),
     model_version="7",
     reference_rows=5000,
     measured_at=1_700_000_000.5,
@@ -81,7 +82,7 @@ MEASURED = Measurement(
 
 @pytest.fixture
 def registry() -> CollectorRegistry:
-    """An empty registry of metrics."""
+    """Return an empty registry of metrics."""
     return CollectorRegistry()
 
 
@@ -93,30 +94,30 @@ def client(
     window: Window,
     registry: CollectorRegistry,
 ) -> FlaskClient:
-    """A client of the service on an empty window, with bodies of up to 100 kB."""
+    """Return a client of the service with an empty window and bodies of up to 100 kB."""
     settings = Settings(window_dir=str(tmp_path), evidently_max_body_bytes=100_000)
     return create_app(settings, monitoring, contract, window, registry).test_client()
 
 
 def post(client: FlaskClient, path: str, events: Any) -> Any:
-    """The answer to a JSON post."""
+    """Return the response to a JSON POST."""
     return client.post(path, data=msgspec.json.encode(events), content_type="application/json")
 
 
 def get(client: FlaskClient, path: str) -> Any:
-    """The answer to a get."""
+    """Return the response to a GET."""
     return client.get(path)
 
 
-def problems(answer: Any) -> list[dict[str, Any]]:
-    """The problems of the one error body."""
-    assert set(answer.json) == {"error"}
-    assert set(answer.json["error"]) == {"code", "message", "problems"}
-    return answer.json["error"]["problems"]
+def problems(response: Any) -> list[dict[str, Any]]:
+    """Return the problems of the error body."""
+    assert set(response.json) == {"error"}
+    assert set(response.json["error"]) == {"code", "message", "problems"}
+    return response.json["error"]["problems"]
 
 
 def as_dict(prediction: Prediction, **changes: Any) -> dict[str, Any]:
-    """A prediction as JSON has it, with changes."""
+    """Return a prediction as in JSON, with changes."""
     return msgspec.to_builtins(prediction) | changes
 
 
@@ -124,9 +125,9 @@ def test_posted_predictions_are_stored_once(
     client: FlaskClient, contract: Contract, window: Window
 ) -> None:
     events = made_up_predictions(contract, 5, seed=1)
-    answer = post(client, "/iterate/income", events)
-    assert answer.status_code == 200
-    assert answer.json == {"received": 5, "stored": 5, "duplicates": 0}
+    response = post(client, "/iterate/income", events)
+    assert response.status_code == 200
+    assert response.json == {"received": 5, "stored": 5, "duplicates": 0}
     assert post(client, "/iterate/income", events[3:]).json["duplicates"] == 2
     assert window.last_predictions(10) == events
 
@@ -140,49 +141,49 @@ def test_posted_labels_join_their_predictions(
     assert window.label_counts() == LabelCounts(matched=3, pending=0, conflicting=0)
 
 
-def test_an_empty_list_is_no_error(client: FlaskClient) -> None:
+def test_an_empty_list_is_accepted(client: FlaskClient) -> None:
     assert post(client, "/iterate/income", []).status_code == 200
     assert post(client, "/labels/income", []).status_code == 200
 
 
-def test_a_missing_category_and_a_value_out_of_range_are_let_in(
+def test_a_missing_category_and_a_value_out_of_range_are_accepted(
     client: FlaskClient, contract: Contract
 ) -> None:
     [event] = made_up_predictions(contract, 1, seed=1)
     strange = event.features | {"workclass": None, "age": 140, "native_country": "Atlantis"}
-    answer = post(client, "/iterate/income", [as_dict(event, features=strange)])
-    assert answer.status_code == 200
+    response = post(client, "/iterate/income", [as_dict(event, features=strange)])
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/iterate/incom", "/labels/incom"])
-def test_an_unknown_dataset_is_told_the_known_one(client: FlaskClient, path: str) -> None:
-    answer = post(client, path, [])
-    assert answer.status_code == 404
-    assert answer.json["error"]["code"] == "unknown_dataset"
-    assert "the known ones are: income" in answer.json["error"]["message"]
-    assert problems(answer) == [
-        {"field": "dataset", "value": "incom", "expected": "one of income", "nearest": "income"}
+def test_an_unknown_dataset_is_rejected_with_the_known_one(client: FlaskClient, path: str) -> None:
+    response = post(client, path, [])
+    assert response.status_code == 404
+    assert response.json["error"]["code"] == "unknown_dataset"
+    assert "got 'incom', expected 'income'" in response.json["error"]["message"]
+    assert problems(response) == [
+        {"field": "dataset", "value": "incom", "expected": "income", "nearest": "income"}
     ]
 
 
-def test_a_body_that_is_no_json_is_a_400(client: FlaskClient) -> None:
-    answer: Any = client.post("/iterate/income", data=b"[{")
-    assert (answer.status_code, answer.json["error"]["code"]) == (400, "not_json")
-    assert problems(answer) == []
+def test_a_body_that_is_not_json_is_a_400(client: FlaskClient) -> None:
+    response: Any = client.post("/iterate/income", data=b"[{")
+    assert (response.status_code, response.json["error"]["code"]) == (400, "not_json")
+    assert problems(response) == []
 
 
-def test_a_body_that_is_no_utf8_is_a_400(client: FlaskClient) -> None:
-    answer: Any = client.post("/labels/income", data=b'[{"prediction_id": "\xff"}]')
-    assert (answer.status_code, answer.json["error"]["code"]) == (400, "not_json")
+def test_a_body_that_is_not_utf8_is_a_400(client: FlaskClient) -> None:
+    response: Any = client.post("/labels/income", data=b'[{"prediction_id": "\xff"}]')
+    assert (response.status_code, response.json["error"]["code"]) == (400, "not_json")
 
 
-def test_a_single_object_is_told_that_a_list_is_expected(client: FlaskClient) -> None:
-    answer = post(client, "/iterate/income", {})
-    assert answer.status_code == 422
-    assert answer.json["error"]["message"] == "Expected a JSON list of Predictions."
+def test_a_single_object_is_rejected(client: FlaskClient) -> None:
+    response = post(client, "/iterate/income", {})
+    assert response.status_code == 422
+    assert response.json["error"]["message"] == "Expected a JSON list of Predictions."
 
 
-def test_every_problem_of_a_batch_is_listed_and_nothing_of_it_stored(
+def test_every_problem_of_a_batch_is_listed_and_nothing_is_stored(
     client: FlaskClient, contract: Contract, window: Window
 ) -> None:
     events = made_up_predictions(contract, 6, seed=1)
@@ -196,10 +197,10 @@ def test_every_problem_of_a_batch_is_listed_and_nothing_of_it_stored(
         {"prediction_id": "x"},
         "no object",
     ]
-    answer = post(client, "/iterate/income", batch)
-    assert answer.status_code == 422
-    assert answer.json["error"]["code"] == "invalid_events"
-    found = {(p["record"], p["field"]): (p["value"], p["expected"]) for p in problems(answer)}
+    response = post(client, "/iterate/income", batch)
+    assert response.status_code == 422
+    assert response.json["error"]["code"] == "invalid_events"
+    found = {(p["record"], p["field"]): (p["value"], p["expected"]) for p in problems(response)}
     assert found == {
         (1, "probability"): ("high", "Expected `float`, got `str`"),
         (2, "age"): ("old", "Expected `int`, got `str`"),
@@ -212,24 +213,27 @@ def test_every_problem_of_a_batch_is_listed_and_nothing_of_it_stored(
     assert window.counters().ingested == 0
 
 
-def test_a_label_that_is_no_class_is_refused(client: FlaskClient) -> None:
-    answer = post(client, "/labels/income", [Label("a", 1.0, 1), Label("b", 1.0, 2)])
-    assert answer.status_code == 422
-    assert problems(answer) == [{"record": 1, "field": "label", "value": 2, "expected": "0 or 1"}]
+def test_a_label_other_than_0_or_1_is_rejected(client: FlaskClient) -> None:
+    response = post(client, "/labels/income", [Label("a", 1.0, 1), Label("b", 1.0, 2)])
+    assert response.status_code == 422
+    assert problems(response) == [{"record": 1, "field": "label", "value": 2, "expected": "0 or 1"}]
 
 
-def test_a_body_beyond_the_limit_is_refused(client: FlaskClient) -> None:
-    answer: Any = client.post("/iterate/income", data=b" " * 100_001)
-    assert (answer.status_code, answer.json["error"]["code"]) == (413, "request_entity_too_large")
+def test_a_body_beyond_the_limit_is_rejected(client: FlaskClient) -> None:
+    response: Any = client.post("/iterate/income", data=b" " * 100_001)
+    assert (response.status_code, response.json["error"]["code"]) == (
+        413,
+        "request_entity_too_large",
+    )
 
 
-def test_an_unknown_path_and_a_wrong_method_have_the_one_error_body(client: FlaskClient) -> None:
+def test_an_unknown_path_and_a_wrong_method_have_the_error_body(client: FlaskClient) -> None:
     assert get(client, "/nothing").json["error"]["code"] == "not_found"
     assert get(client, "/iterate/income").json["error"]["code"] == "method_not_allowed"
 
 
-def test_a_page_of_another_site_may_not_post(client: FlaskClient) -> None:
-    """A form or script on any page could fill the window, and drift would start a training."""
+def test_a_post_from_another_site_is_rejected(client: FlaskClient) -> None:
+    """A form or script on any page could fill the window, and its drift start a training."""
     headers = {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
     response = client.post("/iterate/income", data="[]", headers=headers)
     assert response.status_code == 403
@@ -238,34 +242,30 @@ def test_a_page_of_another_site_may_not_post(client: FlaskClient) -> None:
     assert client.post("/iterate/income", data="[]").status_code == 200
 
 
-def test_no_line_of_the_log_can_be_made_by_a_path(
-    client: FlaskClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_path_cannot_forge_a_log_line(client: FlaskClient) -> None:
     """`/report/x%0A...` once began a line of its own."""
-    with caplog.at_level("INFO"):
+    with capture_logs() as logged:
         assert client.get("/report/x%0A2026-01-01%20forged").status_code == 404
-    (line,) = caplog.messages
-    assert "\n" not in line and "endpoint=report" in line
+    assert [(line["event"], line["endpoint"]) for line in logged] == [
+        ("request_rejected", "report")
+    ]
+    assert "\n" not in "".join(map(str, logged[0].values()))
 
 
-def test_a_window_that_fails_is_a_503_so_that_the_relay_comes_back(
+def test_an_unavailable_window_is_a_503_so_that_the_relay_retries(
     client: FlaskClient, contract: Contract, window: Window
 ) -> None:
     window.close()
-    answer = post(client, "/iterate/income", made_up_predictions(contract, 1, seed=1))
-    assert (answer.status_code, answer.json["error"]["code"]) == (503, "window_unavailable")
+    response = post(client, "/iterate/income", made_up_predictions(contract, 1, seed=1))
+    assert (response.status_code, response.json["error"]["code"]) == (503, "window_unavailable")
     assert get(client, "/health/ready").status_code == 503
     assert get(client, "/health/live").status_code == 200
 
 
-def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
-    client: FlaskClient,
-    contract: Contract,
-    window: Window,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_neither_response_nor_log_of_an_error_holds_values_of_a_record(
+    client: FlaskClient, contract: Contract, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error inside of storing, whose message quotes the record."""
+    """An error while storing, whose message quotes the record."""
 
     def add_predictions(predictions: list[Prediction]) -> None:
         raise ValueError(f"cannot store {predictions}")
@@ -273,16 +273,16 @@ def test_a_failure_tells_neither_caller_nor_log_what_was_sent(
     monkeypatch.setattr(window, "add_predictions", add_predictions)
     (one,) = made_up_predictions(contract, 1, seed=1)
     sent = as_dict(one, features=one.features | {"native_country": "Zubrowka-77"})
-    response = post(client, "/iterate/income", [sent])
+    with capture_logs() as logged:
+        response = post(client, "/iterate/income", [sent])
     assert (response.status_code, problems(response)) == (500, [])
     assert response.json["error"]["code"] == "internal_error"
-    assert response.json["error"]["message"] == "The service failed; its log says why."
-    assert "endpoint=iterate error=ValueError" in caplog.text
-    assert "in add_predictions" in caplog.text
-    assert "Zubrowka-77" not in caplog.text
+    assert [(line["event"], line["endpoint"]) for line in logged] == [("request_failed", "iterate")]
+    assert logged[0]["error"].startswith("ValueError at test_app.py:")
+    assert "Zubrowka-77" not in f"{response.text} {logged}"
 
 
-def test_drift_says_not_measured_before_the_first_measurement(
+def test_the_state_is_not_measured_before_the_first_measurement(
     client: FlaskClient, contract: Contract
 ) -> None:
     post(client, "/iterate/income", made_up_predictions(contract, 3, seed=1))
@@ -292,15 +292,15 @@ def test_drift_says_not_measured_before_the_first_measurement(
         False,
         None,
     )
-    assert verdict["window"]["ingested_total"] == 0  # what was measured
-    assert verdict["received"]["ingested"] == 3  # what is here by now
+    assert verdict["window"]["ingested_total"] == 0  # when measured
+    assert verdict["received"]["ingested"] == 3  # now
     assert verdict["measured_at"] is None and verdict["error"] is None
 
 
 def test_drift_shows_the_latest_measurement_and_the_last_runs_error(
     client: FlaskClient, window: Window
 ) -> None:
-    window.record(MEASURED, Run(1_700_000_009.0, "registry is away"))
+    window.record(MEASURED, Run(1_700_000_009.0, "registry is unavailable"))
     verdict = get(client, "/drift").json
     assert verdict["drifted"] is True
     assert verdict["features"][0] == {
@@ -315,19 +315,19 @@ def test_drift_shows_the_latest_measurement_and_the_last_runs_error(
     assert verdict["model_version"] == "7"
     assert verdict["labels"] == {"matched": 300, "pending": 2, "conflicting": 1}
     assert verdict["quality"]["roc_auc"] == 0.92
-    assert verdict["error"] == "registry is away"
+    assert verdict["error"] == "registry is unavailable"
     assert verdict["last_run_at"] == 1_700_000_009.0
 
 
-def test_the_index_says_when_there_will_be_a_report_and_lists_those_that_are_kept(
+def test_the_list_of_reports_shows_the_saved_ones_or_what_the_first_one_needs(
     client: FlaskClient, tmp_path: Path
 ) -> None:
-    assert "a reference and 500" in get(client, "/report").text
-    reports = Reports(tmp_path / "reports", most=2)
+    assert "needs reference data and 500" in get(client, "/report").text
+    reports = Reports(tmp_path / "reports", max_saved=2)
     reports.write_latest("<html>drift</html>")
     rows = made_up_predictions(load_contract(), 3, seed=1)
     for number in range(3):
-        reports.keep(f"<html>{number}</html>", Kept.of(number, ["<age>", "sex"], "7", rows))
+        reports.save(f"<html>{number}</html>", SavedReport.of(number, ["<age>", "sex"], "7", rows))
     index = get(client, "/report")
     assert "default-src 'none'" in index.headers["Content-Security-Policy"]
     assert "1970-01-01 00:00:01" in index.text and "1970-01-01 00:00:00" not in index.text
@@ -340,9 +340,9 @@ def test_the_index_says_when_there_will_be_a_report_and_lists_those_that_are_kep
 
 
 @pytest.mark.parametrize("name", ["19700101T000000Z", "..%2Fwindow", "latest.html", "a"])
-def test_a_report_that_is_not_kept_is_a_clear_404(client: FlaskClient, name: str) -> None:
-    answer = get(client, f"/report/{name}")
-    assert (answer.status_code, answer.json["error"]["code"]) == (
+def test_an_unknown_report_is_a_404(client: FlaskClient, name: str) -> None:
+    response = get(client, f"/report/{name}")
+    assert (response.status_code, response.json["error"]["code"]) == (
         404,
         "not_found" if "/" in name.replace("%2F", "/") else "no_report",
     )
@@ -370,10 +370,10 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
         assert absent not in text
 
 
-def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
+def test_metrics_show_the_latest_measurement(
     client: FlaskClient, window: Window, registry: CollectorRegistry
 ) -> None:
-    window.record(MEASURED, Run(1_700_000_009.0, "registry is away"))
+    window.record(MEASURED, Run(1_700_000_009.0, "registry is unavailable"))
     window.add_labels([Label("a", 1.0, 1)])
     assert get(client, "/metrics").status_code == 200
 
@@ -415,7 +415,7 @@ def test_metrics_show_the_latest_measurement_as_it_is_in_the_window(
     assert sample("reference_info", model_version="7") == 1
 
 
-def test_a_metric_that_the_labels_do_not_define_is_absent(
+def test_an_undefined_metric_is_absent(
     window: Window, registry: CollectorRegistry, client: FlaskClient
 ) -> None:
     only = Quality(300, accuracy=0.9, bounds={"accuracy": Interval(0.86, 0.93)})
@@ -430,7 +430,7 @@ def test_a_metric_that_the_labels_do_not_define_is_absent(
 def test_a_measurement_of_an_older_release_is_still_shown(
     client: FlaskClient, window: Window, registry: CollectorRegistry, tmp_path: Path
 ) -> None:
-    """A window outlives an upgrade, and its latest measurement lacks what has been added since."""
+    """A stored measurement outlives an upgrade, and lacks fields that were added since."""
     window.record(MEASURED, Run(1.0))
     added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
     added |= {"estimated", "estimation_error"}

@@ -1,4 +1,4 @@
-"""Evidently's answers: what was shifted drifts, what was not does not, and nothing is sent home."""
+"""Drift by Evidently: shifted columns drift, others do not, and no telemetry is sent."""
 
 import subprocess
 import sys
@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract
-from evidently_service.drift import Drift, measure_drift, monitored_frame
-from evidently_service.monitoring import ColumnTest, Monitoring
-from evidently_service.thresholds import find_thresholds
+from evidently_service.measure.drift import Drift, measure_drift
+from evidently_service.reference.reference_data import monitored_frame
+from evidently_service.reference.monitoring_config import ColumnTest, Monitoring
+from evidently_service.verdict.thresholds import find_thresholds
 from tests.evidently_service.events import made_up_rows, older
 
 ROOT = Path(__file__).parents[2]
@@ -21,16 +22,16 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def reference(contract: Contract) -> pd.DataFrame:
-    """5,000 made-up rows."""
+    """Return 5,000 made-up rows."""
     return monitored_frame(made_up_rows(contract, 5000, seed=1), contract)
 
 
 def ratios(drift: Drift) -> dict[str, float]:
-    """The ratio of each column."""
+    """Return the ratio of each column."""
     return {column.name: column.ratio for column in drift.features + drift.prediction}
 
 
-def test_a_frame_has_the_contracts_columns_and_question_marks_for_what_is_missing(
+def test_a_frame_has_the_contracts_columns_and_question_marks_for_missing_values(
     contract: Contract,
 ) -> None:
     row = made_up_rows(contract, 1, seed=1)[0]
@@ -83,15 +84,11 @@ def test_the_report_shows_the_scores_that_were_measured(
     ("column", "test"),
     [
         ("age", ColumnTest("wasserstein", 0.15)),
-        ("age", ColumnTest("jensenshannon", 0.12)),
-        ("age", ColumnTest("psi", 0.1)),
         ("age", ColumnTest("ks", 0.001)),
         ("sex", ColumnTest("jensenshannon", 0.05)),
-        ("sex", ColumnTest("psi", 0.02)),
-        ("sex", ColumnTest("chisquare", 0.001)),
     ],
 )
-def test_above_one_is_drift_whatever_the_test(
+def test_above_one_is_drift_for_every_test(
     reference: pd.DataFrame,
     judging: Monitoring,
     contract: Contract,
@@ -112,19 +109,20 @@ def test_above_one_is_drift_whatever_the_test(
     assert ratio(rows) < 1 < ratio(shifted)
 
 
-def test_nothing_is_sent_home(tmp_path: Path) -> None:
-    """A process with no telemetry setting measures while every connection is refused."""
+def test_no_telemetry_is_sent(tmp_path: Path) -> None:
+    """A process without telemetry settings measures while every connection fails."""
     script = """
 import socket
 tried = []
-def refuse(self, address):
+def fail(self, address):
     tried.append(address)
     raise OSError("no network in this test")
-socket.socket.connect = refuse
+socket.socket.connect = fail
 from pathlib import Path
 from config.contract import load_contract
-from evidently_service.drift import measure_drift, monitored_frame
-from evidently_service.monitoring import load_monitoring
+from evidently_service.measure.drift import measure_drift
+from evidently_service.reference.reference_data import monitored_frame
+from evidently_service.reference.monitoring_config import load_monitoring
 from tests.evidently_service.events import made_up_rows
 contract = load_contract()
 monitoring = load_monitoring(Path("config/monitoring.yaml"), contract)
@@ -148,14 +146,14 @@ assert not tried, tried
 
 
 def with_outputs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Census rows with stand-ins for the model's outputs."""
+    """Add made-up outputs of a model to census rows."""
     married = (frame["marital_status"] == "Married-civ-spouse").to_numpy()
     probability = 0.1 + 0.5 * married + 0.003 * (frame["age"] - 17)
     return frame.assign(probability=probability, income_class=(probability >= 0.5).astype(int))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame."""
+    """Return the rows of a frame."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 

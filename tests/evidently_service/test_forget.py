@@ -1,4 +1,4 @@
-"""Erasing one prediction from the window: nothing of it is left in any file."""
+"""Erasing one prediction from the window leaves nothing of it in any file."""
 
 import re
 import sqlite3
@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from config.contract import Contract
-from evidently_service.drift import measure_drift, monitored_frame
-from evidently_service.monitoring import Monitoring
-from evidently_service.window import Window
+from evidently_service.measure.drift import measure_drift
+from evidently_service.reference.reference_data import monitored_frame
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.window import Window
 from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.test_window import identities, label, prediction
 
@@ -22,12 +23,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def bytes_of(folder: Path) -> bytes:
-    """The content of every file in a folder."""
+    """Return the content of every file in a folder."""
     return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
 def run(prediction_id: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The command."""
+    """Run the command."""
     return subprocess.run(
         [sys.executable, "-m", "evidently_service.forget", prediction_id],
         cwd=ROOT,
@@ -42,19 +43,19 @@ def run(prediction_id: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_prediction_its_label_and_conflicts_are_gone_from_the_files(
     window: Window, tmp_path: Path
 ) -> None:
-    window.add_predictions([prediction("kept-one"), prediction("erased-one")])
-    window.add_labels([label("kept-one"), label("erased-one"), label("erased-one", 0)])
+    window.add_predictions([prediction("other-one"), prediction("erased-one")])
+    window.add_labels([label("other-one"), label("erased-one"), label("erased-one", 0)])
     assert window.erase("erased-one") == 3
     assert window.erase("erased-one") == 0
-    assert identities(window.last_predictions(10)) == ["kept-one"]
+    assert identities(window.last_predictions(10)) == ["other-one"]
     counts = window.label_counts()
     assert (counts.matched, counts.pending, counts.conflicting) == (1, 0, 0)
     assert window.counters().ingested == 2
     content = bytes_of(tmp_path)
-    assert b"kept-one" in content and b"erased-one" not in content
+    assert b"other-one" in content and b"erased-one" not in content
 
 
-def test_what_was_pruned_leaves_nothing_in_the_files(window: Window, tmp_path: Path) -> None:
+def test_pruned_rows_leave_nothing_in_the_files(window: Window, tmp_path: Path) -> None:
     names = [f"number-{number * 7919 % 3000:05}" for number in range(3000)]
     window.add_predictions([prediction(name) for name in names])
     window.prune(100)
@@ -63,41 +64,38 @@ def test_what_was_pruned_leaves_nothing_in_the_files(window: Window, tmp_path: P
     assert not [name for name in names[:-100] if name.encode() in content]
 
 
-def test_a_log_that_is_being_read_is_told_and_emptied_the_next_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("evidently_service.window.BUSY_TIMEOUT_S", 0.1)
+def test_a_write_ahead_log_in_use_is_an_error_and_emptied_the_next_time(tmp_path: Path) -> None:
     path = tmp_path / "window.db"
-    with closing(Window(path)) as window:
+    with closing(Window(path, busy_timeout_s=0.1)) as window:
         window.add_predictions([prediction("erased-one")])
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM predictions").fetchall()
-            with pytest.raises(sqlite3.OperationalError, match="log is being read"):
+            with pytest.raises(sqlite3.OperationalError, match="log is in use"):
                 window.erase("erased-one")
         assert window.erase("erased-one") == 0
         assert b"erased-one" not in bytes_of(tmp_path)
 
 
-def test_the_command_also_erases_a_label_that_waits_and_says_when_there_is_nothing(
+def test_the_command_also_erases_an_unmatched_label_and_reports_when_nothing_is_stored(
     window: Window, tmp_path: Path
 ) -> None:
     window.add_labels([label("erased-one")])
     assert "window rows       1 erased" in run("erased-one", tmp_path).stdout
     again = run("erased-one", tmp_path)
-    assert again.returncode == 0 and "nothing is kept of erased-one" in again.stdout
+    assert again.returncode == 0 and "no stored rows of erased-one" in again.stdout
 
 
-def test_a_folder_without_a_window_is_named_and_none_is_made(tmp_path: Path) -> None:
+def test_a_folder_without_a_window_is_named_and_not_created(tmp_path: Path) -> None:
     ended = run("erased-one", tmp_path / "elsewhere")
     assert ended.returncode == 1 and "WINDOW_DIR" in ended.stderr
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_the_report_of_the_smallest_window_holds_no_row_but_a_columns_extremes(
+def test_the_report_of_a_window_of_min_rows_shows_no_value_but_a_columns_extremes(
     judging: Monitoring, contract: Contract
 ) -> None:
-    """Erasing leaves the report. Of windows far smaller, Evidently would draw every row."""
+    """Erasing leaves the report. For much smaller windows, Evidently would draw every row."""
     reference = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
     window = monitored_frame(made_up_rows(contract, judging.min_rows, seed=2), contract)
     window["probability"] = np.random.default_rng(3).random(len(window))

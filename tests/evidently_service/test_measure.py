@@ -1,20 +1,22 @@
-"""The measure process step by step: states, what is re-measured, and errors that stay visible."""
+"""The measure process: its states, when it measures again, and errors that stay visible."""
 
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from config.contract import Contract
 from config.events import Label, Prediction
 from config.runtime.settings import exit_with_message
-from evidently_service.measure import Measure, is_below, main
-from evidently_service.measurement import Interval, LabelCounts, Measurement, Quality
-from evidently_service.monitoring import Monitoring
-from evidently_service.registry import References, RegistryError, Version
-from evidently_service.reports import LATEST, Kept, Reports
-from evidently_service.window import Window
+from evidently_service.measure.__main__ import main
+from evidently_service.measure.measurement import Measure, is_below_floor
+from evidently_service.store.records import Interval, LabelCounts, Measurement, Quality
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.reference.registry import ReferenceCache, RegistryError, Version
+from evidently_service.store.reports import LATEST, Reports, SavedReport
+from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows, older
 
 
@@ -22,21 +24,21 @@ class Source:
     """A registry whose versions are lists of rows."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] | None = None  # None: the registry is away
+        self.rows: list[dict[str, Any]] | None = None  # None: the registry is unavailable
         self.version = Version("1", "run-1")
 
     def promote(self, number: str, rows: list[dict[str, Any]]) -> None:
-        """Puts a version in production."""
+        """Put a version in production."""
         self.rows, self.version = rows, Version(number, f"run-{number}")
 
     def production_version(self) -> Version:
-        """The version in production."""
+        """Return the version in production."""
         if self.rows is None:
             raise RegistryError("no version in production")
         return self.version
 
     def download_reference(self, version: Version, folder: Path) -> Path:
-        """Its rows as a file."""
+        """Write its rows to a file."""
         path = folder / "reference.jsonl"
         assert version == self.version and self.rows is not None
         path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows))
@@ -44,7 +46,7 @@ class Source:
 
 
 class Clock:
-    """A clock that a test sets."""
+    """A clock set by the test."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -55,13 +57,13 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def reference(contract: Contract) -> list[dict[str, Any]]:
-    """2,000 made-up rows."""
+    """Return 2,000 made-up rows."""
     return made_up_rows(contract, 2000, seed=1)
 
 
 @pytest.fixture
 def source(reference: list[dict[str, Any]]) -> Source:
-    """A registry with version 1 in production."""
+    """Return a registry with version 1 in production."""
     made = Source()
     made.promote("1", reference)
     return made
@@ -69,13 +71,13 @@ def source(reference: list[dict[str, Any]]) -> Source:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands."""
+    """Return a stopped clock."""
     return Clock()
 
 
 @pytest.fixture
 def small(judging: Monitoring) -> Monitoring:
-    """The real file's tests on windows of 600 rows; retention is twice that."""
+    """Return the real file with windows of 600 rows; retention is twice that."""
     return msgspec.structs.replace(
         judging, window_rows=600, min_rows=500, min_labels=100, retention_rows=1200
     )
@@ -91,8 +93,8 @@ def measure(
     contract: Contract,
     clock: Clock,
 ) -> Measure:
-    """The measurer of the empty window."""
-    references = References(tmp_path / "reference", source)
+    """Return the measure process's object for the empty window."""
+    references = ReferenceCache(tmp_path / "reference", source)
     return Measure(
         window,
         references,
@@ -106,26 +108,26 @@ def measure(
 
 @pytest.fixture
 def enough(contract: Contract) -> list[Prediction]:
-    """600 undrifted predictions."""
+    """Return 600 undrifted predictions."""
     return made_up_predictions(contract, 600, seed=2)
 
 
 def latest(window: Window) -> Measurement:
-    """The latest measurement, which must exist."""
+    """Return the latest measurement, which must exist."""
     found = window.latest()
     assert found is not None
     return found
 
 
-def newest(measure: Measure) -> str:
-    """The newest report."""
+def latest_report(measure: Measure) -> str:
+    """Return the latest report."""
     path = measure.reports.path(LATEST)
     assert path is not None
     return path.read_text("utf-8")
 
 
 def error(window: Window) -> str | None:
-    """The last run's error."""
+    """Return the last run's error."""
     run = window.last_run()
     assert run is not None
     return run.error
@@ -143,7 +145,7 @@ def test_without_a_reference_the_state_says_so(
     assert error(window) == "no version in production"
 
 
-def test_one_row_too_few_is_not_enough_and_one_more_is(
+def test_a_comparison_needs_min_rows_rows(
     measure: Measure, window: Window, enough: list[Prediction]
 ) -> None:
     window.add_predictions(enough[:499])
@@ -172,13 +174,13 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert found.measured_at == clock.now
     assert found.duration_s is not None and 0 < found.duration_s < 60
     assert error(window) is None
-    assert "native_country" in newest(measure)
+    assert "native_country" in latest_report(measure)
 
 
 def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
     measure: Measure, window: Window, enough: list[Prediction]
 ) -> None:
-    """The window is the newest 600; predictions come a second apart, labels all at once."""
+    """The window is the newest 600; predictions come a second apart, all labels at once."""
     measure.run_once()
     assert latest(window).label_coverage is None
     window.add_predictions(enough)
@@ -222,11 +224,11 @@ def test_an_unseen_category_shows_in_the_data_quality_before_there_is_a_referenc
 
 
 def richer(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with three features shifted."""
+    """Return a row with three shifted features."""
     return older(row) | {"sex": "Female", "race": "Other"}
 
 
-def test_the_verdict_turns_when_enough_features_are_beyond_it_in_two_windows_in_a_row(
+def test_the_verdict_is_drift_after_enough_features_drift_in_two_windows_in_a_row(
     measure: Measure, window: Window, contract: Contract
 ) -> None:
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
@@ -234,7 +236,7 @@ def test_the_verdict_turns_when_enough_features_are_beyond_it_in_two_windows_in_
     measure.run_once()
     found = latest(window)
     assert found.share_drifted == pytest.approx(1 / 12) and not found.drifted
-    assert found.effects[0].feature == "age" and found.effects[0].shift > 0.15
+    assert found.impacts[0].feature == "age" and found.impacts[0].shift > 0.15
     assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
     assert {column.name for column in found.features if column.persistent} == {"age"}
     window.add_predictions(made_up_predictions(contract, 600, seed=5, shift=richer))
@@ -265,7 +267,7 @@ def test_the_reference_follows_a_promotion(
     source: Source,
     contract: Contract,
 ) -> None:
-    """What was drift against version 1 is what version 2 was made for."""
+    """Version 2 was trained on the rows that are drift against version 1."""
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
     measure.run_once()
     assert latest(window).features[0].drifted
@@ -287,8 +289,8 @@ def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
     measure.run_once()
     found = latest(window)
     assert found.model_version == "2"
-    assert not any(column.drifted for column in found.features)  # the scores are of now
-    assert found.drifted and found.judgement.windows == 0  # but no window has been judged yet
+    assert not any(column.drifted for column in found.features)  # the scores are current
+    assert found.drifted and found.judgement.windows == 0  # no window has been judged yet
     window.add_predictions(made_up_predictions(contract, 600, seed=6, shift=richer))
     measure.run_once()
     found = latest(window)
@@ -299,7 +301,7 @@ def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
 def test_outputs_are_compared_with_their_own_versions_reference_only(
     measure: Measure, window: Window, source: Source, contract: Contract
 ) -> None:
-    """Another model's answers are no evidence; its people are."""
+    """Another version's rows count for the features, not for the outputs."""
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
     source.promote("2", made_up_rows(contract, 2000, seed=1))
     measure.run_once()
@@ -318,24 +320,24 @@ def test_outputs_are_compared_with_their_own_versions_reference_only(
     assert found.judgement.streaks["age"] == 2 and found.judgement.streaks["probability"] == 1
 
 
-def test_rows_that_are_too_old_do_not_count(
+def test_rows_older_than_window_s_do_not_count(
     measure: Measure, window: Window, enough: list[Prediction], clock: Clock, small: Monitoring
 ) -> None:
-    """The events are a second apart, and the window takes those of the last 550 seconds."""
+    """Events are a second apart; the window holds those of the last 550 seconds."""
     measure.monitoring = msgspec.structs.replace(small, window_s=550.0)
     window.add_predictions(enough)
     clock.now = 1_700_000_599.0
     measure.run_once()
     assert (latest(window).state, latest(window).window.rows) == ("ok", 551)
-    clock.now += 100  # nothing has come: what is here has aged
+    clock.now += 100  # nothing arrived, but rows have aged
     measure.run_once()
     assert (latest(window).state, latest(window).window.rows) == ("not_enough_rows", 451)
 
 
-def test_coverage_is_of_the_rows_that_count(
+def test_coverage_is_over_the_rows_of_the_window(
     measure: Measure, window: Window, enough: list[Prediction], clock: Clock, small: Monitoring
 ) -> None:
-    """Labels of rows that were too old once counted too: this coverage was 99 / 551."""
+    """Labels of too old rows once counted too: the coverage was 99 / 551."""
     measure.monitoring = msgspec.structs.replace(small, window_s=550.0)
     window.add_predictions(enough)
     window.add_labels([Label(one.prediction_id, 1_700_000_599.0, 1) for one in enough[:99]])
@@ -344,7 +346,7 @@ def test_coverage_is_of_the_rows_that_count(
     assert latest(window).label_coverage == 50 / 551
 
 
-def test_the_last_reference_serves_while_the_registry_is_away(
+def test_the_cached_reference_is_used_while_the_registry_is_unavailable(
     measure: Measure, window: Window, source: Source, enough: list[Prediction]
 ) -> None:
     measure.run_once()
@@ -355,7 +357,7 @@ def test_the_last_reference_serves_while_the_registry_is_away(
     assert error(window) == "no version in production"
 
 
-def test_a_reference_that_lacks_a_column_is_a_visible_error_until_it_is_mended(
+def test_a_reference_without_a_column_is_a_visible_error_until_the_next_promotion(
     measure: Measure,
     window: Window,
     source: Source,
@@ -367,19 +369,20 @@ def test_a_reference_that_lacks_a_column_is_a_visible_error_until_it_is_mended(
     lacking = [{name: v for name, v in row.items() if name != "age"} for row in reference]
     source.promote("2", lacking)
     measure.run_once()
-    assert "2.jsonl: a row has no 'age'; promote a version" in (error(window) or "")
-    assert latest(window).model_version == "1"  # the last good measurement stays
+    assert "2.jsonl: a row has no 'age'; expected every column" in (error(window) or "")
+    assert latest(window).model_version == "1"  # the last successful measurement stays
     source.promote("3", reference)
     measure.run_once()
     assert (error(window), latest(window).model_version) == (None, "3")
 
 
-def test_a_window_that_cannot_be_used_is_logged_and_does_not_end_the_process(
-    measure: Measure, window: Window, caplog: pytest.LogCaptureFixture
+def test_an_unavailable_window_is_logged_and_does_not_end_the_process(
+    measure: Measure, window: Window
 ) -> None:
     window.close()
-    measure.run_once()
-    assert "measurement failed" in caplog.text
+    with capture_logs() as logged:
+        measure.run_once()
+    assert [line["event"] for line in logged] == ["measurement_failed"]
 
 
 def test_quality_needs_enough_labels(
@@ -402,10 +405,10 @@ def test_quality_needs_enough_labels(
 
 
 @pytest.mark.parametrize(("wrong_every", "below"), [(2, True), (1000, False)])
-def test_the_verdict_on_quality_is_of_the_newest_labels_and_says_since_when_they_are(
+def test_quality_below_the_floor_is_of_the_newest_labels_with_the_time_of_the_oldest(
     measure: Measure, window: Window, enough: list[Prediction], wrong_every: int, below: bool
 ) -> None:
-    """Both start a training: that ROC AUC is below its floor, and with which rows."""
+    """A training starts by both: the ROC AUC below its floor, and the time of the rows."""
     window.add_predictions(enough)
     window.add_labels(labels_of(enough[100:300], wrong_every))
     measure.run_once()
@@ -414,20 +417,20 @@ def test_the_verdict_on_quality_is_of_the_newest_labels_and_says_since_when_they
     assert found.quality is not None and found.quality.since == enough[100].predicted_at
 
 
-def test_only_an_interval_that_is_all_below_the_floor_is_below_it() -> None:
+def test_only_a_whole_interval_below_the_floor_counts() -> None:
     def quality(upper: float) -> Quality:
         return Quality(200, bounds={"roc_auc": Interval(0.7, upper)})
 
-    assert is_below(quality(0.84), floor=0.85)
-    assert not is_below(quality(0.85), floor=0.85)
-    assert not is_below(quality(0.86), floor=0.85)
-    assert not is_below(Quality(200), floor=0.85)  # labels of one class have no ROC AUC
+    assert is_below_floor(quality(0.84), floor=0.85)
+    assert not is_below_floor(quality(0.85), floor=0.85)
+    assert not is_below_floor(quality(0.86), floor=0.85)
+    assert not is_below_floor(Quality(200), floor=0.85)  # labels of one class have no ROC AUC
 
 
 def test_after_a_promotion_quality_is_of_the_new_versions_predictions_alone(
     measure: Measure, window: Window, source: Source, contract: Contract, enough: list[Prediction]
 ) -> None:
-    """Nearly all that version 1 said was right, and a third of what version 2 says is wrong."""
+    """Nearly all predictions of version 1 are right, and a third of version 2's are wrong."""
     window.add_predictions(enough[:200])
     window.add_labels(labels_of(enough[:200], wrong_every=1000))
     measure.run_once()
@@ -461,57 +464,57 @@ def test_performance_is_estimated_before_there_are_labels_or_a_reference(
     assert found.estimated.metrics["accuracy"] == pytest.approx(sum(sure) / 600)
 
 
-def test_the_report_is_written_only_when_it_is_due_and_then_it_is_the_newest(
+def test_the_latest_report_is_replaced_once_a_period(
     measure: Measure, window: Window, enough: list[Prediction], clock: Clock
 ) -> None:
     window.add_predictions(enough[:500])
     measure.run_once()
-    first = newest(measure)
+    first = latest_report(measure)
     clock.now += 59
     window.add_predictions(enough[500:])
     measure.run_once()
-    assert newest(measure) == first
-    clock.now += 1  # no new rows, but the measurement of the last ones is not shown yet
+    assert latest_report(measure) == first
+    clock.now += 1  # no new rows, but the last measurement is not in the report yet
     measure.run_once()
-    assert newest(measure) != first
+    assert latest_report(measure) != first
     assert [path.name for path in measure.reports.folder.iterdir()] == ["latest.html"]
 
 
-def test_a_report_that_would_contradict_the_verdict_is_replaced_before_it_is_due(
+def test_a_report_that_contradicts_the_scores_is_replaced_at_once(
     measure: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
 ) -> None:
-    """Seen in a demo: a minute after the drift its page still said that there was none."""
+    """A minute after the drift, the page once still reported no drift."""
     window.add_predictions(enough)
     measure.run_once()
-    assert "Dataset Drift is NOT detected" in newest(measure)
+    assert "Dataset Drift is NOT detected" in latest_report(measure)
     clock.now += 5
     window.add_predictions(made_up_predictions(contract, 600, seed=4, shift=richer))
     measure.run_once()
-    assert "Dataset Drift is detected" in newest(measure)
+    assert "Dataset Drift is detected" in latest_report(measure)
 
 
-def test_a_window_with_which_a_column_drifts_has_its_report_kept(
+def test_the_report_of_a_newly_drifted_window_is_saved(
     measure: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
 ) -> None:
-    """Two windows of 600 rows; what comes after the second is not in its report."""
+    """Two windows of 600 rows; rows after the second are not in its report."""
     older_rows = made_up_predictions(contract, 1200, seed=3, shift=older)
     window.add_predictions(enough)
     measure.run_once()
-    assert measure.reports.kept() == []
+    assert measure.reports.saved() == []
     window.add_predictions(older_rows)
     window.add_predictions(made_up_predictions(contract, 50, seed=4))
     clock.now += 5
     measure.run_once()
-    (kept,) = measure.reports.kept()
+    (saved,) = measure.reports.saved()
     times = older_rows[600].predicted_at, older_rows[1199].predicted_at
-    assert kept == Kept(
+    assert saved == SavedReport(
         "20270115T080005Z", ("age", "probability", "income_class"), "1", 600, *times
     )
-    path = measure.reports.path(kept.name)
+    path = measure.reports.path(saved.name)
     assert path is not None and "Drift is detected" in path.read_text("utf-8")
     clock.now += 5
     measure.run_once()
-    assert len(measure.reports.kept()) == 1
+    assert len(measure.reports.saved()) == 1
 
 
 def test_old_rows_are_pruned(
@@ -530,4 +533,4 @@ def test_wrong_settings_end_the_start_with_one_message(
     with pytest.raises(SystemExit) as ended:
         exit_with_message(main)
     assert ended.value.code == 2
-    assert "MEASURE_PERIOD_S=-1" in capsys.readouterr().err
+    assert "MEASURE_PERIOD_S: got -1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Measured and estimated performance: worked out by hand, and held against what it promises."""
+"""Measured and estimated quality: calculated by hand, and checked by simulation."""
 
 import math
 import tracemalloc
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from evidently_service.measurement import Confusion, Estimate, Interval, Quality
-from evidently_service.performance import (
+from evidently_service.store.records import Confusion, Estimate, Interval, Quality
+from evidently_service.measure.performance import (
     estimate_quality,
     estimation_error,
     expected_auc,
@@ -22,7 +22,7 @@ Window = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def calibrated(rows: int, seed: int, ones: float = 1.0) -> Window:
-    """Labels drawn by their probabilities, the classes at 0.4, and the probabilities."""
+    """Return labels drawn by their probabilities, classes with threshold 0.4, probabilities."""
     random = np.random.default_rng(seed)
     probability = random.beta(ones, 2, rows)
     label = (random.random(rows) < probability).astype(int)
@@ -30,14 +30,14 @@ def calibrated(rows: int, seed: int, ones: float = 1.0) -> Window:
 
 
 def values(quality: Quality) -> dict[str, float]:
-    """Each metric that exists."""
+    """Return each defined metric."""
     return {name: value for name in NAMES if (value := getattr(quality, name)) is not None}
 
 
 def test_quality_is_that_of_the_models_own_classes() -> None:
     """The model's threshold is 0.3, not 0.5.
 
-    Worked by hand: 3 true positives, 1 false positive, 1 false negative, 3 true negatives.
+    By hand: 3 true positives, 1 false positive, 1 false negative, 3 true negatives.
     """
     label = np.array([1, 1, 1, 0, 1, 0, 0, 0])
     income_class = np.array([1, 1, 1, 1, 0, 0, 0, 0])
@@ -65,7 +65,7 @@ def test_the_metrics_are_those_of_scikit_learn() -> None:
     assert quality.log_loss == pytest.approx(metrics.log_loss(label, probability))
 
 
-def test_calibration_worked_by_hand() -> None:
+def test_calibration_calculated_by_hand() -> None:
     """Bins of 1/15: of two rows at 0.05 one is a 1, of two at 0.95 both are."""
     label, probability = np.array([0, 1, 1, 1]), np.array([0.05, 0.05, 0.95, 0.95])
     quality = measure_quality(label, (probability > 0.5).astype(int), probability)
@@ -73,7 +73,7 @@ def test_calibration_worked_by_hand() -> None:
     assert quality.calibration_excess == pytest.approx(0.5 - 0.75)
 
 
-def test_what_labels_of_one_class_do_not_define_is_none() -> None:
+def test_a_metric_undefined_by_labels_of_one_class_is_none() -> None:
     label, probability = np.array([0, 0, 0]), np.array([0.1, 0.2, 0.6])
     quality = measure_quality(label, np.array([0, 0, 1]), probability)
     assert values(quality) == pytest.approx(
@@ -92,7 +92,7 @@ def test_a_certain_and_wrong_probability_has_a_finite_log_loss() -> None:
     assert quality.log_loss == pytest.approx(-math.log(1e-7) / 2)
 
 
-def test_wilsons_intervals_worked_by_hand() -> None:
+def test_wilsons_intervals_calculated_by_hand() -> None:
     """6 of 8 right; with z = 1.95996: (0.75 + z²/16 ± z √(0.75·0.25/8 + z²/256)) / (1 + z²/8)."""
     found = wilson_intervals(3, 1, 1, 3)
     assert found["accuracy"].lower == pytest.approx(0.40928, abs=1e-5)
@@ -100,8 +100,8 @@ def test_wilsons_intervals_worked_by_hand() -> None:
     assert set(wilson_intervals(3, 0, 1, 0)) == {"accuracy", "recall"}  # nothing predicted 1
 
 
-def test_delongs_interval_worked_by_hand() -> None:
-    """Of the zeros 1 and 1/2 are below each one, of the ones 1/2 and 1 above each zero.
+def test_delongs_interval_calculated_by_hand() -> None:
+    """The shares of zeros below each one are 1 and 1/2, of ones above each zero 1/2 and 1.
 
     So both variances are 1/8, and that of the area is 1/8 / 2 + 1/8 / 2 = 1/8.
     """
@@ -113,7 +113,7 @@ def test_delongs_interval_worked_by_hand() -> None:
 
 
 def test_an_interval_holds_the_truth_19_times_in_20() -> None:
-    """The truth is what 400,000 rows say; 120 windows of 500 rows are held against it."""
+    """The truth is measured on 400,000 rows, and compared with 120 windows of 500 rows."""
     truth = values(measure_quality(*calibrated(400_000, seed=0)))
     found = [measure_quality(*calibrated(500, seed)).bounds for seed in range(1, 121)]
     held = {name: sum(within(one[name], truth[name]) for one in found) for name in NAMES}
@@ -130,7 +130,7 @@ def test_the_same_rows_have_the_same_figures() -> None:
 # --- estimated ------------------------------------------------------------------------------------
 
 
-def test_an_estimate_worked_by_hand() -> None:
+def test_an_estimate_calculated_by_hand() -> None:
     """Expected: 0.9 + 0.6 true and 0.1 + 0.4 false positives, 0.2 false and 0.8 true negatives."""
     estimate = estimate_quality(np.array([1, 1, 0]), np.array([0.9, 0.6, 0.2]))
     won, lost = 0.9 * 0.4 + 0.9 * 0.8 + 0.6 * 0.8, 0.6 * 0.1 + 0.2 * 0.1 + 0.2 * 0.4
@@ -152,7 +152,7 @@ def test_rows_of_equal_probability_are_ranked_by_chance() -> None:
     assert expected_auc(np.full(10, 0.3)) == pytest.approx(0.5)
 
 
-def test_an_estimate_of_no_predicted_or_possible_ones_has_what_exists() -> None:
+def test_an_estimate_without_predicted_or_possible_ones_has_only_defined_metrics() -> None:
     estimate = estimate_quality(np.array([0, 0]), np.array([0.0, 0.0]))
     assert set(estimate.metrics) == {"accuracy", "log_loss"} == set(estimate.bounds)
     nearly = estimate_quality(np.array([0, 0]), np.array([1e-9, 1e-9]))
@@ -160,12 +160,12 @@ def test_an_estimate_of_no_predicted_or_possible_ones_has_what_exists() -> None:
 
 
 @pytest.mark.parametrize("ones", [1.0, 0.3, 4.0])
-def test_calibrated_predictions_turn_out_as_estimated_whoever_asks(ones: float) -> None:
+def test_estimates_of_calibrated_predictions_are_right_under_covariate_shift(ones: float) -> None:
     """Covariate shift moves the probabilities (from mostly low to mostly high) and the quality."""
     inside, errors = [], []
     for seed in range(40):
-        label, *answers = calibrated(1000, seed, ones)
-        estimate, quality = estimate_quality(*answers), measure_quality(label, *answers)
+        label, *outputs = calibrated(1000, seed, ones)
+        estimate, quality = estimate_quality(*outputs), measure_quality(label, *outputs)
         inside += [within(estimate.bounds[name], value) for name, value in values(quality).items()]
         errors.append(list(estimation_error(estimate, quality).values()))
     assert len(inside) == 240
@@ -174,16 +174,16 @@ def test_calibrated_predictions_turn_out_as_estimated_whoever_asks(ones: float) 
 
 
 def within(interval: Interval, value: float) -> bool:
-    """Whether an interval holds a value."""
+    """Return whether an interval holds a value."""
     return interval.lower <= value <= interval.upper
 
 
-def test_concept_shift_is_no_matter_to_the_estimate_and_shows_in_its_error() -> None:
-    """The same people earn less than they did: every second 1 is now a 0."""
-    label, *answers = calibrated(2000, seed=8)
+def test_concept_shift_does_not_change_the_estimate_and_shows_in_its_error() -> None:
+    """The same people earn less: every second 1 is now a 0."""
+    label, *outputs = calibrated(2000, seed=8)
     shifted = label * (np.random.default_rng(6).random(2000) < 0.5)
-    before, after = measure_quality(label, *answers), measure_quality(shifted, *answers)
-    estimate = estimate_quality(*answers)
+    before, after = measure_quality(label, *outputs), measure_quality(shifted, *outputs)
+    estimate = estimate_quality(*outputs)
     assert all(within(estimate.bounds[name], value) for name, value in values(before).items())
     error = estimation_error(estimate, after)
     # The density of the probabilities is 2 (1 - p): 0.6 of those above 0.4 were a 1, now 0.3.
@@ -194,18 +194,18 @@ def test_concept_shift_is_no_matter_to_the_estimate_and_shows_in_its_error() -> 
     assert after.calibration_excess == pytest.approx(1 / 6, abs=0.03)  # half of the mean, 1/3
 
 
-def test_the_error_is_of_what_both_have() -> None:
+def test_the_error_has_the_metrics_of_both() -> None:
     estimate = Estimate(10, {"accuracy": 0.9, "recall": 0.8}, {})
     assert estimation_error(estimate, Quality(10, accuracy=0.7)) == pytest.approx({"accuracy": 0.2})
 
 
 def test_memory_is_bounded_for_a_large_window() -> None:
-    """50,000 rows, the most that are kept: in one go their drawn labels would take 160 MB."""
-    label, *answers = calibrated(50_000, seed=7)
+    """50,000 rows, the maximum: their drawn labels in one block would take 160 MB."""
+    label, *outputs = calibrated(50_000, seed=7)
     tracemalloc.start()
     try:
-        assert estimate_quality(*answers).rows == measure_quality(label, *answers).rows == 50_000
-        _, most_bytes = tracemalloc.get_traced_memory()
+        assert estimate_quality(*outputs).rows == measure_quality(label, *outputs).rows == 50_000
+        _, max_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most_bytes < 60e6
+    assert max_bytes < 60e6

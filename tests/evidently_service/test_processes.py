@@ -1,4 +1,4 @@
-"""The service as it runs: gunicorn and the measure process, on one folder, over HTTP."""
+"""The real processes, gunicorn and measure, with one folder, over HTTP."""
 
 import contextlib
 import os
@@ -18,8 +18,8 @@ import requests
 import yaml
 
 from config.contract import Contract
-from evidently_service.monitoring import Monitoring
-from evidently_service.window import Window
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.window import Window
 from tests.conftest import free_port, wait_until
 from tests.evidently_service.events import (
     labels_of,
@@ -45,7 +45,7 @@ Start = Callable[..., subprocess.Popen]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Settings of a service of its own; no registry answers."""
+    """Return the settings of a service of its own, without a registry."""
     return os.environ | {
         "WINDOW_DIR": str(tmp_path / "window"),
         "EVIDENTLY_PORT": str(free_port()),
@@ -57,7 +57,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
-    """Starts Python with arguments in a process group of its own, which ends with the test."""
+    """Start Python with arguments in a process group of its own, killed after the test."""
     with contextlib.ExitStack() as stack:
 
         def run(arguments: list[str]) -> subprocess.Popen:
@@ -75,14 +75,14 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kills a process and its workers at once."""
+    """Kill a process and its workers."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
 
 
 def serve(start: Start, address: str) -> subprocess.Popen:
-    """A gunicorn that answers."""
+    """Start gunicorn and wait until it is ready."""
 
     def ready() -> bool:
         with contextlib.suppress(requests.ConnectionError):
@@ -96,21 +96,21 @@ def serve(start: Start, address: str) -> subprocess.Popen:
 
 @pytest.fixture
 def address(environment: dict[str, str]) -> str:
-    """Where the service will answer."""
+    """Return the service's address."""
     return f"http://127.0.0.1:{environment['EVIDENTLY_PORT']}"
 
 
 def post(url: str, events: list[Any]) -> None:
-    """Posts events; raises unless they were stored."""
+    """Post events; raise unless they were stored."""
     requests.post(url, data=msgspec.json.encode(events), timeout=10).raise_for_status()
 
 
 def drift(address: str) -> dict[str, Any]:
-    """What /drift says."""
+    """Return /drift."""
     return requests.get(f"{address}/drift", timeout=10).json()
 
 
-def test_what_was_acknowledged_outlives_kill_9(
+def test_acknowledged_events_survive_kill_9(
     start: Start, address: str, environment: dict[str, str], contract: Contract
 ) -> None:
     acknowledged: list[str] = []
@@ -129,13 +129,13 @@ def test_what_was_acknowledged_outlives_kill_9(
     kill(first)
     sender.join(timeout=30)
     with closing(Window(Path(environment["WINDOW_DIR"]) / "window.db")) as window:
-        kept = {each.prediction_id for each in window.last_predictions(1_000_000)}
-    assert kept >= set(acknowledged)
-    assert len(kept) % 20 == 0  # batches are stored whole
+        stored = {each.prediction_id for each in window.last_predictions(1_000_000)}
+    assert stored >= set(acknowledged)
+    assert len(stored) % 20 == 0  # batches are stored whole
 
     serve(start, address)
     received = drift(address)["received"]
-    assert received["ingested"] == len(kept)
+    assert received["ingested"] == len(stored)
     again = made_up_predictions(contract, 20, seed=0)
     post(f"{address}/iterate/income", again)
     assert drift(address)["received"]["duplicates"] == received["duplicates"] + 20
@@ -173,7 +173,7 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
 
     report = requests.get(f"{address}/report/latest", timeout=10)
     assert report.headers["Content-Type"].startswith("text/html")
-    for _ in range(4):  # whichever worker answers
+    for _ in range(4):  # any worker may respond
         text = requests.get(f"{address}/metrics", timeout=10).text
         lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
         assert float(lines['income_feature_drift_score{feature="age"}']) > 1
@@ -185,12 +185,12 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
     assert measure.wait(timeout=10) == 0
 
 
-OF_THE_MOMENT = ("_timestamp_", "_duration_", "income_window_duplicates")
+VARYING = ("_timestamp_", "_duration_", "income_window_duplicates")
 BATCH, BATCHES = 50, 40
 
 
 def small_windows(judging: Monitoring) -> str:
-    """A monitoring file with windows of 200 rows."""
+    """Return a monitoring file with windows of 200 rows."""
     small = msgspec.structs.replace(
         judging, window_rows=200, min_rows=100, min_labels=50, retention_rows=600
     )
@@ -199,23 +199,23 @@ def small_windows(judging: Monitoring) -> str:
 
 
 def send_until_stored(url: str, events: list[Any]) -> None:
-    """Sends events again until the service says that it has them, as the relay does."""
+    """Send events again until the service acknowledges them, as the relay does."""
 
-    refusals = []
+    errors = []
 
     def stored() -> bool:
         try:
             post(url, events)
         except requests.RequestException as err:
-            refusals.append(err)
+            errors.append(err)
             return False
         return True
 
-    wait_until(stored, 30, lambda: f"the service to store a batch, which says {refusals[-1]}")
+    wait_until(stored, 30, lambda: f"the service to store a batch: {errors[-1]}")
 
 
 def send_day(address: str, contract: Contract, before: Callable[[int], None]) -> None:
-    """Sends batches with their labels, of which the second half has drifted.
+    """Send batches with their labels; the second half has drifted.
 
     `before` is called with the number of each.
     """
@@ -231,40 +231,40 @@ def send_day(address: str, contract: Contract, before: Callable[[int], None]) ->
 
 
 def settled(address: str) -> tuple[dict[str, float], dict[str, Any]] | None:
-    """Metrics and judgement once all that was sent has been measured."""
+    """Return metrics and judgement once all events have been measured, else None."""
     verdict = drift(address)
     labels = verdict["labels"]["matched"] == verdict["received"]["labels"]["matched"]
     if not labels or verdict["window"]["ingested_total"] != BATCH * BATCHES:
         return None
     lines = requests.get(f"{address}/metrics", timeout=10).text.splitlines()
     metrics = dict(line.rsplit(" ", 1) for line in lines if line[0] != "#")
-    kept = {
+    compared = {
         name: float(value)
         for name, value in metrics.items()
-        if not any(part in name for part in OF_THE_MOMENT)
+        if not any(part in name for part in VARYING)
     }
-    verdict["judgement"].pop("arrival")  # what came twice has taken numbers
-    return kept, verdict["judgement"]
+    verdict["judgement"].pop("arrival")  # duplicates take numbers too
+    return compared, verdict["judgement"]
 
 
 def measured_day(
     start: Start, address: str, contract: Contract, killed_before: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """What `settled` says of a day; every process is killed before the batches of these numbers."""
+    """Return `settled` after a day; every process is killed before batches with these numbers."""
     processes = [serve(start, address), start(MEASURE)]
 
-    def anew() -> None:
+    def restart() -> None:
         processes.extend([start(GUNICORN), start(MEASURE)])
 
-    def strike(number: int) -> None:
+    def kill_all(number: int) -> None:
         if number not in killed_before:
             return
         wait_until(lambda: drift(address)["judgement"]["windows"], 60, "a judged window")
-        for process in processes:  # from here on the sender meets a closed port
+        for process in processes:  # from here on the sender finds a closed port
             threading.Timer(0.02, kill, [process]).start()
-        threading.Timer(1.0, anew).start()
+        threading.Timer(1.0, restart).start()
 
-    send_day(address, contract, strike)
+    send_day(address, contract, kill_all)
     found = wait_until(lambda: settled(address), 90, "everything to be measured")
     for process in processes:
         kill(process)
@@ -279,7 +279,7 @@ def version(
     judging: Monitoring,
     mlflow_registry: RegistryFile,
 ) -> str:
-    """The production version, against whose reference small windows are judged at once."""
+    """Promote a version; small windows are judged against it without a period."""
     (tmp_path / "monitoring.yaml").write_text(small_windows(judging), "utf-8")
     environment |= {
         "MLFLOW_TRACKING_URI": mlflow_registry.uri,
@@ -290,10 +290,10 @@ def version(
 
 
 @pytest.mark.slow
-def test_a_service_killed_in_the_middle_comes_to_the_metrics_of_one_that_was_not(
+def test_a_killed_service_reaches_the_same_metrics_as_one_that_was_not_killed(
     start: Start, address: str, environment: dict[str, str], contract: Contract, version: str
 ) -> None:
-    """Workers, arbiter and measure process, killed twice at once while batches are sent."""
+    """Workers, arbiter and measure process, all killed twice while batches are sent."""
     folder = environment["WINDOW_DIR"]
     environment["WINDOW_DIR"] = f"{folder}-calm"
     calm, judgement = measured_day(start, address, contract, killed_before=())
@@ -301,13 +301,13 @@ def test_a_service_killed_in_the_middle_comes_to_the_metrics_of_one_that_was_not
     killed, killed_judgement = measured_day(start, address, contract, killed_before=(9, 26))
     assert judgement["windows"] == 10 and "age" in judgement["persistent"]
     assert killed_judgement == judgement
-    # Evidently adds up a column's categories in the order of a set, which each process has anew.
+    # Evidently sums categories in the order of a set, which differs between processes.
     assert killed == pytest.approx(calm, rel=1e-12)
     assert calm['income_feature_drift_persistent{feature="age"}'] == 1
     assert calm[f'income_reference_info{{model_version="{version}"}}'] == 1
 
 
-def test_a_registry_that_is_away_is_told_and_term_ends_even_a_long_wait(
+def test_an_unavailable_registry_is_reported_and_term_ends_a_long_wait(
     start: Start, address: str, environment: dict[str, str]
 ) -> None:
     environment["MEASURE_PERIOD_S"] = "3600"
@@ -320,29 +320,29 @@ def test_a_registry_that_is_away_is_told_and_term_ends_even_a_long_wait(
     assert measure.wait(timeout=10) == 0
 
 
-def test_wrong_settings_end_the_start_of_the_server_with_one_message(
+def test_invalid_settings_end_the_start_of_the_server_with_one_message(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
     environment |= {"EVIDENTLY_PORT": "none", "MEASURE_PERIOD_S": "-1"}
     assert start(GUNICORN).wait(timeout=30) == 2
-    said = (tmp_path / "processes.log").read_text("utf-8")
-    assert "EVIDENTLY_PORT=none" in said and "MEASURE_PERIOD_S=-1" in said
-    assert "Traceback" not in said
+    log = (tmp_path / "processes.log").read_text("utf-8")
+    assert "EVIDENTLY_PORT: got none" in log and "MEASURE_PERIOD_S: got -1" in log
+    assert "Traceback" not in log
 
 
-def test_a_port_that_is_taken_is_named_with_its_setting(
+def test_a_port_in_use_is_named_with_its_setting(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", int(environment["EVIDENTLY_PORT"]))):
         assert start(GUNICORN).wait(timeout=30) == 1
-    said = (tmp_path / "processes.log").read_text("utf-8")
-    assert f"EVIDENTLY_PORT={environment['EVIDENTLY_PORT']}: Address already in use" in said
+    log = (tmp_path / "processes.log").read_text("utf-8")
+    assert f"EVIDENTLY_PORT={environment['EVIDENTLY_PORT']}: Address already in use" in log
 
 
-def test_a_wrong_monitoring_file_ends_the_start_of_the_server(
+def test_a_missing_monitoring_file_ends_the_start_of_the_server(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
     environment["MONITORING_FILE"] = str(tmp_path / "nowhere.yaml")
     assert start(GUNICORN).wait(timeout=30) == 2
-    said = (tmp_path / "processes.log").read_text("utf-8")
-    assert "nowhere.yaml" in said and "Traceback" not in said
+    log = (tmp_path / "processes.log").read_text("utf-8")
+    assert "nowhere.yaml" in log and "Traceback" not in log

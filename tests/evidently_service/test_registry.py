@@ -1,16 +1,16 @@
-"""The reference follows the production version: a real MLflow, on SQLite in a folder."""
+"""The cached reference data follow the production version: with a real MLflow on SQLite."""
 
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from evidently_service.registry import References, Registry, RegistryError, Version
+from evidently_service.reference.registry import ReferenceCache, Registry, RegistryError, Version
 from tests.evidently_service.mlflow_registry import RegistryFile
 
 
 class Source:
-    """A registry that says and gives what a test wants."""
+    """A registry set by the test."""
 
     def __init__(self) -> None:
         self.version: Version | None = Version("1", "run-a")
@@ -18,13 +18,13 @@ class Source:
         self.downloads = 0
 
     def production_version(self) -> Version:
-        """The version, unless the registry is away."""
+        """Return the version, unless the registry is unavailable."""
         if self.version is None:
-            raise RegistryError("away")
+            raise RegistryError("unavailable")
         return self.version
 
     def download_reference(self, version: Version, folder: Path) -> Path:
-        """A file of its text, unless the artifact is missing."""
+        """Write its text to a file, unless the artifact is missing."""
         if self.text is None:
             raise RegistryError(f"version {version.number} has no reference")
         self.downloads += 1
@@ -34,109 +34,113 @@ class Source:
         return path
 
 
-def kept(references: References) -> str:
-    """The text of the reference that is here."""
+def cached(references: ReferenceCache) -> str:
+    """Return the text of the cached reference."""
     version = references.version()
     assert version is not None
     return references.path(version).read_text("utf-8")
 
 
-def test_a_reference_is_fetched_once(tmp_path: Path) -> None:
+def test_a_reference_is_downloaded_once(tmp_path: Path) -> None:
     source = Source()
-    references = References(tmp_path / "reference", source)
+    references = ReferenceCache(tmp_path / "reference", source)
     assert references.version() is None
-    references.follow()
-    references.follow()
+    references.refresh()
+    references.refresh()
     assert source.downloads == 1
     assert references.version() == Version("1", "run-a")
-    assert kept(references) == "first\n"
+    assert cached(references) == "first\n"
 
 
-def test_a_promotion_brings_the_new_versions_reference_and_drops_the_old(tmp_path: Path) -> None:
+def test_a_promotion_replaces_the_cached_reference(tmp_path: Path) -> None:
     source = Source()
-    references = References(tmp_path, source)
-    references.follow()
+    references = ReferenceCache(tmp_path, source)
+    references.refresh()
     source.version, source.text = Version("2", "run-b"), "second\n"
-    references.follow()
-    assert kept(references) == "second\n"
+    references.refresh()
+    assert cached(references) == "second\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.jsonl", "production.json"]
 
 
-def test_the_same_number_from_a_fresh_registry_is_another_version(tmp_path: Path) -> None:
-    """A registry made anew starts at 1 again: only the run tells its version from the old one."""
+def test_the_same_number_from_a_new_registry_is_another_version(tmp_path: Path) -> None:
+    """A new registry starts at version 1 again. Only the run id differs."""
     source = Source()
-    references = References(tmp_path, source)
-    references.follow()
+    references = ReferenceCache(tmp_path, source)
+    references.refresh()
     source.version, source.text = Version("1", "run-of-another-registry"), "another\n"
-    references.follow()
-    assert kept(references) == "another\n"
+    references.refresh()
+    assert cached(references) == "another\n"
 
 
-def test_the_last_reference_stays_while_the_registry_is_away_and_after_a_restart(
+def test_the_cached_reference_stays_while_the_registry_is_unavailable_and_after_a_restart(
     tmp_path: Path,
 ) -> None:
     source = Source()
-    References(tmp_path, source).follow()
+    ReferenceCache(tmp_path, source).refresh()
     source.version = None
-    restarted = References(tmp_path, source)
-    with pytest.raises(RegistryError, match="away"):
-        restarted.follow()
-    assert kept(restarted) == "first\n"
+    restarted = ReferenceCache(tmp_path, source)
+    with pytest.raises(RegistryError, match="unavailable"):
+        restarted.refresh()
+    assert cached(restarted) == "first\n"
 
 
-def test_a_pointer_that_a_power_cut_emptied_is_written_anew(tmp_path: Path) -> None:
+def test_a_pointer_emptied_by_a_power_cut_is_written_again(tmp_path: Path) -> None:
     source = Source()
-    references = References(tmp_path, source)
-    references.follow()
+    references = ReferenceCache(tmp_path, source)
+    references.refresh()
     (tmp_path / "production.json").write_bytes(b"")
     assert references.version() is None
-    references.follow()
+    references.refresh()
     assert references.version() == Version("1", "run-a")
 
 
-def test_a_version_without_a_reference_leaves_the_last_one(tmp_path: Path) -> None:
+def test_a_version_without_a_reference_leaves_the_cached_one(tmp_path: Path) -> None:
     source = Source()
-    references = References(tmp_path, source)
-    references.follow()
+    references = ReferenceCache(tmp_path, source)
+    references.refresh()
     source.version, source.text = Version("2", "run-b"), None
     with pytest.raises(RegistryError, match="version 2 has no reference"):
-        references.follow()
+        references.refresh()
     assert references.version() == Version("1", "run-a")
-    assert kept(references) == "first\n"
+    assert cached(references) == "first\n"
 
 
 def test_the_production_alias_leads_to_its_runs_reference(
     mlflow_registry: RegistryFile, tmp_path: Path
 ) -> None:
-    references = References(tmp_path / "reference", Registry(mlflow_registry.uri))
+    references = ReferenceCache(tmp_path / "reference", Registry(mlflow_registry.uri))
     first = mlflow_registry.promote([{"age": 40}, {"age": 41}])
-    references.follow()
+    references.refresh()
     assert references.version() == first
-    assert kept(references) == '{"age":40}\n{"age":41}\n'
+    assert cached(references) == '{"age":40}\n{"age":41}\n'
     second = mlflow_registry.promote([{"age": 50}])
-    references.follow()
+    references.refresh()
     assert int(second.number) == int(first.number) + 1
     assert references.version() == second
-    assert [msgspec.json.decode(line) for line in kept(references).splitlines()] == [{"age": 50}]
+    assert [msgspec.json.decode(line) for line in cached(references).splitlines()] == [{"age": 50}]
 
 
-def test_a_version_without_the_artifact_says_what_is_missing_and_where(
+def test_a_version_without_the_artifact_is_an_error_that_names_it_and_the_server(
     mlflow_registry: RegistryFile, tmp_path: Path
 ) -> None:
     version = mlflow_registry.promote(None)
     with pytest.raises(RegistryError) as caught:
-        References(tmp_path / "reference", Registry(mlflow_registry.uri)).follow()
+        ReferenceCache(tmp_path / "reference", Registry(mlflow_registry.uri)).refresh()
     assert f"no monitoring/reference.jsonl of version {version.number}" in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
 
 
-def test_a_registry_without_the_alias_says_so(mlflow_registry: RegistryFile) -> None:
+def test_a_registry_without_the_alias_is_an_error_that_names_it(
+    mlflow_registry: RegistryFile,
+) -> None:
     mlflow_registry.demote()
-    with pytest.raises(RegistryError, match="no income-classifier@production from MLflow"):
+    with pytest.raises(RegistryError, match="returned no income-classifier@production"):
         Registry(mlflow_registry.uri).production_version()
 
 
-def test_a_registry_that_is_away_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_registry_is_an_error_with_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match="127.0.0.1:9"):
         Registry("http://127.0.0.1:9").production_version()

@@ -5,21 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evidently_service.measurement import Segment
-from evidently_service.segments import Answered, measure_segments
+from evidently_service.store.records import Segment
+from evidently_service.measure.segments import ClassifiedRows, measure_segments
 
-NO_LABELS = Answered([], np.array([], int)), np.array([], int)
+NO_LABELS = ClassifiedRows([], np.array([], int)), np.array([], int)
 
 
-def people(*groups: tuple[str, str, int, str]) -> Answered:
-    """Predictions of (sex, race, age) groups, each with its classes, such as '1100'."""
+def people(*groups: tuple[str, str, int, str]) -> ClassifiedRows:
+    """Return rows of (sex, race, age) groups, each with its predicted classes, such as '1100'."""
     features: list[dict[str, Any]] = []
     for sex, race, age, classes in groups:
         features += [{"sex": sex, "race": race, "age": age}] * len(classes)
-    return Answered(features, np.array([int(one) for group in groups for one in group[3]]))
+    return ClassifiedRows(features, np.array([int(one) for group in groups for one in group[3]]))
 
 
-def test_selection_rates_worked_by_hand() -> None:
+def test_selection_rates_calculated_by_hand() -> None:
     window = people(("Female", "White", 30, "1000"), ("Male", "White", 60, "11100"))
     assert measure_segments(window, *NO_LABELS, min_rows=1) == (
         Segment("sex", "Female", 4, 0.25, {}),
@@ -45,8 +45,8 @@ def test_a_group_below_the_minimum_is_absent() -> None:
     assert [one.group for one in found] == ["Female", "White", "30 to 44"]
 
 
-def test_the_quality_of_a_group_worked_by_hand() -> None:
-    """Women: of 4 labels of 1 one is found, of 2 of 0 one is taken for a 1. No man has a label."""
+def test_the_quality_of_a_group_calculated_by_hand() -> None:
+    """Women: 1 of 4 positives is predicted 1, and 1 of 2 negatives. No man has a label."""
     window = people(("Female", "White", 30, "10"), ("Male", "White", 30, "10"))
     labelled = people(("Female", "White", 30, "100010"))
     label = np.array([1, 1, 1, 1, 0, 0])
@@ -55,14 +55,14 @@ def test_the_quality_of_a_group_worked_by_hand() -> None:
     assert men.quality == {}
 
 
-def test_a_rate_over_too_few_labels_is_absent_and_the_others_stay() -> None:
+def test_a_rate_over_too_few_labels_is_absent() -> None:
     window = people(("Female", "White", 30, "1000"))
     labelled, label = people(("Female", "White", 30, "1100")), np.array([1, 0, 0, 0])
     women = measure_segments(window, labelled, label, min_rows=3)[0]
     assert women.quality == pytest.approx({"accuracy": 3 / 4, "fpr": 1 / 3})
 
 
-def test_columns_that_the_model_does_not_see_tell_no_groups_apart() -> None:
-    window = Answered([{"age": 50}, {"age": 20}], np.array([1, 0]))
+def test_there_are_no_groups_of_columns_that_are_no_input() -> None:
+    window = ClassifiedRows([{"age": 50}, {"age": 20}], np.array([1, 0]))
     found = measure_segments(window, *NO_LABELS, min_rows=1)
     assert [one.group for one in found] == ["to 29", "45 to 59"]

@@ -1,6 +1,4 @@
-"""Thresholds from a reference: they keep the budget, they are kept, and they follow the size."""
-
-from pathlib import Path
+"""Thresholds from reference data: they keep the budget, are cached, and fit the window size."""
 
 import msgspec
 import numpy as np
@@ -9,17 +7,21 @@ import pytest
 from scipy.stats import norm
 
 from config.contract import Contract
-from evidently_service import thresholds
-from evidently_service.drift import monitored_frame
-from evidently_service.monitoring import ColumnTest, Monitoring
-from evidently_service.registry import Version
-from evidently_service.scores import score
-from evidently_service.thresholds import (
-    Reference,
+from evidently_service.verdict import thresholds
+from evidently_service.reference.reference_data import Reference, monitored_frame
+from evidently_service.reference.monitoring_config import (
+    CATEGORICAL_TESTS,
+    NUMERIC_TESTS,
+    ColumnTest,
+    Monitoring,
+)
+from evidently_service.reference.registry import Version
+from evidently_service.verdict.scores import score
+from evidently_service.verdict.thresholds import (
     Thresholds,
     find_thresholds,
-    make_world,
-    threshold,
+    limit_of,
+    population_of,
     window_size,
 )
 from tests.evidently_service.events import made_up_rows
@@ -27,14 +29,14 @@ from tests.evidently_service.events import made_up_rows
 
 @pytest.fixture(scope="module")
 def reference(contract: Contract) -> Reference:
-    """800 made-up rows."""
+    """Return 800 made-up rows."""
     frame = monitored_frame(made_up_rows(contract, 800, seed=1), contract)
-    return Reference(Version("1", "run-1"), frame, "0" * 64)
+    return Reference(Version("1", "run-1"), frame)
 
 
 @pytest.fixture
 def two_columns(monitoring: Monitoring) -> Monitoring:
-    """The real file with two columns to find thresholds of; the others have their own."""
+    """Return the real file with thresholds for all columns but two."""
     own = {name: 1.0 for name in monitoring.tests if name not in ("age", "sex")}
     return monitoring.with_thresholds(own)
 
@@ -46,103 +48,90 @@ def test_the_budget_is_shared_by_the_columns_without_a_threshold_and_a_months_wi
     assert two_columns.false_alarm_chance == pytest.approx(1 / 2880 / 2)
 
 
-def test_the_threshold_is_the_quantile_of_which_two_excesses_in_a_row_are_as_rare_as_asked() -> (
-    None
-):
-    """Normal distances, without what references differ by: p^2 = 1e-4 at the 99 % quantile."""
+def test_two_windows_in_a_row_exceed_the_threshold_with_the_allowed_chance() -> None:
+    """Normal distances with equal references: p^2 = 1e-4 at the 99 % quantile."""
     far = np.random.default_rng(0).normal(size=(2000, 100))
-    assert threshold(far, 1, 0.01) == pytest.approx(norm.ppf(0.99), abs=0.03)
-    assert threshold(far, 2, 1e-4) == pytest.approx(norm.ppf(0.99), abs=0.05)
+    assert limit_of(far, 1, 0.01) == pytest.approx(norm.ppf(0.99), abs=0.03)
+    assert limit_of(far, 2, 1e-4) == pytest.approx(norm.ppf(0.99), abs=0.05)
 
 
-def test_references_that_differ_raise_the_threshold() -> None:
-    """One reference in ten is far from all its windows: p is 1 there, and so is p^2."""
+def test_differing_references_raise_the_threshold() -> None:
+    """One reference in ten is far from all its windows: p and p^2 are 1 there."""
     far = np.random.default_rng(0).normal(size=(1000, 100))
     far[:100] += 5
-    assert threshold(far, 2, 0.01) > 5
+    assert limit_of(far, 2, 0.01) > 5
 
 
 def chance_of_two(ratios: list[float]) -> float:
-    """Of two windows drawn from these, the chance that both are beyond their threshold."""
+    """Return the chance that two windows drawn from these are both beyond their threshold."""
     beyond = sum(ratio > 1 for ratio in ratios)
     return beyond * (beyond - 1) / (len(ratios) * (len(ratios) - 1))
 
 
-def test_undrifted_windows_of_another_sample_exceed_as_often_as_promised(
+def test_undrifted_windows_of_other_samples_keep_the_budget(
     two_columns: Monitoring,
 ) -> None:
-    """A world that is known: integers and two categories, and references that are samples of it."""
+    """A known population of integers and two categories; the references are samples of it."""
     rng = np.random.default_rng(2)
     alarms = {"age": 0.0, "sex": 0.0}
-    worlds = 12
+    samples = 12
     lenient = msgspec.structs.replace(two_columns, false_alarms_per_month=60.0)  # p about 0.1
-    for seed in range(worlds):
+    for seed in range(samples):
         frame = pd.DataFrame(
             {"age": rng.integers(17, 91, 800), "sex": rng.choice(["Female", "Male"], 800)}
         )
         found = find_thresholds(frame, lenient, 400, seed)
-        for name, world in (("age", np.arange(17, 91)), ("sex", np.array(["Female", "Male"]))):
+        for name, values in (("age", np.arange(17, 91)), ("sex", np.array(["Female", "Male"]))):
             test = lenient.tests[name].test
-            drawn = [pd.Series(rng.choice(world, 400)) for _ in range(200)]
+            drawn = [pd.Series(rng.choice(values, 400)) for _ in range(200)]
             ratios = [score(frame[name], one, test) / found[name] for one in drawn]
-            alarms[name] += 2880 * chance_of_two(ratios) / worlds
-    # 30 are promised to each. The references differ much and there are 12: within a factor of 2.5.
+            alarms[name] += 2880 * chance_of_two(ratios) / samples
+    # The budget is 30 for each. The 12 references differ much: within a factor of 2.5.
     assert 12 < alarms["age"] < 75, alarms
     assert 12 < alarms["sex"] < 75, alarms
 
 
-def test_a_column_keeps_a_threshold_of_its_own(
-    reference: Reference, two_columns: Monitoring, tmp_path: Path
-) -> None:
-    found = Thresholds(tmp_path, two_columns).apply(reference, 1000).tests
+def test_a_column_keeps_its_own_threshold(reference: Reference, two_columns: Monitoring) -> None:
+    found = Thresholds(two_columns).apply(reference, 1000).tests
     assert found["race"].threshold == 1.0
     assert 0 < (found["age"].threshold or 0) < 0.3
 
 
-def test_thresholds_are_kept_for_their_reference_size_and_settings(
-    reference: Reference,
-    two_columns: Monitoring,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_thresholds_are_found_once_for_each_size_and_reference(
+    reference: Reference, two_columns: Monitoring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Thresholds(tmp_path, two_columns).apply(reference, 1000)
-    with monkeypatch.context() as patch:
-        patch.setattr(thresholds, "find_thresholds", None)  # not asked again
-        assert Thresholds(tmp_path, two_columns).apply(reference, 1000) == made
-        with pytest.raises(TypeError):
-            Thresholds(tmp_path, two_columns).apply(reference, 999)
-    smaller = Thresholds(tmp_path, two_columns).apply(reference, 999)
-    assert (smaller.tests["age"].threshold or 0) > (made.tests["age"].threshold or 0)
-    strict = msgspec.structs.replace(two_columns, false_alarms_per_month=0.1)
-    stricter = Thresholds(tmp_path, strict).apply(reference, 1000)
-    assert (stricter.tests["age"].threshold or 0) > (made.tests["age"].threshold or 0)
-    assert len(list(tmp_path.iterdir())) == 3
+    cached = Thresholds(two_columns)
+    full, half = cached.apply(reference, 1000), cached.apply(reference, 999)
+    assert (half.tests["age"].threshold or 0) > (full.tests["age"].threshold or 0)
+    monkeypatch.setattr(thresholds, "find_thresholds", None)  # not called again
+    assert cached.apply(reference, 1000) is full and cached.apply(reference, 999) is half
+    with pytest.raises(TypeError):
+        cached.apply(reference._replace(version=Version("2", "run-2")), 1000)
 
 
-def test_thresholds_of_another_reference_go(
-    reference: Reference, two_columns: Monitoring, tmp_path: Path
+def test_a_smaller_budget_raises_the_thresholds(
+    reference: Reference, two_columns: Monitoring
 ) -> None:
-    Thresholds(tmp_path, two_columns).apply(reference, 1000)
-    Thresholds(tmp_path, two_columns).apply(reference._replace(digest="f" * 64), 1000)
-    (kept,) = tmp_path.iterdir()
-    assert kept.name.startswith("thresholds-ffff")
+    small = msgspec.structs.replace(two_columns, false_alarms_per_month=0.1)
+    found = [find_thresholds(reference.frame, one, 1000) for one in (two_columns, small)]
+    assert found[1]["age"] > found[0]["age"]
 
 
 @pytest.mark.parametrize(
     ("rows", "size"), [(1000, 1000), (2000, 1000), (999, 500), (500, 500), (400, 500)]
 )
-def test_a_window_gets_the_thresholds_of_the_size_that_it_has_reached(
+def test_a_window_gets_the_thresholds_of_the_size_it_has_reached(
     monitoring: Monitoring, rows: int, size: int
 ) -> None:
     assert window_size(monitoring, rows) == size
 
 
-@pytest.mark.parametrize("test", ["ks", "chisquare", "jensenshannon", "psi", "wasserstein"])
-def test_a_column_that_never_changes_has_a_threshold_that_any_change_exceeds(
+@pytest.mark.parametrize("test", [*NUMERIC_TESTS, *CATEGORICAL_TESTS])
+def test_any_change_of_a_constant_column_exceeds_its_threshold(
     monitoring: Monitoring, test: str
 ) -> None:
-    name = "age" if test in ("ks", "wasserstein") else "sex"
-    column = ColumnTest(test)  # type: ignore[arg-type]
+    name = "age" if test in NUMERIC_TESTS else "sex"
+    column = ColumnTest(test)
     own = {other: 1.0 for other in monitoring.tests if other != name}
     only = monitoring.with_thresholds(own)
     only = msgspec.structs.replace(only, features=only.features | {name: column})
@@ -154,21 +143,21 @@ def test_a_column_that_never_changes_has_a_threshold_that_any_change_exceeds(
         assert (tested.ratio(score(frame[name], window[name], test)) > 1) is beyond
 
 
-def test_many_values_are_taken_together_and_hardly_move_a_threshold() -> None:
+def test_many_values_are_grouped_by_rank() -> None:
     column = pd.Series(np.random.default_rng(3).beta(2, 5, 5000))
-    world = make_world(column, "wasserstein")
-    assert len(world.values) == 1000
-    assert world.values[world.codes] == pytest.approx(column, abs=0.05)
+    population = population_of(column, "wasserstein")
+    assert len(population.values) == 1000
+    assert population.values[population.codes] == pytest.approx(column, abs=0.05)
 
 
 @pytest.mark.slow
-def test_thresholds_on_census_rows_keep_their_promise(
+def test_thresholds_on_census_rows_keep_the_budget(
     census_rows: pd.DataFrame, monitoring: Monitoring
 ) -> None:
-    """Real columns: heavy tails, and countries that a sample of 5,000 does not have.
+    """Real columns: heavy tails, and countries that a sample of 5,000 lacks.
 
-    `make bench NAME=false-alarms` has the figures of many months. The budget here is lenient, so
-    that there is something to count: 40 alarms a month of each of three columns.
+    `make bench NAME=false-alarms` has the figures of many months. The budget here is large, so
+    that there are alarms to count: 40 a month for each of three columns.
     """
     columns = ("hours_per_week", "capital_gain", "native_country")
     only = monitoring.with_thresholds({n: 1.0 for n in monitoring.tests if n not in columns})

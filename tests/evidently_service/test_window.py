@@ -1,4 +1,4 @@
-"""The durable window: each prediction once, labels joined in any order, restarts survived."""
+"""The durable window: each prediction once, labels in any order, restarts."""
 
 import sqlite3
 import threading
@@ -8,27 +8,27 @@ from pathlib import Path
 import pytest
 
 from config.events import Label, Prediction
-from evidently_service.measurement import Counters, LabelCounts, Measurement, Run, WindowFacts
-from evidently_service.window import Window
+from evidently_service.store.records import Counters, LabelCounts, Measurement, Run, WindowFacts
+from evidently_service.store.window import Window
 
 
 def prediction(identity: str, probability: float = 0.7) -> Prediction:
-    """A prediction with an id."""
+    """Return a prediction with an id."""
     return Prediction(identity, 1.5, "1", {"age": 40}, probability, 1, 0.5)
 
 
 def label(identity: str, value: int = 1) -> Label:
-    """A label with an id."""
+    """Return a label with an id."""
     return Label(identity, 2.5, value)
 
 
 def identities(predictions: list[Prediction]) -> list[str]:
-    """The ids of predictions."""
+    """Return the ids of predictions."""
     return [each.prediction_id for each in predictions]
 
 
 def measurement(state: str = "ok", measured_at: float = 1.0) -> Measurement:
-    """A measurement without figures."""
+    """Return a measurement without figures."""
     facts = WindowFacts(0, 0)
     return Measurement(
         dataset="income",
@@ -39,7 +39,7 @@ def measurement(state: str = "ok", measured_at: float = 1.0) -> Measurement:
     )
 
 
-def test_a_prediction_comes_back_as_it_was_added(window: Window) -> None:
+def test_a_prediction_is_returned_as_it_was_added(window: Window) -> None:
     added = Prediction("a", 1.25, "7", {"age": 40, "workclass": None}, 0.123456789, 0, 0.4)
     window.add_predictions([added])
     assert window.last_predictions(10) == [added]
@@ -58,7 +58,7 @@ def test_the_first_version_of_a_prediction_stays(window: Window) -> None:
     assert window.last_predictions(1)[0].probability == 0.7
 
 
-def test_the_newest_rows_are_the_last_to_arrive_whatever_came_again(window: Window) -> None:
+def test_the_newest_rows_are_the_last_to_arrive_not_counting_duplicates(window: Window) -> None:
     window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
     window.add_predictions([prediction("a")])
     assert identities(window.last_predictions(2)) == ["b", "c"]
@@ -73,7 +73,7 @@ def test_a_label_before_its_prediction_waits_and_then_matches(window: Window) ->
     assert window.last_labelled(10) == [(prediction("a"), label("a", 0))]
 
 
-def test_the_first_label_wins_and_a_conflict_is_kept_once(window: Window) -> None:
+def test_the_first_label_wins_and_a_conflict_is_stored_once(window: Window) -> None:
     window.add_predictions([prediction("a"), prediction("b")])
     assert window.add_labels([label("a", 1), label("b", 0)]) == 2
     assert window.add_labels([label("a", 0)]) == 0
@@ -88,7 +88,7 @@ def test_the_newest_labelled_rows_follow_the_labels_arrival(window: Window) -> N
     assert identities([each for each, _ in window.last_labelled(2)]) == ["a", "b"]
 
 
-def test_the_labelled_ones_of_the_newest_predictions_are_counted(window: Window) -> None:
+def test_the_newest_predictions_with_a_label_are_counted(window: Window) -> None:
     assert window.labelled_count(10) == 0
     window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
     window.add_labels([label("a"), label("c"), label("unknown")])
@@ -153,8 +153,8 @@ def test_the_last_run_replaces_the_one_before(window: Window) -> None:
     assert window.last_run() == Run(2.0, None)
 
 
-def test_two_processes_worth_of_writers_lose_and_double_nothing(tmp_path: Path) -> None:
-    """Each thread opens the new file by itself, as each worker does, and adds the same rows."""
+def test_concurrent_writers_lose_and_duplicate_nothing(tmp_path: Path) -> None:
+    """Each thread opens the new file itself, as each worker does, and adds the same rows."""
     problems: list[BaseException] = []
 
     def write(start: threading.Barrier, offset: int) -> None:
@@ -164,7 +164,7 @@ def test_two_processes_worth_of_writers_lose_and_double_nothing(tmp_path: Path) 
                 for batch in range(20):
                     first = offset + 10 * batch
                     mine.add_predictions([prediction(str(n)) for n in range(first, first + 20)])
-        except BaseException as err:  # pylint: disable=broad-exception-caught  # told below
+        except BaseException as err:  # pylint: disable=broad-exception-caught  # asserted below
             problems.append(err)
 
     start = threading.Barrier(4)

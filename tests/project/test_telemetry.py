@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "module",
     ["training.package", "prediction_service.predict.model", "prediction_service.models.registry"]
-    + ["evidently_service.drift", "evidently_service.registry", "training.watch"],
+    + ["evidently_service.measure.drift", "evidently_service.reference.registry", "training.watch"],
 )
 def test_every_switch_is_set_and_the_home_folder_stays_empty(module, tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in SWITCHES}

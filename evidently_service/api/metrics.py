@@ -1,0 +1,190 @@
+"""Expose the window and its latest measurement as Prometheus metrics, read at each scrape.
+
+No worker counts anything in memory. So all workers return the same values, and a restart resets
+nothing. A figure that does not exist now (no verdict, no labels) is absent, not zero.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.store.records import STATES, Interval, LabelCounts, Measurement, Quality
+from evidently_service.store.window import Window
+
+# Help text and labels by name, without the prefix `income_`.
+HELP = {
+    "window_rows": "Predictions in the window.",
+    "labels": "Stored labels by state.",
+    "measurement_state": "1 for the state of the latest measurement.",
+    "measurement_run_timestamp_seconds": "Unix time of the last run, failed or not.",
+    "measurement_failed": "1 if the last run failed.",
+    "measurement_timestamp_seconds": "Unix time of the last successful measurement.",
+    "measurement_duration_seconds": "Duration of the latest measurement in seconds.",
+    "false_alarm_budget_per_month": "Expected false alarms in 30 days without drift.",
+    "reference_info": "1 for the version of the reference data.",
+    "feature_drift_score": "Score over threshold in the current window.",
+    "prediction_drift_score": "Score over threshold in the current window.",
+    "feature_drift_persistent": "1 if the column has a drift verdict.",
+    "prediction_drift_persistent": "1 if the column has a drift verdict.",
+    "drift_threshold": "Threshold of a column's score, in the unit of its test.",
+    "feature_drift_effect": "Absolute shift of the mean probability by this drift alone.",
+    "windows_judged": "Windows judged against this reference data.",
+    "drift_share": "Share of features with a drift verdict.",
+    "drift_detected": "1 if income_drift_share has reached its threshold.",
+    "data_quality_share": "Share of the window's rows with the problem.",
+    "segment_rows": "The group's predictions in the window.",
+    "segment_selection_rate": "Share of the group's predictions in the window that are >50K.",
+    "segment_quality": "Quality of the group's labelled predictions.",
+    "label_coverage_ratio": "Share of the window's predictions with a label.",
+    "label_delay_seconds": "Quantile of the seconds from prediction time to label time.",
+    "quality_rows": "Labelled predictions in the measured quality.",
+    "quality_accuracy": "Share of labelled predictions with the right class.",
+    "quality_precision": "Share of predictions of >50K that are right.",
+    "quality_recall": "Share of labels of >50K that are predicted.",
+    "quality_f1": "Harmonic mean of precision and recall of >50K.",
+    "quality_roc_auc": "Area under the ROC curve of the predicted probability.",
+    "quality_log_loss": "Log loss of the predicted probability, in nats.",
+    "quality_calibration_error": "Mean distance of probability and observed rate over 15 bins.",
+    "quality_calibration_excess": "Mean probability minus observed share of >50K.",
+    "quality_bound": "Ends of the 95 % interval of a quality.",
+    "confusion_rows": "Labelled predictions by true and predicted class; 1 is >50K.",
+    "estimated_quality": "Quality of the window's predictions, estimated without labels.",
+    "estimated_quality_bound": "Ends of the 95 % interval of an estimated quality.",
+    "estimation_error": "Estimated minus measured quality of the same labelled predictions.",
+}
+LABELS = {
+    "labels": ("state",),
+    "measurement_state": ("state",),
+    "reference_info": ("model_version",),
+    "feature_drift_score": ("feature",),
+    "prediction_drift_score": ("output",),
+    "feature_drift_persistent": ("feature",),
+    "prediction_drift_persistent": ("output",),
+    "drift_threshold": ("column",),
+    "feature_drift_effect": ("feature",),
+    "data_quality_share": ("feature", "problem"),
+    "segment_rows": ("segment", "group"),
+    "segment_selection_rate": ("segment", "group"),
+    "segment_quality": ("segment", "group", "metric"),
+    "label_delay_seconds": ("quantile",),
+    "quality_bound": ("metric", "bound"),
+    "confusion_rows": ("label", "income_class"),
+    "estimated_quality": ("metric",),
+    "estimated_quality_bound": ("metric", "bound"),
+    "estimation_error": ("metric",),
+}
+QUALITY = tuple(name for name in Quality.__struct_fields__ if f"quality_{name}" in HELP)
+Sample = tuple[str, float | None, *tuple[str, ...]]  # name, value or None, labels
+
+
+class WindowCollector(Collector):
+    """Collects the window's metrics for a registry."""
+
+    def __init__(self, window: Window, monitoring: Monitoring) -> None:
+        self.window = window
+        self.monitoring = monitoring
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering does not read the window."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all current metrics."""
+        counters = self.window.counters()
+        text = "Predictions ever stored, pruned ones included."
+        yield CounterMetricFamily("income_window_ingested", text, counters.ingested)
+        text = "Duplicate predictions that were received and not stored."
+        yield CounterMetricFamily("income_window_duplicates", text, counters.duplicates)
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, value, *labels in self._samples(counters.ingested):
+            if value is None:
+                continue
+            if name not in families:
+                families[name] = GaugeMetricFamily(
+                    f"income_{name}", HELP[name], labels=LABELS.get(name, ())
+                )
+            families[name].add_metric(labels, value)
+        yield from families.values()
+
+    def _samples(self, ingested: int) -> Iterator[Sample]:
+        measurement = self.window.latest()
+        rows = min(ingested, self.monitoring.window_rows)
+        if measurement and self.monitoring.window_s:  # rows then leave the window by their age
+            rows = measurement.window.rows
+        yield "window_rows", rows
+        label_counts = self.window.label_counts()
+        for state in LabelCounts.__struct_fields__:
+            yield "labels", getattr(label_counts, state), state
+        current = measurement.state if measurement else "not_measured"
+        for name in STATES:
+            yield "measurement_state", int(name == current), name
+        if run := self.window.last_run():
+            yield "measurement_run_timestamp_seconds", run.at
+            yield "measurement_failed", 1 if run.error else 0
+        yield "false_alarm_budget_per_month", self.monitoring.false_alarms_per_month
+        if measurement:
+            yield from _measured(measurement)
+            yield from _quality(measurement)
+            if measurement.state == "ok":
+                yield from _drift(measurement)
+
+
+def _measured(measurement: Measurement) -> Iterator[Sample]:
+    yield "measurement_timestamp_seconds", measurement.measured_at
+    yield "measurement_duration_seconds", measurement.duration_s
+    if measurement.model_version is not None:
+        yield "reference_info", 1, measurement.model_version
+    for feature in measurement.data_quality:
+        for problem in ("missing", "out_of_range", "unseen"):
+            yield "data_quality_share", getattr(feature, problem), feature.feature, problem
+    for one in measurement.segments:
+        yield "segment_rows", one.rows, one.segment, one.group
+        yield "segment_selection_rate", one.selection_rate, one.segment, one.group
+        for metric, value in one.quality.items():
+            yield "segment_quality", value, one.segment, one.group, metric
+    yield "label_coverage_ratio", measurement.label_coverage
+    for quantile, delay_s in measurement.label_delay_s.items():
+        yield "label_delay_seconds", delay_s, quantile
+
+
+def _drift(measurement: Measurement) -> Iterator[Sample]:
+    for kind, columns in (
+        ("feature", measurement.features),
+        ("prediction", measurement.prediction),
+    ):
+        for column in columns:
+            yield f"{kind}_drift_score", column.ratio, column.name
+            yield f"{kind}_drift_persistent", int(column.persistent), column.name
+            yield "drift_threshold", column.threshold, column.name
+    for one in measurement.impacts:
+        yield "feature_drift_effect", one.impact, one.feature
+    yield "windows_judged", measurement.judgement.windows
+    yield "drift_share", measurement.share_drifted
+    yield "drift_detected", int(measurement.drifted)
+
+
+def _quality(measurement: Measurement) -> Iterator[Sample]:
+    quality, estimated = measurement.quality or Quality(0), measurement.estimated
+    if measurement.quality:
+        for name in QUALITY:
+            yield f"quality_{name}", getattr(quality, name)
+    yield from _bounds("quality_bound", quality.bounds)
+    if counts := quality.confusion:
+        yield "confusion_rows", counts.true_negatives, "0", "0"
+        yield "confusion_rows", counts.false_positives, "0", "1"
+        yield "confusion_rows", counts.false_negatives, "1", "0"
+        yield "confusion_rows", counts.true_positives, "1", "1"
+    if estimated:
+        for metric, value in estimated.metrics.items():
+            yield "estimated_quality", value, metric
+        yield from _bounds("estimated_quality_bound", estimated.bounds)
+    for metric, error in measurement.estimation_error.items():
+        yield "estimation_error", error, metric
+
+
+def _bounds(name: str, intervals: dict[str, Interval]) -> Iterator[Sample]:
+    for metric, interval in intervals.items():
+        yield name, interval.lower, metric, "lower"
+        yield name, interval.upper, metric, "upper"

@@ -1,0 +1,1 @@
+"""Compare the current window with the reference data, on a schedule."""

@@ -1,0 +1,311 @@
+"""Measure one window against the production version's reference data.
+
+Events in `store.window` -> drift, quality and the HTML report -> measurements in `store.window` and
+reports in `store.reports`, which the web workers show.
+"""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import structlog
+
+from config.contract import Contract
+from config.events import Label, Prediction
+from evidently_service.measure.data_quality import measure_data_quality
+from evidently_service.measure.drift import Drift, measure_drift
+from evidently_service.measure.drift_impact import measure_drift_impacts
+from evidently_service.measure.performance import (
+    estimate_quality,
+    estimation_error,
+    measure_quality,
+)
+from evidently_service.measure.segments import ClassifiedRows, measure_segments
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.reference.reference_data import Reference, prediction_frame, read_reference
+from evidently_service.reference.registry import ReferenceCache, RegistryError, Version
+from evidently_service.store.records import (
+    ColumnDrift,
+    Counters,
+    Judgement,
+    LabelCounts,
+    Measurement,
+    Quality,
+    Run,
+    WindowFacts,
+)
+from evidently_service.store.reports import Reports, SavedReport
+from evidently_service.store.window import Window
+from evidently_service.verdict.judge import DriftJudge, share_drifted
+from evidently_service.verdict.thresholds import Thresholds
+
+log = structlog.get_logger(__name__)
+
+Labelled = tuple[Prediction, Label]
+DELAY_QUANTILES = (0.5, 0.9)
+
+
+class Inputs(NamedTuple):
+    """The inputs of a measurement; equal inputs give equal figures."""
+
+    counters: Counters
+    labels: LabelCounts
+    version: Version | None
+    rows: int  # in the window; rows also leave it by their age
+
+
+class LatestReport(NamedTuple):
+    """When the latest report must be replaced, and whether it shows dataset drift."""
+
+    due_at: float = 0.0  # Unix time in seconds
+    drifted: bool = False
+
+
+class Measure:
+    """Measures one window repeatedly, and writes its reports."""
+
+    def __init__(
+        self,
+        window: Window,
+        references: ReferenceCache,
+        monitoring: Monitoring,
+        contract: Contract,
+        *,
+        reports: Reports,
+        judge_period_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.window = window
+        self.references = references
+        self.monitoring = monitoring
+        self.contract = contract
+        self.reports = reports
+        self.clock = clock
+        self.judge = DriftJudge(window, Thresholds(monitoring), contract, judge_period_s)
+        self._measured: tuple[Inputs, Measurement] | None = None
+        self._reference: Reference | None = None
+        self._registry_error: str | None = None
+        self._unreported: Drift | None = None
+        self._latest_report = LatestReport()
+
+    def run_once(self) -> None:
+        """Measure if anything has changed. Log an error, and store it for /drift."""
+        at = self.clock()
+        try:
+            self._measure(Run(at, self._refresh_reference()))
+            self._write_reports(at)
+            self.window.prune(self.monitoring.retention_rows)
+        except Exception as err:  # pylint: disable=broad-exception-caught  # the next run may pass
+            log.exception("measurement_failed")
+            with contextlib.suppress(sqlite3.Error):  # the disk may be full: the log has the error
+                self.window.note_run(Run(at, f"{type(err).__name__}: {err}"))
+
+    def _refresh_reference(self) -> str | None:
+        """Return the error if MLflow is unavailable; the cached reference data then stays."""
+        try:
+            self.references.refresh()
+        except RegistryError as err:
+            if str(err) != self._registry_error:
+                log.warning("reference_not_refreshed", error=str(err))
+            self._registry_error = str(err)
+        else:
+            self._registry_error = None
+        return self._registry_error
+
+    def _measure(self, run: Run) -> None:
+        version = self.references.version()
+        counters = self.window.counters()  # before the rows
+        rows = self._window_rows(run.at)
+        inputs = Inputs(counters, self.window.label_counts(), version, len(rows))
+        if self._measured and self._measured[0] == inputs:
+            measurement = msgspec.structs.replace(self._measured[1], measured_at=run.at)
+            self.window.confirm(measurement, run)
+        else:
+            measurement = self._compare(run.at, inputs, rows)
+            self.window.record(measurement, run)
+            log.info(
+                "measurement_done",
+                state=measurement.state,
+                drifted=measurement.drifted,
+                share_drifted=measurement.share_drifted,
+                rows=measurement.window.rows,
+                model_version=measurement.model_version,
+            )
+        self._measured = inputs, measurement
+
+    def _window_rows(self, at: float) -> list[Prediction]:
+        """Return the newest rows that are not older than `window_s`."""
+        rows = self.window.last_predictions(self.monitoring.window_rows)
+        oldest = at - (self.monitoring.window_s or at)
+        return [row for row in rows if row.predicted_at >= oldest]
+
+    def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
+        """Return the measurement, without a drift verdict if the rows cannot be compared."""
+        started = time.perf_counter()
+        labelled = self._labelled(inputs.version)
+        with_label = self.window.labelled_count(len(rows))
+        without_verdict = Measurement(
+            dataset=self.monitoring.dataset,
+            state="no_reference",
+            share_threshold=self.monitoring.share_drifted,
+            measured_at=at,
+            window=window_facts(rows, inputs.counters),
+            labels=inputs.labels,
+            false_alarms_per_month=self.monitoring.false_alarms_per_month,
+            label_coverage=with_label / len(rows) if rows else None,
+            **self._figures_of_predictions(rows, labelled),
+            **self._figures_of_labels(labelled),
+        )
+        if inputs.version is None:
+            return without_verdict
+        reference = self._read_reference(inputs.version)
+        judgement = self.judge.run(reference)
+        without_verdict = msgspec.structs.replace(
+            without_verdict,
+            state="not_enough_rows",
+            model_version=inputs.version.number,
+            reference_rows=len(reference.frame),
+            judgement=judgement,
+        )
+        if len(rows) < self.monitoring.min_rows:
+            return without_verdict
+        drift = self._drift(reference, rows)
+        self._unreported = drift
+        share = share_drifted(judgement.persistent, self.monitoring)
+        return msgspec.structs.replace(
+            without_verdict,
+            state="ok",
+            drifted=share >= self.monitoring.share_drifted,
+            share_drifted=share,
+            features=with_verdicts(drift.features, judgement),
+            prediction=with_verdicts(drift.prediction, judgement),
+            impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
+            duration_s=time.perf_counter() - started,
+        )
+
+    def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:
+        """Return the drift; of the outputs only if the reference's version predicted all rows."""
+        monitoring = self.judge.thresholds.apply(reference, len(rows))
+        current = prediction_frame(rows, self.contract)
+        with_outputs = all(row.model_version == reference.version.number for row in rows)
+        return measure_drift(reference.frame, current, monitoring, self.contract, with_outputs)
+
+    def _labelled(self, version: Version | None) -> list[Labelled]:
+        """Return the newest labels of the production version's predictions; of all without one.
+
+        The quality of an earlier version says nothing about the live model.
+        """
+        newest = self.window.last_labelled(self.monitoring.window_rows)
+        if version is None:
+            return newest
+        return [pair for pair in newest if pair[0].model_version == version.number]
+
+    def _figures_of_predictions(
+        self, rows: list[Prediction], labelled: list[Labelled]
+    ) -> dict[str, Any]:
+        """Return the fields that need no reference data; none if the window has too few rows."""
+        if len(rows) < self.monitoring.min_rows:
+            return {}
+        return {
+            "data_quality": measure_data_quality([row.features for row in rows], self.contract),
+            "segments": measure_segments(
+                classified(rows),
+                classified([prediction for prediction, _ in labelled]),
+                np.array([label.label for _, label in labelled], int),
+                self.monitoring.min_segment_rows,
+            ),
+            "estimated": estimate_quality(*outputs(rows)),
+        }
+
+    def _figures_of_labels(self, labelled: list[Labelled]) -> dict[str, Any]:
+        """Return the fields that need labels; none if there are too few."""
+        if len(labelled) < self.monitoring.min_labels:
+            return {}
+        predictions = [prediction for prediction, _ in labelled]
+        predicted = outputs(predictions)
+        quality = measure_quality(np.array([label.label for _, label in labelled]), *predicted)
+        since = min(prediction.predicted_at for prediction in predictions)
+        # Of the same rows: labelled rows may differ from the rest of the window.
+        error = estimation_error(estimate_quality(*predicted), quality)
+        return {
+            "quality": msgspec.structs.replace(quality, since=since),
+            "below_floor": is_below_floor(quality, self.monitoring.roc_auc_floor),
+            "estimation_error": error,
+            "label_delay_s": label_delay_s(labelled),
+        }
+
+    def _read_reference(self, version: Version) -> Reference:
+        """Return the reference data, read once per version. Raises RegistryError."""
+        if self._reference is None or self._reference.version != version:
+            path = self.references.path(version)
+            self._reference = read_reference(path, version, self.contract)
+        return self._reference
+
+    def _write_reports(self, at: float) -> None:
+        """Save the report of each newly drifted window, and replace the latest report.
+
+        A report costs more than a measurement. So the latest one is replaced once per
+        `html_period_s`, or at once if it would contradict the new scores.
+        """
+        for window in self.judge.newly_drifted:
+            assert self._reference is not None  # the windows were judged against it
+            saved = SavedReport.of(at, window.columns, self._reference.version.number, window.rows)
+            self.reports.save(self._drift(self._reference, window.rows).html(), saved)
+        self.judge.newly_drifted = []
+        if self._unreported is None:
+            return
+        drifted = self._unreported.share_drifted >= self.monitoring.share_drifted
+        if at < self._latest_report.due_at and drifted == self._latest_report.drifted:
+            return
+        self.reports.write_latest(self._unreported.html())
+        self._unreported = None
+        self._latest_report = LatestReport(at + self.monitoring.html_period_s, drifted)
+
+
+def with_verdicts(
+    columns: tuple[ColumnDrift, ...], judgement: Judgement
+) -> tuple[ColumnDrift, ...]:
+    """Return the columns' current scores, each with its drift verdict."""
+    return tuple(
+        msgspec.structs.replace(column, persistent=column.name in judgement.persistent)
+        for column in columns
+    )
+
+
+def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted classes and the probabilities, both (n_predictions,)."""
+    classes = np.array([prediction.income_class for prediction in predictions], int)
+    return classes, np.array([prediction.probability for prediction in predictions])
+
+
+def classified(predictions: list[Prediction]) -> ClassifiedRows:
+    """Return features and predicted classes, as `measure_segments` takes them."""
+    return ClassifiedRows([one.features for one in predictions], outputs(predictions)[0])
+
+
+def is_below_floor(quality: Quality, floor: float) -> bool:
+    """Return True if the whole 95 % interval of the ROC AUC is below the floor."""
+    bound = quality.bounds.get("roc_auc")
+    return bound is not None and bound.upper < floor
+
+
+def label_delay_s(labelled: list[Labelled]) -> dict[str, float]:
+    """Return the seconds from prediction time to label time, by quantile; at least one row.
+
+    These are the newest labels. The newest predictions would have their quick labels only.
+    """
+    delays = [label.labelled_at - prediction.predicted_at for prediction, label in labelled]
+    values = np.quantile(delays, DELAY_QUANTILES)
+    return {str(quantile): float(value) for quantile, value in zip(DELAY_QUANTILES, values)}
+
+
+def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
+    """Return size and times of the window. The counters were read before the rows."""
+    times = [row.predicted_at for row in rows]
+    return WindowFacts(
+        len(rows), counters.ingested, min(times, default=None), max(times, default=None)
+    )

@@ -1,0 +1,1 @@
+"""Read the reference data of the production version, and the monitoring file."""

@@ -1,0 +1,173 @@
+"""Read `config/monitoring.yaml` and check it against the feature contract.
+
+The web workers use the dataset's name and the budget of false alarms, `measure` and `verdict` the
+rest.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import yaml
+
+from config.contract import Contract, nearest
+from config.runtime.settings import SettingsError
+
+OUTPUTS = ("probability", "income_class")  # of the model
+NUMERIC_TESTS = ("wasserstein", "ks")
+CATEGORICAL_TESTS = ("jensenshannon",)
+P_VALUE_TESTS = ("ks",)  # small is drift; the others are distances, where large is drift
+MIN_P_VALUE = 1e-12  # JSON has no logarithm of 0
+MIN_CHANCE = 2e-4  # of exceeding a threshold; the bootstrap has too few windows for less
+MONTH_S = 30 * 24 * 3600
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class MonitoringError(SettingsError):
+    """The monitoring file is invalid; the message lists every problem."""
+
+
+class ColumnTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The statistical test of one column."""
+
+    test: str  # one of NUMERIC_TESTS or CATEGORICAL_TESTS
+    threshold: Positive | None = None  # None: found from the reference data
+
+    def ratio(self, score: float) -> float:
+        """Return how far a score is beyond the threshold; above 1 is drift, for every test.
+
+        P-values are compared by their logarithms: otherwise one of 1e-12 would dwarf the others
+        on a chart.
+        """
+        if self.threshold is None:
+            raise ValueError(f"{self.test}: no threshold. Use `Thresholds.apply` first.")
+        if self.test in P_VALUE_TESTS:
+            return math.log(max(score, MIN_P_VALUE)) / math.log(self.threshold)
+        return score / self.threshold
+
+    def problem(self, is_numeric: bool) -> str | None:
+        """Return why this test cannot be used for such a column, or None."""
+        tests, kind = (
+            (NUMERIC_TESTS, "numbers") if is_numeric else (CATEGORICAL_TESTS, "categories")
+        )
+        if self.test not in tests:
+            rule = f"one of {', '.join(tests)} for a column of {kind}"
+            return f"unusable test; got {self.test}, expected {rule}."
+        if self.test in P_VALUE_TESTS and self.threshold is not None and self.threshold >= 1:
+            return f"invalid threshold; got {self.threshold}, expected a p-value below 1."
+        return None
+
+
+class PredictionTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tests of the model's two outputs."""
+
+    probability: ColumnTest
+    income_class: ColumnTest
+
+
+class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One monitored dataset; `config/monitoring.yaml` explains the fields."""
+
+    dataset: str
+    window_rows: Count
+    min_rows: Count
+    min_labels: Count
+    min_segment_rows: Count
+    measure_period_s: Seconds
+    judge_period_s: Seconds
+    persistent_windows: Count
+    false_alarms_per_month: Positive
+    html_period_s: Seconds
+    retention_rows: Count
+    share_drifted: Share
+    roc_auc_floor: Share
+    reports_kept: Count
+    features: dict[str, ColumnTest]
+    prediction: PredictionTests
+    window_s: Seconds | None = None
+
+    @property
+    def outputs(self) -> dict[str, ColumnTest]:
+        """The tests of the model's outputs, by column."""
+        return {name: getattr(self.prediction, name) for name in OUTPUTS}
+
+    @property
+    def tests(self) -> dict[str, ColumnTest]:
+        """The tests of all columns: features, then outputs."""
+        return self.features | self.outputs
+
+    @property
+    def false_alarm_chance(self) -> float:
+        """The share of the budget for one column and one window."""
+        columns = sum(test.threshold is None for test in self.tests.values())
+        windows = MONTH_S / self.judge_period_s
+        return self.false_alarms_per_month / windows / max(columns, 1)
+
+    def with_thresholds(self, found: dict[str, float]) -> "Monitoring":
+        """Return a copy with these columns' thresholds."""
+
+        def given(tests: dict[str, ColumnTest]) -> dict[str, ColumnTest]:
+            return {
+                name: msgspec.structs.replace(test, threshold=found.get(name, test.threshold))
+                for name, test in tests.items()
+            }
+
+        prediction = PredictionTests(**given(self.outputs))
+        return msgspec.structs.replace(self, features=given(self.features), prediction=prediction)
+
+
+def load_monitoring(path: Path, contract: Contract) -> Monitoring:
+    """Read and check the file. Raises MonitoringError listing every problem."""
+    try:
+        monitoring = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Monitoring)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
+        raise MonitoringError(f"{path}: {err}") from err
+    if problems := [*_column_problems(monitoring, contract), *_size_problems(monitoring)]:
+        raise MonitoringError("\n".join(f"{path}: {problem}" for problem in problems))
+    return monitoring
+
+
+def _column_problems(monitoring: Monitoring, contract: Contract) -> list[str]:
+    inputs = contract.input_names
+    problems = [
+        f"features.{name}: no test; expected one for each input column of the model."
+        for name in inputs
+        if name not in monitoring.features
+    ]
+    for name in monitoring.features:
+        if name not in inputs:
+            like = nearest(name, inputs)
+            hint = f" Did you mean {like}?" if like else ""
+            problems.append(f"features.{name}: not an input column of the model.{hint}")
+    is_numeric = {f.name: not f.is_categorical for f in contract.inputs}
+    is_numeric |= {"probability": True, "income_class": False}
+    for name, test in monitoring.tests.items():
+        if name in is_numeric and (problem := test.problem(is_numeric[name])):
+            problems.append(f"{name}: {problem}")
+    return problems
+
+
+def _size_problems(monitoring: Monitoring) -> list[str]:
+    rows = monitoring.window_rows
+    problems = [
+        f"{name}: too large; got {value}, expected at most {rows}, as window_rows."
+        for name in ("min_rows", "min_labels")
+        if (value := getattr(monitoring, name)) > rows
+    ]
+    if (retention := monitoring.retention_rows) < rows:
+        problems.append(
+            f"retention_rows: too small; got {retention}, expected at least {rows}, as window_rows."
+        )
+    chance = monitoring.false_alarm_chance ** (1 / monitoring.persistent_windows)
+    if chance < MIN_CHANCE:
+        problems.append(
+            f"false_alarms_per_month: too small; got {monitoring.false_alarms_per_month:g}, by"
+            f" which a window may exceed a threshold with a chance of {chance:.1g}, expected at"
+            f" least {MIN_CHANCE:g}. Increase it, judge_period_s or persistent_windows."
+        )
+    return problems

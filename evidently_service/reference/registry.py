@@ -1,0 +1,121 @@
+"""Download the production version's reference data from MLflow's registry, and cache it on disk.
+
+The only module of the service that imports MLflow; only the measure process loads it. Training logs
+`monitoring/reference.jsonl` with each run.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import mlflow
+import msgspec
+from mlflow.exceptions import MlflowException
+from requests import RequestException
+
+from config.model_registry import ALIAS, MODEL_NAME, REFERENCE
+
+REQUEST_LIMITS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement tries again
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class RegistryError(Exception):
+    """MLflow is unavailable, or the production version or its reference data is unusable."""
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A registered version and the run that made it."""
+
+    number: str
+    run_id: str
+
+
+class ReferenceSource(Protocol):
+    """A source of reference data: MLflow, or a fake in a test."""
+
+    def production_version(self) -> Version:
+        """Return the version in production. Raises RegistryError."""
+
+    def download_reference(self, version: Version, folder: Path) -> Path:
+        """Download a version's reference file into the folder. Raises RegistryError."""
+
+
+class Registry:
+    """The MLflow server at a tracking URI."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        for name, value in REQUEST_LIMITS.items():
+            os.environ.setdefault(name, value)
+        self.tracking_uri = tracking_uri
+        self.client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+    def production_version(self) -> Version:
+        """Return the version with the production alias. Raises RegistryError."""
+        with self._translated(f"{MODEL_NAME}@{ALIAS}"):
+            version = self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
+        return Version(str(version.version), version.run_id or "")
+
+    def download_reference(self, version: Version, folder: Path) -> Path:
+        """Download a version's reference file into an existing folder. Raises RegistryError."""
+        with self._translated(f"{REFERENCE} of version {version.number}"):
+            path = mlflow.artifacts.download_artifacts(
+                run_id=version.run_id,
+                artifact_path=REFERENCE,
+                dst_path=str(folder),
+                tracking_uri=self.tracking_uri,
+            )
+        return Path(path)
+
+    @contextmanager
+    def _translated(self, wanted: str) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, RequestException, OSError) as err:
+            raise RegistryError(
+                f"MLFLOW_TRACKING_URI: {self.tracking_uri} returned no {wanted}: {err}"
+            ) from err
+
+
+class ReferenceCache:
+    """The production version's reference file in a folder, for when MLflow is unavailable."""
+
+    def __init__(self, folder: Path, source: ReferenceSource) -> None:
+        self.folder = folder
+        self.source = source
+        self._pointer = folder / "production.json"
+
+    def refresh(self) -> None:
+        """Download the production version's file unless it is cached. Raises RegistryError."""
+        version = self.source.production_version()
+        if version != self.version():
+            self._download(version)
+
+    def version(self) -> Version | None:
+        """Return the version of the cached file, or None if nothing is cached."""
+        try:
+            return msgspec.json.decode(self._pointer.read_bytes(), type=Version)
+        except (FileNotFoundError, msgspec.DecodeError):  # a power cut may leave an empty file
+            return None
+
+    def path(self, version: Version) -> Path:
+        """Return the path of a version's file."""
+        return self.folder / f"{version.number}.jsonl"
+
+    def _download(self, version: Version) -> None:
+        """Replace the file, then the pointer to it; each replacement is atomic."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            downloaded = self.source.download_reference(version, Path(scratch))
+            os.replace(downloaded, self.path(version))
+            pointer = Path(scratch) / self._pointer.name
+            pointer.write_bytes(msgspec.json.encode(version))
+            os.replace(pointer, self._pointer)
+        for old in self.folder.glob("*.jsonl"):
+            if old != self.path(version):
+                old.unlink()

@@ -1,0 +1,1 @@
+"""Keep events, measurements and reports on disk."""

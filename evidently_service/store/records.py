@@ -1,0 +1,183 @@
+"""The values of one measurement, as the window stores them and `/drift` shows them.
+
+`measure` makes a Measurement, `store.window` stores it, `api` shows it. Field names are part of
+`/drift` and of stored rows.
+"""
+
+from typing import Literal
+
+import msgspec
+
+State = Literal["ok", "not_enough_rows", "no_reference", "not_measured"]
+STATES: tuple[State, ...] = ("ok", "not_enough_rows", "no_reference", "not_measured")
+
+
+class ColumnDrift(msgspec.Struct, frozen=True):
+    """The drift of one column."""
+
+    name: str
+    test: str
+    score: float  # a distance or a p-value, depending on the test
+    threshold: float
+    ratio: float  # above 1 is drift, for every test
+    drifted: bool  # in this window
+    persistent: bool = False  # in enough judged windows in a row: the drift verdict
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The drift verdict of all judged windows, and the start of the next window.
+
+    Times are event times of a window's last row, in Unix seconds.
+    """
+
+    reference: str | None = None  # the version whose windows `windows` and `streaks` count
+    arrival: int = 0  # of the last row that was judged or skipped
+    not_before: float = 0.0  # minimum event time of the next window's rows
+    windows: int = 0  # judged against this reference data
+    too_small: int = 0  # closed by `window_s` with fewer than `min_rows` rows, so not judged
+    streaks: dict[str, int] = {}  # per column: last windows in a row beyond the threshold
+    persistent: tuple[str, ...] = ()  # drifted columns; each stays until a window clears it
+    # The first of the last windows in a row whose own scores are drift. Later rows are all from
+    # the changed world. None after a window without drift.
+    changed_by: float | None = None
+    drifted_since: float | None = None  # when the verdict last became drift
+    drifted_from: str | None = None  # the version whose reference data it drifted from
+    resolved_at: float | None = None  # when it cleared, against another version's reference data
+
+
+class DriftImpact(msgspec.Struct, frozen=True, rename={"impact": "effect"}):
+    """The shift of the mean probability caused by one feature's drift; 0.01 is one point.
+
+    `measure.drift_impact` lists the limits.
+    """
+
+    feature: str
+    impact: float  # absolute shift
+    shift: float  # above 0: the probabilities have risen
+    standard_error: float  # of the shift; less than two of it may be chance
+
+
+class WindowFacts(msgspec.Struct, frozen=True):
+    """Size and times of the measured window."""
+
+    rows: int
+    ingested_total: int  # predictions ever stored when these rows were read
+    first_event_at: float | None = None  # Unix time in seconds
+    last_event_at: float | None = None
+
+
+class FeatureQuality(msgspec.Struct, frozen=True):
+    """Shares of the window's rows with a faulty value of one feature, in [0, 1]."""
+
+    feature: str
+    missing: float | None = None  # None, here and below: the fault cannot occur
+    out_of_range: float | None = None
+    unseen: float | None = None  # a category that the contract does not list
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """Predictions ever received; pruning and restarts do not change these."""
+
+    ingested: int = 0  # stored
+    duplicates: int = 0  # received again, not stored twice
+
+
+class LabelCounts(msgspec.Struct, frozen=True):
+    """Stored labels by state."""
+
+    matched: int = 0  # the prediction is stored too
+    pending: int = 0  # the prediction has not arrived yet
+    conflicting: int = 0  # contradicted the prediction's first label, which stays
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A 95 % interval."""
+
+    lower: float
+    upper: float
+
+
+class Confusion(msgspec.Struct, frozen=True):
+    """Labelled predictions by true and predicted class."""
+
+    true_negatives: int
+    false_positives: int
+    false_negatives: int
+    true_positives: int
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """The quality of the newest labelled predictions; the positive class is 1.
+
+    A metric is None if the labels do not define it, such as the recall without a label of 1.
+    """
+
+    rows: int
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    roc_auc: float | None = None
+    log_loss: float | None = None
+    bounds: dict[str, Interval] = {}  # by metric
+    confusion: Confusion | None = None
+    calibration_error: float | None = None  # ECE over 15 bins, in [0, 1]
+    calibration_excess: float | None = None  # mean probability minus observed share of 1
+    since: float | None = None  # Unix time of the oldest of the predictions
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """The quality of predictions, estimated before their labels arrive."""
+
+    rows: int
+    metrics: dict[str, float]  # those of Quality that are defined, by name
+    bounds: dict[str, Interval]  # by metric, over labels drawn by the probabilities
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """The figures of one group of people."""
+
+    segment: str  # a column, or "age"
+    group: str
+    rows: int  # in the window
+    selection_rate: float  # share with predicted class 1
+    quality: dict[str, float]  # accuracy, tpr, fpr of its labelled rows, if there are enough
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": "effects"}):
+    """One comparison of window and reference data; without a drift verdict unless `state` is ok.
+
+    A field that a later release adds needs a default: stored measurements outlive an upgrade.
+    """
+
+    dataset: str
+    state: State
+    drifted: bool = False  # `share_drifted` has reached `share_threshold`
+    share_drifted: float | None = None  # persistently drifted features over all, in [0, 1]
+    share_threshold: float
+    features: tuple[ColumnDrift, ...] = ()
+    prediction: tuple[ColumnDrift, ...] = ()
+    impacts: tuple[DriftImpact, ...] = ()  # of the features, the largest first
+    model_version: str | None = None  # the version of the reference data
+    reference_rows: int = 0
+    measured_at: float | None = None  # Unix time of the last check that these figures still hold
+    duration_s: float | None = None
+    window: WindowFacts
+    data_quality: tuple[FeatureQuality, ...] = ()
+    labels: LabelCounts = LabelCounts()
+    label_coverage: float | None = None  # share of the window's rows with a label, in [0, 1]
+    label_delay_s: dict[str, float] = {}  # of the rows of `quality`, by quantile
+    quality: Quality | None = None  # of the production version, if there is one
+    below_floor: bool = False  # the whole interval of the ROC AUC is below roc_auc_floor
+    segments: tuple[Segment, ...] = ()
+    estimated: Estimate | None = None  # of all rows of the window
+    estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated minus measured
+    judgement: Judgement = Judgement()
+    false_alarms_per_month: float | None = None  # the budget of the thresholds
+
+
+class Run(msgspec.Struct, frozen=True):
+    """The last run of the measure process."""
+
+    at: float  # Unix time in seconds
+    error: str | None = None

@@ -1,0 +1,74 @@
+"""Keep the HTML reports: the latest, and those of newly drifted windows.
+
+`measure` writes them, the web workers show them. A saved report is two files: the page `NAME.html`
+and its description `NAME.json`. NAME is the time, so names sort by time.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from config.events import Prediction
+
+LATEST = "latest"
+NAME = re.compile(r"latest|\d{8}T\d{6}Z")
+
+
+class SavedReport(msgspec.Struct, frozen=True):
+    """The description of a saved report. Times are Unix times in seconds."""
+
+    name: str
+    columns: tuple[str, ...]  # that became drifted with this window
+    model_version: str  # the version of the reference data
+    rows: int
+    first_event_at: float
+    last_event_at: float
+
+    @classmethod
+    def of(
+        cls, at: float, columns: Iterable[str], version: str, window: Iterable[Prediction]
+    ) -> "SavedReport":
+        """Describe the report of a window, written at a time."""
+        times = [row.predicted_at for row in window]
+        name = f"{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
+        return cls(name, tuple(columns), version, len(times), min(times), max(times))
+
+
+class Reports:
+    """A folder of reports. Files are replaced whole; a description is written after its page."""
+
+    def __init__(self, folder: Path, max_saved: int) -> None:
+        self.folder = folder
+        self.max_saved = max_saved
+
+    def write_latest(self, html: str) -> None:
+        """Replace the latest report."""
+        self._write(f"{LATEST}.html", html.encode())
+
+    def save(self, html: str, description: SavedReport) -> None:
+        """Add a report; delete the oldest beyond `max_saved`."""
+        self._write(f"{description.name}.html", html.encode())
+        self._write(f"{description.name}.json", msgspec.json.encode(description))
+        for old in self.saved()[self.max_saved :]:
+            for ending in ("json", "html"):
+                (self.folder / f"{old.name}.{ending}").unlink(missing_ok=True)
+
+    def saved(self) -> list[SavedReport]:
+        """Return the descriptions, newest first."""
+        paths = sorted(self.folder.glob("*.json"), reverse=True)
+        return [msgspec.json.decode(path.read_bytes(), type=SavedReport) for path in paths]
+
+    def path(self, name: str) -> Path | None:
+        """Return the path of a report's page, or None if there is no such report."""
+        path = self.folder / f"{name}.html"
+        return path if NAME.fullmatch(name) and path.is_file() else None
+
+    def _write(self, name: str, content: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_bytes(content)
+        os.replace(temporary, self.folder / name)

@@ -1,0 +1,49 @@
+"""Data quality, counted by hand."""
+
+from typing import Any
+
+import pytest
+
+from config.contract import Contract
+from evidently_service.store.records import FeatureQuality
+from evidently_service.measure.data_quality import measure_data_quality
+from tests.evidently_service.events import made_up_rows
+
+
+def measured(contract: Contract, *changes: dict[str, Any]) -> dict[str, FeatureQuality]:
+    """Return the quality, by feature, of faultless rows with one change each."""
+    rows = made_up_rows(contract, len(changes), seed=1)
+    changed = [row | change for row, change in zip(rows, changes, strict=True)]
+    return {one.feature: one for one in measure_data_quality(changed, contract)}
+
+
+def test_faultless_rows_have_shares_of_zero_and_none_for_impossible_faults(
+    contract: Contract,
+) -> None:
+    found = measured(contract, {}, {})
+    assert list(found) == list(contract.input_names)
+    assert found["age"] == FeatureQuality("age", None, 0.0, None)
+    assert found["workclass"] == FeatureQuality("workclass", 0.0, None, 0.0)
+
+
+def test_missing_and_unseen_categories_are_counted_apart(contract: Contract) -> None:
+    values = [None, "?", "Atlantis", "Peru", "Cuba"]
+    found = measured(contract, *({"native_country": value} for value in values))
+    assert found["native_country"] == FeatureQuality("native_country", 0.4, None, 0.2)
+    assert found["workclass"] == FeatureQuality("workclass", 0.0, None, 0.0)
+
+
+@pytest.mark.parametrize(("hours", "share"), [(0, 0.25), (1, 0.0), (99, 0.0), (2400, 0.25)])
+def test_a_number_beyond_the_contracts_range_is_counted(
+    contract: Contract, hours: int, share: float
+) -> None:
+    """Hours a week are from 1 to 99; 2,400 are 40 hours in minutes."""
+    found = measured(contract, {"hours_per_week": hours}, {}, {}, {})
+    assert found["hours_per_week"].out_of_range == share
+
+
+def test_a_row_without_a_column_is_a_key_error_that_names_it(contract: Contract) -> None:
+    row = made_up_rows(contract, 1, seed=1)[0]
+    del row["occupation"]
+    with pytest.raises(KeyError, match="occupation"):
+        measure_data_quality([row], contract)

@@ -1,0 +1,187 @@
+"""Judged windows: their rows, and the drift verdict of several windows in a row."""
+
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from config.contract import Contract
+from config.events import Prediction
+from evidently_service.reference.reference_data import Reference, monitored_frame
+from evidently_service.verdict.judge import (
+    DriftJudge,
+    closed_rows,
+    is_dataset_drift,
+    judge_window,
+    reset_for_reference,
+)
+from evidently_service.store.records import Judgement
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.reference.registry import Version
+from evidently_service.verdict.thresholds import Thresholds
+from evidently_service.store.window import Window
+from tests.evidently_service.events import made_up_predictions, made_up_rows, older
+
+
+@pytest.fixture
+def small(judging: Monitoring) -> Monitoring:
+    """Return a monitoring with windows of 60 rows, one a minute; two in a row make a verdict."""
+    return msgspec.structs.replace(
+        judging, window_rows=60, min_rows=40, min_labels=10, judge_period_s=60.0
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(contract: Contract) -> Reference:
+    """Return 2,000 made-up rows."""
+    frame = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
+    return Reference(Version("1", "run-1"), frame)
+
+
+def judge_of(window: Window, monitoring: Monitoring, contract: Contract) -> DriftJudge:
+    """Return a judge of a window."""
+    return DriftJudge(window, Thresholds(monitoring), contract)
+
+
+def after(monitoring: Monitoring, windows: Iterable[dict[str, float]]) -> Judgement:
+    """Return the judgement after windows with these ratios."""
+    judgement = Judgement(reference="1")
+    for number, ratios in enumerate(windows):
+        judgement = judge_window(judgement, ratios, float(number), monitoring)
+    return judgement
+
+
+def test_a_column_has_drifted_after_two_windows_in_a_row_until_one_clears_it(
+    small: Monitoring,
+) -> None:
+    above, below = {"age": 1.1}, {"age": 0.9}
+    assert after(small, [above]).persistent == ()
+    assert after(small, [above, below, above]).persistent == ()
+    assert after(small, [above, above]).persistent == ("age",)
+    assert after(small, [above, above, {}]).persistent == ("age",)  # no output was comparable
+    assert after(small, [above, above, below]).persistent == ()
+
+
+def test_the_verdict_is_drift_from_the_share_of_features_on(small: Monitoring) -> None:
+    two = after(small, [{"age": 2.0, "sex": 2.0, "probability": 2.0}] * 2)
+    three = after(small, [{"age": 2.0, "sex": 2.0, "race": 2.0}] * 2)
+    assert two.persistent == ("age", "sex", "probability") and not is_dataset_drift(
+        two.persistent, small
+    )
+    assert is_dataset_drift(three.persistent, small) and three.drifted_since == 1.0
+
+
+def test_a_verdict_from_earlier_reference_data_must_be_confirmed_by_new_windows(
+    small: Monitoring,
+) -> None:
+    wide, calm = {"age": 2.0, "sex": 2.0, "race": 2.0}, {"age": 0.5, "sex": 0.5, "race": 0.5}
+    drifted = after(small, [wide] * 2)
+    assert (drifted.drifted_from, drifted.changed_by) == ("1", 0.0)
+    promoted = reset_for_reference(drifted, "2", last_arrival=9)
+    assert promoted.persistent == drifted.persistent and promoted.drifted_from == "1"
+    once = judge_window(promoted, wide, 7.0, small)
+    assert (once.drifted_from, once.changed_by) == ("1", 7.0)
+    twice = judge_window(once, wide, 8.0, small)
+    assert (twice.drifted_from, twice.drifted_since, twice.changed_by) == ("2", 8.0, 7.0)
+    resolved = judge_window(promoted, calm, 7.0, small)
+    assert (resolved.persistent, resolved.resolved_at, resolved.changed_by) == ((), 7.0, None)
+
+
+def test_a_change_dates_from_the_first_window_in_a_row_with_dataset_drift(
+    small: Monitoring,
+) -> None:
+    wide, two = {"age": 2.0, "sex": 2.0, "race": 2.0}, {"age": 2.0, "sex": 2.0, "race": 0.5}
+    assert after(small, [wide, two]).changed_by is None
+    assert after(small, [wide, two, wide, wide, wide]).changed_by == 2.0
+
+
+def numbered(predictions: list[Prediction]) -> list[tuple[int, Prediction]]:
+    """Return predictions with arrivals from 1 on."""
+    return list(enumerate(predictions, start=1))
+
+
+def test_a_window_closes_when_it_is_full_or_when_a_row_is_too_new_for_it(
+    small: Monitoring, contract: Contract
+) -> None:
+    rows = numbered(made_up_predictions(contract, 60, seed=1))
+    assert closed_rows(rows, small) == 60
+    assert closed_rows(rows[:59], small) == 0
+    timed = msgspec.structs.replace(small, window_s=45.0)
+    assert closed_rows(rows[:46], timed) == 0  # seconds 0 to 45
+    assert closed_rows(rows[:47], timed) == 46
+
+
+def test_windows_share_no_rows_and_begin_at_most_once_a_period(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    """300 rows a second apart: 5 windows of a minute each, or 3 of one in two minutes."""
+    window.add_predictions(made_up_predictions(contract, 300, seed=1))
+    assert judge_of(window, small, contract).run(reference).windows == 5
+    window.store_judgement(Judgement())
+    slower = msgspec.structs.replace(small, judge_period_s=120.0)
+    found = judge_of(window, slower, contract).run(reference)
+    assert (found.windows, found.arrival) == (3, 300)
+
+
+def test_late_and_duplicate_rows_change_no_window(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    rows = made_up_predictions(contract, 180, seed=1, shift=older)
+    late = made_up_predictions(contract, 59, seed=2)  # of the first minute
+    judge = judge_of(window, small, contract)
+    window.add_predictions(rows[:120])
+    assert judge.run(reference).windows == 2
+    window.add_predictions(late)
+    window.add_predictions(rows[:120])
+    window.add_predictions(rows[120:])
+    found = judge.run(reference)
+    assert found.windows == 3 and found.streaks["age"] == 3
+    assert window.counters().duplicates == 120
+
+
+def test_a_window_that_ends_with_too_few_rows_is_counted_and_not_judged(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    """39 rows in 45 seconds, and then a full minute."""
+    timed = msgspec.structs.replace(small, window_s=45.0)
+    rows = made_up_predictions(contract, 200, seed=1)
+    judge = judge_of(window, timed, contract)
+    window.add_predictions(rows[:39])
+    assert judge.run(reference).too_small == 0
+    window.add_predictions(rows[100:])
+    found = judge.run(reference)
+    assert (found.too_small, found.windows) == (1, 1)
+
+
+def test_a_judge_that_is_stopped_and_restarted_reaches_the_same_judgement(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    for seed, shift in enumerate((older, lambda row: row, older, older)):
+        rows = made_up_predictions(contract, 60, seed, shift)
+        later = [
+            msgspec.structs.replace(one, predicted_at=one.predicted_at + 60 * seed) for one in rows
+        ]
+        window.add_predictions(later)
+    whole = judge_of(window, small, contract).run(reference)
+    assert (whole.windows, whole.persistent[:1]) == (4, ("age",))
+    for stopped_after in range(1, 4):
+        window.store_judgement(Judgement())
+        judge = judge_of(window, small, contract)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(judge, "_next_window", stopping(judge, stopped_after))
+            with pytest.raises(KeyboardInterrupt):
+                judge.run(reference)
+        assert window.judgement().windows == stopped_after
+        assert judge_of(window, small, contract).run(reference) == whole
+
+
+def stopping(judge: DriftJudge, windows: int):
+    """Return the judge's `_next_window`, interrupted after some windows."""
+    original = judge._next_window  # pylint: disable=protected-access
+
+    def next_window(judgement: Judgement):
+        if judgement.windows == windows:
+            raise KeyboardInterrupt
+        return original(judgement)
+
+    return next_window

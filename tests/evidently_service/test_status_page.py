@@ -1,0 +1,182 @@
+"""The status page at `/`, before and after the first measurement."""
+
+import time
+from collections.abc import Iterator
+from threading import Thread
+from typing import Any
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+from playwright.sync_api import Page, expect, sync_playwright
+from prometheus_client import CollectorRegistry
+from werkzeug.serving import make_server
+
+from config.contract import Contract
+from evidently_service.api.app import create_app
+from evidently_service.store.records import DriftImpact, Judgement, Measurement, Run, State
+from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.api.status_page import HEIGHT, STALE_PERIODS, WIDTH, chart_of, format_time
+from evidently_service.settings import Settings
+from evidently_service.store.window import Window
+from tests.conftest import CHROMIUM
+from tests.evidently_service.test_app import MEASURED
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.fixture
+def client(monitoring: Monitoring, contract: Contract, window: Window) -> FlaskClient:
+    """Return a client of the service with an empty window."""
+    app = create_app(Settings(), monitoring, contract, window, CollectorRegistry())
+    return app.test_client()
+
+
+def page(client: FlaskClient) -> str:
+    """Return the page as a browser gets it."""
+    response = client.get("/", headers=BROWSER)
+    assert response.status_code == 200 and response.mimetype == "text/html"
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src")
+    assert (
+        "style=" not in response.text and "<script>" not in response.text
+    )  # the policy forbids both
+    return response.text
+
+
+def at(second: float, **changes: object) -> Measurement:
+    """Return a measurement at a time."""
+    return msgspec.structs.replace(MEASURED, measured_at=second, **changes)
+
+
+def test_programs_get_json_and_browsers_a_page(client: FlaskClient) -> None:
+    assert client.get("/").json["endpoints"]  # type: ignore[index]
+    assert client.get("/", headers={"Accept": "*/*"}).is_json
+    assert "Nothing has been measured yet" in page(client)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("no_reference", "No reference data"), ("not_enough_rows", "Too few pred")]
+)
+def test_before_a_comparison_the_page_shows_what_is_missing(
+    client: FlaskClient, window: Window, state: State, words: str
+) -> None:
+    bare = Measurement(dataset="income", state=state, share_threshold=0.2, window=MEASURED.window)
+    window.record(bare, Run(1.0))
+    assert words in page(client)
+
+
+def test_drift_is_shown_with_its_impact_and_its_times(client: FlaskClient, window: Window) -> None:
+    impacts = (DriftImpact("sex", 0.09, 0.09, 0.01), *MEASURED.impacts)
+    judgement = Judgement(drifted_since=1_700_000_000.0, drifted_from="7")
+    window.record(at(1_700_000_000.0, impacts=impacts, judgement=judgement), Run(1.0, "<i>broke"))
+    text = page(client)
+    assert "The dataset has drifted" in text
+    assert "Since 2023-11-14 22:13:20 UTC, from version 7" in text
+    assert text.index('scope="row">sex') < text.index('scope="row">age')  # the larger impact first
+    assert "+9.00" in text and "-4.00" in text
+    assert "0.920 (0.880 to 0.950)" in text and "0.870 (0.850 to 0.890)" in text
+    assert "failed: &lt;i&gt;broke" in text
+
+
+def test_the_verdict_is_shown_in_words(client: FlaskClient, window: Window) -> None:
+    window.record(at(1.0, drifted=False), Run(1.0))
+    assert "Some columns have drifted" in page(client)
+    calm = tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features)
+    window.record(at(2.0, drifted=False, features=calm), Run(2.0))
+    assert "No drift:" in page(client)
+    window.record(at(3.0, below_floor=True), Run(3.0))
+    assert "the whole interval of the ROC AUC is below" in page(client)
+
+
+CALM: dict[str, Any] = {
+    "drifted": False,
+    "features": tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features),
+}
+
+
+def test_the_page_does_not_report_no_drift_alone_while_the_roc_auc_is_below_its_floor(
+    client: FlaskClient, window: Window
+) -> None:
+    """The verdict once was calm above a red figure."""
+    window.record(at(time.time(), **CALM, below_floor=True), Run(1.0))
+    text = page(client)
+    assert (
+        'class="verdict bad">Quality is too low: the whole interval of the ROC AUC is below' in text
+    )
+    assert "No drift" not in text
+
+
+def test_a_stale_measurement_is_not_shown_as_the_current_verdict(
+    client: FlaskClient, window: Window, monitoring: Monitoring
+) -> None:
+    late_s = (STALE_PERIODS + 1) * monitoring.measure_period_s
+    window.record(at(time.time() - late_s, **CALM), Run(1.0))
+    assert 'class="verdict bad">No measurement since 20' in page(client)
+    window.record(at(time.time(), **CALM), Run(2.0))
+    assert 'class="verdict">No drift' in page(client)
+
+
+@pytest.fixture
+def opened(client: FlaskClient) -> Iterator[Page]:
+    """Open the page in Chromium, with a clock set by the test."""
+    if not CHROMIUM:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    server = make_server("127.0.0.1", 0, client.application, threaded=True)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page()
+        shown.clock.install()
+        shown.set_default_timeout(20_000)
+        shown.goto(f"http://127.0.0.1:{server.server_port}/")
+        yield shown
+        browser.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict(
+    opened: Page, window: Window
+) -> None:
+    """It once reloaded as a whole, and a screen reader had to start at the top again."""
+    opened.evaluate(
+        """new MutationObserver(found => window.replaced = (window.replaced ?? 0) + 1).observe(
+            document.querySelector("[role=status]"), {childList: true, characterData: true})"""
+    )
+    verdict, figures = opened.get_by_role("status"), opened.locator("#figures")
+    for seconds, changes, words, replaced in (
+        (1.0, CALM, "No drift", 1),
+        (2.0, CALM, "No drift", 1),
+        (3.0, {}, "The dataset has drifted", 2),
+    ):
+        now = time.time() + seconds
+        window.record(at(now, **changes), Run(1.0))
+        opened.clock.run_for(30_000)
+        expect(figures).to_contain_text(format_time(now))
+        expect(verdict).to_contain_text(words)
+        assert opened.evaluate("window.replaced") == replaced
+    expect(verdict).to_have_class("verdict bad")
+    opened.route("**/*", lambda route: route.abort())
+    opened.clock.run_for(30_000)
+    expect(verdict).to_contain_text("does not respond")
+
+
+def test_the_chart_has_a_point_for_every_measurement(client: FlaskClient, window: Window) -> None:
+    none = tuple(msgspec.structs.replace(one, drifted=False) for one in MEASURED.features)
+    measured = [at(10.0), at(20.0, features=none), at(50.0)]
+    chart = chart_of(measured, 0.25)
+    assert chart is not None
+    assert chart.points == f"0.0,{HEIGHT / 2} {WIDTH / 4},{HEIGHT:.1f} {WIDTH:.1f},{HEIGHT / 2}"
+    assert chart.threshold_y == 0.75 * HEIGHT
+    assert chart_of(measured[:1], 0.25) is None
+    for one in measured:
+        window.record(one, Run(1.0))
+    assert chart.points in page(client)
+
+
+def test_the_newest_measurements_are_returned_oldest_first(window: Window) -> None:
+    for second in (1.0, 2.0, 3.0):
+        window.record(at(second), Run(second))
+    assert [one.measured_at for one in window.newest(2)] == [2.0, 3.0]
