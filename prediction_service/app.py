@@ -18,7 +18,7 @@ from config.events import Label
 from config.logs import where
 from prediction_service import docs, page
 from prediction_service.bodies import FeedbackReader
-from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
+from prediction_service.http.middleware import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
 from prediction_service.errors import (
     InvalidQuery,
     InvalidRecords,

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prediction_service.entrance import ERROR
+from prediction_service.http.middleware import ERROR
 from prediction_service.metrics import Metrics
 from prediction_service.predictor import Question
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from config.contract import Contract, Feature, Target
 from prediction_service.bodies import ID_RULE, LABEL_RULE
-from prediction_service.entrance import CROSS_SITE, REQUEST_ID_RULE
+from prediction_service.http.middleware import CROSS_SITE, REQUEST_ID_RULE
 from prediction_service.predictor import LONGEST_KEY, MOST_EXPLAINED
 from prediction_service.settings import Settings
 

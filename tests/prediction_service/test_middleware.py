@@ -17,7 +17,7 @@ from config.api_keys import hash_of
 from config.events import Label
 from config.settings import SettingsError, read_settings
 from prediction_service.app import create_app
-from prediction_service.entrance import MOST_WAITING, RequestLog
+from prediction_service.http.middleware import MOST_WAITING, RequestLog
 from prediction_service.journal import Journal, read_after
 from prediction_service.log_of_record import stored_labelled
 from prediction_service.metrics import Metrics

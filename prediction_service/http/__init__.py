@@ -1,0 +1,1 @@
+"""HTTP around the predictions: what every request passes through."""
