@@ -1,7 +1,7 @@
 """A request's way: checked records -> model -> journal -> answer.
 
-`Predictor._answer` is the hot path, to be read top to bottom. It knows nothing of HTTP: Flask's
-route and the short way around Flask (`hot_route`) both come here.
+`Predictor._answer` is the hot path, to be read top to bottom. It knows nothing of HTTP: the route
+of `/predict` comes here through `predict.batching`, with the questions of concurrent requests.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceEr
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.model import Model, Row
+from prediction_service.predict.native_thread import in_native_thread
 from prediction_service.served import ServedModel
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
@@ -137,7 +138,8 @@ def explained(answers: list[Answer], model: Model, rows: list[Row]) -> list[Answ
             f"The list holds {len(rows)} records, at most {MOST_EXPLAINED} are explained at once:"
             " send it in parts."
         )
-    pairs = zip(answers, model.explainer.explain(rows))
+    explanations = in_native_thread(lambda: model.explainer.explain(rows))
+    pairs = zip(answers, explanations)
     return [ExplainedAnswer(explanation=e, **msgspec.structs.asdict(one)) for one, e in pairs]
 
 

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -50,6 +50,11 @@ class JournalFull(Exception):
 
 class JournalUnavailable(Exception):
     """A journal cannot be read or written, as when the disk is full; nothing was stored."""
+
+
+def call_here(function: Callable[[], None]) -> None:
+    """Call a function in this thread."""
+    function()
 
 
 class StoredEvent(NamedTuple):
@@ -154,10 +159,15 @@ class Journal:
         """True if the journals have reached their bound."""
         return folder_bytes(self.root) >= self.max_bytes
 
-    def keep_house(self, period_s: float) -> None:
-        """Has the disk store what was appended, and begins other files, in a thread."""
+    def keep_house(
+        self, period_s: float, call: Callable[[Callable[[], None]], None] = call_here
+    ) -> None:
+        """Has the disk store what was appended, and begins other files, in a thread.
+
+        `call` calls a function that blocks for as long as the disk takes.
+        """
         self._housekeeper = threading.Thread(
-            target=self._keep_house, args=[period_s], name="journal", daemon=True
+            target=self._keep_house, args=[period_s, call], name="journal", daemon=True
         )
         self._housekeeper.start()
 
@@ -168,10 +178,10 @@ class Journal:
             self._housekeeper.join()
         self._file.close()
 
-    def _keep_house(self, period_s: float) -> None:
+    def _keep_house(self, period_s: float, call: Callable[[Callable[[], None]], None]) -> None:
         while not self._closed.wait(period_s):
             try:
-                self._file.flush()
+                call(self._file.flush)
                 if self._is_long():
                     self._begin_another()
             except OSError as err:  # an answer that cannot be stored says so itself
