@@ -5,7 +5,6 @@ costs 25. The line has the form of every other line of the service.
 """
 
 import logging
-import sys
 from collections.abc import Callable
 
 import msgspec
@@ -15,6 +14,7 @@ from structlog.typing import EventDict, WrappedLogger
 from config.logs import LogFormat
 
 LOGGER = "prediction_service.requests"
+STDERR = 2  # unbuffered, so that a line is one system call
 
 LogRequest = Callable[..., None]
 
@@ -22,7 +22,7 @@ LogRequest = Callable[..., None]
 def make_request_log(log_format: LogFormat) -> LogRequest:
     """Return what logs an event with its fields: `log_request("request", status=200)`."""
     logger = structlog.wrap_logger(
-        structlog.BytesLogger(sys.stderr.buffer),
+        structlog.BytesLogger(open(STDERR, "wb", buffering=0, closefd=False)),
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             as_json if log_format == "json" else as_text,

@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 from gunicorn.glogging import Logger
+from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, ParseException
 from gunicorn.http.message import Request
 from gunicorn.util import close_graceful
@@ -61,9 +62,14 @@ class ServiceWorker(GeventWorker):
         The client has REQUEST_TIMEOUT_S to send the body and to take the response: gunicorn has
         no such limit, and the connection of a vanished client would stay open.
         """
+        if isinstance(req.body.reader, ChunkedReader):
+            req.force_close()  # after malformed chunks, the rest of the body would be a request
         with gevent.Timeout(self.request_timeout_s, False):
-            super().handle_request(listener_name, req, sock, addr)
-            discard_rest(req)
+            try:
+                super().handle_request(listener_name, req, sock, addr)
+            finally:
+                discard_rest(req)
+            gevent.sleep(0)  # else a client's pipelined requests would all come before others'
             return
         raise StopIteration
 
@@ -76,15 +82,13 @@ class ServiceWorker(GeventWorker):
 
 
 def discard_rest(req: Request) -> None:
-    """Read what the application left of a body. Raises StopIteration if it is malformed.
+    """Read what the application left of a body.
 
     A client that is still sending could not read its response from a closed connection.
     """
-    try:
+    with suppress(OSError, ParseException):  # malformed chunks
         while req.body.read(READ_BYTES):
             pass
-    except (OSError, ParseException):
-        raise StopIteration from None
 
 
 def error_response(err: Exception, log: Logger) -> bytes:

@@ -195,7 +195,7 @@ def test_connections_that_come_together_are_shared_out(
             predict_on_new_connections(settings, record, 16)
             before, answered = answered, answers_by_worker(settings)
             smaller.append(min(now - then for now, then in zip(answered, before)))
-        assert statistics.median(smaller) >= 6  # left to the kernel, often 0
+        assert statistics.median(smaller) >= 3  # without `os.sched_yield`, often 0
 
 
 def test_who_takes_no_connections_keeps_none_waiting(
