@@ -32,15 +32,15 @@ MegaBytes = Annotated[int, msgspec.Meta(ge=64)]  # of which a file of 1/64 is a 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One environment variable per field, in capitals; relative paths start at the work folder."""
 
-    # The server: address, port and number of processes; how long a stopping one may finish.
-    # A client that holds an idle connection makes gunicorn wait for all of that time.
+    # The server: address, port and number of processes; seconds that a stopping process may take to
+    # finish. A client that holds an idle connection makes gunicorn wait for all of that time.
     bind_address: str = "127.0.0.1"
     prediction_port: Port = 9696
     workers: Count = 2
     graceful_timeout_s: Count = 3
 
-    # What a request may carry; more is refused with 413. How long a client may take to send it
-    # and to take the answer; then its connection is closed.
+    # Seconds from the end of a request's head to the last byte of its response; then the connection
+    # is closed. Larger bodies and longer lists are rejected with 413.
     request_timeout_s: Seconds = 10.0
     max_body_bytes: Count = 1_000_000
     max_records: Count = 1000

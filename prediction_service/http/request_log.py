@@ -4,6 +4,7 @@ A logger of its own, past `logging`: that costs 7 us a request where the way thr
 costs 25. The line has the form of every other line of the service.
 """
 
+import io
 import logging
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ LogRequest = Callable[..., None]
 def make_request_log(log_format: LogFormat) -> LogRequest:
     """Return what logs an event with its fields: `log_request("request", status=200)`."""
     logger = structlog.wrap_logger(
-        structlog.BytesLogger(open(STDERR, "wb", buffering=0, closefd=False)),
+        structlog.BytesLogger(io.FileIO(STDERR, "wb", closefd=False)),
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             as_json if log_format == "json" else as_text,
@@ -37,7 +38,7 @@ def make_request_log(log_format: LogFormat) -> LogRequest:
 def as_json(_: WrappedLogger, level: str, event: EventDict) -> bytes:
     """Return a line for programs."""
     head = {"at": event.pop("at"), "level": level, "logger": LOGGER, "event": event.pop("event")}
-    return msgspec.json.encode(head | event)
+    return msgspec.json.encode({**head, **event})
 
 
 def as_text(_: WrappedLogger, level: str, event: EventDict) -> bytes:

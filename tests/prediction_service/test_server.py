@@ -370,18 +370,18 @@ def test_no_header_moves_the_application(one_worker: Settings) -> None:
         assert ask(client, moved)[0] == 200
 
 
+@pytest.fixture
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A certificate of `localhost` that gunicorn is started with."""
+    path = make_certificate(tmp_path)
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--certfile {path} --keyfile {path}")
+    return path
+
+
 def test_the_service_speaks_tls_where_it_has_a_certificate(
-    settings: Settings,
-    model_folder: ModelFolder,
-    start: Start,
-    record: Record,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    certificate: Path, settings: Settings, model_folder: ModelFolder, start: Start, record: Record
 ) -> None:
     assert model_folder.current()
-    certificate = make_certificate(tmp_path)
-    options = f"--certfile {certificate} --keyfile {certificate}"
-    monkeypatch.setenv("GUNICORN_CMD_ARGS", options)
     with gunicorn(start, settings):
         url = f"https://localhost:{settings.prediction_port}/predict"
         assert requests.post(url, json=record, verify=str(certificate), timeout=20).ok

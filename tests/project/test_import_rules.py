@@ -35,7 +35,7 @@ ONE_PLACE = {
 }
 # What gunicorn loads into a request worker, and what it must not need: it would double its memory
 # and start time.
-WORKER = ("wsgi", "worker", "server_log")
+WORKER = ("wsgi", "http.server")
 HEAVY = {"mlflow", "pandas", "sklearn", "scipy", "imblearn", "prefect", "xgboost", "pymongo"}
 
 
