@@ -4,8 +4,8 @@
 
 The floor is an empty Flask route under the same gunicorn worker and settings. Rounds in random
 order: closed loop on kept connections, then half of that rate for the tail, then half of the
-floor's rate. Each ratio is of one round, so other load on the machine slows both sides. The figure is the
-median over the rounds, with its 95 % bootstrap interval.
+floor's rate. Each ratio is of one round, so other load on the machine slows both sides. The figure
+is the median over the rounds, with its 95 % bootstrap interval.
 """
 
 import argparse
