@@ -67,8 +67,10 @@ class ServiceWorker(GeventWorker):
         with gevent.Timeout(self.request_timeout_s, False):
             try:
                 super().handle_request(listener_name, req, sock, addr)
-            finally:
+            except StopIteration:  # the response was the connection's last
                 discard_rest(req)
+                raise
+            discard_rest(req)
             gevent.sleep(0)  # else a client's pipelined requests would all come before others'
             return
         raise StopIteration
