@@ -127,7 +127,7 @@ FAST := $(addprefix tests/,config/test_contract.py config/test_logs.py config/te
   evidently_service/test_judge.py evidently_service/test_monitoring_config.py \
   evidently_service/test_performance.py evidently_service/test_scores.py \
   evidently_service/test_segments.py evidently_service/test_window.py \
-  prediction_service/test_app.py prediction_service/test_entrance.py \
+  prediction_service/test_app.py prediction_service/test_middleware.py \
   prediction_service/test_explanations.py prediction_service/test_journal.py \
   project/test_import_rules.py project/test_lock.py project/test_settings_documented.py \
   stream_generator/test_scenarios.py stream_generator/test_summary.py stream_generator/test_traffic.py \

@@ -3,20 +3,27 @@
 Nothing here talks to the network: models come from the model folder, and answers go to the journal.
 """
 
-import logging
 import os
 import time
 from collections.abc import Callable
 
 import msgspec
-from flask import Flask, Response, request
+import structlog
+from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    HTTPException,
+    NotFound,
+    RequestEntityTooLarge,
+)
 
 from config.events import Label
 from config.runtime.logs import where
 from prediction_service.bodies import FeedbackReader
-from prediction_service.entrance import CALLER, ERROR, REQUEST_ID, Entrance, RequestLog
+from prediction_service.http.middleware import RequestMiddleware
+from prediction_service.http.request_log import make_request_log
 from prediction_service.errors import (
     InvalidQuery,
     InvalidRecords,
@@ -27,10 +34,10 @@ from prediction_service.errors import (
     ServiceError,
     error_body,
 )
-from prediction_service.hot_route import HotRoute
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
 from prediction_service.http.auth import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
+from prediction_service.predict.batching import Batcher
 from prediction_service.predict.model import Model
 from prediction_service.predictor import Predictor, Question, required_model
 from prediction_service.responses import (
@@ -43,7 +50,7 @@ from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from prediction_service.web import routes
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 JSON = "application/json"
 # What needs no API key where keys are on; every other path does.
@@ -55,73 +62,40 @@ OPEN_PATHS = (
     "/metrics",
     *routes.PATHS,
 )
-# Of every answer that Flask makes; a page may loosen the policy for what it needs.
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 def create_app(settings: Settings, served: LiveModel, journal: Journal, metrics: Metrics) -> Flask:
     """The Flask application on its collaborators; it starts nothing of its own."""
     app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1  # see read_body
     predictor = Predictor(served, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
     add_state_routes(app, settings, served, journal, metrics)
     routes.add_web_routes(app, served, settings)
     add_error_handlers(app, metrics)
 
-    @app.before_request
-    def refuse() -> None:
-        if ERROR in request.environ:
-            raise request.environ[ERROR]
-
-    @app.after_request
-    def secure(response: Response) -> Response:
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
-
-    @app.after_request
-    def count(response: Response) -> Response:
-        metrics.count_request(request.endpoint or "unknown", response.status_code)
-        return response
-
-    hot = HotRoute(app.wsgi_app, predictor.answer, metrics, settings.max_body_bytes)
-    request_log = app.extensions["request_log"] = request_log_of(app, settings)
-    app.wsgi_app = Entrance(  # type: ignore[method-assign, assignment]
-        hot, Keys(settings.api_key_hashes), OPEN_PATHS, request_log
-    )
+    log_request = make_request_log(settings.log_format) if settings.log_requests else None
+    RequestMiddleware(Keys(settings.api_key_hashes), OPEN_PATHS, metrics, log_request).register(app)
     return app
-
-
-def request_log_of(app: Flask, settings: Settings) -> RequestLog | None:
-    """What writes a line for each request, if that is wanted."""
-    if not settings.log_requests:
-        return None
-    routes = [f"{m} {rule.rule}" for rule in app.url_map.iter_rules() for m in rule.methods or ()]
-    return RequestLog(settings.log_format, routes)
 
 
 def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) -> None:
     """`/predict` and `/feedback`."""
     read_feedback = FeedbackReader(settings.max_records).read
+    batcher = Batcher(predictor.answer)
 
     @app.post("/predict")
     def predict() -> Response:
         body = read_body(settings.max_body_bytes)
         key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
         question = Question(body, key, explain=is_asked("explain"))
-        predictor.answer([question])
+        batcher.answer(question)
         if isinstance(question.outcome, Exception):
             raise question.outcome
         return Response(question.outcome, content_type=JSON)
 
     @app.post("/feedback")
     def feedback() -> Response:
-        now, caller = time.time(), request.environ.get(CALLER)
+        now, caller = time.time(), g.get("caller")
         labels = read_feedback(read_body(settings.max_body_bytes))
         predictor.journal.append(
             [Label(one.prediction_id, now, one.label, caller) for one in labels]
@@ -188,8 +162,12 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
 
     @app.errorhandler(Exception)
     def surprise(err: Exception) -> Response:
-        message = "request failed endpoint=%s request_id=%s error=%s"
-        log.error(message, request.endpoint, request.environ[REQUEST_ID], where(err))
+        log.error(
+            "request_failed",
+            endpoint=request.endpoint,
+            request_id=g.request_id,
+            error=where(err),
+        )
         return error_response(500, ServiceError.code, "The service failed; its log says why.")
 
     app.register_error_handler(JournalFull, unavailable("journal_full"))
@@ -205,15 +183,22 @@ def is_asked(name: str) -> bool:
 
 
 def read_body(max_bytes: int) -> bytes:
-    """The request's body. Raises RequestEntityTooLarge beyond `max_bytes`.
+    """Return the request's body. Raises RequestEntityTooLarge beyond `max_bytes`.
 
-    Werkzeug cuts a chunked body at its limit without a word, so its limit is a byte further.
+    The stream is read directly: Werkzeug's own limit truncates a chunked body without an error,
+    and its wrapper costs a tenth of a request.
     """
-    if (request.content_length or 0) > max_bytes:
+    length = request.content_length
+    if length is not None and length > max_bytes:
         raise RequestEntityTooLarge()
-    body = request.get_data(cache=False)
+    try:
+        body = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
+    except Exception as err:  # pylint: disable=broad-exception-caught  # the server's own errors
+        raise BadRequest("The body is not valid HTTP.") from err
     if len(body) > max_bytes:
         raise RequestEntityTooLarge()
+    if length is not None and len(body) < length:
+        raise ClientDisconnected()
     return body
 
 

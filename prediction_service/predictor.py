@@ -1,7 +1,7 @@
 """A request's way: checked records -> model -> journal -> answer.
 
-`Predictor._answer` is the hot path, to be read top to bottom. It knows nothing of HTTP: Flask's
-route and the short way around Flask (`hot_route`) both come here.
+`Predictor._answer` is the hot path, to be read top to bottom. It knows nothing of HTTP: the route
+of `/predict` comes here through `predict.batching`, with the questions of concurrent requests.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.package import Row
 from prediction_service.predict.model import Model
+from prediction_service.predict.native_thread import in_native_thread
 from prediction_service.responses import PredictionResponse
 from prediction_service.models.live_model import LiveModel
 
@@ -140,7 +141,8 @@ def add_explanations(answers: list[PredictionResponse], model: Model, rows: list
             f"The list holds {len(rows)} records, at most {MOST_EXPLAINED} are explained at once:"
             " send it in parts."
         )
-    for one, explanation in zip(answers, model.explainer.explain(rows)):
+    explanations = in_native_thread(lambda: model.explainer.explain(rows))
+    for one, explanation in zip(answers, explanations):
         one.explanation = explanation
 
 

@@ -36,8 +36,8 @@ class Settings(BaseSettings):
     )
     request_timeout_s: Seconds = Field(
         10.0,
-        description="How long a client may take to send a request, and to read its response. Then"
-        " its connection is closed.",
+        description="Time from the end of a request's head to the last byte of its response. Then"
+        " the connection is closed.",
     )
     max_body_bytes: Count = Field(1_000_000, description="Maximum size of a request. Larger: 413.")
     max_records: Count = Field(1000, description="Maximum number of records in a request.")

@@ -1,4 +1,4 @@
-"""What gunicorn loads in each worker, after the fork: settings, model, journal and the app."""
+"""The application that gunicorn loads in each worker, after the fork."""
 
 import gc
 import math
@@ -14,11 +14,11 @@ from prediction_service.metrics import Metrics
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
+from prediction_service.predict.native_thread import in_native_thread
 from prediction_service.settings import Settings
 
-HOUSEKEEPING_PERIOD_S = 1.0
-SHORTEST_FILE_S = 60.0
-LOG_PERIOD_S = 0.2
+MAINTENANCE_PERIOD_S = 1.0
+MIN_FILE_AGE_S = 60.0
 
 settings = read_settings(Settings)
 set_up(settings.log_format)
@@ -33,14 +33,12 @@ journal = Journal(
     settings.instance,
     settings.journal_sync,
     settings.journal_max_mb * 10**6,
-    # Only whole files are removed, and none that is being written.
-    max(SHORTEST_FILE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
+    # Only whole files are removed, and never the one that is being written.
+    max(MIN_FILE_AGE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
 )
-journal.run_maintenance(HOUSEKEEPING_PERIOD_S)
+journal.run_maintenance(MAINTENANCE_PERIOD_S, in_native_thread)
 app = create_app(settings, served, journal, metrics)
-if settings.log_requests:
-    app.extensions["request_log"].flush_every(LOG_PERIOD_S)
-# What is loaded by now lives as long as the worker. Were it looked through with every full
-# collection, one request in a thousand would wait some 10 ms longer.
+# Objects of the start live as long as the worker. A full collection that visited them would delay
+# one request in a thousand by 10 ms.
 gc.collect()
 gc.freeze()

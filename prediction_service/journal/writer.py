@@ -5,10 +5,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -29,6 +29,20 @@ log = structlog.get_logger(__name__)
 Sync = Literal["normal", "full"]
 
 MAX_FILES = 64  # JOURNAL_MAX_MB is divided into that many files
+
+
+T = TypeVar("T")
+
+
+class Call(Protocol):
+    """Calls a function that waits for the disk, and returns its result."""
+
+    def __call__(self, function: Callable[[], T], /) -> T: ...
+
+
+def call_directly(function: Callable[[], T], /) -> T:
+    """Return what the function returns."""
+    return function()
 
 
 class JournalFull(Exception):
@@ -138,10 +152,13 @@ class Journal:
                 ) from err
             self._used_bytes += len(content)
 
-    def run_maintenance(self, period_s: float) -> None:
-        """Every `period_s` seconds, in a thread: measure, flush, and start a new file if due."""
+    def run_maintenance(self, period_s: float, call: Call = call_directly) -> None:
+        """Every `period_s` seconds, in a thread: measure, flush, and start a new file if due.
+
+        `call` calls what waits for the disk; under gevent, a native thread should do it.
+        """
         self._maintenance = threading.Thread(
-            target=self._run_maintenance, args=[period_s], name="journal", daemon=True
+            target=self._run_maintenance, args=[period_s, call], name="journal", daemon=True
         )
         self._maintenance.start()
 
@@ -152,11 +169,11 @@ class Journal:
             self._maintenance.join()
         self._file.close()
 
-    def _run_maintenance(self, period_s: float) -> None:
+    def _run_maintenance(self, period_s: float, call: Call) -> None:
         while not self._closed.wait(period_s):
             try:
-                self._measure()
-                self._file.flush()
+                self._measure(call)
+                call(self._file.flush)
                 if self._is_due():
                     self._start_another_file()
             except OSError as err:  # such as a full disk; a request that fails reports it itself
@@ -165,8 +182,8 @@ class Journal:
                 # The thread must live: without it a full journal stays full.
                 log.error("journal_maintenance_failed", path=str(self.path), error=where(err))
 
-    def _measure(self) -> None:
-        used_bytes = folder_bytes(self.root)  # takes milliseconds: not in a request
+    def _measure(self, call: Call) -> None:
+        used_bytes = call(lambda: folder_bytes(self.root))  # takes milliseconds: not in a request
         with self._mutex:
             self._used_bytes = used_bytes
 

@@ -1,1 +1,1 @@
-"""Score records with a model and explain the predictions."""
+"""From a request's body to its prediction."""

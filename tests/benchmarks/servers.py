@@ -1,7 +1,8 @@
-"""What the serving benchmarks compare: an empty route, the service, MLflow's scoring server.
+"""The servers that the benchmarks compare: an empty route, the service, MLflow's scoring server.
 
-All with the same number of worker processes; the first two under the same gunicorn settings, the
-last two with the same graph. Linux only: time and memory come from /proc.
+All have the same number of worker processes. The empty route and the service have the same gunicorn
+worker and settings, the service and MLflow the same graph. Linux only: time and memory are read
+from /proc.
 """
 
 import json
@@ -132,17 +133,8 @@ def processes(pid: int) -> list[int]:
 
 
 def floor(folder: Path, workers: int) -> Server:
-    """An empty Flask route under the service's gunicorn settings."""
+    """Return an empty Flask route under the service's gunicorn worker and settings."""
     return Server("floor", (*GUNICORN, "tests.benchmarks.floor:app"), settings(folder, workers))
-
-
-def gthread_floor(workers: int) -> Server:
-    """The same under gunicorn's own worker that keeps connections, with one thread."""
-    port = free_port()
-    options = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers), "--no-control-socket"]
-    options += ["--worker-class", "gthread", "--threads", "1", "--keep-alive", "75"]
-    arguments = ("gunicorn", *options, "tests.benchmarks.floor:app")
-    return Server("floor under gthread", arguments, {}, port=port)
 
 
 def service(folder: Path, workers: int, model: TrainedModel) -> Server:

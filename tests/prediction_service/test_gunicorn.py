@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import statistics
 import subprocess
 import threading
 import time
@@ -176,25 +175,6 @@ def predict_on_new_connections(settings: Settings, record: Record, count: int) -
         for client in clients:
             client.request("POST", "/predict", body, {"Content-Type": "application/json"})
             assert client.getresponse().read()
-
-
-def test_connections_that_come_together_are_shared_out(
-    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
-) -> None:
-    assert model_folder.current()
-
-    def both_take_connections() -> bool:
-        predict_on_new_connections(settings, record, 2)
-        return both_have_answered(settings)
-
-    with gunicorn(start, settings):
-        wait_until(both_take_connections, 20, "both workers")
-        answered, smaller = answers_by_worker(settings), []
-        for _ in range(9):
-            predict_on_new_connections(settings, record, 16)
-            before, answered = answered, answers_by_worker(settings)
-            smaller.append(min(now - then for now, then in zip(answered, before)))
-        assert statistics.median(smaller) >= 6  # left to the kernel, often 0
 
 
 def test_who_takes_no_connections_keeps_none_waiting(

@@ -19,7 +19,7 @@ from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, environment, gunicorn
-from tests.prediction_service.test_worker import connect, predict_request, read_answer
+from tests.prediction_service.test_server import connect, predict_request, read_answer
 
 Record = dict[str, Any]
 # Values that can be in a log only because of these records.
@@ -48,7 +48,9 @@ def test_no_log_holds_a_value_of_a_record(
     send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
     send_malformed_requests(logging_service, json.dumps(valid).encode())
     wait_until(lambda: "sink_unavailable" in text_of(tmp_path), 20, "the relay's warning")
-    wait_until(lambda: text_of(tmp_path).count("no request") == 3, 20, "the server's warnings")
+    wait_until(
+        lambda: text_of(tmp_path).count("malformed_request") == 3, 20, "the server's warnings"
+    )
     wait_until(lambda: text_of(tmp_path).count("POST /predict") >= 36, 20, "the requests' lines")
     text = text_of(tmp_path)
     assert not [mark for mark in MARKS if mark in text]

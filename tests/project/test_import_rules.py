@@ -39,8 +39,9 @@ ONE_PLACE = {
     ("evidently_service", "mlflow"): {"registry"},
     ("evidently_service", "evidently"): {"drift"},
 }
-# The modules of a request worker, and packages that would double its memory and start time.
-WORKER = ("wsgi", "worker", "server_log")
+# What gunicorn loads into a request worker, and what it must not need: it would double its memory
+# and start time.
+WORKER = ("wsgi", "http.server")
 HEAVY = {"mlflow", "pandas", "sklearn", "scipy", "imblearn", "prefect", "xgboost", "pymongo"}
 
 

@@ -1,4 +1,4 @@
-"""Ids, keys and log lines: what every request meets, whichever way it is answered."""
+"""Request ids, API keys and the request log: the hooks around every route and every error."""
 
 import hashlib
 import json
@@ -17,7 +17,8 @@ from config.runtime.api_keys import hash_of
 from config.events import Label
 from config.runtime.settings import SettingsError, read_settings
 from prediction_service.app import create_app
-from prediction_service.entrance import MOST_WAITING, RequestLog
+from prediction_service.http.auth import Keys
+from prediction_service.http.middleware import RequestMiddleware
 from prediction_service.journal import Journal, read_after
 from prediction_service.sinks.log_of_record import stored_labelled
 from prediction_service.metrics import Metrics
@@ -56,7 +57,7 @@ def guarded(make_client: MakeClient) -> FlaskClient:
     [None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {hash_of(KEY)}"]
     + [f"bearer {KEY}", "Bearer \xe9"],
 )
-def test_without_a_known_key_nothing_is_answered_and_the_remedy_is_said(
+def test_without_a_known_key_a_request_is_rejected_with_the_remedy(
     guarded: FlaskClient, journal: Journal, record: Record, path: str, header: str | None
 ) -> None:
     response = guarded.post(path, json=record, headers={"Authorization": header} if header else {})
@@ -86,12 +87,12 @@ def test_pages_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) ->
     assert guarded.get("/model/card").status_code == 404  # asked for, but this version has none
 
 
-def test_where_keys_are_off_nobody_needs_one(client: FlaskClient, record: Record) -> None:
+def test_without_api_key_hashes_no_key_is_needed(client: FlaskClient, record: Record) -> None:
     assert client.post("/predict", json=record).status_code == 200
     assert client.post("/predict", json=record, headers=WITH_KEY).status_code == 200
 
 
-def test_a_label_is_kept_with_the_name_of_the_key_that_told_it(
+def test_a_label_is_stored_with_the_name_of_its_callers_key(
     guarded: FlaskClient, journal: Journal
 ) -> None:
     label = {"prediction_id": SOME_ID, "label": 1}
@@ -103,7 +104,7 @@ def test_a_label_is_kept_with_the_name_of_the_key_that_told_it(
 def test_labels_from_callers_without_a_key_do_not_train_where_keys_are_on(
     settings: Settings, journal: Journal
 ) -> None:
-    """Those told before keys were on, and those of a key that was taken back."""
+    """Labels from before keys were on, and labels of a removed key."""
     predictions = made_predictions(4)
     anonymous, planning, gone, both = (one.prediction_id for one in predictions)
     journal.append(predictions)
@@ -117,7 +118,7 @@ def test_labels_from_callers_without_a_key_do_not_train_where_keys_are_on(
     assert {one.prediction_id for one in stored_labelled(settings)} == {anonymous, planning, gone}
 
 
-def test_the_command_makes_a_key_and_what_the_service_knows_it_by(make_client: MakeClient) -> None:
+def test_the_command_makes_a_key_and_its_hash(make_client: MakeClient) -> None:
     command = [sys.executable, "-m", "prediction_service.keys", "new"]
     out = subprocess.run([*command, "traffic"], capture_output=True, text=True, check=True).stdout
     key = re.search(r"^  (income_\S{43})$", out, re.M)
@@ -142,7 +143,7 @@ def test_invalid_hashes_end_the_start(text: str, monkeypatch) -> None:
 def test_a_page_of_another_site_may_not_post(
     guarded: FlaskClient, journal: Journal, record: Record, path: str, headers: dict[str, str]
 ) -> None:
-    """A form or script on any page could fill the journal: such a POST needs nobody's consent."""
+    """A form or script on any page could fill the journal: a browser sends such a POST unasked."""
     said = headers | {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
     response = guarded.post(path, data=json.dumps(record), headers=said)
     assert response.status_code == 403
@@ -152,59 +153,48 @@ def test_a_page_of_another_site_may_not_post(
 
 
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
-def test_its_own_page_and_what_a_person_asks_may_post(
-    client: FlaskClient, record: Record, site: str
-) -> None:
+def test_a_page_of_the_same_site_may_post(client: FlaskClient, record: Record, site: str) -> None:
     headers = {"Sec-Fetch-Site": site}
     assert client.post("/predict", json=record, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict?explain=no", "/health/live", "/nowhere"])
-def test_a_request_keeps_its_id_through_every_way(client: FlaskClient, path: str) -> None:
+def test_a_valid_request_id_is_in_every_response(client: FlaskClient, path: str) -> None:
     for given in ("3f-A.b_c:9", "x" * 100):
         response = client.post(path, headers={"X-Request-ID": given})
         assert response.headers.getlist("X-Request-ID") == [given]
 
 
 @pytest.mark.parametrize("given", ["", "x" * 101, "a b", "a\tb", "é", "<script>", '"'])
-def test_an_id_that_is_none_is_replaced(client: FlaskClient, record: Record, given: str) -> None:
+def test_an_invalid_request_id_is_replaced(client: FlaskClient, record: Record, given: str) -> None:
     response = client.post("/predict", json=record, headers={"X-Request-ID": given})
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
 
 
-def test_each_request_has_a_line_with_id_route_status_and_time(
+def test_each_request_is_logged_with_id_route_status_and_time(
     make_client: MakeClient, record: Record, capfd: pytest.CaptureFixture[str]
 ) -> None:
     client = make_client(log_format="json", log_requests=True)
     for method, path in (("POST", "/predict"), ("GET", "/predict"), ("GET", "/no/age/38?a=b")):
-        headers = {"X-Request-ID": "an-id"}
-        client.open(path, method=method, json=record, headers=headers).close()
+        client.open(path, method=method, json=record, headers={"X-Request-ID": "an-id"})
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(line["route"], line["status"]) for line in lines] == [
         ("POST /predict", 200),
         ("unknown", 405),
         ("unknown", 404),
     ]
+    names = ["at", "level", "logger", "event", "request_id", "route", "status", "ms"]
     for line in lines:
-        assert list(line) == [
-            "at",
-            "level",
-            "logger",
-            "event",
-            "request_id",
-            "route",
-            "status",
-            "ms",
-        ]
-        assert (line["request_id"], line["event"], line["level"]) == ("an-id", "request", "INFO")
+        assert list(line) == names
+        assert (line["request_id"], line["event"], line["level"]) == ("an-id", "request", "info")
         assert 0 < line["ms"] < 10_000
 
 
-def test_lines_are_text_unless_json_is_asked_for_and_can_be_left_out(
+def test_lines_are_text_unless_json_is_set_and_can_be_left_out(
     make_client: MakeClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    make_client(log_requests=True).get("/health/live", headers={"X-Request-ID": "an-id"}).close()
-    line = r"\S+ \S+ INFO prediction_service.requests request request_id=an-id"
+    make_client(log_requests=True).get("/health/live", headers={"X-Request-ID": "an-id"})
+    line = r"\S+Z \[info\] request \[prediction_service.requests\] request_id=an-id"
     line += r" route=GET /health/live status=200 ms=\d+\.\d+\n"
     assert re.fullmatch(line, capfd.readouterr().err)
     response = make_client(log_requests=False).get("/health/live")
@@ -212,12 +202,14 @@ def test_lines_are_text_unless_json_is_asked_for_and_can_be_left_out(
     assert capfd.readouterr().err == ""
 
 
-def test_lines_that_nobody_takes_do_not_fill_the_memory(capfd: pytest.CaptureFixture[str]) -> None:
-    request_log = RequestLog("text", ["GET /model"])
-    request_log.flush_every(3600)
-    for number in range(MOST_WAITING + 5):
-        request_log.add(f"id-{number}", "GET /model", "200", 0.001)
-    request_log.flush()
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == MOST_WAITING
-    assert "request_id=id-5 " in lines[0]
+def test_a_log_that_cannot_be_written_fails_no_request(
+    settings: Settings, served: LiveModel, journal: Journal, record: Record
+) -> None:
+    """As when the disk is full: the prediction is stored by then."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    app = create_app(settings, served, journal, Metrics(CollectorRegistry()))
+    RequestMiddleware(Keys(""), (), Metrics(CollectorRegistry()), full).register(app)
+    assert app.test_client().post("/predict", json=record).status_code == 200

@@ -1,0 +1,115 @@
+"""Concurrent requests: each question gets its own outcome, and the journal stays whole."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import pytest
+
+from prediction_service.journal import Journal, read_after
+from prediction_service.predict.batching import MAX_BATCHED_BYTES, Batcher
+from prediction_service.predictor import Question
+from tests.prediction_service.conftest import made_predictions
+
+N_THREADS = 8
+
+
+class Echo:
+    """Sets each question's outcome to its body. The first call waits until it is released."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def __call__(self, questions: list[Question]) -> None:
+        self.sizes.append(len(questions))
+        self.entered.set()
+        self.released.wait(10)
+        for question in questions:
+            question.outcome = question.body
+
+
+def start(batcher: Batcher, question: Question) -> threading.Thread:
+    """Answer a question in a thread."""
+    thread = threading.Thread(target=batcher.answer, args=[question])
+    thread.start()
+    return thread
+
+
+def test_questions_that_wait_are_answered_together() -> None:
+    echo = Echo()
+    batcher = Batcher(echo)
+    questions = [Question(b"%d" % number, None) for number in range(5)]
+    threads = [start(batcher, questions[0])]
+    assert echo.entered.wait(10)
+    waiting = batcher._waiting  # pylint: disable=protected-access  # no other sign of arrival
+    for question in questions[1:]:
+        threads.append(start(batcher, question))
+    while len(waiting) < 4:
+        threads[-1].join(0.01)
+    echo.released.set()
+    for thread in threads:
+        thread.join(10)
+    assert [one.outcome for one in questions] == [b"0", b"1", b"2", b"3", b"4"]
+    assert echo.sizes == [1, 4]
+
+
+def test_long_bodies_and_explanations_delay_no_other_question() -> None:
+    echo = Echo()
+    batcher = Batcher(echo)
+    slow = [Question(b" " * (MAX_BATCHED_BYTES + 1), None), Question(b"", None, explain=True)]
+    for question in slow:
+        echo.entered.clear()
+        thread = start(batcher, question)
+        assert echo.entered.wait(10)
+        echo.released.set()
+        batcher.answer(short := Question(b"short", None))
+        assert short.outcome == b"short"
+        thread.join(10)
+        assert question.outcome == question.body
+
+
+def test_every_question_of_many_threads_gets_its_own_outcome() -> None:
+    echo = Echo()
+    echo.released.set()
+    batcher = Batcher(echo)
+
+    def ask(number: int) -> bool:
+        question = Question(b"%d" % number, None)
+        batcher.answer(question)
+        return question.outcome == question.body
+
+    assert all_in_threads(ask, 5000)
+    assert sum(echo.sizes) == 5000
+
+
+def test_appends_of_many_threads_are_each_whole_and_numbered_once(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`/feedback`, long lists and explanations append beside the batches, here on a slow disk."""
+    pwrite = os.pwrite
+
+    def slow_pwrite(*arguments: Any) -> int:
+        time.sleep(0.001)  # in which the other threads run
+        return pwrite(*arguments)
+
+    def append(number: int) -> bool:
+        journal.append(made_predictions(1 + number % 3))
+        return True
+
+    monkeypatch.setattr(os, "pwrite", slow_pwrite)
+    assert all_in_threads(append, 150)
+    stored = read_after(journal.path, 0, 10_000)
+    assert [event.seq for event in stored] == list(range(1, 301))
+    assert len({event.prediction_id for event in stored}) == 300
+
+
+def all_in_threads(call: Callable[[int], bool], n_calls: int) -> bool:
+    """Call a function with 0, 1, ... from several threads; true if every call returns true."""
+    numbers = count()
+    with ThreadPoolExecutor(N_THREADS) as threads:
+        return all(threads.map(lambda _: call(next(numbers)), range(n_calls)))
