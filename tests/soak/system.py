@@ -15,7 +15,6 @@ from pathlib import Path
 
 from config.contract import load_contract
 from prediction_service.relay.progress import backlog, dead_letters
-from prediction_service.journal import journal_paths
 from prediction_service.journal.export import journalled_ids
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.sinks.mongodb import MongoSink
@@ -165,7 +164,3 @@ class System:
         with closing(sqlite3.connect(self.window / "window.db")) as connection:
             rows = connection.execute("SELECT prediction_id FROM predictions").fetchall()
         return {"mongodb" if mongodb_address else "journal": record, "window": [r for (r,) in rows]}
-
-    def n_journals(self) -> int:
-        """Return the number of journals. Relays delete delivered journals of dead processes."""
-        return len(journal_paths(self.settings.journal_path))
