@@ -10,16 +10,16 @@ from typing import Any
 
 from config.contract import load_contract
 from config.runtime.settings import exit_with_message, read_settings
-from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
-from training.feedback import FeedbackUnavailable
-from training.folders import FilesUnavailable, open_folder
-from training.ingest import BatchRefused, forget_rejected, ingest
-from training.registry import Promotion, Registry, RegistryUnavailable
-from training.retention import find_expired, listing, summary
+from training.data.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
+from training.data.feedback import FeedbackUnavailable
+from training.data.storage import FilesUnavailable, open_folder
+from training.data.batches import BatchRefused, forget_rejected, ingest
+from training.registry.mlflow_registry import Promotion, Registry, RegistryUnavailable
+from training.registry.retention import find_expired, listing, summary
 from training.settings import Settings
-from training.spark import SparkUnavailable
-from training.store import Store, StoreError
-from training.synthesis import synthesize
+from training.batch_scoring.spark import SparkUnavailable
+from training.data.store import Store, StoreError
+from training.data.synthetic import synthesize
 
 EXPECTED = (
     CensusError,
@@ -153,8 +153,8 @@ def main(arguments: list[str] | None = None) -> None:
 def run_train(options: argparse.Namespace) -> None:
     """`train`: runs the flow and prints what came of it."""
     # pylint: disable=import-outside-toplevel  # Prefect takes seconds
-    from training.flow import train
-    from training.runs import PrefectUnavailable, find_prefect
+    from training.orchestration.flows import train
+    from training.orchestration.tasks import PrefectUnavailable, find_prefect
 
     settings = read_settings(Settings)
     if options.unless_production:
@@ -240,8 +240,8 @@ def open_store() -> Store:
 def run_work(options: argparse.Namespace) -> None:
     """`worker`: runs until it is stopped."""
     # pylint: disable=import-outside-toplevel
-    from training.runs import PrefectUnavailable
-    from training.worker import WorkerError, run_worker
+    from training.orchestration.tasks import PrefectUnavailable
+    from training.orchestration.worker import WorkerError, run_worker
 
     try:
         run_worker(options.with_healthcheck)
@@ -256,7 +256,7 @@ def open_registry() -> Registry:
 
 def run_score(options: argparse.Namespace) -> None:
     """`score`: what could not be scored is counted, kept with its reason, and may fail the run."""
-    from training import scoring  # pylint: disable=import-outside-toplevel
+    from training.batch_scoring import score as scoring  # pylint: disable=import-outside-toplevel
 
     try:
         done = scoring.score_batch(

@@ -33,7 +33,7 @@ from evidently_service.thresholds import find_thresholds
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_most, result, write
 
-REFERENCE_ROWS = 5000  # training.flow
+REFERENCE_ROWS = 5000  # training.orchestration.flows
 LIMIT_S = 600  # of a month of windows
 CHUNK = 80  # windows counted at once
 PERSONS_EACH = 20  # repetitions of a shift

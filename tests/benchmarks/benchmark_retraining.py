@@ -23,15 +23,15 @@ from stream_generator.scenarios import SCENARIOS
 from stream_generator.traffic import Row, read_rows
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_least, result, write
-from training.calibration import best_f1_threshold
-from training.census import Census, check_frame, split_judge_traffic, write_traffic
-from training.evaluation import measure
-from training.feedback import Feedback
-from training.gate import MARGIN_FLOOR_ROC_AUC
-from training.package import FittedModel
-from training.pipeline import DEFAULT_PARAMS, Params, make_pipeline
-from training.search import Folds
-from training.sources import TrainingRows, from_feedback, gather, refuse_overlap, thinned
+from training.model.calibration import best_f1_threshold
+from training.data.census import Census, check_frame, split_judge_traffic, write_traffic
+from training.evaluation.metrics import measure
+from training.data.feedback import Feedback
+from training.evaluation.gate import MARGIN_FLOOR_ROC_AUC
+from training.model.onnx_export import FittedModel
+from training.model.pipeline import DEFAULT_PARAMS, Params, make_pipeline
+from training.model.search import Folds
+from training.data.assemble import TrainingRows, from_feedback, gather, refuse_overlap, thinned
 
 N_FOLDS, SEED = 3, 0
 WEIGHTS = (1.0, 3.0)

@@ -2,7 +2,7 @@
 
 Every evaluation encodes, resamples and fits the whole imblearn pipeline anew in each fold, one
 fold after the other, and logs its metrics to MLflow one call at a time. The space and the data are
-those of `training.search`; the number of trees is one more thing to search.
+those of `training.model.search`; the number of trees is one more thing to search.
 """
 
 import time
@@ -14,9 +14,9 @@ from hyperopt import fmin, hp, tpe
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from config.contract import Contract
-from training.census import Census
-from training.pipeline import Params, make_pipeline
-from training.search import SPACE
+from training.data.census import Census
+from training.model.pipeline import Params, make_pipeline
+from training.model.search import SPACE
 
 N_FOLDS = 5
 

@@ -28,12 +28,12 @@ EMULATOR = "config/gcs"  # what starts it, in an image of its own
 # An outside system is known to these modules of a part alone, so that a new version of it
 # touches one place.
 ONE_PLACE = {
-    ("training", "mlflow"): {"registry"},
+    ("training", "mlflow"): {"mlflow_registry"},
     ("training", "fsspec"): {"bucket"},
     ("training", "pyspark"): {"spark"},
-    ("training", "prefect"): {"flow", "runs", "watch", "worker"},
+    ("training", "prefect"): {"flows", "tasks", "watch", "worker"},
     ("training", "pymongo"): {"feedback"},
-    ("training", "google"): {"folders"},
+    ("training", "google"): {"storage"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},
     ("prediction_service", "xgboost"): {"explanations"},

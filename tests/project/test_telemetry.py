@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "module",
-    ["training.package", "prediction_service.model", "prediction_service.registry"]
-    + ["evidently_service.drift", "evidently_service.registry", "training.watch"],
+    ["training.model.onnx_export", "prediction_service.model", "prediction_service.registry"]
+    + ["evidently_service.drift", "evidently_service.registry", "training.retraining.watch"],
 )
 def test_every_switch_is_set_and_nothing_is_left_in_the_home_folder(module, tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in SWITCHES}

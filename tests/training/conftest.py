@@ -11,10 +11,10 @@ from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
 from tests.conftest import made_up_rows
-from training.calibration import Platt
-from training.package import FittedModel, Package, write_package
-from training.pipeline import DEFAULT_PARAMS, make_pipeline
-from training.spark import SparkUnavailable, spark_session
+from training.model.calibration import Platt
+from training.model.onnx_export import FittedModel, Package, write_package
+from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
+from training.batch_scoring.spark import SparkUnavailable, spark_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # pylint: disable=import-error

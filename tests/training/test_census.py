@@ -19,8 +19,8 @@ import pytest
 
 from config.contract import Contract
 from tests.conftest import free_port
-from training import census
-from training.census import Census, CensusError, CensusUnavailable, Origin
+from training.data import census
+from training.data.census import Census, CensusError, CensusUnavailable, Origin
 
 ROW = "41, Private, 100000, HS-grad, 9, Divorced, Sales, Unmarried, Black, Female, 0, 0, 38, ?, "
 OTHER = "29, ?, 200000, Masters, 14, Never-married, ?, Own-child, White, Male, 0, 0, 20, Cuba, "

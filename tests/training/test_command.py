@@ -13,7 +13,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 from config.runtime.settings import exit_with_message
 from tests.conftest import free_port
 from training.__main__ import main
-from training.census import CensusError, CensusUnavailable
+from training.data.census import CensusError, CensusUnavailable
 
 
 def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, capsys):
@@ -84,8 +84,10 @@ def test_a_version_that_is_no_number_is_one_line(command, tmp_path, monkeypatch)
 def flow_runs(monkeypatch):
     """The arguments of each run of the flow, which is not run; the census files are there."""
     runs = []
-    monkeypatch.setattr("training.flow.train", lambda **given: runs.append(given) or {})
-    monkeypatch.setattr("training.runs.find_prefect", lambda: "")
+    monkeypatch.setattr(
+        "training.orchestration.flows.train", lambda **given: runs.append(given) or {}
+    )
+    monkeypatch.setattr("training.orchestration.tasks.find_prefect", lambda: "")
     monkeypatch.setattr("training.__main__.read_files", lambda *_: {})
     return runs
 
@@ -165,7 +167,7 @@ def test_unless_production_trains_only_before_the_first_promotion(flow_runs, mon
 @pytest.mark.parametrize("command", ["train", "worker"])
 def test_without_prefect_there_is_one_line_that_names_the_setting(command, monkeypatch, capsys):
     address = f"http://127.0.0.1:{free_port()}/api"
-    monkeypatch.setattr("training.worker.SERVER_WAIT_S", 0)
+    monkeypatch.setattr("training.orchestration.worker.SERVER_WAIT_S", 0)
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
         main([command])
     assert f"Prefect does not answer at PREFECT_API_URL={address}" in str(caught.value.code)

@@ -10,8 +10,8 @@ from config.events import Label, Prediction
 from config.runtime.settings import SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.mongodb import MongoSink
-from training import feedback
-from training.feedback import FeedbackUnavailable, count_labelled, read_feedback
+from training.data import feedback
+from training.data.feedback import FeedbackUnavailable, count_labelled, read_feedback
 from training.settings import Settings
 
 

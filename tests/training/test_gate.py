@@ -9,7 +9,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
-from training.gate import Judge, gate, weighted_auc
+from training.evaluation.gate import Judge, gate, weighted_auc
 
 
 class FakeScorer:
@@ -79,8 +79,8 @@ class Blurred:
 @pytest.mark.slow
 def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion(monkeypatch):
     """Two trainings of one quality, which differ by their noise only."""
-    monkeypatch.setattr("training.gate.RESAMPLES", 200)
-    monkeypatch.setattr("training.gate.LATENCY_ROWS", 1)
+    monkeypatch.setattr("training.evaluation.gate.RESAMPLES", 200)
+    monkeypatch.setattr("training.evaluation.gate.LATENCY_ROWS", 1)
     random = np.random.default_rng(7)
     promoted = 0
     for _ in range(200):
@@ -138,7 +138,7 @@ def test_a_model_that_is_too_slow_to_serve_is_kept_back(judge, monkeypatch):
             time.sleep(0.02 if len(frame) == 1 else 0)
             return super().score(frame)
 
-    monkeypatch.setattr("training.gate.LATENCY_ROWS", 5)
+    monkeypatch.setattr("training.evaluation.gate.LATENCY_ROWS", 5)
     for champion in (FakeScorer(0.5), None):
         verdict = gate(Slow(0.9), champion, judge)
         assert not verdict.promote and verdict.candidate.latency_ms >= 20

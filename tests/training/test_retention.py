@@ -11,9 +11,9 @@ from config.contract import Contract
 from config.runtime.settings import SettingsError, read_settings
 from tests.conftest import mlflow_server
 from training.__main__ import main
-from training.package import Package
-from training.registry import Promotion, Registry
-from training.retention import find_expired, listing
+from training.model.onnx_export import Package
+from training.registry.mlflow_registry import Promotion, Registry
+from training.registry.retention import find_expired, listing
 from training.settings import Settings
 
 IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from training import search
-from training.calibration import Platt
-from training.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
-from training.search import Folds, run_search
+from training.model import search
+from training.model.calibration import Platt
+from training.model.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
+from training.model.search import Folds, run_search
 
 PARAMS = DEFAULT_PARAMS | {"smote_ratio": 0.9, "max_depth": 3}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.pipeline import make_encoder
-from training.search import Folds, run_search
-from training.spark import with_attempts
-from training.spark_search import SearchFailed, run_spark_search
+from training.model.pipeline import make_encoder
+from training.model.search import Folds, run_search
+from training.batch_scoring.spark import with_attempts
+from training.batch_scoring.spark_search import SearchFailed, run_spark_search
 
 pytestmark = pytest.mark.slow
 

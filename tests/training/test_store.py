@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from tests.conftest import free_port, gcs_emulator, made_up_rows
-from training.folders import FilesUnavailable, LocalFolder, open_folder, read_file
-from training.store import Batch, Store, StoreError
+from training.data.storage import FilesUnavailable, LocalFolder, open_folder, read_file
+from training.data.store import Batch, Store, StoreError
 
 BATCH = Batch("ab" * 32, "feed.csv", "2026-10", 40, 0, 0, "2026-11-01T00:00:00+00:00")
 
@@ -137,7 +137,7 @@ def test_a_file_is_read_by_its_path_or_its_address(store):
 
 
 def test_a_bucket_that_is_away_is_named_with_its_settings(monkeypatch):
-    monkeypatch.setattr("training.folders.RETRY", None)
+    monkeypatch.setattr("training.data.storage.RETRY", None)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(FilesUnavailable, match="gs://tests/rows.csv: .*STORAGE_EMULATOR_HOST"):
         read_file("gs://tests/rows.csv")

@@ -25,14 +25,14 @@ from pymongo.collection import Collection
 from config.contract import Contract
 from config.model_registry import ALIAS, MODEL_NAME
 from tests.conftest import free_port, made_up_rows
-from tests.training.test_decisions import BELOW, CALM, DRIFTED
-from training import watch as training_watch
+from tests.training.test_policy import BELOW, CALM, DRIFTED
+from training.retraining import watch as training_watch
 from training.__main__ import main
-from training.folders import open_folder
-from training.registry import Registry
-from training.store import Batch, Store
-from training.watch import DRIFT_TAG, find_facts, watch
-from training.worker import drop_overdue_runs
+from training.data.storage import open_folder
+from training.registry.mlflow_registry import Registry
+from training.data.store import Batch, Store
+from training.retraining.watch import DRIFT_TAG, find_facts, watch
+from training.orchestration.worker import drop_overdue_runs
 
 LONG_AGO_S = 86400.0
 
@@ -191,7 +191,7 @@ def test_runs_that_decide_at_the_same_time_start_one_training(evidently, labels,
         facts.append(facts[0] if facts else find_facts(*given))
         return facts[-1]
 
-    monkeypatch.setattr("training.watch.find_facts", same)
+    monkeypatch.setattr("training.retraining.watch.find_facts", same)
     said = {watch() for _ in range(2)}
     (run,) = drift_runs()
     assert len(facts) == 2 and len(said) == 1 and f"flow run {run['name']}" in said.pop()

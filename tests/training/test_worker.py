@@ -15,10 +15,10 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
-from training.runs import io_step, promotion_turn, tell_of_failure
+from training.orchestration.tasks import io_step, promotion_turn, tell_of_failure
 from training.settings import Settings
-from training.source_code import ROOT, code_digest, code_files
-from training.worker import (
+from training.code_bundle import ROOT, code_digest, code_files
+from training.orchestration.worker import (
     POOL,
     WorkerError,
     deploy,
