@@ -1,4 +1,4 @@
-"""The code that a flow run needs: the bucket keeps it, and its digest tells a new version of it."""
+"""The files of code that a flow run or a Spark worker needs, and their digest."""
 
 import hashlib
 from pathlib import Path

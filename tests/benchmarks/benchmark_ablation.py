@@ -20,7 +20,7 @@ from tests.benchmarks.report import result, write
 from training.model.calibration import best_f1_threshold
 from training.evaluation.model_card import MIN_ROWS, gaps
 from training.evaluation.metrics import measure, segment_table
-from training.evaluation.gate import auc_gain
+from training.evaluation.gate import RESAMPLES, Bootstrap, auc_gain
 from training.model.pipeline import Params, make_encoder
 from training.model.search import Folds, Trial, run_search
 
@@ -77,7 +77,12 @@ def describe(
     shown = ("roc_auc", "log_loss", "f1", "ece")
     rows = [result(f"{name}: {metric}", metrics[metric], "") for metric in shown]
     if trial is not best:
-        gain = auc_gain(y, trial.probability, best.probability, np.random.default_rng(SEED))
+        gain = auc_gain(
+            y,
+            trial.probability,
+            best.probability,
+            Bootstrap(np.random.default_rng(SEED), RESAMPLES),
+        )
         interval = f"{gain.low:+.5f} to {gain.high:+.5f}"
         rows.append(result(f"{name}: ROC AUC gain, {interval}", gain.estimate, ""))
     table = gaps(segment_table(frame, y, trial.probability, threshold, MIN_ROWS))

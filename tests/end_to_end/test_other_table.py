@@ -19,10 +19,10 @@ from prediction_service.model import sha256_of
 from prediction_service.model_folder import Current, ModelFolder
 from prediction_service.served import ServedModel
 from prediction_service.settings import Settings
-from training.data.census import check_frame
-from training.orchestration.flows import fit
+from training.data.validation import check_frame
 from training.model.onnx_export import write_package
 from training.model.search import Folds, run_search
+from training.orchestration.flows import fit
 
 BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 SUBSCRIBER = {"tenure": 3, "plan": None, "contentment": "poor"}

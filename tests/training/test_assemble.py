@@ -1,4 +1,4 @@
-"""What a training learns from: nothing that judges, whichever way it came. Every part counted."""
+"""The rows of a training: no holdout row is among them, and every source has its counts."""
 
 from dataclasses import replace
 
@@ -9,23 +9,24 @@ from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
 from tests.training.conftest import fit_small
-from training.data import assemble as sources
-from training.data.census import Census, row_digests, split_judge_traffic
-from training.data.feedback import Feedback
-from training.data.storage import open_folder
+from training.data import assemble
 from training.data.assemble import (
-    Joining,
     LeakError,
-    Part,
+    Source,
+    SourceRows,
     TrainingRows,
+    assemble_rows,
     data_digest,
+    downsample_old_rows,
     from_feedback,
     from_store,
-    gather,
     is_held_out,
-    refuse_overlap,
-    thinned,
+    reject_overlap,
 )
+from training.data.census import Census, split_judge_traffic
+from training.data.feedback import Feedback
+from training.data.rows import row_digests
+from training.data.storage import Folder
 from training.data.store import Batch, Store
 from training.data.synthetic import synthesize
 
@@ -50,7 +51,7 @@ def production(contract, rows: int, seed: int = 3) -> pd.DataFrame:
     return frame.assign(prediction_id=ids, predicted_at=np.arange(rows, dtype=float))
 
 
-def joining(contract, frame: pd.DataFrame) -> Joining:
+def joining(contract, frame: pd.DataFrame) -> SourceRows:
     """Rows as they come from MongoDB."""
     return from_feedback(Feedback(frame, disputed=0, rejected=0), contract)
 
@@ -64,24 +65,24 @@ def digests(frame: pd.DataFrame, contract) -> set[str]:
 
 
 def test_without_anything_that_joins_it_is_the_census(census, judges, contract):
-    rows = gather(census, judges, [], contract)
+    rows = assemble_rows(census, judges, [], contract)
     columns = [*contract.input_names, "income"]
     pd.testing.assert_frame_equal(rows.frame, census.train[columns])
-    assert not rows.joined.any() and not rows.recent.any() and rows.recent_judges.empty
+    assert not rows.joined.any() and not rows.recent.any() and rows.recent_holdout.empty
     (part,) = rows.lineage
     assert (part.source, part.rows) == ("adult.data", 400) and part.sha256.startswith("5b002646")
 
 
 def test_one_row_in_five_is_held_out_and_judges(census, judges, contract):
     frame = production(contract, 1000)
-    rows = gather(census, judges, [joining(contract, frame)], contract)
-    assert 150 < len(rows.recent_judges) < 250
-    assert len(rows.frame) == 400 + 1000 - len(rows.recent_judges)
-    assert rows.joined.sum() == rows.recent.sum() == 1000 - len(rows.recent_judges)
-    assert not digests(rows.recent_judges, contract) & digests(rows.frame, contract)
+    rows = assemble_rows(census, judges, [joining(contract, frame)], contract)
+    assert 150 < len(rows.recent_holdout) < 250
+    assert len(rows.frame) == 400 + 1000 - len(rows.recent_holdout)
+    assert rows.joined.sum() == rows.recent.sum() == 1000 - len(rows.recent_holdout)
+    assert not digests(rows.recent_holdout, contract) & digests(rows.frame, contract)
     part = rows.lineage[1]
     assert (part.name, part.rows + part.held_out) == ("production", 1000)
-    refuse_overlap(rows, contract)
+    reject_overlap(rows, contract)
 
 
 def test_a_row_is_held_out_for_ever_and_whatever_its_label(contract, record):
@@ -96,20 +97,20 @@ def test_a_row_that_judged_is_not_trained_on_once_it_comes_in_a_batch(
 ):
     """Exported, stripped of its identity and ingested months later."""
     frame = production(contract, 500)
-    first = gather(census, judges, [joining(contract, frame)], contract)
-    store = Store(open_folder(str(tmp_path)))
+    first = assemble_rows(census, judges, [joining(contract, frame)], contract)
+    store = Store(Folder(str(tmp_path)))
     nameless = frame.assign(prediction_id=None, predicted_at=np.nan, income=1 - frame["income"])
     store.append(Batch("ab" * 32, "feed.csv", "2027-03", 500, 0, 0, "2027-04-01"), nameless)
-    later = gather(census, judges, list(from_store(store, contract)), contract)
+    later = assemble_rows(census, judges, list(from_store(store, contract)), contract)
     assert later.joined.sum() == first.joined.sum() > 300
-    assert not digests(first.recent_judges, contract) & digests(later.frame, contract)
+    assert not digests(first.recent_holdout, contract) & digests(later.frame, contract)
 
 
 def test_a_row_that_looks_like_one_of_the_census_that_judges_is_left_out(census, judges, contract):
     """As when somebody ingests the official test file."""
     leaked = census.test[[*contract.input_names, "income"]]
     leaked = leaked.assign(prediction_id=None, predicted_at=1.0)
-    rows = gather(census, judges, [joining(contract, leaked)], contract)
+    rows = assemble_rows(census, judges, [joining(contract, leaked)], contract)
     part = rows.lineage[1]
     assert part.like_judges > 80 and part.like_judges + part.held_out + part.rows == 300
     assert not digests(judges, contract) & digests(rows.frame[rows.joined], contract)
@@ -125,17 +126,17 @@ def test_leaking_would_raise_the_score_and_does_not(census, judges, contract, mo
         model = fit_small(contract, rows.frame[rows.joined], trees=150)
         return roc_auc_score(held_out["income"].astype(int), model.score(held_out))
 
-    rows = gather(census, judges, joinings, contract)
-    assert len(rows.recent_judges) > 200
-    honest = score(rows, rows.recent_judges)
-    monkeypatch.setattr(sources, "is_held_out", lambda found: np.zeros(len(found), bool))
-    leaky = score(gather(census, judges, joinings, contract), rows.recent_judges)
+    rows = assemble_rows(census, judges, joinings, contract)
+    assert len(rows.recent_holdout) > 200
+    honest = score(rows, rows.recent_holdout)
+    monkeypatch.setattr(assemble, "is_held_out", lambda found: np.zeros(len(found), bool))
+    leaky = score(assemble_rows(census, judges, joinings, contract), rows.recent_holdout)
     assert 0.4 < honest < 0.6 and leaky > 0.8
 
 
-@pytest.mark.parametrize("leaked", ["census_judges", "recent_judges"])
+@pytest.mark.parametrize("leaked", ["census_holdout", "recent_holdout"])
 def test_a_row_that_judges_and_is_trained_on_is_refused(census, judges, contract, leaked):
-    rows = gather(census, judges, [joining(contract, production(contract, 300))], contract)
+    rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
     one = getattr(rows, leaked)[list(rows.frame)].head(1)
     wrong = replace(
         rows,
@@ -144,36 +145,38 @@ def test_a_row_that_judges_and_is_trained_on_is_refused(census, judges, contract
         recent=np.append(rows.recent, False),
     )
     (found,) = row_digests(one, contract)
-    with pytest.raises(LeakError, match=r"1 of \d+ .* rows that judge are also trained on") as said:
-        refuse_overlap(wrong, contract)
-    assert str(said.value).endswith(f"e.g. row 0 with digest {found}")  # and no value of the record
+    with pytest.raises(LeakError, match=r"1 of \d+ are also training rows") as said:
+        reject_overlap(wrong, contract)
+    assert str(said.value).endswith(
+        f"e.g. row 0 with digest {found}."
+    )  # and no value of the record
 
 
 def test_a_newest_row_that_looks_like_one_of_the_census_does_not_judge(census, judges, contract):
     known = census.train[[*contract.input_names, "income"]].head(100)
     known = known.assign(prediction_id=None, predicted_at=9.0)
-    rows = gather(census, judges, [joining(contract, known)], contract)
-    assert rows.lineage[1].held_out > 5 and rows.recent_judges.empty
+    rows = assemble_rows(census, judges, [joining(contract, known)], contract)
+    assert rows.lineage[1].held_out > 5 and rows.recent_holdout.empty
 
 
 # --- what is newest, what is counted ------------------------------------------------------------
 
 
-def test_the_newest_are_taken_by_when_they_were_asked(census, judges, contract, monkeypatch):
-    monkeypatch.setattr(sources, "RECENT_ROWS", 50)
+def test_the_newest_rows_are_those_with_the_latest_prediction_time(census, judges, contract):
     frame = production(contract, 200).sample(frac=1, random_state=0)
-    rows = gather(census, judges, [joining(contract, frame)], contract)
+    sources = [joining(contract, frame)]
+    rows = assemble_rows(census, judges, sources, contract, max_recent=50)
     newest = frame[frame["predicted_at"] >= 150]
     assert digests(rows.frame[rows.recent], contract) < digests(newest, contract)
-    assert digests(rows.recent_judges, contract) < digests(newest, contract)
-    assert rows.recent.sum() + len(rows.recent_judges) == 50
+    assert digests(rows.recent_holdout, contract) < digests(newest, contract)
+    assert rows.recent.sum() + len(rows.recent_holdout) == 50
 
 
 def test_of_before_a_drift_none_is_recent(census, judges, contract):
     frame = production(contract, 200)
-    rows = gather(census, judges, [joining(contract, frame)], contract, recent_since=150.0)
+    rows = assemble_rows(census, judges, [joining(contract, frame)], contract, recent_since=150.0)
     newest = frame[frame["predicted_at"] >= 150]
-    assert rows.recent.sum() + len(rows.recent_judges) == 50
+    assert rows.recent.sum() + len(rows.recent_holdout) == 50
     assert digests(rows.frame[rows.recent], contract) < digests(newest, contract)
     assert rows.joined.sum() > 100
 
@@ -181,20 +184,20 @@ def test_of_before_a_drift_none_is_recent(census, judges, contract):
 def test_a_prediction_that_comes_two_ways_counts_once(census, judges, contract):
     frame = production(contract, 100)
     both = [joining(contract, frame.head(60)), joining(contract, frame)]
-    rows = gather(census, judges, both, contract)
+    rows = assemble_rows(census, judges, both, contract)
     assert rows.lineage[2].repeated == 60
-    once = gather(census, judges, [joining(contract, frame)], contract)
+    once = assemble_rows(census, judges, [joining(contract, frame)], contract)
     assert len(rows.frame) == len(once.frame)
 
 
 def test_rows_of_a_batch_are_held_against_the_contract_of_today(contract, tmp_path):
-    store = Store(open_folder(str(tmp_path)))
+    store = Store(Folder(str(tmp_path)))
     frame = production(contract, 10)
     frame.loc[3, "age"] = 150  # as an older contract may have allowed
     frame.loc[:4, "predicted_at"] = np.nan
     store.append(Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01"), frame)
     (found,) = from_store(store, contract)
-    assert found.part == Part("1970-02", "feed.csv", "ab" * 32, 0, rejected=1)
+    assert found.source == Source("1970-02", "feed.csv", "ab" * 32, 0, rejected=1)
     february = 31 * 86400.0
     assert found.rows["at"].tolist() == [february] * 4 + [5.0, 6.0, 7.0, 8.0, 9.0]
     assert len(found.rows["prediction_id"]) == 9
@@ -203,7 +206,7 @@ def test_rows_of_a_batch_are_held_against_the_contract_of_today(contract, tmp_pa
 def test_the_digest_is_that_of_the_data(census, judges, contract):
     def digest(*frames: pd.DataFrame) -> str:
         joinings = [joining(contract, frame) for frame in frames]
-        return data_digest(census, gather(census, judges, joinings, contract))
+        return data_digest(census, assemble_rows(census, judges, joinings, contract))
 
     frame = production(contract, 50)
     assert digest(frame) == digest(frame.copy())
@@ -215,9 +218,9 @@ def test_the_digest_is_that_of_the_data(census, judges, contract):
 
 
 def test_a_recent_row_weighs_more_as_others_are_fewer(census, judges, contract):
-    rows = gather(census, judges, [joining(contract, production(contract, 300))], contract)
-    assert thinned(rows, 1.0, seed=0) is rows
-    heavy = thinned(rows, 4.0, seed=0)
+    rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
+    assert downsample_old_rows(rows, 1.0, seed=0) is rows
+    heavy = downsample_old_rows(rows, 4.0, seed=0)
     assert heavy.recent.sum() == rows.recent.sum() == heavy.joined.sum()
     assert 60 < (~heavy.recent).sum() < 140  # of 400
     assert len(heavy.frame) == len(heavy.recent) == len(heavy.joined)
@@ -225,7 +228,7 @@ def test_a_recent_row_weighs_more_as_others_are_fewer(census, judges, contract):
         heavy.frame[heavy.recent].reset_index(drop=True),
         rows.frame[rows.recent].reset_index(drop=True),
     )
-    again = thinned(rows, 4.0, seed=0)
+    again = downsample_old_rows(rows, 4.0, seed=0)
     pd.testing.assert_frame_equal(heavy.frame, again.frame)
 
 
@@ -235,8 +238,8 @@ def test_which_rows_stay_has_nothing_to_do_with_what_they_say(contract):
     """
     drawn = synthesize(contract, rows_train=3000, rows_test=600, seed=0)
     judges, _ = split_judge_traffic(drawn.test, contract)
-    rows = gather(drawn, judges, [joining(contract, production(contract, 300))], contract)
-    kept = thinned(rows, 3.0, seed=0)
+    rows = assemble_rows(drawn, judges, [joining(contract, production(contract, 300))], contract)
+    kept = downsample_old_rows(rows, 3.0, seed=0)
     shares = [one.frame["income"][~one.recent].mean() for one in (rows, kept)]
     assert shares[0] == pytest.approx(shares[1], abs=0.05)
 
@@ -244,7 +247,7 @@ def test_which_rows_stay_has_nothing_to_do_with_what_they_say(contract):
 def test_without_recent_rows_nothing_is_thinned_and_a_weight_below_1_is_an_error(
     census, judges, contract
 ):
-    rows = gather(census, judges, [], contract)
-    assert thinned(rows, 8.0, seed=0) is rows
+    rows = assemble_rows(census, judges, [], contract)
+    assert downsample_old_rows(rows, 8.0, seed=0) is rows
     with pytest.raises(ValueError, match="recent_weight: got 0.5, expected 1"):
-        thinned(rows, 0.5, seed=0)
+        downsample_old_rows(rows, 0.5, seed=0)

@@ -1,4 +1,4 @@
-"""A batch of labelled rows: what is added, what is set aside, what is refused and how."""
+"""A batch of labelled rows: added, quarantined and rejected ones."""
 
 import json
 from collections.abc import Callable
@@ -7,14 +7,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from structlog.testing import capture_logs
 
 from config.contract import Contract
 from config.events import LabelledRecord
 from tests.conftest import gcs_emulator, made_up_rows
 from training.__main__ import main
-from training.data.census import write_traffic
-from training.data.storage import open_folder
-from training.data.batches import BatchRefused, Ingested, ingest, ingest_feed
+from training.data.batches import BatchRejected, Ingested, ingest, ingest_feed
+from training.data.rows import write_requests
+from training.data.storage import Folder
 from training.data.store import Store
 
 Add = Callable[..., Ingested]
@@ -23,7 +24,7 @@ Add = Callable[..., Ingested]
 @pytest.fixture
 def store(tmp_path) -> Store:
     """An empty store."""
-    return Store(open_folder(str(tmp_path / "store")))
+    return Store(Folder(str(tmp_path / "store")))
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def stored(store: Store) -> pd.DataFrame:
     return pd.concat([store.rows(batch) for batch in store.batches()], ignore_index=True)
 
 
-# --- what is added ------------------------------------------------------------------------------
+# --- added rows ---------------------------------------------------------------------------------
 
 
 def test_the_rows_of_a_csv_file_are_added_checked_and_typed(add, store, people, contract):
@@ -80,7 +81,7 @@ def test_classes_may_be_numbers_columns_in_any_order_and_the_file_from_windows(a
 
 def test_rows_of_traffic_are_added_as_training_writes_them(add, store, contract, tmp_path):
     rows = made_up_rows(contract, 30)
-    write_traffic(rows, contract, tmp_path / "traffic.jsonl")
+    write_requests(rows, contract, tmp_path / "traffic.jsonl")
     assert add((tmp_path / "traffic.jsonl").read_text("utf-8"), "traffic.jsonl").batch.rows == 30
     columns = [*contract.input_names, "income"]
     pd.testing.assert_frame_equal(stored(store)[columns], rows[columns])
@@ -91,7 +92,7 @@ def test_the_same_file_again_changes_nothing_whatever_its_name(add, store, peopl
     again = add(as_csv(people), "copy.csv")
     assert again == Ingested(first.batch, False) and len(stored(store)) == 20
     with pytest.raises(
-        BatchRefused, match="has this file .* as 2026-10, .*--period 2026-11 was not"
+        BatchRejected, match="--period: got 2026-11, expected 2026-10. The store has"
     ):
         add(as_csv(people), period="2026-11")
 
@@ -128,15 +129,15 @@ def test_an_export_adds_the_predictions_that_the_one_before_had_not(add, store, 
 def test_a_file_in_a_bucket_is_read_by_its_address(contract, people, store, tmp_path, monkeypatch):
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        open_folder("gs://tests/feed").write("2026-10.csv", as_csv(people).encode())
+        Folder("gs://tests/feed").write("2026-10.csv", as_csv(people).encode())
         added = ingest("gs://tests/feed/2026-10.csv", "2026-10", store, contract, tmp_path)
     assert added.batch.source == "gs://tests/feed/2026-10.csv" and len(stored(store)) == 20
 
 
-# --- what is set aside --------------------------------------------------------------------------
+# --- quarantined rows ---------------------------------------------------------------------------
 
 
-def test_what_arrived_at_a_feed_is_ingested_once_and_one_bad_file_keeps_no_other_out(
+def test_a_feed_is_ingested_once_and_a_bad_file_does_not_stop_the_others(
     store, people, tmp_path, contract
 ):
     feed = tmp_path / "feed"
@@ -146,12 +147,12 @@ def test_what_arrived_at_a_feed_is_ingested_once_and_one_bad_file_keeps_no_other
     (feed / "2026-11.csv").write_text(as_csv(people[10:]), encoding="utf-8")
     (feed / "notes.txt").write_text("not a batch", encoding="utf-8")
     ours = store, contract, tmp_path / "quarantine"
-    done, refused = ingest_feed(str(feed), *ours)
+    done, rejected = ingest_feed(str(feed), *ours)
     assert [(one.batch.period, one.is_new) for one in done] == [
         ("2026-09", True),
         ("2026-11", True),
     ]
-    assert len(refused) == 1 and "2026-10-late.csv" in refused[0]
+    assert len(rejected) == 1 and "2026-10-late.csv" in rejected[0]
     assert len(stored(store)) == 20
     assert not any(one.is_new for one in ingest_feed(str(feed), *ours)[0])
 
@@ -179,19 +180,25 @@ def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
     assert len(left) == 3 and all('"p12"' in line and '"p1"' not in line for line in left)
 
 
-def test_no_log_line_and_no_refusal_holds_a_value_of_a_record(add, people, caplog):
+def test_no_log_line_and_no_error_contains_a_value_of_a_record(add, people):
     """Three rejected rows stood in the logs, and what a flow raises goes to NOTIFY_URL."""
     bad = people.astype(object)
     bad.loc[2, ["age", "sex"]] = [31337, "sesame"]
-    added = add(as_csv(bad))
-    assert f"count=1 fields={{'age': 1, 'sex': 1}} file={added.quarantine}" in caplog.text
-    with pytest.raises(BatchRefused) as caught:
+    with capture_logs() as lines, pytest.raises(BatchRejected) as caught:
+        added = add(as_csv(bad))
         add('{"record": "sesame 31337"}\n', "rows.jsonl")
-    for said in (caplog.text, str(caught.value)):
+    assert lines[0] == {
+        "event": "rows_quarantined",
+        "log_level": "warning",
+        "rows": 1,
+        "fields": {"age": 1, "sex": 1},
+        "file": str(added.quarantine),
+    }
+    for said in (str(lines), str(caught.value)):
         assert "31337" not in said and "sesame" not in said
 
 
-def test_rows_that_break_the_contract_are_set_aside_with_line_and_problems(add, store, people):
+def test_rows_that_break_the_contract_are_quarantined_with_line_and_problems(add, store, people):
     bad = people.astype(object)
     bad.loc[2, "age"] = -3
     bad.loc[4, ["sex", "hours_per_week"]] = ["male", 40.5]
@@ -210,7 +217,7 @@ def test_rows_that_break_the_contract_are_set_aside_with_line_and_problems(add, 
     assert lines[0]["row"]["age"] == -3
 
 
-def test_lines_that_are_no_records_are_set_aside(add, store, record):
+def test_invalid_lines_are_quarantined(add, store, record):
     bodies: list[Any] = [
         {"record": record, "label": 1},
         {"record": record | {"age": 10**30}, "label": 1},
@@ -234,60 +241,60 @@ def test_lines_that_are_no_records_are_set_aside(add, store, record):
     assert all(first[at].startswith("line: ") for at in (1, 5, 6, 7, 8))
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- rejected files -----------------------------------------------------------------------------
 
 
-def test_a_wrong_header_is_refused_with_file_columns_and_remedy(add, store, people):
+def test_a_wrong_header_is_rejected_with_file_columns_and_remedy(add, store, people):
     wrong = people.rename(columns={"workclass": "work_class"}).drop(columns="sex")
-    with pytest.raises(BatchRefused) as caught:
+    with pytest.raises(BatchRejected) as caught:
         add(as_csv(wrong.assign(copy=people["age"])).replace("copy", "age", 1))
     said = str(caught.value)
     assert "feed.csv: wrong header: missing workclass, sex; " in said
-    assert "work_class: no such column; did you mean workclass?" in said
-    assert "age: the column is there 2 times" in said
-    assert "Expected age, workclass, fnlwgt" in said and "mend the first line" in said
+    assert "work_class: unknown column; did you mean workclass?" in said
+    assert "age: got 2 columns, expected one" in said
+    assert "Expected age, workclass, fnlwgt" in said and "Fix the first line" in said
     assert store.batches() == []
 
 
 def test_records_that_all_lack_a_column_are_refused_with_its_name(add, record):
     del record["sex"]
-    with pytest.raises(BatchRefused, match="rows.jsonl: no record has sex; expected age, "):
+    with pytest.raises(BatchRejected, match="rows.jsonl: all records lack sex; expected age, "):
         add(json.dumps({"record": record, "label": 1}), "rows.jsonl")
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", "\n"])
-def test_a_file_without_a_row_is_refused(add, text):
-    with pytest.raises(BatchRefused, match="rows.jsonl: no row fits the contract"):
+def test_a_file_without_a_row_is_rejected(add, text):
+    with pytest.raises(BatchRejected, match="rows.jsonl: no valid row"):
         add(text, "rows.jsonl")
 
 
-def test_a_batch_without_a_valid_row_is_refused_and_all_of_it_set_aside(add, store, people):
-    with pytest.raises(
-        BatchRefused, match="no row fits the contract, e.g. age: expected a whole .*jsonl"
-    ):
+def test_a_batch_without_a_valid_row_is_rejected_and_all_of_it_is_quarantined(add, store, people):
+    with pytest.raises(BatchRejected, match="no valid row, e.g. age: expected a whole .*jsonl"):
         add(as_csv(people.assign(age=5)))
     assert store.batches() == []
     (path,) = (Path(store.folder.address).parent / "quarantine").iterdir()
     assert len(path.read_text("utf-8").splitlines()) == 20
 
 
-def test_what_is_no_csv_is_refused_with_its_line(add, people):
-    with pytest.raises(BatchRefused, match="feed.csv, line 22: "):
+def test_what_is_no_csv_is_rejected_with_its_line(add, people):
+    with pytest.raises(BatchRejected, match="feed.csv, line 22: "):
         add(as_csv(people) + '"open')
-    with pytest.raises(BatchRefused, match="feed.xlsx: the name ends in '.xlsx', expected .csv"):
+    with pytest.raises(
+        BatchRejected, match="feed.xlsx: unknown format; got '.xlsx', expected .csv"
+    ):
         add("", "feed.xlsx")
 
 
 @pytest.mark.parametrize("period", ["2026-13", "2026-1", "October", "2026-10-01"])
 def test_a_period_is_a_month(add, people, period):
-    with pytest.raises(BatchRefused, match=f"--period {period}: expected .* 2026-10"):
+    with pytest.raises(BatchRejected, match=f"--period: got {period}, expected .* 2026-10"):
         add(as_csv(people), period=period)
 
 
 # --- the command --------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_became_of_each_row(people, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_the_numbers_of_rows(people, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     feed = tmp_path / "feed.csv"
     bad = pd.concat([people, people.head(1), people.head(1).assign(age=3)])
@@ -295,15 +302,14 @@ def test_the_command_says_what_became_of_each_row(people, tmp_path, monkeypatch,
     main(["ingest", str(feed), "--period", "2026-10"])
     said = capsys.readouterr().out
     assert f"into {tmp_path}/data/store: 21 rows of 2026-10, sha256 " in said
-    assert "1 of them equal an earlier row" in said and "1 rows break the contract" in said
+    assert "kept 1 rows that equal an earlier row" in said and "quarantined 1 rows" in said
     main(["ingest", str(feed), "--period", "2026-10"])
-    assert "already there since" in capsys.readouterr().out
+    assert "already ingested at" in capsys.readouterr().out
     main(["forget", "p1"])
     assert "0 rows removed" in capsys.readouterr().out
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path, capsys):
+def test_a_missing_file_is_one_message(tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["ingest", str(tmp_path / "none.csv")])
-    assert caught.value.code == 1
-    assert f"{tmp_path}/none.csv: No such file" in capsys.readouterr().err
+    assert f"{tmp_path}/none.csv: No such file" in str(caught.value.code)

@@ -20,7 +20,11 @@ import pytest
 from config.contract import Contract
 from tests.conftest import free_port
 from training.data import census
-from training.data.census import Census, CensusError, CensusUnavailable, Origin
+from training.data.census import Census
+from training.data.rows import write_requests
+from training.data.validation import check_frame
+from training.data.download import Origin
+from training.data.errors import CensusError, CensusUnavailable
 
 ROW = "41, Private, 100000, HS-grad, 9, Divorced, Sales, Unmarried, Black, Female, 0, 0, 38, ?, "
 OTHER = "29, ?, 200000, Masters, 14, Never-married, ?, Own-child, White, Male, 0, 0, 20, Cuba, "
@@ -31,9 +35,9 @@ FILES = {
 
 
 def origin_of(files: dict[str, bytes], url: str = "http://127.0.0.1:1/adult.zip") -> Origin:
-    """An origin whose sums are those of the given files, tried three times in quick succession."""
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return Origin(url, sums, attempts=3, backoff_s=0.01, timeout_s=2)
+    """An origin whose checksums are those of the files, with three quick attempts."""
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return Origin(url, checksums, attempts=3, backoff_s=0.01, timeout_s=2)
 
 
 def zip_of(files: dict[str, bytes]) -> bytes:
@@ -116,7 +120,7 @@ def test_a_named_folder_is_read_and_nothing_is_downloaded(load, folder, site, tm
     assert site.requests == 0 and not (tmp_path / "raw").exists()
 
 
-def test_a_named_folder_with_another_sum_is_refused_with_both_sums(load, folder):
+def test_a_named_folder_with_another_checksum_is_rejected_with_both_checksums(load, folder):
     changed = FILES["adult.data"].replace(b"41", b"42")
     (folder / "adult.data").write_bytes(changed)
     with pytest.raises(CensusError) as caught:
@@ -128,7 +132,7 @@ def test_a_named_folder_with_another_sum_is_refused_with_both_sums(load, folder)
 
 def test_a_named_folder_without_a_file_is_an_error_and_no_reason_to_download(load, folder, site):
     (folder / "adult.test").unlink()
-    with pytest.raises(CensusError, match="adult.test: cannot be read") as caught:
+    with pytest.raises(CensusError, match="adult.test: No such file") as caught:
         load(origin_of(FILES, site.url), folder)
     assert not isinstance(caught.value, CensusUnavailable) and site.requests == 0
 
@@ -154,7 +158,7 @@ def test_a_failing_or_cut_off_download_is_tried_again(load, site):
     ("answer", "attempts", "reason"),
     [
         ((200, zip_of(FILES), 100), 3, "100 bytes read"),
-        ((200, b"<html>sign in</html>", 20), 3, "no zip file, it starts with b'<html>"),
+        ((200, b"<html>sign in</html>", 20), 3, "not a zip file; it starts with b'<html>"),
         ((503, b"", 0), 3, "503"),
         ((404, b"", 0), 1, "404"),
     ],
@@ -178,11 +182,11 @@ def test_an_unreachable_site_is_unavailable_and_the_cache_stays_empty(load, tmp_
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (FILES | {"adult.test": b"another"}, "adult.test of .*7 bytes with sha256 .*expected"),
-        ({"adult.data": FILES["adult.data"]}, "adult.test of .*not readable from the zip"),
+        (FILES | {"adult.test": b"another"}, "adult.test of .*got 7 bytes with sha256 .*expected"),
+        ({"adult.data": FILES["adult.data"]}, "adult.test of .*unreadable in the zip file"),
     ],
 )
-def test_a_zip_with_the_wrong_files_is_refused_and_the_cache_stays_empty(
+def test_a_zip_with_the_wrong_files_is_rejected_and_the_cache_stays_empty(
     load, site, tmp_path, files, message
 ):
     body = zip_of(files)
@@ -242,7 +246,7 @@ def test_exact_duplicates_are_counted_and_kept(load, folder):
     assert found.duplicates == 1 and len(found.train) == 3
 
 
-def test_rows_that_break_the_contract_are_set_aside_with_their_problems(load, folder, tmp_path):
+def test_rows_that_break_the_contract_are_quarantined_with_their_problems(load, folder, tmp_path):
     bad = [
         ROW.replace("41", "-3") + "<=50K",
         ROW.replace("Sales", "sales").replace("38", "many") + "<=50K",
@@ -282,9 +286,12 @@ def test_the_quarantine_of_an_earlier_load_is_replaced(load, folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ((ROW.removesuffix("?, ") + "<=50K\n") * 3, "3 rows of 14 fields, expected 15 fields: age"),
-        ("\n\n", "0 rows of 0 fields"),
-        ((ROW + "rich\n") * 3, "no row fits the contract, e.g. income: expected one of"),
+        (
+            (ROW.removesuffix("?, ") + "<=50K\n") * 3,
+            "wrong columns; got 3 rows of 14 fields, expected 15 fields: age",
+        ),
+        ("\n\n", "wrong columns; got 0 rows of 0 fields"),
+        ((ROW + "rich\n") * 3, "no valid row, e.g. income: expected one of"),
     ],
 )
 def test_a_file_that_is_wrong_as_a_whole_is_an_error(load, folder, text, message):
@@ -350,7 +357,7 @@ def odd_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_frame_is_judged_as_the_contract_judges_its_records(contract, record, at):
     row = odd_rows(record)[at]
     frame = pd.DataFrame([row | {"income": "<=50K"}])
-    checked, rejected = census.check_frame(frame, contract)
+    checked, rejected = check_frame(frame, contract)
     problems = contract.check(row)
     assert (len(checked), len(rejected)) == ((0, 1) if problems else (1, 0))
     assert list(rejected["problems"]) == ([problems] if problems else [])
@@ -359,7 +366,7 @@ def test_a_frame_is_judged_as_the_contract_judges_its_records(contract, record, 
 def test_odd_rows_are_told_from_good_ones_in_one_frame(contract, record):
     rows = odd_rows(record)
     frame = pd.DataFrame(rows, dtype=object).assign(income=1)
-    checked, rejected = census.check_frame(frame, contract)
+    checked, rejected = check_frame(frame, contract)
     valid = [index for index, row in enumerate(rows) if not contract.check(row)]
     assert checked.index.tolist() == valid
     assert sorted([*checked.index, *rejected.index]) == list(range(len(rows)))
@@ -368,22 +375,22 @@ def test_odd_rows_are_told_from_good_ones_in_one_frame(contract, record):
 
 def test_an_unseen_country_becomes_missing_as_in_a_request(contract, record):
     frame = pd.DataFrame([record | {"native_country": "Atlantis", "income": 0}])
-    checked, _ = census.check_frame(frame, contract)
+    checked, _ = check_frame(frame, contract)
     assert checked["native_country"].tolist() == ["?"]
 
 
 def test_a_checked_frame_passes_again_unchanged(contract, record):
     frame = pd.DataFrame([record | {"workclass": None, "income": ">50K"}])
-    checked, _ = census.check_frame(frame, contract)
-    again, rejected = census.check_frame(checked, contract)
+    checked, _ = check_frame(frame, contract)
+    again, rejected = check_frame(checked, contract)
     pd.testing.assert_frame_equal(checked, again)
     assert rejected.empty
 
 
-def test_a_frame_without_a_used_column_is_refused_with_its_name(contract, record):
+def test_a_frame_without_a_used_column_is_rejected_with_its_name(contract, record):
     frame = pd.DataFrame([record | {"income": 0}]).drop(columns=["sex", "income"])
     with pytest.raises(CensusError, match=r"missing column\(s\) sex, income"):
-        census.check_frame(frame, contract)
+        check_frame(frame, contract)
 
 
 # --- the divided test split ---------------------------------------------------------------------
@@ -423,7 +430,7 @@ def test_the_side_of_a_row_is_the_same_for_ever(contract, record):
 
 def test_traffic_rows_are_written_as_requests_with_labels(contract, record, tmp_path):
     frame = pd.DataFrame([record | {"workclass": "?", "fnlwgt": 1, "income": 1}])
-    census.write_traffic(frame, contract, tmp_path / "traffic.jsonl")
+    write_requests(frame, contract, tmp_path / "traffic.jsonl")
     line = json.loads((tmp_path / "traffic.jsonl").read_text(encoding="utf-8"))
     assert line == {"record": record | {"workclass": None}, "label": 1}
     assert contract.check(line["record"]) == []

@@ -1,16 +1,16 @@
-"""Labelled production rows from a real MongoDB server, written by the prediction service's sink."""
+"""Labelled production rows from a real MongoDB server, where the prediction service wrote them."""
 
 import time
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
 from config.runtime.settings import SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.mongodb import MongoSink
-from training.data import feedback
 from training.data.feedback import FeedbackUnavailable, count_labelled, read_feedback
 from training.settings import Settings
 
@@ -53,9 +53,7 @@ def test_labelled_predictions_come_oldest_label_first(sink, settings, record, co
     assert found.rows[columns].values.tolist() == [["b", 1.7e9, 40, 1], ["a", 1.7e9, 30, 0]]
 
 
-def test_only_matched_and_undisputed_labels_of_valid_records_come(
-    sink, settings, record, contract, caplog
-):
+def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings, record, contract):
     null = record | {"workclass": None, "native_country": "Atlantis"}
     send(
         sink,
@@ -68,11 +66,12 @@ def test_only_matched_and_undisputed_labels_of_valid_records_come(
         *(Label(key, 10.0, 1) for key in ("older contract", "lacks one")),
         Label("disputed", 11.0, 0),
     )
-    found = read_feedback(settings, contract)
+    with capture_logs() as lines:
+        found = read_feedback(settings, contract)
     assert found.rows["prediction_id"].tolist() == ["good"]
     assert found.rows[["workclass", "native_country"]].values.tolist() == [["?", "?"]]
     assert (found.disputed, found.rejected) == (1, 2)
-    assert "feedback rejected count=2 columns=['age', 'sex']" in caplog.text
+    assert lines[0]["event"] == "feedback_rejected" and lines[0]["columns"] == ["age", "sex"]
 
 
 def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
@@ -101,11 +100,10 @@ def test_only_the_newest_labels_are_read_from_a_long_log(sink, settings, record,
     assert found.rows["prediction_id"].tolist() == ["c", "a"]
 
 
-def test_a_server_that_is_away_is_named_with_its_setting_and_in_time(contract, monkeypatch):
-    monkeypatch.setattr(feedback, "CONNECT_S", 0.3)
+def test_an_unavailable_server_is_named_with_its_setting_and_in_time(contract):
     started = time.monotonic()
     with pytest.raises(FeedbackUnavailable, match="MONGODB_ADDRESS.*without --with-feedback"):
-        read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract)
+        read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract, connect_s=0.3)
     assert time.monotonic() - started < 10
 
 
@@ -116,6 +114,6 @@ def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(c
         assert "sesame" not in str(caught.value)
 
 
-def test_without_an_address_the_way_by_the_journal_is_told(contract):
+def test_without_an_address_the_error_explains_the_export_of_the_journal(contract):
     with pytest.raises(SettingsError, match="journal export --labelled .*training ingest"):
         read_feedback(Settings(), contract)

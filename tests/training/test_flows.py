@@ -1,4 +1,4 @@
-"""The flow against a real Prefect, MLflow server and gs:// emulator, on a small census."""
+"""The flows on a real Prefect server, MLflow server and gs:// emulator, with a small census."""
 
 import hashlib
 import json
@@ -32,15 +32,16 @@ from prediction_service.journal import Journal
 from prediction_service.model_folder import ModelFolder
 from prediction_service.registry import Registry as ServiceRegistry
 from tests.conftest import free_port, gcs_emulator, made_up_rows, mlflow_server
-from training.orchestration import flows as flow
 from training.__main__ import main
+from training.data.assemble import LeakError, assemble_rows
+from training.data.batches import BatchRejected
+from training.data.census import Census, split_judge_traffic
+from training.data.rows import write_requests
 from training.model.calibration import Platt
-from training.data.census import Census, split_judge_traffic, write_traffic
-from training.data.batches import BatchRefused
 from training.model.onnx_export import Package
-from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.model.search import Trial
-from training.data.assemble import LeakError, gather
+from training.orchestration import flows
+from training.registry.mlflow_registry import Registry, RegistryUnavailable
 
 SMALL = {"max_evals": 2, "n_folds": 2}
 
@@ -74,7 +75,7 @@ def small_census(contract, monkeypatch, tracking_uri, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
 
     def use(census: Census) -> None:
-        monkeypatch.setattr(flow, "read", lambda *_: census)
+        monkeypatch.setattr(flows, "read_census", lambda *_: census)
 
     use(census)
     return census, use
@@ -84,7 +85,7 @@ def small_census(contract, monkeypatch, tracking_uri, tmp_path):
 def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
     contract, tracking_uri, tmp_path
 ):
-    result = flow.train(**SMALL)
+    result = flows.train(**SMALL)
     client = MlflowClient(tracking_uri)
     version = client.get_model_version_by_alias(MODEL_NAME, "production")
     assert result["promoted"] and version.version == result["model_version"]
@@ -127,7 +128,7 @@ def service_registry(tracking_uri):
 def test_a_run_is_served_by_the_sums_that_were_kept_of_its_files(
     contract, service_registry, tmp_path
 ):
-    run_id = flow.train(**SMALL)["run_id"]
+    run_id = flows.train(**SMALL)["run_id"]
     models, registry = ModelFolder(tmp_path / "model"), service_registry(run_id)
     assert {GRAPH, GOLDEN, BOOSTER, CARD} < registry.wanted().digests.keys()
     Follower(registry, models, contract).follow()
@@ -140,7 +141,7 @@ def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
     contract, small_census, tracking_uri, tmp_path
 ):
     census, _ = small_census
-    result = flow.train(**SMALL, seed=7)
+    result = flows.train(**SMALL, seed=7)
     mlflow.set_tracking_uri(tracking_uri)
 
     def logged(path: str) -> str:
@@ -153,20 +154,19 @@ def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
     assert all(contract.check(json.loads(row)["record"]) == [] for row in traffic.splitlines())
     judges, sent = split_judge_traffic(census.test, contract)
     assert min(len(judges), len(sent)) > 100
-    write_traffic(sent, contract, tmp_path / "sent.jsonl")
+    write_requests(sent, contract, tmp_path / "sent.jsonl")
     assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no row that judges
 
 
 def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fold(
-    contract, monkeypatch
+    contract,
 ):
     """Of 40 rows every fourth is compared, and 8 of these are kept; 0.5 is the threshold."""
     frame = made_up_rows(contract, 40, seed=3)
     out_of_fold = np.linspace(0, 1, 40)
     best = Trial({}, Platt(1.0, 0.0), out_of_fold, {})
     compared = np.arange(40) % 4 == 0
-    monkeypatch.setattr(flow, "REFERENCE_ROWS", 8)
-    found = flow.make_reference(frame, contract, best, 0.5, compared)
+    found = flows.make_reference(frame, contract, best, 0.5, compared, max_rows=8)
     assert list(found) == [*contract.input_names, "probability", "income_class", "label"]
     assert len(found) == 8 and set(found.index) < set(range(0, 40, 4))
     assert found["probability"].tolist() == out_of_fold[found.index].tolist()
@@ -178,10 +178,10 @@ def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fol
 
 @pytest.mark.usefixtures("small_census")
 def test_the_same_data_code_and_settings_are_nothing_new():
-    flow.train(**SMALL, seed=3)
-    again = flow.train(**SMALL, seed=3)
+    flows.train(**SMALL, seed=3)
+    again = flows.train(**SMALL, seed=3)
     assert again["nothing_new"]
-    assert not flow.train(**SMALL, seed=3, force=True)["nothing_new"]
+    assert not flows.train(**SMALL, seed=3, force=True)["nothing_new"]
 
 
 def facts_of(result: dict) -> tuple[dict, dict]:
@@ -196,13 +196,13 @@ def facts_of(result: dict) -> tuple[dict, dict]:
 def test_after_an_ingest_a_training_is_not_nothing_new_and_says_what_it_is_made_of(
     contract, tracking_uri, tmp_path
 ):
-    before = flow.train(**SMALL, seed=6)
+    before = flows.train(**SMALL, seed=6)
     batch = made_up_rows(contract, 400, seed=4)
     (tmp_path / "feed.csv").write_text(batch.to_csv(index=False), "utf-8")
     main(["ingest", str(tmp_path / "feed.csv"), "--period", "2026-10"])
-    assert flow.train(**SMALL, seed=6, with_store=False)["nothing_new"]
-    after = flow.train(**SMALL, seed=6)
-    assert not after["nothing_new"] and flow.train(**SMALL, seed=6)["nothing_new"]
+    assert flows.train(**SMALL, seed=6, with_store=False)["nothing_new"]
+    after = flows.train(**SMALL, seed=6)
+    assert not after["nothing_new"] and flows.train(**SMALL, seed=6)["nothing_new"]
 
     verdict, lineage = facts_of(after)
     census, feed = lineage["training"]
@@ -252,10 +252,10 @@ def test_after_drift_the_newest_labelled_rows_judge_over_the_census_as_floor(
     census, use = small_census
     more = {"train": made_up_rows(contract, 1500, 11), "test": made_up_rows(contract, 3000, 12)}
     use(replace(census, **more))
-    flow.train(**SMALL, seed=9, force=True)
+    flows.train(**SMALL, seed=9, force=True)
     main(["ingest", str(exported(contract, tmp_path, a_new_group(contract, 2000, seed=13)))])
 
-    drift = flow.train(**SMALL, seed=9, trigger="drift", data="production", force=True)
+    drift = flows.train(**SMALL, seed=9, trigger="drift", data="production", force=True)
     assert drift["promoted"], drift["reason"]
     verdict, lineage = facts_of(drift)
     recent, floor = lineage["judging"]
@@ -271,7 +271,7 @@ def test_after_drift_the_newest_labelled_rows_judge_over_the_census_as_floor(
     assert len(reference) == lineage["training"][1]["rows"]
     assert {row["capital_gain"] for row in reference} == {77777}
 
-    later, _ = facts_of(flow.train(**SMALL, seed=10, trigger="schedule", data="production"))
+    later, _ = facts_of(flows.train(**SMALL, seed=10, trigger="schedule", data="production"))
     assert later["judge"] == recent["name"], "else it would be 1994 that brings 1994 back"
 
 
@@ -297,10 +297,10 @@ def test_labelled_production_rows_join_and_do_so_again_for_the_version_that_had_
     ]
     with pymongo.MongoClient(mongodb_uri) as client:
         client[database]["predictions"].insert_many(documents)
-        first = flow.train(**SMALL, seed=15, with_feedback=True)
+        first = flows.train(**SMALL, seed=15, with_feedback=True)
         main(["promote", first["model_version"], "--why", "to see", "--force"])
-        again = flow.train(**SMALL, seed=15, data="production")
-        without = flow.train(**SMALL, seed=15)
+        again = flows.train(**SMALL, seed=15, data="production")
+        without = flows.train(**SMALL, seed=15)
         client.drop_database(database)
     assert again == {"run_id": first["run_id"], "nothing_new": True}
     assert not without["nothing_new"]
@@ -311,23 +311,23 @@ def test_labelled_production_rows_join_and_do_so_again_for_the_version_that_had_
 
 @pytest.mark.usefixtures("small_census")
 def test_a_row_that_judges_stops_a_training_before_anything_is_measured(contract, monkeypatch):
-    def leaky(census, judges, *_):
-        rows = gather(census, judges, [], contract)
+    def leaky(census, judges, *_, **__):
+        rows = assemble_rows(census, judges, [], contract)
         frame = pd.concat([rows.frame, judges[list(rows.frame)].head(3)], ignore_index=True)
         joined = np.arange(len(frame)) >= len(census.train)
         return replace(rows, frame=frame, joined=joined, recent=np.zeros(len(frame), bool))
 
-    monkeypatch.setattr(flow, "gather", leaky)
-    with pytest.raises(LeakError, match="3 of .* census rows that judge are also trained on"):
-        flow.train(**SMALL, seed=16)
+    monkeypatch.setattr(flows, "assemble_rows", leaky)
+    with pytest.raises(LeakError, match=r"holdout rows \(census\): 3 of .* are also training rows"):
+        flows.train(**SMALL, seed=16)
 
 
 @pytest.mark.slow
 def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_census, tracking_uri):
     census, use = small_census
-    flow.train(**SMALL, seed=4)
+    flows.train(**SMALL, seed=4)
     use(replace(census, source="synthetic"))
-    result = flow.train(**SMALL, seed=4, data="synthetic", force=True)
+    result = flows.train(**SMALL, seed=4, data="synthetic", force=True)
     assert not result["promoted"] and "synthetic" in result["reason"]
     version = MlflowClient(tracking_uri).get_model_version(MODEL_NAME, result["model_version"])
     assert version.tags["data_source"] == "synthetic" and version.tags["gate"] == "failed"
@@ -337,15 +337,15 @@ def test_the_monthly_flow_takes_in_what_arrived_and_fails_for_what_it_refused(
     contract, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    flow.ingest()  # no FEED: nothing to do
+    flows.ingest()  # no FEED: nothing to do
     rows = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
     (tmp_path / "feed").mkdir()
     rows.to_csv(tmp_path / "feed" / "2026-10.csv", index=False)
     monkeypatch.setenv("FEED", str(tmp_path / "feed"))
-    flow.ingest()
+    flows.ingest()
     (tmp_path / "feed" / "2026-11.csv").write_text("age\n1\n", encoding="utf-8")
-    with pytest.raises(BatchRefused, match="2026-11.csv"):
-        flow.ingest()
+    with pytest.raises(BatchRejected, match="2026-11.csv"):
+        flows.ingest()
     assert len(list((tmp_path / "data" / "store").glob("*.parquet"))) == 1
 
 
@@ -355,10 +355,10 @@ def test_the_daily_flow_removes_the_runs_that_are_old(monkeypatch, tmp_path):
     registry = Registry(uri)
     with registry.run({}, {}) as run_id:
         pass
-    flow.retain()
+    flows.retain()
     assert registry.client.get_run(run_id).info.lifecycle_stage == "active"
     monkeypatch.setenv("RUN_RETENTION_DAYS", "0.0000001")  # some milliseconds
-    flow.retain()
+    flows.retain()
     assert registry.client.get_run(run_id).info.lifecycle_stage == "deleted"
 
 
@@ -367,22 +367,22 @@ def test_the_daily_flow_removes_the_runs_that_are_old(monkeypatch, tmp_path):
 def test_files_are_scored_with_production_by_flow_and_by_command(
     contract, tracking_uri, tmp_path, capsys
 ):
-    flow.train(**SMALL, seed=4, force=True)
+    flows.train(**SMALL, seed=4, force=True)
     version = Registry(tracking_uri).production().version
     frame = made_up_rows(contract, 50, seed=6)[list(contract.input_names)]
     frame.to_parquet(tmp_path / "people.parquet")
-    done = flow.score(str(tmp_path / "people.parquet"), str(tmp_path / "by-flow"))
+    done = flows.score(str(tmp_path / "people.parquet"), str(tmp_path / "by-flow"))
     assert (done["version"], done["rows_scored"], done["rows_rejected"]) == (version, 50, 0)
 
     frame.assign(age=[200, *frame["age"][1:]]).to_parquet(tmp_path / "people.parquet")
     command = ["score", str(tmp_path / "people.parquet"), "--engine", "local"]
-    with pytest.raises(SystemExit, match="2.0% of the rows are more than --max-rejected"):
+    with pytest.raises(SystemExit, match="--max-rejected: 2.0% of the rows"):
         main([*command, str(tmp_path / "strict")])
     main([*command, str(tmp_path / "lax"), "--max-rejected", "0.1"])
     printed = capsys.readouterr()
     assert f"49 rows scored by version {version}: {tmp_path}/lax" in printed.out
     assert f"1 rows break the contract: {tmp_path}/lax-rejected" in printed.err
-    with pytest.raises(SystemExit, match="version 999: MLflow has none"):
+    with pytest.raises(SystemExit, match="version: got 999, expected a version in MLflow"):
         main([*command, str(tmp_path / "none"), "--version", "999"])
 
 
@@ -392,7 +392,7 @@ def test_trials_run_on_spark_if_a_master_is_named():
     pytest.importorskip("pyspark", reason="pyspark is not installed: make spark")
     if not shutil.which("java"):
         pytest.skip("no Java on PATH")
-    result = flow.train(**SMALL, seed=5, force=True, spark_master="local[2]")
+    result = flows.train(**SMALL, seed=5, force=True, spark_master="local[2]")
     assert result["test_metrics"]["roc_auc"] > 0.7
 
 
@@ -401,15 +401,15 @@ def test_production_moves_with_who_and_why_and_goes_back(
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
     census, use = small_census
-    flow.train(**SMALL, seed=8, force=True)
+    flows.train(**SMALL, seed=8, force=True)
     use(replace(census, source="synthetic"))
-    kept_back = flow.train(**SMALL, seed=8, data="synthetic", force=True)["model_version"]
+    kept_back = flows.train(**SMALL, seed=8, data="synthetic", force=True)["model_version"]
     registry = Registry(tracking_uri)
     before = registry.production().version
 
     with pytest.raises(SystemExit, match="did not pass the gate: trained on synthetic rows"):
         main(["promote", kept_back, "--why", "to see"])
-    with pytest.raises(SystemExit, match="version 999: MLflow has none"):
+    with pytest.raises(SystemExit, match="version: got 999, expected a version in MLflow"):
         main(["promote", "999", "--why", "to see"])
     main(["promote", kept_back, "--why", "a drill", "--who", "ann", "--force"])
     assert registry.production().version == kept_back
@@ -424,16 +424,16 @@ def test_production_moves_with_who_and_why_and_goes_back(
 
 def test_a_retraining_reads_what_production_was_trained_on(small_census, tracking_uri, monkeypatch):
     census, _ = small_census
-    flow.train(**SMALL, seed=5, force=True)
+    flows.train(**SMALL, seed=5, force=True)
     asked = []
-    monkeypatch.setattr(flow, "read", lambda data, *_: asked.append(data) or census)
-    flow.train(**SMALL, seed=5, data="production")
+    monkeypatch.setattr(flows, "read_census", lambda data, *_: asked.append(data) or census)
+    flows.train(**SMALL, seed=5, data="production")
     production = MlflowClient(tracking_uri).get_model_version_by_alias(MODEL_NAME, "production")
     assert asked == [production.tags["data_source"]] == ["uci"]
 
 
-def test_a_registry_that_is_away_is_named_with_its_setting(monkeypatch):
+def test_an_unavailable_registry_is_named_with_its_setting(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(RegistryUnavailable, match=f"MLFLOW_TRACKING_URI={address}"):
+    with pytest.raises(RegistryUnavailable, match=f"MLFLOW_TRACKING_URI: .* got {address}"):
         Registry(address)

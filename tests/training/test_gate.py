@@ -9,7 +9,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
-from training.evaluation.gate import Judge, gate, weighted_auc
+from training.evaluation.gate import HoldoutSet, gate, weighted_auc
 
 
 class FakeScorer:
@@ -32,13 +32,13 @@ class FakeScorer:
 def judge(contract):
     """Held-out rows."""
     rows = made_up_rows(contract, 2000)
-    return Judge(rows, rows["income"].to_numpy(), digest="d1")
+    return HoldoutSet(rows, rows["income"].to_numpy(), digest="d1")
 
 
 def test_a_first_model_is_promoted_if_it_is_far_above_chance(judge):
     assert gate(FakeScorer(0.6), None, judge).promote
-    refused = gate(FakeScorer(0.0), None, judge)
-    assert not refused.promote and "below the floor" in refused.reason
+    rejected = gate(FakeScorer(0.0), None, judge)
+    assert not rejected.promote and "expected at least 0.75" in rejected.reason
 
 
 def test_a_clearly_worse_candidate_is_kept_back_with_the_figures(judge):
@@ -77,18 +77,17 @@ class Blurred:
 
 
 @pytest.mark.slow
-def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion(monkeypatch):
+def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion():
     """Two trainings of one quality, which differ by their noise only."""
-    monkeypatch.setattr("training.evaluation.gate.RESAMPLES", 200)
-    monkeypatch.setattr("training.evaluation.gate.LATENCY_ROWS", 1)
     random = np.random.default_rng(7)
     promoted = 0
     for _ in range(200):
         margin = random.normal(-1.5, 2, 1000)
         y = (random.random(1000) < expit(margin)).astype(int)
-        judge = Judge(pd.DataFrame({"margin": margin}), y, "aa")
+        judge = HoldoutSet(pd.DataFrame({"margin": margin}), y, "aa")
         candidate, champion = (Blurred(random.normal(0, 0.3, 1000)) for _ in range(2))
-        promoted += gate(candidate, champion, judge).promote
+        verdict = gate(candidate, champion, judge, resamples=200, latency_rows=1)
+        promoted += verdict.promote
     assert promoted <= 10
 
 
@@ -107,7 +106,7 @@ def test_a_candidate_that_harms_one_segment_is_kept_back_however_good_for_the_re
 
 
 def test_a_segment_of_few_rows_is_named_and_not_judged(judge):
-    few = Judge(judge.frame.head(300), judge.y[:300], "few")
+    few = HoldoutSet(judge.frame.head(300), judge.y[:300], "few")
     verdict = gate(FakeScorer(0.6), FakeScorer(0.5), few)
     unjudged = [segment for segment in verdict.segments if segment.log_loss_rise is None]
     assert unjudged and all(segment.rows < 200 for segment in unjudged if "race" in segment.name)
@@ -130,7 +129,7 @@ def test_a_model_that_is_too_large_to_serve_is_kept_back(judge):
     assert "80 MB" in gate(large, None, judge).reason
 
 
-def test_a_model_that_is_too_slow_to_serve_is_kept_back(judge, monkeypatch):
+def test_a_model_that_is_too_slow_to_serve_is_kept_back(judge):
     class Slow(FakeScorer):
         """Takes 20 ms for a row, four times what is allowed."""
 
@@ -138,11 +137,10 @@ def test_a_model_that_is_too_slow_to_serve_is_kept_back(judge, monkeypatch):
             time.sleep(0.02 if len(frame) == 1 else 0)
             return super().score(frame)
 
-    monkeypatch.setattr("training.evaluation.gate.LATENCY_ROWS", 5)
     for champion in (FakeScorer(0.5), None):
-        verdict = gate(Slow(0.9), champion, judge)
+        verdict = gate(Slow(0.9), champion, judge, latency_rows=5)
         assert not verdict.promote and verdict.candidate.latency_ms >= 20
-        assert verdict.reason.startswith("one row takes ") and "at most 5.0" in verdict.reason
+        assert verdict.reason.startswith("latency of one row") and "at most 5.0" in verdict.reason
 
 
 def test_a_synthetic_model_never_replaces_a_real_one_however_good(judge):
@@ -157,7 +155,7 @@ def test_a_real_model_may_replace_a_synthetic_one(judge):
 def test_the_floor_holds_back_a_model_that_has_lost_the_people_of_before(contract, judge):
     """Better for those who judge, and worse by more than the margin for the census."""
     before = made_up_rows(contract, 2000, seed=9)
-    floor = Judge(before, before["income"].to_numpy(), digest="d0", name="census")
+    floor = HoldoutSet(before, before["income"].to_numpy(), digest="d0", name="census")
 
     class Forgetful(FakeScorer):
         """Knows today better than the champion, and the past as well as it is told."""

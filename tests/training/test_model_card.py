@@ -1,4 +1,4 @@
-"""The model card: figures worked out by hand, and what must be said."""
+"""The model card: figures worked out by hand, and its required statements."""
 
 import re
 
@@ -78,17 +78,17 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
         "1994",
         "neither credit",
         "4 times",
-        "sees race and sex",
+        "uses race and sex",
         "roc_auc",
         "age 30 to 44",
     ):
-        assert needed in text.replace("sees sex and race", "sees race and sex"), needed
+        assert needed in text.replace("sees sex and race", "uses race and sex"), needed
     assert "r&lt;1&gt;" in page and "synthetic rows" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from anywhere
 
 
 def test_the_plot_is_told_in_figures_too(page):
-    """Who cannot see it was told that there is one."""
+    """The text alternative once had no figures."""
     alternative = re.search(r'<img alt="([^"]+)"', page)[1]
     assert alternative.startswith("Calibration plot. Mean probability and observed share")
     assert alternative.count(" and ") == 1 + 10 and "0.200 and 0.000" in alternative
@@ -111,4 +111,4 @@ def test_the_card_has_the_contracts_words(contract):
 def test_a_model_of_synthetic_rows_says_so_first(contract):
     rows = made_up_rows(contract, 300)
     page = model_card(facts("synthetic"), contract, rows, np.full(300, 0.3), 0.5)
-    assert page.index("no figure here is about real people") < page.index("What it is for")
+    assert page.index("no figure here is about real people") < page.index("Purpose and limits")

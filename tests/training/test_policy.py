@@ -1,4 +1,4 @@
-"""When drift leads to a training, and the reason where it does not."""
+"""Whether drift starts a training, and the reason if it does not."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from config.runtime.settings import SettingsError, read_settings
 from training.retraining.policy import Cause, Facts, cause_of, decide
 from training.evaluation.gate import MIN_ROWS
 from training.settings import Settings
-from training.data.assemble import ONE_IN
+from training.data.assemble import HOLDOUT_ONE_IN
 
 SETTINGS = Settings(watch_cooldown_s=100.0, watch_min_labels=1000, watch_budget=3)
 CAUSE = Cause("half of the features have drifted", "2", since=50.0)
@@ -40,7 +40,7 @@ def test_a_minimum_of_labels_too_few_for_the_gate_is_rejected(monkeypatch):
     """At 1,000 every other training had fewer than 200 held-out rows: the census judged, nothing
     was promoted and the next try was put off.
     """
-    least = ONE_IN * MIN_ROWS
+    least = HOLDOUT_ONE_IN * MIN_ROWS
     monkeypatch.setenv("WATCH_MIN_LABELS", str(least))
     assert read_settings(Settings).watch_min_labels == least
     monkeypatch.setenv("WATCH_MIN_LABELS", str(least - 1))
@@ -59,12 +59,17 @@ def test_enough_fresh_labels_and_no_objection_lead_to_a_training():
     ("rule", "cause", "facts", "why"),
     [
         ("running", {}, {"running": "red-fox"}, "red-fox"),
-        ("version", {}, {"production": "3"}, "production is 3, the monitoring knows 2"),
+        ("version", {}, {"production": "3"}, "production is 3, the monitoring observes 2"),
         ("version", {"version": None}, {"production": None}, "production is none"),
         ("not judged", {"is_judged": False}, {}, "since version 2 was promoted"),
-        ("cool-down", {}, {"started": (901.0,)}, "99 s ago, expected 100 s"),
+        ("cool-down", {}, {"started": (901.0,)}, "99 s ago, expected at least 100 s"),
         ("budget", {}, {"started": (1.0, 2.0, 3.0)}, "WATCH_BUDGET=3"),
-        ("labels", {}, {"fresh_labels": 999}, "999 fresh labelled rows, expected WATCH_MIN_LABELS"),
+        (
+            "labels",
+            {},
+            {"fresh_labels": 999},
+            "999 fresh labelled rows, expected at least WATCH_MIN_LABELS",
+        ),
     ],
 )
 def test_each_rule_holds_a_training_back_and_says_why(rule, cause, facts, why):
@@ -73,14 +78,14 @@ def test_each_rule_holds_a_training_back_and_says_why(rule, cause, facts, why):
     assert why in decision.why
 
 
-@pytest.mark.parametrize(("fruitless", "pause_s"), [(0, 100), (1, 200), (3, 800), (99, 102_400)])
-def test_every_candidate_that_was_not_promoted_doubles_the_time_to_the_next(fruitless, pause_s):
+@pytest.mark.parametrize(("unpromoted", "pause_s"), [(0, 100), (1, 200), (3, 800), (99, 102_400)])
+def test_every_candidate_that_was_not_promoted_doubles_the_time_to_the_next(unpromoted, pause_s):
     now = 1e6
     for waited, is_over in ((pause_s - 1.0, False), (pause_s + 1.0, True)):
-        facts = READY._replace(started=(now - waited,), fruitless=fruitless)
+        facts = READY._replace(started=(now - waited,), unpromoted=unpromoted)
         decision = decide(CAUSE, facts, SETTINGS, now)
         assert decision.train == is_over
-        assert is_over or decision.rule == ("back-off" if fruitless else "cool-down")
+        assert is_over or decision.rule == ("back-off" if unpromoted else "cool-down")
 
 
 def test_a_calm_verdict_is_no_cause():

@@ -1,4 +1,4 @@
-"""Retention on a real MLflow server: what is old goes with its files, what is needed stays."""
+"""Retention on a real MLflow server: old runs go with their files, needed ones stay."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,8 +12,9 @@ from config.runtime.settings import SettingsError, read_settings
 from tests.conftest import mlflow_server
 from training.__main__ import main
 from training.model.onnx_export import Package
-from training.registry.mlflow_registry import Promotion, Registry
-from training.registry.retention import find_expired, listing
+from training.registry.ledger import Promotion
+from training.registry.mlflow_registry import Registry
+from training.registry.retention import describe_each, find_expired
 from training.settings import Settings
 
 IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
@@ -60,7 +61,7 @@ def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
     expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
     assert [version.version for version in expired.versions] == [versions[1].version]
     assert len(expired.runs) == 2  # the second run and its trial
-    assert [line.split()[:2] for line in listing(expired)] == [
+    assert [line.split()[:2] for line in describe_each(expired)] == [
         ["version", versions[1].version],
         *(["run", run.info.run_id] for run in expired.runs),
     ]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import gcs_emulator, made_up_rows
-from training.data.bucket import open_address
+from training.data.storage import open_address
 from training.batch_scoring.score import Scorer, ScoringError, Summary, score_batch, score_files
 
 ROWS = 3000
@@ -84,7 +84,7 @@ def test_every_row_comes_out_with_what_the_graph_says(package, people, tmp_path,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "people"]  # nothing left behind
 
 
-def test_rows_that_break_the_contract_are_set_aside_with_the_reason(
+def test_rows_that_break_the_contract_are_written_apart_with_their_problems(
     package, people, tmp_path, engine
 ):
     spoil(people, age=300, sex="?")
@@ -131,7 +131,7 @@ def test_a_bucket_is_read_and_written(package, people, tmp_path, monkeypatch):
     ("change", "words"),
     [
         (lambda frame: frame.drop(columns=["age", "sex"]), "missing column(s) age, sex; it has"),
-        (lambda frame: frame.assign(probability=0.5), "probability would be overwritten"),
+        (lambda frame: frame.assign(probability=0.5), "scoring adds probability"),
     ],
 )
 def test_a_file_that_cannot_be_scored_is_named_before_any_work(
@@ -150,17 +150,17 @@ def test_neither_an_empty_folder_nor_another_format_nor_an_old_output_is_accepte
 ):
     scorer, out = Scorer(package, "7"), str(tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ScoringError, match="no rows in any .parquet file"):
+    with pytest.raises(ScoringError, match="no rows; expected .parquet files"):
         score_files(scorer, str(tmp_path / "empty"), out)
     (people / "2.parquet").write_text("age,sex\n")
-    with pytest.raises(ScoringError, match="2.parquet is no Parquet file"):
+    with pytest.raises(ScoringError, match="2.parquet: not a Parquet file"):
         score_files(scorer, str(people), out)
     (tmp_path / "out").mkdir()
-    with pytest.raises(ScoringError, match="is there already"):
+    with pytest.raises(ScoringError, match="out: exists"):
         score_files(scorer, str(people), out)
 
 
-class Folder:
+class FolderRegistry:
     """A registry whose production version is a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -179,7 +179,7 @@ class Folder:
 
 def test_a_graph_that_does_not_reproduce_its_golden_rows_scores_nothing(package, people, tmp_path):
     folder = shutil.copytree(package.folder, tmp_path / "copy")
-    batch = Folder(folder), str(people)
+    batch = FolderRegistry(folder), str(people)
     assert score_batch(*batch, str(tmp_path / "out"), "", "").rows_scored == ROWS
     golden = json.loads((folder / "golden.json").read_text("utf-8"))
     golden["probabilities"][0] += 0.01

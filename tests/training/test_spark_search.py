@@ -1,4 +1,4 @@
-"""The search on Spark's executors, on two local ones."""
+"""The search on two local executors of Spark."""
 
 import os
 import signal

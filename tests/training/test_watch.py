@@ -28,7 +28,7 @@ from tests.conftest import free_port, made_up_rows
 from tests.training.test_policy import BELOW, CALM, DRIFTED
 from training.retraining import watch as training_watch
 from training.__main__ import main
-from training.data.storage import open_folder
+from training.data.storage import Folder
 from training.registry.mlflow_registry import Registry
 from training.data.store import Batch, Store
 from training.retraining.watch import DRIFT_TAG, find_facts, watch
@@ -97,7 +97,7 @@ def promote_next(registry: Registry, at: float) -> None:
 def labels(contract: Contract, tmp_path: Path, monkeypatch) -> Callable[..., None]:
     """Ingests so many labelled rows into a training store of the test's own."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    store = Store(open_folder(str(tmp_path / "data" / "store")))
+    store = Store(Folder(str(tmp_path / "data" / "store")))
 
     def ingest(rows: int, predicted_at: float = np.nan) -> None:
         frame = made_up_rows(contract, rows).assign(prediction_id=None, predicted_at=predicted_at)
@@ -147,7 +147,7 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
     evidently.update(DRIFTED | {"model_version": "1"})
     evidently["judgement"] = DRIFTED["judgement"] | {"drifted_from": "1"}
     for _ in range(2):
-        assert "0 fresh labelled rows, expected WATCH_MIN_LABELS=1500" in watch()
+        assert "0 fresh labelled rows, expected at least WATCH_MIN_LABELS=1500" in watch()
     labels(1500)
     assert watch().startswith("training started: flow run")
     (run,) = drift_runs()
@@ -162,7 +162,7 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
     end(run)
     assert "after 1 without a promotion" in watch()  # nothing was promoted, so it backs off
     promote_next(registry, at=time.time() + 1)
-    assert "production is 2, the monitoring knows 1" in watch()
+    assert "production is 2, the monitoring observes 1" in watch()
     assert len(drift_runs()) == 1
 
     ledger = registry.ledger.decisions()[::-1]
@@ -242,7 +242,7 @@ def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(
         add_labelled(log, 1600, now, predicted_at=now - 2 * hour)
         add_labelled(log, 1600, now, conflicts=[{"label": 0, "labelled_at": now}])
         add_labelled(log, 30, now)
-        assert "50 fresh labelled rows, expected WATCH_MIN_LABELS" in watch()
+        assert "50 fresh labelled rows, expected at least WATCH_MIN_LABELS" in watch()
         client.drop_database(database)
     assert not drift_runs() and registry.ledger.decisions()[0]["rule"] == "labels"
 

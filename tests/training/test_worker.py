@@ -15,18 +15,18 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
-from training.orchestration.tasks import io_step, promotion_turn, tell_of_failure
-from training.settings import Settings
 from training.code_bundle import ROOT, code_digest, code_files
+from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.orchestration.worker import (
     POOL,
     WorkerError,
+    create_pool,
     deploy,
     end_orphaned_runs,
-    keep_code,
-    make_pool,
+    upload_code,
     wait_for_server,
 )
+from training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -38,8 +38,8 @@ def deployments() -> dict[str, dict]:
 
 
 def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_period():
-    make_pool()
-    deploy(Settings(watch_period_s=7.5), wait_for_server())
+    create_pool()
+    deploy(Settings(watch_period_s=7.5), wait_for_server(120))
     found = deployments()
     schedules = {name: [s["schedule"] for s in d["schedules"]] for name, d in found.items()}
     assert schedules["train"][0]["interval"] == 240 * 60
@@ -52,8 +52,8 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
 
 def test_a_run_whose_worker_died_holds_no_slot_of_its_deployment():
     """A `watch` that died with its worker once kept all that came after it from running."""
-    make_pool()
-    deploy(Settings(), wait_for_server())
+    create_pool()
+    deploy(Settings(), wait_for_server(120))
     watch = UUID(deployments()["watch"]["id"])
     with get_client(sync_client=True) as client:
 
@@ -81,12 +81,12 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         settings = Settings(flow_storage="gs://tests/prefect")
-        keep_code(settings)
+        upload_code(settings)
         stored = tmp_path / "bucket" / ".cloudstorage" / "tests" / "prefect"
         kept = stored / "code" / code_digest()
         assert {p.relative_to(kept) for p in kept.rglob("*") if p.is_file()} == set(code_files())
         env = os.environ | {
-            "PREFECT_API_URL": wait_for_server(),
+            "PREFECT_API_URL": wait_for_server(120),
             "PYTHONPATH": str(ROOT),
             "FLOW_STORAGE": settings.flow_storage,
             "EVIDENTLY_ADDRESS": f"http://127.0.0.1:{free_port()}",
@@ -102,7 +102,7 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
                     worker.kill()
     printed = (tmp_path / "log").read_text("utf-8")
     assert state.is_failed() and "ConnectionError" in str(state.message), printed
-    assert "/remote-file-system-income-code/training/watch.py" in printed
+    assert "/remote-file-system-income-code/training/retraining/watch.py" in printed
 
 
 def run_watch() -> State:
@@ -121,16 +121,14 @@ def run_watch() -> State:
 def test_a_bucket_that_is_not_there_is_named(tmp_path, monkeypatch):
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        with pytest.raises(
-            WorkerError, match="FLOW_STORAGE=gs://no-such-bucket/x: the flows' code"
-        ):
-            keep_code(Settings(flow_storage="gs://no-such-bucket/x"))
+        with pytest.raises(WorkerError, match="FLOW_STORAGE: .*got gs://no-such-bucket/x"):
+            upload_code(Settings(flow_storage="gs://no-such-bucket/x"))
 
 
 @pytest.mark.parametrize(
     ("error", "tries"), [(ConnectionError("reset"), 2), (ValueError("a bug"), 1)]
 )
-def test_a_step_is_tried_again_only_if_the_world_failed(error, tries):
+def test_a_task_is_retried_only_after_a_transient_error(error, tries):
     seen = []
 
     @io_step
@@ -168,7 +166,7 @@ def test_two_runs_do_not_judge_and_promote_at_the_same_time():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
-def test_a_failed_run_is_told_where_notify_url_says(monkeypatch):
+def test_a_failed_run_is_reported_to_notify_url(monkeypatch):
     told: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -183,7 +181,7 @@ def test_a_failed_run_is_told_where_notify_url_says(monkeypatch):
         def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
             """Quiet."""
 
-    @flow(name="breaks", on_failure=[tell_of_failure])
+    @flow(name="breaks", on_failure=[notify_failure])
     def breaks() -> None:
         raise ValueError("the reason")
 

@@ -1,7 +1,7 @@
-"""Spark, for what outgrows one machine: the one module that knows pyspark.
+"""Spark sessions, for searches and batches that are too large for one machine.
 
-It is a category of its own in the lock, `[spark]`, and needs Java 17; without `--engine spark` or
-`score`, nothing here is imported.
+The only module that imports pyspark. Pyspark is in the category [spark] of the Pipfile and needs
+Java 17.
 """
 
 import os
@@ -19,28 +19,28 @@ from training.code_bundle import ROOT, code_files
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # pylint: disable=import-error
 
-ATTEMPTS = 4  # of a task, as on a cluster: a local master gives up at the first failure
-REMEDY = "install the category [spark] of the Pipfile, and Java 17 (Debian: default-jre-headless)"
+ATTEMPTS = 4  # of a task, as on a cluster; the default of a local master is 1
+REMEDY = "Install it with `make spark`, and Java 17 (Debian: default-jre-headless)."
 
 
 class SparkUnavailable(Exception):
-    """Spark cannot be started here; the message says what is missing."""
+    """Spark cannot start; the message has the reason."""
 
 
 @contextmanager
 def spark_session(master: str) -> Iterator["SparkSession"]:
-    """A session on `master`, whose workers have this project's code, for as long as the body runs.
+    """Open a session on `master` whose workers have this project's code.
 
-    Raises SparkUnavailable if pyspark or Java is missing, or the master does not answer.
+    Raises SparkUnavailable if pyspark or Java is missing, or the master does not respond.
     """
     try:
-        # pylint: disable=import-outside-toplevel, import-error  # it may not be installed
+        # pylint: disable=import-outside-toplevel, import-error  # may not be installed
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as err:
-        raise SparkUnavailable(f"pyspark is not installed: {REMEDY}") from err
+        raise SparkUnavailable(f"Spark: pyspark is not installed. {REMEDY}") from err
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    # pylint: disable-next=no-member  # its class makes `builder` when it is asked for
+    # pylint: disable-next=no-member  # `builder` is made at access
     builder = SparkSession.builder.master(with_attempts(master)).appName("income")
     builder = builder.config("spark.ui.enabled", "false").config("spark.task.maxFailures", ATTEMPTS)
     builder = builder.config("spark.log.level", "ERROR")
@@ -50,7 +50,7 @@ def spark_session(master: str) -> Iterator["SparkSession"]:
     try:
         session = builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as err:
-        raise SparkUnavailable(f"Spark does not start on {master}: {REMEDY}. {err}") from err
+        raise SparkUnavailable(f"Spark: no session on {master}. {REMEDY} {err}") from err
     with tempfile.TemporaryDirectory() as folder:
         session.sparkContext.addPyFile(str(zipped_code(Path(folder))))
         try:
@@ -60,14 +60,14 @@ def spark_session(master: str) -> Iterator["SparkSession"]:
 
 
 def with_attempts(master: str) -> str:
-    """A local master that tries a task as often as a cluster does: local[2] -> local[2,4]."""
+    """Return a local master with the attempts of a cluster: local[2] -> local[2,4]."""
     if master == "local":
         return f"local[1,{ATTEMPTS}]"
     return re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{ATTEMPTS}]", master)
 
 
 def zipped_code(folder: Path) -> Path:
-    """The code that workers import."""
+    """Write the code that workers import; return the path of the zip file."""
     path = folder / "income.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in code_files():

@@ -1,47 +1,37 @@
-"""The same search with its trials on Spark's executors: hyperopt's SparkTrials.
+"""The search of `model.search` with its trials on Spark's executors, by hyperopt's SparkTrials.
 
-Trials run side by side, each on one core of an executor, which keeps the folds that it has binned
-from one trial to the next. What the best trial reached is sent along with each new one, so that
-hopeless settings are given up here too.
+Trials run in parallel, each on one core of an executor, which caches its binned folds. Each new
+trial gets the losses of the best one, so poor settings are pruned here too.
 """
 
-import logging
 import time
 import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import structlog
 from hyperopt import STATUS_OK, SparkTrials, fmin, space_eval
 
 from training.model.pipeline import Params
-from training.model.search import (
-    SPACE,
-    Folds,
-    OnTrial,
-    ToBeat,
-    Trial,
-    deadline_in,
-    evaluate,
-    suggest,
-)
+from training.model.search import SPACE, Best, Folds, OnTrial, Trial, deadline_in, evaluate, suggest
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class SearchFailed(Exception):
-    """No trial succeeded; the message has the first one's reason."""
+    """No trial succeeded; the message has the reason of the first one."""
 
 
 class Objective:
-    """A setting's loss, on an executor; sent anew, with what it has to beat, for each trial."""
+    """Loss of a setting, on an executor. It is pickled for each trial, with the best losses."""
 
     def __init__(self, folds: Any) -> None:
-        self.folds = folds  # Spark's broadcast of `Folds`: one copy in each worker process
-        self.to_beat: ToBeat | None = None
+        self.folds = folds  # Spark's broadcast of `Folds`: one copy per worker process
+        self.best: Best | None = None
 
     def __call__(self, point: Params) -> dict[str, object]:
-        outcome = evaluate(self.folds.value, point, self.to_beat)
+        outcome = evaluate(self.folds.value, point, self.best)
         return {
             "loss": outcome.loss,
             "status": STATUS_OK,
@@ -61,24 +51,24 @@ def run_spark_search(
     seed: int,
     on_trial: OnTrial = lambda params, metrics: None,
 ) -> Trial:
-    """The trial with the least calibrated log loss, as `run_search` has it; spark: a session.
+    """Return the trial with the minimum calibrated log loss, as `run_search`; spark: a session.
 
-    A trial that fails, after Spark has tried it again, is reported to `on_trial` with the metric
-    `failed` and costs the search nothing else. Raises SearchFailed if none succeeded.
+    A trial that still fails after Spark's retries gets the metric `failed`. Raises SearchFailed if
+    no trial succeeds.
     """
     deadline = deadline_in(timeout_s)
     context = spark.sparkContext
     objective = Objective(context.broadcast(replace(folds, threads=1)))
 
-    # In hyperopt's dispatcher thread, where an exception would stop the search without a word.
+    # Runs in hyperopt's dispatcher thread, where an exception would stop the search silently.
     def after_each(trials: SparkTrials) -> tuple[bool, list[object]]:
         if best := best_result(results(trials)):
-            objective.to_beat = ToBeat(best["fold_losses"], best["loss"])
+            objective.best = Best(best["fold_losses"], best["loss"])
         return time.monotonic() > deadline, []
 
     trials = SparkTrials(parallelism=context.defaultParallelism, spark_session=spark)
     with warnings.catch_warnings():
-        # hyperopt names no session to Spark's threads, from which they would take tags.
+        # hyperopt passes no session to Spark's threads.
         warnings.filterwarnings("ignore", "Spark session is not provided")
         fmin(
             objective,
@@ -93,32 +83,32 @@ def run_spark_search(
     report(trials, on_trial)
     if best := best_result(results(trials)):
         return folds.score(best["point"])
-    failed = [one["misc"]["error"][1] for one in every(trials) if "error" in one["misc"]]
-    raise SearchFailed(f"no trial succeeded, the first one for: {failed[0]}")
+    failed = [one["misc"]["error"][1] for one in all_trials(trials) if "error" in one["misc"]]
+    raise SearchFailed(f"search: no trial succeeded; the first error: {failed[0]}")
 
 
 def results(trials: SparkTrials) -> list[dict[str, Any]]:
-    """What the trials that are done returned."""
+    """Return the results of the successful trials."""
     return [one for one in trials.results if one.get("status") == STATUS_OK]
 
 
 def best_result(done: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The best of those that were followed to the end."""
+    """Return the best result that was not pruned."""
     whole = [one for one in done if "pruned" not in one["metrics"]]
     return min(whole, key=lambda one: one["loss"], default=None)
 
 
-def every(trials: SparkTrials) -> list[dict[str, Any]]:
-    """All trials; those that failed are hidden by `trials.trials`."""
+def all_trials(trials: SparkTrials) -> list[dict[str, Any]]:
+    """Return all trials; `trials.trials` hides the failed ones."""
     return trials._dynamic_trials  # pylint: disable=protected-access
 
 
 def report(trials: SparkTrials, on_trial: OnTrial) -> None:
-    """Every trial that ended, in the order in which they were asked for."""
-    for one in every(trials):
+    """Report every trial in the order of its number."""
+    for one in all_trials(trials):
         if one["result"].get("status") == STATUS_OK:
             on_trial(one["result"]["params"], one["result"]["metrics"])
         elif "error" in one["misc"]:
             values = {name: found[0] for name, found in one["misc"]["vals"].items() if found}
             on_trial(space_eval(SPACE, values), {"failed": 1.0})
-            log.warning("trial failed number=%d error=%s", one["tid"], one["misc"]["error"][1])
+            log.warning("trial_failed", number=one["tid"], error=one["misc"]["error"][1])

@@ -1,11 +1,10 @@
 """A batch of labelled rows, checked and added to the training store: `python -m training ingest`.
 
-Before it is a file, of the monthly feed or exported from the prediction log; after it comes the
-next training. Rows that break the contract are set aside with what is wrong with them, as those
-of the census are; a file that is no batch at all is refused.
+A file comes from the monthly feed or from an export of the prediction log. The next training reads
+the store. Invalid rows are quarantined with their problems; an invalid file is rejected.
 
-    .csv    a header of contract columns and the target, '?' or nothing for a missing value
-    .jsonl  {"record": {...}, "label": 0 or 1} a line, as `config.events.LabelledRecord` has it
+    .csv    a header of contract columns and the target; '?' or an empty field for a missing value
+    .jsonl  {"record": {...}, "label": 0 or 1} a line, as in `config.events.LabelledRecord`
 """
 
 import csv
@@ -23,111 +22,105 @@ import pandas as pd
 
 from config.contract import MISSING, Contract, Problem, nearest
 from config.events import LabelledRecord
-from training.data.census import (
-    as_numbers,
-    check_rows,
-    first_problem,
-    misshapen_rows,
-    row_texts,
-    set_aside,
-    write_atomically,
-)
-from training.data.storage import open_folder, read_file
+from training.data.parsing import misshapen_rows, to_numbers
+from training.data.rows import row_texts
+from training.data.storage import Folder, read_file, write_atomically
 from training.data.store import Batch, Store
+from training.data.validation import check_rows, first_problem, quarantine
 
 PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 FEED_NAME = re.compile(rf"(?P<period>{PERIOD.pattern}).*\.(csv|jsonl)")
 IDENTITY = ["prediction_id", "predicted_at"]
 LINE_RULE = 'an object {"record": {column: value, ...}, "label": 0 or 1}'
-SHOWN = 200  # characters of a line that is no row
+MAX_SHOWN = 200  # characters of an invalid line
 
 
-class BatchRefused(Exception):
-    """The file is no batch; the message names it, what was found and expected, and the remedy."""
+class BatchRejected(Exception):
+    """The file is not a batch; the message has file, problem, expectation and remedy."""
 
 
 class Parsed(NamedTuple):
-    """A file's rows by line number, contract columns and target, and the lines that are no rows."""
+    """Rows of a file by line number (contract columns and target), and its misshapen lines."""
 
     raw: pd.DataFrame
     misshapen: pd.DataFrame
 
 
 class Ingested(NamedTuple):
-    """What became of a file."""
+    """Result of ingesting one file."""
 
     batch: Batch
     is_new: bool
-    known: int = 0  # predictions left out: the store had them
-    quarantine: Path | None = None  # where the rejected rows are
+    known: int = 0  # skipped predictions: the store has them
+    quarantine: Path | None = None  # file of the quarantined rows
 
 
 def ingest(
-    address: str, period: str, store: Store, contract: Contract, quarantine: Path
+    address: str, period: str, store: Store, contract: Contract, quarantine_dir: Path
 ) -> Ingested:
-    """Checks the file at a path or gs:// address and appends its valid rows to the store.
+    """Check the file at a path or gs:// address and append its valid rows to the store.
 
-    Rejected rows go to a file of their own in the folder `quarantine`. A file that is there
-    already changes nothing. Raises BatchRefused, StoreError or FilesUnavailable.
+    Rejected rows go to a new file in `quarantine_dir`. A file that the store has changes nothing.
+    Raises BatchRejected, StoreError or FilesUnavailable.
     """
     check_period(period)
     content = read_file(address)
     sha256 = hashlib.sha256(content).hexdigest()
     if batch := store.find(sha256):
-        return already_there(batch, address, period)
+        return known_file(batch, address, period)
     checked, rejected = check_batch(address, content, contract)
-    rejects = quarantine / f"{period}-{sha256[:12]}.jsonl" if len(rejected) else None
+    rejects = quarantine_dir / f"{period}-{sha256[:12]}.jsonl" if len(rejected) else None
     if rejects:
-        set_aside(rejected, rejects)
+        quarantine(rejected, rejects)
     if checked.empty:
-        where = f", all of them in {rejects}" if rejects else ""
-        raise BatchRefused(
-            f"{address}: no row fits the contract, e.g. {first_problem(rejected)}{where};"
-            " mend the file and ingest it again"
+        where = f" All rows are in {rejects}." if rejects else ""
+        raise BatchRejected(
+            f"{address}: no valid row, e.g. {first_problem(rejected)}.{where} Fix the file and"
+            " ingest it again."
         )
     stored = {batch: store.rows(batch) for batch in store.batches()}
-    fresh = new_predictions(checked, list(stored.values()))
+    new = new_predictions(checked, list(stored.values()))
     batch = Batch(
         sha256=sha256,
         source=address,
         period=period,
-        rows=len(fresh),
+        rows=len(new),
         rejected=len(rejected),
         duplicates=count_duplicates(
-            fresh, [rows for batch, rows in stored.items() if batch.period == period], contract
+            new, [rows for batch, rows in stored.items() if batch.period == period], contract
         ),
         ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    added = store.append(batch, fresh)
-    if added is None:  # by another process, meanwhile
-        return already_there(store.find(sha256) or batch, address, period)
-    return Ingested(added, True, len(checked) - len(fresh), rejects)
+    added = store.append(batch, new)
+    if added is None:  # another process was faster
+        return known_file(store.find(sha256) or batch, address, period)
+    return Ingested(added, True, len(checked) - len(new), rejects)
 
 
 def ingest_feed(
-    address: str, store: Store, contract: Contract, quarantine: Path
+    address: str, store: Store, contract: Contract, quarantine_dir: Path
 ) -> tuple[list[Ingested], list[str]]:
-    """What became of the files of a folder whose names begin with a period, and what was refused.
+    """Ingest each file of a folder whose name starts with a period.
 
-    A file that the store has is left as it is; one that is refused does not keep the others out.
-    Raises StoreError or FilesUnavailable.
+    Returns the results, and the messages of rejected files. A rejected file does not stop the
+    others. Raises StoreError or FilesUnavailable.
     """
-    done, refused = [], []
-    for name in open_folder(address).names():
+    done, rejected = [], []
+    for name in Folder(address).names():
         if not (named := FEED_NAME.fullmatch(name)):
             continue
         try:
             file = f"{address.rstrip('/')}/{name}"
-            done.append(ingest(file, named["period"], store, contract, quarantine))
-        except BatchRefused as err:
-            refused.append(str(err))
-    return done, refused
+            done.append(ingest(file, named["period"], store, contract, quarantine_dir))
+        except BatchRejected as err:
+            rejected.append(str(err))
+    return done, rejected
 
 
-def forget_rejected(quarantine: Path, prediction_id: str) -> int:
-    """Removes the rejected rows of a prediction from the folder; how many."""
+def forget_rejected(quarantine_dir: Path, prediction_id: str) -> int:
+    """Remove the quarantined rows of a prediction; return their number."""
     forgotten = 0
-    for path in quarantine.glob("*.jsonl"):
+    for path in quarantine_dir.glob("*.jsonl"):
         lines = path.read_text("utf-8").splitlines(keepends=True)
         kept = [line for line in lines if not is_of(json.loads(line)["row"], prediction_id)]
         if len(kept) < len(lines):
@@ -137,24 +130,24 @@ def forget_rejected(quarantine: Path, prediction_id: str) -> int:
 
 
 def is_of(row: dict[str, Any] | str, prediction_id: str) -> bool:
-    """True if a rejected row is a prediction's; a line that is no row is text that may name it."""
+    """Return True if a rejected row, or the text of an invalid line, has this prediction's id."""
     if isinstance(row, str):
         return f'"{prediction_id}"' in row
     return row.get("prediction_id") == prediction_id
 
 
 def check_period(period: str) -> None:
-    """Raises BatchRefused for what is no month."""
+    """Raise BatchRejected unless the period is a month."""
     if not PERIOD.fullmatch(period):
-        raise BatchRefused(f"--period {period}: expected a year and a month, as in 2026-10")
+        raise BatchRejected(f"--period: got {period}, expected a year and a month, as in 2026-10.")
 
 
-def already_there(batch: Batch, address: str, period: str) -> Ingested:
-    """The same file again. Raises BatchRefused if it was another month's before."""
+def known_file(batch: Batch, address: str, period: str) -> Ingested:
+    """Return the result for a file that the store has. Raises BatchRejected for another period."""
     if batch.period != period:
-        raise BatchRefused(
-            f"{address}: the store has this file (sha256 {batch.sha256[:12]}) as {batch.period},"
-            f" from {batch.source}; one file is one period, so --period {period} was not added"
+        raise BatchRejected(
+            f"--period: got {period}, expected {batch.period}. The store has {address} (sha256"
+            f" {batch.sha256[:12]}) with that period, from {batch.source}. Nothing was added."
         )
     return Ingested(batch, False)
 
@@ -162,9 +155,9 @@ def already_there(batch: Batch, address: str, period: str) -> Ingested:
 def check_batch(
     address: str, content: bytes, contract: Contract
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The valid rows, with prediction_id and predicted_at, and those to set aside.
+    """Return the valid rows, with prediction_id and predicted_at, and the rejected rows.
 
-    Raises BatchRefused if the file as a whole is no batch.
+    Raises BatchRejected for an invalid file.
     """
     raw, misshapen = parse(address, content.decode("utf-8-sig", errors="replace"), contract)
     checked, rejected = check_rows(address, raw, misshapen, contract)
@@ -177,20 +170,23 @@ def check_batch(
 
 
 def parse(address: str, text: str, contract: Contract) -> Parsed:
-    """The rows of a file, by how its name ends. Raises BatchRefused."""
+    """Return the rows of a file in the format that its name ends in. Raises BatchRejected."""
     kind = Path(address).suffix.lower()
     if kind == ".csv":
         return parse_csv(address, text, contract)
     if kind == ".jsonl":
         return parse_lines(address, text, contract)
-    raise BatchRefused(
-        f"{address}: the name ends in {kind!r}, expected .csv (with a header) or .jsonl"
-        f" ({LINE_RULE} a line)"
+    raise BatchRejected(
+        f"{address}: unknown format; got {kind!r}, expected .csv (with a header) or .jsonl"
+        f" ({LINE_RULE} a line)."
     )
 
 
 def parse_csv(address: str, text: str, contract: Contract) -> Parsed:
-    """The rows of a CSV file with a header. Whole numbers become int, '?' and nothing None."""
+    """Return the rows of a CSV file with a header.
+
+    Whole numbers become int; '?' and empty fields become None.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     rows: dict[int, list[str]] = {}
     try:
@@ -198,21 +194,21 @@ def parse_csv(address: str, text: str, contract: Contract) -> Parsed:
         check_header(address, header, contract)
         rows = {reader.line_num: fields for fields in reader if fields}
     except csv.Error as err:
-        raise BatchRefused(
-            f"{address}, line {reader.line_num}: {err}; expected comma-separated values, quoted"
-            ' with " where they hold a comma'
+        raise BatchRejected(
+            f"{address}, line {reader.line_num}: {err}; expected comma-separated values, with"
+            ' quotes (") around a value that contains a comma.'
         ) from err
     whole = {line: fields for line, fields in rows.items() if len(fields) == len(header)}
     raw = pd.DataFrame.from_dict(whole, orient="index", columns=header, dtype=object)
     raw = raw.replace({MISSING: None, "": None})
     for name in header:
         if name == contract.target.name or not contract[name].is_categorical:
-            raw[name] = as_numbers(raw[name])
+            raw[name] = to_numbers(raw[name])
     return Parsed(raw, misshapen_rows(rows, len(header), separator=","))
 
 
 def check_header(address: str, header: list[str], contract: Contract) -> None:
-    """Raises BatchRefused naming every column that is missing, unknown or given twice."""
+    """Raise BatchRejected naming every missing, unknown or repeated column."""
     target = contract.target.name
     known = (*contract.by_name, target)
     missing = [name for name in (*contract.input_names, target) if name not in header]
@@ -220,24 +216,23 @@ def check_header(address: str, header: list[str], contract: Contract) -> None:
     for name, count in Counter(header).items():
         if name not in known:
             hint = nearest(name, known)
-            problems.append(f"{name}: no such column" + (f"; did you mean {hint}?" if hint else ""))
+            problems.append(f"{name}: unknown column" + (f"; did you mean {hint}?" if hint else ""))
         elif count > 1:
-            problems.append(f"{name}: the column is there {count} times, expected once")
+            problems.append(f"{name}: got {count} columns, expected one")
     if problems:
-        raise BatchRefused(
+        optional = ", ".join(feature.name for feature in contract.features if not feature.used)
+        raise BatchRejected(
             f"{address}: wrong header: {'; '.join(problems)}. Expected {', '.join(known)}"
-            f" ({', '.join(unused(contract))} may be left out; config/features.yaml):"
-            " mend the first line and ingest the file again"
+            f" ({optional} may be absent; config/features.yaml). Fix the first line and ingest the"
+            " file again."
         )
 
 
-def unused(contract: Contract) -> list[str]:
-    """The columns that the model does not see."""
-    return [feature.name for feature in contract.features if not feature.used]
-
-
 def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
-    """The rows of a JSON-lines file. Raises BatchRefused if no record has some needed column."""
+    """Return the rows of a JSON-lines file.
+
+    Raises BatchRejected if all records lack a needed column.
+    """
     decode = msgspec.json.Decoder(LabelledRecord).decode
     rows: dict[int, LabelledRecord] = {}
     misshapen: list[tuple[int, object, list[Problem]]] = []
@@ -247,7 +242,7 @@ def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
         try:
             row = decode(line)
         except msgspec.DecodeError as err:
-            problem = Problem("line", line[:SHOWN], f"{LINE_RULE}: {err}")
+            problem = Problem("line", line[:MAX_SHOWN], f"{LINE_RULE}: {err}")
             misshapen.append((number, line, [problem]))
             continue
         if row.record.keys() <= contract.by_name.keys():
@@ -270,29 +265,29 @@ def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
 
 
 def check_columns(address: str, rows: list[LabelledRecord], contract: Contract) -> None:
-    """Raises BatchRefused naming the needed columns that no record has."""
+    """Raise BatchRejected naming the needed columns that all records lack."""
     missing = [n for n in contract.input_names if not any(n in row.record for row in rows)]
     if rows and missing:
-        raise BatchRefused(
-            f"{address}: no record has {', '.join(missing)}; expected"
-            f" {', '.join(contract.input_names)} in each (config/features.yaml): add them and"
-            " ingest the file again"
+        raise BatchRejected(
+            f"{address}: all records lack {', '.join(missing)}; expected"
+            f" {', '.join(contract.input_names)} in each (config/features.yaml). Add them and"
+            " ingest the file again."
         )
 
 
 def new_predictions(checked: pd.DataFrame, stored: list[pd.DataFrame]) -> pd.DataFrame:
-    """The rows without those predictions that the store has, or that came twice.
+    """Return the rows without predictions that are stored or repeated.
 
-    An export of the prediction log holds the predictions of the one before as well.
+    Each export of the prediction log repeats the predictions of the one before.
     """
     known = {key for rows in stored for key in rows["prediction_id"].dropna()}
     ids = checked["prediction_id"]
-    again = ids.notna() & (ids.isin(known) | ids.duplicated())
-    return checked[~again].reset_index(drop=True)
+    repeated = ids.notna() & (ids.isin(known) | ids.duplicated())
+    return checked[~repeated].reset_index(drop=True)
 
 
 def count_duplicates(rows: pd.DataFrame, stored: list[pd.DataFrame], contract: Contract) -> int:
-    """Rows that equal an earlier one, in what the model sees and the label; they are kept."""
+    """Return how many rows equal an earlier row in input columns and label."""
     columns = [*contract.input_names, contract.target.name]
     frames = [frame[columns] for frame in (*stored, rows)]
     texts = pd.Series(row_texts(pd.concat(frames)))

@@ -1,11 +1,10 @@
-"""Labelled production rows from MongoDB: what the service was asked and what turned out true.
+"""Labelled production rows from MongoDB: predictions whose label has arrived.
 
-The one module of this part that knows MongoDB. The prediction service's relay writes the
-documents, `{_id, predicted_at, features: {...}, label?, labelled_at?, labelled_by?, conflicts?}`;
-here they are only read, and held against the contract as every other row is.
+The only module of this part that uses MongoDB. The prediction service's relay writes the documents,
+`{_id, predicted_at, features: {...}, label?, labelled_at?, labelled_by?, conflicts?}`. This module
+reads them and checks them against the contract.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,25 +12,25 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pymongo
+import structlog
 from pymongo.collection import Collection
 from pymongo.errors import ConfigurationError, PyMongoError
 
-from config.runtime import api_keys
 from config.contract import Contract
+from config.runtime import api_keys
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
-from training.data.census import check_frame
+from training.data.validation import check_frame
 from training.settings import Settings
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 COLLECTION = "predictions"
 CONNECT_S, READ_S = 10.0, 120.0
-NEWEST_ROWS = 200_000  # so that a log of years does not fill the memory
-LABELLED = {"predicted_at": {"$exists": True}, "label": {"$exists": True}}
+MAX_ROWS = 200_000  # bounds the memory
 NO_ADDRESS = (
-    "--with-feedback: MONGODB_ADDRESS is not set; without MongoDB the journal is the log of record:"
-    " `python -m prediction_service.journal export --labelled >rows.jsonl`, then"
-    " `python -m training ingest rows.jsonl`"
+    "MONGODB_ADDRESS: not set; --with-feedback expects the address of the prediction log. Without"
+    " MongoDB, export the journal: `python -m prediction_service.journal export --labelled"
+    " >rows.jsonl`, then `python -m training ingest rows.jsonl`."
 )
 
 
@@ -40,57 +39,58 @@ class FeedbackUnavailable(Exception):
 
 
 class Feedback(NamedTuple):
-    """Labelled predictions that may be used, and how many may not."""
+    """Labelled predictions for training, and the numbers of unusable ones."""
 
     rows: pd.DataFrame  # checked inputs and target, prediction_id and predicted_at (Unix time)
-    disputed: int  # another label says otherwise
-    rejected: int  # break the contract
+    disputed: int  # predictions with contradicting labels
+    rejected: int  # predictions that break the contract
 
 
-def read_feedback(settings: Settings, contract: Contract, limit: int = NEWEST_ROWS) -> Feedback:
-    """The newest labelled predictions, oldest label first.
+def read_feedback(
+    settings: Settings, contract: Contract, limit: int = MAX_ROWS, connect_s: float = CONNECT_S
+) -> Feedback:
+    """Return the newest labelled predictions, oldest label first.
 
-    Raises SettingsError without MONGODB_ADDRESS, FeedbackUnavailable if MongoDB does not answer.
+    Raises SettingsError without MONGODB_ADDRESS, FeedbackUnavailable if MongoDB does not respond.
     """
     if not settings.mongodb_address:
         raise SettingsError(NO_ADDRESS)
-    documents = read_documents(settings, limit)
+    with open_log(settings, connect_s) as collection:
+        documents = newest_labelled(collection, trusted_label_query(settings), limit)[::-1]
     agreed = [document for document in documents if "conflicts" not in document]
     checked, rejected = check_documents(agreed, contract)
     found = Feedback(checked, len(documents) - len(agreed), len(rejected))
     if len(rejected):
-        # No log line holds a value of a record.
+        # No log line contains a value of a record.
         columns = {problem.field for row in rejected["problems"] for problem in row}
-        log.warning("feedback rejected count=%d columns=%s", len(rejected), sorted(columns))
-    log.info("feedback rows=%d disputed=%d", len(checked), found.disputed)
+        log.warning("feedback_rejected", rows=len(rejected), columns=sorted(columns))
+    log.info("feedback_read", rows=len(checked), disputed=found.disputed)
     return found
 
 
 def count_labelled(
-    settings: Settings, since: float, seen_until: float, limit: int = NEWEST_ROWS
+    settings: Settings, since: float, seen_until: float, limit: int = MAX_ROWS
 ) -> int:
-    """Predictions of since a Unix time with an undisputed label that came after another, up to
-    a limit.
+    """Return the number of predictions since `since` with a label that came after `seen_until`.
+
+    Both are Unix times. Disputed labels do not count. The result is at most `limit`.
     """
-    wanted = believed(settings) | {
+    query = trusted_label_query(settings) | {
         "predicted_at": {"$gte": datetime.fromtimestamp(since, UTC)},
         "labelled_at": {"$gt": datetime.fromtimestamp(seen_until, UTC)},
         "conflicts": {"$exists": False},
     }
-    with opened(settings) as collection:
-        return collection.count_documents(wanted, limit=limit)
-
-
-def read_documents(settings: Settings, limit: int) -> list[dict[str, Any]]:
-    """The newest documents with a prediction and its label, oldest label first."""
-    with opened(settings) as collection:
-        return newest_labelled(collection, believed(settings), limit)[::-1]
+    with open_log(settings) as collection:
+        return collection.count_documents(query, limit=limit)
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
-    """The prediction log. Raises SettingsError for an address that cannot be used, and
-    FeedbackUnavailable, also for what the body asks of it.
+def open_log(
+    settings: Settings, connect_s: float = CONNECT_S
+) -> Iterator[Collection[dict[str, Any]]]:
+    """Open the prediction log.
+
+    Raises SettingsError for an unusable address, FeedbackUnavailable for any error of MongoDB.
     """
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
@@ -103,39 +103,38 @@ def opened(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
         raise SettingsError(MONGODB_ADDRESS_RULE) from err
     try:
         with client:
-            with pymongo.timeout(CONNECT_S):
+            with pymongo.timeout(connect_s):
                 client.admin.command("ping")
             with pymongo.timeout(READ_S):
                 yield client[settings.mongodb_database][COLLECTION]
     except PyMongoError as err:
         raise FeedbackUnavailable(
-            f"MongoDB does not give its labelled predictions (MONGODB_ADDRESS): {err}; start it, or"
-            " train without --with-feedback"
+            f"MONGODB_ADDRESS: MongoDB is unavailable: {err}. Start it, or train without"
+            " --with-feedback."
         ) from err
 
 
-def believed(settings: Settings) -> dict[str, Any]:
-    """The query for predictions with a label; where API keys are on, one of a caller with a key."""
-    callers = api_keys.names(settings.api_key_hashes)
-    return LABELLED | ({"labelled_by": {"$in": callers}} if callers else {})
+def trusted_label_query(settings: Settings) -> dict[str, Any]:
+    """Return the query for labelled predictions; with API keys, labels of current callers only."""
+    query: dict[str, Any] = {"predicted_at": {"$exists": True}, "label": {"$exists": True}}
+    if callers := api_keys.names(settings.api_key_hashes):
+        query["labelled_by"] = {"$in": callers}
+    return query
 
 
 def newest_labelled(
-    collection: Collection[dict[str, Any]], wanted: dict[str, Any], limit: int
+    collection: Collection[dict[str, Any]], query: dict[str, Any], limit: int
 ) -> list[dict[str, Any]]:
-    """Documents with a prediction and its label, newest label first.
-
-    By id among equal times, so that the same log gives the same rows in the same order.
-    """
+    """Return labelled predictions, newest label first, equal times ordered by id."""
     fields = ["features", "label", "predicted_at", "conflicts"]
     order = [("labelled_at", -1), ("_id", -1)]
-    return list(collection.find(wanted, fields).sort(order).limit(limit))
+    return list(collection.find(query, fields).sort(order).limit(limit))
 
 
 def check_documents(
     documents: list[dict[str, Any]], contract: Contract
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows that keep the contract, and the others with their problems."""
+    """Return the valid rows, and the rejected rows with their problems."""
     raw = pd.DataFrame(
         [[document["features"].get(n) for n in contract.input_names] for document in documents],
         columns=list(contract.input_names),

@@ -1,180 +1,165 @@
-"""Files that training keeps or is given: in a folder of this machine, or in a bucket (gs://).
+"""Files in a folder of this machine or in a bucket (`gs://NAME/...`), through fsspec.
 
-By Cloud Storage's own client, which writes a file only if there is none yet and says soon what is
-wrong with an address; it follows STORAGE_EMULATOR_HOST. Tables are scored through `bucket`.
+STORAGE_EMULATOR_HOST replaces Cloud Storage by an emulator.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Any
 
-import requests
-from google.api_core.exceptions import GoogleAPIError, PreconditionFailed
-from google.auth.exceptions import GoogleAuthError
-from google.cloud import storage
-from google.cloud.storage.retry import DEFAULT_RETRY
+from fsspec import AbstractFileSystem as FileSystem
+from fsspec import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
-from training.data.census import write_atomically
+__all__ = ["FileSystem"]
 
 SCHEME = "gs://"
-TIMEOUT_S = 30.0  # of one request to the bucket, and of all attempts at it
-RETRY = DEFAULT_RETRY.with_timeout(TIMEOUT_S)
+# Without it, gcsfs asks over gRPC for the kind of each bucket. An emulator has no such service, and
+# gcsfs waits a minute for it in each process.
+GCSFS = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+# Its errors are raised as well.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 class FilesUnavailable(Exception):
-    """A file or a folder cannot be reached; the message names it and the remedy."""
+    """A file or a folder cannot be read or written; the message names it and the remedy."""
 
 
-class Folder(Protocol):
-    """Files by their names. Every method raises FilesUnavailable."""
-
-    address: str
-
-    def names(self) -> list[str]:
-        """The names of all files, sorted; none if there is no such folder."""
-
-    def read(self, name: str) -> bytes:
-        """The content of a file."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Writes a file; a reader finds the old content or all of the new."""
-
-    def create(self, name: str, content: bytes) -> bool:
-        """Writes a file that is not there yet; false, and nothing is written, if it is."""
-
-    def remove(self, name: str) -> None:
-        """Removes a file."""
+def storage_options() -> dict[str, Any]:
+    """Return the options for gcsfs: an emulator needs no credentials."""
+    return {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
 
 
-class LocalFolder:
-    """A folder of this machine."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.address = str(path)
-
-    def names(self) -> list[str]:
-        """As in `Folder`."""
-        with _reaching(self.address):
-            return sorted(os.listdir(self.path)) if self.path.exists() else []
-
-    def read(self, name: str) -> bytes:
-        """As in `Folder`."""
-        with _reaching(str(self.path / name)):
-            return (self.path / name).read_bytes()
-
-    def write(self, name: str, content: bytes) -> None:
-        """As in `Folder`."""
-        with _reaching(str(self.path / name)):
-            write_atomically(self.path / name, content)
-
-    def create(self, name: str, content: bytes) -> bool:
-        """As in `Folder`."""
-        with _reaching(str(self.path / name)):
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.path, prefix=".") as scratch:
-                whole = Path(scratch) / name
-                whole.write_bytes(content)
-                try:
-                    os.link(whole, self.path / name)  # unlike a rename, never replaces
-                except FileExistsError:
-                    return False
-        return True
-
-    def remove(self, name: str) -> None:
-        """As in `Folder`."""
-        with _reaching(str(self.path / name)):
-            (self.path / name).unlink(missing_ok=True)
+def open_address(address: str) -> tuple[FileSystem, str]:
+    """Return the file system of a path or a gs:// address, and the path inside it."""
+    os.environ.update(GCSFS)
+    options = {"auto_mkdir": True}
+    if address.startswith(SCHEME):
+        options = {"use_listings_cache": False, **storage_options()}
+    filesystem, path = url_to_fs(address, **options)
+    return filesystem, path.rstrip("/")
 
 
-class BucketFolder:
-    """The objects of a bucket under a prefix."""
+class Folder:
+    """Files of one folder by their names. Every method raises FilesUnavailable."""
 
     def __init__(self, address: str) -> None:
-        """`address` is gs://BUCKET or gs://BUCKET/PREFIX."""
         self.address = address.rstrip("/")
-        bucket, _, prefix = self.address.removeprefix(SCHEME).partition("/")
-        self.prefix = f"{prefix}/" if prefix else ""
-        with _reaching(self.address):
-            self.bucket = storage.Client().bucket(bucket)
+        self.is_bucket = address.startswith(SCHEME)
+        with _translated_errors(self.address):
+            self.filesystem, self.path = open_address(self.address)
 
     def names(self) -> list[str]:
-        """As in `Folder`."""
-        with _reaching(self.address):
-            found = self.bucket.list_blobs(prefix=self.prefix, timeout=TIMEOUT_S, retry=RETRY)
-            return sorted(blob.name.removeprefix(self.prefix) for blob in found)
+        """Return the names of all files, sorted; an empty list if the folder does not exist."""
+        with _translated_errors(self.address):
+            try:
+                paths = self.filesystem.ls(self.path, detail=False)
+            except FileNotFoundError:
+                if self.is_bucket:  # raise for a bucket that does not exist
+                    self.filesystem.ls(self.path.partition("/")[0])
+                return []
+        return sorted(Path(path).name for path in paths)
 
     def read(self, name: str) -> bytes:
-        """As in `Folder`."""
-        with _reaching(f"{self.address}/{name}"):
-            return self._blob(name).download_as_bytes(timeout=TIMEOUT_S, retry=RETRY)
+        """Return the content of a file."""
+        with _translated_errors(f"{self.address}/{name}"):
+            return self.filesystem.cat_file(f"{self.path}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
-        """As in `Folder`."""
-        with _reaching(f"{self.address}/{name}"):
-            self._blob(name).upload_from_string(content, timeout=TIMEOUT_S, retry=RETRY)
+        """Write a file atomically: a reader gets the old content or the new."""
+        with _translated_errors(f"{self.address}/{name}"):
+            if self.is_bucket:
+                self.filesystem.pipe_file(f"{self.path}/{name}", content)
+            else:
+                write_atomically(Path(self.path, name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """As in `Folder`."""
-        with _reaching(f"{self.address}/{name}"):
-            blob = self._blob(name)
-            # Asked first as well: the emulator takes no heed of the condition.
-            if blob.exists(timeout=TIMEOUT_S, retry=RETRY):
-                return False
+        """Write a new file atomically; return False, without writing, if it exists."""
+        path = f"{self.path}/{name}"
+        with _translated_errors(f"{self.address}/{name}"):
             try:
-                blob.upload_from_string(
-                    content, if_generation_match=0, timeout=TIMEOUT_S, retry=RETRY
-                )
-            except PreconditionFailed:
-                return False
+                if not self.is_bucket:
+                    link_atomically(Path(path), content)
+                # An emulator ignores the condition of mode="create".
+                elif self.filesystem.exists(path):
+                    return False
+                else:
+                    self.filesystem.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                if self.is_bucket or Path(path).exists():
+                    return False
+                raise  # a folder of the path is a file
         return True
 
     def remove(self, name: str) -> None:
-        """As in `Folder`."""
-        with _reaching(f"{self.address}/{name}"):
-            self._blob(name).delete(timeout=TIMEOUT_S, retry=RETRY)
-
-    def _blob(self, name: str) -> storage.Blob:
-        return self.bucket.blob(f"{self.prefix}{name}")
-
-
-def open_folder(address: str) -> Folder:
-    """The folder of an address. Raises FilesUnavailable."""
-    return BucketFolder(address) if address.startswith(SCHEME) else LocalFolder(Path(address))
+        """Remove a file, if it exists."""
+        with _translated_errors(f"{self.address}/{name}"), suppress(FileNotFoundError):
+            self.filesystem.rm_file(f"{self.path}/{name}")
 
 
 def read_file(address: str) -> bytes:
-    """The content of one file, by its path or its gs:// address. Raises FilesUnavailable."""
-    if not address.startswith(SCHEME):
-        path = Path(address)
-        return LocalFolder(path.parent).read(path.name)
+    """Return the content of a file by its path or gs:// address. Raises FilesUnavailable."""
     folder, _, name = address.rpartition("/")
     if folder in ("gs:/", "gs:"):
-        raise FilesUnavailable(f"{address}: expected gs://BUCKET/NAME")
-    return BucketFolder(folder).read(name)
+        raise FilesUnavailable(f"{address}: incomplete address, expected gs://BUCKET/NAME.")
+    if not address.startswith(SCHEME):
+        folder, name = str(Path(address).parent), Path(address).name
+    return Folder(folder).read(name)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a local file so that a reader gets the old content or the new."""
+    with atomic_writer(LocalFileSystem(), str(path)) as file:
+        file.write(content)
+
+
+def link_atomically(path: Path, content: bytes) -> None:
+    """Write a new local file atomically. Raises FileExistsError: a link never replaces a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+        whole = Path(scratch) / path.name
+        whole.write_bytes(content)
+        os.link(whole, path)
 
 
 @contextmanager
-def _reaching(address: str) -> Iterator[None]:
-    """Raises FilesUnavailable, naming the address, where the body cannot reach it."""
+def atomic_writer(filesystem: FileSystem, path: str) -> Iterator[IO[bytes]]:
+    """Open a file for writing; it appears, or is replaced, if the body succeeds."""
+    if "file" not in filesystem.protocol:  # a bucket, where an object appears once it is complete
+        remote = filesystem.open(path, "wb")
+        try:
+            yield remote
+        except BaseException:
+            remote.discard()
+            remote.closed = True  # closing would upload a truncated object
+            raise
+        remote.close()
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=".", delete=False) as file:
+        try:
+            yield file
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
+@contextmanager
+def _translated_errors(address: str) -> Iterator[None]:
+    """Raise FilesUnavailable, naming the address, for any error of the body."""
     try:
         yield
-    except OSError as err:  # requests' own errors are of this kind too
-        if isinstance(err, requests.RequestException):
-            raise _no_bucket(address, err) from err
-        raise FilesUnavailable(
-            f"{address}: {err.strerror or err}; name a file or a folder that this user may use"
-        ) from err
-    except (GoogleAPIError, GoogleAuthError, ValueError) as err:
-        raise _no_bucket(address, err) from err
-
-
-def _no_bucket(address: str, err: Exception) -> FilesUnavailable:
-    reason = getattr(err, "message", "") or str(err)
-    return FilesUnavailable(
-        f"{address}: {reason}; is the name right, and are GOOGLE_APPLICATION_CREDENTIALS (a"
-        " service account's key file), or STORAGE_EMULATOR_HOST for an emulator, set?"
-    )
+    except Exception as err:  # each kind of storage has errors of its own
+        reason = getattr(err, "strerror", None) or f"{type(err).__name__} {err}".strip()
+        remedy = "Name a file or a folder that this user may use."
+        if address.startswith(SCHEME):
+            remedy = (
+                "Check the name, and GOOGLE_APPLICATION_CREDENTIALS (a service account's key file)"
+                " or STORAGE_EMULATOR_HOST (an emulator)."
+            )
+        raise FilesUnavailable(f"{address}: {reason}. {remedy}") from err

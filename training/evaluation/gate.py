@@ -1,9 +1,9 @@
-"""Who may become `production`: a candidate is held against the champion on the same held-out rows.
+"""The promotion gate: may the candidate replace the champion as `production`?
 
-Comes after registration, before promotion. A candidate must show that it is better, not only
-not worse: models that differ by chance must not replace each other. The judge set is an input
-and its digest is part of the verdict: after a drift retrain the newest labelled rows judge, and the
-census of 1994 is only the floor.
+Runs after registration. Both models are scored on the same holdout set. The candidate must be
+significantly better; otherwise models that differ by chance would replace each other. After a drift
+retrain the newest labelled rows are the holdout set, and the census of 1994 is the floor set. The
+verdict records the digest of each set.
 """
 
 import time
@@ -16,24 +16,22 @@ import pandas as pd
 
 from training.evaluation.metrics import interval_ends, measure, segments_of
 
-FLOOR_ROC_AUC = 0.75  # what a first model must reach: far above chance, far below a good one
-# How much worse is still not worse: for all rows the other metric may lose this much, and for no
-# segment the log loss may have risen by more, at the far end of the interval.
+MIN_ROC_AUC = 0.75  # of a first model: far above chance, far below a good model
+# Non-inferiority margins, for the far end of the interval: on all rows and in each segment.
 MARGIN_ROC_AUC = 0.002
-MARGIN_SEGMENT = 0.02
-# A model for a changed world ranks the people of 1994 a little worse: by up to 0.003 with 4,000 new
-# rows beside the census's, by up to 0.015 where these weigh three times as much (`make
-# benchmark-retraining`). Beyond this it has lost them.
+MARGIN_SEGMENT = 0.02  # of log loss
+# On the floor set a model for a changed world loses up to 0.003 of ROC AUC with 4,000 new rows, and
+# up to 0.015 if these weigh three times as much (`make bench NAME=retraining`).
 MARGIN_FLOOR_ROC_AUC = 0.02
-CENSUS, RECENT = "census", "newest labelled rows"  # names of judge sets
+CENSUS, RECENT = "census", "newest labelled rows"  # names of holdout sets
 RESAMPLES = 1000
-MIN_ROWS, MIN_OF_EACH_CLASS = 200, 30  # below these a segment's interval says nothing
+MIN_ROWS, MIN_OF_EACH_CLASS = 200, 30  # of a segment; with fewer its interval is too wide
 MAX_LATENCY_MS, MAX_SIZE_MB = 5.0, 50.0
 LATENCY_ROWS = 200
 
 
 class Scorer(Protocol):
-    """Anything that gives probabilities for a frame, with the facts the gate asks for."""
+    """A model: probabilities for a frame, and the facts that the gate checks."""
 
     metadata: dict[str, str]
 
@@ -43,13 +41,13 @@ class Scorer(Protocol):
 
     @property
     def size_mb(self) -> float:
-        """What is loaded to serve it, in megabytes."""
+        """Size of the graph in megabytes."""
 
     def score(self, frame: pd.DataFrame) -> np.ndarray:
-        """Probability of the positive label (n_samples,)."""
+        """Return the probability of the positive label (n_samples,)."""
 
 
-class Judge(NamedTuple):
+class HoldoutSet(NamedTuple):
     """Labelled rows that no training has seen, with every column, protected ones included."""
 
     frame: pd.DataFrame
@@ -67,16 +65,16 @@ class Interval(NamedTuple):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """How much the log loss of some of the judge rows rose, from champion to candidate."""
+    """The rise in log loss from champion to candidate on one segment of the holdout set."""
 
     name: str
     rows: int
-    log_loss_rise: Interval | None  # None: too few rows to say
+    log_loss_rise: Interval | None  # None: too few rows
     not_worse: bool
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What the judge rows say of one model."""
+    """Metrics of one model on the holdout set, and its serving cost."""
 
     metrics: dict[str, float]
     latency_ms: float  # of one row, the median
@@ -84,7 +82,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Floor(msgspec.Struct, frozen=True):
-    """What the judge rows say that the champion must not be far above the candidate on."""
+    """Both models on the floor set."""
 
     judge: str
     judge_digest: str
@@ -95,7 +93,7 @@ class Floor(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether to promote, why in words, and every figure behind it."""
+    """Whether to promote, the reason, and all figures behind it; `judge` is the holdout set."""
 
     promote: bool
     reason: str
@@ -104,13 +102,13 @@ class Verdict(msgspec.Struct, frozen=True):
     candidate: Model
     champion: Model | None = None
     roc_auc_gain: Interval | None = None
-    log_loss_gain: Interval | None = None  # above 0 the candidate is better
+    log_loss_gain: Interval | None = None  # positive: the candidate is better
     segments: tuple[Segment, ...] = ()
     judge: str = CENSUS
     floor: Floor | None = None
 
     def as_tags(self) -> dict[str, str]:
-        """The verdict in short, as tags of a model version."""
+        """Return the main figures as tags of a model version."""
         tags = {
             "gate": "passed" if self.promote else "failed",
             "gate_reason": self.reason,
@@ -125,51 +123,67 @@ class Verdict(msgspec.Struct, frozen=True):
         return tags
 
 
+class Bootstrap(NamedTuple):
+    """The source of resamples: each draws rows with replacement."""
+
+    random: np.random.Generator
+    resamples: int
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Return means over resampled rows (resamples,)."""
+        n = len(values)
+        draw = self.random.integers
+        return np.array([values[draw(0, n, n)].mean() for _ in range(self.resamples)])
+
+    def counts(self, n: int) -> Iterator[np.ndarray]:
+        """Yield how often each of n rows is drawn (n,), for each resample."""
+        for _ in range(self.resamples):
+            yield np.bincount(self.random.integers(0, n, n), minlength=n)
+
+
 def gate(
     candidate: Scorer,
     champion: Scorer | None,
-    judge: Judge,
-    floor: Judge | None = None,
+    holdout: HoldoutSet,
+    floor: HoldoutSet | None = None,
+    *,
     seed: int = 0,
+    resamples: int = RESAMPLES,
+    latency_rows: int = LATENCY_ROWS,
 ) -> Verdict:
-    """Promotes a candidate that is shown to be better than the champion, and harms no segment.
+    """Return the verdict: promote a candidate that is better and not worse in any segment.
 
-    A model trained on synthetic rows never replaces one trained on real rows; one trained on
-    real rows replaces a synthetic one that it is not worse than. On the rows of `floor` a
-    candidate need not be better, but its ROC AUC may not fall by more than a margin.
+    A model of synthetic rows never replaces one of real rows. A model of real rows replaces one of
+    synthetic rows if it is not worse. On the floor set, ROC AUC may fall by no more than a margin.
     """
-    ours = candidate.score(judge.frame)
+    ours = candidate.score(holdout.frame)
     facts: dict[str, Any] = {
-        "judge": judge.name,
-        "judge_digest": judge.digest,
-        "judge_rows": len(judge.y),
-        "candidate": describe(candidate, judge, ours),
+        "judge": holdout.name,
+        "judge_digest": holdout.digest,
+        "judge_rows": len(holdout.y),
+        "candidate": describe(candidate, holdout, ours, latency_rows),
     }
     if champion is None:
-        return judge_alone(facts)
-    theirs = champion.score(judge.frame)
-    facts["champion"] = describe(champion, judge, theirs)
-    losses = log_losses(judge.y, theirs) - log_losses(judge.y, ours)
-    random = np.random.default_rng(seed)
-    facts["log_loss_gain"] = interval(losses.mean(), resampled_means(losses, random))
-    facts["roc_auc_gain"] = auc_gain(judge.y, ours, theirs, random)
-    facts["segments"] = tuple(compare_segments(judge, -losses, random))
-    facts["floor"] = compare_floor(candidate, champion, floor, random) if floor else None
-    reason = why_not(facts, candidate.metadata, champion.metadata)
-    if reason:
+        return judge_first(facts)
+    theirs = champion.score(holdout.frame)
+    bootstrap = Bootstrap(np.random.default_rng(seed), resamples)
+    losses = log_losses(holdout.y, theirs) - log_losses(holdout.y, ours)
+    facts["champion"] = describe(champion, holdout, theirs, latency_rows)
+    facts["log_loss_gain"] = interval(losses.mean(), bootstrap.means(losses))
+    facts["roc_auc_gain"] = auc_gain(holdout.y, ours, theirs, bootstrap)
+    facts["segments"] = tuple(compare_segments(holdout, -losses, bootstrap))
+    facts["floor"] = compare_floor(candidate, champion, floor, bootstrap) if floor else None
+    if reason := rejection_reason(facts, candidate.metadata, champion.metadata):
         return Verdict(False, reason, **facts)
     gain = facts["log_loss_gain"]
-    return Verdict(
-        True,
-        f"better: log loss by {gain.estimate:.4f} ({gain.low:.4f} to {gain.high:.4f})",
-        **facts,
-    )
+    reason = f"better: log loss by {gain.estimate:.4f} ({gain.low:.4f} to {gain.high:.4f})"
+    return Verdict(True, reason, **facts)
 
 
 def compare_floor(
-    candidate: Scorer, champion: Scorer, floor: Judge, random: np.random.Generator
+    candidate: Scorer, champion: Scorer, floor: HoldoutSet, bootstrap: Bootstrap
 ) -> Floor:
-    """Both models on the rows of the floor."""
+    """Return both models' figures on the floor set."""
     ours, theirs = candidate.score(floor.frame), champion.score(floor.frame)
     return Floor(
         floor.name,
@@ -177,28 +191,26 @@ def compare_floor(
         len(floor.y),
         measure(floor.y, ours, candidate.threshold),
         measure(floor.y, theirs, champion.threshold),
-        auc_gain(floor.y, ours, theirs, random),
+        auc_gain(floor.y, ours, theirs, bootstrap),
     )
 
 
-def judge_alone(facts: dict[str, Any]) -> Verdict:
-    """The verdict on a first model."""
+def judge_first(facts: dict[str, Any]) -> Verdict:
+    """Return the verdict on a first model."""
     model: Model = facts["candidate"]
     auc = model.metrics["roc_auc"]
-    reason = too_heavy(model)
-    if not reason and auc < FLOOR_ROC_AUC:
-        reason = f"no champion, but below the floor: roc_auc {auc:.4f}, floor {FLOOR_ROC_AUC}"
+    reason = serving_problem(model)
+    if not reason and auc < MIN_ROC_AUC:
+        reason = f"no champion: roc_auc {auc:.4f}, expected at least {MIN_ROC_AUC}"
     return Verdict(not reason, reason or f"first model: roc_auc {auc:.4f}", **facts)
 
 
-def why_not(facts: dict[str, Any], ours: dict[str, str], theirs: dict[str, str]) -> str:
-    """Why the champion stays, or nothing if it does not."""
-    real, champion_real = (who["data_source"] != "synthetic" for who in (ours, theirs))
+def rejection_reason(facts: dict[str, Any], ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Return why the champion stays, or an empty text."""
+    real, champion_real = (metadata["data_source"] != "synthetic" for metadata in (ours, theirs))
     if champion_real and not real:
         return "trained on synthetic rows; the champion was trained on real ones"
-    if reason := too_heavy(facts["candidate"]):
-        return reason
-    if reason := beyond_margins(facts):
+    if reason := serving_problem(facts["candidate"]) or margin_problem(facts):
         return reason
     gain = facts["log_loss_gain"]
     if gain.low <= 0 and (champion_real or not real):
@@ -206,8 +218,8 @@ def why_not(facts: dict[str, Any], ours: dict[str, str], theirs: dict[str, str])
     return ""
 
 
-def beyond_margins(facts: dict[str, Any]) -> str:
-    """Where the candidate may be worse than the champion by more than is allowed, or nothing."""
+def margin_problem(facts: dict[str, Any]) -> str:
+    """Return where the candidate may be worse than a margin allows, or an empty text."""
     auc: Interval = facts["roc_auc_gain"]
     if auc.low < -MARGIN_ROC_AUC:
         return f"roc_auc may be worse by {-auc.low:.4f}, margin {MARGIN_ROC_AUC}"
@@ -221,24 +233,26 @@ def beyond_margins(facts: dict[str, Any]) -> str:
     return ""
 
 
-def too_heavy(model: Model) -> str:
-    """Why a model cannot be served, or nothing."""
+def serving_problem(model: Model) -> str:
+    """Return why a model is too slow or too large, or an empty text."""
     if model.latency_ms > MAX_LATENCY_MS:
-        return f"one row takes {model.latency_ms:.1f} ms, at most {MAX_LATENCY_MS}"
+        return f"latency of one row: {model.latency_ms:.1f} ms, expected at most {MAX_LATENCY_MS}"
     if model.size_mb > MAX_SIZE_MB:
-        return f"the graph has {model.size_mb:.0f} MB, at most {MAX_SIZE_MB}"
+        return f"size of the graph: {model.size_mb:.0f} MB, expected at most {MAX_SIZE_MB}"
     return ""
 
 
-def describe(model: Scorer, judge: Judge, probability: np.ndarray) -> Model:
-    """Metrics on the judge rows, and what serving costs."""
-    metrics = measure(judge.y, probability, model.threshold)
-    return Model(metrics, latency_ms(model, judge.frame), model.size_mb)
+def describe(
+    model: Scorer, holdout: HoldoutSet, probability: np.ndarray, latency_rows: int
+) -> Model:
+    """Return metrics on the holdout set, and the serving cost."""
+    metrics = measure(holdout.y, probability, model.threshold)
+    return Model(metrics, latency_ms(model, holdout.frame.head(latency_rows)), model.size_mb)
 
 
 def latency_ms(model: Scorer, frame: pd.DataFrame) -> float:
-    """The median time to score one row."""
-    rows = [frame.iloc[[index]] for index in range(min(LATENCY_ROWS, len(frame)))]
+    """Return the median time of scoring one row."""
+    rows = [frame.iloc[[index]] for index in range(len(frame))]
     taken = []
     for row in rows:
         start = time.perf_counter()
@@ -248,38 +262,26 @@ def latency_ms(model: Scorer, frame: pd.DataFrame) -> float:
 
 
 def log_losses(y: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """The log loss of each row (n_samples,), in nats."""
+    """Return the log loss of each row (n_samples,), in nats."""
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     return -np.where(y == 1, np.log(p), np.log1p(-p))
 
 
-def resampled_means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Means over rows drawn with replacement (RESAMPLES,)."""
-    n = len(values)
-    return np.array([values[random.integers(0, n, n)].mean() for _ in range(RESAMPLES)])
-
-
 def interval(estimate: float, resampled: np.ndarray) -> Interval:
-    """The estimate with the ends of its bootstrap interval."""
+    """Return the estimate with the ends of its bootstrap interval."""
     return Interval(float(estimate), *interval_ends(resampled))
 
 
-def auc_gain(
-    y: np.ndarray, ours: np.ndarray, theirs: np.ndarray, random: np.random.Generator
-) -> Interval:
-    """How much higher the candidate's ROC AUC is; both on the same drawn rows."""
+def auc_gain(y: np.ndarray, ours: np.ndarray, theirs: np.ndarray, bootstrap: Bootstrap) -> Interval:
+    """Return how much higher the candidate's ROC AUC is, both on the same resampled rows."""
     auc_ours, auc_theirs = weighted_auc(y, ours), weighted_auc(y, theirs)
-    n = len(y)
-    gains = []
-    for _ in range(RESAMPLES):
-        weight = np.bincount(random.integers(0, n, n), minlength=n)
-        gains.append(auc_ours(weight) - auc_theirs(weight))
-    ones = np.ones(n)
+    gains = [auc_ours(counts) - auc_theirs(counts) for counts in bootstrap.counts(len(y))]
+    ones = np.ones(len(y))
     return interval(auc_ours(ones) - auc_theirs(ones), np.array(gains))
 
 
 def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray], float]:
-    """A function from row weights (n_samples,) to the ROC AUC; rows are sorted once for all."""
+    """Return the ROC AUC as a function of row weights (n_samples,); it sorts the rows once."""
     order = np.argsort(probability, kind="stable")
     positive = y[order] == 1
     starts = np.flatnonzero(np.r_[True, np.diff(probability[order]) > 0])  # ties share a rank
@@ -295,13 +297,13 @@ def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray
 
 
 def compare_segments(
-    judge: Judge, rises: np.ndarray, random: np.random.Generator
+    holdout: HoldoutSet, rises: np.ndarray, bootstrap: Bootstrap
 ) -> Iterator[Segment]:
-    """Non-inferiority in each segment, where it has the rows to say anything."""
-    for name, rows in segments_of(judge.frame):
-        counts = np.bincount(judge.y[rows], minlength=2)
+    """Yield the non-inferiority test of each segment; too small segments pass."""
+    for name, rows in segments_of(holdout.frame):
+        counts = np.bincount(holdout.y[rows], minlength=2)
         if counts.sum() < MIN_ROWS or counts.min() < MIN_OF_EACH_CLASS:
             yield Segment(name, int(counts.sum()), None, True)
             continue
-        rise = interval(rises[rows].mean(), resampled_means(rises[rows], random))
+        rise = interval(rises[rows].mean(), bootstrap.means(rises[rows]))
         yield Segment(name, int(counts.sum()), rise, rise.high <= MARGIN_SEGMENT)

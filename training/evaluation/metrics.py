@@ -1,7 +1,4 @@
-"""How good a model is: metrics, the gate's evidence, and the plots that go with a run.
-
-Reads probabilities and labels only; it never sees how they were made.
-"""
+"""Metrics of a model, by segment and with intervals, and the plots of a run."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +23,7 @@ from sklearn.metrics import (
 from config.segments import AGE_BANDS, PROTECTED
 
 ECE_BINS = 15
-LEVEL = 0.95  # of every bootstrap interval
+LEVEL = 0.95  # of bootstrap intervals
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -47,7 +44,7 @@ def expected_calibration_error(
 
 
 def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
-    """Metrics of probabilities (n_samples,) against labels (n_samples,)."""
+    """Return the metrics of probabilities (n_samples,) against labels (n_samples,)."""
     predicted = probability >= threshold
     probability = probability.astype(np.float64)
     return {
@@ -63,7 +60,7 @@ def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[st
 
 
 def segments_of(frame: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, rows) of each sex, race and age band that the frame tells apart."""
+    """Yield (name, mask of rows) for each sex, race and age band whose column the frame has."""
     for column in PROTECTED:
         for value in sorted(frame[column].unique()) if column in frame else ():
             yield f"{column} {value}", (frame[column] == value).to_numpy()
@@ -74,7 +71,7 @@ def segments_of(frame: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
 def segment_table(
     frame: pd.DataFrame, y: np.ndarray, probability: np.ndarray, threshold: float, min_rows: int
 ) -> pd.DataFrame:
-    """One row per segment of at least `min_rows`: counts, rates in [0, 1], ROC AUC, log loss."""
+    """Return a row per segment of at least `min_rows`: count, rates in [0, 1], AUC, log loss."""
     selected = probability >= threshold
     rows = []
     for name, of in segments_of(frame):
@@ -139,7 +136,7 @@ def counted_roc_auc(y: np.ndarray, probability: np.ndarray, counts: np.ndarray) 
 
 
 def interval_ends(resampled: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The ends of the 95 % percentile bootstrap interval, from an estimate per resample.
+    """Return the ends of the 95 % percentile interval, from one estimate per resample.
 
     Source: Efron (1979), doi:10.1214/aos/1176344552.
     """
@@ -154,7 +151,7 @@ def draw_plots(
     importances: pd.Series,
     labels: tuple[str, str],
 ) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of ROC, precision-recall, calibration, confusion and importances.
+    """Yield (name, figure) of ROC, precision-recall, calibration, confusion and importances.
 
     labels: the names of the negative and the positive class.
     """
@@ -178,7 +175,7 @@ def draw_plots(
 def draw_calibration(
     axes: matplotlib.axes.Axes, y: np.ndarray, probability: np.ndarray, positive: str
 ) -> None:
-    """Observed rate against mean probability in ten bins of equal count."""
+    """Draw the observed rate against the mean probability in ten bins of equal count."""
     order = np.array_split(np.argsort(probability), min(10, len(y)))
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     axes.plot([probability[i].mean() for i in order], [y[i].mean() for i in order], marker="o")
@@ -188,7 +185,7 @@ def draw_calibration(
 def draw_confusion(
     axes: matplotlib.axes.Axes, y: np.ndarray, predicted: np.ndarray, labels: tuple[str, str]
 ) -> None:
-    """Counts of true against predicted class."""
+    """Draw the counts of true against predicted class."""
     ConfusionMatrixDisplay.from_predictions(
         y, predicted.astype(int), display_labels=labels, ax=axes, colorbar=False
     )

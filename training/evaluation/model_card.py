@@ -1,7 +1,7 @@
-"""The model card: what a version is for, how good it is and for whom, as one HTML page.
+"""The model card: purpose, quality and fairness of a model version, as one HTML page.
 
-Written into the package before it is registered, so that it is found in MLflow beside the model
-and served by the prediction service at `/model/card`. Every figure is of the official test split.
+It is part of the package: MLflow keeps it beside the model, and the prediction service serves it at
+`/model/card`. Every figure is measured on the official test split.
 Source: Mitchell et al. (2019), Model cards for model reporting, doi:10.1145/3287560.3287596.
 """
 
@@ -40,43 +40,45 @@ border-bottom: 1px solid #ccc; }} th:first-child {{ text-align: left; }}
 </style></head><body>
 <h1>Model card: {name}</h1>
 {warning}
-<p>Run {run_id}, trained {trained_at} on {train_rows:,} rows, of which {joined_rows:,} joined the
-census later (data/lineage.json of the run says from where); data source <b>{data_source}</b>;
-decision threshold {threshold:.3f}.</p>
-<h2>What it is for</h2>
-<p>Estimates {description}, for planning over groups of people.
-The label is that of the 1994 US census extract "Adult": a person's total income of the year before, above 50,000 dollars of that time, for people over 16 with some
-working hours. It says nothing about incomes of today, about other countries, or about one person
-well enough to decide anything about them: neither credit, nor benefits, nor employment.</p>
+<p>Run {run_id}, trained {trained_at} on {train_rows:,} rows. {joined_rows:,} of them joined the census
+later; the run's data/lineage.json names their sources. Data source: <b>{data_source}</b>. Decision
+threshold: {threshold:.3f}.</p>
+<h2>Purpose and limits</h2>
+<p>Estimates {description}, for planning over groups of people. The label is that of the 1994 US census
+extract "Adult": whether a person's total income of the previous year exceeded 50,000 dollars. The
+extract has people over 16 with some working hours. The model says nothing about today's incomes or
+other countries. Never use it to decide about one person: neither credit, nor benefits, nor
+employment.</p>
 <h2>Protected traits</h2>
-<p>{protected} Leaving a column out is one line in config/features.yaml (used: false);
-<code>make bench NAME=ablation</code> shows what it does to quality and to the gaps below. Other columns
-(relationship, marital status, occupation) carry much of the same information.</p>
+<p>{protected} To leave a column out, set <code>used: false</code> in config/features.yaml.
+<code>make bench NAME=ablation</code> measures the effect on quality and on the gaps below. Other columns
+(relationship, marital status, occupation) contain much of the same information.</p>
 <h2>Quality</h2>
-<p>On {test_rows:,} rows of the official test split, none of them trained on, with 95 % bootstrap
-intervals.</p>
+<p>Measured on {test_rows:,} rows of the official test split, which training never uses, with 95 %
+bootstrap intervals.</p>
 {metrics}
 <h2>By group</h2>
-<p>Of groups with at least {min_rows} rows. Rates are shares of the group: selected (predicted
-{positive}), of those truly {positive} (true positive), of those truly {negative} (false positive).</p>
+<p>Groups with at least {min_rows} rows. The selection rate is the share predicted {positive}: of the
+group, of its rows labelled {positive} (true positive rate), and of its rows labelled {negative} (false
+positive rate).</p>
 {segments}
-<h3>Gaps between groups (largest less smallest)</h3>
+<h3>Gaps between groups (maximum minus minimum)</h3>
 {gaps}
 <h2>Calibration</h2>
 <p>Observed share of {positive} against the mean probability, in ten groups of equal size.</p>
 <img alt="{calibration_words}" src="data:image/png;base64,{calibration}">
-<h2>How it is judged</h2>
-<p>Half of the test split judges candidates and is never sent as traffic. With this version it
-has been asked {judge_uses} times; each further question makes it a little less impartial. After
-drift, labelled production rows that are held out of every training judge instead, and this half is
-the floor. What the gate found is in the run's artifact gate/verdict.json.</p>
+<h2>Promotion gate</h2>
+<p>Half of the test split is the holdout set for candidates; it is never sent as traffic. Including this
+version it was used {judge_uses} times. Each use makes it slightly less impartial. After drift the
+holdout set is labelled production rows that no training uses, and this half is the floor set. The run's
+artifact gate/verdict.json has the verdict.</p>
 </body></html>
 """
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card says besides what it measures."""
+    """Facts of the card that are not measured."""
 
     name: str
     run_id: str
@@ -90,7 +92,7 @@ class Facts:
 def model_card(
     facts: Facts, contract: Contract, test: pd.DataFrame, probability: np.ndarray, threshold: float
 ) -> str:
-    """The page, for the probabilities (n_samples,) of a test frame with its target."""
+    """Return the page for a test frame with its target and probabilities (n_samples,)."""
     y = test[contract.target.name].to_numpy()
     segments = segment_table(test, y, probability, threshold, MIN_ROWS)
     target = contract.target
@@ -112,12 +114,12 @@ def model_card(
 
 
 def escaped(value: str | int) -> str | int:
-    """Text as it may stand in the page; numbers as they are."""
+    """Return text escaped for HTML, and numbers unchanged."""
     return html.escape(value) if isinstance(value, str) else value
 
 
 def synthetic_warning(facts: Facts) -> str:
-    """What must be said first of a model that has seen no real person."""
+    """Return the warning for a model that was trained on synthetic rows, else an empty text."""
     if facts.data_source != "synthetic":
         return ""
     text = "Trained and measured on synthetic rows: no figure here is about real people."
@@ -125,15 +127,15 @@ def synthetic_warning(facts: Facts) -> str:
 
 
 def protected_words(contract: Contract) -> str:
-    """Whether the model sees the protected columns."""
+    """Return a sentence on the protected columns that the model uses."""
     seen = [name for name in PROTECTED if name in contract.input_names]
     if not seen:
-        return "The model sees neither sex nor race."
-    return f"The model sees {' and '.join(seen)}: a decision of whoever trains it."
+        return "The model uses neither sex nor race."
+    return f"The model uses {' and '.join(seen)}; the team that trains it decides that."
 
 
 def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Each metric with the ends of its interval."""
+    """Return each metric with the ends of its interval."""
     intervals = bootstrap_intervals(y, probability, threshold, RESAMPLES, seed=0)
     rows = {
         name: {"value": value, "from": intervals[name][0], "to": intervals[name][1]}
@@ -143,7 +145,7 @@ def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> p
 
 
 def gaps(segments: pd.DataFrame) -> pd.DataFrame:
-    """The largest difference between the groups of each protected column."""
+    """Return the maximum difference between the groups of each protected column."""
     rates = ["selection_rate", "true_positive_rate", "false_positive_rate"]
     rows = {}
     for column in PROTECTED:
@@ -154,14 +156,14 @@ def gaps(segments: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_html(table: pd.DataFrame) -> str:
-    """A table of figures, or a word where there is none."""
+    """Return a table as HTML, or a sentence if it is empty."""
     if table.empty:
-        return "<p>Too few rows to say.</p>"
+        return "<p>Too few rows.</p>"
     return f'<div class="wide">{table.to_html(float_format="{:.4f}".format, border=0)}</div>'
 
 
 def calibration_plot(y: np.ndarray, probability: np.ndarray, positive: str) -> tuple[str, str]:
-    """The calibration plot, as text that an img element takes, and what it shows in words."""
+    """Return the calibration plot as base64 PNG, and its text alternative."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
     draw_calibration(axes, y, probability, positive)

@@ -1,12 +1,12 @@
-"""The model as a folder: one ONNX graph on raw columns, golden rows and the contract.
+"""The model package: a folder with one ONNX graph on raw columns, golden rows and the contract.
 
-Comes after the refit. What is written here is what is judged, registered, served and replayed,
-so training and serving cannot disagree:
+The refit comes before it. The gate, the registry and the services all use this package, so
+training and serving cannot differ:
 
     model.onnx     a tensor (n,) per input column -> `probability` (n,); facts as metadata
-    golden.json    raw rows with the probabilities that any host must reproduce
-    booster.ubj    the same trees as XGBoost's own, for explanations; its digest is in the graph
-    features.yaml  the contract the model was made for
+    golden.json    raw rows with the probabilities that every host must reproduce
+    booster.ubj    the same trees in XGBoost's format, for explanations; the graph has its checksum
+    features.yaml  the contract of the model
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from xgboost import XGBClassifier
 from config.contract import CONTRACT_PATH, Contract, Feature
 from config.model_registry import BOOSTER
 from training.model.calibration import Platt
-from training.model.pipeline import known_categories
+from training.data.validation import known_categories
 
 TOLERANCE = 1e-5  # in probability; the graph computes in float32
 GOLDEN_ROWS = 64
@@ -39,19 +39,19 @@ OPSET = {"": 17, "ai.onnx.ml": 3}
 
 
 class ParityError(Exception):
-    """The graph and the Python pipeline disagree on a row."""
+    """The graph and the Python pipeline differ on a row."""
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """The parts that score: encoder, classifier, calibration and threshold, but no sampler."""
+    """The fitted parts that score: encoder, classifier, calibration and threshold."""
 
     encode_and_classify: Pipeline
     platt: Platt
     threshold: float
 
     def score(self, frame: pd.DataFrame) -> np.ndarray:
-        """Probability of the positive label (n_samples,) for a frame of input columns."""
+        """Return the probability of the positive label (n_samples,) for input columns."""
         encoded = self.encode_and_classify[:-1].transform(frame)
         return self.platt.of_margin(
             self.encode_and_classify[-1].predict(encoded, output_margin=True)
@@ -59,7 +59,7 @@ class FittedModel:
 
 
 class Package:
-    """A package folder opened for scoring; what the services do in their own way."""
+    """A package folder, opened for scoring."""
 
     def __init__(self, folder: Path, contract: Contract) -> None:
         self.folder = folder
@@ -76,11 +76,11 @@ class Package:
 
     @property
     def size_mb(self) -> float:
-        """The graph's size, in megabytes."""
+        """Size of the graph in megabytes."""
         return (self.folder / "model.onnx").stat().st_size / 1e6
 
     def score(self, frame: pd.DataFrame) -> np.ndarray:
-        """Probability of the positive label (n_samples,) float32, for raw input columns."""
+        """Return the probability of the positive label (n_samples,) float32 for raw columns."""
         feeds = as_tensors(frame, self.contract, self.session)
         return self.session.run(["probability"], feeds)[0]
 
@@ -88,9 +88,9 @@ class Package:
 def as_tensors(
     frame: pd.DataFrame, contract: Contract, session: onnxruntime.InferenceSession
 ) -> dict[str, np.ndarray]:
-    """The input columns as the graph takes them: float32 or strings, each (n,).
+    """Return the input columns as tensors: float32 or strings, each (n,).
 
-    Graphs that were registered before columns were taken as such want (n, 1).
+    Older registered graphs take (n, 1).
     """
     shapes = {tensor.name: (-1, 1)[: len(tensor.shape)] for tensor in session.get_inputs()}
     return {
@@ -102,7 +102,7 @@ def as_tensors(
 
 
 def to_graph(model: FittedModel, contract: Contract) -> onnx.ModelProto:
-    """The whole scoring path as one ONNX graph with the single output `probability`."""
+    """Return the whole scoring path as one ONNX graph with the output `probability`."""
     update_registered_converter(
         XGBClassifier,
         "XGBoostXGBClassifier",
@@ -118,10 +118,10 @@ def to_graph(model: FittedModel, contract: Contract) -> onnx.ModelProto:
 
 
 def prepend_encoder(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
-    """Puts what `make_encoder` does before the trees: raw columns (n,) in place of `encoded`.
+    """Add the nodes of `make_encoder` before the trees: raw columns (n,) replace `encoded`.
 
-    By hand, because a converted ColumnTransformer takes columns (n, 1), which MLflow's ONNX flavour
-    does not feed, and needs more nodes: scoring one row took a third longer.
+    skl2onnx converts a ColumnTransformer to a graph on columns (n, 1), which MLflow's ONNX flavour
+    does not support. It also has more nodes: scoring one row took a third longer.
     """
     of_kind = by_encoding(contract)
     numbers = [feature.name for feature in of_kind["integer"]]
@@ -144,7 +144,7 @@ def prepend_encoder(model: onnx.ModelProto, contract: Contract) -> onnx.ModelPro
 
 
 def by_encoding(contract: Contract) -> dict[str, list[Feature]]:
-    """The model's columns by how they are encoded, in the encoder's order."""
+    """Return the input columns by encoding, in the encoder's order."""
     return {
         kind: [feature for feature in contract.inputs if feature.kind == kind]
         for kind in ("integer", "ordinal", "nominal")
@@ -152,32 +152,32 @@ def by_encoding(contract: Contract) -> dict[str, list[Feature]]:
 
 
 def rank_node(feature: Feature, output: str) -> onnx.NodeProto:
-    """Categories (n,) to their ranks from 0 (n,)."""
+    """Return the node from categories (n,) to ranks from 0 (n,)."""
     ranks = [float(rank) for rank in range(len(feature.categories))]
     keys: dict[str, Any] = {"keys_strings": feature.categories, "values_floats": ranks}
     return helper.make_node("LabelEncoder", [feature.name], [output], domain="ai.onnx.ml", **keys)
 
 
 def flags_node(feature: Feature, output: str) -> onnx.NodeProto:
-    """Categories (n,) to one column of 0 and 1 each (n, n_categories); all 0 for an unknown one."""
+    """Return the node from categories (n,) to one-hot columns (n, n_categories)."""
     known: dict[str, Any] = {"cats_strings": known_categories(feature), "zeros": 1}
     return helper.make_node("OneHotEncoder", [feature.name], [output], domain="ai.onnx.ml", **known)
 
 
 def input_of(feature: Feature) -> onnx.ValueInfoProto:
-    """The raw column as the graph takes it."""
+    """Return the graph's input for a raw column."""
     kind = TensorProto.STRING if feature.is_categorical else TensorProto.FLOAT
     return helper.make_tensor_value_info(feature.name, kind, [None])
 
 
 def replace(field: Any, content: list[Any]) -> None:
-    """Gives a repeated field of a graph another content."""
+    """Replace the content of a repeated field of a graph."""
     del field[:]
     field.extend(content)
 
 
 def append_calibration(model: onnx.ModelProto, platt: Platt) -> onnx.ModelProto:
-    """Makes the trees answer the raw margin, and Platt's scaling of it the only output."""
+    """Make the trees return the raw margin, and Platt's scaling of it the only output."""
     nodes = [node for node in model.graph.node if node.op_type != "TreeEnsembleClassifier"]
     (trees,) = (node for node in model.graph.node if node.op_type == "TreeEnsembleClassifier")
     constants: dict[str, np.ndarray] = {
@@ -203,7 +203,7 @@ def append_calibration(model: onnx.ModelProto, platt: Platt) -> onnx.ModelProto:
 
 
 def as_regressor(trees: onnx.NodeProto, output: str) -> onnx.NodeProto:
-    """The classifier's trees as ones that answer their sum (n, 1): the margin, in log-odds."""
+    """Return the classifier's trees as a regressor of their sum (n, 1): the margin in log-odds."""
     given = {one.name: helper.get_attribute_value(one) for one in trees.attribute}
     kept = {
         name.replace("class_", "target_"): value
@@ -222,11 +222,10 @@ def write_package(
     rows: pd.DataFrame,
     facts: dict[str, str],
 ) -> Package:
-    """Writes the package, proves it on every row of `rows`, and returns it opened.
+    """Write the package, compare it with the model on every row of `rows`, and return it opened.
 
-    `facts` go into the graph's metadata beside the threshold, the calibration and the digests of
-    contract and booster.
-    Raises ParityError if the graph and the pipeline differ by more than TOLERANCE on any row.
+    The graph's metadata gets `facts`, threshold, calibration, and the digests of contract and
+    booster. Raises ParityError if graph and model differ by more than TOLERANCE on any row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     graph = to_graph(model, contract)
@@ -242,15 +241,15 @@ def write_package(
     onnx.save(graph, folder / "model.onnx")
     shutil.copyfile(CONTRACT_PATH, folder / "features.yaml")
     package = Package(folder, contract)
-    prove_parity(package, model, rows)
+    check_parity(package, model, rows)
     write_golden(folder, package, rows.head(GOLDEN_ROWS))
     return package
 
 
 def write_booster(path: Path, model: FittedModel, contract: Contract) -> str:
-    """Writes the trees with the names of what they split on; the file's sha256.
+    """Write the trees with column names; return the file's sha256.
 
-    A column is named like its feature, and one of a nominal feature's flags `feature=category`.
+    A column has the name of its feature, or `feature=category` if it is one of a nominal feature.
     """
     booster = model.encode_and_classify[-1].get_booster().copy()
     of_kind = by_encoding(contract)
@@ -262,19 +261,19 @@ def write_booster(path: Path, model: FittedModel, contract: Contract) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def prove_parity(package: Package, model: FittedModel, rows: pd.DataFrame) -> None:
-    """Raises ParityError naming the worst row, unless graph and pipeline agree on all."""
+def check_parity(package: Package, model: FittedModel, rows: pd.DataFrame) -> None:
+    """Raise ParityError naming the worst row if graph and model differ on any."""
     difference = np.abs(package.score(rows) - model.score(rows))
     worst = int(difference.argmax())
     if not difference[worst] <= TOLERANCE:  # written so that NaN fails too
         raise ParityError(
-            f"row {worst} of the test rows: the graph and the pipeline differ by"
-            f" {difference[worst]:.2g}, expected at most {TOLERANCE}"
+            f"graph: row {worst} of the test rows differs from the pipeline by"
+            f" {difference[worst]:.2g}, expected at most {TOLERANCE}."
         )
 
 
 def write_golden(folder: Path, package: Package, rows: pd.DataFrame) -> None:
-    """Raw rows with the graph's answers, to be reproduced wherever the model is loaded."""
+    """Write raw rows with the graph's probabilities, which every host must reproduce."""
     golden = {
         "tolerance": TOLERANCE,
         "rows": json.loads(rows[list(package.contract.input_names)].to_json(orient="records")),

@@ -1,7 +1,7 @@
-"""The pipeline to fit: encoder -> SMOTE -> XGBoost, in imbalanced-learn's terms.
+"""The pipeline to fit: encoder -> SMOTE -> XGBoost, as an imbalanced-learn pipeline.
 
-Comes after the split and before calibration and export. Every category list is the contract's,
-so encoding learns nothing from the data and a graph made from the encoder knows every category.
+The search tunes its parameters; calibration and export follow. All categories come from the
+contract, so the encoder learns nothing from the data and the exported graph has every category.
 """
 
 from typing import Any
@@ -13,11 +13,12 @@ from sklearn.compose import ColumnTransformer
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 from xgboost import XGBClassifier
 
-from config.contract import MISSING, Contract, Feature
+from config.contract import Contract
+from training.data.validation import known_categories
 
 Params = dict[str, Any]
 
-# What the search tunes is laid over these; see `search.SPACE` for the ranges.
+# The search overrides these; `search.SPACE` has the ranges.
 DEFAULT_PARAMS: Params = {
     "smote_ratio": 0.35,
     "smote_neighbours": 5,
@@ -28,10 +29,10 @@ DEFAULT_PARAMS: Params = {
 
 
 class ScaledSMOTE(SMOTE):  # pylint: disable=too-many-ancestors  # imbalanced-learn's own tree
-    """SMOTE that measures neighbour distances in standard deviations, and returns raw units.
+    """SMOTE with distances in standard deviations; the rows it returns are in raw units.
 
-    A `StandardScaler` before XGBoost would move rows across float32 split points once the
-    pipeline is a graph; scaling for the neighbours alone leaves the real rows as they were.
+    A `StandardScaler` before XGBoost would move rows across float32 split points in the exported
+    graph. Here scaling affects the neighbours only.
     Source: Chawla et al. (2002), SMOTE, doi:10.1613/jair.953.
     """
 
@@ -44,10 +45,10 @@ class ScaledSMOTE(SMOTE):  # pylint: disable=too-many-ancestors  # imbalanced-le
 
 
 def make_encoder(contract: Contract) -> ColumnTransformer:
-    """Encodes a frame of the contract's input columns to float32 (n_samples, n_encoded).
+    """Return the encoder from a frame of input columns to float32 (n_samples, n_encoded).
 
-    Integers pass as they are, ordinal columns become their rank, nominal ones one column per
-    category, with '?' as a category of its own where the contract allows a missing value.
+    Integers pass unchanged, ordinal columns become ranks, nominal ones one column per category. '?'
+    is a category if the contract allows a missing value.
     """
     inputs = contract.inputs
     ordinal = [feature for feature in inputs if feature.kind == "ordinal"]
@@ -67,14 +68,8 @@ def make_encoder(contract: Contract) -> ColumnTransformer:
     return ColumnTransformer(steps, sparse_threshold=0, verbose_feature_names_out=False)
 
 
-def known_categories(feature: Feature) -> list[str]:
-    """The categories that the encoder gives a column, '?' among them where it can occur."""
-    may_be_missing = feature.missing == "category" or feature.unseen == "missing"
-    return [*feature.categories, MISSING] if may_be_missing else list(feature.categories)
-
-
 def make_sampler(params: Params, seed: int) -> ScaledSMOTE:
-    """SMOTE that fills the minority up to `smote_ratio` of the majority; never removes a row."""
+    """Return SMOTE that raises the minority to `smote_ratio` of the majority and removes no row."""
 
     def wanted(y: np.ndarray) -> dict[int, int]:
         counts = np.bincount(y, minlength=2)
@@ -89,22 +84,22 @@ def make_sampler(params: Params, seed: int) -> ScaledSMOTE:
 
 
 def make_classifier(params: Params, seed: int, threads: int = 0) -> XGBClassifier:
-    """XGBoost with the model's part of the parameters; `threads` 0 takes every core."""
+    """Return XGBoost with its part of the parameters; `threads` 0 uses every core."""
     own = booster_params(params, seed, threads)
     return XGBClassifier(n_estimators=params.get("n_estimators"), **own)
 
 
 def booster_params(params: Params, seed: int, threads: int = 0) -> Params:
-    """XGBoost's own part of the parameters, but for the number of trees."""
+    """Return XGBoost's part of the parameters, without the number of trees."""
     own = {name: value for name, value in params.items() if not name.startswith("smote_")}
     own.pop("n_estimators", None)
-    # Boosting starts from even odds, so that what SMOTE adds to them is known exactly.
+    # Boosting starts from even odds, so the log-odds that SMOTE adds are known exactly.
     fixed = {"objective": "binary:logistic", "tree_method": "hist", "base_score": 0.5}
     return own | fixed | {"seed": seed, "nthread": threads}
 
 
 def make_pipeline(contract: Contract, params: Params, seed: int) -> Pipeline:
-    """The whole unfitted pipeline; SMOTE acts in `fit` only."""
+    """Return the unfitted pipeline; SMOTE acts in `fit` only."""
     steps = [
         ("encoder", make_encoder(contract)),
         ("sampler", make_sampler(params, seed)),

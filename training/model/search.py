@@ -1,9 +1,9 @@
 """The hyperopt search over the SMOTE and XGBoost parameters, on stratified folds.
 
-Comes after the split, before the refit. Rows are resampled inside the training folds only; what
-a fold's validation part scores is what a choice is made on. What makes it quick: rows are encoded
-once, each (fold, ratio, neighbours) is resampled and binned once, folds run side by side, and a
-setting that two folds show to be hopeless is given up.
+The split comes before it, the refit after it. Only training parts of folds are resampled; the
+validation parts score each setting. The search is fast for four reasons. Rows are encoded once. Each
+(fold, ratio, neighbours) is resampled and binned once. Folds run in parallel. A setting that two
+folds show to be poor is pruned.
 """
 
 import math
@@ -31,17 +31,10 @@ from training.model.pipeline import Params, booster_params, make_encoder, make_s
 OnTrial = Callable[[Params, dict[str, float]], None]
 
 MAX_TREES = 1500
-PATIENCE = 20  # rounds without a better validation loss before a fit stops
+PATIENCE = 20  # rounds without a better validation loss; then a fit stops
 SCREENING_FOLDS = 2
 
-# When a setting is given up: so much log loss behind the best one, on its first folds together and
-# on any of them alone. Two folds rank settings nearly as five do.
-HOPELESS, HOPELESS_FOLD = 0.0002, 0.0007
-# How early a fold tells: from this many trees on, times the learning rate; and what it may still
-# gain, as a share of what the second half of its trees so far has gained.
-TELLING_TREES, STILL_TO_GAIN = 8.0, 0.5
-
-# Ratios begin just above the census' own, 0.317: every further step costs
+# Ratios start just above the census's own, 0.317: more resampling costs quality
 # (`make bench NAME=ablation`).
 SPACE = {
     "smote_ratio": hp.choice("smote_ratio", [0.33, 0.36]),
@@ -55,9 +48,9 @@ SPACE = {
     "gamma": hp.uniform("gamma", 0.0, 1.0),
 }
 
-# The first trial: what earlier searches came to, out of fold. Those after it are given up sooner.
+# The first trial: the result of earlier searches, so that later trials are pruned sooner.
 START = {
-    "smote_ratio": 0,  # of a choice, the place in its list
+    "smote_ratio": 0,  # index in the list of a choice
     "smote_neighbours": 1,
     "learning_rate": 0.085,
     "max_depth": 6,
@@ -69,42 +62,52 @@ START = {
 }
 
 
+class Pruning(NamedTuple):
+    """When a setting is given up. Two folds rank settings nearly as five do."""
+
+    margin: float = 0.0002  # log loss behind the best setting, mean of the first folds
+    margin_fold: float = 0.0007  # the same on one fold
+    min_trees: float = 8.0  # of a fit, times the learning rate
+    expected_gain: float = 0.5  # further gain, as a share of that of the last half of the trees
+
+
 class Binned(NamedTuple):
-    """A fold as XGBoost holds it."""
+    """A fold as XGBoost's binned matrices."""
 
     train: xgboost.QuantileDMatrix
     valid: xgboost.QuantileDMatrix
-    shift: float  # how much SMOTE raised the log-odds of the positive class
+    shift: float  # log-odds of the positive class that SMOTE added
 
 
 class Fit(NamedTuple):
-    """One fold's trees, and the log loss of its validation rows after each of them."""
+    """The trees of one fold, and the validation log loss after each tree."""
 
     fold: int
     booster: xgboost.Booster
     losses: np.ndarray
 
 
-class GiveUp(xgboost.callback.TrainingCallback):
-    """Stops a fit that is not on the way to a validation log loss of `limit`."""
+class Prune(xgboost.callback.TrainingCallback):
+    """Stop a fit that is not expected to reach a validation log loss of `limit`."""
 
-    def __init__(self, limit: float, learning_rate: float) -> None:
+    def __init__(self, limit: float, learning_rate: float, pruning: Pruning) -> None:
         super().__init__()
         self.limit = limit
-        self.first = math.ceil(TELLING_TREES / learning_rate)
+        self.first = math.ceil(pruning.min_trees / learning_rate)
+        self.expected_gain = pruning.expected_gain
 
     def after_iteration(
         self, model: Any, epoch: int, evals_log: xgboost.callback.TrainingCallback.EvalsLog
     ) -> bool:
-        """Whether to stop after this tree, by what the trees before it have gained."""
+        """Return True to stop after this tree."""
         losses: Any = evals_log["valid"]["logloss"]
-        to_come = STILL_TO_GAIN * (losses[epoch // 2] - losses[epoch])
-        return epoch >= self.first and losses[epoch] - to_come > self.limit
+        further = self.expected_gain * (losses[epoch // 2] - losses[epoch])
+        return epoch >= self.first and losses[epoch] - further > self.limit
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting, scored out of fold over the whole training split."""
+    """One setting, scored out of fold on the whole training split."""
 
     params: Params  # with n_estimators, the same for every fold
     platt: Platt
@@ -112,37 +115,39 @@ class Trial:
     metrics: dict[str, float]
 
 
-class ToBeat(NamedTuple):
-    """What the best trial so far reached, which the next ones are held against."""
+class Best(NamedTuple):
+    """The losses of the best trial so far, which prune later ones."""
 
     fold_losses: tuple[float, ...]
     log_loss: float
 
 
 class Outcome(NamedTuple):
-    """What became of one setting of a search."""
+    """Result of one setting of a search."""
 
     params: Params
-    metrics: dict[str, float]  # with `pruned` where the first folds were enough
-    loss: float  # for the search; of a pruned setting, as far as it was followed
-    fold_losses: tuple[float, ...]  # of its first folds, likewise
-    trial: Trial | None  # None if it was pruned
+    metrics: dict[str, float]  # with `pruned` if the first folds decided
+    loss: float  # for the search; an estimate for a pruned setting
+    fold_losses: tuple[float, ...]  # of its first folds
+    trial: Trial | None  # None if pruned
 
 
 @dataclass
 class Folds:
-    """The encoded training split, its folds and what has been resampled and binned so far."""
+    """The encoded training split, its folds, and the cache of resampled and binned folds."""
 
     X: np.ndarray  # (n_samples, n_encoded) float32
     y: np.ndarray  # (n_samples,) 0 or 1
     n_folds: int
     seed: int
-    threads: int | None = None  # folds that are fitted side by side; None: one for each core
+    threads: int | None = None  # folds fitted in parallel; None: one per core
+    max_trees: int = MAX_TREES
+    pruning: Pruning = Pruning()
     _binned: dict = field(default_factory=dict, init=False)
 
     @classmethod
     def of(cls, frame: pd.DataFrame, contract: Contract, n_folds: int, seed: int) -> "Folds":
-        """The folds of a checked frame with its target."""
+        """Return the folds of a checked frame with its target."""
         X = make_encoder(contract).fit_transform(frame[list(contract.input_names)])
         y = frame[contract.target.name].to_numpy()
         return cls(X.astype(np.float32), y, n_folds, seed)
@@ -152,15 +157,15 @@ class Folds:
         self.indices = list(splitter.split(self.X, self.y))
 
     def resampled(self, fold: int, params: Params) -> tuple[np.ndarray, np.ndarray]:
-        """The training part of a fold after SMOTE."""
+        """Return the training part of a fold after SMOTE."""
         train, _ = self.indices[fold]
         return make_sampler(params, self.seed).fit_resample(self.X[train], self.y[train])
 
     def binned(self, fold: int, params: Params) -> Binned:
-        """A fold, resampled and binned, made once for each of SMOTE's settings.
+        """Return a fold, resampled and binned; cached per setting of SMOTE.
 
-        The validation rows start from the log-odds that SMOTE has not raised, so that their loss
-        says when to stop whatever the ratio.
+        The validation rows start from log-odds without SMOTE's shift, so their loss tells when to
+        stop for any ratio.
         """
         key = (fold, params["smote_ratio"], params["smote_neighbours"])
         if key not in self._binned:
@@ -176,10 +181,9 @@ class Folds:
     def fit(
         self, folds: Sequence[int], params: Params, limits: Sequence[float] | None = None
     ) -> list[Fit]:
-        """One model a fold; a fit that cannot come near its fold's limit of log loss stops early.
+        """Fit one model per fold; prune a fit that is not expected to reach its fold's limit.
 
-        Folds run side by side with one thread each: that uses the cores better than many
-        threads on one small fit, which wait for each other most of the time.
+        Each fold has one thread: many threads on one small fit mostly wait for each other.
         """
         with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
             return list(pool.map(self._fit, folds, repeat(params), limits or repeat(math.inf)))
@@ -190,20 +194,20 @@ class Folds:
         booster = xgboost.train(
             booster_params(params, self.seed, threads=1) | {"eval_metric": "logloss"},
             binned.train,
-            MAX_TREES,
+            self.max_trees,
             evals=[(binned.valid, "valid")],
             early_stopping_rounds=PATIENCE,
             evals_result=seen,
             verbose_eval=False,
-            callbacks=[GiveUp(limit, params["learning_rate"])],
+            callbacks=[Prune(limit, params["learning_rate"], self.pruning)],
         )
         return Fit(fold, booster, np.array(seen["valid"]["logloss"]))
 
     def trial(self, params: Params, fits: Sequence[Fit]) -> Trial:
-        """The setting scored out of fold, from a fit of every fold.
+        """Return the setting scored out of fold, from a fit of every fold.
 
-        The number of trees is the one that is best over all folds together: were it each
-        fold's own, a fold's rows would have chosen how they are scored.
+        All folds get the number of trees that is best over all of them. With a number per fold, a
+        fold's validation rows would influence their own score.
         """
         trees = best_trees(fits)
         raw = np.empty(len(self.y))
@@ -221,38 +225,38 @@ class Folds:
         return Trial(chosen, platt, probability, metrics)
 
     def score(self, params: Params) -> Trial:
-        """The setting on every fold."""
+        """Return the setting fitted and scored on every fold."""
         return self.trial(params, self.fit(range(self.n_folds), params))
 
 
 def log_odds(y: np.ndarray) -> float:
-    """The log-odds of the positive class (n_samples,)."""
+    """Return the log-odds of the positive class in labels (n_samples,)."""
     return float(np.log(y.sum() / (len(y) - y.sum())))
 
 
 def mean_losses(fits: Sequence[Fit]) -> np.ndarray:
-    """The mean loss over folds after each tree that all of them have."""
+    """Return the mean loss over folds after each tree that all folds have."""
     shortest = min(len(fit.losses) for fit in fits)
     return np.mean([fit.losses[:shortest] for fit in fits], axis=0)
 
 
 def best_trees(fits: Sequence[Fit]) -> int:
-    """The number of trees with the least mean loss."""
+    """Return the number of trees with the minimum mean loss."""
     return int(mean_losses(fits).argmin()) + 1
 
 
-def evaluate(folds: Folds, point: Params, to_beat: ToBeat | None) -> Outcome:
-    """A setting on its first folds, and on the others unless these show it to be hopeless."""
+def evaluate(folds: Folds, point: Params, best: Best | None) -> Outcome:
+    """Score a setting on its first folds, and on the others unless it is pruned."""
     screening = range(min(SCREENING_FOLDS, folds.n_folds))
-    limits = [loss + HOPELESS_FOLD for loss in to_beat.fold_losses] if to_beat else None
+    limits = [loss + folds.pruning.margin_fold for loss in best.fold_losses] if best else None
     fits = folds.fit(screening, point, limits)
     losses = tuple(float(fit.losses.min()) for fit in fits)
     metrics = {"screening_log_loss": float(np.mean(losses))}
-    if to_beat:
-        behind = float(np.mean(losses) - np.mean(to_beat.fold_losses))
-        if behind > HOPELESS:
+    if best:
+        behind = float(np.mean(losses) - np.mean(best.fold_losses))
+        if behind > folds.pruning.margin:
             metrics["pruned"] = 1.0
-            return Outcome(point, metrics, to_beat.log_loss + behind, losses, None)
+            return Outcome(point, metrics, best.log_loss + behind, losses, None)
     trial = folds.trial(point, fits + folds.fit(range(len(screening), folds.n_folds), point))
     return Outcome(
         trial.params, trial.metrics | metrics, trial.metrics["cv_log_loss"], losses, trial
@@ -260,7 +264,7 @@ def evaluate(folds: Folds, point: Params, to_beat: ToBeat | None) -> Outcome:
 
 
 def suggest(new_ids: list[int], domain: Any, trials: Any, seed: int) -> list[Any]:
-    """`START`, then what TPE proposes: an algorithm as hyperopt's `fmin` takes it.
+    """Propose `START`, then TPE's settings: an algorithm for hyperopt's `fmin`.
 
     Source: Bergstra et al. (2011), Algorithms for hyper-parameter optimization, NeurIPS 24.
     """
@@ -278,19 +282,19 @@ def run_search(
     seed: int,
     on_trial: OnTrial = lambda params, metrics: None,
 ) -> Trial:
-    """The trial with the least calibrated log loss of a TPE search, on this machine.
+    """Return the trial with the minimum calibrated log loss of a TPE search on this machine.
 
-    `on_trial` sees each setting as it ends. At least one trial runs, whatever `timeout_s` says.
+    `on_trial` is called after each trial. At least one trial runs, even with `timeout_s` 0.
     """
     deadline = deadline_in(timeout_s)
-    best: list[Outcome] = []
+    found: list[Outcome] = []  # the best one; only its rows stay in memory
 
     def objective(point: Params) -> dict[str, object]:
-        to_beat = ToBeat(best[0].fold_losses, best[0].loss) if best else None
-        outcome = evaluate(folds, point, to_beat)
+        best = Best(found[0].fold_losses, found[0].loss) if found else None
+        outcome = evaluate(folds, point, best)
         on_trial(outcome.params, outcome.metrics)
-        if outcome.trial and (not to_beat or outcome.loss < to_beat.log_loss):
-            best[:] = [outcome]  # only the best one's rows are kept
+        if outcome.trial and (not best or outcome.loss < best.log_loss):
+            found[:] = [outcome]
         return {"loss": outcome.loss, "status": STATUS_OK}
 
     fmin(
@@ -298,14 +302,14 @@ def run_search(
         SPACE,
         algo=suggest,
         max_evals=max_evals,
-        early_stop_fn=lambda _: (time.monotonic() > deadline, []),  # asked after each trial
+        early_stop_fn=lambda _: (time.monotonic() > deadline, []),  # called after each trial
         return_argmin=False,
         rstate=np.random.default_rng(seed),
     )
-    assert best[0].trial is not None
-    return best[0].trial
+    assert found[0].trial is not None
+    return found[0].trial
 
 
 def deadline_in(timeout_s: float | None) -> float:
-    """When, on the monotonic clock, no further trial is started."""
+    """Return the time on the monotonic clock after which no trial starts."""
     return time.monotonic() + (math.inf if timeout_s is None else timeout_s)

@@ -1,8 +1,7 @@
-"""The training flow: read, check, split, search, fit, evaluate, export, register, gate, promote.
+"""The Prefect flows: `train`, `score`, `ingest` and `retain`; `retraining.watch` has the fifth.
 
-After the split, labelled rows of later than the census join. Prefect is known to this module,
-`runs`, `watch` and `worker` alone. The body of `train` is the story; each step is a task, so that
-Prefect shows how long it took.
+The body of `train` is the whole process. Each step is a task, so Prefect shows its duration and
+retries it after transient errors.
 """
 
 import hashlib
@@ -25,66 +24,67 @@ from sklearn.pipeline import Pipeline
 from config.contract import Contract, load_contract
 from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
 from config.runtime.settings import read_settings
-from training.data import census as census_data
-from training.model.calibration import best_f1_threshold
-from training.evaluation.model_card import Facts, model_card
-from training.data.census import Census
-from training.evaluation.metrics import draw_plots, measure
+from training.batch_scoring.score import score_batch
+from training.batch_scoring.spark import spark_session
+from training.batch_scoring.spark_search import run_spark_search
+from training.code_bundle import code_digest
+from training.data.assemble import (
+    SourceRows,
+    TrainingRows,
+    assemble_rows,
+    data_digest,
+    downsample_old_rows,
+    from_feedback,
+    from_store,
+    reject_overlap,
+)
+from training.data.batches import BatchRejected, ingest_feed
+from training.data.census import Census, load_census, split_judge_traffic
 from training.data.feedback import read_feedback
-from training.data.storage import open_folder
+from training.data.rows import frame_digest, write_requests
+from training.data.storage import Folder
+from training.data.store import Store
+from training.data.synthetic import synthesize
 from training.evaluation.gate import (
     CENSUS,
     MIN_OF_EACH_CLASS,
     MIN_ROWS,
     RECENT,
+    HoldoutSet,
     Interval,
-    Judge,
     Verdict,
     gate,
 )
-from training.data.batches import BatchRefused, ingest_feed
+from training.evaluation.metrics import draw_plots, measure
+from training.evaluation.model_card import Facts, model_card
+from training.model.calibration import best_f1_threshold
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import Params, make_pipeline
-from training.registry.mlflow_registry import InputFile, Promotion, Registry
-from training.registry.retention import find_expired, summary
-from training.orchestration.tasks import io_step, promotion_turn, step, tell_of_failure
-from training.batch_scoring.score import score_batch
 from training.model.search import Folds, Trial, run_search
+from training.orchestration.tasks import io_step, notify_failure, promotion_turn, step
+from training.registry.ledger import Promotion
+from training.registry.mlflow_registry import InputFile, Registry
+from training.registry.retention import find_expired, summary
 from training.settings import Settings
-from training.code_bundle import code_digest
-from training.data.assemble import (
-    Joining,
-    TrainingRows,
-    data_digest,
-    from_feedback,
-    from_store,
-    gather,
-    refuse_overlap,
-    thinned,
-)
-from training.batch_scoring.spark import spark_session
-from training.batch_scoring.spark_search import run_spark_search
-from training.data.store import Store
-from training.data.synthetic import synthesize
 
-REFERENCE_ROWS = 5000
-TELL: dict[str, Any] = {"on_failure": [tell_of_failure], "on_crashed": [tell_of_failure]}
+MAX_REFERENCE_ROWS = 5000
+NOTIFY: dict[str, Any] = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What a search is allowed, and the seed of all that is random in a training."""
+    """Limits of a search, and the seed of all random steps of a training."""
 
     max_evals: int
     timeout_s: float | None
     n_folds: int
     seed: int
-    spark_master: str  # where trials run; empty: here
+    spark_master: str  # where trials run; empty: in this process
     recent_weight: float
 
 
-class Joins(NamedTuple):
-    """What joins the census's rows, and how much the newest of it weighs."""
+class Joining(NamedTuple):
+    """What joins the census, and the weight of the newest rows."""
 
     store: bool
     feedback: bool
@@ -93,9 +93,9 @@ class Joins(NamedTuple):
     seed: int
 
 
-# The flow's parameters are a form in Prefect's page, and its body tells the whole story.
+# The parameters are a form on Prefect's page, and the body has the whole process.
 # pylint: disable=too-many-arguments, too-many-positional-arguments, too-many-locals
-@flow(name="train", result_serializer="json", **TELL)
+@flow(name="train", result_serializer="json", **NOTIFY)
 def train(
     data: str = "uci",
     max_evals: int | None = None,
@@ -110,50 +110,54 @@ def train(
     recent_weight: float = 1.0,
     recent_since: float = 0.0,
 ) -> dict[str, Any]:
-    """Trains, registers, judges and, if the gate agrees, promotes one model.
+    """Train, register and evaluate one model; promote it if the gate passes.
 
-    `data` is `uci`, `synthetic` or `production` (what the production version was trained on, so
-    that a machine without the real files can retrain as well); `max_evals` unset is MAX_EVALS;
-    `trigger` says who asked: manual, schedule or drift; after drift the newest labelled rows judge,
-    and are what the version's traffic is compared with. Ingested batches join (`with_store`), and
-    labelled rows of the prediction log in MongoDB (`with_feedback`; also where `data` is
-    production, that version had them and MongoDB is configured); the newest weigh `recent_weight`
-    times as much, and of before the Unix time `recent_since` none is new. Without `force`, a run
-    whose data, code and settings were all seen before ends as "nothing new". Returns the run, the
-    version, the metrics and the verdict. `spark_master` names the Spark on which the trials of the
-    search run; unset, they run here.
+    data: `uci`, `synthetic` or `production`, which is the source of the production version.
+    max_evals: trials of the search; unset: MAX_EVALS.
+    trigger: manual, schedule or drift. After drift the newest labelled rows are the holdout set
+        and the reference data.
+    force: train even if a run with equal data, code and settings exists.
+    spark_master: where trials run; unset: in this process.
+    with_store: ingested batches join.
+    with_feedback: labelled rows of MongoDB join. They also do for `data` production if they did for
+        that version and MONGODB_ADDRESS is set.
+    recent_weight: weight of the newest joined rows relative to other rows.
+    recent_since: Unix time of the oldest recent row.
+
+    Returns the run, the version, the metrics and the verdict.
     """
     settings = read_settings(Settings)
-    wanted = SearchSettings(
+    options = SearchSettings(
         max_evals or settings.max_evals, timeout_s, n_folds, seed, spark_master, recent_weight
     )
     contract = load_contract()
     registry = Registry(settings.mlflow_tracking_uri)
-
     production = registry.production_tags()
-    source = production.get("data_source", "uci") if data == "production" else data
-    if data == "production" and production.get("with_feedback") == "True":
-        with_feedback |= bool(settings.mongodb_address)
-    census = read(source, seed, contract, settings)
+    if data == "production":
+        data = production.get("data_source", "uci")
+        if production.get("with_feedback") == "True":
+            with_feedback |= bool(settings.mongodb_address)
+
+    census = read_census(data, seed, contract, settings)
     judge_rows, traffic_rows = split(census.test, contract)
-    joining = Joins(with_store, with_feedback, recent_weight, recent_since, seed)
+    joining = Joining(with_store, with_feedback, recent_weight, recent_since, seed)
     rows = join(census, judge_rows, contract, settings, joining)
     digests = {
         "data_digest": data_digest(census, rows),
         "code_digest": code_digest(),
-        "settings_digest": digest(json.dumps(asdict(wanted)).encode()),
+        "settings_digest": digest(json.dumps(asdict(options)).encode()),
     }
     if not force and (known := registry.finished_run(digests)):
-        get_run_logger().info("nothing new: run %s had the same data, code and settings", known)
+        get_run_logger().info("training_skipped reason=nothing_new run_id=%s", known)
         return {"run_id": known, "nothing_new": True}
 
-    judges = choose_judges(rows, contract, trigger, production)
+    holdouts = choose_holdouts(rows, contract, trigger, production)
     test = unseen_test(census, rows)
     tags = {**digests, "data_source": census.source, "trigger": trigger}
-    params = asdict(wanted) | data_facts(census) | joined_facts(rows)
+    params = asdict(options) | row_counts(census, rows)
     with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
-        log_lineage(rows, judges, registry, run_id)
-        best = search(rows.frame, contract, registry, run_id, wanted)
+        log_lineage(rows, holdouts, registry, run_id)
+        best = search(rows.frame, contract, registry, run_id, options)
         model, pipeline = fit(rows.frame, contract, best, seed)
         metrics = evaluate(model, pipeline, test, contract, registry)
         facts = {
@@ -164,13 +168,13 @@ def train(
         }
         package = export(Path(scratch), model, contract, census.test, facts)
         write_card(package, rows, test, facts, registry)
-        compared = rows.recent if judges[0].name == RECENT else np.ones(len(rows.frame), bool)
+        compared = rows.recent if holdouts[0].name == RECENT else np.ones(len(rows.frame), bool)
         reference = make_reference(rows.frame, contract, best, model.threshold, compared)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
         kept = {"data_source": census.source, "with_feedback": str(with_feedback)}
         version = register(package, pipeline, registry, kept)
         with promotion_turn():
-            verdict = judge(package, registry, judges, version)
+            verdict = judge(package, registry, holdouts, version)
             promote(registry, version, verdict, trigger)
     report(version, metrics, verdict)
     return {
@@ -186,80 +190,67 @@ def train(
 # pylint: enable=too-many-arguments, too-many-positional-arguments, too-many-locals
 
 
-@flow(name="score", result_serializer="json", **TELL)
-def score(
-    source: str,
-    output: str,
-    version: str = "",
-    spark_master: str = "",
-) -> dict[str, Any]:
-    """Scores Parquet files with a version, unset the production one, here or on Spark."""
+@flow(name="score", result_serializer="json", **NOTIFY)
+def score(source: str, output: str, version: str = "", spark_master: str = "") -> dict[str, Any]:
+    """Score Parquet files with a version (unset: production), here or on Spark."""
     registry = Registry(read_settings(Settings).mlflow_tracking_uri)
-    done = score_batch(registry, source, output, version, spark_master)
-    get_run_logger().info("scored %s", done)
-    create_table_artifact([done._asdict()], key="scoring-results")
-    return done._asdict()
+    done = score_batch(registry, source, output, version, spark_master)._asdict()
+    get_run_logger().info("batch_scored %s", key_values(done))
+    create_table_artifact([done], key="scoring-results")
+    return done
 
 
-@flow(name="ingest", persist_result=False, **TELL)
+@flow(name="ingest", persist_result=False, **NOTIFY)
 def ingest(feed: str = "") -> None:
-    """Adds what has arrived at a folder or gs:// address, unset FEED, to the training store.
+    """Add new files of a folder or gs:// address (unset: FEED) to the training store.
 
-    Fails after the others are in if a file was refused.
+    Fails after all other files are ingested if a file was rejected.
     """
     settings, log = read_settings(Settings), get_run_logger()
     address = feed or settings.feed
     if not address:
-        log.info("nothing to ingest: FEED names no folder")
+        log.info("ingest_skipped reason=feed_not_set")
         return
-    store = Store(open_folder(settings.store_address))
-    done, refused = ingest_feed(address, store, load_contract(), settings.batch_quarantine)
+    store = Store(Folder(settings.store_address))
+    done, rejected = ingest_feed(address, store, load_contract(), settings.batch_quarantine)
     new = [one.batch for one in done if one.is_new]
-    log.info("%d batches in %s, %d of them new", len(done), address, len(new))
+    log.info("feed_ingested feed=%s batches=%d new=%d", address, len(done), len(new))
     if new:
         create_table_artifact([msgspec.to_builtins(batch) for batch in new], key="ingested")
-    if refused:
-        raise BatchRefused("\n".join(refused))
+    if rejected:
+        raise BatchRejected("\n".join(rejected))
 
 
-@flow(name="retain", persist_result=False, **TELL)
+@flow(name="retain", persist_result=False, **NOTIFY)
 def retain() -> None:
-    """Removes what RUN_RETENTION_DAYS lets go of."""
+    """Remove the runs that are older than RUN_RETENTION_DAYS."""
     settings = read_settings(Settings)
     registry = Registry(settings.mlflow_tracking_uri)
     expired = find_expired(registry, settings)
     registry.remove(expired)
-    get_run_logger().info("removed %s", summary(expired))
+    get_run_logger().info("runs_removed removed=%r", summary(expired))
+
+
+# --- data ---------------------------------------------------------------------------------------
 
 
 @io_step
-def read(data: str, seed: int, contract: Contract, settings: Settings) -> Census:
-    """The checked census, real or synthetic, with its official split."""
+def read_census(data: str, seed: int, contract: Contract, settings: Settings) -> Census:
+    """Return the checked census, real or synthetic, with its official split."""
     if data == "synthetic":
         return synthesize(contract, seed=seed)
     if data != "uci":
-        raise ValueError(f"data: got {data!r}, expected 'uci', 'synthetic' or 'production'")
-    census = census_data.load_census(
-        contract, settings.raw_dir, settings.census_folder, settings.quarantine
-    )
-    get_run_logger().info("census: %s, set aside in %s", data_facts(census), settings.quarantine)
+        raise ValueError(f"data: got {data!r}, expected 'uci', 'synthetic' or 'production'.")
+    census = load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
+    counts = {"train": len(census.train), "test": len(census.test), "rejected": census.rejected}
+    get_run_logger().info("census_read %s", key_values(counts | {"duplicates": census.duplicates}))
     return census
-
-
-def data_facts(census: Census) -> dict[str, int]:
-    """Counts of rows, for the record of the run."""
-    return {
-        "train_rows": len(census.train),
-        "test_rows": len(census.test),
-        "rejected_rows": census.rejected,
-        "duplicate_rows": census.duplicates,
-    }
 
 
 @step
 def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows that judge and the rows that are sent as traffic; training sees neither."""
-    return census_data.split_judge_traffic(test, contract)
+    """Return the judge and the traffic half of the test split; training uses neither."""
+    return split_judge_traffic(test, contract)
 
 
 @io_step
@@ -268,77 +259,93 @@ def join(
     judge_rows: pd.DataFrame,
     contract: Contract,
     settings: Settings,
-    wanted: Joins,
+    joining: Joining,
 ) -> TrainingRows:
-    """The census's training split with what joins it; none of it looks like a row that judges."""
-    joinings: list[Joining] = []
-    if wanted.store:
-        joinings += from_store(Store(open_folder(settings.store_address)), contract)
-    if wanted.feedback:
-        joinings.append(from_feedback(read_feedback(settings, contract), contract))
-    rows = gather(census, judge_rows, joinings, contract, wanted.recent_since)
-    refuse_overlap(rows, contract)
-    for part in rows.lineage:
-        get_run_logger().info("rows: %s", msgspec.to_builtins(part))
-    return thinned(rows, wanted.recent_weight, wanted.seed)
+    """Return the census's training split with the rows that join it, without holdout rows."""
+    sources: list[SourceRows] = []
+    if joining.store:
+        sources += from_store(Store(Folder(settings.store_address)), contract)
+    if joining.feedback:
+        sources.append(from_feedback(read_feedback(settings, contract), contract))
+    rows = assemble_rows(census, judge_rows, sources, contract, recent_since=joining.recent_since)
+    reject_overlap(rows, contract)
+    for source in rows.lineage:
+        get_run_logger().info("source_joined %s", key_values(msgspec.to_builtins(source)))
+    return downsample_old_rows(rows, joining.recent_weight, joining.seed)
 
 
-def joined_facts(rows: TrainingRows) -> dict[str, int]:
-    """Counts of the rows that are trained on, for the record of the run."""
+def row_counts(census: Census, rows: TrainingRows) -> dict[str, int]:
+    """Return the numbers of rows, as parameters of the run."""
     return {
         "train_rows": len(rows.frame),
         "joined_rows": int(rows.joined.sum()),
         "recent_rows": int(rows.recent.sum()),
+        "test_rows": len(census.test),
+        "rejected_rows": census.rejected,
+        "duplicate_rows": census.duplicates,
     }
 
 
-def choose_judges(
+def choose_holdouts(
     rows: TrainingRows, contract: Contract, trigger: str, production: dict[str, str]
-) -> tuple[Judge, Judge | None]:
-    """Who judges, and the floor: after drift the newest labelled rows, over the census as floor.
+) -> tuple[HoldoutSet, HoldoutSet | None]:
+    """Return the holdout set and the floor set.
 
-    So it stays while production is a version that they have judged, else the next training would
-    bring 1994 back. Where they are too few to say anything the census judges.
+    After drift these are the newest labelled rows and the census. The same holds while the
+    production version was judged on such rows: else the next training would prefer models of 1994 again. With
+    too few such rows the census is the holdout set.
     """
-    census = as_judge(CENSUS, rows.census_judges, contract)
+    census = make_holdout(CENSUS, rows.census_holdout, contract)
     if trigger != "drift" and production.get("judge") != RECENT:
         return census, None
-    recent = as_judge(RECENT, rows.recent_judges, contract)
+    recent = make_holdout(RECENT, rows.recent_holdout, contract)
     counts = np.bincount(recent.y, minlength=2)
     if counts.sum() >= MIN_ROWS and counts.min() >= MIN_OF_EACH_CLASS:
         return recent, census
     get_run_logger().warning(
-        "the census judges: %d held-out labelled rows, %d of the rarer class; %d and %d are needed",
+        "recent_holdout_too_small rows=%d of_rarer_class=%d min_rows=%d min_of_each_class=%d",
         *(counts.sum(), counts.min(), MIN_ROWS, MIN_OF_EACH_CLASS),
     )
     return census, None
 
 
-def as_judge(name: str, frame: pd.DataFrame, contract: Contract) -> Judge:
-    """Rows as the gate takes them."""
-    texts = "\n".join(census_data.row_texts(frame))
+def make_holdout(name: str, frame: pd.DataFrame, contract: Contract) -> HoldoutSet:
+    """Return rows as a holdout set."""
     y = labels(frame, contract).astype("int64")
-    return Judge(frame, y, digest(texts.encode()), name)
+    return HoldoutSet(frame, y, frame_digest(frame)[:16], name)
 
 
 def unseen_test(census: Census, rows: TrainingRows) -> pd.DataFrame:
-    """The rows to report on: the official test split, or its judging half once others joined.
+    """Return the rows to report on: the test split, or its judge half if rows joined.
 
-    The other half is sent as traffic, and may come back as labelled production rows.
+    The traffic half may be among the joined rows, as labelled production rows.
     """
-    return rows.census_judges if rows.joined.any() else census.test
+    return rows.census_holdout if rows.joined.any() else census.test
 
 
 @step
 def log_lineage(
-    rows: TrainingRows, judges: tuple[Judge, Judge | None], registry: Registry, run_id: str
+    rows: TrainingRows,
+    holdouts: tuple[HoldoutSet, HoldoutSet | None],
+    registry: Registry,
+    run_id: str,
 ) -> None:
-    """Which files the run learns from and is judged by, with their sums, periods and counts."""
-    files = [InputFile(p.name, p.source, p.sha256, p.rows, "training") for p in rows.lineage]
-    files += [InputFile(j.name, "held out", j.digest, len(j.y), "judging") for j in judges if j]
-    judging = [file._asdict() for file in files if file.use == "judging"]
-    registry.log_json(LINEAGE, {"training": msgspec.to_builtins(rows.lineage), "judging": judging})
-    registry.log_inputs(run_id, files)
+    """Log the sources of training and holdout rows, with their checksums, periods and counts."""
+    files = [InputFile(s.name, s.source, s.sha256, s.rows, "training") for s in rows.lineage]
+    judging = [
+        InputFile(one.name, "held out", one.digest, len(one.y), "judging")
+        for one in holdouts
+        if one
+    ]
+    lineage = {
+        "training": msgspec.to_builtins(rows.lineage),
+        "judging": [file._asdict() for file in judging],
+    }
+    registry.log_json(LINEAGE, lineage)
+    registry.log_inputs(run_id, files + judging)
+
+
+# --- model --------------------------------------------------------------------------------------
 
 
 @step
@@ -347,21 +354,21 @@ def search(
     contract: Contract,
     registry: Registry,
     run_id: str,
-    wanted: SearchSettings,
+    options: SearchSettings,
 ) -> Trial:
-    """The best trial of the hyperopt search; each trial becomes a child run."""
-    folds = Folds.of(frame, contract, wanted.n_folds, wanted.seed)
+    """Return the best trial of the hyperopt search; each trial becomes a child run."""
+    folds = Folds.of(frame, contract, options.n_folds, options.seed)
     numbers = itertools.count(1)
 
     def on_trial(params: Params, metrics: dict[str, float]) -> None:
         registry.log_trial(run_id, next(numbers), params, metrics)
 
-    limits = wanted.max_evals, wanted.timeout_s
-    if wanted.spark_master:
-        with spark_session(wanted.spark_master) as spark:
-            best = run_spark_search(spark, folds, *limits, seed=wanted.seed, on_trial=on_trial)
+    limits = options.max_evals, options.timeout_s
+    if options.spark_master:
+        with spark_session(options.spark_master) as spark:
+            best = run_spark_search(spark, folds, *limits, seed=options.seed, on_trial=on_trial)
     else:
-        best = run_search(folds, *limits, wanted.seed, on_trial)
+        best = run_search(folds, *limits, options.seed, on_trial)
     registry.log_metrics(best.metrics)
     return best
 
@@ -370,7 +377,7 @@ def search(
 def fit(
     frame: pd.DataFrame, contract: Contract, best: Trial, seed: int
 ) -> tuple[FittedModel, Pipeline]:
-    """The best setting fitted on every training row; calibration and threshold out of fold."""
+    """Fit the best setting on every training row; calibration and threshold are out of fold."""
     pipeline = make_pipeline(contract, best.params, seed)
     pipeline.fit(inputs(frame, contract), labels(frame, contract))
     parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
@@ -386,7 +393,7 @@ def evaluate(
     contract: Contract,
     registry: Registry,
 ) -> dict[str, float]:
-    """Metrics and plots on the official test split, read once and for no choice."""
+    """Log metrics and plots on the official test split, which no choice depends on."""
     y, probability = labels(test, contract), model.score(inputs(test, contract))
     metrics = measure(y, probability, model.threshold)
     registry.log_metrics({f"test_{name}": value for name, value in metrics.items()})
@@ -408,7 +415,7 @@ def export(
     test: pd.DataFrame,
     facts: dict[str, str],
 ) -> Package:
-    """The package, proved to agree with the pipeline on every test row."""
+    """Write the package and compare it with the pipeline on every test row."""
     return write_package(folder / "package", model, contract, inputs(test, contract), facts)
 
 
@@ -420,7 +427,7 @@ def write_card(
     facts: dict[str, str],
     registry: Registry,
 ) -> None:
-    """The model card, beside the graph that its figures are of."""
+    """Write the model card into the package."""
     card = model_card(
         Facts(
             name=MODEL_NAME,
@@ -439,20 +446,28 @@ def write_card(
     (package.folder / CARD).write_text(card, encoding="utf-8")
 
 
-def make_reference(
-    frame: pd.DataFrame, contract: Contract, best: Trial, threshold: float, compared: np.ndarray
-) -> pd.DataFrame:
-    """What monitoring compares with: a sample of the `compared` training rows, with predictions.
+# --- registration and promotion -----------------------------------------------------------------
 
-    The predictions are out of fold, as those on new rows will be; a fitted model is too sure of
-    the rows that it was fitted on.
+
+def make_reference(
+    frame: pd.DataFrame,
+    contract: Contract,
+    best: Trial,
+    threshold: float,
+    compared: np.ndarray,
+    *,
+    max_rows: int = MAX_REFERENCE_ROWS,
+) -> pd.DataFrame:
+    """Return the reference data: a sample of the `compared` training rows, with predictions.
+
+    The predictions are out of fold, because a fitted model is overconfident on its own rows.
     """
     rows = inputs(frame, contract).assign(
         probability=best.probability,
         income_class=(best.probability >= threshold).astype(int),
         label=labels(frame, contract),
     )[compared]
-    return rows.sample(min(REFERENCE_ROWS, len(rows)), random_state=0)
+    return rows.sample(min(max_rows, len(rows)), random_state=0)
 
 
 @io_step
@@ -463,31 +478,34 @@ def log_rows(
     reference: pd.DataFrame,
     traffic: pd.DataFrame,
 ) -> None:
-    """The monitoring reference and the traffic rows, as files of the run."""
+    """Log the reference data and the traffic rows as files of the run."""
     (folder / REFERENCE).parent.mkdir(parents=True, exist_ok=True)
     reference.to_json(folder / REFERENCE, orient="records", lines=True)
-    census_data.write_traffic(traffic, contract, folder / TRAFFIC)
+    write_requests(traffic, contract, folder / TRAFFIC)
     registry.log_files(folder)
 
 
 @io_step
 def register(package: Package, pipeline: Pipeline, registry: Registry, tags: dict[str, str]) -> str:
-    """The new version's number."""
+    """Register the package as a new version; return its number."""
     registry.log_pipeline(pipeline)
     return str(registry.register(package.folder, package.contract, tags).version)
 
 
 @io_step
 def judge(
-    package: Package, registry: Registry, judges: tuple[Judge, Judge | None], version: str
+    package: Package,
+    registry: Registry,
+    holdouts: tuple[HoldoutSet, HoldoutSet | None],
+    version: str,
 ) -> Verdict:
-    """The gate's verdict against the production version, written on the version as tags."""
+    """Return the gate's verdict against the production version, and tag the version with it."""
     production = registry.production()
     if production is None:
-        verdict = gate(package, None, *judges)
+        verdict = gate(package, None, *holdouts)
     else:
         with registry.package_of(production) as folder:
-            verdict = gate(package, Package(folder, package.contract), *judges)
+            verdict = gate(package, Package(folder, package.contract), *holdouts)
     registry.tag_version(version, verdict.as_tags())
     registry.log_json(VERDICT, msgspec.to_builtins(verdict))
     return verdict
@@ -495,53 +513,59 @@ def judge(
 
 @io_step
 def promote(registry: Registry, version: str, verdict: Verdict, trigger: str) -> None:
-    """Points the alias `production` at the version if the gate agrees."""
+    """Point the alias `production` at the version if the gate passed."""
     if verdict.promote:
         registry.promote(version, Promotion("training flow", f"{trigger}: {verdict.reason}"))
     log = get_run_logger()
-    log.info("promoted=%s version=%s reason=%s", verdict.promote, version, verdict.reason)
+    log.info("version_judged version=%s %s", version, key_values(verdict.as_tags()))
 
 
 def report(version: str, metrics: dict[str, float], verdict: Verdict) -> None:
-    """The table of results on the flow run's page."""
+    """Add the results and the gate's figures to the flow run's page."""
     rows = [{"metric": name, "test split": f"{value:.4f}"} for name, value in metrics.items()]
-    text = f"Version {version}: {'promoted' if verdict.promote else 'kept back'}, {verdict.reason}"
+    text = f"Version {version}: {'promoted' if verdict.promote else 'rejected'}, {verdict.reason}"
     create_table_artifact(rows, key="training-results", description=text)
     if verdict.champion:
         create_table_artifact(gate_rows(verdict), key="gate", description=verdict.reason)
 
 
 def gate_rows(verdict: Verdict) -> list[dict[str, str]]:
-    """The gate's evidence for people: gains of the candidate, and the rise in each segment."""
-
-    def words(interval: Interval | None) -> str:
-        if interval is None:
-            return "too few rows"
-        return f"{interval.estimate:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
-
-    rows = [
-        {"compared": "log loss, gain", "95 % interval": words(verdict.log_loss_gain)},
-        {"compared": "ROC AUC, gain", "95 % interval": words(verdict.roc_auc_gain)},
+    """Return the gate's figures as a table: gains of the candidate, and rises by segment."""
+    figures: list[tuple[str, Interval | None]] = [
+        ("log loss, gain", verdict.log_loss_gain),
+        ("ROC AUC, gain", verdict.roc_auc_gain),
     ]
     if verdict.floor:
-        name = f"ROC AUC, gain on the floor: {verdict.floor.judge}"
-        rows.append({"compared": name, "95 % interval": words(verdict.floor.roc_auc_gain)})
+        name = f"ROC AUC, gain on the floor set: {verdict.floor.judge}"
+        figures.append((name, verdict.floor.roc_auc_gain))
     for segment in verdict.segments:
         name = f"log loss, rise for {segment.name}, {segment.rows} rows"
-        rows.append({"compared": name, "95 % interval": words(segment.log_loss_rise)})
-    return rows
+        figures.append((name, segment.log_loss_rise))
+    return [{"compared": name, "95 % interval": in_words(one)} for name, one in figures]
+
+
+def in_words(interval: Interval | None) -> str:
+    """Return an interval as text."""
+    if interval is None:
+        return "too few rows"
+    return f"{interval.estimate:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
 
 
 def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
-    """The model's input columns, in contract order."""
+    """Return the input columns, in contract order."""
     return frame[list(contract.input_names)]
 
 
 def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
-    """The target (n_samples,), 1 for the positive label."""
+    """Return the target (n_samples,), 1 for the positive label."""
     return frame[contract.target.name].to_numpy()
 
 
 def digest(content: bytes) -> str:
-    """Short sha256 of bytes."""
+    """Return a short sha256 of bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def key_values(fields: dict[str, Any]) -> str:
+    """Return fields as `name=value` text for a log line."""
+    return " ".join(f"{name}={value!r}" for name, value in fields.items())

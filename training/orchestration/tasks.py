@@ -1,4 +1,4 @@
-"""How flow runs behave: what is tried again, who waits for whom, who is told of a failure."""
+"""Retries of tasks, the turn for promotion, and notification of failed flow runs."""
 
 import time
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 
 from config.runtime.settings import read_settings
-from training.data.census import CensusUnavailable
+from training.data.errors import CensusUnavailable
 from training.data.feedback import FeedbackUnavailable
 from training.data.storage import FilesUnavailable
-from training.registry.mlflow_registry import RegistryUnavailable, may_pass
+from training.registry.mlflow_registry import RegistryUnavailable, is_transient
 from training.settings import Settings
 
-PROMOTION = "income-promotion"
+PROMOTION = "income-promotion"  # concurrency limit of Prefect
 TURN_TIMEOUT_S = 1800
-PAUSES_S = [2.0, 10.0, 60.0]
-# What the world does to a step; everything else would only fail again.
-OUTSIDE = (
+LEASE_S = 120  # after it, a killed run no longer holds the turn
+RETRY_DELAYS_S = [2.0, 10.0, 60.0]
+TRANSIENT_ERRORS = (
     CensusUnavailable,
     RegistryUnavailable,
     FilesUnavailable,
@@ -35,17 +35,16 @@ OUTSIDE = (
     TimeoutError,
     requests.RequestException,
 )
-LEASE_S = 120  # a run that was killed in its turn keeps the others waiting no longer
 
 
 class PrefectUnavailable(Exception):
-    """Prefect's server does not answer; the message names the setting."""
+    """Prefect's server is unavailable; the message names the setting."""
 
 
 def find_prefect(wait_s: float = 0) -> str:
-    """The address of Prefect's server, once it answers; empty where a run brings its own.
+    """Return the address of Prefect's server, or an empty text if a run starts its own.
 
-    Raises PrefectUnavailable if it does not answer within `wait_s` seconds.
+    Raises PrefectUnavailable if it does not respond within `wait_s` seconds.
     """
     address = get_current_settings().api.url
     deadline = time.monotonic() + wait_s
@@ -56,47 +55,47 @@ def find_prefect(wait_s: float = 0) -> str:
         except requests.RequestException as err:
             if time.monotonic() >= deadline:
                 raise PrefectUnavailable(
-                    f"Prefect does not answer at PREFECT_API_URL={address}: start it (make demo"
-                    f" KEEP=1 runs one) or set the address. {err}"
+                    f"PREFECT_API_URL: Prefect does not respond; got {address}. Start it"
+                    f" (`make demo KEEP=1` runs one) or set its address. {err}"
                 ) from err
             time.sleep(0.5)
     return address or ""
 
 
-def io_failed(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """True if a step failed for something outside, so that trying again may help."""
+def is_transient_failure(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Return True if a task failed with a transient error, which a retry may fix."""
     err = state.result(raise_on_failure=False)
-    return isinstance(err, OUTSIDE) or may_pass(err)
+    return isinstance(err, TRANSIENT_ERRORS) or is_transient(err)
 
 
 step = task(cache_policy=NO_CACHE, persist_result=False)
 io_step = task(
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=len(PAUSES_S),
-    retry_delay_seconds=PAUSES_S,
-    retry_condition_fn=io_failed,
+    retries=len(RETRY_DELAYS_S),
+    retry_delay_seconds=RETRY_DELAYS_S,
+    retry_condition_fn=is_transient_failure,
 )
 
 
 @contextmanager
 def promotion_turn() -> Iterator[None]:
-    """Holds the one place for judging and promoting: two runs must not replace one champion.
+    """Hold the turn for the gate and promotion, so that two runs cannot replace one champion.
 
-    Raises TimeoutError if another run holds it for too long.
+    Raises TimeoutError if another run holds it for TURN_TIMEOUT_S.
     """
-    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):  # by another run
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(PROMOTION, 1)
     with concurrency(PROMOTION, timeout_seconds=TURN_TIMEOUT_S, lease_duration=LEASE_S):
         yield
 
 
-def tell_of_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
-    """Sends a failed or crashed run to NOTIFY_URL, if there is one; a hook of the flows."""
+def notify_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+    """Send the message of a failed or crashed flow run to NOTIFY_URL, if set; a hook of flows."""
     settings = read_settings(Settings)
     if not settings.notify_url:
         return
     title = f"Income prediction: flow {flow.name}, run {run.name}: {state.type.value.lower()}"
     sent = Apprise(settings.notify_url).notify(title=title, body=state.message or "")
     if not sent:
-        flow_run_logger(run, flow).warning("the failure could not be sent to NOTIFY_URL")
+        flow_run_logger(run, flow).warning("notification_failed setting=NOTIFY_URL")

@@ -1,7 +1,7 @@
-"""The worker: makes the deployments of `prefect.yaml` and runs what is due, each run a process.
+"""The worker: creates the deployments of `prefect.yaml` and runs what is due, each run a process.
 
-The flows' code and what they return are kept in a bucket (FLOW_STORAGE): a run fetches the code
-that its deployment was made with, so that a new version of it needs a deployment, not an image.
+FLOW_STORAGE has the flows' code and results. A run downloads the code of its deployment, so new
+code needs a new deployment, but no new image.
 """
 
 import os
@@ -31,12 +31,11 @@ from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
 from config.runtime.settings import read_settings
-from training.data.bucket import GCSFS, storage_options
+from training.data.storage import GCSFS, storage_options
 from training.orchestration.tasks import PrefectUnavailable, find_prefect
 from training.settings import Settings
 from training.code_bundle import ROOT, code_digest, code_files
 
-SERVER_WAIT_S = 120
 POOL = "income"
 CODE_BLOCK, RESULTS_BLOCK = "income-code", "income-results"
 DEPLOY_TIMEOUT_S = 120
@@ -44,22 +43,22 @@ PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
 class WorkerError(Exception):
-    """The worker cannot start; the message names the setting and what happened."""
+    """The worker cannot start; the message names the setting and the reason."""
 
 
-def run_worker(with_healthcheck: bool) -> None:
-    """Deploys, then becomes Prefect's own worker.
+def run_worker(with_healthcheck: bool, server_wait_s: float) -> None:
+    """Create the deployments, then replace this process by Prefect's worker.
 
-    Raises WorkerError or PrefectUnavailable if a server is missing.
+    Raises WorkerError or PrefectUnavailable if a server is unavailable.
     """
     settings = read_settings(Settings)
-    server = wait_for_server()
-    keep_code(settings)
-    make_pool()
+    server = wait_for_server(server_wait_s)
+    upload_code(settings)
+    create_pool()
     deployments = deploy(settings, server)
     drop_overdue_runs()
     end_orphaned_runs()
-    # A slot for each deployment, which runs once at a time: no run takes the slot of another's.
+    # Each deployment runs once at a time, so each has a slot.
     worker = [*PREFECT, "worker", "start", "--pool", POOL, "--limit", str(deployments)]
     worker += ["--install-policy", "never"]
     worker += ["--with-healthcheck"] if with_healthcheck else []
@@ -67,7 +66,7 @@ def run_worker(with_healthcheck: bool) -> None:
 
 
 def deploy(settings: Settings, server: str) -> int:
-    """Make the deployments of `prefect.yaml`, with the settings' periods; return their number."""
+    """Create the deployments of `prefect.yaml`, with the settings' periods; return their number."""
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))
     minutes = settings.train_period_minutes
     seconds = {"train": minutes and minutes * 60, "watch": settings.watch_period_s}
@@ -81,12 +80,12 @@ def deploy(settings: Settings, server: str) -> int:
         env = os.environ | {"PREFECT_API_URL": server}
         done = subprocess.run(command, cwd=ROOT, env=env, check=False, timeout=DEPLOY_TIMEOUT_S)
     if done.returncode:
-        raise WorkerError("prefect.yaml could not be deployed: Prefect's reason is above")
+        raise WorkerError("prefect.yaml: deployment failed. Prefect's message is above.")
     return len(content["deployments"])
 
 
 def run_environment(settings: Settings, server: str) -> dict[str, str]:
-    """What a run needs besides: its working folder is one of its own, and its results stay."""
+    """Return the environment of runs, with absolute paths: each run has its own working folder."""
     census = settings.census_folder
     return GCSFS | {
         "PREFECT_API_URL": server,
@@ -94,17 +93,17 @@ def run_environment(settings: Settings, server: str) -> dict[str, str]:
         "TRAINING_STORE": settings.store_address,
         "FEED": settings.feed_address,
         "CENSUS_DATA_DIR": str(census.resolve()) if census else "",
-        # A run fetched before it is due would hold the one slot of its deployment.
+        # A run that is fetched early would hold the only slot of its deployment.
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
         "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{RESULTS_BLOCK}",
     }
 
 
-def keep_code(settings: Settings) -> None:
-    """Puts the code under its digest, and names it and the results' place to Prefect.
+def upload_code(settings: Settings) -> None:
+    """Upload the code under its digest, and save the addresses of code and results in Prefect.
 
-    A deployment made while a run fetches its code does not change what that run gets.
+    Because of the digest, a new deployment does not change the code that a run is downloading.
     """
     os.environ.update(GCSFS)
     options = storage_options()
@@ -115,16 +114,16 @@ def keep_code(settings: Settings) -> None:
             code.write_path(str(path), (ROOT / path).read_bytes())
     except Exception as err:  # each kind of storage has errors of its own
         raise WorkerError(
-            f"FLOW_STORAGE={settings.flow_storage}: the flows' code cannot be written there:"
-            f" {err or type(err).__name__}. Name a bucket that exists"
+            f"FLOW_STORAGE: the flows' code cannot be written; got {settings.flow_storage}:"
+            f" {err or type(err).__name__}. Set an existing bucket."
         ) from err
     code.save(CODE_BLOCK, overwrite=True)
     results = RemoteFileSystem(basepath=f"{root}/results", settings=options)
     results.save(RESULTS_BLOCK, overwrite=True)
 
 
-def make_pool() -> None:
-    """The pool of process runs, where there is none yet."""
+def create_pool() -> None:
+    """Create the work pool, or update it."""
     with get_client(sync_client=True) as client:
         template = ProcessWorker.get_default_base_job_template()
         pool = WorkPoolCreate(name=POOL, type="process", base_job_template=template)
@@ -132,7 +131,7 @@ def make_pool() -> None:
 
 
 def drop_overdue_runs() -> None:
-    """Removes scheduled runs that came due while nobody ran them: one answer now is enough."""
+    """Remove scheduled runs that came due while no worker ran; the next run replaces them."""
     overdue = FlowRunFilter(
         tags=FlowRunFilterTags(all_=["auto-scheduled"]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
@@ -148,29 +147,29 @@ def drop_overdue_runs() -> None:
 
 
 def end_orphaned_runs() -> None:
-    """Set the pool's runs that count as running to Crashed: their worker has died, or its machine.
+    """Set running runs of the pool to Crashed: their worker died.
 
-    Each of them would hold the slot of its deployment. A pool has one worker, which starts now.
+    Each of them would hold the slot of its deployment. The only worker of the pool is this one.
     """
     states = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     orphaned = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
-    crashed: State[Any] = Crashed(message="the worker that ran it, or its machine, was stopped")
+    crashed: State[Any] = Crashed(message="its worker stopped")
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=orphaned, work_pool_filter=pool):
             client.set_flow_run_state(run.id, crashed)
 
 
-def wait_for_server() -> str:
-    """The address of Prefect's server, once it answers: both may be started at once.
+def wait_for_server(wait_s: float) -> str:
+    """Return the address of Prefect's server once it responds; both may start at the same time.
 
-    Raises WorkerError, or PrefectUnavailable if it does not answer.
+    Raises WorkerError without an address, PrefectUnavailable after `wait_s` seconds.
     """
     try:
         address = find_prefect()
     except PrefectUnavailable as err:
-        print(f"{err}; looking for it for {SERVER_WAIT_S} s", file=sys.stderr, flush=True)
-        address = find_prefect(SERVER_WAIT_S)
+        print(f"{err} Retrying for {wait_s} s.", file=sys.stderr, flush=True)
+        address = find_prefect(wait_s)
     if not address:
-        raise WorkerError("PREFECT_API_URL is not set: it is Prefect's address, http://.../api")
+        raise WorkerError("PREFECT_API_URL: not set; expected Prefect's address, http://.../api.")
     return address

@@ -1,7 +1,7 @@
-"""MLflow: the one module that knows it. Runs, trials, the model, its versions and aliases.
+"""MLflow: runs, trials, the registered model, its versions and the alias `production`.
 
-A training run keeps its package under `models_mlflow`, the scikit-learn pipeline beside it for
-notebooks, plots, the monitoring reference and the traffic rows. `production` is an alias.
+A training run has the package under `models_mlflow`, the scikit-learn pipeline for notebooks,
+plots, the monitoring reference and the traffic rows.
 """
 
 import json
@@ -25,7 +25,6 @@ from mlflow.entities import (
     Metric,
     Param,
     Run,
-    RunTag,
 )
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -47,118 +46,45 @@ from config.model_registry import (
     PACKAGE,
     file_digests,
 )
+from training.registry.ledger import Ledger, Promotion
 
 EXPERIMENT = "income"
-DIGEST_LENGTH = 36  # the most that MLflow keeps of a data set's digest
-PROMOTIONS = "income-promotions"  # one run for each time that `production` moved
-DECISIONS = "income-decisions"  # one for each time that `watch` changed its mind about a training
-# How MLflow says that it has no such alias or version.
+MAX_DIGEST = 36  # characters that MLflow keeps of a data set's digest
+# MLflow's error codes for an unknown alias or version.
 MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
-# MLflow's client reads these from the environment only.
+# MLflow's client reads these only from the environment.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial, across the bar
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per trial
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
-def readable(milliseconds: int) -> str:
-    """A time of MLflow's, for people."""
-    return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")
-
-
 class RegistryUnavailable(Exception):
-    """MLflow does not answer; the message names its address and the setting."""
+    """MLflow is unavailable; the message names its address and the setting."""
 
 
-def may_pass(err: object) -> bool:
-    """True if MLflow could not be reached or failed by itself, and False if it refused."""
+def is_transient(err: object) -> bool:
+    """Return True for an MLflow error that a retry may fix: no connection, or a server error."""
     return isinstance(err, MlflowException) and err.get_http_status_code() >= 500
 
 
 class InputFile(NamedTuple):
-    """Rows that a run reads."""
+    """Rows that a run reads, for its lineage."""
 
     name: str
-    source: str  # a path, an address or where else they come from
+    source: str  # a path, an address or a name
     sha256: str
     rows: int
     use: str  # training or judging
 
 
-class Promotion(NamedTuple):
-    """Who asked for a version to be production, and why."""
-
-    who: str
-    why: str
-    forced: bool = False  # against the gate, or without it
-
-
 class Expired(NamedTuple):
-    """What retention lets go of."""
+    """Runs and versions that retention removes."""
 
     runs: list[Run]
     versions: list[ModelVersion]
-
-
-class Ledger:
-    """What became of versions and of causes for a training: two experiments of their own."""
-
-    def __init__(self, client: mlflow.MlflowClient) -> None:
-        self.client = client
-
-    @contextmanager
-    def promotion(self, promotion: Promotion, before: str, after: str) -> Iterator[None]:
-        """Writes down that production moves; it counts once the body has ended."""
-        facts = promotion._asdict() | {"from_version": before, "to_version": after}
-        tags = {name: str(value) for name, value in facts.items()}
-        run = self.client.create_run(self._experiment(PROMOTIONS), tags=tags)
-        yield
-        self.client.set_terminated(run.info.run_id)
-
-    def promotions(self) -> list[dict[str, str]]:
-        """Every promotion, newest first: at, from_version, to_version, who, why, forced."""
-        runs = self.client.search_runs(
-            [self._experiment(PROMOTIONS)], "attributes.status = 'FINISHED'"
-        )
-        return [
-            {"at": readable(run.info.start_time)}
-            | {
-                name: run.data.tags[name]
-                for name in ("from_version", "to_version", *Promotion._fields)
-            }
-            for run in runs
-        ]
-
-    def note_decision(self, what: dict[str, str], details: dict[str, str]) -> None:
-        """Writes down a decision; one like the last is counted there, with its details."""
-        experiment_id = self._experiment(DECISIONS)
-        last = self.client.search_runs([experiment_id], max_results=1)
-        is_same = last and all(last[0].data.tags.get(name) == what[name] for name in what)
-        if is_same:
-            run_id, times = last[0].info.run_id, int(last[0].data.tags.get("times", 0)) + 1
-        else:
-            run_id, times = self.client.create_run(experiment_id, tags=what).info.run_id, 1
-        tags = {**details, "times": str(times)}
-        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        self.client.set_terminated(run_id)  # again and again: its end is when it was last made
-
-    def decisions(self) -> list[dict[str, str]]:
-        """Every decision about a training, newest first: at, until, times and its tags."""
-        runs = self.client.search_runs([self._experiment(DECISIONS)])
-        return [
-            {
-                **run.data.tags,
-                "at": readable(run.info.start_time),
-                "until": readable(run.info.end_time),
-            }
-            for run in runs
-        ]
-
-    def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        return found.experiment_id if found else self.client.create_experiment(name)
 
 
 class Registry:
@@ -174,19 +100,19 @@ class Registry:
             self.experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
         except MlflowException as err:
             raise RegistryUnavailable(
-                f"MLflow does not answer at MLFLOW_TRACKING_URI={tracking_uri}:"
-                f" start it (make demo KEEP=1 runs one) or set the address. {err}"
+                f"MLFLOW_TRACKING_URI: MLflow does not respond; got {tracking_uri}. Start it"
+                f" (`make demo KEEP=1` runs one) or set its address. {err}"
             ) from err
 
     @contextmanager
     def run(self, tags: dict[str, str], params: dict[str, Any]) -> Iterator[str]:
-        """A training run; its id. It is marked failed if the body raises."""
+        """Open a training run and yield its id. The run fails if the body raises."""
         with mlflow.start_run(tags=tags) as run:
             mlflow.log_params(params)
             yield run.info.run_id
 
     def finished_run(self, tags: dict[str, str]) -> str | None:
-        """The id of the newest finished run that carries all these tags, if there is one."""
+        """Return the id of the newest finished run with all these tags, if any."""
         clauses = [f"tags.{name} = '{value}'" for name, value in tags.items()]
         query = " and ".join(["attributes.status = 'FINISHED'", *clauses])
         found = self.client.search_runs([self.experiment_id], query, max_results=1)
@@ -195,7 +121,7 @@ class Registry:
     def log_trial(
         self, parent_id: str, number: int, params: dict[str, Any], metrics: dict[str, float]
     ) -> None:
-        """One trial of the search as a child run: one batch, so that logging costs little."""
+        """Log one trial of the search as a child run, in one batch."""
         now = get_current_time_millis()
         tags = {"mlflow.parentRunId": parent_id, "mlflow.runName": f"trial {number}"}
         run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
@@ -207,18 +133,18 @@ class Registry:
         self.client.set_terminated(run_id)
 
     def log_metrics(self, metrics: dict[str, float]) -> None:
-        """Metrics of the current run."""
+        """Log metrics of the current run."""
         mlflow.log_metrics(metrics)
 
     def log_inputs(self, run_id: str, inputs: Iterable[InputFile]) -> None:
-        """What a run reads, as MLflow's page shows it."""
+        """Log the data sets of a run, for MLflow's page."""
         self.client.log_inputs(
             run_id,
             [
                 DatasetInput(
                     Dataset(
                         one.name,
-                        one.sha256[:DIGEST_LENGTH],
+                        one.sha256[:MAX_DIGEST],
                         source_type="file",
                         source=json.dumps({"uri": one.source, "sha256": one.sha256}),
                         profile=json.dumps({"rows": one.rows}),
@@ -230,31 +156,31 @@ class Registry:
         )
 
     def log_figure(self, name: str, figure: Figure) -> None:
-        """A plot of the current run."""
+        """Log a plot of the current run."""
         mlflow.log_figure(figure, f"plots/{name}.png")
 
     def log_json(self, path: str, content: Any) -> None:
-        """A JSON file of the current run."""
+        """Log a JSON file of the current run."""
         mlflow.log_dict(content, path)
 
     def log_files(self, folder: Path) -> None:
-        """All files under a folder as artifacts of the current run, at the same paths."""
+        """Log all files under a folder as artifacts of the current run, at the same paths."""
         mlflow.log_artifacts(str(folder))
 
     def log_pipeline(self, pipeline: Pipeline) -> None:
-        """The scikit-learn pipeline, for notebooks; no service loads it."""
-        # It warns of pickles at each call; nothing here unpickles one.
+        """Log the scikit-learn pipeline, for notebooks; no service loads it."""
+        # It warns about pickle at each call; no service unpickles.
         logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)
-        # An image has no pip whose version could be noted; nothing here installs from the notes.
+        # It warns that it cannot find the version of pip, which the images lack.
         logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
         mlflow.sklearn.log_model(
             pipeline, name="pipeline", serialization_format="cloudpickle", pip_requirements=[]
         )
 
     def register(self, folder: Path, contract: Contract, tags: dict[str, str]) -> ModelVersion:
-        """The package of the current run as a new version of the registered model.
+        """Register the package of the current run as a new version of the model.
 
-        The sums of its files are among its tags: who downloads them can tell if they were changed.
+        The version's tags have the checksums of the files, for services to check their download.
         """
         columns: list[Any] = [
             ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
@@ -267,19 +193,19 @@ class Registry:
         )
         self.client.log_model_artifacts(logged.model_id, str(folder))
         digests = file_digests(folder)
-        sums = {GRAPH_SHA256: digests[GRAPH], FILE_SHA256: json.dumps(digests)}
-        version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=sums | tags)
-        where = f"Model card: {PACKAGE}/{CARD}, among the artifacts of the run that made this."
-        self.client.update_model_version(MODEL_NAME, version.version, description=where)
+        checksums = {GRAPH_SHA256: digests[GRAPH], FILE_SHA256: json.dumps(digests)}
+        version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=checksums | tags)
+        description = f"Model card: {PACKAGE}/{CARD} in the artifacts of the run."
+        self.client.update_model_version(MODEL_NAME, version.version, description=description)
         return version
 
     def tag_version(self, version: str, tags: dict[str, str]) -> None:
-        """Adds tags to a version."""
+        """Add tags to a version."""
         for name, value in tags.items():
             self.client.set_model_version_tag(MODEL_NAME, version, name, value)
 
     def production(self) -> ModelVersion | None:
-        """The version that `production` names, or None before the first promotion."""
+        """Return the production version, or None before the first promotion."""
         try:
             return self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
         except MlflowException as err:
@@ -288,16 +214,16 @@ class Registry:
             raise
 
     def production_tags(self) -> dict[str, str]:
-        """What the production version was trained on and judged by; nothing before the first."""
+        """Return the tags of the production version, empty before the first promotion."""
         version = self.production()
         return dict(version.tags) if version else {}
 
     def judged_versions(self) -> int:
-        """How many versions the gate has judged so far."""
+        """Return the number of versions with a gate verdict."""
         return sum("gate" in version.tags for version in self._versions())
 
     def version(self, number: str) -> ModelVersion | None:
-        """A version by its number, or None if there is none; so for what is no number."""
+        """Return a version by its number, or None for an unknown or invalid number."""
         try:
             return self.client.get_model_version(MODEL_NAME, number)
         except MlflowException as err:
@@ -305,17 +231,16 @@ class Registry:
                 return None
             raise
 
-    def promote(self, version: str, promotion: "Promotion") -> None:
-        """Points `production` at a version, and writes down who did it and why."""
+    def promote(self, version: str, promotion: Promotion) -> None:
+        """Point `production` at a version, and write the promotion to the ledger."""
         before = self.production()
         with self.ledger.promotion(promotion, before.version if before else "none", version):
             self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
 
-    def expired(self, before: datetime, n_versions: int) -> "Expired":
-        """What started before a time and made none of the versions that stay.
+    def expired(self, before: datetime, n_versions: int) -> Expired:
+        """Return the runs started before a time, and their versions, except those that stay.
 
-        Those are production, the one before it, and the newest. The trials of a run that stays,
-        stay.
+        Production, its predecessor and the newest `n_versions` stay, with their runs and trials.
         """
         versions = self._versions()
         production = self.production()
@@ -336,15 +261,15 @@ class Registry:
         return mlflow.search_runs([self.experiment_id], query, output_format="list")
 
     def _versions(self) -> list[ModelVersion]:
-        """Every version, newest first."""
+        """Return every version, newest first."""
         return self.client.search_model_versions(
             f"name = '{MODEL_NAME}'", order_by=["version_number DESC"], max_results=10_000
         )
 
-    def remove(self, expired: "Expired") -> None:
-        """Removes versions, artifacts and runs; may be repeated if it was interrupted.
+    def remove(self, expired: Expired) -> None:
+        """Remove versions, artifacts and runs. Repeat it after an interruption.
 
-        The rows of the runs stay in MLflow's database, marked as deleted, until `mlflow gc`.
+        MLflow's database keeps the runs, marked as deleted, until `mlflow gc`.
         """
         for version in expired.versions:
             self.client.delete_model_version(MODEL_NAME, version.version)
@@ -361,7 +286,7 @@ class Registry:
 
     @contextmanager
     def package_of(self, version: ModelVersion) -> Iterator[Path]:
-        """A version's package, downloaded for as long as the body runs."""
+        """Download a version's package and yield its folder, which exists during the body."""
         with tempfile.TemporaryDirectory() as folder:
             uri = f"models:/{MODEL_NAME}/{version.version}"
             yield Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))

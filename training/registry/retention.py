@@ -1,7 +1,7 @@
-"""Lets go of old trainings: `python -m training retain`, and a Prefect flow once a day.
+"""Retention: removes old training runs. `python -m training retain`, and a daily Prefect flow.
 
-After RUN_RETENTION_DAYS a run goes with its trials and artifacts, unless it made the production
-version or one of the newest ones.
+After RUN_RETENTION_DAYS a run is removed with its trials and artifacts. The runs of the production
+version, of its predecessor and of the newest versions stay.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from training.registry.mlflow_registry import Expired, Registry
 from training.settings import Settings
 
-KEPT_VERSIONS = 5  # to roll back to, however old
+KEPT_VERSIONS = 5  # of any age, for a rollback
 
 
 def find_expired(
@@ -19,15 +19,15 @@ def find_expired(
     now: datetime | None = None,
     n_versions: int = KEPT_VERSIONS,
 ) -> Expired:
-    """What retention would remove now; the newest `n_versions` stay in any case."""
+    """Return what retention removes at `now`; the newest `n_versions` always stay."""
     if not settings.run_retention_days:
         return Expired([], [])
     age = timedelta(days=settings.run_retention_days)
     return registry.expired((now or datetime.now(UTC)) - age, n_versions)
 
 
-def listing(expired: Expired) -> Iterator[str]:
-    """Each version and each run, in a line."""
+def describe_each(expired: Expired) -> Iterator[str]:
+    """Yield a line for each version and each run."""
     for version in expired.versions:
         yield f"version {version.version} of run {version.run_id}"
     for run in expired.runs:
@@ -36,5 +36,5 @@ def listing(expired: Expired) -> Iterator[str]:
 
 
 def summary(expired: Expired) -> str:
-    """What is removed, in a line."""
+    """Return the numbers of runs and versions in one line."""
     return f"{len(expired.runs)} runs with their artifacts, {len(expired.versions)} model versions"

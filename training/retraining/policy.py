@@ -1,7 +1,6 @@
-"""Whether drift leads to a training, and why not: the rules, without the world they ask about.
+"""Decide whether drift starts a training. Pure functions; no I/O.
 
-`watch` gives what it has been told and has found out; it carries the Decision out and writes it
-down.
+`watch` collects the facts and carries out the decision.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,38 +9,38 @@ from typing import Any, NamedTuple
 from training.settings import Settings
 
 BUDGET_PERIOD_S = 30 * 24 * 3600.0
-LONGEST_BACK_OFF = 10  # doublings of the cool-down
+MAX_BACK_OFF = 10  # doublings of the cool-down
 
 
 class Cause(NamedTuple):
-    """What the monitoring has seen that a training may mend."""
+    """A finding of the monitoring that a training may fix."""
 
     what: str
-    version: str | None  # that is in production, for all that the monitoring knows
-    since: float  # Unix time from which rows are of the changed world, as far as one can tell
-    is_judged: bool = True  # by rows that came since this version is compared with
+    version: str | None  # production version that the monitoring observes
+    since: float  # Unix time of the change, as far as known
+    is_judged: bool = True  # by rows that arrived after this version's promotion
 
 
 class Facts(NamedTuple):
-    """What is known of trainings. Times are Unix times in seconds."""
+    """What is known about trainings. Times are Unix times."""
 
     production: str | None  # the production version
-    fresh_labels: int  # rows that no training has seen yet
-    started: tuple[float, ...] = ()  # trainings that drift has started in BUDGET_PERIOD_S
-    fruitless: int = 0  # how many of them production is older than: none of those was promoted
-    running: str | None = None  # the name of the one that has not ended
+    fresh_labels: int  # labelled rows that no training has seen
+    started: tuple[float, ...] = ()  # trainings that drift started in BUDGET_PERIOD_S
+    unpromoted: int = 0  # how many of them started after production was made
+    running: str | None = None  # name of one that has not ended
 
 
 class Decision(NamedTuple):
-    """To train or not, and why."""
+    """Whether to train, and why."""
 
     train: bool
-    rule: str  # which rule said so: one word for the ledger
+    rule: str  # the deciding rule, for the ledger
     why: str
 
 
 def cause_of(verdict: Mapping[str, Any]) -> Cause | None:
-    """What `GET /drift` of the Evidently service gives as a cause for a training, if anything."""
+    """Return the cause in a response of `GET /drift` of the Evidently service, if any."""
     version, judgement = verdict.get("model_version"), verdict.get("judgement", {})
     if verdict["drifted"]:
         columns = ", ".join(judgement["persistent"])
@@ -49,7 +48,7 @@ def cause_of(verdict: Mapping[str, Any]) -> Cause | None:
             f"{verdict['share_drifted']:.0%} of the features have drifted ({columns})",
             version,
             judgement["changed_by"] or 0.0,
-            # A verdict stays over a promotion until windows of the new reference clear it.
+            # After a promotion a verdict stays until windows of the new reference clear it.
             judgement["drifted_from"] == version,
         )
     if verdict["below_floor"]:
@@ -61,7 +60,7 @@ def cause_of(verdict: Mapping[str, Any]) -> Cause | None:
 
 
 def decide(cause: Cause, facts: Facts, settings: Settings, now: float) -> Decision:
-    """A training, unless a rule objects; the first that does says why not."""
+    """Decide for a training unless a rule objects; the first objection is the reason."""
     rule, why = next(objections(cause, facts, settings, now), (None, ""))
     if rule:
         return Decision(False, rule, why)
@@ -71,28 +70,27 @@ def decide(cause: Cause, facts: Facts, settings: Settings, now: float) -> Decisi
 def objections(
     cause: Cause, facts: Facts, settings: Settings, now: float
 ) -> Iterator[tuple[str, str]]:
-    """Every rule against a training now, and what it says.
+    """Yield each rule against a training now, with its reason.
 
-    A candidate that was not promoted doubles the time until the next try: nothing is trained again
-    and again on what has not helped.
+    Each candidate that was not promoted doubles the cool-down.
     """
     if facts.running:
         yield "running", f"flow run {facts.running} has not ended"
     if facts.production is None or cause.version != facts.production:
         known = f"production is {facts.production or 'none'}"
-        yield "version", f"{known}, the monitoring knows {cause.version or 'none'}"
+        yield "version", f"{known}, the monitoring observes {cause.version or 'none'}"
     if not cause.is_judged:
         yield "not judged", f"too few rows since version {cause.version} was promoted"
-    pause = settings.watch_cooldown_s * 2 ** min(facts.fruitless, LONGEST_BACK_OFF)
+    pause = settings.watch_cooldown_s * 2 ** min(facts.unpromoted, MAX_BACK_OFF)
     waited = now - max(facts.started, default=float("-inf"))
     if waited < pause:
-        tries = f" after {facts.fruitless} without a promotion" if facts.fruitless else ""
-        why = f"the last one was started {waited:.0f} s ago, expected {pause:.0f} s{tries}"
+        tries = f" after {facts.unpromoted} without a promotion" if facts.unpromoted else ""
+        why = f"the last one started {waited:.0f} s ago, expected at least {pause:.0f} s{tries}"
         yield "back-off" if tries else "cool-down", why
     if len(facts.started) >= settings.watch_budget:
-        why = f"{len(facts.started)} were started in 30 days, expected at most"
+        why = f"{len(facts.started)} started in 30 days, expected at most"
         yield "budget", f"{why} WATCH_BUDGET={settings.watch_budget}"
     if facts.fresh_labels < settings.watch_min_labels:
-        why = f"{facts.fresh_labels} fresh labelled rows, expected WATCH_MIN_LABELS="
-        remedy = "send what came true to /feedback, and without MongoDB ingest the journal's export"
-        yield "labels", f"{why}{settings.watch_min_labels}: {remedy}"
+        why = f"{facts.fresh_labels} fresh labelled rows, expected at least WATCH_MIN_LABELS="
+        remedy = "Send labels to /feedback; without MongoDB, ingest the journal's export"
+        yield "labels", f"{why}{settings.watch_min_labels}. {remedy}"

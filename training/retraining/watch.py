@@ -1,9 +1,9 @@
-"""The way from drift to retraining: a Prefect flow that asks and, if need be, starts `train`.
+"""A Prefect flow that polls the drift verdict and starts `train` if `policy` decides so.
 
-Polls `GET /drift` of the Evidently service. Where that gives cause for a training, `decisions` has
-the rules, and each decision goes into a ledger in MLflow (`python -m training decisions`). Nothing
-is remembered here: what was started is asked of Prefect, what came of it of MLflow. Each run is a
-process of its own and most have nothing to do, so what takes long is imported where it is needed.
+The verdict comes from `GET /drift` of the Evidently service. Each decision is written to the ledger
+in MLflow (`python -m training decisions`). The flow keeps no state: Prefect knows the started
+trainings, MLflow their promotions. Each run is a process of its own, and most runs end early, so
+slow imports are local.
 """
 
 import time
@@ -29,50 +29,49 @@ from training.settings import Settings
 DRIFT_TAG = "drift"
 TRAIN_DEPLOYMENT = "train/train"
 REQUEST_TIMEOUT_S = 10
-KEY_PERIOD_S = 3600  # then the same facts may lead to a training again, as when one was deleted
-LONGEST_RUN_S = 6 * 3600  # a run of longer ago is one whose end nobody could tell
+KEY_PERIOD_S = 3600  # after it, the same facts can start a training again
+MAX_RUN_S = 6 * 3600  # an older run without an end was lost
 
 
 @flow(name="watch", persist_result=False)
 def watch() -> str:
-    """Starts a training if there is cause for one and no rule against it; the decision."""
+    """Start a training if there is a cause and no objection; return the decision in words."""
     settings, log = read_settings(Settings), get_run_logger()
-    verdict = ask(settings.evidently_address)
+    verdict = fetch_verdict(settings.evidently_address)
     cause = cause_of(verdict)
     if cause is None:
-        said = f"no training: state {verdict['state']}, no cause"
+        outcome = f"no training: state {verdict['state']}, no cause"
     else:
-        said = act(cause, settings)
-    log.info(said)
-    return said
+        outcome = act(cause, settings)
+    log.info("watch_done outcome=%r", outcome)
+    return outcome
 
 
 def act(cause: Cause, settings: Settings) -> str:
-    """Decides, starts what was decided, and writes it down."""
-    from training.registry.mlflow_registry import (
-        Registry,
-    )  # pylint: disable=import-outside-toplevel
+    """Decide, start a training if decided, and write the decision to the ledger."""
+    # pylint: disable-next=import-outside-toplevel
+    from training.registry.mlflow_registry import Registry
 
     registry = Registry(settings.mlflow_tracking_uri)
     facts, now = find_facts(registry, cause.since, settings), time.time()
     decision = decide(cause, facts, settings, now)
-    what = {"rule": decision.rule, "version": str(cause.version)}
-    done = "no training"
+    tags = {"rule": decision.rule, "version": str(cause.version)}
+    outcome = "no training"
     if decision.train:
-        what["flow_run"] = start(cause, settings, start_key(facts, now)).name
-        done = f"training started: flow run {what['flow_run']}"
-    registry.ledger.note_decision(what, {"cause": cause.what, "why": decision.why})
-    return f"{done}: {cause.what}; {decision.why}"
+        tags["flow_run"] = start(cause, settings, start_key(facts, now)).name
+        outcome = f"training started: flow run {tags['flow_run']}"
+    registry.ledger.write_decision(tags, {"cause": cause.what, "why": decision.why})
+    return f"{outcome}: {cause.what}; {decision.why}"
 
 
 def start_key(facts: Facts, now: float) -> str:
-    """What two runs that decide at the same time have in common: Prefect starts one training."""
+    """Return the idempotency key: Prefect starts one training for concurrent decisions."""
     newest = max(facts.started, default=0.0)
     return f"drift-{facts.production}-{newest:.0f}-{now // KEY_PERIOD_S:.0f}"
 
 
 def start(cause: Cause, settings: Settings, key: str) -> FlowRun:
-    """Starts the training; its flow run, which is the earlier one if the key is."""
+    """Start a training and return its flow run, or the existing one with the same key."""
     run = run_deployment(
         TRAIN_DEPLOYMENT,
         parameters={
@@ -91,40 +90,41 @@ def start(cause: Cause, settings: Settings, key: str) -> FlowRun:
     return run
 
 
-def ask(address: str) -> dict[str, Any]:
-    """The drift verdict. An Evidently service that is away raises: the run shows it failed."""
-    answer = requests.get(f"{address}/drift", timeout=REQUEST_TIMEOUT_S)
-    answer.raise_for_status()
-    return answer.json()
+def fetch_verdict(address: str) -> dict[str, Any]:
+    """Return the drift verdict. Raises requests' errors, so the flow run fails."""
+    response = requests.get(f"{address}/drift", timeout=REQUEST_TIMEOUT_S)
+    response.raise_for_status()
+    return response.json()
 
 
 def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
-    """What the rules need to know: of Prefect, a `registry.Registry` and labelled rows of since
-    a Unix time.
+    """Return the facts for the rules, with labelled rows since a Unix time.
+
+    registry: a `mlflow_registry.Registry`.
     """
     now = time.time()
     runs = drift_runs(now - BUDGET_PERIOD_S)
     started = tuple(at.timestamp() for run in runs if (at := run.expected_start_time))
     version = registry.production()
     made_at = version.creation_timestamp / 1000 if version else 0.0
-    open_ones = [
+    running = [
         run.name
         for run, at in zip(runs, started, strict=True)
-        if not (run.state and run.state.is_final()) and at > now - LONGEST_RUN_S
+        if not (run.state and run.state.is_final()) and at > now - MAX_RUN_S
     ]
     return Facts(
         production=str(version.version) if version else None,
-        # A training may have seen what came before it began, whether or not it was promoted.
+        # A training sees the labels that came before its start, promoted or not.
         fresh_labels=count_fresh_labels(since, max([made_at, *started]), settings),
         started=started,
-        fruitless=sum(at > made_at for at in started),
-        running=next(iter(open_ones), None),
+        unpromoted=sum(at > made_at for at in started),
+        running=next(iter(running), None),
     )
 
 
 def drift_runs(since: float) -> list[FlowRun]:
-    """The trainings that drift has started since a Unix time, newest first."""
-    asked = FlowRunFilter(
+    """Return the trainings that drift started since a Unix time, newest first."""
+    query = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[DRIFT_TAG]),
         expected_start_time=FlowRunFilterExpectedStartTime(
             after_=cast(Any, datetime.fromtimestamp(since, UTC))  # Pydantic converts it
@@ -132,21 +132,20 @@ def drift_runs(since: float) -> list[FlowRun]:
     )
     order = FlowRunSort.START_TIME_DESC
     with get_client(sync_client=True) as client:
-        return client.read_flow_runs(flow_run_filter=asked, sort=order, limit=100)
+        return client.read_flow_runs(flow_run_filter=query, sort=order, limit=100)
 
 
 def count_fresh_labels(since: float, seen_until: float, settings: Settings) -> int:
-    """Rows that a training would find recent, `since` a Unix time, and none has seen: their labels
-    came after another.
+    """Return the number of rows since `since` whose labels came after `seen_until`.
 
-    By both: labels may come a month late, and old rows do not show what has changed.
+    Both are Unix times. Labels may be a month late, and old rows do not show the change.
     """
     # pylint: disable=import-outside-toplevel
-    from training.data.feedback import count_labelled
-    from training.data.storage import open_folder
     from training.data.assemble import count_ingested
+    from training.data.feedback import count_labelled
+    from training.data.storage import Folder
     from training.data.store import Store
 
-    ingested = count_ingested(Store(open_folder(settings.store_address)), since, seen_until)
+    ingested = count_ingested(Store(Folder(settings.store_address)), since, seen_until)
     logged = count_labelled(settings, since, seen_until) if settings.mongodb_address else 0
     return ingested + logged
