@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-KINDS = {".py", ".yaml", ".json"}
+KINDS = {".py", ".yaml", ".json", ".html"}
 
 
 def code_files() -> list[Path]:

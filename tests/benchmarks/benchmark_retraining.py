@@ -25,10 +25,10 @@ from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_least, result, write
 from training.data.assemble import (
     TrainingRows,
-    from_feedback,
     assemble_rows,
-    reject_overlap,
     downsample_old_rows,
+    from_feedback,
+    reject_overlap,
 )
 from training.data.census import Census, split_judge_traffic
 from training.data.feedback import Feedback

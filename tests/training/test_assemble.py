@@ -40,31 +40,31 @@ def census(contract) -> Census:
 
 @pytest.fixture(scope="module")
 def judges(census, contract) -> pd.DataFrame:
-    """Its rows that judge."""
+    """The judge half of its test split."""
     return split_judge_traffic(census.test, contract)[0]
 
 
 def production(contract, rows: int, seed: int = 3) -> pd.DataFrame:
-    """Labelled predictions, one a second."""
+    """Return labelled predictions, one per second."""
     frame = made_up_rows(contract, rows, seed)[[*contract.input_names, "income"]]
     ids = [f"p{n}" for n in range(rows)]
     return frame.assign(prediction_id=ids, predicted_at=np.arange(rows, dtype=float))
 
 
 def joining(contract, frame: pd.DataFrame) -> SourceRows:
-    """Rows as they come from MongoDB."""
+    """Return rows as the source of MongoDB."""
     return from_feedback(Feedback(frame, disputed=0, rejected=0), contract)
 
 
 def digests(frame: pd.DataFrame, contract) -> set[str]:
-    """What the model sees of each row."""
+    """Return the digest of the input columns of each row."""
     return set(row_digests(frame, contract))
 
 
-# --- who trains, who judges ---------------------------------------------------------------------
+# --- training and holdout rows ------------------------------------------------------------------
 
 
-def test_without_anything_that_joins_it_is_the_census(census, judges, contract):
+def test_without_joined_rows_it_is_the_census(census, judges, contract):
     rows = assemble_rows(census, judges, [], contract)
     columns = [*contract.input_names, "income"]
     pd.testing.assert_frame_equal(rows.frame, census.train[columns])
@@ -85,17 +85,17 @@ def test_one_row_in_five_is_held_out_and_judges(census, judges, contract):
     reject_overlap(rows, contract)
 
 
-def test_a_row_is_held_out_for_ever_and_whatever_its_label(contract, record):
-    """Another side for a row that has judged would let a later training learn it."""
+def test_a_row_is_held_out_for_ever_with_any_label(contract, record):
+    """If a holdout row changed its side, a later training could use it."""
     people = pd.DataFrame([record | {"age": age} for age in range(20, 60)])
     held = people[is_held_out(row_digests(people, contract))]
     assert held["age"].tolist() == [22, 23, 24, 31, 38, 41, 52, 58, 59]
 
 
-def test_a_row_that_judged_is_not_trained_on_once_it_comes_in_a_batch(
+def test_a_holdout_row_is_not_trained_on_if_it_comes_again_in_a_batch(
     census, judges, contract, tmp_path
 ):
-    """Exported, stripped of its identity and ingested months later."""
+    """It was exported without its id and ingested months later."""
     frame = production(contract, 500)
     first = assemble_rows(census, judges, [joining(contract, frame)], contract)
     store = Store(Folder(str(tmp_path)))
@@ -106,8 +106,8 @@ def test_a_row_that_judged_is_not_trained_on_once_it_comes_in_a_batch(
     assert not digests(first.recent_holdout, contract) & digests(later.frame, contract)
 
 
-def test_a_row_that_looks_like_one_of_the_census_that_judges_is_left_out(census, judges, contract):
-    """As when somebody ingests the official test file."""
+def test_a_row_that_looks_like_a_holdout_row_of_the_census_is_dropped(census, judges, contract):
+    """For example, somebody ingests the official test file."""
     leaked = census.test[[*contract.input_names, "income"]]
     leaked = leaked.assign(prediction_id=None, predicted_at=1.0)
     rows = assemble_rows(census, judges, [joining(contract, leaked)], contract)
@@ -117,7 +117,7 @@ def test_a_row_that_looks_like_one_of_the_census_that_judges_is_left_out(census,
 
 
 def test_leaking_would_raise_the_score_and_does_not(census, judges, contract, monkeypatch):
-    """Labels here are coins: only who has seen a row can know its label."""
+    """Labels are random: only a model that has seen a row can know its label."""
     frame = production(contract, 1500)
     frame["income"] = np.random.default_rng(5).integers(0, 2, len(frame))
     joinings = [joining(contract, frame)]
@@ -135,7 +135,7 @@ def test_leaking_would_raise_the_score_and_does_not(census, judges, contract, mo
 
 
 @pytest.mark.parametrize("leaked", ["census_holdout", "recent_holdout"])
-def test_a_row_that_judges_and_is_trained_on_is_refused(census, judges, contract, leaked):
+def test_a_holdout_row_among_training_rows_is_rejected(census, judges, contract, leaked):
     rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
     one = getattr(rows, leaked)[list(rows.frame)].head(1)
     wrong = replace(
@@ -147,19 +147,17 @@ def test_a_row_that_judges_and_is_trained_on_is_refused(census, judges, contract
     (found,) = row_digests(one, contract)
     with pytest.raises(LeakError, match=r"1 of \d+ are also training rows") as said:
         reject_overlap(wrong, contract)
-    assert str(said.value).endswith(
-        f"e.g. row 0 with digest {found}."
-    )  # and no value of the record
+    assert str(said.value).endswith(f"row 0 with digest {found}")  # no value of the record
 
 
-def test_a_newest_row_that_looks_like_one_of_the_census_does_not_judge(census, judges, contract):
+def test_a_recent_row_that_looks_like_a_census_row_is_not_a_holdout_row(census, judges, contract):
     known = census.train[[*contract.input_names, "income"]].head(100)
     known = known.assign(prediction_id=None, predicted_at=9.0)
     rows = assemble_rows(census, judges, [joining(contract, known)], contract)
     assert rows.lineage[1].held_out > 5 and rows.recent_holdout.empty
 
 
-# --- what is newest, what is counted ------------------------------------------------------------
+# --- recent rows and counts ---------------------------------------------------------------------
 
 
 def test_the_newest_rows_are_those_with_the_latest_prediction_time(census, judges, contract):
@@ -172,7 +170,7 @@ def test_the_newest_rows_are_those_with_the_latest_prediction_time(census, judge
     assert rows.recent.sum() + len(rows.recent_holdout) == 50
 
 
-def test_of_before_a_drift_none_is_recent(census, judges, contract):
+def test_no_row_from_before_a_drift_is_recent(census, judges, contract):
     frame = production(contract, 200)
     rows = assemble_rows(census, judges, [joining(contract, frame)], contract, recent_since=150.0)
     newest = frame[frame["predicted_at"] >= 150]
@@ -181,7 +179,7 @@ def test_of_before_a_drift_none_is_recent(census, judges, contract):
     assert rows.joined.sum() > 100
 
 
-def test_a_prediction_that_comes_two_ways_counts_once(census, judges, contract):
+def test_a_prediction_in_two_sources_counts_once(census, judges, contract):
     frame = production(contract, 100)
     both = [joining(contract, frame.head(60)), joining(contract, frame)]
     rows = assemble_rows(census, judges, both, contract)
@@ -190,10 +188,10 @@ def test_a_prediction_that_comes_two_ways_counts_once(census, judges, contract):
     assert len(rows.frame) == len(once.frame)
 
 
-def test_rows_of_a_batch_are_held_against_the_contract_of_today(contract, tmp_path):
+def test_rows_of_a_batch_are_checked_against_the_current_contract(contract, tmp_path):
     store = Store(Folder(str(tmp_path)))
     frame = production(contract, 10)
-    frame.loc[3, "age"] = 150  # as an older contract may have allowed
+    frame.loc[3, "age"] = 150  # an older contract may have allowed it
     frame.loc[:4, "predicted_at"] = np.nan
     store.append(Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01"), frame)
     (found,) = from_store(store, contract)
@@ -217,7 +215,7 @@ def test_the_digest_is_that_of_the_data(census, judges, contract):
 # --- weight -------------------------------------------------------------------------------------
 
 
-def test_a_recent_row_weighs_more_as_others_are_fewer(census, judges, contract):
+def test_a_recent_row_weighs_more_because_old_rows_are_downsampled(census, judges, contract):
     rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
     assert downsample_old_rows(rows, 1.0, seed=0) is rows
     heavy = downsample_old_rows(rows, 4.0, seed=0)
@@ -232,9 +230,9 @@ def test_a_recent_row_weighs_more_as_others_are_fewer(census, judges, contract):
     pd.testing.assert_frame_equal(heavy.frame, again.frame)
 
 
-def test_which_rows_stay_has_nothing_to_do_with_what_they_say(contract):
-    """Synthetic rows and the draw of those that stay once came from one stream of random numbers:
-    nearly all of those that stayed had one label.
+def test_downsampling_does_not_depend_on_the_label(contract):
+    """Synthetic rows and the draw of kept rows once used the same random numbers, so nearly all
+    kept rows had one label.
     """
     drawn = synthesize(contract, rows_train=3000, rows_test=600, seed=0)
     judges, _ = split_judge_traffic(drawn.test, contract)
@@ -244,7 +242,7 @@ def test_which_rows_stay_has_nothing_to_do_with_what_they_say(contract):
     assert shares[0] == pytest.approx(shares[1], abs=0.05)
 
 
-def test_without_recent_rows_nothing_is_thinned_and_a_weight_below_1_is_an_error(
+def test_without_recent_rows_nothing_is_downsampled_and_a_weight_below_1_is_an_error(
     census, judges, contract
 ):
     rows = assemble_rows(census, judges, [], contract)

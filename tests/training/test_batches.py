@@ -29,7 +29,7 @@ def store(tmp_path) -> Store:
 
 @pytest.fixture
 def add(tmp_path: Path, contract: Contract, store: Store) -> Add:
-    """Writes a file and ingests it."""
+    """Return a function that writes a file and ingests it."""
 
     def add_text(text: str, name: str = "feed.csv", period: str = "2026-10") -> Ingested:
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -40,18 +40,18 @@ def add(tmp_path: Path, contract: Contract, store: Store) -> Add:
 
 @pytest.fixture(scope="module")
 def people(contract) -> pd.DataFrame:
-    """Twenty rows as the feed has them: labels in words, nothing unused."""
+    """Twenty rows as in the feed: labels as text, input columns only."""
     rows = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
     return rows.assign(income=rows["income"].map({0: "<=50K", 1: ">50K"}))
 
 
 def as_csv(rows: pd.DataFrame) -> str:
-    """The rows as a file of the feed."""
+    """Return the rows as a file of the feed."""
     return rows.to_csv(index=False)
 
 
 def stored(store: Store) -> pd.DataFrame:
-    """Every row in the store."""
+    """Return every row in the store."""
     return pd.concat([store.rows(batch) for batch in store.batches()], ignore_index=True)
 
 
@@ -79,7 +79,7 @@ def test_classes_may_be_numbers_columns_in_any_order_and_the_file_from_windows(a
     assert stored(store)["income"].tolist() == [0, 1] * 10
 
 
-def test_rows_of_traffic_are_added_as_training_writes_them(add, store, contract, tmp_path):
+def test_the_traffic_file_of_a_training_can_be_ingested(add, store, contract, tmp_path):
     rows = made_up_rows(contract, 30)
     write_requests(rows, contract, tmp_path / "traffic.jsonl")
     assert add((tmp_path / "traffic.jsonl").read_text("utf-8"), "traffic.jsonl").batch.rows == 30
@@ -107,7 +107,7 @@ def test_rows_that_equal_an_earlier_one_of_their_period_are_noted_and_kept(add, 
 
 
 def labelled_lines(record: dict[str, Any], ids: range) -> str:
-    """Predictions as the journal exports them."""
+    """Return predictions as the journal exports them."""
     rows = [LabelledRecord(record, 1, f"p{n}", 1.0 + n) for n in ids]
     return "".join(
         json.dumps({name: getattr(row, name) for name in row.__struct_fields__}) + "\n"
@@ -115,7 +115,7 @@ def labelled_lines(record: dict[str, Any], ids: range) -> str:
     )
 
 
-def test_an_export_adds_the_predictions_that_the_one_before_had_not(add, store, record):
+def test_an_export_adds_only_new_predictions(add, store, record):
     assert add(labelled_lines(record, range(4)), "rows.jsonl").known == 0
     second = add(labelled_lines(record, range(6)), "rows.jsonl")
     assert (second.known, second.batch.rows) == (4, 2)
@@ -160,8 +160,8 @@ def test_a_feed_is_ingested_once_and_a_bad_file_does_not_stop_the_others(
 def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
     add, people, tmp_path, monkeypatch, capsys
 ):
-    """Rejected rows of an export stayed with their record: one that breaks the rules of today, one
-    with a column that is no more, and a line that is no row.
+    """Rejected rows of an export once stayed: one breaks a rule, one has an unknown column, and one
+    line is not a record.
     """
     record = people.drop(columns="income").iloc[0].to_dict()
     bodies = [{"record": record | {"age": 5}}, {"record": record | {"shoe": 44}}, {"record": [44]}]
@@ -181,7 +181,7 @@ def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
 
 
 def test_no_log_line_and_no_error_contains_a_value_of_a_record(add, people):
-    """Three rejected rows stood in the logs, and what a flow raises goes to NOTIFY_URL."""
+    """Logs once had rejected rows, and the error of a flow goes to NOTIFY_URL."""
     bad = people.astype(object)
     bad.loc[2, ["age", "sex"]] = [31337, "sesame"]
     with capture_logs() as lines, pytest.raises(BatchRejected) as caught:
@@ -276,7 +276,7 @@ def test_a_batch_without_a_valid_row_is_rejected_and_all_of_it_is_quarantined(ad
     assert len(path.read_text("utf-8").splitlines()) == 20
 
 
-def test_what_is_no_csv_is_rejected_with_its_line(add, people):
+def test_an_invalid_csv_is_rejected_with_its_line(add, people):
     with pytest.raises(BatchRejected, match="feed.csv, line 22: "):
         add(as_csv(people) + '"open')
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The census loader: files, cache, download, checks, quarantine and the divided test split.
+"""The census: files, cache, download, validation, quarantine and the halves of the test split.
 
 The rows here are made up; the real files are used where CENSUS_DATA_DIR names them.
 """
@@ -35,13 +35,13 @@ FILES = {
 
 
 def origin_of(files: dict[str, bytes], url: str = "http://127.0.0.1:1/adult.zip") -> Origin:
-    """An origin whose checksums are those of the files, with three quick attempts."""
+    """Return an origin whose checksums are those of the files, with three quick attempts."""
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     return Origin(url, checksums, attempts=3, backoff_s=0.01, timeout_s=2)
 
 
 def zip_of(files: dict[str, bytes]) -> bytes:
-    """The files in a zip."""
+    """Return the files in a zip."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
@@ -51,35 +51,35 @@ def zip_of(files: dict[str, bytes]) -> bytes:
 
 @dataclass
 class Site:
-    """A dataset's site on the loopback: gives its answers in turn, the last one for ever."""
+    """A dataset's site on the loopback: it gives its responses in turn, then repeats the last."""
 
     url: str
-    answers: list[tuple[int, bytes, int]]  # status, body, bytes of it that are sent
+    responses: list[tuple[int, bytes, int]]  # status, body, bytes of it that are sent
     requests: int = 0
 
-    def next_answer(self) -> tuple[int, bytes, int]:
-        """What the next request gets."""
+    def next_response(self) -> tuple[int, bytes, int]:
+        """Return the next response."""
         self.requests += 1
-        return self.answers[min(self.requests, len(self.answers)) - 1]
+        return self.responses[min(self.requests, len(self.responses)) - 1]
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A real HTTP server that the test tells what to answer."""
+    """A real HTTP server; the test sets its responses."""
 
     class Handler(BaseHTTPRequestHandler):
-        """Sends the site's next answer."""
+        """Sends the site's next response."""
 
         def do_GET(self) -> None:  # pylint: disable=invalid-name  # the base class's name
-            """Promises the whole body, and may send less."""
-            status, body, sent = state.next_answer()
+            """Announce the whole body, and maybe send less."""
+            status, body, sent = state.next_response()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[:sent])
 
         def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
-            """Keeps the test's output clean."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         state = Site(f"http://127.0.0.1:{server.server_port}/adult.zip", [])
@@ -111,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-# --- where the files come from ------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------
 
 
 def test_a_named_folder_is_read_and_nothing_is_downloaded(load, folder, site, tmp_path):
@@ -130,7 +130,7 @@ def test_a_named_folder_with_another_checksum_is_rejected_with_both_checksums(lo
     assert "adult.data" in str(caught.value) and "CENSUS_DATA_DIR" in str(caught.value)
 
 
-def test_a_named_folder_without_a_file_is_an_error_and_no_reason_to_download(load, folder, site):
+def test_a_named_folder_without_a_file_is_an_error_and_starts_no_download(load, folder, site):
     (folder / "adult.test").unlink()
     with pytest.raises(CensusError, match="adult.test: No such file") as caught:
         load(origin_of(FILES, site.url), folder)
@@ -139,7 +139,7 @@ def test_a_named_folder_without_a_file_is_an_error_and_no_reason_to_download(loa
 
 def test_a_download_fills_the_cache_and_the_cache_is_used_next(load, site, tmp_path):
     body = zip_of(FILES)
-    site.answers = [(200, body, len(body))]
+    site.responses = [(200, body, len(body))]
     first = load(origin_of(FILES, site.url))
     second = load(origin_of(FILES, site.url))
     assert first.digest == second.digest and site.requests == 1
@@ -147,15 +147,15 @@ def test_a_download_fills_the_cache_and_the_cache_is_used_next(load, site, tmp_p
     assert cached == FILES
 
 
-def test_a_failing_or_cut_off_download_is_tried_again(load, site):
+def test_a_failing_or_truncated_download_is_retried(load, site):
     body = zip_of(FILES)
-    site.answers = [(503, b"busy", 4), (200, body, len(body) // 2), (200, body, len(body))]
+    site.responses = [(503, b"busy", 4), (200, body, len(body) // 2), (200, body, len(body))]
     assert len(load(origin_of(FILES, site.url)).train) == 3
     assert site.requests == 3
 
 
 @pytest.mark.parametrize(
-    ("answer", "attempts", "reason"),
+    ("response", "attempts", "reason"),
     [
         ((200, zip_of(FILES), 100), 3, "100 bytes read"),
         ((200, b"<html>sign in</html>", 20), 3, "not a zip file; it starts with b'<html>"),
@@ -163,10 +163,10 @@ def test_a_failing_or_cut_off_download_is_tried_again(load, site):
         ((404, b"", 0), 1, "404"),
     ],
 )
-def test_a_download_that_stays_wrong_is_unavailable_and_says_why(
-    load, site, answer, attempts, reason
+def test_a_download_that_fails_for_good_is_unavailable_with_the_reason(
+    load, site, response, attempts, reason
 ):
-    site.answers = [answer]
+    site.responses = [response]
     with pytest.raises(CensusUnavailable, match=reason) as caught:
         load(origin_of(FILES, site.url))
     assert f"in {attempts} attempt(s)" in str(caught.value) and site.requests == attempts
@@ -190,27 +190,27 @@ def test_a_zip_with_the_wrong_files_is_rejected_and_the_cache_stays_empty(
     load, site, tmp_path, files, message
 ):
     body = zip_of(files)
-    site.answers = [(200, body, len(body))]
+    site.responses = [(200, body, len(body))]
     with pytest.raises(CensusError, match=message) as caught:
         load(origin_of(FILES, site.url))
     assert not isinstance(caught.value, CensusUnavailable)
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_spoilt_cache_is_fetched_again(load, site, tmp_path):
+def test_an_invalid_cache_is_replaced(load, site, tmp_path):
     body = zip_of(FILES)
-    site.answers = [(200, body, len(body))]
+    site.responses = [(200, body, len(body))]
     load(origin_of(FILES, site.url))
     (tmp_path / "raw" / "adult.data").write_bytes(b"cut off")
     assert len(load(origin_of(FILES, site.url)).train) == 3
     assert (tmp_path / "raw" / "adult.data").read_bytes() == FILES["adult.data"]
 
 
-# --- what is in them ----------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------------------------
 
 
 def load_texts(load: Callable[..., Census], folder: Path, files: dict[str, bytes]) -> Census:
-    """The census of a folder that holds the given files, their sums being right."""
+    """Return the census of a folder with the given files and their checksums."""
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return load(origin_of(files), folder)
@@ -349,7 +349,7 @@ ODD: list[dict[str, Any]] = [
 
 
 def odd_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A valid raw row with each of the oddities."""
+    """Return a valid raw row with each of the oddities."""
     return [record | {"fnlwgt": 1000, "education_num": 9} | odd for odd in ODD]
 
 
@@ -363,7 +363,7 @@ def test_a_frame_is_judged_as_the_contract_judges_its_records(contract, record, 
     assert list(rejected["problems"]) == ([problems] if problems else [])
 
 
-def test_odd_rows_are_told_from_good_ones_in_one_frame(contract, record):
+def test_valid_and_odd_rows_of_one_frame_are_separated(contract, record):
     rows = odd_rows(record)
     frame = pd.DataFrame(rows, dtype=object).assign(income=1)
     checked, rejected = check_frame(frame, contract)
@@ -393,11 +393,11 @@ def test_a_frame_without_a_used_column_is_rejected_with_its_name(contract, recor
         check_frame(frame, contract)
 
 
-# --- the divided test split ---------------------------------------------------------------------
+# --- the halves of the test split ---------------------------------------------------------------
 
 
 def many_rows(record: dict[str, Any]) -> pd.DataFrame:
-    """700 different people, every one twice, with another weight and label the second time."""
+    """Return 700 people twice, with another weight and label the second time."""
     people = [
         record | {"age": age, "capital_gain": gain} for age in range(20, 90) for gain in range(10)
     ]
@@ -413,7 +413,7 @@ def test_each_row_is_on_one_side_and_the_sides_are_about_equal(contract, record)
     assert 0.4 < len(judge) / len(rows) < 0.6
 
 
-def test_the_side_follows_from_what_the_service_sees_and_not_from_order_or_label(contract, record):
+def test_the_side_depends_on_the_input_columns_and_not_on_order_or_label(contract, record):
     rows = many_rows(record)
     judge, _ = census.split_judge_traffic(rows, contract)
     assert set(judge.index[judge.index < 700] + 700) == set(judge.index[judge.index >= 700])
@@ -421,8 +421,8 @@ def test_the_side_follows_from_what_the_service_sees_and_not_from_order_or_label
     assert set(shuffled.index) == set(judge.index)
 
 
-def test_the_side_of_a_row_is_the_same_for_ever(contract, record):
-    """Moving a judge row to traffic would let it reach a later training set."""
+def test_the_side_of_a_row_never_changes(contract, record):
+    """A judge row that moved to traffic could reach a later training set."""
     rows = pd.DataFrame([record | {"age": age, "income": 0} for age in range(20, 32)])
     judge, _ = census.split_judge_traffic(rows, contract)
     assert judge["age"].tolist() == [20, 21, 22, 24, 25, 28, 29, 30]

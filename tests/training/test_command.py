@@ -60,9 +60,7 @@ def test_wrong_census_files_end_in_one_message(tmp_path, monkeypatch):
         ("--recent-weight", "heavy", "invalid float value: 'heavy'"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused_before_anything_starts(
-    option, value, expected, capsys
-):
+def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value, expected, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", option, value])
     assert caught.value.code == 2
@@ -72,8 +70,8 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_starts(
 @pytest.mark.parametrize(
     "command", [["promote", "abc", "--why", "x"], ["score", "a", "b", "--version", "abc"]]
 )
-def test_a_version_that_is_no_number_is_one_line(command, tmp_path, monkeypatch):
-    """It was a traceback: MLflow says that its parameter is invalid, not that it has none."""
+def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
+    """It was a traceback: MLflow reports an invalid parameter, not a missing version."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(SystemExit) as caught:
         main(command)
@@ -82,7 +80,7 @@ def test_a_version_that_is_no_number_is_one_line(command, tmp_path, monkeypatch)
 
 @pytest.fixture
 def flow_runs(monkeypatch):
-    """The arguments of each run of the flow, which is not run; the census files are there."""
+    """The arguments of each call of the flow, which is replaced; the census files exist."""
     runs = []
     monkeypatch.setattr(
         "training.orchestration.flows.train", lambda **given: runs.append(given) or {}
@@ -126,9 +124,7 @@ def test_the_flags_of_train_reach_the_flow(flow_runs):
     ]
 
 
-def test_auto_falls_back_to_synthetic_rows_and_says_so_only_where_there_are_no_files(
-    flow_runs, monkeypatch, capsys
-):
+def test_auto_uses_synthetic_rows_and_warns_only_without_files(flow_runs, monkeypatch, capsys):
     """Wrong files are an error to report, not a reason to train on other rows."""
 
     def read_files(*_):
@@ -164,7 +160,7 @@ def test_unless_production_trains_only_before_the_first_promotion(flow_runs, mon
 
 
 @pytest.mark.parametrize("command", [["train"], ["worker", "--server-wait-s", "0"]])
-def test_without_prefect_there_is_one_line_that_names_the_setting(command, capsys):
+def test_without_prefect_there_is_one_message_with_the_setting(command, capsys):
     address = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
         main(command)

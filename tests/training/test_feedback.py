@@ -23,7 +23,7 @@ def settings(sink: MongoSink, mongodb_uri: str) -> Settings:
 
 
 def send(sink: MongoSink, *events: Prediction | Label) -> None:
-    """Stores events as the relay does."""
+    """Store events as the relay does."""
     sink.send(
         [
             StoredEvent(
@@ -39,7 +39,7 @@ def send(sink: MongoSink, *events: Prediction | Label) -> None:
 
 
 def predicted(key: str, record: dict[str, Any]) -> Prediction:
-    """An answered record."""
+    """Return a prediction."""
     return Prediction(key, 1.7e9, "1", record, 0.25, 0, 0.5)
 
 
@@ -74,10 +74,8 @@ def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings
     assert lines[0]["event"] == "feedback_rejected" and lines[0]["columns"] == ["age", "sex"]
 
 
-def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
-    sink, settings, record, contract
-):
-    """Before them anyone who reached the service could have taught the next model."""
+def test_with_api_keys_only_labels_of_current_callers_are_used(sink, settings, record, contract):
+    """Without API keys, anyone with access to the service could poison the next model."""
     send(sink, *(predicted(key, record) for key in ("anonymous", "planning", "taken back")))
     send(sink, Label("anonymous", 1.0, 1), Label("planning", 2.0, 1, "planning"))
     send(sink, Label("taken back", 3.0, 1, "gone"))

@@ -59,9 +59,9 @@ def tracking_uri(tmp_path_factory):
 
 @pytest.fixture
 def small_census(contract, monkeypatch, tracking_uri, tmp_path):
-    """`train` reads this made-up census; the name of the source is the test's to change.
+    """A made-up census that `train` reads, and a function that replaces it.
 
-    The training store is the test's own.
+    The training store is empty.
     """
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     census = Census(
@@ -82,7 +82,7 @@ def small_census(contract, monkeypatch, tracking_uri, tmp_path):
 
 
 @pytest.mark.usefixtures("small_census")
-def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
+def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     contract, tracking_uri, tmp_path
 ):
     result = flows.train(**SMALL)
@@ -119,13 +119,13 @@ def test_the_first_model_is_promoted_and_its_run_keeps_all_that_travels(
 
 @pytest.fixture
 def service_registry(tracking_uri):
-    """The registry as the prediction service sees it, which it tells the whole process."""
+    """The registry of the prediction service; it changes MLflow's global address."""
     yield lambda run_id: ServiceRegistry(tracking_uri, run_id)
     mlflow.set_registry_uri("")
 
 
 @pytest.mark.usefixtures("small_census")
-def test_a_run_is_served_by_the_sums_that_were_kept_of_its_files(
+def test_a_run_is_served_if_its_files_have_the_registered_checksums(
     contract, service_registry, tmp_path
 ):
     run_id = flows.train(**SMALL)["run_id"]
@@ -185,7 +185,7 @@ def test_the_same_data_code_and_settings_are_nothing_new():
 
 
 def facts_of(result: dict) -> tuple[dict, dict]:
-    """The verdict and the lineage of a training."""
+    """Return the verdict and the lineage of a training."""
     root = f"runs:/{result['run_id']}"
     verdict = mlflow.artifacts.load_dict(f"{root}/gate/verdict.json")
     return verdict, mlflow.artifacts.load_dict(f"{root}/data/lineage.json")
@@ -193,9 +193,7 @@ def facts_of(result: dict) -> tuple[dict, dict]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_census")
-def test_after_an_ingest_a_training_is_not_nothing_new_and_says_what_it_is_made_of(
-    contract, tracking_uri, tmp_path
-):
+def test_a_training_after_an_ingest_is_new_and_logs_its_lineage(contract, tracking_uri, tmp_path):
     before = flows.train(**SMALL, seed=6)
     batch = made_up_rows(contract, 400, seed=4)
     (tmp_path / "feed.csv").write_text(batch.to_csv(index=False), "utf-8")
@@ -222,13 +220,13 @@ def test_after_an_ingest_a_training_is_not_nothing_new_and_says_what_it_is_made_
 
 
 def a_new_group(contract, rows: int, seed: int) -> pd.DataFrame:
-    """People that the census has not, for whom all that it knows is the other way round."""
+    """Return people that are not in the census, with inverted labels."""
     frame = made_up_rows(contract, rows, seed)
     return frame.assign(capital_gain=77777, capital_loss=4000, income=1 - frame["income"])
 
 
 def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
-    """Rows that the service was asked, with their true class, as its journal exports them."""
+    """Write predictions with labels as the journal exports them; return the path."""
     journal = Journal(folder / "journal", "here", "normal", 10**8)
     for number, row in enumerate(frame.to_dict("records")):
         features = {name: row[name] for name in contract.input_names}
@@ -245,10 +243,10 @@ def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
 
 
 @pytest.mark.slow
-def test_after_drift_the_newest_labelled_rows_judge_over_the_census_as_floor(
+def test_after_drift_the_newest_labelled_rows_are_the_holdout_set_over_the_census_as_floor(
     contract, small_census, tracking_uri, tmp_path
 ):
-    """The whole way without MongoDB: journal, export, ingest, a training that drift asked for."""
+    """The whole path without MongoDB: journal, export, ingest and a training after drift."""
     census, use = small_census
     more = {"train": made_up_rows(contract, 1500, 11), "test": made_up_rows(contract, 3000, 12)}
     use(replace(census, **more))
@@ -272,12 +270,12 @@ def test_after_drift_the_newest_labelled_rows_judge_over_the_census_as_floor(
     assert {row["capital_gain"] for row in reference} == {77777}
 
     later, _ = facts_of(flows.train(**SMALL, seed=10, trigger="schedule", data="production"))
-    assert later["judge"] == recent["name"], "else it would be 1994 that brings 1994 back"
+    assert later["judge"] == recent["name"], "else the census would bring its own model back"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_census")
-def test_labelled_production_rows_join_and_do_so_again_for_the_version_that_had_them(
+def test_labelled_production_rows_join_again_for_the_version_that_had_them(
     contract, mongodb_uri, monkeypatch
 ):
     database = f"test_{uuid.uuid4().hex}"
@@ -310,7 +308,7 @@ def test_labelled_production_rows_join_and_do_so_again_for_the_version_that_had_
 
 
 @pytest.mark.usefixtures("small_census")
-def test_a_row_that_judges_stops_a_training_before_anything_is_measured(contract, monkeypatch):
+def test_a_holdout_row_among_training_rows_stops_the_training(contract, monkeypatch):
     def leaky(census, judges, *_, **__):
         rows = assemble_rows(census, judges, [], contract)
         frame = pd.concat([rows.frame, judges[list(rows.frame)].head(3)], ignore_index=True)
@@ -333,7 +331,7 @@ def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_cens
     assert version.tags["data_source"] == "synthetic" and version.tags["gate"] == "failed"
 
 
-def test_the_monthly_flow_takes_in_what_arrived_and_fails_for_what_it_refused(
+def test_the_monthly_flow_ingests_new_files_and_fails_for_rejected_ones(
     contract, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
@@ -349,7 +347,7 @@ def test_the_monthly_flow_takes_in_what_arrived_and_fails_for_what_it_refused(
     assert len(list((tmp_path / "data" / "store").glob("*.parquet"))) == 1
 
 
-def test_the_daily_flow_removes_the_runs_that_are_old(monkeypatch, tmp_path):
+def test_the_daily_flow_removes_old_runs(monkeypatch, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     registry = Registry(uri)
@@ -403,26 +401,26 @@ def test_production_moves_with_who_and_why_and_goes_back(
     census, use = small_census
     flows.train(**SMALL, seed=8, force=True)
     use(replace(census, source="synthetic"))
-    kept_back = flows.train(**SMALL, seed=8, data="synthetic", force=True)["model_version"]
+    rejected = flows.train(**SMALL, seed=8, data="synthetic", force=True)["model_version"]
     registry = Registry(tracking_uri)
     before = registry.production().version
 
     with pytest.raises(SystemExit, match="did not pass the gate: trained on synthetic rows"):
-        main(["promote", kept_back, "--why", "to see"])
+        main(["promote", rejected, "--why", "to see"])
     with pytest.raises(SystemExit, match="version: got 999, expected a version in MLflow"):
         main(["promote", "999", "--why", "to see"])
-    main(["promote", kept_back, "--why", "a drill", "--who", "ann", "--force"])
-    assert registry.production().version == kept_back
+    main(["promote", rejected, "--why", "a drill", "--who", "ann", "--force"])
+    assert registry.production().version == rejected
     main(["rollback", "--why", "the drill is over", "--who", "ann"])
     assert registry.production().version == before
     main(["history"])
     printed = capsys.readouterr().out.splitlines()
     newest = [line for line in printed if " -> " in line][:2]
-    assert f"{kept_back} -> {before}  ann: rollback: the drill is over" in newest[0]
-    assert f"{before} -> {kept_back}  ann (forced): a drill" in newest[1]
+    assert f"{rejected} -> {before}  ann: rollback: the drill is over" in newest[0]
+    assert f"{before} -> {rejected}  ann (forced): a drill" in newest[1]
 
 
-def test_a_retraining_reads_what_production_was_trained_on(small_census, tracking_uri, monkeypatch):
+def test_a_retraining_reads_the_source_of_production(small_census, tracking_uri, monkeypatch):
     census, _ = small_census
     flows.train(**SMALL, seed=5, force=True)
     asked = []

@@ -43,7 +43,7 @@ def test_no_package_is_made_of_a_graph_that_disagrees(
         write_package(tmp_path, model, contract, inputs, {})
 
 
-def test_golden_rows_hold_raw_values_and_what_the_graph_answers(contract, package, inputs):
+def test_golden_rows_have_raw_values_and_the_probabilities_of_the_graph(contract, package, inputs):
     golden = json.loads((package.folder / "golden.json").read_text())
     assert golden["rows"] == inputs.head(64).to_dict("records")
     assert all(row.keys() == set(contract.input_names) for row in golden["rows"])
@@ -57,14 +57,14 @@ def test_facts_are_the_graphs_metadata(contract, package):
     assert package.threshold == 0.4
 
 
-def test_the_graph_takes_raw_columns_and_answers_one_probability(contract, package):
+def test_the_graph_takes_raw_columns_and_returns_one_probability(contract, package):
     graph = onnx.load(package.folder / "model.onnx").graph
     assert [i.name for i in graph.input] == [feature.name for feature in contract.inputs]
     assert [o.name for o in graph.output] == ["probability"]
 
 
 def test_mlflow_serves_the_graph_as_it_is(package, inputs, contract, tmp_path):
-    """MLflow feeds each column of a frame as (n,); a graph that wanted (n, 1) failed there."""
+    """MLflow passes each column as (n,); graphs that took (n, 1) failed."""
     mlflow.onnx.save_model(onnx.load(package.folder / "model.onnx"), tmp_path / "logged")
     numbers = {f.name: np.float32 for f in contract.inputs if not f.is_categorical}
     scored = mlflow.pyfunc.load_model(str(tmp_path / "logged")).predict(inputs.astype(numbers))
@@ -72,7 +72,7 @@ def test_mlflow_serves_the_graph_as_it_is(package, inputs, contract, tmp_path):
 
 
 def test_a_graph_of_an_earlier_release_is_judged_too(contract, package, inputs, tmp_path):
-    """Their inputs are (n, 1); the version in production may be one when the next is judged."""
+    """Its inputs are (n, 1), and it may be the champion."""
     older = onnx.load(package.folder / "model.onnx")
     for tensor in older.graph.input:
         squeeze = onnx.helper.make_node("Squeeze", [tensor.name], [f"{tensor.name}_column"])

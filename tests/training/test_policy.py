@@ -37,17 +37,17 @@ BELOW = CALM | {
 
 
 def test_a_minimum_of_labels_too_few_for_the_gate_is_rejected(monkeypatch):
-    """At 1,000 every other training had fewer than 200 held-out rows: the census judged, nothing
-    was promoted and the next try was put off.
+    """With 1,000 labels every other training had fewer than 200 holdout rows. Then the census was
+    the holdout set, nothing was promoted, and the next training was delayed.
     """
-    least = HOLDOUT_ONE_IN * MIN_ROWS
-    monkeypatch.setenv("WATCH_MIN_LABELS", str(least))
-    assert read_settings(Settings).watch_min_labels == least
-    monkeypatch.setenv("WATCH_MIN_LABELS", str(least - 1))
+    minimum = HOLDOUT_ONE_IN * MIN_ROWS
+    monkeypatch.setenv("WATCH_MIN_LABELS", str(minimum))
+    assert read_settings(Settings).watch_min_labels == minimum
+    monkeypatch.setenv("WATCH_MIN_LABELS", str(minimum - 1))
     with pytest.raises(SettingsError, match="WATCH_MIN_LABELS: got 999, .*1000"):
         read_settings(Settings)
     monkeypatch.delenv("WATCH_MIN_LABELS")
-    assert Settings().watch_min_labels == 1.5 * least
+    assert Settings().watch_min_labels == 1.5 * minimum
 
 
 def test_enough_fresh_labels_and_no_objection_lead_to_a_training():
@@ -72,14 +72,14 @@ def test_enough_fresh_labels_and_no_objection_lead_to_a_training():
         ),
     ],
 )
-def test_each_rule_holds_a_training_back_and_says_why(rule, cause, facts, why):
+def test_each_rule_objects_with_its_reason(rule, cause, facts, why):
     decision = decide(CAUSE._replace(**cause), READY._replace(**facts), SETTINGS, NOW)
     assert (decision.train, decision.rule) == (False, rule)
     assert why in decision.why
 
 
 @pytest.mark.parametrize(("unpromoted", "pause_s"), [(0, 100), (1, 200), (3, 800), (99, 102_400)])
-def test_every_candidate_that_was_not_promoted_doubles_the_time_to_the_next(unpromoted, pause_s):
+def test_every_candidate_that_was_not_promoted_doubles_the_cool_down(unpromoted, pause_s):
     now = 1e6
     for waited, is_over in ((pause_s - 1.0, False), (pause_s + 1.0, True)):
         facts = READY._replace(started=(now - waited,), unpromoted=unpromoted)
@@ -92,12 +92,12 @@ def test_a_calm_verdict_is_no_cause():
     assert cause_of(CALM) is None
 
 
-def test_drifted_features_are_a_cause_from_the_first_window_that_had_changed_on():
+def test_drifted_features_are_a_cause_since_the_first_changed_window():
     cause = cause_of(DRIFTED)
     assert cause == Cause("25% of the features have drifted (age, sex, race)", "2", 7.0, True)
 
 
-def test_a_verdict_that_is_left_of_the_version_before_is_not_judged_yet():
+def test_a_verdict_on_the_previous_version_is_not_judged_yet():
     cause = cause_of(DRIFTED | {"model_version": "3"})
     assert cause is not None and not cause.is_judged
 

@@ -1,4 +1,4 @@
-"""Batch scoring of Parquet, alone and on two Spark executors, on disk and in a bucket."""
+"""Batch scoring in this process and on two Spark executors, on disk and in a bucket."""
 
 import json
 import os
@@ -20,12 +20,12 @@ ROWS = 3000
 
 
 class KillsOnce(Scorer):
-    """Ends the worker process that it is first used in, as a machine that is lost does."""
+    """Kills the first worker process that uses it, like a lost machine."""
 
     marker: Path
 
     def score(self, frame):
-        """As ever, but for the first time."""
+        """Score, except the first time."""
         if not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -36,13 +36,13 @@ class Breaks(Scorer):
     """Fails at every attempt."""
 
     def score(self, frame):
-        """Never scores."""
+        """Raise."""
         raise MemoryError("no memory")
 
 
 @pytest.fixture
 def people(contract, tmp_path) -> Path:
-    """A folder of two Parquet files with a column of the caller's own, in row groups of 500."""
+    """A folder of two Parquet files with a column more, in row groups of 500."""
     frame = made_up_rows(contract, ROWS, seed=5)[list(contract.input_names)]
     frame.insert(0, "person", np.arange(ROWS))
     folder = tmp_path / "people"
@@ -53,7 +53,7 @@ def people(contract, tmp_path) -> Path:
 
 
 def spoil(people: Path, **values: object) -> None:
-    """Puts values into the first row of the first file."""
+    """Change values in the first row of the first file."""
     path = people / "0.parquet"
     frame = pd.read_parquet(path)
     for name, value in values.items():
@@ -62,7 +62,7 @@ def spoil(people: Path, **values: object) -> None:
 
 
 def read(folder: str | Path) -> pd.DataFrame:
-    """A scored folder, by person."""
+    """Return a scored folder, ordered by person."""
     return pd.read_parquet(folder).sort_values("person").reset_index(drop=True)
 
 
@@ -72,7 +72,7 @@ def engine(request):
     return None if request.param == "alone" else request.getfixturevalue("spark")
 
 
-def test_every_row_comes_out_with_what_the_graph_says(package, people, tmp_path, engine):
+def test_every_row_gets_the_probability_of_the_graph(package, people, tmp_path, engine):
     done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"), engine)
     assert done == Summary("7", ROWS, 0, str(tmp_path / "out"), "")
     raw, scored = read(people), read(tmp_path / "out")
@@ -97,7 +97,7 @@ def test_rows_that_break_the_contract_are_written_apart_with_their_problems(
 
 
 @pytest.mark.slow
-def test_a_lost_executor_costs_no_row_and_doubles_none(package, people, tmp_path, spark):
+def test_a_lost_executor_loses_and_repeats_no_row(package, people, tmp_path, spark):
     scorer = KillsOnce(package, "7")
     scorer.marker = tmp_path / "killed"
     done = score_files(scorer, str(people), str(tmp_path / "out"), spark)
@@ -106,7 +106,7 @@ def test_a_lost_executor_costs_no_row_and_doubles_none(package, people, tmp_path
     assert read(tmp_path / "out")["person"].tolist() == list(range(ROWS))
 
 
-def test_a_job_that_fails_leaves_nothing_and_says_why(package, people, tmp_path, engine):
+def test_a_failed_job_leaves_no_output(package, people, tmp_path, engine):
     with pytest.raises(Exception, match="no memory"):
         score_files(Breaks(package, "7"), str(people), str(tmp_path / "out"), engine)
     assert [p.name for p in tmp_path.iterdir()] == ["people"]
@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_scored_is_named_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_neither_an_empty_folder_nor_another_format_nor_an_old_output_is_accepted(
+def test_an_empty_folder_another_format_and_an_existing_output_are_rejected(
     package, people, tmp_path
 ):
     scorer, out = Scorer(package, "7"), str(tmp_path / "out")
@@ -167,12 +167,12 @@ class FolderRegistry:
         self.folder = folder
 
     def production(self):
-        """Its version."""
+        """Return its version."""
         return SimpleNamespace(version="7")
 
     @contextmanager
     def package_of(self, version):
-        """The folder as it is."""
+        """Yield the folder unchanged."""
         assert version.version == "7"
         yield self.folder
 

@@ -62,20 +62,20 @@ def test_the_same_file_is_not_added_again(store, rows):
     assert store.batches() == [first]
 
 
-def test_of_many_who_add_the_same_file_at_once_one_does(tmp_path, rows):
+def test_of_many_concurrent_appends_of_one_file_one_succeeds(tmp_path, rows):
     store = Store(Folder(str(tmp_path)))
     with ThreadPoolExecutor(8) as pool:
         added = list(pool.map(lambda _: store.append(BATCH, rows), range(16)))
     assert sum(batch is not None for batch in added) == 1
     assert len(store.batches()) == 1 and len(store.rows(store.batches()[0])) == 40
-    assert len(list(tmp_path.iterdir())) == 2  # nothing half-made is left
+    assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
 
 
-def test_an_append_that_is_interrupted_leaves_no_batch_and_may_be_repeated(tmp_path, rows):
+def test_an_interrupted_append_leaves_no_batch_and_can_be_repeated(tmp_path, rows):
     """The rows are written first: without an entry they do not count."""
 
     class Dies(Folder):
-        """Is ended before it writes an entry."""
+        """Stops before it writes an entry."""
 
         def create(self, name: str, content: bytes) -> bool:
             raise KeyboardInterrupt
@@ -117,8 +117,8 @@ def test_a_forgotten_prediction_is_in_no_file_of_the_store(store, rows):
     assert [batch.rows for batch in store.batches()] == [40, 39]
 
 
-def test_forgetting_ends_what_an_interrupted_one_left(tmp_path, rows):
-    """The entry already names the new file, and the old one was still to be removed."""
+def test_forgetting_completes_an_interrupted_forget(tmp_path, rows):
+    """The entry names the new file, but the old one is still there."""
     store = Store(Folder(str(tmp_path)))
     store.append(BATCH, rows)
     (before,) = tmp_path.glob("*.parquet")
@@ -149,7 +149,7 @@ def test_an_unavailable_bucket_is_named_with_its_settings(monkeypatch):
         read_file("gs://rows.csv")
 
 
-def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FilesUnavailable, match="file/a.json: .*may use"):
         Folder(str(Path(tmp_path) / "file")).create("a.json", b"")

@@ -15,7 +15,7 @@ from training.data.validation import check_frame
 
 @pytest.fixture(scope="module")
 def tables() -> Tables:
-    """The tables that the project ships."""
+    """The tables of the project."""
     return synthetic.read_tables(synthetic.TABLES_PATH)
 
 
@@ -26,7 +26,7 @@ def drawn(contract: Contract) -> Census:
 
 
 def all_cells(tables: Tables) -> list[Cells]:
-    """Every published table."""
+    """Return every published table."""
     steps = [column.steps.cells for column in tables.columns if column.steps]
     return steps + [cells for column in tables.columns for cells in column.tables]
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def deployments() -> dict[str, dict]:
-    """The deployments by name."""
+    """Return the deployments by name."""
     with get_client(sync_client=True) as client:
         return {d["name"]: d for d in client.request("POST", "/deployments/filter", json={}).json()}
 
@@ -50,8 +50,8 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
     assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
 
 
-def test_a_run_whose_worker_died_holds_no_slot_of_its_deployment():
-    """A `watch` that died with its worker once kept all that came after it from running."""
+def test_a_run_of_a_dead_worker_holds_no_slot():
+    """A `watch` that died with its worker once blocked all later runs."""
     create_pool()
     deploy(Settings(), wait_for_server(120))
     watch = UUID(deployments()["watch"]["id"])
@@ -77,7 +77,7 @@ def test_a_run_whose_worker_died_holds_no_slot_of_its_deployment():
 
 @pytest.mark.slow
 def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_path, monkeypatch):
-    """The worker starts in an empty folder and is killed; what it ran came from the bucket."""
+    """The worker starts in an empty folder, so the code comes from the bucket."""
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         settings = Settings(flow_storage="gs://tests/prefect")
@@ -106,7 +106,7 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
 
 
 def run_watch() -> State:
-    """The final state of a run of `watch`, whose Evidently service is not there."""
+    """Return the final state of a run of `watch` without an Evidently service."""
     with get_client(sync_client=True) as client:
         made = client.create_flow_run_from_deployment(UUID(deployments()["watch"]["id"]))
 
@@ -118,7 +118,7 @@ def run_watch() -> State:
 
 
 @pytest.mark.slow
-def test_a_bucket_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_missing_bucket_is_named(tmp_path, monkeypatch):
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         with pytest.raises(WorkerError, match="FLOW_STORAGE: .*got gs://no-such-bucket/x"):
@@ -147,12 +147,12 @@ def test_a_task_is_retried_only_after_a_transient_error(error, tries):
 
 
 def test_two_runs_do_not_judge_and_promote_at_the_same_time():
-    inside, most = [], []
+    inside, counts = [], []
 
     def enter() -> None:
         with promotion_turn():
             inside.append(1)
-            most.append(len(inside))
+            counts.append(len(inside))
             released.wait(2)
             inside.pop()
 
@@ -162,24 +162,24 @@ def test_two_runs_do_not_judge_and_promote_at_the_same_time():
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert most == [1, 1]
+    assert counts == [1, 1]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
 def test_a_failed_run_is_reported_to_notify_url(monkeypatch):
-    told: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):
-        """Keeps what is posted."""
+        """Collects notifications."""
 
         def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
-            """A notification."""
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            """Store the notification."""
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
-            """Quiet."""
+            """Log nothing."""
 
     @flow(name="breaks", on_failure=[notify_failure])
     def breaks() -> None:
@@ -190,5 +190,5 @@ def test_a_failed_run_is_reported_to_notify_url(monkeypatch):
         monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{server.server_port}/failed")
         breaks(return_state=True)
         server.shutdown()
-    assert len(told) == 1
-    assert "flow breaks" in told[0]["title"] and "the reason" in told[0]["message"]
+    assert len(received) == 1
+    assert "flow breaks" in received[0]["title"] and "the reason" in received[0]["message"]

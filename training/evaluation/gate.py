@@ -7,14 +7,14 @@ verdict records the digest of each set.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from training.evaluation.metrics import interval_ends, measure, segments_of
+from training.evaluation.metrics import interval_ends, measure, segments_of, weighted_auc
 
 MIN_ROC_AUC = 0.75  # of a first model: far above chance, far below a good model
 # Non-inferiority margins, for the far end of the interval: on all rows and in each segment.
@@ -278,22 +278,6 @@ def auc_gain(y: np.ndarray, ours: np.ndarray, theirs: np.ndarray, bootstrap: Boo
     gains = [auc_ours(counts) - auc_theirs(counts) for counts in bootstrap.counts(len(y))]
     ones = np.ones(len(y))
     return interval(auc_ours(ones) - auc_theirs(ones), np.array(gains))
-
-
-def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Return the ROC AUC as a function of row weights (n_samples,); it sorts the rows once."""
-    order = np.argsort(probability, kind="stable")
-    positive = y[order] == 1
-    starts = np.flatnonzero(np.r_[True, np.diff(probability[order]) > 0])  # ties share a rank
-
-    def auc(weight: np.ndarray) -> float:
-        sorted_weight = weight[order]
-        up = np.add.reduceat(np.where(positive, sorted_weight, 0), starts)
-        down = np.add.reduceat(np.where(positive, 0, sorted_weight), starts)
-        below = np.cumsum(down) - down / 2
-        return float((up * below).sum() / (up.sum() * down.sum()))
-
-    return auc
 
 
 def compare_segments(

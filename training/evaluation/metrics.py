@@ -1,7 +1,7 @@
 """Metrics of a model, by segment and with intervals, and the plots of a run."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import matplotlib
 import numpy as np
@@ -100,23 +100,24 @@ def bootstrap_intervals(
     A resample is a count for each row: `measure` on the drawn rows takes 50 times as long.
     """
     random, n = np.random.default_rng(seed), len(y)
+    roc_auc = weighted_auc(y, probability)
     measured = []
     for _ in range(resamples):
         counts = np.bincount(random.integers(0, n, n), minlength=n).astype(float)
-        measured.append(counted_metrics(y, probability.astype(np.float64), threshold, counts))
+        metrics = counted_metrics(y, probability.astype(np.float64), threshold, counts)
+        measured.append({"roc_auc": roc_auc(counts), **metrics})
     return {name: interval_ends([one[name] for one in measured]) for name in measured[0]}
 
 
 def counted_metrics(
     y: np.ndarray, probability: np.ndarray, threshold: float, counts: np.ndarray
 ) -> dict[str, float]:
-    """Return the metrics of `measure` where row i stands `counts[i]` times; arrays (n_samples,)."""
+    """Return the metrics of `measure`, except ROC AUC, if row i occurs `counts[i]` times."""
     n, positive = counts.sum(), (counts * y).sum()
     predicted = probability >= threshold
     selected, true_positive = counts[predicted].sum(), (counts * y)[predicted].sum()
     likelihood = np.maximum(np.where(y == 1, probability, 1 - probability), sys.float_info.epsilon)
     return {
-        "roc_auc": counted_roc_auc(y, probability, counts),
         "log_loss": -counts @ np.log(likelihood) / n,
         "brier": counts @ (probability - y) ** 2 / n,
         "ece": expected_calibration_error(y, probability, counts),
@@ -127,12 +128,20 @@ def counted_metrics(
     }
 
 
-def counted_roc_auc(y: np.ndarray, probability: np.ndarray, counts: np.ndarray) -> float:
-    """Return the share of pairs of a positive and a negative row in order; a tie counts half."""
-    values, place = np.unique(probability, return_inverse=True)
-    ones = np.bincount(place, weights=counts * y, minlength=len(values))
-    zeros = np.bincount(place, weights=counts * (1 - y), minlength=len(values))
-    return (ones * (np.cumsum(zeros) - zeros / 2)).sum() / (ones.sum() * zeros.sum())
+def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the ROC AUC as a function of row weights (n_samples,); it sorts the rows once."""
+    order = np.argsort(probability, kind="stable")
+    positive = y[order] == 1
+    starts = np.flatnonzero(np.r_[True, np.diff(probability[order]) > 0])  # ties share a rank
+
+    def auc(weight: np.ndarray) -> float:
+        sorted_weight = weight[order]
+        up = np.add.reduceat(np.where(positive, sorted_weight, 0), starts)
+        down = np.add.reduceat(np.where(positive, 0, sorted_weight), starts)
+        below = np.cumsum(down) - down / 2
+        return float((up * below).sum() / (up.sum() * down.sum()))
+
+    return auc
 
 
 def interval_ends(resampled: Sequence[float] | np.ndarray) -> tuple[float, float]:

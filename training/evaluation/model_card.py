@@ -9,6 +9,7 @@ import base64
 import html
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,54 +27,7 @@ from training.evaluation.metrics import (
 RESAMPLES = 200
 MIN_ROWS = 200  # of a segment
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Model card: {name}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }} th, td {{ padding: .2rem .6rem; text-align: right;
-border-bottom: 1px solid #ccc; }} th:first-child {{ text-align: left; }}
-.wide {{ overflow-x: auto; }} img {{ max-width: 100%; }}
-.warning {{ border: 2px solid #b00; padding: .5rem 1rem; }}
-</style></head><body>
-<h1>Model card: {name}</h1>
-{warning}
-<p>Run {run_id}, trained {trained_at} on {train_rows:,} rows. {joined_rows:,} of them joined the census
-later; the run's data/lineage.json names their sources. Data source: <b>{data_source}</b>. Decision
-threshold: {threshold:.3f}.</p>
-<h2>Purpose and limits</h2>
-<p>Estimates {description}, for planning over groups of people. The label is that of the 1994 US census
-extract "Adult": whether a person's total income of the previous year exceeded 50,000 dollars. The
-extract has people over 16 with some working hours. The model says nothing about today's incomes or
-other countries. Never use it to decide about one person: neither credit, nor benefits, nor
-employment.</p>
-<h2>Protected traits</h2>
-<p>{protected} To leave a column out, set <code>used: false</code> in config/features.yaml.
-<code>make bench NAME=ablation</code> measures the effect on quality and on the gaps below. Other columns
-(relationship, marital status, occupation) contain much of the same information.</p>
-<h2>Quality</h2>
-<p>Measured on {test_rows:,} rows of the official test split, which training never uses, with 95 %
-bootstrap intervals.</p>
-{metrics}
-<h2>By group</h2>
-<p>Groups with at least {min_rows} rows. The selection rate is the share predicted {positive}: of the
-group, of its rows labelled {positive} (true positive rate), and of its rows labelled {negative} (false
-positive rate).</p>
-{segments}
-<h3>Gaps between groups (maximum minus minimum)</h3>
-{gaps}
-<h2>Calibration</h2>
-<p>Observed share of {positive} against the mean probability, in ten groups of equal size.</p>
-<img alt="{calibration_words}" src="data:image/png;base64,{calibration}">
-<h2>Promotion gate</h2>
-<p>Half of the test split is the holdout set for candidates; it is never sent as traffic. Including this
-version it was used {judge_uses} times. Each use makes it slightly less impartial. After drift the
-holdout set is labelled production rows that no training uses, and this half is the floor set. The run's
-artifact gate/verdict.json has the verdict.</p>
-</body></html>
-"""
+PAGE = Path(__file__).with_suffix(".html")
 
 
 @dataclass(frozen=True)
@@ -98,7 +52,7 @@ def model_card(
     target = contract.target
     calibration, calibration_words = calibration_plot(y, probability, target.positive)
     words = {name: getattr(target, name) for name in ("description", "negative", "positive")}
-    return PAGE.format(
+    return PAGE.read_text("utf-8").format(
         **{name: escaped(value) for name, value in (vars(facts) | words).items()},
         warning=synthetic_warning(facts),
         threshold=threshold,

@@ -1,9 +1,9 @@
 """The hyperopt search over the SMOTE and XGBoost parameters, on stratified folds.
 
 The split comes before it, the refit after it. Only training parts of folds are resampled; the
-validation parts score each setting. The search is fast for four reasons. Rows are encoded once. Each
-(fold, ratio, neighbours) is resampled and binned once. Folds run in parallel. A setting that two
-folds show to be poor is pruned.
+validation parts score each setting. The search is fast for four reasons. Rows are encoded once.
+Each (fold, ratio, neighbours) is resampled and binned once. Folds run in parallel. A setting that
+two folds show to be poor is pruned.
 """
 
 import math

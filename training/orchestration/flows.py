@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -83,16 +83,6 @@ class SearchSettings:
     recent_weight: float
 
 
-class Joining(NamedTuple):
-    """What joins the census, and the weight of the newest rows."""
-
-    store: bool
-    feedback: bool
-    recent_weight: float
-    recent_since: float
-    seed: int
-
-
 # The parameters are a form on Prefect's page, and the body has the whole process.
 # pylint: disable=too-many-arguments, too-many-positional-arguments, too-many-locals
 @flow(name="train", result_serializer="json", **NOTIFY)
@@ -140,8 +130,9 @@ def train(
 
     census = read_census(data, seed, contract, settings)
     judge_rows, traffic_rows = split(census.test, contract)
-    joining = Joining(with_store, with_feedback, recent_weight, recent_since, seed)
-    rows = join(census, judge_rows, contract, settings, joining)
+    sources = read_sources(contract, settings, with_store, with_feedback)
+    rows = join(census, judge_rows, sources, contract, recent_since)
+    rows = downsample_old_rows(rows, recent_weight, seed)
     digests = {
         "data_digest": data_digest(census, rows),
         "code_digest": code_digest(),
@@ -254,24 +245,32 @@ def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.Data
 
 
 @io_step
+def read_sources(
+    contract: Contract, settings: Settings, with_store: bool, with_feedback: bool
+) -> list[SourceRows]:
+    """Return the labelled rows that may join the census."""
+    sources: list[SourceRows] = []
+    if with_store:
+        sources += from_store(Store(Folder(settings.store_address)), contract)
+    if with_feedback:
+        sources.append(from_feedback(read_feedback(settings, contract), contract))
+    return sources
+
+
+@step
 def join(
     census: Census,
     judge_rows: pd.DataFrame,
+    sources: list[SourceRows],
     contract: Contract,
-    settings: Settings,
-    joining: Joining,
+    recent_since: float,
 ) -> TrainingRows:
     """Return the census's training split with the rows that join it, without holdout rows."""
-    sources: list[SourceRows] = []
-    if joining.store:
-        sources += from_store(Store(Folder(settings.store_address)), contract)
-    if joining.feedback:
-        sources.append(from_feedback(read_feedback(settings, contract), contract))
-    rows = assemble_rows(census, judge_rows, sources, contract, recent_since=joining.recent_since)
+    rows = assemble_rows(census, judge_rows, sources, contract, recent_since=recent_since)
     reject_overlap(rows, contract)
     for source in rows.lineage:
         get_run_logger().info("source_joined %s", key_values(msgspec.to_builtins(source)))
-    return downsample_old_rows(rows, joining.recent_weight, joining.seed)
+    return rows
 
 
 def row_counts(census: Census, rows: TrainingRows) -> dict[str, int]:
@@ -292,8 +291,8 @@ def choose_holdouts(
     """Return the holdout set and the floor set.
 
     After drift these are the newest labelled rows and the census. The same holds while the
-    production version was judged on such rows: else the next training would prefer models of 1994 again. With
-    too few such rows the census is the holdout set.
+    production version was judged on such rows. Otherwise the next training would prefer models of
+    1994 again. With too few such rows the census is the holdout set.
     """
     census = make_holdout(CENSUS, rows.census_holdout, contract)
     if trigger != "drift" and production.get("judge") != RECENT:
