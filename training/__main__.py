@@ -1,4 +1,4 @@
-"""Commands of the training part: `python -m training --help`."""
+"""Commands of the training part."""
 
 import argparse
 import getpass
@@ -9,152 +9,209 @@ from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
+from config.runtime import logs
 from config.runtime.settings import exit_with_message, read_settings
-from training.census import UCI, CensusError, CensusUnavailable, read_files, write_traffic
-from training.feedback import FeedbackUnavailable
-from training.folders import FilesUnavailable, open_folder
-from training.ingest import BatchRefused, forget_rejected, ingest
-from training.registry import Promotion, Registry, RegistryUnavailable
-from training.retention import find_expired, listing, summary
+from training.batch_scoring.spark import SparkUnavailable
+from training.data.batches import BatchRejected, forget_rejected, ingest
+from training.data.download import UCI, read_files
+from training.data.errors import CensusError, CensusUnavailable
+from training.data.feedback import FeedbackUnavailable
+from training.data.rows import write_requests
+from training.data.storage import FilesUnavailable, Folder
+from training.data.store import Store, StoreError
+from training.data.synthetic import synthesize
+from training.registry.ledger import Promotion
+from training.registry.mlflow_registry import Registry, RegistryUnavailable
+from training.registry.retention import describe_each, find_expired, summary
 from training.settings import Settings
-from training.spark import SparkUnavailable
-from training.store import Store, StoreError
-from training.synthesis import synthesize
 
-EXPECTED = (
+EXPECTED_ERRORS = (
     CensusError,
     RegistryUnavailable,
     FilesUnavailable,
     StoreError,
-    BatchRefused,
+    BatchRejected,
     FeedbackUnavailable,
     SparkUnavailable,
 )
 BANNER = """\
 ######################################################################
-##  SYNTHETIC DATA: the real census files could not be fetched.     ##
-##  Everything below runs on rows drawn from aggregate tables, and  ##
-##  its figures say nothing about real people. To use the real      ##
-##  files set CENSUS_DATA_DIR to a folder with adult.data and       ##
-##  adult.test, then train again.                                   ##
+##  SYNTHETIC DATA: the real census files are unavailable.          ##
+##  This run uses rows drawn from aggregate tables. Its figures     ##
+##  say nothing about real people. For the real files, set          ##
+##  CENSUS_DATA_DIR to a folder with adult.data and adult.test,     ##
+##  then train again.                                               ##
 ######################################################################"""
 
 
-def number(kind: Callable[[str], Any], least: float) -> Callable[[str], Any]:
-    """What an option takes: a number of a kind that is not below `least`."""
+# --- the command line ---------------------------------------------------------------------------
+
+
+def number(kind: Callable[[str], Any], minimum: float) -> Callable[[str], Any]:
+    """Return the type of an option: a number of at least `minimum`."""
 
     def read(text: str) -> Any:
         value = kind(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"got {text}, expected {least} or more")
+        if not value >= minimum:
+            raise argparse.ArgumentTypeError(f"got {text}, expected {minimum} or more")
         return value
 
-    read.__name__ = kind.__name__  # argparse says it of what is no number
+    read.__name__ = kind.__name__  # argparse uses it in its message for invalid text
     return read
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Return the options of the command line; `run` is the command's function."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("train", help="one run of the training flow, in this process")
-    run.add_argument(
-        "--data",
-        choices=["uci", "synthetic", "auto"],
-        default="uci",
-        help="auto: the real census, or synthetic rows where it cannot be fetched (uci)",
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[..., None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(run=run)
+        return command
+
+    add_train_options(add("train", run_train, "train, evaluate and register one model"))
+    command = add("ingest", run_ingest, "add a batch of labelled rows to the training store")
+    command.add_argument("file", help="path or gs:// address of a .csv or .jsonl file")
+    month = f"{datetime.now(UTC):%Y-%m}"
+    command.add_argument("--period", default=month, help="month of the rows (default: %(default)s)")
+    text = "remove a prediction from the training store and the quarantine"
+    add("forget", run_forget, text).add_argument("prediction_id", help="id of the prediction")
+    command = add("worker", run_worker, "create the deployments and run what Prefect schedules")
+    command.add_argument(
+        "--with-healthcheck",
+        action="store_true",
+        help="serve a health check on PREFECT_WORKER_WEBSERVER_PORT",
     )
-    run.add_argument(
-        "--unless-production", action="store_true", help="only if no version is in production"
-    )
-    run.add_argument(
-        "--max-evals", type=number(int, 1), help="trials of the search (MAX_EVALS, else 20)"
-    )
-    run.add_argument(
-        "--timeout-s", type=number(float, 0), help="seconds after which no trial is started"
-    )
-    run.add_argument("--folds", type=number(int, 2), default=5, help="cross-validation folds (5)")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--force", action="store_true", help="train even if nothing is new")
-    run.add_argument(
-        "--engine", choices=["local", "spark"], default="local", help="where trials run (local)"
-    )
-    run.add_argument("--spark-master", default="local[*]", help="(%(default)s)")
-    run.add_argument(
-        "--with-feedback", action="store_true", help="labelled rows of MONGODB_ADDRESS join"
-    )
-    run.add_argument("--without-store", action="store_true", help="ingested batches do not join")
-    run.add_argument(
-        "--recent-weight",
-        type=number(float, 1),
-        default=1.0,
-        help="of the newest rows that join, beside all others; 1 or more (1)",
-    )
-    take = commands.add_parser("ingest", help="add a batch of labelled rows to the training store")
-    take.add_argument("file", help="a .csv or .jsonl, by its path or its gs:// address")
-    take.add_argument(
-        "--period",
-        default=f"{datetime.now(UTC):%Y-%m}",
-        help="the month that its rows are of (this one, %(default)s)",
-    )
-    erase = commands.add_parser("forget", help="remove a prediction from store and quarantine")
-    erase.add_argument("prediction_id")
-    work = commands.add_parser("worker", help="make the deployments, run what Prefect schedules")
-    work.add_argument(
-        "--with-healthcheck", action="store_true", help="answer on PREFECT_WORKER_WEBSERVER_PORT"
-    )
-    batch = commands.add_parser("score", help="score Parquet files with a registered version")
-    batch.add_argument("source", help="a file or folder, on disk or gs://")
-    batch.add_argument("output", help="a folder that is not there yet, on disk or gs://")
-    batch.add_argument(
-        "--version", default="", help="its number in MLflow (the production version)"
-    )
-    batch.add_argument("--engine", choices=["spark", "local"], default="spark")
-    batch.add_argument("--spark-master", default="local[*]", help="(%(default)s)")
-    batch.add_argument(
-        "--max-rejected",
+    command.add_argument(
+        "--server-wait-s",
         type=number(float, 0),
-        default=0.01,
-        help="the share of rows that break the contract above which the exit status is 1 (0.01)",
+        default=120.0,
+        help="seconds to wait for Prefect's server (default: %(default)s)",
     )
-    promote = commands.add_parser("promote", help="make a version production")
-    promote.add_argument("version", help="its number in MLflow")
-    promote.add_argument("--force", action="store_true", help="also one that the gate kept back")
-    rollback = commands.add_parser("rollback", help="make the version before production again")
-    for command in (promote, rollback):
-        command.add_argument("--why", required=True, help="kept in the history")
-        command.add_argument("--who", default=getpass.getuser(), help="(%(default)s)")
-    commands.add_parser("history", help="every time that production moved: when, who, why")
-    commands.add_parser("decisions", help="what drift led to, and why it led to no training")
-    let_go = commands.add_parser("retain", help="remove runs older than RUN_RETENTION_DAYS")
-    let_go.add_argument("--dry-run", action="store_true", help="only list what would be removed")
-    draw = commands.add_parser("synthesize", help="draw synthetic census rows")
-    draw.add_argument("--rows", type=number(int, 1), default=48842)
-    draw.add_argument("--seed", type=int, default=0)
-    draw.add_argument(
+    add_score_options(add("score", run_score, "score Parquet files with a registered version"))
+    command = add("promote", run_promote, "make a version the production version")
+    command.add_argument("version", help="number of the version in MLflow")
+    command.add_argument(
+        "--force", action="store_true", help="promote a version that did not pass the gate"
+    )
+    add_reason(command)
+    add_reason(add("rollback", run_rollback, "promote the previous production version"))
+    add("history", run_history, "list all promotions: when, who, why")
+    add("decisions", run_decisions, "list all decisions for or against a training after drift")
+    command = add("retain", run_retain, "remove runs older than RUN_RETENTION_DAYS")
+    command.add_argument("--dry-run", action="store_true", help="only list the runs")
+    command = add("synthesize", run_synthesize, "draw synthetic census rows")
+    command.add_argument(
+        "--rows", type=number(int, 1), default=48842, help="number of rows (default: %(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument(
         "--out",
         type=Path,
         default=Path("build/synthetic.jsonl"),
-        help=".jsonl for the generator, .csv or .parquet (build/synthetic.jsonl)",
+        help=".jsonl for the stream generator, .csv or .parquet (default: %(default)s)",
     )
     return parser.parse_args(arguments)
 
 
+def add_train_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of `train`."""
+    command.add_argument(
+        "--data",
+        choices=["uci", "synthetic", "auto"],
+        default="uci",
+        help="source of rows; auto: the real census, or synthetic rows if it is unavailable"
+        " (default: %(default)s)",
+    )
+    command.add_argument(
+        "--unless-production",
+        action="store_true",
+        help="do nothing if there is a production version",
+    )
+    command.add_argument(
+        "--max-evals", type=number(int, 1), help="trials of the search (default: MAX_EVALS, or 20)"
+    )
+    command.add_argument(
+        "--timeout-s",
+        type=number(float, 0),
+        help="seconds after which no trial starts (default: no limit)",
+    )
+    command.add_argument(
+        "--folds",
+        type=number(int, 2),
+        default=5,
+        help="folds of the cross-validation (default: %(default)s)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument(
+        "--force", action="store_true", help="train even if data, code and settings are unchanged"
+    )
+    add_engine(command, "local", "where trials run")
+    command.add_argument(
+        "--with-feedback", action="store_true", help="add labelled rows from MONGODB_ADDRESS"
+    )
+    command.add_argument(
+        "--without-store", action="store_true", help="leave out the ingested batches"
+    )
+    command.add_argument(
+        "--recent-weight",
+        type=number(float, 1),
+        default=1.0,
+        help="weight of the newest joined rows, relative to other rows (default: %(default)s)",
+    )
+
+
+def add_score_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of `score`."""
+    command.add_argument("source", help="path or gs:// address of a file or a folder")
+    command.add_argument("output", help="path or gs:// address of a new folder")
+    command.add_argument(
+        "--version", default="", help="number of the version in MLflow (default: production)"
+    )
+    add_engine(command, "spark", "where rows are scored")
+    command.add_argument(
+        "--max-rejected",
+        type=number(float, 0),
+        default=0.01,
+        help="maximum share of rejected rows for exit status 0 (default: %(default)s)",
+    )
+
+
+def add_engine(command: argparse.ArgumentParser, default: str, text: str) -> None:
+    """Add the options that choose Spark."""
+    text = f"{text} (default: %(default)s)"
+    command.add_argument("--engine", choices=["local", "spark"], default=default, help=text)
+    command.add_argument(
+        "--spark-master", default="local[*]", help="address of Spark (default: %(default)s)"
+    )
+
+
+def add_reason(command: argparse.ArgumentParser) -> None:
+    """Add the options that the history records."""
+    command.add_argument("--why", required=True, help="reason, for the history")
+    command.add_argument(
+        "--who", default=getpass.getuser(), help="name, for the history (default: %(default)s)"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command; an expected failure is one line on standard error."""
+    """Run one command; print an expected error as one message on standard error."""
     options = parse(arguments)
     try:
-        COMMANDS[options.command](options)
-    except EXPECTED as err:
-        print(err, file=sys.stderr)
-        sys.exit(1)
+        options.run(options)
+    except EXPECTED_ERRORS as err:
+        sys.exit(str(err))
+
+
+# --- the commands -------------------------------------------------------------------------------
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """`train`: runs the flow and prints what came of it."""
-    # pylint: disable=import-outside-toplevel  # Prefect takes seconds
-    from training.flow import train
-    from training.runs import PrefectUnavailable, find_prefect
+    """Run the training flow in this process and print its result."""
+    # pylint: disable=import-outside-toplevel  # importing Prefect takes seconds
+    from training.orchestration.flows import train
+    from training.orchestration.tasks import PrefectUnavailable, find_prefect
 
     settings = read_settings(Settings)
     if options.unless_production:
@@ -167,7 +224,7 @@ def run_train(options: argparse.Namespace) -> None:
     except PrefectUnavailable as err:
         sys.exit(str(err))
     result = train(
-        data=found_data(options.data, settings),
+        data=find_data(options.data, settings),
         max_evals=options.max_evals,
         timeout_s=options.timeout_s,
         n_folds=options.folds,
@@ -184,14 +241,14 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def spark_of(options: argparse.Namespace) -> str:
-    """The Spark master, or nothing for this process alone."""
+    """Return the address of Spark, or an empty text for this process."""
     return options.spark_master if options.engine == "spark" else ""
 
 
-def found_data(data: str, settings: Settings) -> str:
-    """What to train on: `data`, and for `auto` what there is.
+def find_data(data: str, settings: Settings) -> str:
+    """Return the source of rows; for `auto`, synthetic if the census is unavailable.
 
-    Raises CensusError before the flow starts, so that what fails is one clear line.
+    Raises CensusError before the flow starts, so the user gets one message.
     """
     if data == "synthetic":
         return data
@@ -206,7 +263,7 @@ def found_data(data: str, settings: Settings) -> str:
 
 
 def run_ingest(options: argparse.Namespace) -> None:
-    """`ingest`: checks a batch, adds it and says what became of its rows."""
+    """Ingest a batch and print the numbers of its rows."""
     settings = read_settings(Settings)
     done = ingest(
         options.file, options.period, open_store(), load_contract(), settings.batch_quarantine
@@ -214,94 +271,97 @@ def run_ingest(options: argparse.Namespace) -> None:
     batch = done.batch
     what = f"{batch.rows} rows of {batch.period}, sha256 {batch.sha256[:12]}"
     if not done.is_new:
-        print(f"already there since {batch.ingested_at}: {what}; nothing was added")
+        print(f"already ingested at {batch.ingested_at}: {what}; nothing was added")
         return
     print(f"ingested {options.file} into {settings.store_address}: {what}")
     if batch.duplicates:
-        print(f"{batch.duplicates} of them equal an earlier row of {batch.period}; they are kept")
+        print(f"kept {batch.duplicates} rows that equal an earlier row of {batch.period}")
     if done.known:
-        print(f"{done.known} predictions that the store has already were left out")
+        print(f"skipped {done.known} predictions that the store has")
     if done.quarantine:
-        print(f"{batch.rejected} rows break the contract: set aside in {done.quarantine}")
+        print(f"quarantined {batch.rejected} rows that break the contract in {done.quarantine}")
 
 
 def run_forget(options: argparse.Namespace) -> None:
-    """`forget`: one prediction's row, if it was ingested or set aside."""
-    rejected = read_settings(Settings).batch_quarantine
+    """Remove a prediction's rows from the training store and the quarantine."""
+    folder = read_settings(Settings).batch_quarantine
     print(f"training store: {open_store().forget(options.prediction_id)} rows removed")
-    print(f"quarantine: {forget_rejected(rejected, options.prediction_id)} rows removed")
+    print(f"quarantine: {forget_rejected(folder, options.prediction_id)} rows removed")
 
 
 def open_store() -> Store:
-    """The training store of the settings."""
-    return Store(open_folder(read_settings(Settings).store_address))
+    """Return the training store of the settings."""
+    return Store(Folder(read_settings(Settings).store_address))
 
 
-def run_work(options: argparse.Namespace) -> None:
-    """`worker`: runs until it is stopped."""
+def run_worker(options: argparse.Namespace) -> None:
+    """Run Prefect's worker until it is stopped."""
     # pylint: disable=import-outside-toplevel
-    from training.runs import PrefectUnavailable
-    from training.worker import WorkerError, run_worker
+    from training.orchestration import worker
+    from training.orchestration.tasks import PrefectUnavailable
 
     try:
-        run_worker(options.with_healthcheck)
-    except (WorkerError, PrefectUnavailable) as err:
+        worker.run_worker(options.with_healthcheck, options.server_wait_s)
+    except (worker.WorkerError, PrefectUnavailable) as err:
         sys.exit(str(err))
 
 
 def open_registry() -> Registry:
-    """The registry of the settings."""
+    """Return the registry of the settings."""
     return Registry(read_settings(Settings).mlflow_tracking_uri)
 
 
 def run_score(options: argparse.Namespace) -> None:
-    """`score`: what could not be scored is counted, kept with its reason, and may fail the run."""
-    from training import scoring  # pylint: disable=import-outside-toplevel
+    """Score a batch; exit with status 1 if too many rows were rejected."""
+    from training.batch_scoring import score  # pylint: disable=import-outside-toplevel
 
     try:
-        done = scoring.score_batch(
+        done = score.score_batch(
             open_registry(), options.source, options.output, options.version, spark_of(options)
         )
-    except scoring.ScoringError as err:
+    except score.ScoringError as err:
         sys.exit(str(err))
     print(f"{done.rows_scored} rows scored by version {done.version}: {done.output}")
     if done.rows_rejected:
         print(f"{done.rows_rejected} rows break the contract: {done.rejected}", file=sys.stderr)
     if done.share_rejected > options.max_rejected:
-        sys.exit(f"{done.share_rejected:.1%} of the rows are more than --max-rejected allows")
+        sys.exit(
+            f"--max-rejected: {done.share_rejected:.1%} of the rows were rejected, expected at most"
+            f" {options.max_rejected:.1%}"
+        )
 
 
 def run_promote(options: argparse.Namespace) -> None:
-    """`promote`: what the gate kept back, or never saw, needs --force, which is written down."""
+    """Promote a version that passed the gate, or any version with --force."""
     registry = open_registry()
     version = registry.version(options.version)
     if version is None:
-        sys.exit(f"version {options.version}: MLflow has none of that number")
+        sys.exit(f"version: got {options.version}, expected a version in MLflow.")
     passed = version.tags.get("gate") == "passed"
     if not passed and not options.force:
-        reason = version.tags.get("gate_reason", "the gate has not judged it")
-        sys.exit(f"version {version.version} did not pass the gate: {reason}; or use --force")
+        reason = version.tags.get("gate_reason", "it has no verdict")
+        sys.exit(f"version {version.version}: did not pass the gate: {reason}. Use --force.")
     move_production(registry, version.version, Promotion(options.who, options.why, not passed))
 
 
 def run_rollback(options: argparse.Namespace) -> None:
-    """`rollback`: to the version that the newest promotion replaced."""
+    """Promote the version that the newest promotion replaced."""
     registry = open_registry()
     moves = registry.ledger.promotions()
     before = moves[0]["from_version"] if moves else "none"
     if before == "none" or registry.version(before) is None:
-        sys.exit("there is no earlier version to go back to: python -m training history")
+        sys.exit("rollback: there is no earlier version; see `python -m training history`.")
     move_production(registry, before, Promotion(options.who, f"rollback: {options.why}"))
 
 
 def move_production(registry: Registry, version: str, promotion: Promotion) -> None:
-    """Promotes and says so."""
+    """Promote a version and print it."""
     registry.promote(version, promotion)
-    print(f"version {version} is production; the services follow within seconds")
+    print(f"version {version} is production; the services load it within seconds")
 
 
 def run_history(_: argparse.Namespace) -> None:
-    """`history`: newest first."""
+    """Print all promotions, newest first."""
     for move in open_registry().ledger.promotions():
         forced = " (forced)" if move["forced"] == "True" else ""
         moved = f"{move['from_version']} -> {move['to_version']}"
@@ -309,29 +369,28 @@ def run_history(_: argparse.Namespace) -> None:
 
 
 def run_decisions(_: argparse.Namespace) -> None:
-    """`decisions`: newest first."""
+    """Print all decisions about trainings, newest first."""
     for one in open_registry().ledger.decisions():
-        span = one["at"] + (
-            f" to {one['until']} ({one['times']} times)" if one["times"] != "1" else ""
-        )
+        repeated = f" to {one['until']} ({one['times']} times)" if one["times"] != "1" else ""
         what = f"flow run {one['flow_run']} started" if "flow_run" in one else "no training"
-        print(f"{span}  version {one['version']}: {one['cause']}; {what}: {one['why']}")
+        when = f"{one['at']}{repeated}"
+        print(f"{when}  version {one['version']}: {one['cause']}; {what}: {one['why']}")
 
 
 def run_retain(options: argparse.Namespace) -> None:
-    """`retain`: what Prefect does once a day."""
+    """Remove old runs, or list them."""
     settings = read_settings(Settings)
     registry = open_registry()
     expired = find_expired(registry, settings)
     if options.dry_run:
-        print(*listing(expired), f"would remove {summary(expired)}", sep="\n")
+        print(*describe_each(expired), f"would remove {summary(expired)}", sep="\n")
         return
     registry.remove(expired)
     print(f"removed {summary(expired)}")
 
 
 def run_synthesize(options: argparse.Namespace) -> None:
-    """`synthesize`: writes rows as the stream generator reads them, or as a table."""
+    """Write synthetic rows, as requests or as a table."""
     contract = load_contract()
     rows = synthesize(contract, rows_train=options.rows, rows_test=0, seed=options.seed).train
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -342,23 +401,10 @@ def run_synthesize(options: argparse.Namespace) -> None:
         case ".parquet":
             rows[columns].to_parquet(options.out, index=False)
         case _:
-            write_traffic(rows, contract, options.out)
+            write_requests(rows, contract, options.out)
     print(f"{options.rows} synthetic rows: {options.out}")
 
 
-COMMANDS = {
-    "train": run_train,
-    "ingest": run_ingest,
-    "forget": run_forget,
-    "worker": run_work,
-    "score": run_score,
-    "promote": run_promote,
-    "rollback": run_rollback,
-    "history": run_history,
-    "decisions": run_decisions,
-    "retain": run_retain,
-    "synthesize": run_synthesize,
-}
-
 if __name__ == "__main__":
+    logs.set_up("text", "WARNING")
     exit_with_message(main)

@@ -10,7 +10,7 @@ from config.runtime.settings import BaseSettings, Count, Seconds
 
 
 class Settings(BaseSettings):
-    """Where training finds its data and its registry, and what limits it."""
+    """Addresses of data and registry, and limits of trainings."""
 
     mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", description="Address of MLflow.")
     census_data_dir: str = Field(
@@ -23,7 +23,8 @@ class Settings(BaseSettings):
     )
     training_store: str = Field(
         "",
-        description="Folder or `gs://bucket/folder` of ingested batches. Unset: `store` in DATA_DIR.",
+        description="Folder or `gs://bucket/folder` of ingested batches. Unset: `store` in"
+        " DATA_DIR.",
     )
     feed: str = Field(
         "",
@@ -85,7 +86,7 @@ class Settings(BaseSettings):
 
     @property
     def census_folder(self) -> Path | None:
-        """The folder that the caller named, if any."""
+        """The folder of CENSUS_DATA_DIR, if set."""
         return Path(self.census_data_dir) if self.census_data_dir else None
 
     @property
@@ -105,12 +106,12 @@ class Settings(BaseSettings):
 
     @property
     def store_address(self) -> str:
-        """Where ingested batches are kept: a gs:// address or an absolute path."""
+        """The training store: a gs:// address or an absolute path."""
         return absolute(self.training_store or f"{self.data_dir}/store")
 
     @property
     def feed_address(self) -> str:
-        """Where batches arrive: a gs:// address, an absolute path, or nothing."""
+        """The feed: a gs:// address, an absolute path, or an empty text."""
         return absolute(self.feed) if self.feed else ""
 
 

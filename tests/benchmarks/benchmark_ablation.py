@@ -17,12 +17,12 @@ import pandas as pd
 from config.contract import Contract, load_contract
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import result, write
-from training.calibration import best_f1_threshold
-from training.card import MIN_ROWS, gaps
-from training.evaluation import measure, segment_table
-from training.gate import auc_gain
-from training.pipeline import Params, make_encoder
-from training.search import Folds, Trial, run_search
+from training.model.calibration import best_f1_threshold
+from training.evaluation.model_card import MIN_ROWS, gaps
+from training.evaluation.metrics import measure, segment_table
+from training.evaluation.gate import RESAMPLES, Bootstrap, auc_gain
+from training.model.pipeline import Params, make_encoder
+from training.model.search import Folds, Trial, run_search
 
 N_FOLDS, SEED = 5, 0
 RISING = ("education", "hours_per_week", "capital_gain")
@@ -77,7 +77,12 @@ def describe(
     shown = ("roc_auc", "log_loss", "f1", "ece")
     rows = [result(f"{name}: {metric}", metrics[metric], "") for metric in shown]
     if trial is not best:
-        gain = auc_gain(y, trial.probability, best.probability, np.random.default_rng(SEED))
+        gain = auc_gain(
+            y,
+            trial.probability,
+            best.probability,
+            Bootstrap(np.random.default_rng(SEED), RESAMPLES),
+        )
         interval = f"{gain.low:+.5f} to {gain.high:+.5f}"
         rows.append(result(f"{name}: ROC AUC gain, {interval}", gain.estimate, ""))
     table = gaps(segment_table(frame, y, trial.probability, threshold, MIN_ROWS))

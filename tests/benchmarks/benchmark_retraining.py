@@ -23,15 +23,23 @@ from stream_generator.traffic.scenarios import SCENARIOS
 from stream_generator.traffic.rows import Row, read_rows
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_least, result, write
-from training.calibration import best_f1_threshold
-from training.census import Census, check_frame, split_judge_traffic, write_traffic
-from training.evaluation import measure
-from training.feedback import Feedback
-from training.gate import MARGIN_FLOOR_ROC_AUC
-from training.package import FittedModel
-from training.pipeline import DEFAULT_PARAMS, Params, make_pipeline
-from training.search import Folds
-from training.sources import TrainingRows, from_feedback, gather, refuse_overlap, thinned
+from training.data.assemble import (
+    TrainingRows,
+    assemble_rows,
+    downsample_old_rows,
+    from_feedback,
+    reject_overlap,
+)
+from training.data.census import Census, split_judge_traffic
+from training.data.feedback import Feedback
+from training.data.rows import write_requests
+from training.data.validation import check_frame
+from training.evaluation.gate import MARGIN_FLOOR_ROC_AUC
+from training.evaluation.metrics import measure
+from training.model.calibration import best_f1_threshold
+from training.model.onnx_export import FittedModel
+from training.model.pipeline import DEFAULT_PARAMS, Params, make_pipeline
+from training.model.search import Folds
 
 N_FOLDS, SEED = 3, 0
 WEIGHTS = (1.0, 3.0)
@@ -75,8 +83,8 @@ def compare(
     """Yield the figures of the champion and of each candidate, on both sets."""
     models = {"champion": champion}
     for weight in WEIGHTS:
-        models[f"weight {weight:g}"] = fit(thinned(rows, weight, SEED).frame, contract)
-    for judge, frame in (("newest", rows.recent_judges), ("census", rows.census_judges)):
+        models[f"weight {weight:g}"] = fit(downsample_old_rows(rows, weight, SEED).frame, contract)
+    for judge, frame in (("newest", rows.recent_holdout), ("census", rows.census_holdout)):
         before = measured(champion, frame, contract)["roc_auc"]
         for who, model in models.items():
             metrics = measured(model, frame, contract)
@@ -93,7 +101,7 @@ def read_traffic(census: Census, contract: Contract) -> tuple[pd.DataFrame, list
     judges, traffic = split_judge_traffic(census.test, contract)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "traffic.jsonl"
-        write_traffic(traffic, contract, path)
+        write_requests(traffic, contract, path)
         return judges, read_rows(path)
 
 
@@ -109,8 +117,8 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for name in ("sudden", "label_shift", "concept_shift"):
         feedback = Feedback(labelled_requests(traffic, name, options.rows, contract), 0, 0)
-        rows = gather(census, judges, [from_feedback(feedback, contract)], contract)
-        refuse_overlap(rows, contract)
+        rows = assemble_rows(census, judges, [from_feedback(feedback, contract)], contract)
+        reject_overlap(rows, contract)
         results += compare(name, champion, rows, contract)
     write("retraining", results)
 

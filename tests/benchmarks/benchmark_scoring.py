@@ -18,12 +18,12 @@ from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
 from tests.benchmarks.report import result, write
-from training.calibration import Platt
-from training.package import FittedModel, Package, write_package
-from training.pipeline import DEFAULT_PARAMS, make_pipeline
-from training.scoring import BATCH_ROWS, Scorer, score_files
-from training.spark import spark_session
-from training.synthesis import synthesize
+from training.model.calibration import Platt
+from training.model.onnx_export import FittedModel, Package, write_package
+from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
+from training.batch_scoring.score import BATCH_ROWS, Scorer, score_files
+from training.batch_scoring.spark import spark_session
+from training.data.synthetic import synthesize
 
 TREES = 350
 POOL_ROWS = 200_000  # the files are drawn from these, with replacement

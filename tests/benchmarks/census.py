@@ -4,9 +4,10 @@ import sys
 
 from config.contract import Contract
 from config.runtime.settings import read_settings
-from training.census import Census, CensusUnavailable, load_census
+from training.data.census import Census, load_census
+from training.data.errors import CensusUnavailable
+from training.data.synthetic import synthesize
 from training.settings import Settings
-from training.synthesis import synthesize
 
 
 def read_census(contract: Contract) -> Census:

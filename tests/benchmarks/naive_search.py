@@ -14,9 +14,9 @@ from hyperopt import fmin, hp, tpe
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from config.contract import Contract
-from training.census import Census
-from training.pipeline import Params, make_pipeline
-from training.search import SPACE
+from training.data.census import Census
+from training.model.pipeline import Params, make_pipeline
+from training.model.search import SPACE
 
 N_FOLDS = 5
 

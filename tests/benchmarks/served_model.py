@@ -13,9 +13,9 @@ from sklearn.pipeline import Pipeline
 
 from config.contract import MISSING, Contract
 from tests.benchmarks.census import read_census
-from training.calibration import Platt
-from training.package import FittedModel, write_package
-from training.pipeline import DEFAULT_PARAMS, make_classifier, make_encoder
+from training.model.calibration import Platt
+from training.model.onnx_export import FittedModel, write_package
+from training.model.pipeline import DEFAULT_PARAMS, make_classifier, make_encoder
 
 Records = list[dict[str, Any]]
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, ViewportSize, sync_playwright
 from config.contract import load_contract
 from config.local_stack.observe import drift_runs
 from tests.conftest import CHROMIUM
-from training.synthesis import synthesize
+from training.data.synthetic import synthesize
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SIZE = ViewportSize(width=1000, height=760)

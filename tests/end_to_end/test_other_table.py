@@ -20,10 +20,10 @@ from prediction_service.models.model_folder import Current, ModelFolder
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
-from training.census import check_frame
-from training.flow import fit
-from training.package import write_package
-from training.search import Folds, run_search
+from training.data.validation import check_frame
+from training.model.onnx_export import write_package
+from training.model.search import Folds, run_search
+from training.orchestration.flows import fit
 
 BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 SUBSCRIBER = {"tenure": 3, "plan": None, "contentment": "poor"}

@@ -24,7 +24,7 @@ from config.events import Prediction
 from config.runtime.telemetry import SWITCHES
 from prediction_service.sinks.mongodb import COLLECTION, document_of
 from tests.conftest import free_port, mlflow_server
-from training.synthesis import synthesize
+from training.data.synthetic import synthesize
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

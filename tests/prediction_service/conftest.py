@@ -29,9 +29,9 @@ from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
 from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
-from training.calibration import Platt
-from training.package import FittedModel, write_package
-from training.pipeline import make_classifier, make_encoder
+from training.model.calibration import Platt
+from training.model.onnx_export import FittedModel, write_package
+from training.model.pipeline import make_classifier, make_encoder
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from prediction_service.predictor import MOST_EXPLAINED, Predictor, Question
 from prediction_service.models.live_model import LiveModel
 from tests.conftest import made_up_rows
 from tests.prediction_service.conftest import install, with_metadata
-from training.pipeline import make_encoder
+from training.model.pipeline import make_encoder
 
 Record = dict[str, Any]
 

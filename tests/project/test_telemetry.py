@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "module",
-    ["training.package", "prediction_service.predict.model", "prediction_service.models.registry"]
-    + ["evidently_service.measure.drift", "evidently_service.reference.registry", "training.watch"],
+    ["training.model.onnx_export", "training.retraining.watch", "prediction_service.predict.model"]
+    + ["prediction_service.models.registry", "evidently_service.measure.drift"]
+    + ["evidently_service.reference.registry"],
 )
 def test_every_switch_is_set_and_the_home_folder_stays_empty(module, tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in SWITCHES}

@@ -11,17 +11,17 @@ from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
 from tests.conftest import made_up_rows
-from training.calibration import Platt
-from training.package import FittedModel, Package, write_package
-from training.pipeline import DEFAULT_PARAMS, make_pipeline
-from training.spark import SparkUnavailable, spark_session
+from training.model.calibration import Platt
+from training.model.onnx_export import FittedModel, Package, write_package
+from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
+from training.batch_scoring.spark import SparkUnavailable, spark_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # pylint: disable=import-error
 
 
 def fit_small(contract: Contract, rows: pd.DataFrame, trees: int = 20) -> FittedModel:
-    """A model of a few trees."""
+    """Fit a model of a few trees."""
     pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": trees}, seed=0)
     pipeline.fit(rows[[f.name for f in contract.inputs]], rows["income"].to_numpy())
     parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
@@ -36,7 +36,7 @@ def rows(contract: Contract) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def inputs(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
-    """The model's columns of the made-up rows."""
+    """The input columns of the made-up rows."""
     return rows[[feature.name for feature in contract.inputs]]
 
 

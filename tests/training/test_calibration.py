@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.calibration import Platt, best_f1_threshold, fit_platt
+from training.model.calibration import Platt, best_f1_threshold, fit_platt
 
 
 def test_slope_one_and_intercept_zero_change_nothing():

@@ -1,4 +1,4 @@
-"""The census loader: files, cache, download, checks, quarantine and the divided test split.
+"""The census: files, cache, download, validation, quarantine and the halves of the test split.
 
 The rows here are made up; the real files are used where CENSUS_DATA_DIR names them.
 """
@@ -19,8 +19,12 @@ import pytest
 
 from config.contract import Contract
 from tests.conftest import free_port
-from training import census
-from training.census import Census, CensusError, CensusUnavailable, Origin
+from training.data import census
+from training.data.census import Census
+from training.data.rows import write_requests
+from training.data.validation import check_frame
+from training.data.download import Origin
+from training.data.errors import CensusError, CensusUnavailable
 
 ROW = "41, Private, 100000, HS-grad, 9, Divorced, Sales, Unmarried, Black, Female, 0, 0, 38, ?, "
 OTHER = "29, ?, 200000, Masters, 14, Never-married, ?, Own-child, White, Male, 0, 0, 20, Cuba, "
@@ -31,13 +35,13 @@ FILES = {
 
 
 def origin_of(files: dict[str, bytes], url: str = "http://127.0.0.1:1/adult.zip") -> Origin:
-    """An origin whose sums are those of the given files, tried three times in quick succession."""
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return Origin(url, sums, attempts=3, backoff_s=0.01, timeout_s=2)
+    """Return an origin whose checksums are those of the files, with three quick attempts."""
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return Origin(url, checksums, attempts=3, backoff_s=0.01, timeout_s=2)
 
 
 def zip_of(files: dict[str, bytes]) -> bytes:
-    """The files in a zip."""
+    """Return the files in a zip."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
@@ -47,35 +51,35 @@ def zip_of(files: dict[str, bytes]) -> bytes:
 
 @dataclass
 class Site:
-    """A dataset's site on the loopback: gives its answers in turn, the last one for ever."""
+    """A dataset's site on the loopback: it gives its responses in turn, then repeats the last."""
 
     url: str
-    answers: list[tuple[int, bytes, int]]  # status, body, bytes of it that are sent
+    responses: list[tuple[int, bytes, int]]  # status, body, bytes of it that are sent
     requests: int = 0
 
-    def next_answer(self) -> tuple[int, bytes, int]:
-        """What the next request gets."""
+    def next_response(self) -> tuple[int, bytes, int]:
+        """Return the next response."""
         self.requests += 1
-        return self.answers[min(self.requests, len(self.answers)) - 1]
+        return self.responses[min(self.requests, len(self.responses)) - 1]
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A real HTTP server that the test tells what to answer."""
+    """A real HTTP server; the test sets its responses."""
 
     class Handler(BaseHTTPRequestHandler):
-        """Sends the site's next answer."""
+        """Sends the site's next response."""
 
         def do_GET(self) -> None:  # pylint: disable=invalid-name  # the base class's name
-            """Promises the whole body, and may send less."""
-            status, body, sent = state.next_answer()
+            """Announce the whole body, and maybe send less."""
+            status, body, sent = state.next_response()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[:sent])
 
         def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
-            """Keeps the test's output clean."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         state = Site(f"http://127.0.0.1:{server.server_port}/adult.zip", [])
@@ -107,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-# --- where the files come from ------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------
 
 
 def test_a_named_folder_is_read_and_nothing_is_downloaded(load, folder, site, tmp_path):
@@ -116,7 +120,7 @@ def test_a_named_folder_is_read_and_nothing_is_downloaded(load, folder, site, tm
     assert site.requests == 0 and not (tmp_path / "raw").exists()
 
 
-def test_a_named_folder_with_another_sum_is_refused_with_both_sums(load, folder):
+def test_a_named_folder_with_another_checksum_is_rejected_with_both_checksums(load, folder):
     changed = FILES["adult.data"].replace(b"41", b"42")
     (folder / "adult.data").write_bytes(changed)
     with pytest.raises(CensusError) as caught:
@@ -126,16 +130,16 @@ def test_a_named_folder_with_another_sum_is_refused_with_both_sums(load, folder)
     assert "adult.data" in str(caught.value) and "CENSUS_DATA_DIR" in str(caught.value)
 
 
-def test_a_named_folder_without_a_file_is_an_error_and_no_reason_to_download(load, folder, site):
+def test_a_named_folder_without_a_file_is_an_error_and_starts_no_download(load, folder, site):
     (folder / "adult.test").unlink()
-    with pytest.raises(CensusError, match="adult.test: cannot be read") as caught:
+    with pytest.raises(CensusError, match="adult.test: No such file") as caught:
         load(origin_of(FILES, site.url), folder)
     assert not isinstance(caught.value, CensusUnavailable) and site.requests == 0
 
 
 def test_a_download_fills_the_cache_and_the_cache_is_used_next(load, site, tmp_path):
     body = zip_of(FILES)
-    site.answers = [(200, body, len(body))]
+    site.responses = [(200, body, len(body))]
     first = load(origin_of(FILES, site.url))
     second = load(origin_of(FILES, site.url))
     assert first.digest == second.digest and site.requests == 1
@@ -143,26 +147,26 @@ def test_a_download_fills_the_cache_and_the_cache_is_used_next(load, site, tmp_p
     assert cached == FILES
 
 
-def test_a_failing_or_cut_off_download_is_tried_again(load, site):
+def test_a_failing_or_truncated_download_is_retried(load, site):
     body = zip_of(FILES)
-    site.answers = [(503, b"busy", 4), (200, body, len(body) // 2), (200, body, len(body))]
+    site.responses = [(503, b"busy", 4), (200, body, len(body) // 2), (200, body, len(body))]
     assert len(load(origin_of(FILES, site.url)).train) == 3
     assert site.requests == 3
 
 
 @pytest.mark.parametrize(
-    ("answer", "attempts", "reason"),
+    ("response", "attempts", "reason"),
     [
         ((200, zip_of(FILES), 100), 3, "100 bytes read"),
-        ((200, b"<html>sign in</html>", 20), 3, "no zip file, it starts with b'<html>"),
+        ((200, b"<html>sign in</html>", 20), 3, "not a zip file; it starts with b'<html>"),
         ((503, b"", 0), 3, "503"),
         ((404, b"", 0), 1, "404"),
     ],
 )
-def test_a_download_that_stays_wrong_is_unavailable_and_says_why(
-    load, site, answer, attempts, reason
+def test_a_download_that_fails_for_good_is_unavailable_with_the_reason(
+    load, site, response, attempts, reason
 ):
-    site.answers = [answer]
+    site.responses = [response]
     with pytest.raises(CensusUnavailable, match=reason) as caught:
         load(origin_of(FILES, site.url))
     assert f"in {attempts} attempt(s)" in str(caught.value) and site.requests == attempts
@@ -178,35 +182,35 @@ def test_an_unreachable_site_is_unavailable_and_the_cache_stays_empty(load, tmp_
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (FILES | {"adult.test": b"another"}, "adult.test of .*7 bytes with sha256 .*expected"),
-        ({"adult.data": FILES["adult.data"]}, "adult.test of .*not readable from the zip"),
+        (FILES | {"adult.test": b"another"}, "adult.test of .*got 7 bytes with sha256 .*expected"),
+        ({"adult.data": FILES["adult.data"]}, "adult.test of .*unreadable in the zip file"),
     ],
 )
-def test_a_zip_with_the_wrong_files_is_refused_and_the_cache_stays_empty(
+def test_a_zip_with_the_wrong_files_is_rejected_and_the_cache_stays_empty(
     load, site, tmp_path, files, message
 ):
     body = zip_of(files)
-    site.answers = [(200, body, len(body))]
+    site.responses = [(200, body, len(body))]
     with pytest.raises(CensusError, match=message) as caught:
         load(origin_of(FILES, site.url))
     assert not isinstance(caught.value, CensusUnavailable)
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_spoilt_cache_is_fetched_again(load, site, tmp_path):
+def test_an_invalid_cache_is_replaced(load, site, tmp_path):
     body = zip_of(FILES)
-    site.answers = [(200, body, len(body))]
+    site.responses = [(200, body, len(body))]
     load(origin_of(FILES, site.url))
     (tmp_path / "raw" / "adult.data").write_bytes(b"cut off")
     assert len(load(origin_of(FILES, site.url)).train) == 3
     assert (tmp_path / "raw" / "adult.data").read_bytes() == FILES["adult.data"]
 
 
-# --- what is in them ----------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------------------------
 
 
 def load_texts(load: Callable[..., Census], folder: Path, files: dict[str, bytes]) -> Census:
-    """The census of a folder that holds the given files, their sums being right."""
+    """Return the census of a folder with the given files and their checksums."""
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return load(origin_of(files), folder)
@@ -242,7 +246,7 @@ def test_exact_duplicates_are_counted_and_kept(load, folder):
     assert found.duplicates == 1 and len(found.train) == 3
 
 
-def test_rows_that_break_the_contract_are_set_aside_with_their_problems(load, folder, tmp_path):
+def test_rows_that_break_the_contract_are_quarantined_with_their_problems(load, folder, tmp_path):
     bad = [
         ROW.replace("41", "-3") + "<=50K",
         ROW.replace("Sales", "sales").replace("38", "many") + "<=50K",
@@ -282,9 +286,12 @@ def test_the_quarantine_of_an_earlier_load_is_replaced(load, folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ((ROW.removesuffix("?, ") + "<=50K\n") * 3, "3 rows of 14 fields, expected 15 fields: age"),
-        ("\n\n", "0 rows of 0 fields"),
-        ((ROW + "rich\n") * 3, "no row fits the contract, e.g. income: expected one of"),
+        (
+            (ROW.removesuffix("?, ") + "<=50K\n") * 3,
+            "wrong columns; got 3 rows of 14 fields, expected 15 fields: age",
+        ),
+        ("\n\n", "wrong columns; got 0 rows of 0 fields"),
+        ((ROW + "rich\n") * 3, "no valid row, e.g. income: expected one of"),
     ],
 )
 def test_a_file_that_is_wrong_as_a_whole_is_an_error(load, folder, text, message):
@@ -342,7 +349,7 @@ ODD: list[dict[str, Any]] = [
 
 
 def odd_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A valid raw row with each of the oddities."""
+    """Return a valid raw row with each of the oddities."""
     return [record | {"fnlwgt": 1000, "education_num": 9} | odd for odd in ODD]
 
 
@@ -350,16 +357,16 @@ def odd_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_frame_is_judged_as_the_contract_judges_its_records(contract, record, at):
     row = odd_rows(record)[at]
     frame = pd.DataFrame([row | {"income": "<=50K"}])
-    checked, rejected = census.check_frame(frame, contract)
+    checked, rejected = check_frame(frame, contract)
     problems = contract.check(row)
     assert (len(checked), len(rejected)) == ((0, 1) if problems else (1, 0))
     assert list(rejected["problems"]) == ([problems] if problems else [])
 
 
-def test_odd_rows_are_told_from_good_ones_in_one_frame(contract, record):
+def test_valid_and_odd_rows_of_one_frame_are_separated(contract, record):
     rows = odd_rows(record)
     frame = pd.DataFrame(rows, dtype=object).assign(income=1)
-    checked, rejected = census.check_frame(frame, contract)
+    checked, rejected = check_frame(frame, contract)
     valid = [index for index, row in enumerate(rows) if not contract.check(row)]
     assert checked.index.tolist() == valid
     assert sorted([*checked.index, *rejected.index]) == list(range(len(rows)))
@@ -368,29 +375,29 @@ def test_odd_rows_are_told_from_good_ones_in_one_frame(contract, record):
 
 def test_an_unseen_country_becomes_missing_as_in_a_request(contract, record):
     frame = pd.DataFrame([record | {"native_country": "Atlantis", "income": 0}])
-    checked, _ = census.check_frame(frame, contract)
+    checked, _ = check_frame(frame, contract)
     assert checked["native_country"].tolist() == ["?"]
 
 
 def test_a_checked_frame_passes_again_unchanged(contract, record):
     frame = pd.DataFrame([record | {"workclass": None, "income": ">50K"}])
-    checked, _ = census.check_frame(frame, contract)
-    again, rejected = census.check_frame(checked, contract)
+    checked, _ = check_frame(frame, contract)
+    again, rejected = check_frame(checked, contract)
     pd.testing.assert_frame_equal(checked, again)
     assert rejected.empty
 
 
-def test_a_frame_without_a_used_column_is_refused_with_its_name(contract, record):
+def test_a_frame_without_a_used_column_is_rejected_with_its_name(contract, record):
     frame = pd.DataFrame([record | {"income": 0}]).drop(columns=["sex", "income"])
     with pytest.raises(CensusError, match=r"missing column\(s\) sex, income"):
-        census.check_frame(frame, contract)
+        check_frame(frame, contract)
 
 
-# --- the divided test split ---------------------------------------------------------------------
+# --- the halves of the test split ---------------------------------------------------------------
 
 
 def many_rows(record: dict[str, Any]) -> pd.DataFrame:
-    """700 different people, every one twice, with another weight and label the second time."""
+    """Return 700 people twice, with another weight and label the second time."""
     people = [
         record | {"age": age, "capital_gain": gain} for age in range(20, 90) for gain in range(10)
     ]
@@ -406,7 +413,7 @@ def test_each_row_is_on_one_side_and_the_sides_are_about_equal(contract, record)
     assert 0.4 < len(judge) / len(rows) < 0.6
 
 
-def test_the_side_follows_from_what_the_service_sees_and_not_from_order_or_label(contract, record):
+def test_the_side_depends_on_the_input_columns_and_not_on_order_or_label(contract, record):
     rows = many_rows(record)
     judge, _ = census.split_judge_traffic(rows, contract)
     assert set(judge.index[judge.index < 700] + 700) == set(judge.index[judge.index >= 700])
@@ -414,8 +421,8 @@ def test_the_side_follows_from_what_the_service_sees_and_not_from_order_or_label
     assert set(shuffled.index) == set(judge.index)
 
 
-def test_the_side_of_a_row_is_the_same_for_ever(contract, record):
-    """Moving a judge row to traffic would let it reach a later training set."""
+def test_the_side_of_a_row_never_changes(contract, record):
+    """A judge row that moved to traffic could reach a later training set."""
     rows = pd.DataFrame([record | {"age": age, "income": 0} for age in range(20, 32)])
     judge, _ = census.split_judge_traffic(rows, contract)
     assert judge["age"].tolist() == [20, 21, 22, 24, 25, 28, 29, 30]
@@ -423,7 +430,7 @@ def test_the_side_of_a_row_is_the_same_for_ever(contract, record):
 
 def test_traffic_rows_are_written_as_requests_with_labels(contract, record, tmp_path):
     frame = pd.DataFrame([record | {"workclass": "?", "fnlwgt": 1, "income": 1}])
-    census.write_traffic(frame, contract, tmp_path / "traffic.jsonl")
+    write_requests(frame, contract, tmp_path / "traffic.jsonl")
     line = json.loads((tmp_path / "traffic.jsonl").read_text(encoding="utf-8"))
     assert line == {"record": record | {"workclass": None}, "label": 1}
     assert contract.check(line["record"]) == []

@@ -1,4 +1,4 @@
-"""`python -m training`: what it writes, and how it fails."""
+"""`python -m training`: its options, output and errors."""
 
 import json
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 from config.runtime.settings import exit_with_message
 from tests.conftest import free_port
 from training.__main__ import main
-from training.census import CensusError, CensusUnavailable
+from training.data.errors import CensusError, CensusUnavailable
 
 
 def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, capsys):
@@ -38,16 +38,16 @@ def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         exit_with_message(lambda: main(["train"]))
     assert caught.value.code == 2
-    assert "MAX_EVALS=many" in capsys.readouterr().err
+    assert "MAX_EVALS: got many" in capsys.readouterr().err
 
 
-def test_census_files_that_are_wrong_end_in_one_clear_line(tmp_path, monkeypatch, capsys):
+def test_wrong_census_files_end_in_one_message(tmp_path, monkeypatch):
     (tmp_path / "adult.data").write_text("39, State-gov\n", "utf-8")
     monkeypatch.setenv("CENSUS_DATA_DIR", str(tmp_path))
     with pytest.raises(SystemExit) as caught:
         main(["train"])
-    assert caught.value.code == 1
-    assert "adult.data" in (said := capsys.readouterr().err) and "CENSUS_DATA_DIR" in said
+    said = str(caught.value.code)
+    assert "adult.data" in said and "CENSUS_DATA_DIR" in said
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,7 @@ def test_census_files_that_are_wrong_end_in_one_clear_line(tmp_path, monkeypatch
         ("--recent-weight", "heavy", "invalid float value: 'heavy'"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused_before_anything_starts(
-    option, value, expected, capsys
-):
+def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value, expected, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", option, value])
     assert caught.value.code == 2
@@ -72,20 +70,22 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_starts(
 @pytest.mark.parametrize(
     "command", [["promote", "abc", "--why", "x"], ["score", "a", "b", "--version", "abc"]]
 )
-def test_a_version_that_is_no_number_is_one_line(command, tmp_path, monkeypatch):
-    """It was a traceback: MLflow says that its parameter is invalid, not that it has none."""
+def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
+    """It was a traceback: MLflow reports an invalid parameter, not a missing version."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(SystemExit) as caught:
         main(command)
-    assert str(caught.value.code).startswith("version abc: MLflow has none")
+    assert str(caught.value.code).startswith("version: got abc, expected a version in MLflow")
 
 
 @pytest.fixture
 def flow_runs(monkeypatch):
-    """The arguments of each run of the flow, which is not run; the census files are there."""
+    """The arguments of each call of the flow, which is replaced; the census files exist."""
     runs = []
-    monkeypatch.setattr("training.flow.train", lambda **given: runs.append(given) or {})
-    monkeypatch.setattr("training.runs.find_prefect", lambda: "")
+    monkeypatch.setattr(
+        "training.orchestration.flows.train", lambda **given: runs.append(given) or {}
+    )
+    monkeypatch.setattr("training.orchestration.tasks.find_prefect", lambda: "")
     monkeypatch.setattr("training.__main__.read_files", lambda *_: {})
     return runs
 
@@ -124,10 +124,8 @@ def test_the_flags_of_train_reach_the_flow(flow_runs):
     ]
 
 
-def test_auto_falls_back_to_synthetic_rows_and_says_so_only_where_there_are_no_files(
-    flow_runs, monkeypatch, capsys
-):
-    """Wrong files are a mistake to be told, not a reason to train on something else."""
+def test_auto_uses_synthetic_rows_and_warns_only_without_files(flow_runs, monkeypatch, capsys):
+    """Wrong files are an error to report, not a reason to train on other rows."""
 
     def read_files(*_):
         raise found
@@ -141,11 +139,10 @@ def test_auto_falls_back_to_synthetic_rows_and_says_so_only_where_there_are_no_f
     assert "nothing could be downloaded" in said and "SYNTHETIC DATA" in said
     with pytest.raises(SystemExit):
         main(["train", "--data", "uci"])
-    found = CensusError("adult.data: another sum")
-    with pytest.raises(SystemExit):
+    found = CensusError("adult.data: another checksum")
+    with pytest.raises(SystemExit, match="adult.data: another checksum"):
         main(["train", "--data", "auto"])
-    said = capsys.readouterr().err
-    assert "adult.data: another sum" in said and "SYNTHETIC DATA" not in said
+    assert "SYNTHETIC DATA" not in capsys.readouterr().err
     assert [given["data"] for given in flow_runs] == ["uci", "synthetic"]
 
 
@@ -162,11 +159,10 @@ def test_unless_production_trains_only_before_the_first_promotion(flow_runs, mon
     assert len(flow_runs) == 2
 
 
-@pytest.mark.parametrize("command", ["train", "worker"])
-def test_without_prefect_there_is_one_line_that_names_the_setting(command, monkeypatch, capsys):
+@pytest.mark.parametrize("command", [["train"], ["worker", "--server-wait-s", "0"]])
+def test_without_prefect_there_is_one_message_with_the_setting(command, capsys):
     address = f"http://127.0.0.1:{free_port()}/api"
-    monkeypatch.setattr("training.worker.SERVER_WAIT_S", 0)
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
-        main([command])
-    assert f"Prefect does not answer at PREFECT_API_URL={address}" in str(caught.value.code)
+        main(command)
+    assert f"PREFECT_API_URL: Prefect does not respond; got {address}" in str(caught.value.code)
     assert "Traceback" not in capsys.readouterr().err

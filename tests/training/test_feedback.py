@@ -1,17 +1,17 @@
-"""Labelled production rows from a real MongoDB server, written by the prediction service's sink."""
+"""Labelled production rows from a real MongoDB server, where the prediction service wrote them."""
 
 import time
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
 from config.runtime.settings import SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.sinks.mongodb import MongoSink
-from training import feedback
-from training.feedback import FeedbackUnavailable, count_labelled, read_feedback
+from training.data.feedback import FeedbackUnavailable, count_labelled, read_feedback
 from training.settings import Settings
 
 
@@ -23,7 +23,7 @@ def settings(sink: MongoSink, mongodb_uri: str) -> Settings:
 
 
 def send(sink: MongoSink, *events: Prediction | Label) -> None:
-    """Stores events as the relay does."""
+    """Store events as the relay does."""
     sink.send(
         [
             StoredEvent(
@@ -39,7 +39,7 @@ def send(sink: MongoSink, *events: Prediction | Label) -> None:
 
 
 def predicted(key: str, record: dict[str, Any]) -> Prediction:
-    """An answered record."""
+    """Return a prediction."""
     return Prediction(key, 1.7e9, "1", record, 0.25, 0, 0.5)
 
 
@@ -53,9 +53,7 @@ def test_labelled_predictions_come_oldest_label_first(sink, settings, record, co
     assert found.rows[columns].values.tolist() == [["b", 1.7e9, 40, 1], ["a", 1.7e9, 30, 0]]
 
 
-def test_only_matched_and_undisputed_labels_of_valid_records_come(
-    sink, settings, record, contract, caplog
-):
+def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings, record, contract):
     null = record | {"workclass": None, "native_country": "Atlantis"}
     send(
         sink,
@@ -68,17 +66,16 @@ def test_only_matched_and_undisputed_labels_of_valid_records_come(
         *(Label(key, 10.0, 1) for key in ("older contract", "lacks one")),
         Label("disputed", 11.0, 0),
     )
-    found = read_feedback(settings, contract)
+    with capture_logs() as lines:
+        found = read_feedback(settings, contract)
     assert found.rows["prediction_id"].tolist() == ["good"]
     assert found.rows[["workclass", "native_country"]].values.tolist() == [["?", "?"]]
     assert (found.disputed, found.rejected) == (1, 2)
-    assert "feedback rejected count=2 columns=['age', 'sex']" in caplog.text
+    assert lines[0]["event"] == "feedback_rejected" and lines[0]["columns"] == ["age", "sex"]
 
 
-def test_where_api_keys_are_on_only_labels_of_callers_with_one_train(
-    sink, settings, record, contract
-):
-    """Before them anyone who reached the service could have taught the next model."""
+def test_with_api_keys_only_labels_of_current_callers_are_used(sink, settings, record, contract):
+    """Without API keys, anyone with access to the service could poison the next model."""
     send(sink, *(predicted(key, record) for key in ("anonymous", "planning", "taken back")))
     send(sink, Label("anonymous", 1.0, 1), Label("planning", 2.0, 1, "planning"))
     send(sink, Label("taken back", 3.0, 1, "gone"))
@@ -101,11 +98,10 @@ def test_only_the_newest_labels_are_read_from_a_long_log(sink, settings, record,
     assert found.rows["prediction_id"].tolist() == ["c", "a"]
 
 
-def test_a_server_that_is_away_is_named_with_its_setting_and_in_time(contract, monkeypatch):
-    monkeypatch.setattr(feedback, "CONNECT_S", 0.3)
+def test_an_unavailable_server_is_named_with_its_setting_and_in_time(contract):
     started = time.monotonic()
     with pytest.raises(FeedbackUnavailable, match="MONGODB_ADDRESS.*without --with-feedback"):
-        read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract)
+        read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract, connect_s=0.3)
     assert time.monotonic() - started < 10
 
 
@@ -116,6 +112,6 @@ def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(c
         assert "sesame" not in str(caught.value)
 
 
-def test_without_an_address_the_way_by_the_journal_is_told(contract):
+def test_without_an_address_the_error_explains_the_export_of_the_journal(contract):
     with pytest.raises(SettingsError, match="journal export --labelled .*training ingest"):
         read_feedback(Settings(), contract)

@@ -1,4 +1,4 @@
-"""The gate: clearly better passes, clearly worse does not, synthetic never replaces real."""
+"""The gate: a clearly better model passes, a worse one does not, synthetic never replaces real."""
 
 import time
 
@@ -9,7 +9,8 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
-from training.gate import Judge, gate, weighted_auc
+from training.evaluation.gate import HoldoutSet, gate
+from training.evaluation.metrics import weighted_auc
 
 
 class FakeScorer:
@@ -23,25 +24,25 @@ class FakeScorer:
         self.metadata = {"data_source": data_source}
 
     def score(self, frame):
-        """Between a coin and the truth."""
+        """Return a mix of chance and truth."""
         noise = np.random.default_rng(0).random(len(frame))
         return np.clip(self.skill * frame["income"] + (1 - self.skill) * noise, 0.01, 0.99)
 
 
 @pytest.fixture(scope="module")
 def judge(contract):
-    """Held-out rows."""
+    """A holdout set."""
     rows = made_up_rows(contract, 2000)
-    return Judge(rows, rows["income"].to_numpy(), digest="d1")
+    return HoldoutSet(rows, rows["income"].to_numpy(), digest="d1")
 
 
 def test_a_first_model_is_promoted_if_it_is_far_above_chance(judge):
     assert gate(FakeScorer(0.6), None, judge).promote
-    refused = gate(FakeScorer(0.0), None, judge)
-    assert not refused.promote and "below the floor" in refused.reason
+    rejected = gate(FakeScorer(0.0), None, judge)
+    assert not rejected.promote and "expected at least 0.75" in rejected.reason
 
 
-def test_a_clearly_worse_candidate_is_kept_back_with_the_figures(judge):
+def test_a_clearly_worse_candidate_is_rejected_with_the_figures(judge):
     verdict = gate(FakeScorer(0.3), FakeScorer(0.6), judge)
     assert not verdict.promote and "roc_auc may be worse by" in verdict.reason
     tags = verdict.as_tags()
@@ -58,13 +59,13 @@ def test_a_clearly_better_candidate_is_promoted_with_its_interval(judge):
     assert gain.estimate == pytest.approx(losses[0] - losses[1])
 
 
-def test_a_candidate_that_is_only_as_good_does_not_replace_the_champion(judge):
+def test_an_equally_good_candidate_does_not_replace_the_champion(judge):
     verdict = gate(FakeScorer(0.5), FakeScorer(0.5), judge)
     assert not verdict.promote and "not shown to be better" in verdict.reason
 
 
 class Blurred:
-    """The true chance behind the label, seen through noise of the model's own."""
+    """The true probability with the model's own noise."""
 
     threshold, size_mb, metadata = 0.5, 1.0, {"data_source": "uci"}
 
@@ -72,29 +73,28 @@ class Blurred:
         self.noise = noise
 
     def score(self, frame):
-        """A probability a row."""
+        """Return a probability per row."""
         return expit(frame["margin"].to_numpy() + self.noise[: len(frame)])
 
 
 @pytest.mark.slow
-def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion(monkeypatch):
-    """Two trainings of one quality, which differ by their noise only."""
-    monkeypatch.setattr("training.gate.RESAMPLES", 200)
-    monkeypatch.setattr("training.gate.LATENCY_ROWS", 1)
+def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion():
+    """Two trainings of equal quality that differ by noise only."""
     random = np.random.default_rng(7)
     promoted = 0
     for _ in range(200):
         margin = random.normal(-1.5, 2, 1000)
         y = (random.random(1000) < expit(margin)).astype(int)
-        judge = Judge(pd.DataFrame({"margin": margin}), y, "aa")
+        judge = HoldoutSet(pd.DataFrame({"margin": margin}), y, "aa")
         candidate, champion = (Blurred(random.normal(0, 0.3, 1000)) for _ in range(2))
-        promoted += gate(candidate, champion, judge).promote
+        verdict = gate(candidate, champion, judge, resamples=200, latency_rows=1)
+        promoted += verdict.promote
     assert promoted <= 10
 
 
-def test_a_candidate_that_harms_one_segment_is_kept_back_however_good_for_the_rest(judge):
+def test_a_candidate_that_harms_one_segment_is_rejected_however_good_for_the_rest(judge):
     class Harmful(FakeScorer):
-        """Knows less of one race than the champion."""
+        """Is worse for one race than the champion."""
 
         def score(self, frame):
             less = FakeScorer(0.42).score(frame)
@@ -107,7 +107,7 @@ def test_a_candidate_that_harms_one_segment_is_kept_back_however_good_for_the_re
 
 
 def test_a_segment_of_few_rows_is_named_and_not_judged(judge):
-    few = Judge(judge.frame.head(300), judge.y[:300], "few")
+    few = HoldoutSet(judge.frame.head(300), judge.y[:300], "few")
     verdict = gate(FakeScorer(0.6), FakeScorer(0.5), few)
     unjudged = [segment for segment in verdict.segments if segment.log_loss_rise is None]
     assert unjudged and all(segment.rows < 200 for segment in unjudged if "race" in segment.name)
@@ -123,26 +123,25 @@ def test_the_interval_covers_what_scikit_learn_measures_and_ties_share_a_rank():
     assert weighted_auc(y, scores)(drawn) == pytest.approx(expected)
 
 
-def test_a_model_that_is_too_large_to_serve_is_kept_back(judge):
+def test_a_model_that_is_too_large_to_serve_is_rejected(judge):
     large = FakeScorer(0.9)
     large.size_mb = 80.0
     assert "80 MB" in gate(large, FakeScorer(0.5), judge).reason
     assert "80 MB" in gate(large, None, judge).reason
 
 
-def test_a_model_that_is_too_slow_to_serve_is_kept_back(judge, monkeypatch):
+def test_a_model_that_is_too_slow_to_serve_is_rejected(judge):
     class Slow(FakeScorer):
-        """Takes 20 ms for a row, four times what is allowed."""
+        """Takes 20 ms per row, four times the maximum."""
 
         def score(self, frame):
             time.sleep(0.02 if len(frame) == 1 else 0)
             return super().score(frame)
 
-    monkeypatch.setattr("training.gate.LATENCY_ROWS", 5)
     for champion in (FakeScorer(0.5), None):
-        verdict = gate(Slow(0.9), champion, judge)
+        verdict = gate(Slow(0.9), champion, judge, latency_rows=5)
         assert not verdict.promote and verdict.candidate.latency_ms >= 20
-        assert verdict.reason.startswith("one row takes ") and "at most 5.0" in verdict.reason
+        assert verdict.reason.startswith("latency of one row") and "at most 5.0" in verdict.reason
 
 
 def test_a_synthetic_model_never_replaces_a_real_one_however_good(judge):
@@ -154,13 +153,13 @@ def test_a_real_model_may_replace_a_synthetic_one(judge):
     assert gate(FakeScorer(0.5), FakeScorer(0.5, "synthetic"), judge).promote
 
 
-def test_the_floor_holds_back_a_model_that_has_lost_the_people_of_before(contract, judge):
-    """Better for those who judge, and worse by more than the margin for the census."""
+def test_the_floor_set_rejects_a_model_that_is_worse_on_the_census(contract, judge):
+    """Better on the holdout set, but worse than the margin on the census."""
     before = made_up_rows(contract, 2000, seed=9)
-    floor = Judge(before, before["income"].to_numpy(), digest="d0", name="census")
+    floor = HoldoutSet(before, before["income"].to_numpy(), digest="d0", name="census")
 
     class Forgetful(FakeScorer):
-        """Knows today better than the champion, and the past as well as it is told."""
+        """Better than the champion on recent rows, and of given skill on the floor set."""
 
         def __init__(self, past):
             super().__init__(0.8)
@@ -170,10 +169,10 @@ def test_the_floor_holds_back_a_model_that_has_lost_the_people_of_before(contrac
             return FakeScorer(self.past if frame is before else 0.8).score(frame)
 
     recent = judge._replace(name="newest labelled rows")
-    kept_back = gate(Forgetful(past=0.3), FakeScorer(0.5), recent, floor)
-    assert not kept_back.promote and kept_back.reason.startswith("census: roc_auc may be worse by")
-    assert kept_back.floor.judge_digest == "d0" and kept_back.floor.judge_rows == 2000
-    assert kept_back.floor.roc_auc_gain.low < -0.02 < kept_back.log_loss_gain.low
+    rejected = gate(Forgetful(past=0.3), FakeScorer(0.5), recent, floor)
+    assert not rejected.promote and rejected.reason.startswith("census: roc_auc may be worse by")
+    assert rejected.floor.judge_digest == "d0" and rejected.floor.judge_rows == 2000
+    assert rejected.floor.roc_auc_gain.low < -0.02 < rejected.log_loss_gain.low
 
     as_good = gate(Forgetful(past=0.5), FakeScorer(0.5), recent, floor)
     assert as_good.promote and as_good.floor.roc_auc_gain.estimate == 0
@@ -182,9 +181,9 @@ def test_the_floor_holds_back_a_model_that_has_lost_the_people_of_before(contrac
     assert gate(Forgetful(past=0.3), FakeScorer(0.5), recent).promote  # without a floor
 
 
-def test_a_model_that_answers_nonsense_is_an_error_not_a_promotion(judge):
+def test_a_model_that_returns_nan_is_an_error_not_a_promotion(judge):
     class Broken(FakeScorer):
-        """Answers NaN."""
+        """Returns NaN."""
 
         def score(self, frame):
             return np.full(len(frame), np.nan)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
+from training.model.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
 
 X = np.array([[20.0, 0], [21, 0], [22, 1], [50, 1], [51, 0], [52, 1], [53, 0], [60, 1]], "float32")
 y = np.array([0, 0, 0, 0, 0, 1, 1, 1])

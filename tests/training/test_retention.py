@@ -1,4 +1,4 @@
-"""Retention on a real MLflow server: what is old goes with its files, what is needed stays."""
+"""Retention on a real MLflow server: old runs go with their files, needed ones stay."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,9 +11,10 @@ from config.contract import Contract
 from config.runtime.settings import SettingsError, read_settings
 from tests.conftest import mlflow_server
 from training.__main__ import main
-from training.package import Package
-from training.registry import Promotion, Registry
-from training.retention import find_expired, listing
+from training.model.onnx_export import Package
+from training.registry.ledger import Promotion
+from training.registry.mlflow_registry import Registry
+from training.registry.retention import describe_each, find_expired
 from training.settings import Settings
 
 IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
@@ -21,7 +22,7 @@ IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
-    """Where the server keeps artifacts."""
+    """The server's folder of artifacts."""
     return tmp_path / "artifacts"
 
 
@@ -34,7 +35,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
 
 
 def trained(registry: Registry, package: Package, contract: Contract) -> ModelVersion:
-    """A run with a trial, a file and a version, as training leaves it."""
+    """Make a run with a trial, a file and a version, as training does."""
     with registry.run({}, {}) as run_id:
         registry.log_trial(run_id, 1, {"depth": 3}, {"loss": 0.3})
         registry.log_files(package.folder)
@@ -42,12 +43,12 @@ def trained(registry: Registry, package: Package, contract: Contract) -> ModelVe
 
 
 def files(folder: Path) -> int:
-    """How many files are under a folder."""
+    """Return the number of files under a folder."""
     return sum(path.is_file() for path in folder.rglob("*"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
+def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
     registry: Registry, artifacts: Path, package: Package, contract: Contract
 ) -> None:
     versions = [trained(registry, package, contract) for _ in range(3)]
@@ -60,7 +61,7 @@ def test_old_runs_go_with_their_files_and_the_newest_and_production_stay(
     expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
     assert [version.version for version in expired.versions] == [versions[1].version]
     assert len(expired.runs) == 2  # the second run and its trial
-    assert [line.split()[:2] for line in listing(expired)] == [
+    assert [line.split()[:2] for line in describe_each(expired)] == [
         ["version", versions[1].version],
         *(["run", run.info.run_id] for run in expired.runs),
     ]
@@ -88,7 +89,7 @@ def test_the_command_lists_what_it_would_remove_and_then_removes_it(
     assert "removed 0 runs" in capsys.readouterr().out
 
 
-def test_a_negative_age_is_rejected_for_it_would_remove_everything(monkeypatch) -> None:
+def test_a_negative_age_is_rejected(monkeypatch) -> None:
     monkeypatch.setenv("RUN_RETENTION_DAYS", "-1")
     with pytest.raises(SettingsError, match="RUN_RETENTION_DAYS: got -1, expected greater"):
         read_settings(Settings)

@@ -1,29 +1,30 @@
 """The search: leak-free folds, the same scores as the pipeline, reproducible by seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 
-from training import search
-from training.calibration import Platt
-from training.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
-from training.search import Folds, run_search
+from training.model import search
+from training.model.calibration import Platt
+from training.model.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
+from training.model.search import Folds, Pruning, run_search
 
 PARAMS = DEFAULT_PARAMS | {"smote_ratio": 0.9, "max_depth": 3}
 
 
 @pytest.fixture
-def folds(contract, rows, inputs, monkeypatch):
+def folds(contract, rows, inputs):
     """Three folds of the made-up rows, with few trees."""
-    monkeypatch.setattr(search, "MAX_TREES", 8)
     X = make_encoder(contract).fit_transform(inputs).astype(np.float32)
-    return Folds(X, rows["income"].to_numpy(), n_folds=3, seed=0)
+    return Folds(X, rows["income"].to_numpy(), n_folds=3, seed=0, max_trees=8)
 
 
 def test_out_of_fold_scores_are_those_of_the_imblearn_pipeline(contract, rows, inputs, folds):
-    """Encoding once and resampling once a fold must be a shortcut, not another model."""
+    """Encoding once and resampling once per fold must not change the model."""
     trial = folds.score(PARAMS)
-    assert trial.params["n_estimators"] == 8  # every tree helped, so that none was cut off
+    assert trial.params["n_estimators"] == 8  # every tree helped, so none was dropped
     y, raw = rows["income"].to_numpy(), np.empty(len(rows), dtype=np.float32)
     plain = make_pipeline(contract, PARAMS | {"n_estimators": 8}, seed=0)
     for train, valid in folds.indices:
@@ -56,8 +57,8 @@ def test_each_ratio_and_neighbourhood_is_resampled_and_binned_once_a_fold(folds)
     assert folds.binned(0, PARAMS | {"smote_neighbours": 3}) is not first
 
 
-def test_a_setting_that_the_first_folds_show_to_be_hopeless_is_given_up(folds, monkeypatch):
-    monkeypatch.setattr(search, "HOPELESS", -1.0)  # every setting after the first
+def test_a_setting_that_is_poor_on_the_first_folds_is_pruned(folds):
+    folds = replace(folds, pruning=Pruning(margin=-1.0))  # every setting after the first
     seen = []
     best = run_search(folds, 3, None, seed=1, on_trial=lambda p, metrics: seen.append(metrics))
     assert [metrics.get("pruned") for metrics in seen] == [None, 1, 1]
@@ -65,8 +66,8 @@ def test_a_setting_that_the_first_folds_show_to_be_hopeless_is_given_up(folds, m
     assert all("screening_log_loss" in metrics for metrics in seen)
 
 
-def test_a_fold_that_is_not_on_the_way_to_its_limit_is_given_up_early(folds, monkeypatch):
-    monkeypatch.setattr(search, "TELLING_TREES", 0.3)  # 3 trees at a learning rate of 0.1
+def test_a_fit_that_is_not_expected_to_reach_its_limit_stops_early(folds):
+    folds = replace(folds, pruning=Pruning(min_trees=0.3))  # 3 at a learning rate of 0.1
     whole, near, far = (folds.fit([0], PARAMS, limit)[0].losses for limit in (None, [1.0], [0.0]))
     assert np.array_equal(near, whole)
     assert 4 <= len(far) < len(whole) == 8
@@ -86,7 +87,7 @@ def test_the_search_finds_what_its_seed_says_and_reports_every_trial(folds):
     again = run_search(folds, 3, None, seed=1)
     assert len(seen) == 3 and best.params == again.params
     first, second = seen[0][0], seen[1][0]
-    assert (first["smote_ratio"], first["smote_neighbours"]) == (0.33, 7)  # `START` has places
+    assert (first["smote_ratio"], first["smote_neighbours"]) == (0.33, 7)  # `START` has indices
     assert first["gamma"] == search.START["gamma"] != second["gamma"]
     assert best.metrics["cv_log_loss"] == min(metrics.get("cv_log_loss", 1) for _, metrics in seen)
     assert isinstance(best.platt, Platt) and best.params["n_estimators"] <= 8

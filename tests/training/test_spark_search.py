@@ -1,4 +1,4 @@
-"""The search on Spark's executors, on two local ones."""
+"""The search on two local executors of Spark."""
 
 import os
 import signal
@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.pipeline import make_encoder
-from training.search import Folds, run_search
-from training.spark import with_attempts
-from training.spark_search import SearchFailed, run_spark_search
+from training.model.pipeline import make_encoder
+from training.model.search import Folds, run_search
+from training.batch_scoring.spark import with_attempts
+from training.batch_scoring.spark_search import SearchFailed, run_spark_search
 
 pytestmark = pytest.mark.slow
 
 
 @dataclass
 class KillsOnce(Folds):
-    """Ends the worker process that it is first used in, as a machine that is lost does."""
+    """Kills the first worker process that uses it, like a lost machine."""
 
     marker: Path = Path("unset")
 
     def fit(self, folds, params, limits=None):
-        """As a fold is fitted, but for the first time."""
+        """Fit, except the first time."""
         if not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -34,7 +34,7 @@ class FailsForDeepTrees(Folds):
     """Raises for some settings."""
 
     def fit(self, folds, params, limits=None):
-        """As a fold is fitted, but for deep trees."""
+        """Fit, except deep trees."""
         if params["max_depth"] > 5:
             raise MemoryError("deep trees")
         return super().fit(folds, params, limits)
@@ -44,13 +44,13 @@ class Fails(Folds):
     """Raises for every setting."""
 
     def fit(self, folds, params, limits=None):
-        """Never fits."""
+        """Raise."""
         raise MemoryError("no memory")
 
 
 @pytest.fixture
 def make_folds(contract, rows, inputs):
-    """Three folds of the made-up rows, of a class of the test's choice."""
+    """Return three folds of the made-up rows, of a given class."""
     X = make_encoder(contract).fit_transform(inputs).astype(np.float32)
     return lambda kind: kind(X, rows["income"].to_numpy(), n_folds=3, seed=0)
 
@@ -73,7 +73,7 @@ def test_one_trial_at_a_time_scores_as_on_one_machine(spark, make_folds):
     assert theirs.probability == pytest.approx(ours.probability, abs=1e-6)
 
 
-def test_a_lost_executor_costs_no_trial(spark, make_folds, tmp_path):
+def test_a_lost_executor_loses_no_trial(spark, make_folds, tmp_path):
     folds = replace(make_folds(KillsOnce), marker=tmp_path / "killed")
     seen = []
     run_spark_search(spark, folds, 2, None, seed=1, on_trial=lambda *trial: seen.append(trial))
@@ -92,12 +92,12 @@ def test_a_trial_that_fails_is_reported_and_the_others_count(spark, make_folds):
     assert len(seen) == 6 and best.params["max_depth"] <= 5
 
 
-def test_a_search_without_a_single_success_says_why(spark, make_folds):
+def test_a_search_without_a_success_raises_the_first_error(spark, make_folds):
     with pytest.raises(SearchFailed, match="(?s)no trial succeeded.*no memory"):
         run_spark_search(spark, make_folds(Fails), 2, None, seed=1)
 
 
-def test_a_local_master_tries_a_task_again_as_a_cluster_does():
+def test_a_local_master_retries_a_task_like_a_cluster():
     assert with_attempts("local[*]") == "local[*,4]"
     assert with_attempts("local") == "local[1,4]"
     assert with_attempts("local[2,1]") == "local[2,1]"

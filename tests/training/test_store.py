@@ -1,8 +1,9 @@
-"""The training store in a folder and in a bucket: appended once, wholly, and read as written."""
+"""The training store in a folder and in a bucket: appends are atomic and happen once."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -10,8 +11,8 @@ import pandas as pd
 import pytest
 
 from tests.conftest import free_port, gcs_emulator, made_up_rows
-from training.folders import FilesUnavailable, LocalFolder, open_folder, read_file
-from training.store import Batch, Store, StoreError
+from training.data.storage import FilesUnavailable, Folder, read_file
+from training.data.store import Batch, Store, StoreError
 
 BATCH = Batch("ab" * 32, "feed.csv", "2026-10", 40, 0, 0, "2026-11-01T00:00:00+00:00")
 
@@ -27,9 +28,9 @@ def emulator(tmp_path_factory) -> Iterator[str]:
 def store(request, tmp_path, monkeypatch) -> Store:
     """An empty store of each kind."""
     if request.param == "folder":
-        return Store(open_folder(str(tmp_path / "store")))
+        return Store(Folder(str(tmp_path / "store")))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", request.getfixturevalue("emulator"))
-    return Store(open_folder(f"gs://tests/{tmp_path.name}"))
+    return Store(Folder(f"gs://tests/{tmp_path.name}"))
 
 
 @pytest.fixture(scope="module")
@@ -61,42 +62,42 @@ def test_the_same_file_is_not_added_again(store, rows):
     assert store.batches() == [first]
 
 
-def test_of_many_who_add_the_same_file_at_once_one_does(tmp_path, rows):
-    store = Store(open_folder(str(tmp_path)))
+def test_of_many_concurrent_appends_of_one_file_one_succeeds(tmp_path, rows):
+    store = Store(Folder(str(tmp_path)))
     with ThreadPoolExecutor(8) as pool:
         added = list(pool.map(lambda _: store.append(BATCH, rows), range(16)))
     assert sum(batch is not None for batch in added) == 1
     assert len(store.batches()) == 1 and len(store.rows(store.batches()[0])) == 40
-    assert len(list(tmp_path.iterdir())) == 2  # nothing half-made is left
+    assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
 
 
-def test_an_append_that_is_interrupted_leaves_no_batch_and_may_be_repeated(tmp_path, rows):
+def test_an_interrupted_append_leaves_no_batch_and_can_be_repeated(tmp_path, rows):
     """The rows are written first: without an entry they do not count."""
 
-    class Dies(LocalFolder):
-        """Is ended before it writes an entry."""
+    class Dies(Folder):
+        """Stops before it writes an entry."""
 
         def create(self, name: str, content: bytes) -> bool:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Store(Dies(tmp_path)).append(BATCH, rows)
-    store = Store(LocalFolder(tmp_path))
+        Store(Dies(str(tmp_path))).append(BATCH, rows)
+    store = Store(Folder(str(tmp_path)))
     assert len(list(tmp_path.glob("*.parquet"))) == 1 and store.batches() == []
     assert store.append(BATCH, rows) and len(store.batches()) == 1
 
 
-def test_rows_that_were_changed_are_refused_with_both_sums(tmp_path, rows):
-    store = Store(open_folder(str(tmp_path)))
+def test_changed_rows_are_rejected_with_both_checksums(tmp_path, rows):
+    store = Store(Folder(str(tmp_path)))
     batch = store.append(BATCH, rows)
     (path,) = tmp_path.glob("*.parquet")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(StoreError, match=f"expected {batch.rows_sha256}: .*ingest feed.csv again"):
+    with pytest.raises(StoreError, match=f"expected {batch.rows_sha256}. .*ingest feed.csv again"):
         store.rows(batch)
 
 
-def test_an_entry_that_was_changed_is_refused_with_its_name(tmp_path, rows):
-    store = Store(open_folder(str(tmp_path)))
+def test_a_changed_entry_is_rejected_with_its_name(tmp_path, rows):
+    store = Store(Folder(str(tmp_path)))
     store.append(BATCH, rows)
     (tmp_path / f"{BATCH.sha256}.json").write_text('{"sha256": 5}')
     with pytest.raises(StoreError, match=f"{BATCH.sha256}.json: Expected `str`"):
@@ -116,9 +117,9 @@ def test_a_forgotten_prediction_is_in_no_file_of_the_store(store, rows):
     assert [batch.rows for batch in store.batches()] == [40, 39]
 
 
-def test_forgetting_ends_what_an_interrupted_one_left(tmp_path, rows):
-    """The entry already names the new file, and the old one was still to be removed."""
-    store = Store(open_folder(str(tmp_path)))
+def test_forgetting_completes_an_interrupted_forget(tmp_path, rows):
+    """The entry names the new file, but the old one is still there."""
+    store = Store(Folder(str(tmp_path)))
     store.append(BATCH, rows)
     (before,) = tmp_path.glob("*.parquet")
     content = before.read_bytes()
@@ -136,8 +137,11 @@ def test_a_file_is_read_by_its_path_or_its_address(store):
         read_file(f"{store.folder.address}/none.csv")
 
 
-def test_a_bucket_that_is_away_is_named_with_its_settings(monkeypatch):
-    monkeypatch.setattr("training.folders.RETRY", None)
+def test_an_unavailable_bucket_is_named_with_its_settings(monkeypatch):
+    async def at_once(_: float) -> None:
+        """Do not wait between retries."""
+
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=at_once))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(FilesUnavailable, match="gs://tests/rows.csv: .*STORAGE_EMULATOR_HOST"):
         read_file("gs://tests/rows.csv")
@@ -145,7 +149,7 @@ def test_a_bucket_that_is_away_is_named_with_its_settings(monkeypatch):
         read_file("gs://rows.csv")
 
 
-def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FilesUnavailable, match="file/a.json: .*may use"):
-        open_folder(str(Path(tmp_path) / "file")).create("a.json", b"")
+        Folder(str(Path(tmp_path) / "file")).create("a.json", b"")

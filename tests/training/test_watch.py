@@ -1,4 +1,4 @@
-"""`watch` against a real Prefect server and a small Evidently stand-in on loopback."""
+"""`watch` with a real Prefect server and a stand-in for the Evidently service."""
 
 import contextlib
 import json
@@ -25,14 +25,14 @@ from pymongo.collection import Collection
 from config.contract import Contract
 from config.model_registry import ALIAS, MODEL_NAME
 from tests.conftest import free_port, made_up_rows
-from tests.training.test_decisions import BELOW, CALM, DRIFTED
-from training import watch as training_watch
+from tests.training.test_policy import BELOW, CALM, DRIFTED
+from training.retraining import watch as training_watch
 from training.__main__ import main
-from training.folders import open_folder
-from training.registry import Registry
-from training.store import Batch, Store
-from training.watch import DRIFT_TAG, find_facts, watch
-from training.worker import drop_overdue_runs
+from training.data.storage import Folder
+from training.registry.mlflow_registry import Registry
+from training.data.store import Batch, Store
+from training.retraining.watch import DRIFT_TAG, find_facts, watch
+from training.orchestration.worker import drop_overdue_runs
 
 LONG_AGO_S = 86400.0
 
@@ -41,14 +41,14 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.fixture
 def evidently(monkeypatch) -> Iterator[dict]:
-    """Answers GET /drift with the verdict in the yielded dict."""
+    """The verdict that a stand-in for the Evidently service returns."""
     verdict: dict = {}
 
     class Handler(BaseHTTPRequestHandler):
-        """One page."""
+        """Serves GET /drift."""
 
         def do_GET(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
-            """The verdict."""
+            """Send the verdict."""
             body = json.dumps(verdict).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -56,7 +56,7 @@ def evidently(monkeypatch) -> Iterator[dict]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -69,12 +69,12 @@ def evidently(monkeypatch) -> Iterator[dict]:
 def training_stand_in(  # pylint: disable=unused-argument  # Prefect checks them by name and type
     trigger: str, data: str, force: bool, with_feedback: bool, recent_since: float
 ) -> None:
-    """Has the parameters that `watch` gives to `train`; no worker runs it."""
+    """A flow with the parameters that `watch` passes to `train`; no worker runs it."""
 
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch) -> Registry:
-    """An MLflow whose production version is 1, made a day ago; no training was started yet."""
+    """A registry whose production version 1 is a day old, without started trainings."""
     remove_drift_runs()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -84,7 +84,7 @@ def registry(tmp_path: Path, monkeypatch) -> Registry:
 
 
 def promote_next(registry: Registry, at: float) -> None:
-    """Makes a new version production, as if it had been made then."""
+    """Promote a new version that was made at the given time."""
     with contextlib.suppress(MlflowException):
         registry.client.create_registered_model(MODEL_NAME)
     with pytest.MonkeyPatch.context() as patch:
@@ -95,9 +95,9 @@ def promote_next(registry: Registry, at: float) -> None:
 
 @pytest.fixture
 def labels(contract: Contract, tmp_path: Path, monkeypatch) -> Callable[..., None]:
-    """Ingests so many labelled rows into a training store of the test's own."""
+    """Return a function that ingests labelled rows into the training store."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    store = Store(open_folder(str(tmp_path / "data" / "store")))
+    store = Store(Folder(str(tmp_path / "data" / "store")))
 
     def ingest(rows: int, predicted_at: float = np.nan) -> None:
         frame = made_up_rows(contract, rows).assign(prediction_id=None, predicted_at=predicted_at)
@@ -109,26 +109,26 @@ def labels(contract: Contract, tmp_path: Path, monkeypatch) -> Callable[..., Non
 
 @pytest.fixture
 def deployment() -> None:
-    """What `watch` starts."""
+    """The deployment that `watch` starts."""
     made = training_stand_in.to_deployment(name="train")
     assert isinstance(made, RunnerDeployment)
     made.apply()
 
 
 def runs_tagged(tag: str) -> list:
-    """The flow runs with a tag."""
+    """Return the flow runs with a tag."""
     wanted = {"flow_runs": {"tags": {"all_": [tag]}}}
     with get_client(sync_client=True) as client:
         return client.request("POST", "/flow_runs/filter", json=wanted).json()
 
 
 def drift_runs() -> list:
-    """The flow runs that drift started."""
+    """Return the flow runs that drift started."""
     return runs_tagged(DRIFT_TAG)
 
 
 def remove_drift_runs():
-    """Removes what an earlier test started."""
+    """Remove the runs of earlier tests."""
     with get_client(sync_client=True) as client:
         for run in drift_runs():
             client.request("DELETE", f"/flow_runs/{run['id']}")
@@ -147,7 +147,7 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
     evidently.update(DRIFTED | {"model_version": "1"})
     evidently["judgement"] = DRIFTED["judgement"] | {"drifted_from": "1"}
     for _ in range(2):
-        assert "0 fresh labelled rows, expected WATCH_MIN_LABELS=1500" in watch()
+        assert "0 fresh labelled rows, expected at least WATCH_MIN_LABELS=1500" in watch()
     labels(1500)
     assert watch().startswith("training started: flow run")
     (run,) = drift_runs()
@@ -162,7 +162,7 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
     end(run)
     assert "after 1 without a promotion" in watch()  # nothing was promoted, so it backs off
     promote_next(registry, at=time.time() + 1)
-    assert "production is 2, the monitoring knows 1" in watch()
+    assert "production is 2, the monitoring observes 1" in watch()
     assert len(drift_runs()) == 1
 
     ledger = registry.ledger.decisions()[::-1]
@@ -181,7 +181,7 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
 
 @pytest.mark.usefixtures("deployment", "registry")
 def test_runs_that_decide_at_the_same_time_start_one_training(evidently, labels, monkeypatch):
-    """A busy worker ran two of them a second apart: neither saw what the other had started."""
+    """On a busy worker two runs decided within a second, and each started a training."""
     evidently.update(DRIFTED | {"model_version": "1"})
     evidently["judgement"] = DRIFTED["judgement"] | {"drifted_from": "1"}
     labels(1500)
@@ -191,7 +191,7 @@ def test_runs_that_decide_at_the_same_time_start_one_training(evidently, labels,
         facts.append(facts[0] if facts else find_facts(*given))
         return facts[-1]
 
-    monkeypatch.setattr("training.watch.find_facts", same)
+    monkeypatch.setattr("training.retraining.watch.find_facts", same)
     said = {watch() for _ in range(2)}
     (run,) = drift_runs()
     assert len(facts) == 2 and len(said) == 1 and f"flow run {run['name']}" in said.pop()
@@ -224,8 +224,8 @@ def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
 def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(
     evidently, registry, labels, mongodb_uri, monkeypatch
 ):
-    """They counted, so that trainings began that had no row of the changed world to learn from or
-    to be judged by: nothing was promoted, and the next try was put off.
+    """They once counted. The trainings then had no recent rows to learn from or to be judged by,
+    nothing was promoted, and the next training was delayed.
     """
     database = f"test_{uuid.uuid4().hex}"
     monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
@@ -235,32 +235,32 @@ def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(
     judgement["changed_by"] = (now - hour).timestamp()
     evidently.update(DRIFTED | {"model_version": "1", "judgement": judgement})
     labels(1600, predicted_at=(now - 2 * hour).timestamp())
-    labels(1600)  # of its period's first day, as far as one can tell
+    labels(1600)  # without a time: the first day of the period
     labels(20, predicted_at=now.timestamp())
     with pymongo.MongoClient(mongodb_uri) as client:
         log = client[database]["predictions"]
         add_labelled(log, 1600, now, predicted_at=now - 2 * hour)
         add_labelled(log, 1600, now, conflicts=[{"label": 0, "labelled_at": now}])
         add_labelled(log, 30, now)
-        assert "50 fresh labelled rows, expected WATCH_MIN_LABELS" in watch()
+        assert "50 fresh labelled rows, expected at least WATCH_MIN_LABELS" in watch()
         client.drop_database(database)
     assert not drift_runs() and registry.ledger.decisions()[0]["rule"] == "labels"
 
 
 def add_labelled(log: Collection, rows: int, at: datetime, **other: Any) -> None:
-    """Labelled predictions, as the relay writes them."""
+    """Insert labelled predictions as the relay does."""
     one = {"features": {}, "predicted_at": at, "label": 1, "labelled_at": at} | other
     log.insert_many([{"_id": uuid.uuid4().hex, **one} for _ in range(rows)])
 
 
 def end(run: dict[str, Any]) -> None:
-    """Ends a run as one that did what it was to do."""
+    """Set a run to Completed."""
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(uuid.UUID(run["id"]), Completed(), force=True)
 
 
 def schedule(tag: str, at: datetime) -> None:
-    """A flow run with this tag that is due then."""
+    """Create a flow run with this tag and start time."""
     with get_client(sync_client=True) as client:
         flow_id = str(client.create_flow(training_stand_in))
         state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
@@ -268,15 +268,15 @@ def schedule(tag: str, at: datetime) -> None:
         client.request("POST", "/flow_runs/", json=run)
 
 
-def test_trainings_of_before_the_budgets_period_do_not_count():
+def test_trainings_before_the_period_of_the_budget_do_not_count():
     remove_drift_runs()
     schedule(DRIFT_TAG, datetime.now(UTC) - timedelta(hours=2))
     assert not training_watch.drift_runs(time.time() - 3600)
     assert len(training_watch.drift_runs(time.time() - 3 * 3600)) == 1
 
 
-def test_runs_that_came_due_while_nobody_served_them_are_dropped():
-    """After a night's stop, a hundred of them would keep the first fresh one waiting."""
+def test_runs_that_came_due_without_a_worker_are_removed():
+    """After a stop of a night, a hundred of them would delay the first new run."""
     for hours in (-2, -1, 1):
         schedule("auto-scheduled", datetime.now(UTC) + timedelta(hours=hours))
     schedule("asked-for", datetime.now(UTC) - timedelta(hours=1))
@@ -285,7 +285,7 @@ def test_runs_that_came_due_while_nobody_served_them_are_dropped():
     assert len(runs_tagged("asked-for")) == 1
 
 
-def test_an_evidently_service_that_is_away_fails_the_run(monkeypatch):
+def test_an_unavailable_evidently_service_fails_the_run(monkeypatch):
     monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(requests.ConnectionError):
         watch()

@@ -15,31 +15,31 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
-from training.runs import io_step, promotion_turn, tell_of_failure
-from training.settings import Settings
-from training.source_code import ROOT, code_digest, code_files
-from training.worker import (
+from training.code_bundle import ROOT, code_digest, code_files
+from training.orchestration.tasks import io_step, notify_failure, promotion_turn
+from training.orchestration.worker import (
     POOL,
     WorkerError,
+    create_pool,
     deploy,
     end_orphaned_runs,
-    keep_code,
-    make_pool,
+    upload_code,
     wait_for_server,
 )
+from training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def deployments() -> dict[str, dict]:
-    """The deployments by name."""
+    """Return the deployments by name."""
     with get_client(sync_client=True) as client:
         return {d["name"]: d for d in client.request("POST", "/deployments/filter", json={}).json()}
 
 
 def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_period():
-    make_pool()
-    deploy(Settings(watch_period_s=7.5), wait_for_server())
+    create_pool()
+    deploy(Settings(watch_period_s=7.5), wait_for_server(120))
     found = deployments()
     schedules = {name: [s["schedule"] for s in d["schedules"]] for name, d in found.items()}
     assert schedules["train"][0]["interval"] == 240 * 60
@@ -50,10 +50,10 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
     assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
 
 
-def test_a_run_whose_worker_died_holds_no_slot_of_its_deployment():
-    """A `watch` that died with its worker once kept all that came after it from running."""
-    make_pool()
-    deploy(Settings(), wait_for_server())
+def test_a_run_of_a_dead_worker_holds_no_slot():
+    """A `watch` that died with its worker once blocked all later runs."""
+    create_pool()
+    deploy(Settings(), wait_for_server(120))
     watch = UUID(deployments()["watch"]["id"])
     with get_client(sync_client=True) as client:
 
@@ -77,16 +77,16 @@ def test_a_run_whose_worker_died_holds_no_slot_of_its_deployment():
 
 @pytest.mark.slow
 def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_path, monkeypatch):
-    """The worker starts in an empty folder and is killed; what it ran came from the bucket."""
+    """The worker starts in an empty folder, so the code comes from the bucket."""
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         settings = Settings(flow_storage="gs://tests/prefect")
-        keep_code(settings)
+        upload_code(settings)
         stored = tmp_path / "bucket" / ".cloudstorage" / "tests" / "prefect"
         kept = stored / "code" / code_digest()
         assert {p.relative_to(kept) for p in kept.rglob("*") if p.is_file()} == set(code_files())
         env = os.environ | {
-            "PREFECT_API_URL": wait_for_server(),
+            "PREFECT_API_URL": wait_for_server(120),
             "PYTHONPATH": str(ROOT),
             "FLOW_STORAGE": settings.flow_storage,
             "EVIDENTLY_ADDRESS": f"http://127.0.0.1:{free_port()}",
@@ -102,11 +102,11 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
                     worker.kill()
     printed = (tmp_path / "log").read_text("utf-8")
     assert state.is_failed() and "ConnectionError" in str(state.message), printed
-    assert "/remote-file-system-income-code/training/watch.py" in printed
+    assert "/remote-file-system-income-code/training/retraining/watch.py" in printed
 
 
 def run_watch() -> State:
-    """The final state of a run of `watch`, whose Evidently service is not there."""
+    """Return the final state of a run of `watch` without an Evidently service."""
     with get_client(sync_client=True) as client:
         made = client.create_flow_run_from_deployment(UUID(deployments()["watch"]["id"]))
 
@@ -118,19 +118,17 @@ def run_watch() -> State:
 
 
 @pytest.mark.slow
-def test_a_bucket_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_missing_bucket_is_named(tmp_path, monkeypatch):
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        with pytest.raises(
-            WorkerError, match="FLOW_STORAGE=gs://no-such-bucket/x: the flows' code"
-        ):
-            keep_code(Settings(flow_storage="gs://no-such-bucket/x"))
+        with pytest.raises(WorkerError, match="FLOW_STORAGE: .*got gs://no-such-bucket/x"):
+            upload_code(Settings(flow_storage="gs://no-such-bucket/x"))
 
 
 @pytest.mark.parametrize(
     ("error", "tries"), [(ConnectionError("reset"), 2), (ValueError("a bug"), 1)]
 )
-def test_a_step_is_tried_again_only_if_the_world_failed(error, tries):
+def test_a_task_is_retried_only_after_a_transient_error(error, tries):
     seen = []
 
     @io_step
@@ -149,12 +147,12 @@ def test_a_step_is_tried_again_only_if_the_world_failed(error, tries):
 
 
 def test_two_runs_do_not_judge_and_promote_at_the_same_time():
-    inside, most = [], []
+    inside, counts = [], []
 
     def enter() -> None:
         with promotion_turn():
             inside.append(1)
-            most.append(len(inside))
+            counts.append(len(inside))
             released.wait(2)
             inside.pop()
 
@@ -164,26 +162,26 @@ def test_two_runs_do_not_judge_and_promote_at_the_same_time():
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert most == [1, 1]
+    assert counts == [1, 1]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
-def test_a_failed_run_is_told_where_notify_url_says(monkeypatch):
-    told: list[dict[str, Any]] = []
+def test_a_failed_run_is_reported_to_notify_url(monkeypatch):
+    received: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):
-        """Keeps what is posted."""
+        """Collects notifications."""
 
         def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
-            """A notification."""
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            """Store the notification."""
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
-            """Quiet."""
+            """Log nothing."""
 
-    @flow(name="breaks", on_failure=[tell_of_failure])
+    @flow(name="breaks", on_failure=[notify_failure])
     def breaks() -> None:
         raise ValueError("the reason")
 
@@ -192,5 +190,5 @@ def test_a_failed_run_is_told_where_notify_url_says(monkeypatch):
         monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{server.server_port}/failed")
         breaks(return_state=True)
         server.shutdown()
-    assert len(told) == 1
-    assert "flow breaks" in told[0]["title"] and "the reason" in told[0]["message"]
+    assert len(received) == 1
+    assert "flow breaks" in received[0]["title"] and "the reason" in received[0]["message"]

@@ -1,0 +1,251 @@
+"""The rows of a training: no holdout row is among them, and every source has its counts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.conftest import made_up_rows
+from tests.training.conftest import fit_small
+from training.data import assemble
+from training.data.assemble import (
+    LeakError,
+    Source,
+    SourceRows,
+    TrainingRows,
+    assemble_rows,
+    data_digest,
+    downsample_old_rows,
+    from_feedback,
+    from_store,
+    is_held_out,
+    reject_overlap,
+)
+from training.data.census import Census, split_judge_traffic
+from training.data.feedback import Feedback
+from training.data.rows import row_digests
+from training.data.storage import Folder
+from training.data.store import Batch, Store
+from training.data.synthetic import synthesize
+
+
+@pytest.fixture(scope="module")
+def census(contract) -> Census:
+    """A small made-up census."""
+    train, test = made_up_rows(contract, 400, seed=1), made_up_rows(contract, 300, seed=2)
+    return Census(train, test, "uci", {}, 0)
+
+
+@pytest.fixture(scope="module")
+def judges(census, contract) -> pd.DataFrame:
+    """The judge half of its test split."""
+    return split_judge_traffic(census.test, contract)[0]
+
+
+def production(contract, rows: int, seed: int = 3) -> pd.DataFrame:
+    """Return labelled predictions, one per second."""
+    frame = made_up_rows(contract, rows, seed)[[*contract.input_names, "income"]]
+    ids = [f"p{n}" for n in range(rows)]
+    return frame.assign(prediction_id=ids, predicted_at=np.arange(rows, dtype=float))
+
+
+def joining(contract, frame: pd.DataFrame) -> SourceRows:
+    """Return rows as the source of MongoDB."""
+    return from_feedback(Feedback(frame, disputed=0, rejected=0), contract)
+
+
+def digests(frame: pd.DataFrame, contract) -> set[str]:
+    """Return the digest of the input columns of each row."""
+    return set(row_digests(frame, contract))
+
+
+# --- training and holdout rows ------------------------------------------------------------------
+
+
+def test_without_joined_rows_it_is_the_census(census, judges, contract):
+    rows = assemble_rows(census, judges, [], contract)
+    columns = [*contract.input_names, "income"]
+    pd.testing.assert_frame_equal(rows.frame, census.train[columns])
+    assert not rows.joined.any() and not rows.recent.any() and rows.recent_holdout.empty
+    (part,) = rows.lineage
+    assert (part.source, part.rows) == ("adult.data", 400) and part.sha256.startswith("5b002646")
+
+
+def test_one_row_in_five_is_held_out_and_judges(census, judges, contract):
+    frame = production(contract, 1000)
+    rows = assemble_rows(census, judges, [joining(contract, frame)], contract)
+    assert 150 < len(rows.recent_holdout) < 250
+    assert len(rows.frame) == 400 + 1000 - len(rows.recent_holdout)
+    assert rows.joined.sum() == rows.recent.sum() == 1000 - len(rows.recent_holdout)
+    assert not digests(rows.recent_holdout, contract) & digests(rows.frame, contract)
+    part = rows.lineage[1]
+    assert (part.name, part.rows + part.held_out) == ("production", 1000)
+    reject_overlap(rows, contract)
+
+
+def test_a_row_is_held_out_for_ever_with_any_label(contract, record):
+    """If a holdout row changed its side, a later training could use it."""
+    people = pd.DataFrame([record | {"age": age} for age in range(20, 60)])
+    held = people[is_held_out(row_digests(people, contract))]
+    assert held["age"].tolist() == [22, 23, 24, 31, 38, 41, 52, 58, 59]
+
+
+def test_a_holdout_row_is_not_trained_on_if_it_comes_again_in_a_batch(
+    census, judges, contract, tmp_path
+):
+    """It was exported without its id and ingested months later."""
+    frame = production(contract, 500)
+    first = assemble_rows(census, judges, [joining(contract, frame)], contract)
+    store = Store(Folder(str(tmp_path)))
+    nameless = frame.assign(prediction_id=None, predicted_at=np.nan, income=1 - frame["income"])
+    store.append(Batch("ab" * 32, "feed.csv", "2027-03", 500, 0, 0, "2027-04-01"), nameless)
+    later = assemble_rows(census, judges, list(from_store(store, contract)), contract)
+    assert later.joined.sum() == first.joined.sum() > 300
+    assert not digests(first.recent_holdout, contract) & digests(later.frame, contract)
+
+
+def test_a_row_that_looks_like_a_holdout_row_of_the_census_is_dropped(census, judges, contract):
+    """For example, somebody ingests the official test file."""
+    leaked = census.test[[*contract.input_names, "income"]]
+    leaked = leaked.assign(prediction_id=None, predicted_at=1.0)
+    rows = assemble_rows(census, judges, [joining(contract, leaked)], contract)
+    part = rows.lineage[1]
+    assert part.like_judges > 80 and part.like_judges + part.held_out + part.rows == 300
+    assert not digests(judges, contract) & digests(rows.frame[rows.joined], contract)
+
+
+def test_leaking_would_raise_the_score_and_does_not(census, judges, contract, monkeypatch):
+    """Labels are random: only a model that has seen a row can know its label."""
+    frame = production(contract, 1500)
+    frame["income"] = np.random.default_rng(5).integers(0, 2, len(frame))
+    joinings = [joining(contract, frame)]
+
+    def score(rows: TrainingRows, held_out: pd.DataFrame) -> float:
+        model = fit_small(contract, rows.frame[rows.joined], trees=150)
+        return roc_auc_score(held_out["income"].astype(int), model.score(held_out))
+
+    rows = assemble_rows(census, judges, joinings, contract)
+    assert len(rows.recent_holdout) > 200
+    honest = score(rows, rows.recent_holdout)
+    monkeypatch.setattr(assemble, "is_held_out", lambda found: np.zeros(len(found), bool))
+    leaky = score(assemble_rows(census, judges, joinings, contract), rows.recent_holdout)
+    assert 0.4 < honest < 0.6 and leaky > 0.8
+
+
+@pytest.mark.parametrize("leaked", ["census_holdout", "recent_holdout"])
+def test_a_holdout_row_among_training_rows_is_rejected(census, judges, contract, leaked):
+    rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
+    one = getattr(rows, leaked)[list(rows.frame)].head(1)
+    wrong = replace(
+        rows,
+        frame=pd.concat([rows.frame, one], ignore_index=True),
+        joined=np.append(rows.joined, True),
+        recent=np.append(rows.recent, False),
+    )
+    (found,) = row_digests(one, contract)
+    with pytest.raises(LeakError, match=r"1 of \d+ are also training rows") as said:
+        reject_overlap(wrong, contract)
+    assert str(said.value).endswith(f"row 0 with digest {found}")  # no value of the record
+
+
+def test_a_recent_row_that_looks_like_a_census_row_is_not_a_holdout_row(census, judges, contract):
+    known = census.train[[*contract.input_names, "income"]].head(100)
+    known = known.assign(prediction_id=None, predicted_at=9.0)
+    rows = assemble_rows(census, judges, [joining(contract, known)], contract)
+    assert rows.lineage[1].held_out > 5 and rows.recent_holdout.empty
+
+
+# --- recent rows and counts ---------------------------------------------------------------------
+
+
+def test_the_newest_rows_are_those_with_the_latest_prediction_time(census, judges, contract):
+    frame = production(contract, 200).sample(frac=1, random_state=0)
+    sources = [joining(contract, frame)]
+    rows = assemble_rows(census, judges, sources, contract, max_recent=50)
+    newest = frame[frame["predicted_at"] >= 150]
+    assert digests(rows.frame[rows.recent], contract) < digests(newest, contract)
+    assert digests(rows.recent_holdout, contract) < digests(newest, contract)
+    assert rows.recent.sum() + len(rows.recent_holdout) == 50
+
+
+def test_no_row_from_before_a_drift_is_recent(census, judges, contract):
+    frame = production(contract, 200)
+    rows = assemble_rows(census, judges, [joining(contract, frame)], contract, recent_since=150.0)
+    newest = frame[frame["predicted_at"] >= 150]
+    assert rows.recent.sum() + len(rows.recent_holdout) == 50
+    assert digests(rows.frame[rows.recent], contract) < digests(newest, contract)
+    assert rows.joined.sum() > 100
+
+
+def test_a_prediction_in_two_sources_counts_once(census, judges, contract):
+    frame = production(contract, 100)
+    both = [joining(contract, frame.head(60)), joining(contract, frame)]
+    rows = assemble_rows(census, judges, both, contract)
+    assert rows.lineage[2].repeated == 60
+    once = assemble_rows(census, judges, [joining(contract, frame)], contract)
+    assert len(rows.frame) == len(once.frame)
+
+
+def test_rows_of_a_batch_are_checked_against_the_current_contract(contract, tmp_path):
+    store = Store(Folder(str(tmp_path)))
+    frame = production(contract, 10)
+    frame.loc[3, "age"] = 150  # an older contract may have allowed it
+    frame.loc[:4, "predicted_at"] = np.nan
+    store.append(Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01"), frame)
+    (found,) = from_store(store, contract)
+    assert found.source == Source("1970-02", "feed.csv", "ab" * 32, 0, rejected=1)
+    february = 31 * 86400.0
+    assert found.rows["at"].tolist() == [february] * 4 + [5.0, 6.0, 7.0, 8.0, 9.0]
+    assert len(found.rows["prediction_id"]) == 9
+
+
+def test_the_digest_is_that_of_the_data(census, judges, contract):
+    def digest(*frames: pd.DataFrame) -> str:
+        joinings = [joining(contract, frame) for frame in frames]
+        return data_digest(census, assemble_rows(census, judges, joinings, contract))
+
+    frame = production(contract, 50)
+    assert digest(frame) == digest(frame.copy())
+    relabelled = frame.assign(income=1 - frame["income"])
+    assert len({digest(), digest(frame), digest(frame.head(49)), digest(relabelled)}) == 4
+
+
+# --- weight -------------------------------------------------------------------------------------
+
+
+def test_a_recent_row_weighs_more_because_old_rows_are_downsampled(census, judges, contract):
+    rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
+    assert downsample_old_rows(rows, 1.0, seed=0) is rows
+    heavy = downsample_old_rows(rows, 4.0, seed=0)
+    assert heavy.recent.sum() == rows.recent.sum() == heavy.joined.sum()
+    assert 60 < (~heavy.recent).sum() < 140  # of 400
+    assert len(heavy.frame) == len(heavy.recent) == len(heavy.joined)
+    pd.testing.assert_frame_equal(
+        heavy.frame[heavy.recent].reset_index(drop=True),
+        rows.frame[rows.recent].reset_index(drop=True),
+    )
+    again = downsample_old_rows(rows, 4.0, seed=0)
+    pd.testing.assert_frame_equal(heavy.frame, again.frame)
+
+
+def test_downsampling_does_not_depend_on_the_label(contract):
+    """Synthetic rows and the draw of kept rows once used the same random numbers, so nearly all
+    kept rows had one label.
+    """
+    drawn = synthesize(contract, rows_train=3000, rows_test=600, seed=0)
+    judges, _ = split_judge_traffic(drawn.test, contract)
+    rows = assemble_rows(drawn, judges, [joining(contract, production(contract, 300))], contract)
+    kept = downsample_old_rows(rows, 3.0, seed=0)
+    shares = [one.frame["income"][~one.recent].mean() for one in (rows, kept)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.05)
+
+
+def test_without_recent_rows_nothing_is_downsampled_and_a_weight_below_1_is_an_error(
+    census, judges, contract
+):
+    rows = assemble_rows(census, judges, [], contract)
+    assert downsample_old_rows(rows, 8.0, seed=0) is rows
+    with pytest.raises(ValueError, match="recent_weight: got 0.5, expected 1"):
+        downsample_old_rows(rows, 0.5, seed=0)

@@ -1,0 +1,315 @@
+"""A batch of labelled rows: added, quarantined and rejected ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from structlog.testing import capture_logs
+
+from config.contract import Contract
+from config.events import LabelledRecord
+from tests.conftest import gcs_emulator, made_up_rows
+from training.__main__ import main
+from training.data.batches import BatchRejected, Ingested, ingest, ingest_feed
+from training.data.rows import write_requests
+from training.data.storage import Folder
+from training.data.store import Store
+
+Add = Callable[..., Ingested]
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """An empty store."""
+    return Store(Folder(str(tmp_path / "store")))
+
+
+@pytest.fixture
+def add(tmp_path: Path, contract: Contract, store: Store) -> Add:
+    """Return a function that writes a file and ingests it."""
+
+    def add_text(text: str, name: str = "feed.csv", period: str = "2026-10") -> Ingested:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return ingest(str(tmp_path / name), period, store, contract, tmp_path / "quarantine")
+
+    return add_text
+
+
+@pytest.fixture(scope="module")
+def people(contract) -> pd.DataFrame:
+    """Twenty rows as in the feed: labels as text, input columns only."""
+    rows = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
+    return rows.assign(income=rows["income"].map({0: "<=50K", 1: ">50K"}))
+
+
+def as_csv(rows: pd.DataFrame) -> str:
+    """Return the rows as a file of the feed."""
+    return rows.to_csv(index=False)
+
+
+def stored(store: Store) -> pd.DataFrame:
+    """Return every row in the store."""
+    return pd.concat([store.rows(batch) for batch in store.batches()], ignore_index=True)
+
+
+# --- added rows ---------------------------------------------------------------------------------
+
+
+def test_the_rows_of_a_csv_file_are_added_checked_and_typed(add, store, people, contract):
+    people = people.assign(workclass=["?", "", *people["workclass"][2:]])
+    added = add(as_csv(people))
+    assert added.is_new and added.quarantine is None
+    batch = added.batch
+    assert (batch.period, batch.rows, batch.rejected, batch.duplicates) == ("2026-10", 20, 0, 0)
+    rows = stored(store)
+    assert rows["workclass"].tolist()[:2] == ["?", "?"]
+    assert rows["income"].tolist() == [int(label == ">50K") for label in people["income"]]
+    numbers = [feature.name for feature in contract.inputs if not feature.is_categorical]
+    assert set(rows[numbers].dtypes.astype(str)) == {"int64"}
+    pd.testing.assert_frame_equal(rows[numbers], people[numbers])
+
+
+def test_classes_may_be_numbers_columns_in_any_order_and_the_file_from_windows(add, store, people):
+    mixed = people.iloc[:, ::-1].assign(income=[0, 1] * 10, education_num=None, fnlwgt=5)
+    text = "\ufeff" + as_csv(mixed).replace("\n", "\r\n")
+    assert add(text).batch.rows == 20
+    assert stored(store)["income"].tolist() == [0, 1] * 10
+
+
+def test_the_traffic_file_of_a_training_can_be_ingested(add, store, contract, tmp_path):
+    rows = made_up_rows(contract, 30)
+    write_requests(rows, contract, tmp_path / "traffic.jsonl")
+    assert add((tmp_path / "traffic.jsonl").read_text("utf-8"), "traffic.jsonl").batch.rows == 30
+    columns = [*contract.input_names, "income"]
+    pd.testing.assert_frame_equal(stored(store)[columns], rows[columns])
+
+
+def test_the_same_file_again_changes_nothing_whatever_its_name(add, store, people):
+    first = add(as_csv(people))
+    again = add(as_csv(people), "copy.csv")
+    assert again == Ingested(first.batch, False) and len(stored(store)) == 20
+    with pytest.raises(
+        BatchRejected, match="--period: got 2026-11, expected 2026-10. The store has"
+    ):
+        add(as_csv(people), period="2026-11")
+
+
+def test_rows_that_equal_an_earlier_one_of_their_period_are_noted_and_kept(add, store, people):
+    add(as_csv(people))
+    assert add(as_csv(people.head(5)), "more.csv").batch.duplicates == 5
+    assert add(as_csv(people.head(6)), "next.csv", "2026-11").batch.duplicates == 0
+    twice = pd.concat([people.head(7), people.head(1)])
+    assert add(as_csv(twice), "twice.csv", "2026-12").batch.duplicates == 1
+    assert len(stored(store)) == 20 + 5 + 6 + 8
+
+
+def labelled_lines(record: dict[str, Any], ids: range) -> str:
+    """Return predictions as the journal exports them."""
+    rows = [LabelledRecord(record, 1, f"p{n}", 1.0 + n) for n in ids]
+    return "".join(
+        json.dumps({name: getattr(row, name) for name in row.__struct_fields__}) + "\n"
+        for row in rows
+    )
+
+
+def test_an_export_adds_only_new_predictions(add, store, record):
+    assert add(labelled_lines(record, range(4)), "rows.jsonl").known == 0
+    second = add(labelled_lines(record, range(6)), "rows.jsonl")
+    assert (second.known, second.batch.rows) == (4, 2)
+    rows = stored(store)
+    assert rows["prediction_id"].tolist() == [f"p{n}" for n in range(6)]
+    assert rows["predicted_at"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    nothing = add(labelled_lines(record, range(5)), "rows.jsonl")
+    assert (nothing.known, nothing.batch.rows, len(stored(store))) == (5, 0, 6)
+
+
+def test_a_file_in_a_bucket_is_read_by_its_address(contract, people, store, tmp_path, monkeypatch):
+    with gcs_emulator(tmp_path / "bucket") as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        Folder("gs://tests/feed").write("2026-10.csv", as_csv(people).encode())
+        added = ingest("gs://tests/feed/2026-10.csv", "2026-10", store, contract, tmp_path)
+    assert added.batch.source == "gs://tests/feed/2026-10.csv" and len(stored(store)) == 20
+
+
+# --- quarantined rows ---------------------------------------------------------------------------
+
+
+def test_a_feed_is_ingested_once_and_a_bad_file_does_not_stop_the_others(
+    store, people, tmp_path, contract
+):
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    (feed / "2026-09.csv").write_text(as_csv(people[:10]), encoding="utf-8")
+    (feed / "2026-10-late.csv").write_text("age,sex\n3,4\n", encoding="utf-8")
+    (feed / "2026-11.csv").write_text(as_csv(people[10:]), encoding="utf-8")
+    (feed / "notes.txt").write_text("not a batch", encoding="utf-8")
+    ours = store, contract, tmp_path / "quarantine"
+    done, rejected = ingest_feed(str(feed), *ours)
+    assert [(one.batch.period, one.is_new) for one in done] == [
+        ("2026-09", True),
+        ("2026-11", True),
+    ]
+    assert len(rejected) == 1 and "2026-10-late.csv" in rejected[0]
+    assert len(stored(store)) == 20
+    assert not any(one.is_new for one in ingest_feed(str(feed), *ours)[0])
+
+
+def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
+    add, people, tmp_path, monkeypatch, capsys
+):
+    """Rejected rows of an export once stayed: one breaks a rule, one has an unknown column, and one
+    line is not a record.
+    """
+    record = people.drop(columns="income").iloc[0].to_dict()
+    bodies = [{"record": record | {"age": 5}}, {"record": record | {"shoe": 44}}, {"record": [44]}]
+    rows = [
+        one | {"label": 1, "prediction_id": key, "predicted_at": 5.0}
+        for one in bodies
+        for key in ("p1", "p12")
+    ]
+    kept = {"record": record, "label": 1, "prediction_id": "p1", "predicted_at": 5.0}
+    added = add("".join(f"{json.dumps(row)}\n" for row in [*rows, kept]), "export.jsonl")
+    assert (added.batch.rows, added.batch.rejected) == (1, 6)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    main(["forget", "p1"])
+    assert "store: 1 rows removed\nquarantine: 3 rows removed" in capsys.readouterr().out
+    left = added.quarantine.read_text("utf-8").replace("\\", "").splitlines()
+    assert len(left) == 3 and all('"p12"' in line and '"p1"' not in line for line in left)
+
+
+def test_no_log_line_and_no_error_contains_a_value_of_a_record(add, people):
+    """Logs once had rejected rows, and the error of a flow goes to NOTIFY_URL."""
+    bad = people.astype(object)
+    bad.loc[2, ["age", "sex"]] = [31337, "sesame"]
+    with capture_logs() as lines, pytest.raises(BatchRejected) as caught:
+        added = add(as_csv(bad))
+        add('{"record": "sesame 31337"}\n', "rows.jsonl")
+    assert lines[0] == {
+        "event": "rows_quarantined",
+        "log_level": "warning",
+        "rows": 1,
+        "fields": {"age": 1, "sex": 1},
+        "file": str(added.quarantine),
+    }
+    for said in (str(lines), str(caught.value)):
+        assert "31337" not in said and "sesame" not in said
+
+
+def test_rows_that_break_the_contract_are_quarantined_with_line_and_problems(add, store, people):
+    bad = people.astype(object)
+    bad.loc[2, "age"] = -3
+    bad.loc[4, ["sex", "hours_per_week"]] = ["male", 40.5]
+    bad.loc[5, "income"] = "50K"
+    text = as_csv(bad).replace("\n", ",surplus\n", 8).replace(",surplus", "", 7)
+    added = add(text)
+    assert (added.batch.rows, added.batch.rejected) == (16, 4) and len(stored(store)) == 16
+    lines = [json.loads(line) for line in added.quarantine.read_text("utf-8").splitlines()]
+    assert [line["line"] for line in lines] == [4, 6, 7, 8]
+    problems = [line["problems"] for line in lines]
+    assert problems[0] == ["age: got -3, expected a whole number from 17 to 90"]
+    assert [text.split(":")[0] for text in problems[1]] == ["sex", "hours_per_week"]
+    assert "did you mean 'Male'?" in problems[1][0]
+    assert problems[2] == ["income: got '50K', expected one of <=50K, >50K"]
+    assert problems[3] == ["row: got '14 fields', expected 13 fields, separated by ','"]
+    assert lines[0]["row"]["age"] == -3
+
+
+def test_invalid_lines_are_quarantined(add, store, record):
+    bodies: list[Any] = [
+        {"record": record, "label": 1},
+        {"record": record | {"age": 10**30}, "label": 1},
+        {"record": record | {"age": [40]}, "label": 1},
+        {"record": record | {"agee": 40}, "label": 1},
+        {"record": {}, "label": 0},
+        {"record": record, "label": 2},
+        {"record": record, "label": True},
+        {"record": record},
+        [record],
+    ]
+    text = "\n".join(map(json.dumps, bodies)) + '\n\n{"record": {"age"'
+    added = add(text, "rows.jsonl")
+    assert (added.batch.rows, added.batch.rejected) == (1, 9) and len(stored(store)) == 1
+    lines = [json.loads(line) for line in added.quarantine.read_text("utf-8").splitlines()]
+    assert [line["line"] for line in lines] == [2, 3, 4, 5, 6, 7, 8, 9, 11]
+    first = [line["problems"][0] for line in lines]
+    assert first[0] == f"age: got {10**30}, expected a whole number from 17 to 90"
+    assert first[2] == "agee: got 40, expected no such field; did you mean 'age'?"
+    assert first[3].startswith("age: got None") and first[4].startswith("income: got 2")
+    assert all(first[at].startswith("line: ") for at in (1, 5, 6, 7, 8))
+
+
+# --- rejected files -----------------------------------------------------------------------------
+
+
+def test_a_wrong_header_is_rejected_with_file_columns_and_remedy(add, store, people):
+    wrong = people.rename(columns={"workclass": "work_class"}).drop(columns="sex")
+    with pytest.raises(BatchRejected) as caught:
+        add(as_csv(wrong.assign(copy=people["age"])).replace("copy", "age", 1))
+    said = str(caught.value)
+    assert "feed.csv: wrong header: missing workclass, sex; " in said
+    assert "work_class: unknown column; did you mean workclass?" in said
+    assert "age: got 2 columns, expected one" in said
+    assert "Expected age, workclass, fnlwgt" in said and "Fix the first line" in said
+    assert store.batches() == []
+
+
+def test_records_that_all_lack_a_column_are_refused_with_its_name(add, record):
+    del record["sex"]
+    with pytest.raises(BatchRejected, match="rows.jsonl: all records lack sex; expected age, "):
+        add(json.dumps({"record": record, "label": 1}), "rows.jsonl")
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", "\n"])
+def test_a_file_without_a_row_is_rejected(add, text):
+    with pytest.raises(BatchRejected, match="rows.jsonl: no valid row"):
+        add(text, "rows.jsonl")
+
+
+def test_a_batch_without_a_valid_row_is_rejected_and_all_of_it_is_quarantined(add, store, people):
+    with pytest.raises(BatchRejected, match="no valid row, e.g. age: expected a whole .*jsonl"):
+        add(as_csv(people.assign(age=5)))
+    assert store.batches() == []
+    (path,) = (Path(store.folder.address).parent / "quarantine").iterdir()
+    assert len(path.read_text("utf-8").splitlines()) == 20
+
+
+def test_an_invalid_csv_is_rejected_with_its_line(add, people):
+    with pytest.raises(BatchRejected, match="feed.csv, line 22: "):
+        add(as_csv(people) + '"open')
+    with pytest.raises(
+        BatchRejected, match="feed.xlsx: unknown format; got '.xlsx', expected .csv"
+    ):
+        add("", "feed.xlsx")
+
+
+@pytest.mark.parametrize("period", ["2026-13", "2026-1", "October", "2026-10-01"])
+def test_a_period_is_a_month(add, people, period):
+    with pytest.raises(BatchRejected, match=f"--period: got {period}, expected .* 2026-10"):
+        add(as_csv(people), period=period)
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_numbers_of_rows(people, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    feed = tmp_path / "feed.csv"
+    bad = pd.concat([people, people.head(1), people.head(1).assign(age=3)])
+    feed.write_text(as_csv(bad), "utf-8")
+    main(["ingest", str(feed), "--period", "2026-10"])
+    said = capsys.readouterr().out
+    assert f"into {tmp_path}/data/store: 21 rows of 2026-10, sha256 " in said
+    assert "kept 1 rows that equal an earlier row" in said and "quarantined 1 rows" in said
+    main(["ingest", str(feed), "--period", "2026-10"])
+    assert "already ingested at" in capsys.readouterr().out
+    main(["forget", "p1"])
+    assert "0 rows removed" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_one_message(tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        main(["ingest", str(tmp_path / "none.csv")])
+    assert f"{tmp_path}/none.csv: No such file" in str(caught.value.code)

@@ -1,0 +1,437 @@
+"""The flows on a real Prefect server, MLflow server and gs:// emulator, with a small census."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pymongo
+import pytest
+from mlflow import MlflowClient
+
+from config.events import Label, Prediction
+from config.model_registry import (
+    BOOSTER,
+    CARD,
+    GOLDEN,
+    GRAPH,
+    MODEL_NAME,
+    file_digests,
+)
+from prediction_service.follower import Follower
+from prediction_service.journal import Journal
+from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.registry import Registry as ServiceRegistry
+from tests.conftest import free_port, gcs_emulator, made_up_rows, mlflow_server
+from training.__main__ import main
+from training.data.assemble import LeakError, assemble_rows
+from training.data.batches import BatchRejected
+from training.data.census import Census, split_judge_traffic
+from training.data.rows import write_requests
+from training.model.calibration import Platt
+from training.model.onnx_export import Package
+from training.model.search import Trial
+from training.orchestration import flows
+from training.registry.mlflow_registry import Registry, RegistryUnavailable
+
+SMALL = {"max_evals": 2, "n_folds": 2}
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory):
+    """An MLflow server on SQLite with its artifacts in a gs:// emulator."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with gcs_emulator(folder / "gcs") as gcs:
+        with mlflow_server(folder, "gs://tests", STORAGE_EMULATOR_HOST=gcs) as address:
+            yield address
+
+
+@pytest.fixture
+def small_census(contract, monkeypatch, tracking_uri, tmp_path):
+    """A made-up census that `train` reads, and a function that replaces it.
+
+    The training store is empty.
+    """
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    census = Census(
+        made_up_rows(contract, 500, seed=1),
+        made_up_rows(contract, 300, seed=2),
+        source="uci",
+        problems={},
+        duplicates=0,
+        rejected=0,
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+
+    def use(census: Census) -> None:
+        monkeypatch.setattr(flows, "read_census", lambda *_: census)
+
+    use(census)
+    return census, use
+
+
+@pytest.mark.usefixtures("small_census")
+def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
+    contract, tracking_uri, tmp_path
+):
+    result = flows.train(**SMALL)
+    client = MlflowClient(tracking_uri)
+    version = client.get_model_version_by_alias(MODEL_NAME, "production")
+    assert result["promoted"] and version.version == result["model_version"]
+    assert version.tags["gate"] == "passed" and version.tags["data_source"] == "uci"
+
+    run = client.get_run(result["run_id"])
+    assert run.data.metrics["test_roc_auc"] == result["test_metrics"]["roc_auc"] > 0.7
+    children = client.search_runs(
+        [run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'"
+    )
+    losses = {"cv_log_loss", "screening_log_loss"}
+    assert len(children) == 2 and all(losses & c.data.metrics.keys() for c in children)
+
+    scripts = Path(sys.executable).parent
+    uri = f"models:/{MODEL_NAME}/{version.version}"
+    command = [scripts / "mlflow", "artifacts", "download", "--artifact-uri", uri]
+    command += ["--dst-path", tmp_path / "package"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    package = Package(tmp_path / "package", contract)
+    assert package.metadata["run_id"] == result["run_id"]
+    assert json.loads(package.metadata["metrics"]) == result["test_metrics"]
+    assert "Model card" in (package.folder / "card.html").read_text("utf-8")
+    assert (package.folder / "golden.json").exists() and (package.folder / "features.yaml").exists()
+
+    mlflow.set_tracking_uri(tracking_uri)
+    verdict = mlflow.artifacts.load_dict(f"runs:/{result['run_id']}/gate/verdict.json")
+    assert verdict["promote"] and verdict["candidate"]["metrics"]["roc_auc"] > 0.7
+    plots = {Path(f.path).stem for f in client.list_artifacts(result["run_id"], "plots")}
+    assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
+
+
+@pytest.fixture
+def service_registry(tracking_uri):
+    """The registry of the prediction service; it changes MLflow's global address."""
+    yield lambda run_id: ServiceRegistry(tracking_uri, run_id)
+    mlflow.set_registry_uri("")
+
+
+@pytest.mark.usefixtures("small_census")
+def test_a_run_is_served_if_its_files_have_the_registered_checksums(
+    contract, service_registry, tmp_path
+):
+    run_id = flows.train(**SMALL)["run_id"]
+    models, registry = ModelFolder(tmp_path / "model"), service_registry(run_id)
+    assert {GRAPH, GOLDEN, BOOSTER, CARD} < registry.wanted().digests.keys()
+    Follower(registry, models, contract).follow()
+    current = models.current()
+    assert current.version == f"run-{run_id}"
+    assert registry.wanted().digests.items() <= file_digests(models.package(current)).items()
+
+
+def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
+    contract, small_census, tracking_uri, tmp_path
+):
+    census, _ = small_census
+    result = flows.train(**SMALL, seed=7)
+    mlflow.set_tracking_uri(tracking_uri)
+
+    def logged(path: str) -> str:
+        return mlflow.artifacts.load_text(f"runs:/{result['run_id']}/{path}")
+
+    reference = list(map(json.loads, logged("monitoring/reference.jsonl").splitlines()))
+    traffic = logged("traffic/traffic.jsonl")
+    assert len(reference) == len(census.train)  # never resampled
+    assert {"probability", "income_class", "label"} < reference[0].keys()
+    assert all(contract.check(json.loads(row)["record"]) == [] for row in traffic.splitlines())
+    judges, sent = split_judge_traffic(census.test, contract)
+    assert min(len(judges), len(sent)) > 100
+    write_requests(sent, contract, tmp_path / "sent.jsonl")
+    assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no row that judges
+
+
+def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fold(
+    contract,
+):
+    """Of 40 rows every fourth is compared, and 8 of these are kept; 0.5 is the threshold."""
+    frame = made_up_rows(contract, 40, seed=3)
+    out_of_fold = np.linspace(0, 1, 40)
+    best = Trial({}, Platt(1.0, 0.0), out_of_fold, {})
+    compared = np.arange(40) % 4 == 0
+    found = flows.make_reference(frame, contract, best, 0.5, compared, max_rows=8)
+    assert list(found) == [*contract.input_names, "probability", "income_class", "label"]
+    assert len(found) == 8 and set(found.index) < set(range(0, 40, 4))
+    assert found["probability"].tolist() == out_of_fold[found.index].tolist()
+    assert found["income_class"].tolist() == [int(row >= 20) for row in found.index]
+    assert found["label"].equals(frame.loc[found.index, "income"].rename("label"))
+    columns = list(contract.input_names)
+    assert found[columns].equals(frame.loc[found.index, columns])
+
+
+@pytest.mark.usefixtures("small_census")
+def test_the_same_data_code_and_settings_are_nothing_new():
+    flows.train(**SMALL, seed=3)
+    again = flows.train(**SMALL, seed=3)
+    assert again["nothing_new"]
+    assert not flows.train(**SMALL, seed=3, force=True)["nothing_new"]
+
+
+def facts_of(result: dict) -> tuple[dict, dict]:
+    """Return the verdict and the lineage of a training."""
+    root = f"runs:/{result['run_id']}"
+    verdict = mlflow.artifacts.load_dict(f"{root}/gate/verdict.json")
+    return verdict, mlflow.artifacts.load_dict(f"{root}/data/lineage.json")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_census")
+def test_a_training_after_an_ingest_is_new_and_logs_its_lineage(contract, tracking_uri, tmp_path):
+    before = flows.train(**SMALL, seed=6)
+    batch = made_up_rows(contract, 400, seed=4)
+    (tmp_path / "feed.csv").write_text(batch.to_csv(index=False), "utf-8")
+    main(["ingest", str(tmp_path / "feed.csv"), "--period", "2026-10"])
+    assert flows.train(**SMALL, seed=6, with_store=False)["nothing_new"]
+    after = flows.train(**SMALL, seed=6)
+    assert not after["nothing_new"] and flows.train(**SMALL, seed=6)["nothing_new"]
+
+    verdict, lineage = facts_of(after)
+    census, feed = lineage["training"]
+    assert (census["source"], census["rows"]) == ("adult.data", 500)
+    sha256 = hashlib.sha256((tmp_path / "feed.csv").read_bytes()).hexdigest()
+    assert (feed["name"], feed["sha256"]) == ("2026-10", sha256)
+    assert feed["rows"] + feed["held_out"] + feed["like_judges"] == 400 and feed["held_out"] > 50
+    assert [judge["name"] for judge in lineage["judging"]] == ["census"]
+
+    client = MlflowClient(tracking_uri)
+    run = client.get_run(after["run_id"])
+    assert run.data.params["train_rows"] == str(500 + feed["rows"])
+    read = {one.dataset.name: one for one in run.inputs.dataset_inputs}
+    assert read.keys() == {"2026-10"} | {"census"}
+    assert sha256.startswith(read["2026-10"].dataset.digest)
+    assert verdict["judge_digest"] == facts_of(before)[0]["judge_digest"]
+
+
+def a_new_group(contract, rows: int, seed: int) -> pd.DataFrame:
+    """Return people that are not in the census, with inverted labels."""
+    frame = made_up_rows(contract, rows, seed)
+    return frame.assign(capital_gain=77777, capital_loss=4000, income=1 - frame["income"])
+
+
+def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
+    """Write predictions with labels as the journal exports them; return the path."""
+    journal = Journal(folder / "journal", "here", "normal", 10**8)
+    for number, row in enumerate(frame.to_dict("records")):
+        features = {name: row[name] for name in contract.input_names}
+        key = f"{number:032x}"
+        journal.append([Prediction(key, 1.7e9, "1", features, 0.5, 1, 0.5)])
+        journal.append([Label(key, 1.7e9 + number, row["income"])])
+    journal.close()
+    command = [sys.executable, "-m", "prediction_service.journal", "export", "--labelled"]
+    env = os.environ | {"JOURNAL_DIR": str(folder / "journal")}
+    done = subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
+    path = folder / "rows.jsonl"
+    path.write_bytes(done.stdout)
+    return path
+
+
+@pytest.mark.slow
+def test_after_drift_the_newest_labelled_rows_are_the_holdout_set_over_the_census_as_floor(
+    contract, small_census, tracking_uri, tmp_path
+):
+    """The whole path without MongoDB: journal, export, ingest and a training after drift."""
+    census, use = small_census
+    more = {"train": made_up_rows(contract, 1500, 11), "test": made_up_rows(contract, 3000, 12)}
+    use(replace(census, **more))
+    flows.train(**SMALL, seed=9, force=True)
+    main(["ingest", str(exported(contract, tmp_path, a_new_group(contract, 2000, seed=13)))])
+
+    drift = flows.train(**SMALL, seed=9, trigger="drift", data="production", force=True)
+    assert drift["promoted"], drift["reason"]
+    verdict, lineage = facts_of(drift)
+    recent, floor = lineage["judging"]
+    assert verdict["judge"] == recent["name"] == "newest labelled rows"
+    assert verdict["judge_digest"] == recent["sha256"] and verdict["judge_rows"] == recent["rows"]
+    assert verdict["floor"]["judge_digest"] == floor["sha256"] and floor["name"] == "census"
+    assert recent["rows"] == lineage["training"][1]["held_out"] > 300
+    assert verdict["champion"]["metrics"]["roc_auc"] < 0.5 < verdict["floor"]["champion"]["roc_auc"]
+    assert Registry(tracking_uri).production().tags["judge_digest"] == recent["sha256"]
+
+    uri = f"runs:/{drift['run_id']}/monitoring/reference.jsonl"
+    reference = list(map(json.loads, mlflow.artifacts.load_text(uri).splitlines()))
+    assert len(reference) == lineage["training"][1]["rows"]
+    assert {row["capital_gain"] for row in reference} == {77777}
+
+    later, _ = facts_of(flows.train(**SMALL, seed=10, trigger="schedule", data="production"))
+    assert later["judge"] == recent["name"], "else the census would bring its own model back"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_census")
+def test_labelled_production_rows_join_again_for_the_version_that_had_them(
+    contract, mongodb_uri, monkeypatch
+):
+    database = f"test_{uuid.uuid4().hex}"
+    monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
+    monkeypatch.setenv("MONGODB_DATABASE", database)
+    rows = made_up_rows(contract, 300, seed=14).to_dict("records")
+    now = datetime.now(UTC)
+    documents = [
+        {
+            "_id": f"{number:032x}",
+            "predicted_at": now,
+            "features": {name: row[name] for name in contract.input_names},
+            "label": row["income"],
+            "labelled_at": now,
+        }
+        for number, row in enumerate(rows)
+    ]
+    with pymongo.MongoClient(mongodb_uri) as client:
+        client[database]["predictions"].insert_many(documents)
+        first = flows.train(**SMALL, seed=15, with_feedback=True)
+        main(["promote", first["model_version"], "--why", "to see", "--force"])
+        again = flows.train(**SMALL, seed=15, data="production")
+        without = flows.train(**SMALL, seed=15)
+        client.drop_database(database)
+    assert again == {"run_id": first["run_id"], "nothing_new": True}
+    assert not without["nothing_new"]
+    _, production = facts_of(first)[1]["training"]
+    assert (production["name"], production["source"]) == ("production", "mongodb")
+    assert production["rows"] + production["held_out"] + production["like_judges"] == 300
+
+
+@pytest.mark.usefixtures("small_census")
+def test_a_holdout_row_among_training_rows_stops_the_training(contract, monkeypatch):
+    def leaky(census, judges, *_, **__):
+        rows = assemble_rows(census, judges, [], contract)
+        frame = pd.concat([rows.frame, judges[list(rows.frame)].head(3)], ignore_index=True)
+        joined = np.arange(len(frame)) >= len(census.train)
+        return replace(rows, frame=frame, joined=joined, recent=np.zeros(len(frame), bool))
+
+    monkeypatch.setattr(flows, "assemble_rows", leaky)
+    with pytest.raises(LeakError, match=r"holdout rows \(census\): 3 of .* are also training rows"):
+        flows.train(**SMALL, seed=16)
+
+
+@pytest.mark.slow
+def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(small_census, tracking_uri):
+    census, use = small_census
+    flows.train(**SMALL, seed=4)
+    use(replace(census, source="synthetic"))
+    result = flows.train(**SMALL, seed=4, data="synthetic", force=True)
+    assert not result["promoted"] and "synthetic" in result["reason"]
+    version = MlflowClient(tracking_uri).get_model_version(MODEL_NAME, result["model_version"])
+    assert version.tags["data_source"] == "synthetic" and version.tags["gate"] == "failed"
+
+
+def test_the_monthly_flow_ingests_new_files_and_fails_for_rejected_ones(
+    contract, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    flows.ingest()  # no FEED: nothing to do
+    rows = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
+    (tmp_path / "feed").mkdir()
+    rows.to_csv(tmp_path / "feed" / "2026-10.csv", index=False)
+    monkeypatch.setenv("FEED", str(tmp_path / "feed"))
+    flows.ingest()
+    (tmp_path / "feed" / "2026-11.csv").write_text("age\n1\n", encoding="utf-8")
+    with pytest.raises(BatchRejected, match="2026-11.csv"):
+        flows.ingest()
+    assert len(list((tmp_path / "data" / "store").glob("*.parquet"))) == 1
+
+
+def test_the_daily_flow_removes_old_runs(monkeypatch, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    registry = Registry(uri)
+    with registry.run({}, {}) as run_id:
+        pass
+    flows.retain()
+    assert registry.client.get_run(run_id).info.lifecycle_stage == "active"
+    monkeypatch.setenv("RUN_RETENTION_DAYS", "0.0000001")  # some milliseconds
+    flows.retain()
+    assert registry.client.get_run(run_id).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_census")
+def test_files_are_scored_with_production_by_flow_and_by_command(
+    contract, tracking_uri, tmp_path, capsys
+):
+    flows.train(**SMALL, seed=4, force=True)
+    version = Registry(tracking_uri).production().version
+    frame = made_up_rows(contract, 50, seed=6)[list(contract.input_names)]
+    frame.to_parquet(tmp_path / "people.parquet")
+    done = flows.score(str(tmp_path / "people.parquet"), str(tmp_path / "by-flow"))
+    assert (done["version"], done["rows_scored"], done["rows_rejected"]) == (version, 50, 0)
+
+    frame.assign(age=[200, *frame["age"][1:]]).to_parquet(tmp_path / "people.parquet")
+    command = ["score", str(tmp_path / "people.parquet"), "--engine", "local"]
+    with pytest.raises(SystemExit, match="--max-rejected: 2.0% of the rows"):
+        main([*command, str(tmp_path / "strict")])
+    main([*command, str(tmp_path / "lax"), "--max-rejected", "0.1"])
+    printed = capsys.readouterr()
+    assert f"49 rows scored by version {version}: {tmp_path}/lax" in printed.out
+    assert f"1 rows break the contract: {tmp_path}/lax-rejected" in printed.err
+    with pytest.raises(SystemExit, match="version: got 999, expected a version in MLflow"):
+        main([*command, str(tmp_path / "none"), "--version", "999"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_census")
+def test_trials_run_on_spark_if_a_master_is_named():
+    pytest.importorskip("pyspark", reason="pyspark is not installed: make spark")
+    if not shutil.which("java"):
+        pytest.skip("no Java on PATH")
+    result = flows.train(**SMALL, seed=5, force=True, spark_master="local[2]")
+    assert result["test_metrics"]["roc_auc"] > 0.7
+
+
+def test_production_moves_with_who_and_why_and_goes_back(
+    small_census, tracking_uri, monkeypatch, capsys
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    census, use = small_census
+    flows.train(**SMALL, seed=8, force=True)
+    use(replace(census, source="synthetic"))
+    rejected = flows.train(**SMALL, seed=8, data="synthetic", force=True)["model_version"]
+    registry = Registry(tracking_uri)
+    before = registry.production().version
+
+    with pytest.raises(SystemExit, match="did not pass the gate: trained on synthetic rows"):
+        main(["promote", rejected, "--why", "to see"])
+    with pytest.raises(SystemExit, match="version: got 999, expected a version in MLflow"):
+        main(["promote", "999", "--why", "to see"])
+    main(["promote", rejected, "--why", "a drill", "--who", "ann", "--force"])
+    assert registry.production().version == rejected
+    main(["rollback", "--why", "the drill is over", "--who", "ann"])
+    assert registry.production().version == before
+    main(["history"])
+    printed = capsys.readouterr().out.splitlines()
+    newest = [line for line in printed if " -> " in line][:2]
+    assert f"{rejected} -> {before}  ann: rollback: the drill is over" in newest[0]
+    assert f"{before} -> {rejected}  ann (forced): a drill" in newest[1]
+
+
+def test_a_retraining_reads_the_source_of_production(small_census, tracking_uri, monkeypatch):
+    census, _ = small_census
+    flows.train(**SMALL, seed=5, force=True)
+    asked = []
+    monkeypatch.setattr(flows, "read_census", lambda data, *_: asked.append(data) or census)
+    flows.train(**SMALL, seed=5, data="production")
+    production = MlflowClient(tracking_uri).get_model_version_by_alias(MODEL_NAME, "production")
+    assert asked == [production.tags["data_source"]] == ["uci"]
+
+
+def test_an_unavailable_registry_is_named_with_its_setting(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(RegistryUnavailable, match=f"MLFLOW_TRACKING_URI: .* got {address}"):
+        Registry(address)

@@ -1,0 +1,38 @@
+"""Metrics against values worked out by hand; plots that are drawn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from training.evaluation.metrics import draw_plots, expected_calibration_error, measure
+
+y = np.array([0, 0, 1, 1])
+PROBABILITY = np.array([0.1, 0.4, 0.35, 0.8])
+
+
+def test_calibration_error_is_the_mean_gap_of_probability_and_rate():
+    # one bin each: gaps 0.1, 0.4 (0.4 in bin 6), 0.65 (0.35 in bin 5), 0.2
+    assert expected_calibration_error(y, PROBABILITY) == pytest.approx((0.1 + 0.4 + 0.65 + 0.2) / 4)
+
+
+def test_gaps_within_a_bin_cancel():
+    assert expected_calibration_error(np.array([0, 1]), np.array([0.5, 0.5])) == 0
+
+
+def test_metrics_of_four_rows():
+    metrics = measure(y, PROBABILITY, threshold=0.4)
+    assert metrics["roc_auc"] == 0.75  # three of four pairs in order
+    assert metrics["precision"] == 0.5 and metrics["recall"] == 0.5
+    assert metrics["log_loss"] == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.35, 0.8])), abs=1e-12)
+
+
+def test_the_five_plots_are_drawn(tmp_path):
+    importances = pd.Series([0.2, 0.8], index=["age", "sex_Male"])
+    names = []
+    for name, figure in draw_plots(y, PROBABILITY, 0.4, importances, ("stays", "leaves")):
+        figure.savefig(tmp_path / name)
+        names.append(name)
+        if name == "confusion":
+            shown = [one.get_text() for one in figure.axes[0].get_xticklabels()]
+            assert shown == ["stays", "leaves"]
+    assert names == ["roc", "precision_recall", "calibration", "confusion", "importances"]

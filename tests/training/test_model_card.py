@@ -1,0 +1,114 @@
+"""The model card: figures worked out by hand, and its required statements."""
+
+import re
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import made_up_rows
+from training.evaluation.model_card import Facts, gaps, model_card
+from training.evaluation.metrics import bootstrap_intervals, interval_ends, measure, segment_table
+
+
+def facts(source: str = "uci") -> Facts:
+    """Facts of a made-up run."""
+    return Facts(
+        "income-classifier", "r<1>", "2026-11-01", source, 32561, joined_rows=1200, judge_uses=4
+    )
+
+
+@pytest.fixture
+def page(contract) -> str:
+    """The card of a model that knows a little."""
+    rows = made_up_rows(contract, 1500)
+    probability = np.clip(0.2 + 0.5 * rows["income"].to_numpy(), 0, 1)
+    return model_card(facts(), contract, rows, probability, 0.5)
+
+
+def test_rates_and_gaps_of_groups_are_those_counted_by_hand():
+    frame = pd.DataFrame({"sex": ["Female"] * 4 + ["Male"] * 4})
+    y = np.array([1, 1, 0, 0, 1, 1, 0, 0])
+    probability = np.array([0.9, 0.1, 0.2, 0.1, 0.9, 0.8, 0.7, 0.1])
+    table = segment_table(frame, y, probability, 0.5, min_rows=4)
+    rates = ["selection_rate", "true_positive_rate", "false_positive_rate"]
+    assert table.loc["sex Female", rates].tolist() == [0.25, 0.5, 0.0]
+    assert table.loc["sex Male", rates].tolist() == [0.75, 1.0, 0.5]
+    assert gaps(table).loc["sex"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_group_of_few_rows_is_left_out():
+    frame = pd.DataFrame({"sex": ["Female"] * 3 + ["Male"] * 5})
+    y, probability = np.array([1, 0, 1, 0, 1, 0, 1, 0]), np.linspace(0, 1, 8)
+    table = segment_table(frame, y, probability, 0.5, min_rows=4)
+    assert list(table.index) == ["sex Male"] and gaps(table).empty
+
+
+def test_an_interval_holds_the_metric_and_narrows_with_rows():
+    random = np.random.default_rng(0)
+    widths = []
+    for n in (300, 3000):
+        y = random.integers(0, 2, n)
+        probability = np.clip(random.normal(0.3 + 0.4 * y, 0.2), 0.01, 0.99)
+        low, high = bootstrap_intervals(y, probability, 0.5, 100, seed=1)["roc_auc"]
+        assert low < measure(y, probability, 0.5)["roc_auc"] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_intervals_are_those_of_the_metrics_on_resampled_rows():
+    """With ties, and probabilities of 0 and 1 that are right and wrong."""
+    random = np.random.default_rng(2)
+    probability = np.round(random.beta(1, 3, 300), 2)
+    y = (random.random(300) < probability).astype(int)
+    probability[:4], y[:4] = (0, 1, 0, 1), (0, 1, 1, 0)
+    drawn = np.random.default_rng(5)
+    rows = [drawn.integers(0, 300, 300) for _ in range(40)]
+    resampled = [measure(y[one], probability[one], 0.3) for one in rows]
+    intervals = bootstrap_intervals(y, probability, 0.3, 40, seed=5)
+    assert intervals.keys() == resampled[0].keys()
+    for name, interval in intervals.items():
+        assert interval == pytest.approx(interval_ends([one[name] for one in resampled])), name
+
+
+def test_the_card_says_what_it_must_and_is_one_file(page):
+    text = re.sub(r"\s+", " ", page)
+    for needed in (
+        "1994",
+        "neither credit",
+        "4 times",
+        "uses race and sex",
+        "roc_auc",
+        "age 30 to 44",
+    ):
+        assert needed in text.replace("uses sex and race", "uses race and sex"), needed
+    assert "r&lt;1&gt;" in page and "synthetic rows" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from anywhere
+
+
+def test_the_plot_is_told_in_figures_too(page):
+    """The text alternative once had no figures."""
+    alternative = re.search(r'<img alt="([^"]+)"', page)[1]
+    assert alternative.startswith("Calibration plot. Mean probability and observed share")
+    assert alternative.count(" and ") == 1 + 10 and "0.200 and 0.000" in alternative
+
+
+def test_the_card_fits_a_phone_and_the_dark(page):
+    assert 'name="viewport"' in page and "color-scheme: light dark" in page
+    assert page.count("<table") == page.count('<div class="wide"><table')
+
+
+def test_the_card_has_the_contracts_words(contract):
+    target = msgspec.structs.replace(
+        contract.target, positive="<leaves>", description="whether a subscriber leaves"
+    )
+    other = msgspec.structs.replace(contract, target=target)
+    page = model_card(facts(), other, made_up_rows(contract, 300), np.full(300, 0.3), 0.5)
+    assert "Estimates whether a subscriber leaves" in page and "share of &lt;leaves&gt;" in page
+
+
+def test_a_model_of_synthetic_rows_says_so_first(contract):
+    rows = made_up_rows(contract, 300)
+    page = model_card(facts("synthetic"), contract, rows, np.full(300, 0.3), 0.5)
+    assert page.index("no figure here is about real people") < page.index("Purpose and limits")

@@ -1,0 +1,84 @@
+"""The package: the graph scores raw columns as the pipeline does, on every kind of row."""
+
+import json
+
+import mlflow
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import made_up_rows
+from training.model.calibration import Platt
+from training.model.onnx_export import FittedModel, Package, ParityError, to_graph, write_package
+
+
+def test_graph_and_pipeline_agree_on_rows_never_seen(contract, package, model):
+    unseen = made_up_rows(contract, 5000, seed=9)
+    assert package.score(unseen) == pytest.approx(model.score(unseen), abs=1e-6)
+
+
+def test_missing_categories_are_scored_alike(package, model, inputs):
+    missing = inputs.assign(workclass="?", occupation="?", native_country="?")
+    assert package.score(missing) == pytest.approx(model.score(missing), abs=1e-6)
+
+
+def test_probabilities_are_in_0_1_and_calibrated(package, model, inputs):
+    probability = package.score(inputs)
+    assert ((probability > 0) & (probability < 1)).all()
+    raw = model.encode_and_classify.predict_proba(inputs)[:, 1]
+    assert probability == pytest.approx(Platt(1.1, -0.2)(raw), abs=1e-6)
+
+
+def test_no_package_is_made_of_a_graph_that_disagrees(
+    contract, model, inputs, tmp_path, monkeypatch
+):
+    def to_another_graph(model, contract):
+        other = FittedModel(model.encode_and_classify, Platt(1.1, -0.1), model.threshold)
+        return to_graph(other, contract)
+
+    monkeypatch.setattr("training.model.onnx_export.to_graph", to_another_graph)
+    with pytest.raises(
+        ParityError, match=r"row \d+.* differs from the pipeline by .*expected at most"
+    ):
+        write_package(tmp_path, model, contract, inputs, {})
+
+
+def test_golden_rows_have_raw_values_and_the_probabilities_of_the_graph(contract, package, inputs):
+    golden = json.loads((package.folder / "golden.json").read_text())
+    assert golden["rows"] == inputs.head(64).to_dict("records")
+    assert all(row.keys() == set(contract.input_names) for row in golden["rows"])
+    assert not any(contract.check(row) for row in golden["rows"])
+    assert golden["probabilities"] == pytest.approx(package.score(inputs.head(64)), abs=1e-7)
+
+
+def test_facts_are_the_graphs_metadata(contract, package):
+    assert package.metadata["contract_digest"] == contract.digest
+    assert package.metadata["data_source"] == "uci"
+    assert package.threshold == 0.4
+
+
+def test_the_graph_takes_raw_columns_and_returns_one_probability(contract, package):
+    graph = onnx.load(package.folder / "model.onnx").graph
+    assert [i.name for i in graph.input] == [feature.name for feature in contract.inputs]
+    assert [o.name for o in graph.output] == ["probability"]
+
+
+def test_mlflow_serves_the_graph_as_it_is(package, inputs, contract, tmp_path):
+    """MLflow passes each column as (n,); graphs that took (n, 1) failed."""
+    mlflow.onnx.save_model(onnx.load(package.folder / "model.onnx"), tmp_path / "logged")
+    numbers = {f.name: np.float32 for f in contract.inputs if not f.is_categorical}
+    scored = mlflow.pyfunc.load_model(str(tmp_path / "logged")).predict(inputs.astype(numbers))
+    assert scored["probability"].to_numpy() == pytest.approx(package.score(inputs), abs=1e-6)
+
+
+def test_a_graph_of_an_earlier_release_is_judged_too(contract, package, inputs, tmp_path):
+    """Its inputs are (n, 1), and it may be the champion."""
+    older = onnx.load(package.folder / "model.onnx")
+    for tensor in older.graph.input:
+        squeeze = onnx.helper.make_node("Squeeze", [tensor.name], [f"{tensor.name}_column"])
+        for node in older.graph.node:
+            node.input[:] = [squeeze.output[0] if n == tensor.name else n for n in node.input]
+        older.graph.node.insert(0, squeeze)
+        tensor.type.tensor_type.shape.dim.add().dim_value = 1
+    onnx.save(older, tmp_path / "model.onnx")
+    assert (Package(tmp_path, contract).score(inputs) == package.score(inputs)).all()

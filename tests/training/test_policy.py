@@ -1,0 +1,108 @@
+"""Whether drift starts a training, and the reason if it does not."""
+
+import pytest
+
+from config.runtime.settings import SettingsError, read_settings
+from training.retraining.policy import Cause, Facts, cause_of, decide
+from training.evaluation.gate import MIN_ROWS
+from training.settings import Settings
+from training.data.assemble import HOLDOUT_ONE_IN
+
+SETTINGS = Settings(watch_cooldown_s=100.0, watch_min_labels=1000, watch_budget=3)
+CAUSE = Cause("half of the features have drifted", "2", since=50.0)
+READY = Facts(production="2", fresh_labels=1000)
+NOW = 1000.0
+
+CALM = {
+    "state": "ok",
+    "drifted": False,
+    "below_floor": False,
+    "model_version": "2",
+    "judgement": {"persistent": [], "changed_by": 7.0, "drifted_from": None},
+}
+DRIFTED = CALM | {
+    "drifted": True,
+    "share_drifted": 0.25,
+    "judgement": {"persistent": ["age", "sex", "race"], "changed_by": 7.0, "drifted_from": "2"},
+}
+BELOW = CALM | {
+    "below_floor": True,
+    "quality": {
+        "rows": 600,
+        "since": 9.0,
+        "roc_auc": 0.7,
+        "bounds": {"roc_auc": {"lower": 0.65, "upper": 0.75}},
+    },
+}
+
+
+def test_a_minimum_of_labels_too_few_for_the_gate_is_rejected(monkeypatch):
+    """With 1,000 labels every other training had fewer than 200 holdout rows. Then the census was
+    the holdout set, nothing was promoted, and the next training was delayed.
+    """
+    minimum = HOLDOUT_ONE_IN * MIN_ROWS
+    monkeypatch.setenv("WATCH_MIN_LABELS", str(minimum))
+    assert read_settings(Settings).watch_min_labels == minimum
+    monkeypatch.setenv("WATCH_MIN_LABELS", str(minimum - 1))
+    with pytest.raises(SettingsError, match="WATCH_MIN_LABELS: got 999, .*1000"):
+        read_settings(Settings)
+    monkeypatch.delenv("WATCH_MIN_LABELS")
+    assert Settings().watch_min_labels == 1.5 * minimum
+
+
+def test_enough_fresh_labels_and_no_objection_lead_to_a_training():
+    decision = decide(CAUSE, READY, SETTINGS, NOW)
+    assert decision.train and decision.why == "1000 fresh labelled rows"
+
+
+@pytest.mark.parametrize(
+    ("rule", "cause", "facts", "why"),
+    [
+        ("running", {}, {"running": "red-fox"}, "red-fox"),
+        ("version", {}, {"production": "3"}, "production is 3, the monitoring observes 2"),
+        ("version", {"version": None}, {"production": None}, "production is none"),
+        ("not judged", {"is_judged": False}, {}, "since version 2 was promoted"),
+        ("cool-down", {}, {"started": (901.0,)}, "99 s ago, expected at least 100 s"),
+        ("budget", {}, {"started": (1.0, 2.0, 3.0)}, "WATCH_BUDGET=3"),
+        (
+            "labels",
+            {},
+            {"fresh_labels": 999},
+            "999 fresh labelled rows, expected at least WATCH_MIN_LABELS",
+        ),
+    ],
+)
+def test_each_rule_objects_with_its_reason(rule, cause, facts, why):
+    decision = decide(CAUSE._replace(**cause), READY._replace(**facts), SETTINGS, NOW)
+    assert (decision.train, decision.rule) == (False, rule)
+    assert why in decision.why
+
+
+@pytest.mark.parametrize(("unpromoted", "pause_s"), [(0, 100), (1, 200), (3, 800), (99, 102_400)])
+def test_every_candidate_that_was_not_promoted_doubles_the_cool_down(unpromoted, pause_s):
+    now = 1e6
+    for waited, is_over in ((pause_s - 1.0, False), (pause_s + 1.0, True)):
+        facts = READY._replace(started=(now - waited,), unpromoted=unpromoted)
+        decision = decide(CAUSE, facts, SETTINGS, now)
+        assert decision.train == is_over
+        assert is_over or decision.rule == ("back-off" if unpromoted else "cool-down")
+
+
+def test_a_calm_verdict_is_no_cause():
+    assert cause_of(CALM) is None
+
+
+def test_drifted_features_are_a_cause_since_the_first_changed_window():
+    cause = cause_of(DRIFTED)
+    assert cause == Cause("25% of the features have drifted (age, sex, race)", "2", 7.0, True)
+
+
+def test_a_verdict_on_the_previous_version_is_not_judged_yet():
+    cause = cause_of(DRIFTED | {"model_version": "3"})
+    assert cause is not None and not cause.is_judged
+
+
+def test_quality_below_its_floor_is_a_cause_where_no_feature_has_drifted():
+    cause = cause_of(BELOW)
+    words = "ROC AUC 0.700 of 600 labelled rows (at most 0.750) is below its floor"
+    assert cause == Cause(words, "2", 9.0, True)

@@ -1,0 +1,1 @@
+"""Batch scoring of Parquet files, and Spark for it and for the search."""

@@ -1,0 +1,240 @@
+"""The rows of one training: the census's training split and the labelled rows that join it.
+
+Rows join from ingested batches (`store`) and labelled production rows (`feedback`). One joined row
+in five is never used for training: a hash of its input columns decides. The newest of these holdout
+rows judge a model after drift. Joined rows that look like a holdout row of the census are dropped.
+Every count goes into the run as its lineage.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from config.contract import Contract
+from training.data.census import Census
+from training.data.download import TRAIN_FILE, UCI
+from training.data.feedback import Feedback
+from training.data.rows import frame_digest, row_digests
+from training.data.store import Batch, Store
+from training.data.validation import check_frame
+
+HOLDOUT_ONE_IN = 5  # joined rows
+DOWNSAMPLING = 1  # second part of the seed
+MAX_RECENT = 5000  # more than a drift window has, so that enough holdout rows are recent
+
+
+class LeakError(Exception):
+    """A holdout row is also a training row, so no measurement would be valid."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """One source of rows with its counts, for the lineage of a run."""
+
+    name: str  # census, the period of a batch, or production
+    source: str  # a file, an address or mongodb
+    sha256: str  # of the file, or of the rows if there is no file
+    rows: int  # training rows, before old ones are downsampled
+    held_out: int = 0  # holdout rows
+    like_judges: int = 0  # dropped: they look like a holdout row of the census
+    repeated: int = 0  # dropped: an earlier source has the same prediction
+    rejected: int = 0  # dropped: they break the contract, or their label is disputed
+
+
+class SourceRows(NamedTuple):
+    """Rows that may join: inputs and target, `prediction_id`, and `at` (Unix time)."""
+
+    source: Source
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of one training, which of them are new, and the rows that may judge it."""
+
+    frame: pd.DataFrame  # inputs and target
+    joined: np.ndarray  # (n_samples,) bool: not from the census
+    recent: np.ndarray  # (n_samples,) bool: among the newest joined rows
+    census_holdout: pd.DataFrame  # judge half of the test split, with every column
+    recent_holdout: pd.DataFrame  # holdout rows among the newest joined rows; may be empty
+    lineage: tuple[Source, ...]
+
+
+def assemble_rows(
+    census: Census,
+    census_holdout: pd.DataFrame,
+    sources: Sequence[SourceRows],
+    contract: Contract,
+    *,
+    recent_since: float = 0.0,
+    max_recent: int = MAX_RECENT,
+) -> TrainingRows:
+    """Return the census's training split with the rows that join it.
+
+    Joined rows are recent from the Unix time `recent_since` on, at most `max_recent` of them. No
+    row of `recent_holdout` looks like a training row. The official split of the census stays as
+    published, although some rows of its two sides look alike.
+    """
+    columns = [*contract.input_names, contract.target.name]
+    new = classify_rows(sources, census_holdout, contract)
+    added = new[new["use"] == "rows"]
+    # An empty frame has no types and would change the census's types.
+    frames = [census.train[columns], *([added[columns]] if len(added) else [])]
+    frame = pd.concat(frames, ignore_index=True)
+    n_census = len(census.train)
+    newest = new[new["use"].isin(["rows", "held_out"]) & (new["at"] >= recent_since)]
+    newest = newest.sort_values("at", kind="stable").tail(max_recent)
+    trained = set(row_digests(frame, contract))
+    holdout = newest[(newest["use"] == "held_out") & ~newest["digest"].isin(trained)]
+    return TrainingRows(
+        frame,
+        joined=np.arange(len(frame)) >= n_census,
+        recent=np.r_[np.zeros(n_census, bool), added.index.isin(newest.index)],
+        census_holdout=census_holdout,
+        recent_holdout=holdout[columns].reset_index(drop=True),
+        lineage=(census_source(census), *with_counts(sources, new)),
+    )
+
+
+def classify_rows(
+    sources: Sequence[SourceRows], census_holdout: pd.DataFrame, contract: Contract
+) -> pd.DataFrame:
+    """Return all rows of the sources with `source` (its index), `digest` and `use`.
+
+    `use` is the name of a count of `Source`: rows, held_out, like_judges or repeated.
+    """
+    columns = [*contract.input_names, contract.target.name, "prediction_id", "at"]
+    frames = [one.rows[columns].assign(source=n) for n, one in enumerate(sources) if len(one.rows)]
+    if not frames:
+        return pd.DataFrame(columns=[*columns, "source", "digest", "use"])
+    new = pd.concat(frames, ignore_index=True)
+    new["digest"] = row_digests(new, contract)
+    new["use"] = "rows"  # each later rule overrides the earlier ones
+    new.loc[new["digest"].isin(set(row_digests(census_holdout, contract))), "use"] = "like_judges"
+    new.loc[is_held_out(new["digest"]), "use"] = "held_out"
+    known = new["prediction_id"].notna() & new["prediction_id"].duplicated()
+    new.loc[known, "use"] = "repeated"
+    return new
+
+
+def is_held_out(digests: Sequence[str] | pd.Series) -> np.ndarray:
+    """Return True for each digest whose row is never used for training (n_samples,).
+
+    The first digits decide. The last digit decides between the halves of the census's test split.
+    """
+    return np.array([int(digest[:8], 16) % HOLDOUT_ONE_IN == 0 for digest in digests], dtype=bool)
+
+
+def with_counts(sources: Sequence[SourceRows], new: pd.DataFrame) -> Iterator[Source]:
+    """Yield each source with the counts of its classified rows."""
+    for number, one in enumerate(sources):
+        uses = new.loc[new["source"] == number, "use"].value_counts()
+        yield msgspec.structs.replace(one.source, **{str(k): int(v) for k, v in uses.items()})
+
+
+def downsample_old_rows(rows: TrainingRows, recent_weight: float, seed: int) -> TrainingRows:
+    """Return the rows with one in `recent_weight` of the old ones, drawn at random.
+
+    So a recent row weighs `recent_weight` times as much. Repeated rows would be on both sides of a
+    fold, and calibration would need sample weights too. Without recent rows nothing changes. Raises
+    ValueError for a weight below 1.
+    """
+    if recent_weight < 1:
+        raise ValueError(f"recent_weight: got {recent_weight}, expected 1 (equal weights) or more")
+    if recent_weight == 1 or not rows.recent.any():
+        return rows
+    # With the seed alone the numbers would be those that drew the income of synthetic rows.
+    drawn = np.random.default_rng([seed, DOWNSAMPLING]).random(len(rows.frame))
+    kept = rows.recent | (drawn < 1 / recent_weight)
+    return replace(
+        rows,
+        frame=rows.frame[kept].reset_index(drop=True),
+        joined=rows.joined[kept],
+        recent=rows.recent[kept],
+    )
+
+
+def reject_overlap(rows: TrainingRows, contract: Contract) -> None:
+    """Raise LeakError if a holdout row looks like a training row.
+
+    For the census's holdout rows only joined rows count. `assemble_rows` drops such rows; this
+    check catches a mistake there.
+    """
+    digests = pd.Series(row_digests(rows.frame, contract))
+    for name, holdout, trained in (
+        ("census", rows.census_holdout, digests[rows.joined]),
+        ("newest labelled", rows.recent_holdout, digests),
+    ):
+        held_out = pd.Series(row_digests(holdout, contract), dtype=object)
+        seen = held_out[held_out.isin(set(trained))]
+        if len(seen):
+            # No message contains a value of a record.
+            raise LeakError(
+                f"holdout rows ({name}): {len(seen)} of {len(holdout)} are also training rows,"
+                f" expected none (training/data/assemble.py), e.g. row {seen.index[0]} with digest"
+                f" {seen.iloc[0]}"
+            )
+
+
+def data_digest(census: Census, rows: TrainingRows) -> str:
+    """Return the sha256 of the data of a training and of its gate, without the weights."""
+    return hashlib.sha256(msgspec.json.encode([census.digest, rows.lineage])).hexdigest()
+
+
+# --- sources ------------------------------------------------------------------------------------
+
+
+def census_source(census: Census) -> Source:
+    """Return the census's training split as a source; the file's checksum for the real one."""
+    if census.source == "uci":
+        return Source("census", TRAIN_FILE, UCI.checksums[TRAIN_FILE], len(census.train))
+    return Source("census", census.source, census.digest, len(census.train))
+
+
+def from_store(store: Store, contract: Contract) -> Iterator[SourceRows]:
+    """Yield each batch, checked against the current contract.
+
+    Raises StoreError or FilesUnavailable.
+    """
+    for batch in store.batches():
+        stored = store.rows(batch)
+        checked, rejected = check_frame(stored, contract)
+        checked = checked.assign(
+            prediction_id=stored.loc[checked.index, "prediction_id"],
+            at=prediction_times(batch, stored)[checked.index],
+        )
+        source = Source(batch.period, batch.source, batch.sha256, 0, rejected=len(rejected))
+        yield SourceRows(source, checked)
+
+
+def from_feedback(feedback: Feedback, contract: Contract) -> SourceRows:
+    """Return the labelled production rows as a source."""
+    columns = [*contract.input_names, contract.target.name, "prediction_id", "predicted_at"]
+    rejected = feedback.disputed + feedback.rejected
+    digest = frame_digest(feedback.rows[columns])
+    source = Source("production", "mongodb", digest, 0, rejected=rejected)
+    return SourceRows(source, feedback.rows.rename(columns={"predicted_at": "at"}))
+
+
+def prediction_times(batch: Batch, rows: pd.DataFrame) -> pd.Series:
+    """Return the prediction time of each row of a batch, as Unix time.
+
+    A row without one gets the first day of its period: it may be older than a drift.
+    """
+    begins = datetime.fromisoformat(f"{batch.period}-01").replace(tzinfo=UTC)
+    return rows["predicted_at"].fillna(begins.timestamp())
+
+
+def count_ingested(store: Store, since: float, seen_until: float) -> int:
+    """Return the number of rows predicted since `since` in batches ingested after `seen_until`.
+
+    Both are Unix times. Raises StoreError or FilesUnavailable.
+    """
+    moment = datetime.fromtimestamp(seen_until, UTC)
+    fresh = [one for one in store.batches() if datetime.fromisoformat(one.ingested_at) > moment]
+    return sum(int((prediction_times(one, store.rows(one)) >= since).sum()) for one in fresh)

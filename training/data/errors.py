@@ -1,0 +1,9 @@
+"""Why rows cannot be used."""
+
+
+class CensusError(Exception):
+    """Census files, tables or rows cannot be used; the message says why and what to do."""
+
+
+class CensusUnavailable(CensusError):
+    """The census files are neither cached nor downloadable."""

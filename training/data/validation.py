@@ -1,0 +1,180 @@
+"""Raw rows checked against the contract: valid rows typed for the model, the others quarantined.
+
+`parsing`, `batches` and `feedback` provide the rows; `assemble` uses the valid ones.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import structlog
+
+from config.contract import MISSING, Contract, Feature, Problem
+from training.data.errors import CensusError
+from training.data.storage import write_atomically
+
+log = structlog.get_logger(__name__)
+
+
+def check_rows(
+    source: str, raw: pd.DataFrame, misshapen: pd.DataFrame, contract: Contract
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the valid rows of a raw frame indexed by line number, and all rejected lines.
+
+    `misshapen` has the columns `line`, `row` and `problems`. The rejected lines have `source` too
+    and are in line order, as `quarantine` takes them.
+    """
+    checked, rejected = check_frame(raw, contract)
+    rows = json.loads(rejected[raw.columns].to_json(orient="records"))
+    failed = pd.DataFrame(
+        {"line": rejected.index, "row": rows, "problems": rejected["problems"].tolist()},
+        dtype=object,
+    )
+    failed = pd.concat([failed, misshapen]).sort_values("line")
+    failed.insert(0, "source", source)
+    return checked, failed
+
+
+def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the valid rows, typed, and the rejected rows with their `problems` (lists).
+
+    frame: DataFrame (n_samples, contract columns and target in any order). Columns that the model
+    does not use may be absent. A missing value is null; a missing category may be '?'. The target
+    is a label, 0 or 1. In the valid rows a missing or unseen category is '?', as the encoder
+    expects it, so valid rows pass again.
+    Raises CensusError naming the missing columns.
+    """
+    target = contract.target.name
+    needed = [*contract.input_names, target]
+    if missing := [name for name in needed if name not in frame]:
+        raise CensusError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
+    features = [feature for feature in contract.features if feature.name in frame]
+    frame = without_marks(frame, features)
+    classes: dict[str | int, int] = {contract.target.negative: 0, contract.target.positive: 1}
+    income = frame[target].map(classes | {0: 0, 1: 1})
+    valid = income.notna() & valid_rows(frame, features)
+    for feature in features:
+        if feature.rank_of:
+            valid &= valid_ranks(frame, feature, contract[feature.rank_of])
+    kept, rejected = frame[valid], frame[~valid]
+    checked = pd.DataFrame(
+        {feature.name: typed_column(kept[feature.name], feature) for feature in features}
+        | {target: income[valid].astype("int64")},
+        index=kept.index,
+    )
+    problems = [list(row_problems(row, contract)) for row in records(rejected)]
+    return checked, rejected.assign(problems=pd.Series(problems, rejected.index, dtype=object))
+
+
+def check_inputs(
+    frame: pd.DataFrame, contract: Contract
+) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
+    """Return the mask of valid rows, these rows typed, and the problems of each rejected row.
+
+    frame: DataFrame (n_samples, the model's input columns), without labels.
+    """
+    frame = without_marks(frame, contract.inputs)
+    valid = valid_rows(frame, contract.inputs)
+    kept = frame if valid.all() else frame[valid]
+    typed = pd.DataFrame({f.name: typed_column(kept[f.name], f) for f in contract.inputs})
+    problems = ["; ".join(map(str, contract.check(row))) for row in records(frame[~valid])]
+    return valid.to_numpy(), typed, problems
+
+
+def without_marks(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.DataFrame:
+    """Return the frame with null in place of '?'."""
+    categories = frame[[feature.name for feature in features if feature.is_categorical]]
+    return frame.assign(**categories.mask(categories == MISSING, None))
+
+
+def valid_rows(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.Series:
+    """Return True for each row that keeps the rules of all these features."""
+    valid = pd.Series(True, frame.index)
+    for feature in features:
+        valid &= valid_values(frame[feature.name], feature)
+    return valid
+
+
+def valid_values(column: pd.Series, feature: Feature) -> pd.Series:
+    """Return True for each value that keeps its feature's rules, as `Feature.check` has them."""
+    null = column.isna()
+    if feature.is_categorical:
+        valid = column.isin(feature.categories)
+        if feature.unseen == "missing":
+            valid |= column.map(lambda value: isinstance(value, str) and len(value) <= 100)
+    else:
+        numbers = numeric(column)
+        valid = (numbers >= feature.minimum) & (numbers <= feature.maximum) & (numbers % 1 == 0)
+    return valid.where(~null, feature.optional).astype(bool)
+
+
+def numeric(column: pd.Series) -> pd.Series:
+    """Return the numbers of a column as float64, and NaN for text and bool."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return column.astype("float64")
+    is_number = column.map(lambda value: isinstance(value, Real) and not isinstance(value, bool))
+    return pd.to_numeric(column.where(is_number.astype(bool)), errors="coerce").astype("float64")
+
+
+def valid_ranks(frame: pd.DataFrame, feature: Feature, source: Feature) -> pd.Series:
+    """Return True for each value that is null or the rank of its row's category in `source`."""
+    ranks = {category: rank for rank, category in enumerate(source.categories, start=1)}
+    column = frame[feature.name]
+    return column.isna() | (numeric(column) == frame[source.name].map(ranks))
+
+
+def typed_column(column: pd.Series, feature: Feature) -> pd.Series:
+    """Return valid values as the encoder takes them. Only unused number columns have nulls."""
+    if feature.is_categorical:
+        return column.where(column.isin(feature.categories), MISSING).astype(object)
+    return column.astype("Int64" if column.isna().any() else "int64")
+
+
+def known_categories(feature: Feature) -> list[str]:
+    """Return the categories of a checked column, with '?' if it may occur."""
+    may_be_missing = feature.missing == "category" or feature.unseen == "missing"
+    return [*feature.categories, MISSING] if may_be_missing else list(feature.categories)
+
+
+def row_problems(row: dict[str, Any], contract: Contract) -> Iterator[Problem]:
+    """Yield the problems of one raw row and its label."""
+    target = contract.target
+    label = row.pop(target.name)
+    yield from contract.check({name: row[name] for name in row if name in contract.by_name})
+    if label not in (*target.labels, 0, 1):
+        yield Problem(target.name, label, f"one of {', '.join(target.labels)}")
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as dictionaries of plain Python values, with None for null."""
+    plain = frame.astype(object)
+    rows = plain.where(plain.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def quarantine(rejected: pd.DataFrame, path: Path) -> dict[str, int]:
+    """Write rejected rows to a file, one JSON object a line; return the rows per faulty field."""
+    counts: Counter[str] = Counter()
+    lines = []
+    for row in rejected.to_dict("records"):
+        counts.update({problem.field for problem in row["problems"]})
+        row["problems"] = [str(problem) for problem in row["problems"]]
+        lines.append(json.dumps(row))
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    if lines:  # no log line contains a value of a record
+        fields = dict(sorted(counts.items()))
+        log.warning("rows_quarantined", rows=len(lines), fields=fields, file=str(path))
+    return dict(counts)
+
+
+def first_problem(rejected: pd.DataFrame) -> str:
+    """Return the first problem of a rejected frame, without the value of the record."""
+    if rejected.empty:
+        return "the file has no rows"
+    problem: Problem = rejected["problems"].iloc[0][0]
+    return f"{problem.field}: expected {problem.expected}"

@@ -1,0 +1,293 @@
+"""The promotion gate: may the candidate replace the champion as `production`?
+
+Runs after registration. Both models are scored on the same holdout set. The candidate must be
+significantly better; otherwise models that differ by chance would replace each other. After a drift
+retrain the newest labelled rows are the holdout set, and the census of 1994 is the floor set. The
+verdict records the digest of each set.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from training.evaluation.metrics import interval_ends, measure, segments_of, weighted_auc
+
+MIN_ROC_AUC = 0.75  # of a first model: far above chance, far below a good model
+# Non-inferiority margins, for the far end of the interval: on all rows and in each segment.
+MARGIN_ROC_AUC = 0.002
+MARGIN_SEGMENT = 0.02  # of log loss
+# On the floor set a model for a changed world loses up to 0.003 of ROC AUC with 4,000 new rows, and
+# up to 0.015 if these weigh three times as much (`make bench NAME=retraining`).
+MARGIN_FLOOR_ROC_AUC = 0.02
+CENSUS, RECENT = "census", "newest labelled rows"  # names of holdout sets
+RESAMPLES = 1000
+MIN_ROWS, MIN_OF_EACH_CLASS = 200, 30  # of a segment; with fewer its interval is too wide
+MAX_LATENCY_MS, MAX_SIZE_MB = 5.0, 50.0
+LATENCY_ROWS = 200
+
+
+class Scorer(Protocol):
+    """A model: probabilities for a frame, and the facts that the gate checks."""
+
+    metadata: dict[str, str]
+
+    @property
+    def threshold(self) -> float:
+        """The decision threshold in [0, 1]."""
+
+    @property
+    def size_mb(self) -> float:
+        """Size of the graph in megabytes."""
+
+    def score(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the probability of the positive label (n_samples,)."""
+
+
+class HoldoutSet(NamedTuple):
+    """Labelled rows that no training has seen, with every column, protected ones included."""
+
+    frame: pd.DataFrame
+    y: np.ndarray
+    digest: str
+    name: str = CENSUS
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """The rise in log loss from champion to candidate on one segment of the holdout set."""
+
+    name: str
+    rows: int
+    log_loss_rise: Interval | None  # None: too few rows
+    not_worse: bool
+
+
+class Model(msgspec.Struct, frozen=True):
+    """Metrics of one model on the holdout set, and its serving cost."""
+
+    metrics: dict[str, float]
+    latency_ms: float  # of one row, the median
+    size_mb: float
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """Both models on the floor set."""
+
+    judge: str
+    judge_digest: str
+    judge_rows: int
+    candidate: dict[str, float]
+    champion: dict[str, float]
+    roc_auc_gain: Interval
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether to promote, the reason, and all figures behind it; `judge` is the holdout set."""
+
+    promote: bool
+    reason: str
+    judge_digest: str
+    judge_rows: int
+    candidate: Model
+    champion: Model | None = None
+    roc_auc_gain: Interval | None = None
+    log_loss_gain: Interval | None = None  # positive: the candidate is better
+    segments: tuple[Segment, ...] = ()
+    judge: str = CENSUS
+    floor: Floor | None = None
+
+    def as_tags(self) -> dict[str, str]:
+        """Return the main figures as tags of a model version."""
+        tags = {
+            "gate": "passed" if self.promote else "failed",
+            "gate_reason": self.reason,
+            "judge": self.judge,
+            "judge_digest": self.judge_digest,
+            "judge_rows": str(self.judge_rows),
+        }
+        for who, model in (("candidate", self.candidate), ("champion", self.champion)):
+            if model is not None:
+                for name in ("roc_auc", "log_loss"):
+                    tags[f"gate_{who}_{name}"] = f"{model.metrics[name]:.5f}"
+        return tags
+
+
+class Bootstrap(NamedTuple):
+    """The source of resamples: each draws rows with replacement."""
+
+    random: np.random.Generator
+    resamples: int
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Return means over resampled rows (resamples,)."""
+        n = len(values)
+        draw = self.random.integers
+        return np.array([values[draw(0, n, n)].mean() for _ in range(self.resamples)])
+
+    def counts(self, n: int) -> Iterator[np.ndarray]:
+        """Yield how often each of n rows is drawn (n,), for each resample."""
+        for _ in range(self.resamples):
+            yield np.bincount(self.random.integers(0, n, n), minlength=n)
+
+
+def gate(
+    candidate: Scorer,
+    champion: Scorer | None,
+    holdout: HoldoutSet,
+    floor: HoldoutSet | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    latency_rows: int = LATENCY_ROWS,
+) -> Verdict:
+    """Return the verdict: promote a candidate that is better and not worse in any segment.
+
+    A model of synthetic rows never replaces one of real rows. A model of real rows replaces one of
+    synthetic rows if it is not worse. On the floor set, ROC AUC may fall by no more than a margin.
+    """
+    ours = candidate.score(holdout.frame)
+    facts: dict[str, Any] = {
+        "judge": holdout.name,
+        "judge_digest": holdout.digest,
+        "judge_rows": len(holdout.y),
+        "candidate": describe(candidate, holdout, ours, latency_rows),
+    }
+    if champion is None:
+        return judge_first(facts)
+    theirs = champion.score(holdout.frame)
+    bootstrap = Bootstrap(np.random.default_rng(seed), resamples)
+    losses = log_losses(holdout.y, theirs) - log_losses(holdout.y, ours)
+    facts["champion"] = describe(champion, holdout, theirs, latency_rows)
+    facts["log_loss_gain"] = interval(losses.mean(), bootstrap.means(losses))
+    facts["roc_auc_gain"] = auc_gain(holdout.y, ours, theirs, bootstrap)
+    facts["segments"] = tuple(compare_segments(holdout, -losses, bootstrap))
+    facts["floor"] = compare_floor(candidate, champion, floor, bootstrap) if floor else None
+    if reason := rejection_reason(facts, candidate.metadata, champion.metadata):
+        return Verdict(False, reason, **facts)
+    gain = facts["log_loss_gain"]
+    reason = f"better: log loss by {gain.estimate:.4f} ({gain.low:.4f} to {gain.high:.4f})"
+    return Verdict(True, reason, **facts)
+
+
+def compare_floor(
+    candidate: Scorer, champion: Scorer, floor: HoldoutSet, bootstrap: Bootstrap
+) -> Floor:
+    """Return both models' figures on the floor set."""
+    ours, theirs = candidate.score(floor.frame), champion.score(floor.frame)
+    return Floor(
+        floor.name,
+        floor.digest,
+        len(floor.y),
+        measure(floor.y, ours, candidate.threshold),
+        measure(floor.y, theirs, champion.threshold),
+        auc_gain(floor.y, ours, theirs, bootstrap),
+    )
+
+
+def judge_first(facts: dict[str, Any]) -> Verdict:
+    """Return the verdict on a first model."""
+    model: Model = facts["candidate"]
+    auc = model.metrics["roc_auc"]
+    reason = serving_problem(model)
+    if not reason and auc < MIN_ROC_AUC:
+        reason = f"no champion: roc_auc {auc:.4f}, expected at least {MIN_ROC_AUC}"
+    return Verdict(not reason, reason or f"first model: roc_auc {auc:.4f}", **facts)
+
+
+def rejection_reason(facts: dict[str, Any], ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Return why the champion stays, or an empty text."""
+    real, champion_real = (metadata["data_source"] != "synthetic" for metadata in (ours, theirs))
+    if champion_real and not real:
+        return "trained on synthetic rows; the champion was trained on real ones"
+    if reason := serving_problem(facts["candidate"]) or margin_problem(facts):
+        return reason
+    gain = facts["log_loss_gain"]
+    if gain.low <= 0 and (champion_real or not real):
+        return f"not shown to be better: log loss by {gain.estimate:.4f}, at least {gain.low:.4f}"
+    return ""
+
+
+def margin_problem(facts: dict[str, Any]) -> str:
+    """Return where the candidate may be worse than a margin allows, or an empty text."""
+    auc: Interval = facts["roc_auc_gain"]
+    if auc.low < -MARGIN_ROC_AUC:
+        return f"roc_auc may be worse by {-auc.low:.4f}, margin {MARGIN_ROC_AUC}"
+    floor: Floor | None = facts["floor"]
+    if floor and floor.roc_auc_gain.low < -MARGIN_FLOOR_ROC_AUC:
+        worse = -floor.roc_auc_gain.low
+        return f"{floor.judge}: roc_auc may be worse by {worse:.4f}, margin {MARGIN_FLOOR_ROC_AUC}"
+    harmed = [segment.name for segment in facts["segments"] if not segment.not_worse]
+    if harmed:
+        return f"log loss may be worse by more than {MARGIN_SEGMENT} for {', '.join(harmed)}"
+    return ""
+
+
+def serving_problem(model: Model) -> str:
+    """Return why a model is too slow or too large, or an empty text."""
+    if model.latency_ms > MAX_LATENCY_MS:
+        return f"latency of one row: {model.latency_ms:.1f} ms, expected at most {MAX_LATENCY_MS}"
+    if model.size_mb > MAX_SIZE_MB:
+        return f"size of the graph: {model.size_mb:.0f} MB, expected at most {MAX_SIZE_MB}"
+    return ""
+
+
+def describe(
+    model: Scorer, holdout: HoldoutSet, probability: np.ndarray, latency_rows: int
+) -> Model:
+    """Return metrics on the holdout set, and the serving cost."""
+    metrics = measure(holdout.y, probability, model.threshold)
+    return Model(metrics, latency_ms(model, holdout.frame.head(latency_rows)), model.size_mb)
+
+
+def latency_ms(model: Scorer, frame: pd.DataFrame) -> float:
+    """Return the median time of scoring one row."""
+    rows = [frame.iloc[[index]] for index in range(len(frame))]
+    taken = []
+    for row in rows:
+        start = time.perf_counter()
+        model.score(row)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken) * 1000)
+
+
+def log_losses(y: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Return the log loss of each row (n_samples,), in nats."""
+    p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    return -np.where(y == 1, np.log(p), np.log1p(-p))
+
+
+def interval(estimate: float, resampled: np.ndarray) -> Interval:
+    """Return the estimate with the ends of its bootstrap interval."""
+    return Interval(float(estimate), *interval_ends(resampled))
+
+
+def auc_gain(y: np.ndarray, ours: np.ndarray, theirs: np.ndarray, bootstrap: Bootstrap) -> Interval:
+    """Return how much higher the candidate's ROC AUC is, both on the same resampled rows."""
+    auc_ours, auc_theirs = weighted_auc(y, ours), weighted_auc(y, theirs)
+    gains = [auc_ours(counts) - auc_theirs(counts) for counts in bootstrap.counts(len(y))]
+    ones = np.ones(len(y))
+    return interval(auc_ours(ones) - auc_theirs(ones), np.array(gains))
+
+
+def compare_segments(
+    holdout: HoldoutSet, rises: np.ndarray, bootstrap: Bootstrap
+) -> Iterator[Segment]:
+    """Yield the non-inferiority test of each segment; too small segments pass."""
+    for name, rows in segments_of(holdout.frame):
+        counts = np.bincount(holdout.y[rows], minlength=2)
+        if counts.sum() < MIN_ROWS or counts.min() < MIN_OF_EACH_CLASS:
+            yield Segment(name, int(counts.sum()), None, True)
+            continue
+        rise = interval(rises[rows].mean(), bootstrap.means(rises[rows]))
+        yield Segment(name, int(counts.sum()), rise, rise.high <= MARGIN_SEGMENT)

@@ -1,0 +1,129 @@
+"""The model card: purpose, quality and fairness of a model version, as one HTML page.
+
+It is part of the package: MLflow keeps it beside the model, and the prediction service serves it at
+`/model/card`. Every figure is measured on the official test split.
+Source: Mitchell et al. (2019), Model cards for model reporting, doi:10.1145/3287560.3287596.
+"""
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from config.contract import Contract
+from config.segments import PROTECTED
+from training.evaluation.metrics import (
+    bootstrap_intervals,
+    draw_calibration,
+    measure,
+    segment_table,
+)
+
+RESAMPLES = 200
+MIN_ROWS = 200  # of a segment
+
+PAGE = Path(__file__).with_suffix(".html")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of the card that are not measured."""
+
+    name: str
+    run_id: str
+    trained_at: str
+    data_source: str
+    train_rows: int
+    joined_rows: int
+    judge_uses: int
+
+
+def model_card(
+    facts: Facts, contract: Contract, test: pd.DataFrame, probability: np.ndarray, threshold: float
+) -> str:
+    """Return the page for a test frame with its target and probabilities (n_samples,)."""
+    y = test[contract.target.name].to_numpy()
+    segments = segment_table(test, y, probability, threshold, MIN_ROWS)
+    target = contract.target
+    calibration, calibration_words = calibration_plot(y, probability, target.positive)
+    words = {name: getattr(target, name) for name in ("description", "negative", "positive")}
+    return PAGE.read_text("utf-8").format(
+        **{name: escaped(value) for name, value in (vars(facts) | words).items()},
+        warning=synthetic_warning(facts),
+        threshold=threshold,
+        protected=protected_words(contract),
+        test_rows=len(test),
+        metrics=as_html(metrics_table(y, probability, threshold)),
+        min_rows=MIN_ROWS,
+        segments=as_html(segments),
+        gaps=as_html(gaps(segments)),
+        calibration=calibration,
+        calibration_words=calibration_words,
+    )
+
+
+def escaped(value: str | int) -> str | int:
+    """Return text escaped for HTML, and numbers unchanged."""
+    return html.escape(value) if isinstance(value, str) else value
+
+
+def synthetic_warning(facts: Facts) -> str:
+    """Return the warning for a model that was trained on synthetic rows, else an empty text."""
+    if facts.data_source != "synthetic":
+        return ""
+    text = "Trained and measured on synthetic rows: no figure here is about real people."
+    return f'<p class="warning">{text}</p>'
+
+
+def protected_words(contract: Contract) -> str:
+    """Return a sentence on the protected columns that the model uses."""
+    seen = [name for name in PROTECTED if name in contract.input_names]
+    if not seen:
+        return "The model uses neither sex nor race."
+    return f"The model uses {' and '.join(seen)}; the team that trains it decides that."
+
+
+def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Return each metric with the ends of its interval."""
+    intervals = bootstrap_intervals(y, probability, threshold, RESAMPLES, seed=0)
+    rows = {
+        name: {"value": value, "from": intervals[name][0], "to": intervals[name][1]}
+        for name, value in measure(y, probability, threshold).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def gaps(segments: pd.DataFrame) -> pd.DataFrame:
+    """Return the maximum difference between the groups of each protected column."""
+    rates = ["selection_rate", "true_positive_rate", "false_positive_rate"]
+    rows = {}
+    for column in PROTECTED:
+        of = segments[segments.index.str.startswith(f"{column} ")] if len(segments) else segments
+        if len(of) > 1:
+            rows[column] = of[rates].max() - of[rates].min()
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def as_html(table: pd.DataFrame) -> str:
+    """Return a table as HTML, or a sentence if it is empty."""
+    if table.empty:
+        return "<p>Too few rows.</p>"
+    return f'<div class="wide">{table.to_html(float_format="{:.4f}".format, border=0)}</div>'
+
+
+def calibration_plot(y: np.ndarray, probability: np.ndarray, positive: str) -> tuple[str, str]:
+    """Return the calibration plot as base64 PNG, and its text alternative."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    draw_calibration(axes, y, probability, positive)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    points = np.asarray(axes.lines[-1].get_xydata())
+    groups = "; ".join(f"{mean:.3f} and {share:.3f}" for mean, share in points)
+    words = f"Calibration plot. Mean probability and observed share, by group: {groups}."
+    return base64.b64encode(content.getvalue()).decode(), words

@@ -1,0 +1,1 @@
+"""The model: pipeline, hyperparameter search, calibration and ONNX export."""

@@ -1,0 +1,570 @@
+"""The Prefect flows: `train`, `score`, `ingest` and `retain`; `retraining.watch` has the fifth.
+
+The body of `train` is the whole process. Each step is a task, so Prefect shows its duration and
+retries it after transient errors.
+"""
+
+import hashlib
+import itertools
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract, load_contract
+from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
+from config.runtime.settings import read_settings
+from training.batch_scoring.score import score_batch
+from training.batch_scoring.spark import spark_session
+from training.batch_scoring.spark_search import run_spark_search
+from training.code_bundle import code_digest
+from training.data.assemble import (
+    SourceRows,
+    TrainingRows,
+    assemble_rows,
+    data_digest,
+    downsample_old_rows,
+    from_feedback,
+    from_store,
+    reject_overlap,
+)
+from training.data.batches import BatchRejected, ingest_feed
+from training.data.census import Census, load_census, split_judge_traffic
+from training.data.feedback import read_feedback
+from training.data.rows import frame_digest, write_requests
+from training.data.storage import Folder
+from training.data.store import Store
+from training.data.synthetic import synthesize
+from training.evaluation.gate import (
+    CENSUS,
+    MIN_OF_EACH_CLASS,
+    MIN_ROWS,
+    RECENT,
+    HoldoutSet,
+    Interval,
+    Verdict,
+    gate,
+)
+from training.evaluation.metrics import draw_plots, measure
+from training.evaluation.model_card import Facts, model_card
+from training.model.calibration import best_f1_threshold
+from training.model.onnx_export import FittedModel, Package, write_package
+from training.model.pipeline import Params, make_pipeline
+from training.model.search import Folds, Trial, run_search
+from training.orchestration.tasks import io_step, notify_failure, promotion_turn, step
+from training.registry.ledger import Promotion
+from training.registry.mlflow_registry import InputFile, Registry
+from training.registry.retention import find_expired, summary
+from training.settings import Settings
+
+MAX_REFERENCE_ROWS = 5000
+NOTIFY: dict[str, Any] = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Limits of a search, and the seed of all random steps of a training."""
+
+    max_evals: int
+    timeout_s: float | None
+    n_folds: int
+    seed: int
+    spark_master: str  # where trials run; empty: in this process
+    recent_weight: float
+
+
+# The parameters are a form on Prefect's page, and the body has the whole process.
+# pylint: disable=too-many-arguments, too-many-positional-arguments, too-many-locals
+@flow(name="train", result_serializer="json", **NOTIFY)
+def train(
+    data: str = "uci",
+    max_evals: int | None = None,
+    timeout_s: float | None = None,
+    n_folds: int = 5,
+    seed: int = 0,
+    trigger: str = "manual",
+    force: bool = False,
+    spark_master: str = "",
+    with_store: bool = True,
+    with_feedback: bool = False,
+    recent_weight: float = 1.0,
+    recent_since: float = 0.0,
+) -> dict[str, Any]:
+    """Train, register and evaluate one model; promote it if the gate passes.
+
+    data: `uci`, `synthetic` or `production`, which is the source of the production version.
+    max_evals: trials of the search; unset: MAX_EVALS.
+    trigger: manual, schedule or drift. After drift the newest labelled rows are the holdout set
+        and the reference data.
+    force: train even if a run with equal data, code and settings exists.
+    spark_master: where trials run; unset: in this process.
+    with_store: ingested batches join.
+    with_feedback: labelled rows of MongoDB join. They also do for `data` production if they did for
+        that version and MONGODB_ADDRESS is set.
+    recent_weight: weight of the newest joined rows relative to other rows.
+    recent_since: Unix time of the oldest recent row.
+
+    Returns the run, the version, the metrics and the verdict.
+    """
+    settings = read_settings(Settings)
+    options = SearchSettings(
+        max_evals or settings.max_evals, timeout_s, n_folds, seed, spark_master, recent_weight
+    )
+    contract = load_contract()
+    registry = Registry(settings.mlflow_tracking_uri)
+    production = registry.production_tags()
+    if data == "production":
+        data = production.get("data_source", "uci")
+        if production.get("with_feedback") == "True":
+            with_feedback |= bool(settings.mongodb_address)
+
+    census = read_census(data, seed, contract, settings)
+    judge_rows, traffic_rows = split(census.test, contract)
+    sources = read_sources(contract, settings, with_store, with_feedback)
+    rows = join(census, judge_rows, sources, contract, recent_since)
+    rows = downsample_old_rows(rows, recent_weight, seed)
+    digests = {
+        "data_digest": data_digest(census, rows),
+        "code_digest": code_digest(),
+        "settings_digest": digest(json.dumps(asdict(options)).encode()),
+    }
+    if not force and (known := registry.finished_run(digests)):
+        get_run_logger().info("training_skipped reason=nothing_new run_id=%s", known)
+        return {"run_id": known, "nothing_new": True}
+
+    holdouts = choose_holdouts(rows, contract, trigger, production)
+    test = unseen_test(census, rows)
+    tags = {**digests, "data_source": census.source, "trigger": trigger}
+    params = asdict(options) | row_counts(census, rows)
+    with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
+        log_lineage(rows, holdouts, registry, run_id)
+        best = search(rows.frame, contract, registry, run_id, options)
+        model, pipeline = fit(rows.frame, contract, best, seed)
+        metrics = evaluate(model, pipeline, test, contract, registry)
+        facts = {
+            "data_source": census.source,
+            "run_id": run_id,
+            "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "metrics": json.dumps(metrics),
+        }
+        package = export(Path(scratch), model, contract, census.test, facts)
+        write_card(package, rows, test, facts, registry)
+        compared = rows.recent if holdouts[0].name == RECENT else np.ones(len(rows.frame), bool)
+        reference = make_reference(rows.frame, contract, best, model.threshold, compared)
+        log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
+        kept = {"data_source": census.source, "with_feedback": str(with_feedback)}
+        version = register(package, pipeline, registry, kept)
+        with promotion_turn():
+            verdict = judge(package, registry, holdouts, version)
+            promote(registry, version, verdict, trigger)
+    report(version, metrics, verdict)
+    return {
+        "run_id": run_id,
+        "model_version": version,
+        "test_metrics": metrics,
+        "promoted": verdict.promote,
+        "reason": verdict.reason,
+        "nothing_new": False,
+    }
+
+
+# pylint: enable=too-many-arguments, too-many-positional-arguments, too-many-locals
+
+
+@flow(name="score", result_serializer="json", **NOTIFY)
+def score(source: str, output: str, version: str = "", spark_master: str = "") -> dict[str, Any]:
+    """Score Parquet files with a version (unset: production), here or on Spark."""
+    registry = Registry(read_settings(Settings).mlflow_tracking_uri)
+    done = score_batch(registry, source, output, version, spark_master)._asdict()
+    get_run_logger().info("batch_scored %s", key_values(done))
+    create_table_artifact([done], key="scoring-results")
+    return done
+
+
+@flow(name="ingest", persist_result=False, **NOTIFY)
+def ingest(feed: str = "") -> None:
+    """Add new files of a folder or gs:// address (unset: FEED) to the training store.
+
+    Fails after all other files are ingested if a file was rejected.
+    """
+    settings, log = read_settings(Settings), get_run_logger()
+    address = feed or settings.feed
+    if not address:
+        log.info("ingest_skipped reason=feed_not_set")
+        return
+    store = Store(Folder(settings.store_address))
+    done, rejected = ingest_feed(address, store, load_contract(), settings.batch_quarantine)
+    new = [one.batch for one in done if one.is_new]
+    log.info("feed_ingested feed=%s batches=%d new=%d", address, len(done), len(new))
+    if new:
+        create_table_artifact([msgspec.to_builtins(batch) for batch in new], key="ingested")
+    if rejected:
+        raise BatchRejected("\n".join(rejected))
+
+
+@flow(name="retain", persist_result=False, **NOTIFY)
+def retain() -> None:
+    """Remove the runs that are older than RUN_RETENTION_DAYS."""
+    settings = read_settings(Settings)
+    registry = Registry(settings.mlflow_tracking_uri)
+    expired = find_expired(registry, settings)
+    registry.remove(expired)
+    get_run_logger().info("runs_removed removed=%r", summary(expired))
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+@io_step
+def read_census(data: str, seed: int, contract: Contract, settings: Settings) -> Census:
+    """Return the checked census, real or synthetic, with its official split."""
+    if data == "synthetic":
+        return synthesize(contract, seed=seed)
+    if data != "uci":
+        raise ValueError(f"data: got {data!r}, expected 'uci', 'synthetic' or 'production'.")
+    census = load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
+    counts = {"train": len(census.train), "test": len(census.test), "rejected": census.rejected}
+    get_run_logger().info("census_read %s", key_values(counts | {"duplicates": census.duplicates}))
+    return census
+
+
+@step
+def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the judge and the traffic half of the test split; training uses neither."""
+    return split_judge_traffic(test, contract)
+
+
+@io_step
+def read_sources(
+    contract: Contract, settings: Settings, with_store: bool, with_feedback: bool
+) -> list[SourceRows]:
+    """Return the labelled rows that may join the census."""
+    sources: list[SourceRows] = []
+    if with_store:
+        sources += from_store(Store(Folder(settings.store_address)), contract)
+    if with_feedback:
+        sources.append(from_feedback(read_feedback(settings, contract), contract))
+    return sources
+
+
+@step
+def join(
+    census: Census,
+    judge_rows: pd.DataFrame,
+    sources: list[SourceRows],
+    contract: Contract,
+    recent_since: float,
+) -> TrainingRows:
+    """Return the census's training split with the rows that join it, without holdout rows."""
+    rows = assemble_rows(census, judge_rows, sources, contract, recent_since=recent_since)
+    reject_overlap(rows, contract)
+    for source in rows.lineage:
+        get_run_logger().info("source_joined %s", key_values(msgspec.to_builtins(source)))
+    return rows
+
+
+def row_counts(census: Census, rows: TrainingRows) -> dict[str, int]:
+    """Return the numbers of rows, as parameters of the run."""
+    return {
+        "train_rows": len(rows.frame),
+        "joined_rows": int(rows.joined.sum()),
+        "recent_rows": int(rows.recent.sum()),
+        "test_rows": len(census.test),
+        "rejected_rows": census.rejected,
+        "duplicate_rows": census.duplicates,
+    }
+
+
+def choose_holdouts(
+    rows: TrainingRows, contract: Contract, trigger: str, production: dict[str, str]
+) -> tuple[HoldoutSet, HoldoutSet | None]:
+    """Return the holdout set and the floor set.
+
+    After drift these are the newest labelled rows and the census. The same holds while the
+    production version was judged on such rows. Otherwise the next training would prefer models of
+    1994 again. With too few such rows the census is the holdout set.
+    """
+    census = make_holdout(CENSUS, rows.census_holdout, contract)
+    if trigger != "drift" and production.get("judge") != RECENT:
+        return census, None
+    recent = make_holdout(RECENT, rows.recent_holdout, contract)
+    counts = np.bincount(recent.y, minlength=2)
+    if counts.sum() >= MIN_ROWS and counts.min() >= MIN_OF_EACH_CLASS:
+        return recent, census
+    get_run_logger().warning(
+        "recent_holdout_too_small rows=%d of_rarer_class=%d min_rows=%d min_of_each_class=%d",
+        *(counts.sum(), counts.min(), MIN_ROWS, MIN_OF_EACH_CLASS),
+    )
+    return census, None
+
+
+def make_holdout(name: str, frame: pd.DataFrame, contract: Contract) -> HoldoutSet:
+    """Return rows as a holdout set."""
+    y = labels(frame, contract).astype("int64")
+    return HoldoutSet(frame, y, frame_digest(frame)[:16], name)
+
+
+def unseen_test(census: Census, rows: TrainingRows) -> pd.DataFrame:
+    """Return the rows to report on: the test split, or its judge half if rows joined.
+
+    The traffic half may be among the joined rows, as labelled production rows.
+    """
+    return rows.census_holdout if rows.joined.any() else census.test
+
+
+@step
+def log_lineage(
+    rows: TrainingRows,
+    holdouts: tuple[HoldoutSet, HoldoutSet | None],
+    registry: Registry,
+    run_id: str,
+) -> None:
+    """Log the sources of training and holdout rows, with their checksums, periods and counts."""
+    files = [InputFile(s.name, s.source, s.sha256, s.rows, "training") for s in rows.lineage]
+    judging = [
+        InputFile(one.name, "held out", one.digest, len(one.y), "judging")
+        for one in holdouts
+        if one
+    ]
+    lineage = {
+        "training": msgspec.to_builtins(rows.lineage),
+        "judging": [file._asdict() for file in judging],
+    }
+    registry.log_json(LINEAGE, lineage)
+    registry.log_inputs(run_id, files + judging)
+
+
+# --- model --------------------------------------------------------------------------------------
+
+
+@step
+def search(
+    frame: pd.DataFrame,
+    contract: Contract,
+    registry: Registry,
+    run_id: str,
+    options: SearchSettings,
+) -> Trial:
+    """Return the best trial of the hyperopt search; each trial becomes a child run."""
+    folds = Folds.of(frame, contract, options.n_folds, options.seed)
+    numbers = itertools.count(1)
+
+    def on_trial(params: Params, metrics: dict[str, float]) -> None:
+        registry.log_trial(run_id, next(numbers), params, metrics)
+
+    limits = options.max_evals, options.timeout_s
+    if options.spark_master:
+        with spark_session(options.spark_master) as spark:
+            best = run_spark_search(spark, folds, *limits, seed=options.seed, on_trial=on_trial)
+    else:
+        best = run_search(folds, *limits, options.seed, on_trial)
+    registry.log_metrics(best.metrics)
+    return best
+
+
+@step
+def fit(
+    frame: pd.DataFrame, contract: Contract, best: Trial, seed: int
+) -> tuple[FittedModel, Pipeline]:
+    """Fit the best setting on every training row; calibration and threshold are out of fold."""
+    pipeline = make_pipeline(contract, best.params, seed)
+    pipeline.fit(inputs(frame, contract), labels(frame, contract))
+    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
+    threshold = best_f1_threshold(best.probability, labels(frame, contract))
+    return FittedModel(Pipeline(parts), best.platt, threshold), pipeline
+
+
+@step
+def evaluate(
+    model: FittedModel,
+    pipeline: Pipeline,
+    test: pd.DataFrame,
+    contract: Contract,
+    registry: Registry,
+) -> dict[str, float]:
+    """Log metrics and plots on the official test split, which no choice depends on."""
+    y, probability = labels(test, contract), model.score(inputs(test, contract))
+    metrics = measure(y, probability, model.threshold)
+    registry.log_metrics({f"test_{name}": value for name, value in metrics.items()})
+    names = pipeline.named_steps["encoder"].get_feature_names_out()
+    gains = pipeline.named_steps["classifier"].feature_importances_
+    importances = pd.Series(gains, index=names).nlargest(20)
+    for name, figure in draw_plots(
+        y, probability, model.threshold, importances, contract.target.labels
+    ):
+        registry.log_figure(name, figure)
+    return metrics
+
+
+@step
+def export(
+    folder: Path,
+    model: FittedModel,
+    contract: Contract,
+    test: pd.DataFrame,
+    facts: dict[str, str],
+) -> Package:
+    """Write the package and compare it with the pipeline on every test row."""
+    return write_package(folder / "package", model, contract, inputs(test, contract), facts)
+
+
+@step
+def write_card(
+    package: Package,
+    rows: TrainingRows,
+    test: pd.DataFrame,
+    facts: dict[str, str],
+    registry: Registry,
+) -> None:
+    """Write the model card into the package."""
+    card = model_card(
+        Facts(
+            name=MODEL_NAME,
+            run_id=facts["run_id"],
+            trained_at=facts["trained_at"],
+            data_source=facts["data_source"],
+            train_rows=len(rows.frame),
+            joined_rows=int(rows.joined.sum()),
+            judge_uses=registry.judged_versions() + 1,
+        ),
+        package.contract,
+        test,
+        package.score(test),
+        package.threshold,
+    )
+    (package.folder / CARD).write_text(card, encoding="utf-8")
+
+
+# --- registration and promotion -----------------------------------------------------------------
+
+
+def make_reference(
+    frame: pd.DataFrame,
+    contract: Contract,
+    best: Trial,
+    threshold: float,
+    compared: np.ndarray,
+    *,
+    max_rows: int = MAX_REFERENCE_ROWS,
+) -> pd.DataFrame:
+    """Return the reference data: a sample of the `compared` training rows, with predictions.
+
+    The predictions are out of fold, because a fitted model is overconfident on its own rows.
+    """
+    rows = inputs(frame, contract).assign(
+        probability=best.probability,
+        income_class=(best.probability >= threshold).astype(int),
+        label=labels(frame, contract),
+    )[compared]
+    return rows.sample(min(max_rows, len(rows)), random_state=0)
+
+
+@io_step
+def log_rows(
+    folder: Path,
+    registry: Registry,
+    contract: Contract,
+    reference: pd.DataFrame,
+    traffic: pd.DataFrame,
+) -> None:
+    """Log the reference data and the traffic rows as files of the run."""
+    (folder / REFERENCE).parent.mkdir(parents=True, exist_ok=True)
+    reference.to_json(folder / REFERENCE, orient="records", lines=True)
+    write_requests(traffic, contract, folder / TRAFFIC)
+    registry.log_files(folder)
+
+
+@io_step
+def register(package: Package, pipeline: Pipeline, registry: Registry, tags: dict[str, str]) -> str:
+    """Register the package as a new version; return its number."""
+    registry.log_pipeline(pipeline)
+    return str(registry.register(package.folder, package.contract, tags).version)
+
+
+@io_step
+def judge(
+    package: Package,
+    registry: Registry,
+    holdouts: tuple[HoldoutSet, HoldoutSet | None],
+    version: str,
+) -> Verdict:
+    """Return the gate's verdict against the production version, and tag the version with it."""
+    production = registry.production()
+    if production is None:
+        verdict = gate(package, None, *holdouts)
+    else:
+        with registry.package_of(production) as folder:
+            verdict = gate(package, Package(folder, package.contract), *holdouts)
+    registry.tag_version(version, verdict.as_tags())
+    registry.log_json(VERDICT, msgspec.to_builtins(verdict))
+    return verdict
+
+
+@io_step
+def promote(registry: Registry, version: str, verdict: Verdict, trigger: str) -> None:
+    """Point the alias `production` at the version if the gate passed."""
+    if verdict.promote:
+        registry.promote(version, Promotion("training flow", f"{trigger}: {verdict.reason}"))
+    log = get_run_logger()
+    log.info("version_judged version=%s %s", version, key_values(verdict.as_tags()))
+
+
+def report(version: str, metrics: dict[str, float], verdict: Verdict) -> None:
+    """Add the results and the gate's figures to the flow run's page."""
+    rows = [{"metric": name, "test split": f"{value:.4f}"} for name, value in metrics.items()]
+    text = f"Version {version}: {'promoted' if verdict.promote else 'rejected'}, {verdict.reason}"
+    create_table_artifact(rows, key="training-results", description=text)
+    if verdict.champion:
+        create_table_artifact(gate_rows(verdict), key="gate", description=verdict.reason)
+
+
+def gate_rows(verdict: Verdict) -> list[dict[str, str]]:
+    """Return the gate's figures as a table: gains of the candidate, and rises by segment."""
+    figures: list[tuple[str, Interval | None]] = [
+        ("log loss, gain", verdict.log_loss_gain),
+        ("ROC AUC, gain", verdict.roc_auc_gain),
+    ]
+    if verdict.floor:
+        name = f"ROC AUC, gain on the floor set: {verdict.floor.judge}"
+        figures.append((name, verdict.floor.roc_auc_gain))
+    for segment in verdict.segments:
+        name = f"log loss, rise for {segment.name}, {segment.rows} rows"
+        figures.append((name, segment.log_loss_rise))
+    return [{"compared": name, "95 % interval": in_words(one)} for name, one in figures]
+
+
+def in_words(interval: Interval | None) -> str:
+    """Return an interval as text."""
+    if interval is None:
+        return "too few rows"
+    return f"{interval.estimate:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+
+
+def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    """Return the input columns, in contract order."""
+    return frame[list(contract.input_names)]
+
+
+def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
+    """Return the target (n_samples,), 1 for the positive label."""
+    return frame[contract.target.name].to_numpy()
+
+
+def digest(content: bytes) -> str:
+    """Return a short sha256 of bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def key_values(fields: dict[str, Any]) -> str:
+    """Return fields as `name=value` text for a log line."""
+    return " ".join(f"{name}={value!r}" for name, value in fields.items())

@@ -1,0 +1,101 @@
+"""Retries of tasks, the turn for promotion, and notification of failed flow runs."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import requests
+from apprise import Apprise
+from prefect import Flow, get_client, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.logging.loggers import flow_run_logger
+from prefect.settings import get_current_settings
+
+from config.runtime.settings import read_settings
+from training.data.errors import CensusUnavailable
+from training.data.feedback import FeedbackUnavailable
+from training.data.storage import FilesUnavailable
+from training.registry.mlflow_registry import RegistryUnavailable, is_transient
+from training.settings import Settings
+
+PROMOTION = "income-promotion"  # concurrency limit of Prefect
+TURN_TIMEOUT_S = 1800
+LEASE_S = 120  # after it, a killed run no longer holds the turn
+RETRY_DELAYS_S = [2.0, 10.0, 60.0]
+TRANSIENT_ERRORS = (
+    CensusUnavailable,
+    RegistryUnavailable,
+    FilesUnavailable,
+    FeedbackUnavailable,
+    ConnectionError,
+    TimeoutError,
+    requests.RequestException,
+)
+
+
+class PrefectUnavailable(Exception):
+    """Prefect's server is unavailable; the message names the setting."""
+
+
+def find_prefect(wait_s: float = 0) -> str:
+    """Return the address of Prefect's server, or an empty text if a run starts its own.
+
+    Raises PrefectUnavailable if it does not respond within `wait_s` seconds.
+    """
+    address = get_current_settings().api.url
+    deadline = time.monotonic() + wait_s
+    while address:
+        try:
+            requests.get(f"{address}/health", timeout=5).raise_for_status()
+            break
+        except requests.RequestException as err:
+            if time.monotonic() >= deadline:
+                raise PrefectUnavailable(
+                    f"PREFECT_API_URL: Prefect does not respond; got {address}. Start it"
+                    f" (`make demo KEEP=1` runs one) or set its address. {err}"
+                ) from err
+            time.sleep(0.5)
+    return address or ""
+
+
+def is_transient_failure(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Return True if a task failed with a transient error, which a retry may fix."""
+    err = state.result(raise_on_failure=False)
+    return isinstance(err, TRANSIENT_ERRORS) or is_transient(err)
+
+
+step = task(cache_policy=NO_CACHE, persist_result=False)
+io_step = task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(RETRY_DELAYS_S),
+    retry_delay_seconds=RETRY_DELAYS_S,
+    retry_condition_fn=is_transient_failure,
+)
+
+
+@contextmanager
+def promotion_turn() -> Iterator[None]:
+    """Hold the turn for the gate and promotion, so that two runs cannot replace one champion.
+
+    Raises TimeoutError if another run holds it for TURN_TIMEOUT_S.
+    """
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.upsert_global_concurrency_limit_by_name(PROMOTION, 1)
+    with concurrency(PROMOTION, timeout_seconds=TURN_TIMEOUT_S, lease_duration=LEASE_S):
+        yield
+
+
+def notify_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+    """Send the message of a failed or crashed flow run to NOTIFY_URL, if set; a hook of flows."""
+    settings = read_settings(Settings)
+    if not settings.notify_url:
+        return
+    title = f"Income prediction: flow {flow.name}, run {run.name}: {state.type.value.lower()}"
+    sent = Apprise(settings.notify_url).notify(title=title, body=state.message or "")
+    if not sent:
+        flow_run_logger(run, flow).warning("notification_failed setting=NOTIFY_URL")

@@ -1,0 +1,79 @@
+"""The ledger: why `production` moved, and why drift did or did not start a training.
+
+Each entry is a run in one of two MLflow experiments.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import NamedTuple
+
+import mlflow
+from mlflow.entities import RunTag
+
+PROMOTIONS = "income-promotions"  # experiment with one run per promotion
+DECISIONS = "income-decisions"  # experiment with one run per change of decision
+
+
+class Promotion(NamedTuple):
+    """Who promotes a version, and why."""
+
+    who: str
+    why: str
+    forced: bool = False  # the gate rejected the version or did not see it
+
+
+class Ledger:
+    """Promotions, and decisions about trainings."""
+
+    def __init__(self, client: mlflow.MlflowClient) -> None:
+        self.client = client
+
+    @contextmanager
+    def promotion(self, promotion: Promotion, before: str, after: str) -> Iterator[None]:
+        """Write a promotion; it counts once the body has succeeded."""
+        facts = promotion._asdict() | {"from_version": before, "to_version": after}
+        tags = {name: str(value) for name, value in facts.items()}
+        run = self.client.create_run(self._experiment(PROMOTIONS), tags=tags)
+        yield
+        self.client.set_terminated(run.info.run_id)
+
+    def promotions(self) -> list[dict[str, str]]:
+        """Return every promotion, newest first: at, from_version, to_version, who, why, forced."""
+        query = "attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([self._experiment(PROMOTIONS)], query)
+        names = ("from_version", "to_version", *Promotion._fields)
+        return [
+            {"at": local_time(run.info.start_time)} | {name: run.data.tags[name] for name in names}
+            for run in runs
+        ]
+
+    def write_decision(self, tags: dict[str, str], details: dict[str, str]) -> None:
+        """Write a decision. If `tags` equal those of the last one, count it there instead."""
+        experiment_id = self._experiment(DECISIONS)
+        last = self.client.search_runs([experiment_id], max_results=1)
+        if last and all(last[0].data.tags.get(name) == tags[name] for name in tags):
+            run_id, times = last[0].info.run_id, int(last[0].data.tags.get("times", 0)) + 1
+        else:
+            run_id, times = self.client.create_run(experiment_id, tags=tags).info.run_id, 1
+        details = {**details, "times": str(times)}
+        self.client.log_batch(run_id, tags=[RunTag(name, text) for name, text in details.items()])
+        self.client.set_terminated(run_id)  # sets the end to the latest repetition
+
+    def decisions(self) -> list[dict[str, str]]:
+        """Return every decision about a training, newest first: at, until, times and its tags."""
+        runs = self.client.search_runs([self._experiment(DECISIONS)])
+        return [
+            run.data.tags
+            | {"at": local_time(run.info.start_time), "until": local_time(run.info.end_time)}
+            for run in runs
+        ]
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        return found.experiment_id if found else self.client.create_experiment(name)
+
+
+def local_time(milliseconds: int) -> str:
+    """Return a time of MLflow in the local time zone, to the second."""
+    return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")

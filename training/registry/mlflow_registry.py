@@ -1,0 +1,292 @@
+"""MLflow: runs, trials, the registered model, its versions and the alias `production`.
+
+A training run has the package under `models_mlflow`, the scikit-learn pipeline for notebooks,
+plots, the monitoring reference and the traffic rows.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+import onnx
+from matplotlib.figure import Figure
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    Metric,
+    Param,
+    Run,
+)
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.types import ColSpec, Schema
+from mlflow.utils.time import get_current_time_millis
+from sklearn.pipeline import Pipeline
+
+from config.contract import Contract
+from config.model_registry import (
+    ALIAS,
+    CARD,
+    FILE_SHA256,
+    GRAPH,
+    GRAPH_SHA256,
+    MODEL_NAME,
+    PACKAGE,
+    file_digests,
+)
+from training.registry.ledger import Ledger, Promotion
+
+EXPERIMENT = "income"
+MAX_DIGEST = 36  # characters that MLflow keeps of a data set's digest
+# MLflow's error codes for an unknown alias or version.
+MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
+# MLflow's client reads these only from the environment.
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per trial
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class RegistryUnavailable(Exception):
+    """MLflow is unavailable; the message names its address and the setting."""
+
+
+def is_transient(err: object) -> bool:
+    """Return True for an MLflow error that a retry may fix: no connection, or a server error."""
+    return isinstance(err, MlflowException) and err.get_http_status_code() >= 500
+
+
+class InputFile(NamedTuple):
+    """Rows that a run reads, for its lineage."""
+
+    name: str
+    source: str  # a path, an address or a name
+    sha256: str
+    rows: int
+    use: str  # training or judging
+
+
+class Expired(NamedTuple):
+    """Runs and versions that retention removes."""
+
+    runs: list[Run]
+    versions: list[ModelVersion]
+
+
+class Registry:
+    """One MLflow server: tracking, artifacts and model registry."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        for name, value in CLIENT_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        mlflow.set_tracking_uri(tracking_uri)
+        self.client = mlflow.MlflowClient(tracking_uri)
+        self.ledger = Ledger(self.client)
+        try:
+            self.experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
+        except MlflowException as err:
+            raise RegistryUnavailable(
+                f"MLFLOW_TRACKING_URI: MLflow does not respond; got {tracking_uri}. Start it"
+                f" (`make demo KEEP=1` runs one) or set its address. {err}"
+            ) from err
+
+    @contextmanager
+    def run(self, tags: dict[str, str], params: dict[str, Any]) -> Iterator[str]:
+        """Open a training run and yield its id. The run fails if the body raises."""
+        with mlflow.start_run(tags=tags) as run:
+            mlflow.log_params(params)
+            yield run.info.run_id
+
+    def finished_run(self, tags: dict[str, str]) -> str | None:
+        """Return the id of the newest finished run with all these tags, if any."""
+        clauses = [f"tags.{name} = '{value}'" for name, value in tags.items()]
+        query = " and ".join(["attributes.status = 'FINISHED'", *clauses])
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def log_trial(
+        self, parent_id: str, number: int, params: dict[str, Any], metrics: dict[str, float]
+    ) -> None:
+        """Log one trial of the search as a child run, in one batch."""
+        now = get_current_time_millis()
+        tags = {"mlflow.parentRunId": parent_id, "mlflow.runName": f"trial {number}"}
+        run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+        )
+        self.client.set_terminated(run_id)
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        """Log metrics of the current run."""
+        mlflow.log_metrics(metrics)
+
+    def log_inputs(self, run_id: str, inputs: Iterable[InputFile]) -> None:
+        """Log the data sets of a run, for MLflow's page."""
+        self.client.log_inputs(
+            run_id,
+            [
+                DatasetInput(
+                    Dataset(
+                        one.name,
+                        one.sha256[:MAX_DIGEST],
+                        source_type="file",
+                        source=json.dumps({"uri": one.source, "sha256": one.sha256}),
+                        profile=json.dumps({"rows": one.rows}),
+                    ),
+                    [InputTag("mlflow.data.context", one.use)],
+                )
+                for one in inputs
+            ],
+        )
+
+    def log_figure(self, name: str, figure: Figure) -> None:
+        """Log a plot of the current run."""
+        mlflow.log_figure(figure, f"plots/{name}.png")
+
+    def log_json(self, path: str, content: Any) -> None:
+        """Log a JSON file of the current run."""
+        mlflow.log_dict(content, path)
+
+    def log_files(self, folder: Path) -> None:
+        """Log all files under a folder as artifacts of the current run, at the same paths."""
+        mlflow.log_artifacts(str(folder))
+
+    def log_pipeline(self, pipeline: Pipeline) -> None:
+        """Log the scikit-learn pipeline, for notebooks; no service loads it."""
+        # It warns about pickle at each call; no service unpickles.
+        logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)
+        # It warns that it cannot find the version of pip, which the images lack.
+        logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+        mlflow.sklearn.log_model(
+            pipeline, name="pipeline", serialization_format="cloudpickle", pip_requirements=[]
+        )
+
+    def register(self, folder: Path, contract: Contract, tags: dict[str, str]) -> ModelVersion:
+        """Register the package of the current run as a new version of the model.
+
+        The version's tags have the checksums of the files, for services to check their download.
+        """
+        columns: list[Any] = [
+            ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
+        ]
+        logged = mlflow.onnx.log_model(
+            onnx.load(folder / "model.onnx"),
+            name=PACKAGE,
+            signature=ModelSignature(Schema(columns), Schema([ColSpec("float", "probability")])),
+            pip_requirements=["onnxruntime"],
+        )
+        self.client.log_model_artifacts(logged.model_id, str(folder))
+        digests = file_digests(folder)
+        checksums = {GRAPH_SHA256: digests[GRAPH], FILE_SHA256: json.dumps(digests)}
+        version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=checksums | tags)
+        description = f"Model card: {PACKAGE}/{CARD} in the artifacts of the run."
+        self.client.update_model_version(MODEL_NAME, version.version, description=description)
+        return version
+
+    def tag_version(self, version: str, tags: dict[str, str]) -> None:
+        """Add tags to a version."""
+        for name, value in tags.items():
+            self.client.set_model_version_tag(MODEL_NAME, version, name, value)
+
+    def production(self) -> ModelVersion | None:
+        """Return the production version, or None before the first promotion."""
+        try:
+            return self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
+        except MlflowException as err:
+            if err.error_code in MISSING:
+                return None
+            raise
+
+    def production_tags(self) -> dict[str, str]:
+        """Return the tags of the production version, empty before the first promotion."""
+        version = self.production()
+        return dict(version.tags) if version else {}
+
+    def judged_versions(self) -> int:
+        """Return the number of versions with a gate verdict."""
+        return sum("gate" in version.tags for version in self._versions())
+
+    def version(self, number: str) -> ModelVersion | None:
+        """Return a version by its number, or None for an unknown or invalid number."""
+        try:
+            return self.client.get_model_version(MODEL_NAME, number)
+        except MlflowException as err:
+            if err.error_code in MISSING:
+                return None
+            raise
+
+    def promote(self, version: str, promotion: Promotion) -> None:
+        """Point `production` at a version, and write the promotion to the ledger."""
+        before = self.production()
+        with self.ledger.promotion(promotion, before.version if before else "none", version):
+            self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
+
+    def expired(self, before: datetime, n_versions: int) -> Expired:
+        """Return the runs started before a time, and their versions, except those that stay.
+
+        Production, its predecessor and the newest `n_versions` stay, with their runs and trials.
+        """
+        versions = self._versions()
+        production = self.production()
+        numbers = {move["from_version"] for move in self.ledger.promotions()[:1]}
+        numbers |= {production.version} if production else set()
+        newest = versions[:n_versions]
+        kept = {v.run_id for v in versions if v in newest or v.version in numbers}
+        runs = [
+            run
+            for run in self._runs_before(before)
+            if not kept & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}
+        ]
+        ids = {run.info.run_id for run in runs}
+        return Expired(runs, [version for version in versions if version.run_id in ids])
+
+    def _runs_before(self, before: datetime) -> list[Run]:
+        query = f"attributes.start_time < {int(before.timestamp() * 1000)}"
+        return mlflow.search_runs([self.experiment_id], query, output_format="list")
+
+    def _versions(self) -> list[ModelVersion]:
+        """Return every version, newest first."""
+        return self.client.search_model_versions(
+            f"name = '{MODEL_NAME}'", order_by=["version_number DESC"], max_results=10_000
+        )
+
+    def remove(self, expired: Expired) -> None:
+        """Remove versions, artifacts and runs. Repeat it after an interruption.
+
+        MLflow's database keeps the runs, marked as deleted, until `mlflow gc`.
+        """
+        for version in expired.versions:
+            self.client.delete_model_version(MODEL_NAME, version.version)
+        for run in expired.runs:
+            for model in self._models_of(run):
+                get_artifact_repository(model.artifact_location).delete_artifacts()
+                self.client.delete_logged_model(model.model_id)
+            get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+            self.client.delete_run(run.info.run_id)
+
+    def _models_of(self, run: Run) -> list[LoggedModel]:
+        query = f"source_run_id = '{run.info.run_id}'"
+        return list(self.client.search_logged_models([self.experiment_id], query))
+
+    @contextmanager
+    def package_of(self, version: ModelVersion) -> Iterator[Path]:
+        """Download a version's package and yield its folder, which exists during the body."""
+        with tempfile.TemporaryDirectory() as folder:
+            uri = f"models:/{MODEL_NAME}/{version.version}"
+            yield Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))

@@ -1,0 +1,1 @@
+"""From drift to a new training: the rules, and the flow that applies them."""

@@ -1,0 +1,151 @@
+"""A Prefect flow that polls the drift verdict and starts `train` if `policy` decides so.
+
+The verdict comes from `GET /drift` of the Evidently service. Each decision is written to the ledger
+in MLflow (`python -m training decisions`). The flow keeps no state: Prefect knows the started
+trainings, MLflow their promotions. Each run is a process of its own, and most runs end early, so
+slow imports are local.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import requests
+from prefect import flow, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments import run_deployment
+from prefect.logging import get_run_logger
+
+from config.runtime.settings import read_settings
+from training.retraining.policy import BUDGET_PERIOD_S, Cause, Facts, cause_of, decide
+from training.settings import Settings
+
+DRIFT_TAG = "drift"
+TRAIN_DEPLOYMENT = "train/train"
+REQUEST_TIMEOUT_S = 10
+KEY_PERIOD_S = 3600  # after it, the same facts can start a training again
+MAX_RUN_S = 6 * 3600  # an older run without an end was lost
+
+
+@flow(name="watch", persist_result=False)
+def watch() -> str:
+    """Start a training if there is a cause and no objection; return the decision in words."""
+    settings, log = read_settings(Settings), get_run_logger()
+    verdict = fetch_verdict(settings.evidently_address)
+    cause = cause_of(verdict)
+    if cause is None:
+        outcome = f"no training: state {verdict['state']}, no cause"
+    else:
+        outcome = act(cause, settings)
+    log.info("watch_done outcome=%r", outcome)
+    return outcome
+
+
+def act(cause: Cause, settings: Settings) -> str:
+    """Decide, start a training if decided, and write the decision to the ledger."""
+    # pylint: disable-next=import-outside-toplevel
+    from training.registry.mlflow_registry import Registry
+
+    registry = Registry(settings.mlflow_tracking_uri)
+    facts, now = find_facts(registry, cause.since, settings), time.time()
+    decision = decide(cause, facts, settings, now)
+    tags = {"rule": decision.rule, "version": str(cause.version)}
+    outcome = "no training"
+    if decision.train:
+        tags["flow_run"] = start(cause, settings, start_key(facts, now)).name
+        outcome = f"training started: flow run {tags['flow_run']}"
+    registry.ledger.write_decision(tags, {"cause": cause.what, "why": decision.why})
+    return f"{outcome}: {cause.what}; {decision.why}"
+
+
+def start_key(facts: Facts, now: float) -> str:
+    """Return the idempotency key: Prefect starts one training for concurrent decisions."""
+    newest = max(facts.started, default=0.0)
+    return f"drift-{facts.production}-{newest:.0f}-{now // KEY_PERIOD_S:.0f}"
+
+
+def start(cause: Cause, settings: Settings, key: str) -> FlowRun:
+    """Start a training and return its flow run, or the existing one with the same key."""
+    run = run_deployment(
+        TRAIN_DEPLOYMENT,
+        parameters={
+            "trigger": "drift",
+            "data": "production",
+            "force": True,
+            "with_feedback": bool(settings.mongodb_address),
+            "recent_since": cause.since,
+        },
+        tags=[DRIFT_TAG],
+        idempotency_key=key,
+        timeout=0,
+        as_subflow=False,
+    )
+    assert isinstance(run, FlowRun)
+    return run
+
+
+def fetch_verdict(address: str) -> dict[str, Any]:
+    """Return the drift verdict. Raises requests' errors, so the flow run fails."""
+    response = requests.get(f"{address}/drift", timeout=REQUEST_TIMEOUT_S)
+    response.raise_for_status()
+    return response.json()
+
+
+def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
+    """Return the facts for the rules, with labelled rows since a Unix time.
+
+    registry: a `mlflow_registry.Registry`.
+    """
+    now = time.time()
+    runs = drift_runs(now - BUDGET_PERIOD_S)
+    started = tuple(at.timestamp() for run in runs if (at := run.expected_start_time))
+    version = registry.production()
+    made_at = version.creation_timestamp / 1000 if version else 0.0
+    running = [
+        run.name
+        for run, at in zip(runs, started, strict=True)
+        if not (run.state and run.state.is_final()) and at > now - MAX_RUN_S
+    ]
+    return Facts(
+        production=str(version.version) if version else None,
+        # A training sees the labels that came before its start, promoted or not.
+        fresh_labels=count_fresh_labels(since, max([made_at, *started]), settings),
+        started=started,
+        unpromoted=sum(at > made_at for at in started),
+        running=next(iter(running), None),
+    )
+
+
+def drift_runs(since: float) -> list[FlowRun]:
+    """Return the trainings that drift started since a Unix time, newest first."""
+    query = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[DRIFT_TAG]),
+        expected_start_time=FlowRunFilterExpectedStartTime(
+            after_=cast(Any, datetime.fromtimestamp(since, UTC))  # Pydantic converts it
+        ),
+    )
+    order = FlowRunSort.START_TIME_DESC
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(flow_run_filter=query, sort=order, limit=100)
+
+
+def count_fresh_labels(since: float, seen_until: float, settings: Settings) -> int:
+    """Return the number of rows since `since` whose labels came after `seen_until`.
+
+    Both are Unix times. Labels may be a month late, and old rows do not show the change.
+    """
+    # pylint: disable=import-outside-toplevel
+    from training.data.assemble import count_ingested
+    from training.data.feedback import count_labelled
+    from training.data.storage import Folder
+    from training.data.store import Store
+
+    ingested = count_ingested(Store(Folder(settings.store_address)), since, seen_until)
+    logged = count_labelled(settings, since, seen_until) if settings.mongodb_address else 0
+    return ingested + logged
