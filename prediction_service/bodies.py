@@ -1,7 +1,7 @@
-"""Request bodies to checked records: the fast way for valid ones, the slow way for the rest.
+"""Parse request bodies into checked records.
 
-The fast way is msgspec's decoder made from the contract. Only if that refuses a body is it read
-again, to list every problem of every record.
+msgspec's decoder, made from the contract, reads valid bodies fast. A body that it rejects is read a
+second time to list every problem of every record.
 """
 
 import json
@@ -18,8 +18,8 @@ from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, 
 from prediction_service.models.package import Row
 from prediction_service.responses import BinaryClass, PredictionId
 
-MOST_PROBLEMS = 1000  # listed in one answer; finding the nearest category costs time for each
-ID_RULE = "the 32 hexadecimal digits that /predict answered"
+MAX_PROBLEMS = 1000  # in one response; finding the nearest category of each takes time
+ID_RULE = "the 32 hexadecimal digits from the response of /predict"
 LABEL_RULE = "0 or 1"
 
 
@@ -31,7 +31,7 @@ class Feedback(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class JsonObject(dict[str, Any]):
-    """A decoded object that remembers which fields the caller gave more than once."""
+    """A decoded object with the names of the fields that it holds more than once."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -39,13 +39,13 @@ class JsonObject(dict[str, Any]):
         self.repeated = [name for name, count in counts.items() if count > 1]
 
     def problems(self) -> list[Problem]:
-        """A problem for each repeated field."""
-        expected = "one value, but the field is given more than once"
+        """Return a problem for each repeated field."""
+        expected = "one value, but the field is present more than once"
         return [Problem(name, self[name], expected) for name in self.repeated]
 
 
 class RecordReader:
-    """Reads `/predict` bodies against a contract."""
+    """Parser of `/predict` bodies by a contract."""
 
     def __init__(self, contract: Contract, max_records: int) -> None:
         self.contract = contract
@@ -57,10 +57,9 @@ class RecordReader:
         self._ranks = [feature.name.encode() for feature in contract.features if feature.rank_of]
 
     def read(self, body: bytes) -> tuple[list[Row], bool]:
-        """The rows of input columns in contract order, and whether the body was a list.
+        """Return the rows, with input columns in contract order, and whether the body was a list.
 
-        Raises NotJson, InvalidRecords (every problem, unseen fields and ranks included) or
-        TooManyRecords.
+        Raises NotJson, InvalidRecords with every problem, or TooManyRecords.
         """
         try:
             decoded = self._decode(body)
@@ -69,25 +68,25 @@ class RecordReader:
         is_list = isinstance(decoded, list)
         records = decoded if is_list else [decoded]
         check_count(len(records), self.max_records)
-        if self._may_be_wrong(body, decoded):
+        if self._needs_exact_check(body, decoded):
             self._find_problems(body)
         rows: list[Row] = [self._inputs(record) for record in records]
         if any(row[index] is UNSET for row in rows for index in self._optional):
             rows = [tuple(None if value is UNSET else value for value in row) for row in rows]
         return rows, is_list
 
-    def _may_be_wrong(self, body: bytes, decoded: Any) -> bool:
-        """True if a field may be given twice, or a rank may be wrong: what msgspec cannot see.
+    def _needs_exact_check(self, body: bytes, decoded: Any) -> bool:
+        """Return True if a field may be repeated or a rank wrong, which msgspec cannot detect.
 
-        A field that is given twice takes two colons and leaves one behind when what was decoded is
-        encoded again. Any escape or name of a rank leads to the slow, exact check.
+        A repeated field has two colons in the body and one in the encoded record. An escape or the
+        name of a rank column also needs the exact check.
         """
         if b"\\" in body or any(name in body for name in self._ranks):
             return True
         return body.count(b":") != self._encode(decoded).count(b":")
 
     def _find_problems(self, body: bytes) -> Any:
-        """The decoded body. Raises NotJson or InvalidRecords if the slow check finds anything."""
+        """Return the decoded body. Raises NotJson, or InvalidRecords with every problem."""
         data = load_json(body)
         records = data if isinstance(data, list) else [data]
         check_count(len(records), self.max_records)
@@ -98,12 +97,12 @@ class RecordReader:
         if not isinstance(record, JsonObject):
             return self.contract.check(record)
         n_known = len(self.contract.features)
-        if len(record) > 2 * n_known:  # looking for each one's nearest name would take long
+        if len(record) > 2 * n_known:  # finding the nearest name of each would take long
             return [Problem("record", f"{len(record)} fields", f"at most {n_known} fields")]
         return record.problems() + self.contract.check(record)
 
     def _read_again(self, body: bytes, reason: str) -> Any:
-        """What only msgspec refuses: a whole number that is written 38.0, as pandas does."""
+        """Return records that only msgspec rejects: with integers written 38.0, as by pandas."""
         data = self._find_problems(body)
         try:
             return self._decode(self._encode(with_integers(data)))
@@ -114,13 +113,13 @@ class RecordReader:
 
 
 class FeedbackReader:
-    """Reads `/feedback` bodies."""
+    """Parser of `/feedback` bodies."""
 
     def __init__(self, max_records: int) -> None:
         self.max_records = max_records
 
     def read(self, body: bytes) -> list[Feedback]:
-        """The labels, one or more. Raises NotJson, InvalidRecords or TooManyRecords."""
+        """Return one or more labels. Raises NotJson, InvalidRecords or TooManyRecords."""
         data = load_json(body)
         items = data if isinstance(data, list) else [data]
         check_count(len(items), self.max_records)
@@ -129,7 +128,7 @@ class FeedbackReader:
 
 
 def check_feedback(item: Any) -> list[Problem]:
-    """Every problem of one decoded label."""
+    """Return every problem of one decoded label."""
     if not isinstance(item, JsonObject):
         return [Problem("record", item, "an object with prediction_id and label")]
     problems = item.problems()
@@ -146,68 +145,66 @@ def check_feedback(item: Any) -> list[Problem]:
 
 
 def is_prediction_id(value: Any) -> bool:
-    """True for an identity as `/predict` gives it."""
+    """Return True for an id as `/predict` creates it."""
     return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
 
 
 def is_label(value: Any) -> bool:
-    """True for 0 and 1; false for true and 1.0."""
+    """Return True for 0 and 1, but not for true and 1.0."""
     return isinstance(value, int) and not isinstance(value, bool) and value in (0, 1)
 
 
 def check_count(n_records: int, max_records: int) -> None:
-    """Raises InvalidRecords for an empty list and TooManyRecords for one that is too long."""
+    """Raise InvalidRecords for an empty list and TooManyRecords for one that is too long."""
     if n_records == 0:
-        raise InvalidRecords("The list is empty: send at least one record.")
+        raise InvalidRecords("The list is empty. Send at least one record.")
     if n_records > max_records:
         raise TooManyRecords(
-            f"The list holds {n_records} records, at most {max_records} are taken (MAX_RECORDS):"
-            " send it in parts."
+            f"The list has {n_records} records, expected at most {max_records} (MAX_RECORDS)."
+            " Split it."
         )
 
 
 def raise_problems(
     records: list[Any], check: Callable[[Any], list[Problem]], is_list: bool
 ) -> None:
-    """Raises InvalidRecords listing every problem of every record, if there is one."""
+    """Raise InvalidRecords with every problem of every record, if there is one."""
     problems: list[ReportedProblem] = []
     n_invalid = 0
     for index, record in enumerate(records):
         found = check(record)
         problems += [ReportedProblem.of(one, index if is_list else None) for one in found]
         n_invalid += bool(found)
-        if len(problems) >= MOST_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             break
     if problems:
-        raise InvalidRecords(
-            describe(n_invalid, len(problems)), problems[:MOST_PROBLEMS], n_invalid
-        )
+        raise InvalidRecords(describe(n_invalid, len(problems)), problems[:MAX_PROBLEMS], n_invalid)
 
 
 def describe(n_invalid: int, n_problems: int) -> str:
-    """The sentence above a list of problems."""
+    """Return the sentence above a list of problems."""
     records = "1 record is" if n_invalid == 1 else f"{n_invalid} records are"
-    if n_problems >= MOST_PROBLEMS:
-        return f"At least {records} not valid: the first {MOST_PROBLEMS} problems are listed."
+    if n_problems >= MAX_PROBLEMS:
+        return f"At least {records} invalid: the first {MAX_PROBLEMS} problems are listed."
     problems = "1 problem" if n_problems == 1 else f"{n_problems} problems"
-    return f"{records} not valid: {problems}."
+    return f"{records} invalid: {problems}."
 
 
 def with_integers(data: Any) -> Any:
-    """Records that are valid, with their numbers as integers, which all of the contract's are."""
+    """Return valid records with every number as an integer, the contract's only number type."""
     if isinstance(data, list):
         return [with_integers(record) for record in data]
     return {k: int(v) if isinstance(v, float) else v for k, v in data.items()}
 
 
 def load_json(body: bytes) -> Any:
-    """The body decoded, its objects as JsonObject. Raises NotJson."""
+    """Return the decoded body, with objects as JsonObject. Raises NotJson."""
     try:
-        return json.loads(body, object_pairs_hook=JsonObject, parse_constant=refuse_constant)
+        return json.loads(body, object_pairs_hook=JsonObject, parse_constant=reject_constant)
     except (ValueError, RecursionError) as err:
         raise NotJson(f"The body is not JSON: {err}") from err
 
 
-def refuse_constant(name: str) -> NoReturn:
-    """Refuses NaN and Infinity, which Python would read and JSON does not have."""
-    raise ValueError(f"{name} is no JSON number")
+def reject_constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN and Infinity, which Python's parser accepts and JSON lacks."""
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,4 +1,4 @@
-"""What goes wrong in a request, by what the caller can do, and the one JSON body that says so."""
+"""The errors of a request, grouped by what the caller can do, and their JSON body."""
 
 from typing import Annotated, Any
 
@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from config.contract import Problem
 
-LONGEST_SHOWN = 100  # characters of a caller's own value in an answer
+MAX_SHOWN = 100  # characters of a caller's value in a response
 
 
 class ReportedProblem(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -25,13 +25,13 @@ class ReportedProblem(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=
 
     @classmethod
     def of(cls, problem: Problem, record: int | None = None) -> "ReportedProblem":
-        """A contract problem, made safe to send back whatever the caller sent."""
+        """Return a contract problem whose values are short and valid JSON."""
         value = shown(problem.value)
         return cls(shown(problem.field), value, problem.expected, problem.nearest, record)
 
 
 class ServiceError(Exception):
-    """Ends a request with a status and the one error body."""
+    """Base of all errors: a status and a code."""
 
     status = 500
     code = "internal_error"
@@ -42,31 +42,31 @@ class ServiceError(Exception):
 
 
 class NotJson(ServiceError):
-    """The body is not JSON: the caller mends its encoder."""
+    """The body is not JSON. The caller must fix its encoder."""
 
     status, code = 400, "not_json"
 
 
 class InvalidHeader(ServiceError):
-    """A header cannot be used: the caller mends it."""
+    """A header is invalid. The caller must fix it."""
 
     status, code = 400, "invalid_header"
 
 
 class NotAuthorized(ServiceError):
-    """The caller has no API key, or one that is not known: whoever runs the service makes one."""
+    """The request has no valid API key. The operator can create one."""
 
     status, code = 401, "not_authorized"
 
 
 class CrossSite(ServiceError):
-    """A page of another site asks, through a browser: whoever wants to asks from a program."""
+    """A browser sent the request for a page of another site. A program may send it."""
 
     status, code = 403, "cross_site"
 
 
 class InvalidRecords(ServiceError):
-    """Records break the contract: the caller mends each problem listed."""
+    """Records break the contract. The caller must fix each listed problem."""
 
     status, code = 422, "invalid_records"
 
@@ -81,31 +81,31 @@ class InvalidRecords(ServiceError):
 
 
 class TooManyRecords(ServiceError):
-    """The list is too long: the caller splits it."""
+    """The list is too long. The caller must split it."""
 
     status, code = 413, "too_many_records"
 
 
 class InvalidQuery(ServiceError):
-    """The address asks for something that there is not: the caller mends it."""
+    """A query parameter is invalid. The caller must fix it."""
 
     status, code = 400, "invalid_query"
 
 
 class NotExplained(ServiceError):
-    """The version that is served cannot explain its answers: the caller does without."""
+    """The live version cannot explain its predictions. The caller can omit `explain`."""
 
     status, code = 501, "not_explained"
 
 
 class ModelUnavailable(ServiceError):
-    """There is no model yet: the caller waits and retries."""
+    """No model is loaded. The caller can retry later."""
 
     status, code = 503, "model_unavailable"
 
 
 class NotReady(ServiceError):
-    """Something the service needs is missing: the balancer looks elsewhere."""
+    """The service cannot predict now. A load balancer should use another instance."""
 
     status, code = 503, "not_ready"
 
@@ -132,7 +132,7 @@ def error_body(code: str, message: str, problems: list[ReportedProblem]) -> byte
 
 
 def shown(value: Any) -> Any:
-    """A caller's value as it can be sent back: short, and always valid JSON."""
+    """Return a caller's value in a form for a response: short and valid JSON."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (list, dict)):
@@ -140,5 +140,5 @@ def shown(value: Any) -> Any:
     if isinstance(value, (int, float)) and abs(value) < 2**53:
         return value
     text = str(value)
-    text = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    text = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
     return text.encode("utf-8", "replace").decode("utf-8")

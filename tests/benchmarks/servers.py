@@ -39,7 +39,7 @@ def one_or_list(records: Records) -> Any:
 
 def as_split_frame(records: Records) -> Any:
     """What MLflow's scoring server takes, in the one of its formats that it reads fastest."""
-    # It refuses null for a string; the graph's own word for a missing category is '?'.
+    # It rejects null for a string; the graph's missing category is '?'.
     rows = [[MISSING if value is None else value for value in one.values()] for one in records]
     return {"dataframe_split": {"columns": list(records[0]), "data": rows}}
 

@@ -163,7 +163,7 @@ def test_a_field_given_twice_is_refused(client: FlaskClient, record: Record, sec
         problems = error_of(response, 422, "invalid_records")
         assert (problems[0]["field"], problems[0]["expected"]) == (
             name,
-            "one value, but the field is given more than once",
+            "one value, but the field is present more than once",
         )
         response = client.post("/predict", data=f'{{"{name}": {second}, ' + body[1:])
         assert error_of(response, 422, "invalid_records")[0]["field"] == name

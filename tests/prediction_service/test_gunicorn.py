@@ -146,7 +146,7 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
 ) -> None:
     assert model_folder.current()
     settings = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1"})
-    # A new connection for each request: whoever is free accepts it.
+    # A new connection for each request: any free worker accepts it.
     headers = {"Idempotency-Key": "the-same", "Connection": "close"}
     with gunicorn(start, settings) as address:
         with Load(address, record, **headers).running() as load:
