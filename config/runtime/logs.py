@@ -6,7 +6,6 @@ An event is a constant in snake_case; whatever varies is a field. Lines of libra
 
 import logging
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Literal
@@ -75,15 +74,3 @@ def where(err: BaseException) -> str:
     frames = reversed(traceback.extract_tb(err.__traceback__))
     places = " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in frames)
     return f"{type(err).__name__} at {places}"
-
-
-def make_formatter(_: LogFormat) -> logging.Formatter:  # TODO-P1 delete
-    return logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-
-
-def iso_time(at: float) -> str:  # TODO-P1 delete
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"
-
-
-def local_time(at: float) -> str:  # TODO-P1 delete
-    return iso_time(at)

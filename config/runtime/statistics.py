@@ -39,12 +39,6 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / weight.sum())
 
 
-def resampled_means(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """Return the means of rows drawn with replacement (resamples,)."""
-    n = len(values)
-    return np.array([values[random.integers(0, n, n)].mean() for _ in range(resamples)])
-
-
 def percentile_interval(resampled: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the ends of the 95 % percentile bootstrap interval of an estimate per resample.
 

@@ -13,14 +13,17 @@ from statistics import NormalDist
 import numpy as np
 from scipy import stats
 
+from config.runtime import statistics
+from config.runtime.statistics import (
+    LEVEL,
+    clip,
+    expected_calibration_error,
+    log_losses,
+)
 from evidently_service.store.records import Confusion, Estimate, Interval, Quality
 
-LEVEL = 0.95  # of every interval
-ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 RESAMPLES = 400  # the ends of an interval then vary by a twentieth of its width
 BLOCK = 1_000_000  # random numbers held at once: about 20 MB for a window of any size
-ECE_BINS = 15  # as in training
-MIN_PROBABILITY = 1e-7  # in the log loss; float32 has no value closer to 1
 
 
 def measure_quality(
@@ -104,15 +107,9 @@ def rates(tn: np.ndarray, fp: np.ndarray, fn: np.ndarray, tp: np.ndarray) -> dic
         }
 
 
-def log_losses(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Return the log loss of each row (n_rows,), in nats."""
-    p = clipped(probability)
-    return -np.where(label == 1, np.log(p), np.log1p(-p))
-
-
 def expected_log_loss(probability: np.ndarray) -> float:
     """Return the mean log loss over labels drawn by the probabilities, in nats."""
-    p = clipped(probability)
+    p = clip(probability)
     return float(-(p * np.log(p) + (1 - p) * np.log1p(-p)).mean())
 
 
@@ -127,16 +124,6 @@ def expected_auc(probability: np.ndarray) -> float:
     won = ones @ (np.cumsum(zeros) - zeros / 2) - with_itself / 2
     pairs = ones.sum() * zeros.sum() - with_itself
     return float(won / pairs) if pairs > 0 else float("nan")
-
-
-def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
-    """Return the mean distance of probability and observed rate over 15 equal bins, in [0, 1].
-
-    Source: Naeini et al. (2015), Obtaining well calibrated probabilities using Bayesian
-    binning, doi:10.1609/aaai.v29i1.9602.
-    """
-    bins = np.minimum((probability * ECE_BINS).astype(int), ECE_BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=probability - label)).sum() / len(label))
 
 
 # --- intervals ------------------------------------------------------------------------------------
@@ -175,7 +162,7 @@ def roc_auc(label: np.ndarray, probability: np.ndarray) -> tuple[float, Interval
     ones_above = 1 - (ranks[len(ones) :] - stats.rankdata(zeros)) / len(ones)
     auc = float(zeros_below.mean())
     variance = zeros_below.var(ddof=1) / len(ones) + ones_above.var(ddof=1) / len(zeros)
-    reach = NormalDist().inv_cdf(ENDS[1]) * float(np.sqrt(variance))
+    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * float(np.sqrt(variance))
     return auc, Interval(max(0.0, auc - reach), min(1.0, auc + reach))
 
 
@@ -193,7 +180,7 @@ def draw_metrics(
     Each metric follows from sums over the rows with a label of 1. So one product with the drawn
     labels (n_draws, n_rows) gives all of them.
     """
-    p, n = clipped(probability), len(probability)
+    p, n = clip(probability), len(probability)
     of_ones = [np.ones(n), income_class, stats.rankdata(probability), np.log(p) - np.log1p(-p)]
     table = np.column_stack(of_ones)
     sums = np.concatenate([labels @ table for labels in drawn_labels(probability, random)])
@@ -214,20 +201,9 @@ def drawn_labels(probability: np.ndarray, random: np.random.Generator) -> Iterat
 
 
 def percentile_interval(drawn: np.ndarray) -> Interval | None:
-    """Return the middle 95 % of the values that are not nan, or None without any.
-
-    Source: Efron (1979), doi:10.1214/aos/1176344552.
-    """
+    """Return the interval of the values that are not nan, or None without any."""
     drawn = drawn[~np.isnan(drawn)]
-    if drawn.size == 0:
-        return None
-    low, high = np.quantile(drawn, ENDS)
-    return Interval(float(low), float(high))
-
-
-def clipped(probability: np.ndarray) -> np.ndarray:
-    """Return probabilities whose log loss is finite for both labels."""
-    return np.clip(probability, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    return Interval(*statistics.percentile_interval(drawn)) if drawn.size else None
 
 
 def without_nan(values: Mapping[str, float | np.ndarray]) -> dict[str, float]:

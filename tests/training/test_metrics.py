@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training.evaluation.metrics import draw_plots, expected_calibration_error, measure
+from config.runtime.statistics import expected_calibration_error
+from training.evaluation.metrics import draw_plots, measure
 
 y = np.array([0, 0, 1, 1])
 PROBABILITY = np.array([0.1, 0.4, 0.35, 0.8])

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from config.runtime.statistics import percentile_interval
 from tests.conftest import made_up_rows
 from training.evaluation.model_card import Facts, gaps, model_card
-from training.evaluation.metrics import bootstrap_intervals, interval_ends, measure, segment_table
+from training.evaluation.metrics import bootstrap_intervals, measure, segment_table
 
 
 def facts(source: str = "uci") -> Facts:
@@ -69,7 +70,9 @@ def test_intervals_are_those_of_the_metrics_on_resampled_rows():
     intervals = bootstrap_intervals(y, probability, 0.3, 40, seed=5)
     assert intervals.keys() == resampled[0].keys()
     for name, interval in intervals.items():
-        assert interval == pytest.approx(interval_ends([one[name] for one in resampled])), name
+        assert interval == pytest.approx(
+            percentile_interval([one[name] for one in resampled])
+        ), name
 
 
 def test_the_card_says_what_it_must_and_is_one_file(page):

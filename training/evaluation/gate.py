@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from training.evaluation.metrics import interval_ends, measure, segments_of, weighted_auc
+from config.runtime.statistics import log_losses, percentile_interval
+from training.evaluation.metrics import measure, segments_of, weighted_auc
 
 MIN_ROC_AUC = 0.75  # of a first model: far above chance, far below a good model
 # Non-inferiority margins, for the far end of the interval: on all rows and in each segment.
@@ -261,15 +262,9 @@ def latency_ms(model: Scorer, frame: pd.DataFrame) -> float:
     return float(np.median(taken) * 1000)
 
 
-def log_losses(y: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Return the log loss of each row (n_samples,), in nats."""
-    p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    return -np.where(y == 1, np.log(p), np.log1p(-p))
-
-
 def interval(estimate: float, resampled: np.ndarray) -> Interval:
     """Return the estimate with the ends of its bootstrap interval."""
-    return Interval(float(estimate), *interval_ends(resampled))
+    return Interval(float(estimate), *percentile_interval(resampled))
 
 
 def auc_gain(y: np.ndarray, ours: np.ndarray, theirs: np.ndarray, bootstrap: Bootstrap) -> Interval:

@@ -20,27 +20,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from config.runtime.statistics import expected_calibration_error, percentile_interval
 from config.segments import AGE_BANDS, PROTECTED
 
-ECE_BINS = 15
-LEVEL = 0.95  # of bootstrap intervals
-
 matplotlib.use("Agg")  # no display on a server
-
-
-def expected_calibration_error(
-    y: np.ndarray, probability: np.ndarray, counts: np.ndarray | float = 1.0
-) -> float:
-    """Return the mean distance of probability and observed rate over 15 equal bins, in [0, 1].
-
-    Row i counts `counts[i]` times.
-
-    Source: Naeini et al. (2015), Obtaining well calibrated probabilities using Bayesian
-    binning, doi:10.1609/aaai.v29i1.9602.
-    """
-    bins = np.minimum((probability * ECE_BINS).astype(int), ECE_BINS - 1)
-    excess = np.bincount(bins, weights=counts * (probability - y), minlength=ECE_BINS)
-    return float(np.abs(excess).sum() / np.broadcast_to(counts, len(y)).sum())
 
 
 def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
@@ -106,7 +89,7 @@ def bootstrap_intervals(
         counts = np.bincount(random.integers(0, n, n), minlength=n).astype(float)
         metrics = counted_metrics(y, probability.astype(np.float64), threshold, counts)
         measured.append({"roc_auc": roc_auc(counts), **metrics})
-    return {name: interval_ends([one[name] for one in measured]) for name in measured[0]}
+    return {name: percentile_interval([one[name] for one in measured]) for name in measured[0]}
 
 
 def counted_metrics(
@@ -142,15 +125,6 @@ def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray
         return float((up * below).sum() / (up.sum() * down.sum()))
 
     return auc
-
-
-def interval_ends(resampled: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return the ends of the 95 % percentile interval, from one estimate per resample.
-
-    Source: Efron (1979), doi:10.1214/aos/1176344552.
-    """
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def draw_plots(
