@@ -63,7 +63,7 @@ def number(kind: Callable[[str], Any], minimum: float) -> Callable[[str], Any]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line; `run` is the command's function."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, dest="command")
 
     def add(name: str, run: Callable[..., None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
