@@ -77,7 +77,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--period", default=month, help="month of the rows (default: %(default)s)")
     text = "remove a prediction from the training store and the quarantine"
     add("forget", run_forget, text).add_argument("prediction_id", help="id of the prediction")
-    command = add("worker", run_worker, "create the deployments and run what Prefect schedules")
+    command = add("worker", run_worker, "create the deployments and start scheduled runs")
     command.add_argument(
         "--with-healthcheck",
         action="store_true",
