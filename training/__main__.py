@@ -63,7 +63,7 @@ def number(kind: Callable[[str], Any], minimum: float) -> Callable[[str], Any]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line; `run` is the command's function."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, dest="command")
 
     def add(name: str, run: Callable[..., None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -77,7 +77,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--period", default=month, help="month of the rows (default: %(default)s)")
     text = "remove a prediction from the training store and the quarantine"
     add("forget", run_forget, text).add_argument("prediction_id", help="id of the prediction")
-    command = add("worker", run_worker, "create the deployments and run what Prefect schedules")
+    command = add("worker", run_worker, "create the deployments and start scheduled runs")
     command.add_argument(
         "--with-healthcheck",
         action="store_true",

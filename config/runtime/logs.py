@@ -16,6 +16,7 @@ import structlog
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 HEAD = ("at", "level", "logger", "event")
+RUN_NAMES = ("flow_run_name", "task_run_name")  # fields of Prefect's lines
 
 
 def set_up(log_format: LogFormat, level: LogLevel = "INFO") -> None:
@@ -37,7 +38,7 @@ def set_up(log_format: LogFormat, level: LogLevel = "INFO") -> None:
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=RUN_NAMES)],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             *renderer(log_format),

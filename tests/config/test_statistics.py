@@ -35,4 +35,4 @@ def test_a_row_that_counts_twice_is_as_good_as_two_rows():
 
 
 def test_the_interval_holds_the_middle_95_percent():
-    assert percentile_interval(np.arange(1001)) == (25.0, 975.0)
+    assert percentile_interval(np.arange(1001)) == pytest.approx((25.0, 975.0))

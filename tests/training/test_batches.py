@@ -256,7 +256,7 @@ def test_a_wrong_header_is_rejected_with_file_columns_and_remedy(add, store, peo
     assert store.batches() == []
 
 
-def test_records_that_all_lack_a_column_are_refused_with_its_name(add, record):
+def test_records_that_all_lack_a_column_are_rejected_with_its_name(add, record):
     del record["sex"]
     with pytest.raises(BatchRejected, match="rows.jsonl: all records lack sex; expected age, "):
         add(json.dumps({"record": record, "label": 1}), "rows.jsonl")

@@ -67,7 +67,7 @@ def test_a_run_of_a_dead_worker_holds_no_slot():
 
         first = submit()
         client.set_flow_run_state(first, Running())
-        assert state(submit()) == StateType.CANCELLED  # one at a time; the answer would be the same
+        assert state(submit()) == StateType.CANCELLED  # one at a time
         assert state(first) == StateType.RUNNING
         end_orphaned_runs()
         assert state(first) == StateType.CRASHED

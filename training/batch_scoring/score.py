@@ -108,8 +108,8 @@ def score_batch(
     """
     version = registry.version(number) if number else registry.production()
     if version is None:
-        got = f"got {number}, expected a version in MLflow" if number else "no production version"
-        raise ScoringError(f"version: {got}.")
+        got = f"got {number}" if number else "there is no production version"
+        raise ScoringError(f"version: {got}, expected a version in MLflow. Choose another one.")
     with registry.package_of(version) as folder:
         package = Package(folder, load_contract())
         check_golden_rows(package)

@@ -164,7 +164,7 @@ class Folds:
     def binned(self, fold: int, params: Params) -> Binned:
         """Return a fold, resampled and binned; cached per setting of SMOTE.
 
-        The validation rows start from log-odds without SMOTE's shift, so their loss tells when to
+        The validation rows start from log-odds without SMOTE's shift, so their loss shows when to
         stop for any ratio.
         """
         key = (fold, params["smote_ratio"], params["smote_neighbours"])

@@ -1,4 +1,4 @@
-"""The worker: creates the deployments of `prefect.yaml` and runs what is due, each run a process.
+"""The worker: creates the deployments of `prefect.yaml` and runs each due run in a process.
 
 FLOW_STORAGE has the flows' code and results. A run downloads the code of its deployment, so new
 code needs a new deployment, but no new image.
