@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Spark takes 500 MB, so only the targets that need it install it.
 DAILY := packages training prediction-service evidently-service stream-generator gcs jupyter dev-packages
 CATEGORIES := $(DAILY) spark installer
-SOURCES := config training prediction_service evidently_service stream_generator tests .ci
+SOURCES := config training prediction_service evidently_service stream_generator notebooks tests .ci
 PIPENV_VERSION := 2026.10.3
 
 # All caches stay inside this folder.
