@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import (
     BadRequest,
@@ -22,7 +22,12 @@ from werkzeug.exceptions import (
 from config.events import Label
 from config.runtime.logs import where
 from prediction_service.bodies import FeedbackReader
-from prediction_service.http.middleware import RequestMiddleware
+from prediction_service.http.middleware import (
+    CALLER,
+    REQUEST_ID,
+    RequestMiddleware,
+    raise_rejection,
+)
 from prediction_service.http.request_log import make_request_log
 from prediction_service.errors import (
     InvalidQuery,
@@ -64,8 +69,14 @@ OPEN_PATHS = (
 )
 
 
-def create_app(settings: Settings, served: LiveModel, journal: Journal, metrics: Metrics) -> Flask:
-    """The Flask application on its collaborators; it starts nothing of its own."""
+def create_app(
+    settings: Settings,
+    served: LiveModel,
+    journal: Journal,
+    metrics: Metrics,
+    log_delay_s: float = 0.0,
+) -> Flask:
+    """Return the Flask application. A line of the request log waits for up to `log_delay_s`."""
     app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
     predictor = Predictor(served, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
@@ -73,8 +84,12 @@ def create_app(settings: Settings, served: LiveModel, journal: Journal, metrics:
     routes.add_web_routes(app, served, settings)
     add_error_handlers(app, metrics)
 
-    log_request = make_request_log(settings.log_format) if settings.log_requests else None
-    RequestMiddleware(Keys(settings.api_key_hashes), OPEN_PATHS, metrics, log_request).register(app)
+    app.before_request(raise_rejection)
+    keys, log_request = Keys(settings.api_key_hashes), None
+    if settings.log_requests:
+        log_request = make_request_log(settings.log_format, log_delay_s)
+    middleware = RequestMiddleware(app.wsgi_app, keys, OPEN_PATHS, metrics, log_request)
+    app.wsgi_app = middleware  # type: ignore[method-assign]  # as Flask's documentation does
     return app
 
 
@@ -95,7 +110,7 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 
     @app.post("/feedback")
     def feedback() -> Response:
-        now, caller = time.time(), g.get("caller")
+        now, caller = time.time(), request.environ.get(CALLER)
         labels = read_feedback(read_body(settings.max_body_bytes))
         predictor.journal.append(
             [Label(one.prediction_id, now, one.label, caller) for one in labels]
@@ -165,7 +180,7 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
         log.error(
             "request_failed",
             endpoint=request.endpoint,
-            request_id=g.request_id,
+            request_id=request.environ[REQUEST_ID],
             error=where(err),
         )
         return error_response(500, ServiceError.code, "The service failed; its log says why.")
