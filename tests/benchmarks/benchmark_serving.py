@@ -100,7 +100,7 @@ def swap_ratios(
 ) -> np.ndarray:
     """Return the p99 after a swap of the model over the p99 before it, by round (n_rounds,).
 
-    The model is swapped at full load, and every request must succeed (UnexpectedAnswer). The p99 is
+    The model is swapped at full load, and every request must succeed (UnexpectedResponse). The p99 is
     measured at half of that load, from a second after the swap on: every worker has the model then.
     `swap` takes the number of the version.
     """

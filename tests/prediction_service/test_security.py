@@ -111,7 +111,10 @@ def test_a_failure_shows_the_record_neither_to_the_caller_nor_in_the_log(
         sent = record | {"native_country": COUNTRY}
         response = client.post(path, json=sent, headers={"X-Request-ID": "an-id"})
         assert response.status_code == 500
-        assert response.get_json()["error"]["message"] == "The service failed; its log says why."
+        assert (
+            response.get_json()["error"]["message"]
+            == "Internal error. The service's log has the cause."
+        )
         for word in (b"Traceback", b"ValueError", b"File ", COUNTRY.encode()):
             assert word not in response.data
     assert "request_id=an-id error=ValueError" in caplog.text
