@@ -19,7 +19,7 @@ N_THREADS = 8
 
 
 class Echo:
-    """Sets each request's outcome to its body. The first call waits until it is released."""
+    """Set each request's outcome to its body. The first call waits until it is released."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

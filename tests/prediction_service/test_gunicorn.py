@@ -217,8 +217,8 @@ def test_a_settings_problem_ends_the_start_with_one_message(
     )
     assert process.wait(20) != 0
     text = (tmp_path / "gunicorn-0.log").read_text()
-    assert "WORKERS=0" in text
-    assert "JOURNAL_MAX_MB=1" in text
+    assert "WORKERS: got 0" in text
+    assert "JOURNAL_MAX_MB: got 1" in text
     assert "Traceback" not in text
 
 
@@ -230,7 +230,7 @@ def test_a_port_that_is_taken_is_named_with_its_setting(
     with socket.create_server(("127.0.0.1", settings.prediction_port)):
         assert start(settings, "gunicorn", "-c", config, app).wait(30) == 1
     said = (tmp_path / "gunicorn-0.log").read_text()
-    assert f"PREDICTION_PORT={settings.prediction_port}: Address already in use" in said
+    assert f"PREDICTION_PORT: Address already in use; got {settings.prediction_port}" in said
 
 
 def test_a_stopped_service_lets_go_of_its_journals_and_leaves_no_counts(
