@@ -1,6 +1,6 @@
-"""The HTTP service: routes and errors around `Predictor`, in ordinary Flask.
+"""The Flask application: routes and error handlers around `Predictor`.
 
-Nothing here talks to the network: models come from the model folder, and answers go to the journal.
+Nothing here uses the network: models come from the model folder, and predictions go to the journal.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import (
     BadRequest,
@@ -22,9 +22,15 @@ from werkzeug.exceptions import (
 from config.events import Label
 from config.runtime.logs import where
 from prediction_service.bodies import FeedbackReader
-from prediction_service.http.middleware import RequestMiddleware
+from prediction_service.http.middleware import (
+    CALLER,
+    REQUEST_ID,
+    RequestMiddleware,
+    raise_rejection,
+)
 from prediction_service.http.request_log import make_request_log
 from prediction_service.errors import (
+    INTERNAL_ERROR,
     InvalidQuery,
     InvalidRecords,
     NotAuthorized,
@@ -39,7 +45,7 @@ from prediction_service.http.auth import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.predict.batching import Batcher
 from prediction_service.predict.model import Model
-from prediction_service.predictor import Predictor, Question, required_model
+from prediction_service.predictor import PredictionRequest, Predictor, required_model
 from prediction_service.responses import (
     FeedbackResponse,
     LivenessResponse,
@@ -53,7 +59,7 @@ from prediction_service.web import routes
 log = structlog.get_logger(__name__)
 
 JSON = "application/json"
-# What needs no API key where keys are on; every other path does.
+# Paths that never need an API key.
 OPEN_PATHS = (
     "/model",
     "/model/card",
@@ -64,8 +70,14 @@ OPEN_PATHS = (
 )
 
 
-def create_app(settings: Settings, served: LiveModel, journal: Journal, metrics: Metrics) -> Flask:
-    """The Flask application on its collaborators; it starts nothing of its own."""
+def create_app(
+    settings: Settings,
+    served: LiveModel,
+    journal: Journal,
+    metrics: Metrics,
+    log_delay_s: float = 0.0,
+) -> Flask:
+    """Return the Flask application. A line of the request log waits for up to `log_delay_s`."""
     app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
     predictor = Predictor(served, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
@@ -73,29 +85,34 @@ def create_app(settings: Settings, served: LiveModel, journal: Journal, metrics:
     routes.add_web_routes(app, served, settings)
     add_error_handlers(app, metrics)
 
-    log_request = make_request_log(settings.log_format) if settings.log_requests else None
-    RequestMiddleware(Keys(settings.api_key_hashes), OPEN_PATHS, metrics, log_request).register(app)
+    app.before_request(raise_rejection)
+    keys, log_request = Keys(settings.api_key_hashes), None
+    if settings.log_requests:
+        log_request = make_request_log(settings.log_format, log_delay_s)
+    middleware = RequestMiddleware(app.wsgi_app, keys, OPEN_PATHS, metrics, log_request)
+    app.wsgi_app = middleware  # type: ignore[method-assign]  # as Flask's documentation does
     return app
 
 
 def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) -> None:
-    """`/predict` and `/feedback`."""
+    """Add `/predict` and `/feedback`."""
     read_feedback = FeedbackReader(settings.max_records).read
-    batcher = Batcher(predictor.answer)
+    batcher = Batcher(predictor.predict)
 
     @app.post("/predict")
     def predict() -> Response:
         body = read_body(settings.max_body_bytes)
         key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
-        question = Question(body, key, explain=is_asked("explain"))
-        batcher.answer(question)
-        if isinstance(question.outcome, Exception):
-            raise question.outcome
-        return Response(question.outcome, content_type=JSON)
+        explain = bool(request.query_string) and read_flag("explain")
+        prediction = PredictionRequest(body, key, explain)
+        batcher.predict(prediction)
+        if isinstance(prediction.outcome, Exception):
+            raise prediction.outcome
+        return Response(prediction.outcome, content_type=JSON)
 
     @app.post("/feedback")
     def feedback() -> Response:
-        now, caller = time.time(), g.get("caller")
+        now, caller = time.time(), request.environ.get(CALLER)
         labels = read_feedback(read_body(settings.max_body_bytes))
         predictor.journal.append(
             [Label(one.prediction_id, now, one.label, caller) for one in labels]
@@ -106,7 +123,7 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 def add_state_routes(
     app: Flask, settings: Settings, served: LiveModel, journal: Journal, metrics: Metrics
 ) -> None:
-    """What the service says about itself."""
+    """Add the routes that describe the model and the state of the service."""
     state = StateCollector(served, settings.journal_path, settings.sinks)
 
     @app.get("/model")
@@ -124,7 +141,7 @@ def add_state_routes(
     @app.get("/health/ready")
     def ready() -> Response:
         if missing := find_missing(settings, served, journal):
-            raise NotReady("Predictions cannot be made now; see the problems.", missing)
+            raise NotReady("The service cannot predict now. `problems` has the causes.", missing)
         status = served.status()
         registry = status.registry if status else "not followed"
         version = required_model(served).version
@@ -137,7 +154,7 @@ def add_state_routes(
 
 
 def add_error_handlers(app: Flask, metrics: Metrics) -> None:
-    """Every error leaves as the one JSON body; none shows a stack trace."""
+    """Respond to every error with the one JSON body, without a stack trace."""
 
     def unavailable(code: str) -> Callable[[Exception], Response]:
         return lambda err: error_response(503, code, str(err))
@@ -165,25 +182,25 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
         log.error(
             "request_failed",
             endpoint=request.endpoint,
-            request_id=g.request_id,
+            request_id=request.environ[REQUEST_ID],
             error=where(err),
         )
-        return error_response(500, ServiceError.code, "The service failed; its log says why.")
+        return error_response(500, ServiceError.code, INTERNAL_ERROR)
 
     app.register_error_handler(JournalFull, unavailable("journal_full"))
     app.register_error_handler(JournalUnavailable, unavailable("journal_unavailable"))
 
 
-def is_asked(name: str) -> bool:
-    """The value of a yes-or-no question in the address. Raises InvalidQuery."""
+def read_flag(name: str) -> bool:
+    """Return a boolean parameter of the query. Raises InvalidQuery."""
     value = request.args.get(name, "false")
     if value not in ("true", "false"):
-        raise InvalidQuery(f"{name}={value}: expected true or false")
+        raise InvalidQuery(f"{name}: got {value!r}, expected true or false.")
     return value == "true"
 
 
 def read_body(max_bytes: int) -> bytes:
-    """Return the request's body. Raises RequestEntityTooLarge beyond `max_bytes`.
+    """Return the request's body. Raises RequestEntityTooLarge, BadRequest or ClientDisconnected.
 
     The stream is read directly: Werkzeug's own limit truncates a chunked body without an error,
     and its wrapper costs a tenth of a request.
@@ -203,13 +220,13 @@ def read_body(max_bytes: int) -> bytes:
 
 
 def model_card(model: Model) -> Response:
-    """The version's card. Raises NotFound for one that came without."""
+    """Return the model card. Raises NotFound if the version has none."""
     try:
         page = model.card_path.read_bytes()
     except OSError as err:
-        raise NotFound(f"Version {model.version} has no model card: train a new one.") from err
+        raise NotFound(f"Version {model.version} has no model card. Train a new version.") from err
     response = Response(page, content_type="text/html; charset=utf-8")
-    # The page comes from the registry: whatever is in it runs nothing and loads nothing.
+    # The page comes from the registry. It must not run or load anything.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
     response.headers["Content-Security-Policy"] = policy
     return response
@@ -230,15 +247,15 @@ def describe_model(model: Model) -> ModelResponse:
 
 
 def find_missing(settings: Settings, served: LiveModel, journal: Journal) -> list[ReportedProblem]:
-    """What keeps the service from answering; empty if it can."""
+    """Return the reasons why the service cannot predict; empty if it can."""
     missing = []
     if served.model is None:
         status = served.status()
         expected = f"a model in MODEL_DIR={settings.model_dir}"
         registry = status.registry if status else "the follower has not reported yet"
         missing.append(ReportedProblem("model", None, f"{expected}; registry: {registry}"))
-        if refusal := served.rejection():
-            missing.append(ReportedProblem("model_version", refusal.version, refusal.reason))
+        if rejection := served.rejection():
+            missing.append(ReportedProblem("model_version", rejection.version, rejection.reason))
     if journal.is_full:
         expected = f"less than JOURNAL_MAX_MB={settings.journal_max_mb}; is the relay running?"
         missing.append(ReportedProblem("journal", "full", expected))
@@ -253,5 +270,5 @@ def json_response(body: msgspec.Struct, status: int = 200) -> Response:
 def error_response(
     status: int, code: str, message: str, problems: list[ReportedProblem] | None = None
 ) -> Response:
-    """The one error body with its status."""
+    """Return the error body with its status."""
     return Response(error_body(code, message, problems or []), status=status, content_type=JSON)

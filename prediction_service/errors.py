@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from config.contract import Problem
 
+INTERNAL_ERROR = "Internal error. The service's log has the cause."
 MAX_SHOWN = 100  # characters of a caller's value in a response
 
 

@@ -1,7 +1,7 @@
-"""A request's way: checked records -> model -> journal -> answer.
+"""Make the predictions of `/predict`: checked records -> model -> journal -> response bodies.
 
-`Predictor._answer` is the hot path, to be read top to bottom. It knows nothing of HTTP: the route
-of `/predict` comes here through `predict.batching`, with the questions of concurrent requests.
+`Predictor._predict` is the hot path. It knows nothing of HTTP: `predict.batching` calls it with the
+concurrent requests of one worker.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from prediction_service.predict.native_thread import in_native_thread
 from prediction_service.responses import PredictionResponse
 from prediction_service.models.live_model import LiveModel
 
-LONGEST_KEY = 200  # characters of an Idempotency-Key
-MOST_EXPLAINED = 100  # records of a request; each takes milliseconds
+MAX_KEY_LENGTH = 200  # characters of an Idempotency-Key
+MAX_EXPLAINED = 100  # records of a request; each takes milliseconds
 
 
-class Question:
-    """One request's body and what became of it."""
+class PredictionRequest:
+    """The body of one request and its outcome."""
 
     __slots__ = ("body", "key", "explain", "rows", "is_list", "outcome")
 
@@ -39,89 +39,92 @@ class Question:
         self.explain = explain
         self.rows: list[Row] = []
         self.is_list = False
-        self.outcome: bytes | Exception | None = None  # the answer as JSON, or why there is none
+        self.outcome: bytes | Exception | None = None  # JSON of the response, or the error
 
 
 class Predictor:
-    """Answers the bodies of `/predict`; nothing in it talks to the network."""
+    """Predicts for request bodies. Nothing in it uses the network."""
 
     def __init__(
-        self, served: LiveModel, journal: Journal, metrics: Metrics, max_records: int
+        self, live: LiveModel, journal: Journal, metrics: Metrics, max_records: int
     ) -> None:
-        self.served = served
+        self.live = live
         self.journal = journal
         self.metrics = metrics
-        self._target = served.contract.target
-        # Written like a dict of the columns, and made in a tenth of the time.
-        self._features = msgspec.defstruct("Features", served.contract.input_names, gc=False)
-        self._read_records = RecordReader(served.contract, max_records).read
+        self._target = live.contract.target
+        # Encoded like a dict of the columns, and made in a tenth of the time.
+        self._features = msgspec.defstruct("Features", live.contract.input_names, gc=False)
+        self._read_records = RecordReader(live.contract, max_records).read
         self._encode = msgspec.json.Encoder().encode
 
-    def answer(self, questions: list[Question]) -> None:
-        """Sets the outcome of every question: one score and one commit for all of them.
+    def predict(self, requests: list[PredictionRequest]) -> None:
+        """Set the outcome of every request: one score and one journal append for all of them.
 
-        Where an error is not one question's own, each is answered by itself.
+        After an error that is not one request's own, each request is handled alone.
         """
         try:
-            self._answer(questions)
-        except Exception as err:  # pylint: disable=broad-exception-caught  # an outcome as well
-            if len(questions) == 1:
-                questions[0].outcome = err
+            self._predict(requests)
+        except Exception as err:  # pylint: disable=broad-exception-caught  # it is an outcome
+            if len(requests) == 1:
+                requests[0].outcome = err
                 return
-            for question in questions:
-                if question.outcome is None:
-                    self.answer([question])
+            for request in requests:
+                if request.outcome is None:
+                    self.predict([request])
 
-    def _answer(self, questions: list[Question]) -> None:
-        """Raises what keeps them all from being answered; then nothing is journalled."""
+    def _predict(self, requests: list[PredictionRequest]) -> None:
+        """Raise an error that concerns all requests; then nothing is in the journal."""
         started = time.perf_counter()
-        model = required_model(self.served)
-        valid = [question for question in questions if self._read(question)]
+        model = required_model(self.live)
+        valid = [request for request in requests if self._read(request)]
         if not valid:
             return
-        rows = [row for question in valid for row in question.rows]
+        rows = [row for request in valid for row in request.rows]
         probabilities = iter(model.score(rows).tolist())
         contents, events = [], []
-        for question in valid:
-            ids = prediction_ids(question.key, question.body, len(question.rows))
-            answers = [answer(one, next(probabilities), model, self._target) for one in ids]
-            if question.explain:
-                add_explanations(answers, model, question.rows)
-            contents.append(self._encode(answers if question.is_list else answers[0]))
-            events += self._events(answers, question.rows)
+        for request in valid:
+            ids = prediction_ids(request.key, request.body, len(request.rows))
+            predictions = [
+                make_prediction(one, next(probabilities), model, self._target) for one in ids
+            ]
+            if request.explain:
+                add_explanations(predictions, model, request.rows)
+            contents.append(self._encode(predictions if request.is_list else predictions[0]))
+            events += self._make_events(predictions, request.rows)
         self.journal.append(events)
-        for question, content in zip(valid, contents):
-            question.outcome = content
+        for request, content in zip(valid, contents):
+            request.outcome = content
         n_positive = sum(one.income_class for one in events)
         seconds = time.perf_counter() - started
         self.metrics.count_predictions(len(valid), n_positive, len(rows), seconds)
 
-    def _events(self, answers: list[PredictionResponse], rows: list[Row]) -> list[Prediction]:
-        """What is journalled of one question."""
+    def _make_events(
+        self, predictions: list[PredictionResponse], rows: list[Row]
+    ) -> list[Prediction]:
         now, features = time.time(), self._features
-        return [event(one, now, features(*row)) for one, row in zip(answers, rows)]
+        return [make_event(one, now, features(*row)) for one, row in zip(predictions, rows)]
 
-    def _read(self, question: Question) -> bool:
-        """True if the body holds valid records; else its outcome says what is wrong."""
+    def _read(self, request: PredictionRequest) -> bool:
+        """Return whether the body holds valid records; if not, its outcome is the error."""
         try:
-            question.rows, question.is_list = self._read_records(question.body)
-            check_key(question.key)
+            request.rows, request.is_list = self._read_records(request.body)
+            check_key(request.key)
         except ServiceError as err:
-            question.outcome = err
-        return question.outcome is None
+            request.outcome = err
+        return request.outcome is None
 
 
-def required_model(served: LiveModel) -> Model:
-    """The model to answer with. Raises ModelUnavailable."""
-    if served.model is None:
-        raise ModelUnavailable("There is no model yet: /health/ready says what is missing.")
-    return served.model
+def required_model(live: LiveModel) -> Model:
+    """Return the live model. Raises ModelUnavailable."""
+    if live.model is None:
+        raise ModelUnavailable("No model is loaded. /health/ready has the reason.")
+    return live.model
 
 
-def answer(
+def make_prediction(
     prediction_id: str, probability: float, model: Model, target: Target
 ) -> PredictionResponse:
-    """The answer for one scored record."""
+    """Return the prediction for one scored record."""
     income_class = int(probability >= model.threshold)
     return PredictionResponse(
         prediction_id=prediction_id,
@@ -134,20 +137,20 @@ def answer(
     )
 
 
-def add_explanations(answers: list[PredictionResponse], model: Model, rows: list[Row]) -> None:
+def add_explanations(predictions: list[PredictionResponse], model: Model, rows: list[Row]) -> None:
     """Set the explanation of each prediction. Raises TooManyRecords or NotExplained."""
-    if len(rows) > MOST_EXPLAINED:
+    if len(rows) > MAX_EXPLAINED:
         raise TooManyRecords(
-            f"The list holds {len(rows)} records, at most {MOST_EXPLAINED} are explained at once:"
-            " send it in parts."
+            f"The list has {len(rows)} records, expected at most {MAX_EXPLAINED} with explain=true."
+            " Send it in parts."
         )
     explanations = in_native_thread(lambda: model.explainer.explain(rows))
-    for one, explanation in zip(answers, explanations):
+    for one, explanation in zip(predictions, explanations):
         one.explanation = explanation
 
 
-def event(one: PredictionResponse, predicted_at: float, features: Any) -> Prediction:
-    """The journal's event of an answer; `predicted_at` is Unix time."""
+def make_event(one: PredictionResponse, predicted_at: float, features: Any) -> Prediction:
+    """Return the journal's event of a prediction; `predicted_at` is Unix time."""
     return Prediction(
         prediction_id=one.prediction_id,
         predicted_at=predicted_at,
@@ -160,18 +163,18 @@ def event(one: PredictionResponse, predicted_at: float, features: Any) -> Predic
 
 
 def check_key(key: str | None) -> None:
-    """Raises InvalidHeader for an Idempotency-Key that cannot be used."""
-    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+    """Raise InvalidHeader for an Idempotency-Key of the wrong length."""
+    if key is not None and not 0 < len(key) <= MAX_KEY_LENGTH:
         raise InvalidHeader(
-            f"Idempotency-Key has {len(key)} characters, expected 1 to {LONGEST_KEY}."
+            f"Idempotency-Key: got {len(key)} characters, expected 1 to {MAX_KEY_LENGTH}."
         )
 
 
 def prediction_ids(key: str | None, body: bytes, n_records: int) -> list[str]:
-    """One identity per record: 32 hexadecimal digits, sorted by time.
+    """Return one id for each record: 32 hexadecimal digits, sorted by time.
 
-    With an Idempotency-Key they follow from the key and the body, so that a request sent again,
-    to whichever worker, is stored once.
+    With an Idempotency-Key the ids follow from the key and the body. A retry gets the same ids from
+    every worker, so its predictions are stored once.
     """
     if key is None:
         first = (time.time_ns() // 1_000_000 << 80) + (int.from_bytes(os.urandom(10)) >> 1)

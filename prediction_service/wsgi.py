@@ -19,6 +19,7 @@ from prediction_service.settings import Settings
 
 MAINTENANCE_PERIOD_S = 1.0
 MIN_FILE_AGE_S = 60.0
+LOG_DELAY_S = 0.01
 
 settings = read_settings(Settings)
 set_up(settings.log_format)
@@ -37,7 +38,7 @@ journal = Journal(
     max(MIN_FILE_AGE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
 )
 journal.run_maintenance(MAINTENANCE_PERIOD_S, in_native_thread)
-app = create_app(settings, served, journal, metrics)
+app = create_app(settings, served, journal, metrics, LOG_DELAY_S)
 # Objects of the start live as long as the worker. A full collection that visited them would delay
 # one request in a thousand by 10 ms.
 gc.collect()

@@ -1,83 +1,98 @@
-"""What every request meets around its route: id, access check, security headers, counts and log.
+"""WSGI middleware around every route and error: request id, access, security headers, count, log.
 
-Flask hooks, so that each of these is written once for every route and every error.
+A rejected request continues with its error, which `raise_rejection` raises inside Flask. The error
+handlers then make its response, as for every other error.
 """
 
 import os
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from flask import Flask, Response, g, request
+from flask import request
 
 from config.runtime.cross_site import is_cross_site
-from prediction_service.errors import CrossSite
+from prediction_service.errors import CrossSite, NotAuthorized
 from prediction_service.http.request_log import LogRequest
 from prediction_service.http.auth import Keys
 from prediction_service.metrics import Metrics
 
-CROSS_SITE = "A page of another site may not ask: ask from the page at / or from a program."
+# Keys of the WSGI environment.
+REQUEST_ID = "prediction_service.request_id"
+CALLER = "prediction_service.caller"  # name of the API key; absent if no key is required
+REJECTION = "prediction_service.rejection"
+FLASK_REQUEST = "werkzeug.request"  # set by Flask
+
+CROSS_SITE = "Cross-site request: a page of another site sent it. Use the page at / or a program."
 REQUEST_ID_RULE = "1 to 100 letters, digits, '.', '_', ':' and '-'"
 is_request_id = re.compile(r"[A-Za-z0-9._:-]{1,100}").fullmatch
-# Of every response; a page may loosen the policy for what it needs.
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+POLICY = "Content-Security-Policy"
+DEFAULT_POLICY = (POLICY, "default-src 'none'; frame-ancestors 'none'")
+SECURITY_HEADERS = [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer")]
 
 
 class RequestMiddleware:
-    """Flask hooks that run before and after every request."""
+    """Runs before and after the application."""
 
     def __init__(
         self,
+        app: WSGIApplication,
         keys: Keys,
         open_paths: Collection[str],
         metrics: Metrics,
         log_request: LogRequest | None,
     ) -> None:
         """`open_paths` need no key; every other path needs one, also an unknown path."""
+        self.app = app
         self.keys = keys
         self.open_paths = frozenset(open_paths)
         self.metrics = metrics
         self.log_request = log_request
 
-    def register(self, app: Flask) -> None:
-        """Run the hooks around every request of the application."""
-        app.before_request(self.before)
-        app.after_request(self.after)
-
-    def before(self) -> None:
-        """Give the request an id and check who sends it. Raises CrossSite or NotAuthorized."""
-        environ = request.environ
-        g.started = time.perf_counter()
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Handle one request."""
+        started = time.perf_counter()
         request_id = environ.get("HTTP_X_REQUEST_ID", "")
-        g.request_id = request_id if is_request_id(request_id) else os.urandom(16).hex()
+        if not is_request_id(request_id):
+            request_id = os.urandom(16).hex()
+        environ[REQUEST_ID] = request_id
+        try:
+            self._check_access(environ)
+        except (CrossSite, NotAuthorized) as err:
+            environ[REJECTION] = err
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            # Flask has made the whole response by now.
+            self._record(environ, int(status[:3]), started)
+            headers = [*headers, *SECURITY_HEADERS, ("X-Request-ID", request_id)]
+            if all(name != POLICY for name, _ in headers):  # a page may have its own policy
+                headers.append(DEFAULT_POLICY)
+            return start_response(status, headers, *rest)
+
+        return self.app(environ, start)
+
+    def _check_access(self, environ: WSGIEnvironment) -> None:
         if is_cross_site(environ):
             raise CrossSite(CROSS_SITE)
         if self.keys and environ["PATH_INFO"] not in self.open_paths:
-            g.caller = self.keys.caller(environ.get("HTTP_AUTHORIZATION"))
+            environ[CALLER] = self.keys.caller(environ.get("HTTP_AUTHORIZATION"))
 
-    def after(self, response: Response) -> Response:
-        """Add the headers of every response, count the request and log it."""
-        headers = response.headers
-        for name, value in SECURITY_HEADERS.items():
-            if name not in headers:
-                headers.add(name, value)
-        headers.add("X-Request-ID", g.request_id)
-        self.metrics.count_request(request.endpoint or "unknown", response.status_code)
+    def _record(self, environ: WSGIEnvironment, status: int, started: float) -> None:
+        rule = environ[FLASK_REQUEST].url_rule
+        self.metrics.count_request(rule.endpoint if rule else "unknown", status)
         if self.log_request:
-            rule = request.url_rule
-            route = f"{request.method} {rule.rule}" if rule else "unknown"
-            ms = round((time.perf_counter() - g.started) * 1000, 3)
+            route = f"{environ['REQUEST_METHOD']} {rule.rule}" if rule else "unknown"
+            ms = (time.perf_counter() - started) * 1000
             with suppress(OSError):  # a full disk or a closed pipe fails no request
                 self.log_request(
-                    "request",
-                    request_id=g.request_id,
-                    route=route,
-                    status=response.status_code,
-                    ms=ms,
+                    "request", request_id=environ[REQUEST_ID], route=route, status=status, ms=ms
                 )
-        return response
+
+
+def raise_rejection() -> None:
+    """Raise the error of a request that the middleware rejected, as a hook of Flask."""
+    if rejection := request.environ.get(REJECTION):
+        raise rejection

@@ -6,12 +6,14 @@ many slow clients as there are threads stop a worker.
 
 import os
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from ssl import SSLError
 from typing import Any
 
 import gevent
 import structlog
+from gevent.server import StreamServer
 from gunicorn.glogging import Logger
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, ParseException
@@ -21,12 +23,14 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from config.runtime.logs import set_up, where
 from config.runtime.settings import read_settings
-from prediction_service.errors import error_body
+from prediction_service.errors import INTERNAL_ERROR, error_body
 from prediction_service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 READ_BYTES = 1 << 16
+PAUSE_PER_CONNECTION_S = 0.0002
+MAX_PAUSE_S = 0.002  # a worker can still accept 500 connections a second
 # Status of a malformed request by gunicorn's error, the first that matches.
 STATUSES: dict[type[Exception], HTTPStatus] = {
     LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -47,6 +51,28 @@ class ServerLog(Logger):
         self.error_log.propagate = True
 
 
+class SharingServer(StreamServer):
+    """Accepts connections so that all workers get about the same number.
+
+    The kernel gives a burst of connections to whichever worker is awake. After each connection this
+    worker pauses, longer the more connections it has, and another worker accepts the next one.
+    """
+
+    max_accept = 1
+
+    def do_handle(self, *args: Any) -> None:
+        """Serve a connection, then pause."""
+        super().do_handle(*args)
+        n_open = self.pool.size - self.pool.free_count()
+        self.stop_accepting()
+        gevent.spawn_later(min(n_open * PAUSE_PER_CONNECTION_S, MAX_PAUSE_S), self.resume)
+
+    def resume(self) -> None:
+        """Accept again, unless the worker is stopping."""
+        if self.started:
+            self.start_accepting()
+
+
 class ServiceWorker(GeventWorker):
     """gunicorn's gevent worker with a deadline for each request, and JSON error responses."""
 
@@ -54,13 +80,13 @@ class ServiceWorker(GeventWorker):
         super().__init__(*arguments)
         self.request_timeout_s = read_settings(Settings).request_timeout_s
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve one connection."""
-        os.sched_yield()  # lets another worker accept the next; one took all of a burst before
-        super().handle(listener, client, addr)
+    def server_class(self, listener: Any, *, spawn: Any, **options: Any) -> SharingServer:
+        """Return the server of a listening socket, in place of gevent's own WSGI server."""
+        ssl = {name: value for name, value in options.items() if name == "ssl_context"}
+        return SharingServer(listener, partial(self.handle, listener), spawn=spawn, **ssl)
 
     def handle_request(self, listener_name: Any, req: Request, sock: Any, addr: Any) -> None:
-        """Answer one request. Raises StopIteration, which closes the connection.
+        """Handle one request. Raises StopIteration, which closes the connection.
 
         The client has REQUEST_TIMEOUT_S to send the body and to take the response: gunicorn has
         no such limit, and the connection of a vanished client would stay open.
@@ -103,7 +129,7 @@ def error_response(err: Exception) -> bytes:
     if status is None:
         log.error("request_failed", request_id=request_id, error=where(err))
         status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"
-        message = "The service failed; its log says why."
+        message = INTERNAL_ERROR
     else:
         kind, code = type(err).__name__, "bad_request"
         log.warning("malformed_request", request_id=request_id, error=kind, status=status.value)

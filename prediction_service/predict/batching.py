@@ -1,7 +1,6 @@
-"""Concurrent `/predict` requests of one worker, answered together: one score, one journal append.
+"""Batch the concurrent `/predict` requests of one worker: one score, one journal append.
 
-Comes after the route has read a body, and before `Predictor`. Scoring eight records at once costs
-a quarter of scoring them one by one.
+The route reads a body and calls `Batcher`, which calls `Predictor`.
 """
 
 import threading
@@ -9,29 +8,28 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from prediction_service.predictor import Question
+from prediction_service.predictor import PredictionRequest
 
-MAX_BATCHED_BYTES = 1 << 14  # of a body; a longer list is answered alone
+MAX_BATCHED_BYTES = 1 << 14  # of a body; a longer list is handled alone
 
 
 class Batcher:
-    """Group commit: the first request that gets the mutex answers every waiting request."""
+    """Group commit: the first request that gets the mutex handles every waiting request."""
 
-    def __init__(self, answer: Callable[[list[Question]], None]) -> None:
-        """`answer` sets the outcome of every question, also when it fails."""
-        self._answer = answer
-        self._waiting: deque[Question] = deque()
+    def __init__(self, predict: Callable[[list[PredictionRequest]], None]) -> None:
+        """`predict` sets the outcome of every request, also when it fails."""
+        self._predict = predict
+        self._waiting: deque[PredictionRequest] = deque()
         self._mutex = threading.Lock()
 
-    def answer(self, question: Question) -> None:
-        """Set the question's outcome. Safe to call from several threads or greenlets."""
-        if question.explain or len(question.body) > MAX_BATCHED_BYTES:
-            self._answer([question])
+    def predict(self, request: PredictionRequest) -> None:
+        """Set the request's outcome. Safe to call from several threads or greenlets."""
+        if request.explain or len(request.body) > MAX_BATCHED_BYTES:
+            self._predict([request])
             return
-        self._waiting.append(question)
-        # Under gevent, every request that has already arrived joins before this one goes on.
+        self._waiting.append(request)
+        # Under gevent, every request that has already arrived joins before this one continues.
         time.sleep(0)
         with self._mutex:
-            if question.outcome is None:
-                together = [self._waiting.popleft() for _ in range(len(self._waiting))]
-                self._answer(together)
+            if request.outcome is None:
+                self._predict([self._waiting.popleft() for _ in range(len(self._waiting))])

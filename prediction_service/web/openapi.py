@@ -14,7 +14,7 @@ import yaml
 from config.contract import Contract, Feature
 from prediction_service.bodies import Feedback
 from prediction_service.errors import ErrorResponse
-from prediction_service.predictor import LONGEST_KEY, MOST_EXPLAINED
+from prediction_service.predictor import MAX_EXPLAINED, MAX_KEY_LENGTH
 from prediction_service.responses import (
     FeedbackResponse,
     IndexResponse,
@@ -76,8 +76,8 @@ def read_api(contract: Contract, settings: Settings) -> Json:
         "summary": f"Predicts {target.description}.",
         "max_records": settings.max_records,
         "max_body_bytes": settings.max_body_bytes,
-        "max_explained": MOST_EXPLAINED,
-        "max_key_length": LONGEST_KEY,
+        "max_explained": MAX_EXPLAINED,
+        "max_key_length": MAX_KEY_LENGTH,
         "record": record,
         "negative": target.negative,
         "message": target.message(0, 0.31),

@@ -1,4 +1,4 @@
-"""What a durable, validated, monitored prediction costs beside an empty Flask route and MLflow.
+"""Compare the prediction service with an empty Flask route and with MLflow's scoring server.
 
     make bench NAME=serving
 
@@ -53,15 +53,21 @@ class Round(NamedTuple):
     cpu_us: float  # of the server's processors, per request
     p99_ms: float  # at half of the saturated rate
     client_cpu_us: float
+    busiest_share: float  # of the connections; 1 / workers is even
 
 
 def measure(client: Client, server: Server, target: Target, seconds: float) -> Round:
     """Measure one server for one round."""
+    shares: list[float] = []
+    timer = threading.Timer(seconds / 2, lambda: shares.append(server.busiest_share()))
     cpu_s = server.cpu_s()
+    timer.start()
     full = client.drive(target, CONNECTIONS, seconds)
     cpu_us = (server.cpu_s() - cpu_s) / full.answered * 1e6
+    timer.join()
     half = client.drive(target, CONNECTIONS, seconds, full.rate / 2)
-    return Round(full.rate, cpu_us, half.p99_ms, full.client_cpu_s / full.answered * 1e6)
+    client_cpu_us = full.client_cpu_s / full.answered * 1e6
+    return Round(full.rate, cpu_us, half.p99_ms, client_cpu_us, shares[0])
 
 
 def same_rate_ratio(
@@ -100,8 +106,8 @@ def swap_ratios(
 ) -> np.ndarray:
     """Return the p99 after a swap of the model over the p99 before it, by round (n_rounds,).
 
-    The model is swapped at full load, and every request must succeed (UnexpectedAnswer). The p99 is
-    measured at half of that load, from a second after the swap on: every worker has the model then.
+    The model is swapped at full load. Raises UnexpectedResponse if a request fails. The p99 is
+    measured at half of that load, one second after the swap, when every worker has the model.
     `swap` takes the number of the version.
     """
     ratios = []
@@ -135,7 +141,7 @@ def interval(values: np.ndarray) -> str:
 
 
 def filled(folder: Path, n_rows: int) -> Journal:
-    """Return a journal of `n_rows`, in files as a worker begins them, nearly full."""
+    """Return a journal of `n_rows`, in as many files as a worker would make."""
     journal = Journal(folder, "benchmark", "normal", max(64, n_rows // 1500) * 10**6)
     journal.run_maintenance(1.0)
     for _ in range(n_rows // 10_000):
@@ -157,7 +163,7 @@ def append_us(journals: list[Journal], n_appends: int = 5000) -> np.ndarray:
 def growth(folder: Path, n_rows: int) -> list[dict[str, Any]]:
     """Measure an append to a short journal, and to one of `n_rows`."""
     journals = [filled(folder / f"rows-{n}", n) for n in (10**4, n_rows)]
-    os.sync()  # rows on their way to the disk would slow both
+    os.sync()  # writing back cached rows would slow both
     short, long = append_us(journals)
     n_files = len(journal_paths(journals[1].root))
     for journal in journals:
@@ -191,10 +197,10 @@ def ratio(
 
 def describe(server: Server, rounds: list[Round]) -> list[dict[str, Any]]:
     """Return the figures of one server."""
-    rate, cpu, p99, client = np.median(np.array(rounds), axis=0)
+    rate, cpu, p99, client, share = np.median(np.array(rounds), axis=0)
     name = server.name
     memory = result(f"{name}: memory per worker", server.worker_mb(), "MB")
-    start = result(f"{name}: start to first answer", server.start_s, "s")
+    start = result(f"{name}: start to first response", server.start_s, "s")
     if name == "service":
         memory = at_most(memory["name"], memory["value"], "MB", MAX_MB)
         start = at_most(start["name"], start["value"], "s", MAX_START_S)
@@ -203,6 +209,7 @@ def describe(server: Server, rounds: list[Round]) -> list[dict[str, Any]]:
         result(f"{name}: processor time a request", cpu, "us"),
         result(f"{name}: p99 at half of that rate", p99, "ms"),
         result(f"{name}: the client's processor time a request", client, "us"),
+        result(f"{name}: connections of the busiest worker", share, "share"),
         memory,
         start,
     ]

@@ -1,8 +1,8 @@
 """Load on one HTTP server, from a process of its own: closed loop, or at a rate.
 
-Plain sockets and requests made beforehand, so that the client costs a fraction of the cheapest
-server; `LoadResult.client_cpu_s` says what it did cost. Connections are kept alive, as those of
-services that call each other are.
+The client has plain sockets and prepared requests, so it costs a fraction of the cheapest server;
+`LoadResult.client_cpu_s` is its cost. Connections are kept alive, as between services. Each sends
+one request before the measurement, so the time to accept it is not measured.
 """
 
 import itertools
@@ -22,21 +22,21 @@ CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 
 
 class Target(NamedTuple):
-    """Where requests go, and the bodies to send in turn."""
+    """The address of requests, and their bodies in the order of sending."""
 
     port: int
     path: str
     bodies: list[bytes]
 
     def requests(self) -> list[bytes]:
-        """Whole requests, headers included."""
+        """Return whole requests with their headers."""
         head = f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
         head += "Content-Type: application/json\r\nContent-Length: "
         return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in self.bodies]
 
 
 class LoadResult(NamedTuple):
-    """What one stretch of load showed."""
+    """Figures of one stretch of load."""
 
     answered: int
     seconds: float
@@ -45,21 +45,21 @@ class LoadResult(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Return the responses a second."""
         return self.answered / self.seconds
 
     @property
     def p99_ms(self) -> float:
-        """The 99th percentile of the latency, in milliseconds."""
+        """Return the 99th percentile of the latency, in milliseconds."""
         return float(np.quantile(self.latencies_s, 0.99)) * 1000
 
 
-class UnexpectedAnswer(Exception):
-    """The server answered something else than 200, or closed the connection."""
+class UnexpectedResponse(Exception):
+    """The status was not 200, or the server closed the connection."""
 
 
 class Connection:
-    """One kept connection with at most one request on its way."""
+    """One kept connection with at most one open request."""
 
     def __init__(self, port: int) -> None:
         self.since = 0.0  # when the request was due
@@ -70,12 +70,12 @@ class Connection:
         self.close = self._socket.close
 
     def send(self, request: bytes, since: float) -> None:
-        """Sends a request that was due at `since`."""
+        """Send a request that was due at `since`."""
         self.since = since
         self._socket.sendall(request)
 
     def receive(self) -> bool:
-        """True once the whole answer is here. Raises UnexpectedAnswer."""
+        """Return True once the whole response has arrived. Raises UnexpectedResponse."""
         part = self._socket.recv(1 << 18)
         self._received += part
         end = self._received.find(b"\r\n\r\n")
@@ -83,7 +83,7 @@ class Connection:
             return False
         length = CONTENT_LENGTH.search(self._received, 0, end)
         if not part or not length or not self._received.startswith(b"HTTP/1.1 200 "):
-            raise UnexpectedAnswer(self._received[:1000].decode(errors="replace"))
+            raise UnexpectedResponse(self._received[:1000].decode(errors="replace"))
         if len(self._received) < end + 4 + int(length[1]):
             return False
         self._received = b""
@@ -91,7 +91,7 @@ class Connection:
 
 
 class Client:
-    """The process that the load comes from; made once, for it takes a second."""
+    """The process that sends the load. Its start takes a second, so one serves all rounds."""
 
     def __init__(self) -> None:
         self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
@@ -105,14 +105,19 @@ class Client:
     def drive(
         self, target: Target, n_connections: int, seconds: float, rate: float | None = None
     ) -> LoadResult:
-        """Loads a server; `rate` in requests a second, None for as many as it takes."""
+        """Load a server; `rate` is in requests a second, None is a closed loop."""
         return self._process.submit(drive, target, n_connections, seconds, rate).result()
 
 
 def drive(target: Target, n_connections: int, seconds: float, rate: float | None) -> LoadResult:
-    """The load itself. Raises UnexpectedAnswer for anything but 200."""
+    """Send the load. Raises UnexpectedResponse for any status but 200."""
     connections = [Connection(target.port) for _ in range(n_connections)]
     requests, idle = itertools.cycle(target.requests()), deque(connections)
+    for one in connections:
+        one.send(next(requests), 0.0)
+    for one in connections:
+        while not one.receive():
+            pass
     latencies_s: list[float] = []
     n_sent, cpu_s, begun = 0, time.process_time(), time.perf_counter()
     while (now := time.perf_counter()) < begun + seconds or len(idle) < len(connections):
@@ -133,8 +138,8 @@ def drive(target: Target, n_connections: int, seconds: float, rate: float | None
 
 
 def wait_for(connections: list[Connection], wait_s: float) -> list[Connection]:
-    """Those that an answer has come to. Raises UnexpectedAnswer if TIMEOUT_S pass without one."""
+    """Return connections with data. Raises UnexpectedResponse after TIMEOUT_S without any."""
     ready: list[Connection] = select.select(connections, [], [], wait_s)[0]
     if not ready and wait_s == TIMEOUT_S:
-        raise UnexpectedAnswer(f"nothing within {TIMEOUT_S} s")
+        raise UnexpectedResponse(f"no response within {TIMEOUT_S} s")
     return ready

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,33 +33,33 @@ GUNICORN = ("gunicorn", "--config", "python:prediction_service.gunicorn_config")
 
 
 def one_or_list(records: Records) -> Any:
-    """What `/predict` takes."""
+    """Return the body of a `/predict` request."""
     return records[0] if len(records) == 1 else records
 
 
 def as_split_frame(records: Records) -> Any:
-    """What MLflow's scoring server takes, in the one of its formats that it reads fastest."""
-    # It rejects null for a string; the graph's missing category is '?'.
+    """Return the body for MLflow's scoring server, in the format that it reads fastest."""
+    # It rejects null for a string. The graph's own category for a missing value is '?'.
     rows = [[MISSING if value is None else value for value in one.values()] for one in records]
     return {"dataframe_split": {"columns": list(records[0]), "data": rows}}
 
 
 @dataclass
 class Server:
-    """A server, how it is started and how records are sent to it."""
+    """A server: its command, its settings and its request format."""
 
     name: str
     arguments: tuple[str, ...]  # of `python -m`
     environment: dict[str, str]
     path: str = "/predict"
-    body: Callable[[Records], Any] = one_or_list  # what is posted, before it is made JSON
+    body: Callable[[Records], Any] = one_or_list  # returns the body before JSON encoding
     port: int = field(default_factory=free_port)
-    start_s: float = 0.0  # from the start of the process to the first answer
+    start_s: float = 0.0  # from the start of the process to the first response
     pid: int = 0
 
     @contextmanager
     def running(self, records: Records, log: Path) -> Iterator[None]:
-        """The server, answering; ended with all that it started."""
+        """Run the server; yield after its first response, and end all its processes."""
         command = [sys.executable, "-m", *self.arguments]
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow starts `uvicorn`
         own = {"PREDICTION_PORT": str(self.port), "PATH": path}
@@ -73,22 +73,20 @@ class Server:
         ) as process:
             self.pid = process.pid
             try:
-                if not self._answers(records, process):
-                    raise RuntimeError(
-                        f"{command} does not answer:\n{log.read_text('utf-8')[-2000:]}"
-                    )
+                if not self._responds(records, process):
+                    raise RuntimeError(f"{command}: no response:\n{log.read_text('utf-8')[-2000:]}")
                 self.start_s = time.monotonic() - begun
                 yield
             finally:
                 stop(process)
 
     def target(self, batches: list[Records]) -> Target:
-        """Requests with one batch of records each."""
+        """Return the load's target: requests with one batch of records each."""
         bodies = [json.dumps(self.body(records)).encode() for records in batches]
         return Target(self.port, self.path, bodies)
 
     def cpu_s(self) -> float:
-        """Processor time of all its processes so far, in seconds."""
+        """Return the processor time of all its processes so far, in seconds."""
         ticks = 0
         for pid in processes(self.pid):
             after_name = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
@@ -96,28 +94,39 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def worker_mb(self) -> float:
-        """Resident memory of its largest process, in megabytes."""
+        """Return the resident memory of its largest process, in megabytes."""
         pages = [
             int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
             for pid in processes(self.pid)
         ]
         return max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    def _answers(self, records: Records, process: "subprocess.Popen[bytes]") -> bool:
+    def busiest_share(self) -> float:
+        """Return the share of the open connections that the busiest process has, in [0, 1]."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()]
+        established = {
+            f"socket:[{row[9]}]"
+            for row in rows
+            if row[1].endswith(f":{self.port:04X}") and row[3] == "01"
+        }
+        counts = [len(established & open_files(pid)) for pid in processes(self.pid)]
+        return max(counts) / max(1, sum(counts))
+
+    def _responds(self, records: Records, process: "subprocess.Popen[bytes]") -> bool:
         url = f"http://127.0.0.1:{self.port}{self.path}"
         deadline = time.monotonic() + START_LIMIT_S
         while process.poll() is None and time.monotonic() < deadline:
             try:
-                answer = requests.post(url, json=self.body(records), timeout=10)
+                response = requests.post(url, json=self.body(records), timeout=10)
             except requests.ConnectionError:
                 time.sleep(0.01)
                 continue
-            return answer.ok
+            return response.ok
         return False
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process that leads a group, and the group."""
+    """End a process and its process group."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -127,9 +136,18 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def processes(pid: int) -> list[int]:
-    """A process and all that it started, by pid."""
+    """Return the pids of a process and of all that it started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
     return [pid, *(one for child in children for one in processes(int(child)))]
+
+
+def open_files(pid: int) -> set[str]:
+    """Return the names of a process's open files and sockets."""
+    names = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed since
+            names.add(os.readlink(link))
+    return names
 
 
 def floor(folder: Path, workers: int) -> Server:
@@ -138,14 +156,14 @@ def floor(folder: Path, workers: int) -> Server:
 
 
 def service(folder: Path, workers: int, model: TrainedModel) -> Server:
-    """The prediction service, with its journal and its metrics."""
+    """Return the prediction service with its journal, metrics and request log."""
     serve_version(folder, model, "1")
     arguments = (*GUNICORN, "prediction_service.wsgi:app")
     return Server("service", arguments, settings(folder, workers))
 
 
 def serve_version(folder: Path, model: TrainedModel, version: str) -> None:
-    """Puts the model into the service's folder as another version, as the follower does."""
+    """Put the model into the service's folder as another version, as the follower does."""
     models = ModelFolder(folder / "model")
     shutil.copytree(model.package, models.path / version)
     digest = sha256_of(models.path / version / "model.onnx")
@@ -153,7 +171,7 @@ def serve_version(folder: Path, model: TrainedModel, version: str) -> None:
 
 
 def mlflow_server(workers: int, model: TrainedModel) -> Server:
-    """`mlflow models serve` of the same graph."""
+    """Return `mlflow models serve` of the same graph."""
     port = free_port()
     options = ["--model-uri", str(model.logged), "--env-manager", "local", "--host", "127.0.0.1"]
     options += ["--port", str(port), "--workers", str(workers)]
@@ -163,7 +181,7 @@ def mlflow_server(workers: int, model: TrainedModel) -> Server:
 
 
 def settings(folder: Path, workers: int) -> dict[str, str]:
-    """The service's settings, with folders of the benchmark's own."""
+    """Return the service's settings, with folders of the benchmark's own."""
     return {
         "WORKERS": str(workers),
         "INSTANCE": "benchmark",

@@ -1,6 +1,6 @@
-"""Short runs of the benchmarks of serving: that they measure, not how much.
+"""Short runs of the serving benchmarks: they check that figures appear, not how high they are.
 
-And that what they compare is the same work: the service answers what MLflow's server does.
+They also check that the service and MLflow's server return the same predictions.
 """
 
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def measured(folder: Path, module: str, *arguments: str) -> dict[str, dict[str, Any]]:
-    """The figures of one run of a benchmark, by name without the interval."""
+    """Return the figures of one run of a benchmark, by name without the interval."""
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", f"tests.benchmarks.{module}", *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -47,13 +47,13 @@ def test_one_prediction_is_measured_beside_its_floor_and_mlflow(tmp_path: Path) 
     figures = measured(tmp_path, "benchmark_serving", *short)
     for name in SERVERS:
         assert figures[f"{name}: predictions"]["value"] > 0
-        assert figures[f"{name}: start to first answer"]["value"] > 0
+        assert figures[f"{name}: start to first response"]["value"] > 0
     assert {name for name, one in figures.items() if one["goal"]} == {
         "service / floor: rate",
         "service / floor: p99 at the same rate",
         "service / mlflow: rate",
         "service: memory per worker",
-        "service: start to first answer",
+        "service: start to first response",
         "service: p99 after a swap / before",
         "journal: long / short",
     }
@@ -69,24 +69,24 @@ def test_lists_are_measured_beside_mlflow(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("census_dir")
 def test_both_do_the_same_work(tmp_path: Path, contract: Contract) -> None:
-    """The same probabilities of the same graph; the service keeps every row besides."""
+    """Both return the same probabilities. The service also journals every row."""
     model = train(tmp_path, contract)
     rows = model.records[:N_ROWS]
     with ExitStack() as stack:
-        answers = []
+        responses = []
         for server in (service(tmp_path, 2, model), mlflow_server(2, model)):
             stack.enter_context(server.running(rows[:1], tmp_path / f"{server.name}.log"))
-            answers.append(asked(server, rows))
-    ours = [one["probability"] for one in answers[0]]
-    theirs = [one["probability"] for one in answers[1]["predictions"]]
+            responses.append(post(server, rows))
+    ours = [one["probability"] for one in responses[0]]
+    theirs = [one["probability"] for one in responses[1]["predictions"]]
     assert len(ours) == N_ROWS
     assert ours == pytest.approx(theirs, abs=1e-6)
     assert sum(newest(path)[0] for path in journal_paths(tmp_path / "journal")) == N_ROWS + 1
 
 
-def asked(server: Server, rows: list[dict[str, Any]]) -> Any:
-    """What a server answers to all rows at once."""
+def post(server: Server, rows: list[dict[str, Any]]) -> Any:
+    """Return the response of a server to all rows at once."""
     address = f"http://127.0.0.1:{server.port}{server.path}"
-    answer = requests.post(address, json=server.body(rows), timeout=30)
-    assert answer.ok, answer.text
-    return answer.json()
+    response = requests.post(address, json=server.body(rows), timeout=30)
+    assert response.ok, response.text
+    return response.json()

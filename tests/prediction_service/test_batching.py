@@ -1,4 +1,4 @@
-"""Concurrent requests: each question gets its own outcome, and the journal stays whole."""
+"""Concurrent requests: each request gets its own outcome, and the journal stays whole."""
 
 import os
 import threading
@@ -12,76 +12,79 @@ import pytest
 
 from prediction_service.journal import Journal, read_after
 from prediction_service.predict.batching import MAX_BATCHED_BYTES, Batcher
-from prediction_service.predictor import Question
+from prediction_service.predictor import PredictionRequest
 from tests.prediction_service.conftest import made_predictions
 
 N_THREADS = 8
 
 
 class Echo:
-    """Sets each question's outcome to its body. The first call waits until it is released."""
+    """Set each request's outcome to its body. The first call waits until it is released."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.entered, self.released = threading.Event(), threading.Event()
 
-    def __call__(self, questions: list[Question]) -> None:
-        self.sizes.append(len(questions))
+    def __call__(self, requests: list[PredictionRequest]) -> None:
+        self.sizes.append(len(requests))
         self.entered.set()
         self.released.wait(10)
-        for question in questions:
-            question.outcome = question.body
+        for request in requests:
+            request.outcome = request.body
 
 
-def start(batcher: Batcher, question: Question) -> threading.Thread:
-    """Answer a question in a thread."""
-    thread = threading.Thread(target=batcher.answer, args=[question])
+def start(batcher: Batcher, request: PredictionRequest) -> threading.Thread:
+    """Predict in a thread."""
+    thread = threading.Thread(target=batcher.predict, args=[request])
     thread.start()
     return thread
 
 
-def test_questions_that_wait_are_answered_together() -> None:
+def test_requests_that_wait_are_handled_together() -> None:
     echo = Echo()
     batcher = Batcher(echo)
-    questions = [Question(b"%d" % number, None) for number in range(5)]
-    threads = [start(batcher, questions[0])]
+    requests = [PredictionRequest(b"%d" % number, None) for number in range(5)]
+    threads = [start(batcher, requests[0])]
     assert echo.entered.wait(10)
     waiting = batcher._waiting  # pylint: disable=protected-access  # no other sign of arrival
-    for question in questions[1:]:
-        threads.append(start(batcher, question))
+    for request in requests[1:]:
+        threads.append(start(batcher, request))
     while len(waiting) < 4:
         threads[-1].join(0.01)
     echo.released.set()
     for thread in threads:
         thread.join(10)
-    assert [one.outcome for one in questions] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [one.outcome for one in requests] == [b"0", b"1", b"2", b"3", b"4"]
     assert echo.sizes == [1, 4]
 
 
-def test_long_bodies_and_explanations_delay_no_other_question() -> None:
+def test_long_bodies_and_explanations_delay_no_other_request() -> None:
     echo = Echo()
     batcher = Batcher(echo)
-    slow = [Question(b" " * (MAX_BATCHED_BYTES + 1), None), Question(b"", None, explain=True)]
-    for question in slow:
+    slow = [
+        PredictionRequest(b" " * (MAX_BATCHED_BYTES + 1), None),
+        PredictionRequest(b"", None, explain=True),
+    ]
+    for request in slow:
         echo.entered.clear()
-        thread = start(batcher, question)
+        thread = start(batcher, request)
         assert echo.entered.wait(10)
         echo.released.set()
-        batcher.answer(short := Question(b"short", None))
+        batcher.predict(short := PredictionRequest(b"short", None))
         assert short.outcome == b"short"
         thread.join(10)
-        assert question.outcome == question.body
+        assert request.outcome == request.body
 
 
-def test_every_question_of_many_threads_gets_its_own_outcome() -> None:
+def test_every_request_of_many_threads_gets_its_own_outcome() -> None:
     echo = Echo()
     echo.released.set()
     batcher = Batcher(echo)
 
     def ask(number: int) -> bool:
-        question = Question(b"%d" % number, None)
-        batcher.answer(question)
-        return question.outcome == question.body
+        request = PredictionRequest(b"%d" % number, None)
+        batcher.predict(request)
+        return request.outcome == request.body
 
     assert all_in_threads(ask, 5000)
     assert sum(echo.sizes) == 5000

@@ -14,7 +14,7 @@ from scipy.special import expit
 from config.contract import Contract
 from config.model_registry import BOOSTER
 from prediction_service.predict.model import Model
-from prediction_service.predictor import MOST_EXPLAINED, Predictor, Question
+from prediction_service.predictor import MAX_EXPLAINED, PredictionRequest, Predictor
 from prediction_service.models.live_model import LiveModel
 from tests.conftest import made_up_rows
 from tests.prediction_service.conftest import install, with_metadata
@@ -93,10 +93,10 @@ def test_more_records_than_can_be_explained_at_once_are_rejected(
     live_model: LiveModel, journal: Any, record: Record
 ) -> None:
     predictor = Predictor(live_model, journal, metrics=None, max_records=1000)  # type: ignore[arg-type]
-    body = json.dumps([record] * (MOST_EXPLAINED + 1)).encode()
-    question = Question(body, None, explain=True)
-    predictor.answer([question])
-    assert "at most 100 are explained at once" in str(question.outcome)
+    body = json.dumps([record] * (MAX_EXPLAINED + 1)).encode()
+    request = PredictionRequest(body, None, explain=True)
+    predictor.predict([request])
+    assert "at most 100 with explain=true" in str(request.outcome)
 
 
 @pytest.mark.parametrize("damage", ["missing", "another"])

@@ -1,4 +1,4 @@
-"""Request ids, API keys and the request log: the hooks around every route and every error."""
+"""Request ids, API keys and the request log: the middleware around every route and every error."""
 
 import hashlib
 import json
@@ -210,6 +210,7 @@ def test_a_log_that_cannot_be_written_fails_no_request(
     def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    app = create_app(settings, served, journal, Metrics(CollectorRegistry()))
-    RequestMiddleware(Keys(""), (), Metrics(CollectorRegistry()), full).register(app)
+    metrics = Metrics(CollectorRegistry())
+    app = create_app(settings, served, journal, metrics)
+    app.wsgi_app = RequestMiddleware(app.wsgi_app, Keys(""), (), metrics, full)  # type: ignore
     assert app.test_client().post("/predict", json=record).status_code == 200
