@@ -244,3 +244,18 @@ def test_a_stopped_service_lets_go_of_its_journals_and_leaves_no_counts(
     assert time.monotonic() - begun < 15
     assert not any(is_live(path) for path in paths)
     assert "Traceback" not in (tmp_path / "gunicorn-0.log").read_text()
+
+
+def test_every_line_of_the_request_log_is_written_by_the_end(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record, tmp_path: Path
+) -> None:
+    """Lines wait for others, so that several share a system call."""
+    assert model_folder.current()
+    with gunicorn(start, settings.model_copy(update={"log_requests": True})) as address:
+        with requests.Session() as session:
+            for _ in range(100):
+                assert session.post(f"{address}/predict", json=record, timeout=20).ok
+    lines = (tmp_path / "gunicorn-0.log").read_text("utf-8").splitlines()
+    logged = [line for line in lines if "route=POST /predict status=200" in line]
+    assert len(logged) == 100
+    assert len(set(re.findall("request_id=[0-9a-f]{32}", "".join(logged)))) == 100
