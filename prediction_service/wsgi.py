@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from config.contract import load_contract
 from config.runtime.logs import set_up
 from config.runtime.settings import read_settings
-from prediction_service.app import create_app
+from prediction_service.http.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.model_folder import ModelFolder

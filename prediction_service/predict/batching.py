@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from prediction_service.predictor import PredictionRequest
+from prediction_service.predict.predictor import PredictionRequest
 
 MAX_BATCHED_BYTES = 1 << 14  # of a body; a longer list is handled alone
 

@@ -17,7 +17,7 @@ import xgboost
 
 from config.contract import Contract, Feature
 from config.model_registry import BOOSTER, GOLDEN
-from prediction_service.responses import Calibration, Explanation
+from prediction_service.predict.responses import Calibration, Explanation
 from prediction_service.errors import NotExplained
 from prediction_service.models.package import ModelRejected, Row, read_golden, sha256_of
 

@@ -12,10 +12,10 @@ import msgspec
 import yaml
 
 from config.contract import Contract, Feature
-from prediction_service.bodies import Feedback
+from prediction_service.predict.parsing import Feedback
 from prediction_service.errors import ErrorResponse
-from prediction_service.predictor import MAX_EXPLAINED, MAX_KEY_LENGTH
-from prediction_service.responses import (
+from prediction_service.predict.predictor import MAX_EXPLAINED, MAX_KEY_LENGTH
+from prediction_service.predict.responses import (
     FeedbackResponse,
     IndexResponse,
     LivenessResponse,

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from flask import Flask, Response, request
 
-from prediction_service.responses import IndexResponse
+from prediction_service.predict.responses import IndexResponse
 from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from prediction_service.web.api_docs import make_docs_page

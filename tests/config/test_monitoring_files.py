@@ -30,7 +30,7 @@ from evidently_service.store.records import Run
 from evidently_service.reference.monitoring_config import load_monitoring
 from evidently_service.settings import Settings as EvidentlySettings
 from evidently_service.store.window import Window
-from prediction_service.app import create_app as create_prediction_app
+from prediction_service.http.app import create_app as create_prediction_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.model_folder import ModelFolder

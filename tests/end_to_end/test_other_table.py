@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from sklearn.metrics import roc_auc_score
 
 from config.contract import Contract, load_contract
-from prediction_service.app import create_app
+from prediction_service.http.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.package import sha256_of

@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from config.contract import Contract
 from config.model_registry import BOOSTER
 from config.events import Prediction
-from prediction_service.app import create_app
+from prediction_service.http.app import create_app
 from prediction_service.journal import Journal, journal_paths
 from prediction_service.metrics import Metrics
 from prediction_service.models.package import sha256_of

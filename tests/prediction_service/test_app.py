@@ -17,7 +17,7 @@ from prediction_service.journal import (
     read_after,
 )
 from prediction_service.models.model_folder import Status
-from prediction_service.predictor import prediction_ids
+from prediction_service.predict.predictor import prediction_ids
 from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 

@@ -12,7 +12,7 @@ import pytest
 
 from prediction_service.journal import Journal, read_after
 from prediction_service.predict.batching import MAX_BATCHED_BYTES, Batcher
-from prediction_service.predictor import PredictionRequest
+from prediction_service.predict.predictor import PredictionRequest
 from tests.prediction_service.conftest import made_predictions
 
 N_THREADS = 8

@@ -14,7 +14,7 @@ from scipy.special import expit
 from config.contract import Contract
 from config.model_registry import BOOSTER
 from prediction_service.predict.model import Model
-from prediction_service.predictor import MAX_EXPLAINED, PredictionRequest, Predictor
+from prediction_service.predict.predictor import MAX_EXPLAINED, PredictionRequest, Predictor
 from prediction_service.models.live_model import LiveModel
 from tests.conftest import made_up_rows
 from tests.prediction_service.conftest import install, with_metadata

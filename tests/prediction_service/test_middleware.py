@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from config.runtime.api_keys import hash_of
 from config.events import Label
 from config.runtime.settings import SettingsError, read_settings
-from prediction_service.app import create_app
+from prediction_service.http.app import create_app
 from prediction_service.http.auth import Keys
 from prediction_service.http.middleware import RequestMiddleware
 from prediction_service.journal import Journal, read_after

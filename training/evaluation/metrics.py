@@ -1,7 +1,7 @@
 """Metrics of a model, by segment and with intervals, and the plots of a run."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import matplotlib
 import numpy as np

@@ -13,14 +13,14 @@ import msgspec
 
 from config.contract import Target
 from config.events import Prediction
-from prediction_service.bodies import RecordReader
+from prediction_service.predict.parsing import RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.package import Row
 from prediction_service.predict.model import Model
 from prediction_service.predict.native_thread import in_native_thread
-from prediction_service.responses import PredictionResponse
+from prediction_service.predict.responses import PredictionResponse
 from prediction_service.models.live_model import LiveModel
 
 MAX_KEY_LENGTH = 200  # characters of an Idempotency-Key

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from config.contract import Contract, Problem
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
 from prediction_service.models.package import Row
-from prediction_service.responses import BinaryClass, PredictionId
+from prediction_service.predict.responses import BinaryClass, PredictionId
 
 MAX_PROBLEMS = 1000  # in one response; finding the nearest category of each takes time
 ID_RULE = "the 32 hexadecimal digits from the response of /predict"

@@ -21,7 +21,7 @@ from werkzeug.exceptions import (
 
 from config.events import Label
 from config.runtime.logs import where
-from prediction_service.bodies import FeedbackReader
+from prediction_service.predict.parsing import FeedbackReader
 from prediction_service.http.middleware import (
     CALLER,
     REQUEST_ID,
@@ -45,8 +45,8 @@ from prediction_service.http.auth import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.predict.batching import Batcher
 from prediction_service.predict.model import Model
-from prediction_service.predictor import PredictionRequest, Predictor, required_model
-from prediction_service.responses import (
+from prediction_service.predict.predictor import PredictionRequest, Predictor, required_model
+from prediction_service.predict.responses import (
     FeedbackResponse,
     LivenessResponse,
     ModelResponse,
