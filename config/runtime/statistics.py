@@ -1,7 +1,7 @@
 """Statistics that training and monitoring both use, so that their figures agree.
 
-Throughout: `y` (n_samples,) is the true class, 0 or 1; `probability` (n_samples,) is that of class 1,
-in [0, 1].
+Throughout: `y` (n_samples,) is the true class, 0 or 1. `probability` (n_samples,) is that of class
+1, in [0, 1].
 """
 
 from collections.abc import Sequence
