@@ -13,6 +13,7 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
+from config.runtime.logs import set_up
 from config.model_registry import CARD
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.models.live_model import LiveModel
@@ -99,9 +100,10 @@ def test_a_failure_shows_the_record_neither_to_the_caller_nor_in_the_log(
     record: Record,
     live_model: LiveModel,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The message of an error in scoring may quote the record."""
+    set_up("text")
 
     def score(rows: Any) -> None:
         raise ValueError(f"cannot score {rows}")
@@ -117,9 +119,10 @@ def test_a_failure_shows_the_record_neither_to_the_caller_nor_in_the_log(
         )
         for word in (b"Traceback", b"ValueError", b"File ", COUNTRY.encode()):
             assert word not in response.data
-    assert "request_id=an-id error=ValueError" in caplog.text
-    assert "predictor.py:" in caplog.text
-    assert COUNTRY not in caplog.text
+    logged = capsys.readouterr().err
+    assert "request_id=an-id" in logged and "error='ValueError at" in logged
+    assert "predictor.py:" in logged
+    assert COUNTRY not in logged
 
 
 def test_every_page_and_error_has_the_security_headers(client: FlaskClient) -> None:
