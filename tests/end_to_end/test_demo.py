@@ -187,7 +187,7 @@ def in_shell(settings: Path) -> dict[str, str]:
 
 
 def follow_the_readme(environment: dict[str, str]) -> None:
-    """Run the README's requests; the second one needs the id of the first response."""
+    """Run the requests of the README and of docs/api.md; the second needs the first one's id."""
     prediction_id = ""
     for language, text in examples("README.md", "## Ask for a prediction"):
         text = text.replace(":9696", f":{environment['PREDICTION_PORT']}")
@@ -196,6 +196,10 @@ def follow_the_readme(environment: dict[str, str]) -> None:
         assert "error" not in response, response
         prediction_id = response.get("prediction_id", prediction_id)
     assert prediction_id
+    for language, text in examples("docs/api.md"):
+        text = text.replace(":9696", f":{environment['PREDICTION_PORT']}")
+        rejected = json.loads(run(language, text, os.environ))
+        assert rejected["error"]["code"] == "invalid_records"
 
 
 @pytest.mark.slow

@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("config/**/*.md")], key=str
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("config/**/*.md"),
+        *ROOT.glob("prediction_service/**/*.md"),
+    ],
+    key=str,
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 MAKE = re.compile(r"(?:`|^|&& )make ([a-z][a-z-]*)", re.M)
