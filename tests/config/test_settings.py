@@ -89,7 +89,7 @@ def test_a_password_is_masked_where_settings_are_printed(monkeypatch):
 def test_the_env_file_is_read_as_a_shell_reads_it(tmp_path):
     """A value in quotes kept them, and a comment after a value was part of it."""
     (tmp_path / ".env").write_text(
-        "ADDRESS='a # b'  # with a comment\nPORT=1 # of the service\nexport SYNC=\"true\"\n#OTHER=1\n"
+        "ADDRESS='a # b'  # with a comment\nPORT=1 # a port\nexport SYNC=\"true\"\n#OTHER=1\n"
     )
     script = 'import os; print(os.environ["ADDRESS"], os.environ["PORT"], os.environ["SYNC"])'
     shell = subprocess.run(
