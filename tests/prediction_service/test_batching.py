@@ -19,16 +19,13 @@ N_THREADS = 8
 
 
 class Echo:
-    """Set each request's outcome to its body. The first call waits until it is released."""
+    """Set each request's outcome to its body."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        self.entered, self.released = threading.Event(), threading.Event()
 
     def __call__(self, requests: list[PredictionRequest]) -> None:
         self.sizes.append(len(requests))
-        self.entered.set()
-        self.released.wait(10)
         for request in requests:
             request.outcome = request.body
 
@@ -40,45 +37,76 @@ def start(batcher: Batcher, request: PredictionRequest) -> threading.Thread:
     return thread
 
 
-def test_requests_that_wait_are_handled_together() -> None:
-    echo = Echo()
-    batcher = Batcher(echo)
+def test_requests_that_arrive_together_are_handled_together() -> None:
+    echo, opened, closed = Echo(), threading.Event(), threading.Event()
+
+    def pause() -> None:
+        opened.set()
+        assert closed.wait(10)
+
+    batcher = Batcher(echo, pause)
     requests = [PredictionRequest(b"%d" % number, None) for number in range(5)]
     threads = [start(batcher, requests[0])]
-    assert echo.entered.wait(10)
-    waiting = batcher._waiting  # pylint: disable=protected-access  # no other sign of arrival
-    for request in requests[1:]:
-        threads.append(start(batcher, request))
-    while len(waiting) < 4:
+    assert opened.wait(10)
+    batch = batcher._batch.requests  # pylint: disable=protected-access  # no other sign of arrival
+    threads += [start(batcher, request) for request in requests[1:]]
+    while len(batch) < 5:
         threads[-1].join(0.01)
-    echo.released.set()
+    closed.set()
     for thread in threads:
         thread.join(10)
     assert [one.outcome for one in requests] == [b"0", b"1", b"2", b"3", b"4"]
-    assert echo.sizes == [1, 4]
+    assert echo.sizes == [5]
 
 
-def test_long_bodies_and_explanations_delay_no_other_request() -> None:
+def test_a_batch_whose_first_request_ends_early_is_handled_all_the_same() -> None:
+    """As at the deadline of a request: the others waited for ever, or had an empty response."""
+    echo, opened, closed = Echo(), threading.Event(), threading.Event()
+
+    class Deadline(BaseException):
+        """Ends the first request while its batch is open."""
+
+    def pause() -> None:
+        opened.set()
+        assert closed.wait(10)
+        raise Deadline
+
+    batcher, ended = Batcher(echo, pause), []
+
+    def first() -> None:
+        try:
+            batcher.predict(PredictionRequest(b"first", None))
+        except Deadline:
+            ended.append(True)
+
+    leader = threading.Thread(target=first)
+    leader.start()
+    assert opened.wait(10)
+    batch = batcher._batch.requests  # pylint: disable=protected-access
+    request = PredictionRequest(b"second", None)
+    follower = start(batcher, request)
+    while len(batch) < 2:
+        follower.join(0.01)
+    closed.set()
+    leader.join(10)
+    follower.join(10)
+    assert ended and request.outcome == b"second"
+
+
+def test_long_bodies_and_explanations_wait_for_no_batch() -> None:
     echo = Echo()
-    batcher = Batcher(echo)
-    slow = [
+    batcher = Batcher(echo, pause=lambda: pytest.fail("a batch was opened"))
+    for request in (
         PredictionRequest(b" " * (MAX_BATCHED_BYTES + 1), None),
         PredictionRequest(b"", None, explain=True),
-    ]
-    for request in slow:
-        echo.entered.clear()
-        thread = start(batcher, request)
-        assert echo.entered.wait(10)
-        echo.released.set()
-        batcher.predict(short := PredictionRequest(b"short", None))
-        assert short.outcome == b"short"
-        thread.join(10)
+    ):
+        batcher.predict(request)
         assert request.outcome == request.body
+    assert echo.sizes == [1, 1]
 
 
 def test_every_request_of_many_threads_gets_its_own_outcome() -> None:
     echo = Echo()
-    echo.released.set()
     batcher = Batcher(echo)
 
     def ask(number: int) -> bool:
