@@ -137,7 +137,7 @@ def test_a_signal_ends_the_command_promptly_although_the_service_hangs(
     with start("--rows", "10", "--timeout-s", "60") as process:
         wait_until(lambda: len(stand_in.attempts) == 2, TIMEOUT_S, "the second request")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=40)  # less than --timeout-s
     assert process.returncode == 130, err
     assert "2 sent: 1 answered, 0 rejected, 1 failed" in out
 
