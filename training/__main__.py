@@ -10,7 +10,7 @@ from typing import Any
 
 from config.contract import load_contract
 from config.runtime import logs
-from config.runtime.settings import exit_with_message, read_settings
+from config.runtime.settings import exit_with_message, load_environment, read_settings
 from training.batch_scoring.spark import SparkUnavailable
 from training.data.batches import BatchRejected, forget_rejected, ingest
 from training.data.download import UCI, read_files
@@ -198,6 +198,7 @@ def add_reason(command: argparse.ArgumentParser) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; print an expected error as one message on standard error."""
     options = parse(arguments)
+    load_environment()  # Prefect reads its settings when it is imported
     try:
         options.run(options)
     except EXPECTED_ERRORS as err:

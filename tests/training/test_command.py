@@ -1,6 +1,9 @@
 """`python -m training`: its options, output and errors."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,7 +14,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 )
 
 from config.runtime.settings import exit_with_message
-from tests.conftest import free_port
+from tests.conftest import ROOT, free_port
 from training.__main__ import main
 from training.data.errors import CensusError, CensusUnavailable
 
@@ -31,6 +34,23 @@ def test_synthesize_writes_tables(contract, tmp_path, name, read):
     rows = read(tmp_path / name)
     assert list(rows) == [*contract.input_names, contract.target.name] and len(rows) == 300
     assert set(rows["sex"]) == {"Male", "Female"} and set(rows[contract.target.name]) == {0, 1}
+
+
+def test_prefect_gets_its_settings_from_the_env_file_too(tmp_path):
+    """It reads them when it is imported: a password in a secret file came too late for `make up`."""
+    address = f"http://127.0.0.1:{free_port()}/api"
+    (tmp_path / ".env").write_text(f"PREFECT_API_URL={address}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "train"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"Prefect does not respond; got {address}." in done.stderr
 
 
 def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
