@@ -37,7 +37,7 @@ def test_synthesize_writes_tables(contract, tmp_path, name, read):
 
 
 def test_prefect_gets_its_settings_from_the_env_file_too(tmp_path):
-    """It reads them when it is imported: a password in a secret file came too late for `make up`."""
+    """It reads them when it is imported: a secret file came too late for `make up`."""
     address = f"http://127.0.0.1:{free_port()}/api"
     (tmp_path / ".env").write_text(f"PREFECT_API_URL={address}\n")
     done = subprocess.run(
