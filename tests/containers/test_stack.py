@@ -224,7 +224,7 @@ def test_a_container_does_not_start_without_its_secret(stack):
     image = stack.containers()["mlflow"]["Config"]["Image"]
     missing = "MLFLOW_AUTH_ADMIN_PASSWORD_FILE=/run/secrets/none"
     output = stack.run("docker", "run", "--rm", "-e", missing, image, "true", status=2)
-    assert "cannot be read: run make secrets" in output
+    assert "/run/secrets/none: No such file or directory. Run `make secrets`." in output
 
 
 def test_images_have_version_labels_and_no_build_tools(stack):
