@@ -24,11 +24,11 @@ LOG_DELAY_S = 0.01
 settings = read_settings(Settings)
 set_up(settings.log_format)
 metrics = Metrics(CollectorRegistry())
-served = LiveModel(
+live_model = LiveModel(
     ModelFolder(settings.model_path), load_contract(), Model, metrics.set_live_version
 )
-served.refresh()  # before the first request
-served.follow(settings.model_check_s)
+live_model.refresh()  # before the first request
+live_model.follow(settings.model_check_s)
 journal = Journal(
     settings.journal_path,
     settings.instance,
@@ -38,7 +38,7 @@ journal = Journal(
     max(MIN_FILE_AGE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
 )
 journal.run_maintenance(MAINTENANCE_PERIOD_S, in_native_thread)
-app = create_app(settings, served, journal, metrics, LOG_DELAY_S)
+app = create_app(settings, live_model, journal, metrics, LOG_DELAY_S)
 # Objects of the start live as long as the worker. A full collection that visited them would delay
 # one request in a thousand by 10 ms.
 gc.collect()

@@ -72,17 +72,17 @@ OPEN_PATHS = (
 
 def create_app(
     settings: Settings,
-    served: LiveModel,
+    live_model: LiveModel,
     journal: Journal,
     metrics: Metrics,
     log_delay_s: float = 0.0,
 ) -> Flask:
     """Return the Flask application. A line of the request log waits for up to `log_delay_s`."""
     app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
-    predictor = Predictor(served, journal, metrics, settings.max_records)
+    predictor = Predictor(live_model, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
-    add_state_routes(app, settings, served, journal, metrics)
-    routes.add_web_routes(app, served, settings)
+    add_state_routes(app, settings, live_model, journal, metrics)
+    routes.add_web_routes(app, live_model, settings)
     add_error_handlers(app, metrics)
 
     app.before_request(raise_rejection)
@@ -121,18 +121,18 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 
 
 def add_state_routes(
-    app: Flask, settings: Settings, served: LiveModel, journal: Journal, metrics: Metrics
+    app: Flask, settings: Settings, live_model: LiveModel, journal: Journal, metrics: Metrics
 ) -> None:
     """Add the routes that describe the model and the state of the service."""
-    state = StateCollector(served, settings.journal_path, settings.sinks)
+    state = StateCollector(live_model, settings.journal_path, settings.sinks)
 
     @app.get("/model")
     def model() -> Response:
-        return json_response(describe_model(required_model(served)))
+        return json_response(describe_model(required_model(live_model)))
 
     @app.get("/model/card")
     def card() -> Response:
-        return model_card(required_model(served))
+        return model_card(required_model(live_model))
 
     @app.get("/health/live")
     def live() -> Response:
@@ -140,12 +140,12 @@ def add_state_routes(
 
     @app.get("/health/ready")
     def ready() -> Response:
-        if missing := find_missing(settings, served, journal):
+        if missing := find_missing(settings, live_model, journal):
             raise NotReady("The service cannot predict now. `problems` has the causes.", missing)
-        status = served.status()
+        status = live_model.status()
         registry = status.registry if status else "not followed"
-        version = required_model(served).version
-        return json_response(ReadinessResponse(True, version, served.rejection(), registry))
+        version = required_model(live_model).version
+        return json_response(ReadinessResponse(True, version, live_model.rejection(), registry))
 
     @app.get("/metrics")
     def prometheus() -> Response:
@@ -246,15 +246,17 @@ def describe_model(model: Model) -> ModelResponse:
     )
 
 
-def find_missing(settings: Settings, served: LiveModel, journal: Journal) -> list[ReportedProblem]:
+def find_missing(
+    settings: Settings, live_model: LiveModel, journal: Journal
+) -> list[ReportedProblem]:
     """Return the reasons why the service cannot predict; empty if it can."""
     missing = []
-    if served.model is None:
-        status = served.status()
+    if live_model.model is None:
+        status = live_model.status()
         expected = f"a model in MODEL_DIR={settings.model_dir}"
         registry = status.registry if status else "the follower has not reported yet"
         missing.append(ReportedProblem("model", None, f"{expected}; registry: {registry}"))
-        if rejection := served.rejection():
+        if rejection := live_model.rejection():
             missing.append(ReportedProblem("model_version", rejection.version, rejection.reason))
     if journal.is_full:
         expected = f"less than JOURNAL_MAX_MB={settings.journal_max_mb}; is the relay running?"

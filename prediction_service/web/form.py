@@ -13,15 +13,15 @@ from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 
 
-def make_form_page(served: LiveModel, settings: Settings) -> str:
+def make_form_page(live_model: LiveModel, settings: Settings) -> str:
     """Return the page's HTML, with the facts of the live model."""
-    facts = served.model.facts if served.model else {}
+    facts = live_model.model.facts if live_model.model else {}
     return render_template(
         "form.html",
-        target=served.contract.target,
-        inputs=served.contract.inputs,
-        columns=msgspec.json.encode(csv_columns(served.contract)).decode(),
-        model=served.model,
+        target=live_model.contract.target,
+        inputs=live_model.contract.inputs,
+        columns=msgspec.json.encode(csv_columns(live_model.contract)).decode(),
+        model=live_model.model,
         metrics=msgspec.json.decode(facts.get("metrics") or "{}"),
         links=absolute_links(settings.page_links),
         max_records=settings.max_records,

@@ -24,16 +24,16 @@ BASE_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ance
 FORM_POLICY = f"{BASE_POLICY}; script-src 'self'; connect-src 'self'; form-action 'none'"
 
 
-def add_web_routes(app: Flask, served: LiveModel, settings: Settings) -> None:
+def add_web_routes(app: Flask, live_model: LiveModel, settings: Settings) -> None:
     """Add the routes of `PATHS`; `app` must have `TEMPLATES` as its template folder."""
-    document = make_document(served.contract, settings)
+    document = make_document(live_model.contract, settings)
     encoded = msgspec.json.encode(document)
     endpoints = IndexResponse("income prediction", list_endpoints(document))
 
     @app.get("/")
     def index() -> Response:
         if accepts_html():
-            response = send_html(make_form_page(served, settings), FORM_POLICY)
+            response = send_html(make_form_page(live_model, settings), FORM_POLICY)
         else:
             response = Response(msgspec.json.encode(endpoints), content_type=JSON)
         response.headers["Vary"] = "Accept"

@@ -75,10 +75,10 @@ def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path
 def client(churn: Contract, model_dir: Path, tmp_path: Path) -> Iterator[FlaskClient]:
     """Return a client of the prediction service with the other table's model."""
     settings = Settings(model_dir=str(model_dir), journal_dir=str(tmp_path), instance="here")
-    served = LiveModel(ModelFolder(model_dir), churn, Model)
-    served.refresh()
+    live_model = LiveModel(ModelFolder(model_dir), churn, Model)
+    live_model.refresh()
     with closing(Journal(tmp_path, "here", "normal", 10**8)) as journal:
-        app = create_app(settings, served, journal, Metrics(CollectorRegistry()))
+        app = create_app(settings, live_model, journal, Metrics(CollectorRegistry()))
         yield app.test_client()
 
 

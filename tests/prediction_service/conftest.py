@@ -135,12 +135,6 @@ def live_model(model_folder: ModelFolder, contract: Contract) -> LiveModel:
 
 
 @pytest.fixture
-def served(live_model: LiveModel) -> LiveModel:
-    """Return `live_model`."""
-    return live_model
-
-
-@pytest.fixture
 def journal(settings: Settings) -> Iterator[Journal]:
     """Open a worker's journal."""
     opened = Journal(settings.journal_path, settings.instance, "normal", 10**8)

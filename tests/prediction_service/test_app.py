@@ -226,9 +226,9 @@ def test_unknown_paths_and_methods_get_the_same_error_body(client: FlaskClient) 
 
 
 def test_a_surprise_is_a_500_without_a_stack_trace(
-    client: FlaskClient, record: Record, served: LiveModel, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, record: Record, live_model: LiveModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served.model, "score", lambda rows: rows / 0)
+    monkeypatch.setattr(live_model.model, "score", lambda rows: rows / 0)
     response = client.post("/predict", json=record)
     error_of(response, 500, "internal_error")
     assert b"TypeError" not in response.data
@@ -287,10 +287,10 @@ def test_the_model_says_where_it_comes_from(client: FlaskClient, contract: Contr
 
 
 def test_without_a_model_the_service_says_so(
-    client: FlaskClient, served: LiveModel, record: Record
+    client: FlaskClient, live_model: LiveModel, record: Record
 ) -> None:
-    served.model = None
-    served.folder.report(Status("MLflow does not answer at http://nowhere"))
+    live_model.model = None
+    live_model.folder.report(Status("MLflow does not answer at http://nowhere"))
     error_of(client.post("/predict", json=record), 503, "model_unavailable")
     error_of(client.get("/model"), 503, "model_unavailable")
     (problem,) = error_of(client.get("/health/ready"), 503, "not_ready")
@@ -328,7 +328,7 @@ def test_a_journal_that_cannot_be_written_refuses_predictions_and_labels(
 
 
 def test_ready_names_the_version_and_what_was_refused(
-    client: FlaskClient, settings: Settings, served: LiveModel
+    client: FlaskClient, settings: Settings, live_model: LiveModel
 ) -> None:
     assert client.get("/health/ready").get_json() == {
         "ready": True,
@@ -337,10 +337,10 @@ def test_ready_names_the_version_and_what_was_refused(
         "registry": "not followed",
     }
     damaged = settings.model_path / "1" / "model.onnx"
-    current = served.folder.current()
+    current = live_model.folder.current()
     assert current
-    served.folder.switch(type(current)("2", "", "1", "0" * 64))
-    served.refresh()
+    live_model.folder.switch(type(current)("2", "", "1", "0" * 64))
+    live_model.refresh()
     answer = client.get("/health/ready")
     assert (answer.status_code, answer.get_json()["model_version"]) == (200, "1")
     assert answer.get_json()["refused"]["version"] == "2"

@@ -35,12 +35,12 @@ WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
-def make_client(settings: Settings, served: LiveModel, journal: Journal) -> MakeClient:
+def make_client(settings: Settings, live_model: LiveModel, journal: Journal) -> MakeClient:
     """The service in this process, with other settings."""
 
     def make(**changes: Any) -> FlaskClient:
         own = settings.model_copy(update={**changes})
-        return create_app(own, served, journal, Metrics(CollectorRegistry())).test_client()
+        return create_app(own, live_model, journal, Metrics(CollectorRegistry())).test_client()
 
     return make
 
@@ -203,7 +203,7 @@ def test_lines_are_text_unless_json_is_set_and_can_be_left_out(
 
 
 def test_a_log_that_cannot_be_written_fails_no_request(
-    settings: Settings, served: LiveModel, journal: Journal, record: Record
+    settings: Settings, live_model: LiveModel, journal: Journal, record: Record
 ) -> None:
     """As when the disk is full: the prediction is stored by then."""
 
@@ -211,6 +211,6 @@ def test_a_log_that_cannot_be_written_fails_no_request(
         raise OSError("no space left on device")
 
     metrics = Metrics(CollectorRegistry())
-    app = create_app(settings, served, journal, metrics)
+    app = create_app(settings, live_model, journal, metrics)
     app.wsgi_app = RequestMiddleware(app.wsgi_app, Keys(""), (), metrics, full)  # type: ignore
     assert app.test_client().post("/predict", json=record).status_code == 200
