@@ -37,59 +37,60 @@ def start(batcher: Batcher, request: PredictionRequest) -> threading.Thread:
     return thread
 
 
+class OpenBatch:
+    """A batcher whose first batch stays open until the test closes it."""
+
+    def __init__(self, ends_with: type[BaseException] | None = None) -> None:
+        """`ends_with` is raised in the first request when the batch is closed."""
+        self.echo = Echo()
+        self.batcher = Batcher(self.echo, self._pause)
+        self._ends_with = ends_with
+        self._opened, self._closed = threading.Event(), threading.Event()
+
+    def _pause(self) -> None:
+        self._opened.set()
+        assert self._closed.wait(10)
+        if self._ends_with:
+            raise self._ends_with
+
+    def fill(self, predict_first: Callable[[], object], others: list[PredictionRequest]) -> None:
+        """Start a first request and the others that join its batch, then wait for all."""
+        threads = [threading.Thread(target=predict_first)]
+        threads[0].start()
+        assert self._opened.wait(10)
+        batch = self.batcher._batch.requests  # pylint: disable=protected-access  # no other sign
+        threads += [start(self.batcher, request) for request in others]
+        while len(batch) < 1 + len(others):
+            threads[-1].join(0.01)
+        self._closed.set()
+        for thread in threads:
+            thread.join(10)
+
+
 def test_requests_that_arrive_together_are_handled_together() -> None:
-    echo, opened, closed = Echo(), threading.Event(), threading.Event()
-
-    def pause() -> None:
-        opened.set()
-        assert closed.wait(10)
-
-    batcher = Batcher(echo, pause)
+    batch = OpenBatch()
     requests = [PredictionRequest(b"%d" % number, None) for number in range(5)]
-    threads = [start(batcher, requests[0])]
-    assert opened.wait(10)
-    batch = batcher._batch.requests  # pylint: disable=protected-access  # no other sign of arrival
-    threads += [start(batcher, request) for request in requests[1:]]
-    while len(batch) < 5:
-        threads[-1].join(0.01)
-    closed.set()
-    for thread in threads:
-        thread.join(10)
+    batch.fill(lambda: batch.batcher.predict(requests[0]), requests[1:])
     assert [one.outcome for one in requests] == [b"0", b"1", b"2", b"3", b"4"]
-    assert echo.sizes == [5]
+    assert batch.echo.sizes == [5]
 
 
 def test_a_batch_whose_first_request_ends_early_is_handled_all_the_same() -> None:
     """As at the deadline of a request: the others waited for ever, or had an empty response."""
-    echo, opened, closed = Echo(), threading.Event(), threading.Event()
 
     class Deadline(BaseException):
         """Ends the first request while its batch is open."""
 
-    def pause() -> None:
-        opened.set()
-        assert closed.wait(10)
-        raise Deadline
-
-    batcher, ended = Batcher(echo, pause), []
+    batch, ended = OpenBatch(Deadline), []
+    request = PredictionRequest(b"second", None)
 
     def first() -> None:
         try:
-            batcher.predict(PredictionRequest(b"first", None))
+            batch.batcher.predict(PredictionRequest(b"first", None))
         except Deadline:
             ended.append(True)
 
-    leader = threading.Thread(target=first)
-    leader.start()
-    assert opened.wait(10)
-    batch = batcher._batch.requests  # pylint: disable=protected-access
-    request = PredictionRequest(b"second", None)
-    follower = start(batcher, request)
-    while len(batch) < 2:
-        follower.join(0.01)
-    closed.set()
-    leader.join(10)
-    follower.join(10)
+    batch.fill(first, [request])
     assert ended and request.outcome == b"second"
 
 
