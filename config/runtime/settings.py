@@ -109,9 +109,9 @@ def read_secret(name: str, path: Path) -> str:
 def describe(problem: Any) -> str:
     """Return one line for a problem as pydantic reports it."""
     variable, text = str(problem["loc"][0]).upper(), problem["input"]
-    rule = str(problem.get("ctx", {}).get("error", "")) or expectation(problem["msg"])
     if problem["type"] == "missing":
         return f"{variable}: not set; expected a value. Set it in the environment or in .env."
+    rule = str(problem.get("ctx", {}).get("error", "")) or expectation(problem["msg"])
     is_secret = any(word in variable for word in SECRETS) or "@" in str(text)
     return f"{variable}: got {'a value that is not shown' if is_secret else text}, expected {rule}"
 

@@ -27,7 +27,6 @@ REJECTION = "prediction_service.rejection"
 FLASK_REQUEST = "werkzeug.request"  # set by Flask
 
 CROSS_SITE = "Cross-site request: a page of another site sent it. Use the page at / or a program."
-REQUEST_ID_RULE = "1 to 100 letters, digits, '.', '_', ':' and '-'"
 is_request_id = re.compile(r"[A-Za-z0-9._:-]{1,100}").fullmatch
 POLICY = "Content-Security-Policy"
 DEFAULT_POLICY = (POLICY, "default-src 'none'; frame-ancestors 'none'")

@@ -30,7 +30,6 @@ Sync = Literal["normal", "full"]
 
 MAX_FILES = 64  # JOURNAL_MAX_MB is divided into that many files
 
-
 T = TypeVar("T")
 
 
