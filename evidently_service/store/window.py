@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from config.events import Label, Prediction
+from config.runtime.sqlite import open_durable
 from evidently_service.store.records import Counters, Judgement, LabelCounts, Measurement, Run
 
 T = TypeVar("T")
@@ -103,18 +104,10 @@ class Window:
 
     def __init__(self, path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         """Open or create the file. Threads may share a Window; each process opens its own."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # isolation_level None: `_transaction` begins and ends each one; the lock separates threads.
-        self._connection = sqlite3.connect(
-            path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
-        )
-        self._lock = threading.Lock()
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # After a 2xx the relay forgets its rows, so each batch is flushed to survive a power cut.
-        self._connection.execute("PRAGMA synchronous = FULL")
+        # After a 2xx the relay forgets its rows, so they must be on disk before it.
+        self._connection = open_durable(path, busy_timeout_s)
         self._connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
-        # Overwrite deleted rows. Set before the first write, since SQLite also copies pages.
-        self._connection.execute("PRAGMA secure_delete = ON")
+        self._lock = threading.Lock()
         with self._transaction():
             for statement in _statements(SCHEMA):
                 self._connection.execute(statement)

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from config.runtime.sqlite import open_durable
 from prediction_service.journal import JournalUnavailable, StoredEvent, journal_paths, newest
 
 LOCK_WAIT_S = 5.0  # other processes hold the file for milliseconds
@@ -31,14 +32,8 @@ class Progress:
     """The relay's own file, open for writing; safe to use from several threads."""
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
         self._mutex = threading.Lock()
-        self._connection = sqlite3.connect(
-            progress_path(root), isolation_level=None, check_same_thread=False
-        )
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA secure_delete = ON")  # for dead letters that are replaced
+        self._connection = open_durable(progress_path(root), LOCK_WAIT_S)
         self._connection.executescript(SCHEMA)
 
     def position(self, sink: str, journal: str) -> int:

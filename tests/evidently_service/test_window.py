@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -151,6 +152,19 @@ def test_the_last_run_replaces_the_one_before(window: Window) -> None:
     window.note_run(Run(1.0, "failed"))
     window.note_run(Run(2.0))
     assert window.last_run() == Run(2.0, None)
+
+
+def test_windows_that_open_a_new_file_together_all_succeed(tmp_path: Path) -> None:
+    """SQLite rejects a concurrent switch to its write-ahead log at once: one opening in 40 failed."""
+
+    def open_window(path: Path) -> None:
+        start.wait(timeout=10)
+        Window(path).close()
+
+    start = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(100):
+            list(pool.map(open_window, [tmp_path / f"{number}.db"] * 4))
 
 
 def test_concurrent_writers_lose_and_duplicate_nothing(tmp_path: Path) -> None:
