@@ -16,8 +16,8 @@ from flask import request
 
 from config.runtime.cross_site import is_cross_site
 from prediction_service.errors import CrossSite, NotAuthorized
-from prediction_service.http.request_log import LogRequest
 from prediction_service.http.auth import Keys
+from prediction_service.http.request_log import LogRequest
 from prediction_service.metrics import Metrics
 
 # Keys of the WSGI environment.
@@ -84,7 +84,7 @@ class RequestMiddleware:
         self.metrics.count_request(rule.endpoint if rule else "unknown", status)
         if self.log_request:
             route = f"{environ['REQUEST_METHOD']} {rule.rule}" if rule else "unknown"
-            ms = (time.perf_counter() - started) * 1000
+            ms = round((time.perf_counter() - started) * 1000, 3)
             with suppress(OSError):  # a full disk or a closed pipe fails no request
                 self.log_request(
                     "request", request_id=environ[REQUEST_ID], route=route, status=status, ms=ms

@@ -246,10 +246,9 @@ def test_a_stopped_service_lets_go_of_its_journals_and_leaves_no_counts(
     assert "Traceback" not in (tmp_path / "gunicorn-0.log").read_text()
 
 
-def test_every_line_of_the_request_log_is_written_by_the_end(
+def test_each_request_has_a_line_in_the_log(
     settings: Settings, model_folder: ModelFolder, start: Start, record: Record, tmp_path: Path
 ) -> None:
-    """Lines wait for others, so that several share a system call."""
     assert model_folder.current()
     with gunicorn(start, settings.model_copy(update={"log_requests": True})) as address:
         with requests.Session() as session:
