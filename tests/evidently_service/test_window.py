@@ -155,7 +155,7 @@ def test_the_last_run_replaces_the_one_before(window: Window) -> None:
 
 
 def test_windows_that_open_a_new_file_together_all_succeed(tmp_path: Path) -> None:
-    """SQLite rejects a concurrent switch to its write-ahead log at once: one opening in 40 failed."""
+    """SQLite fails a concurrent switch to its write-ahead log at once: one opening of 40 failed."""
 
     def open_window(path: Path) -> None:
         start.wait(timeout=10)
