@@ -20,6 +20,10 @@ class Sink(Protocol):
     def name(self) -> str:
         """The sink's name in settings, `relay.db`, metrics and logs."""
 
+    @property
+    def is_record(self) -> bool:
+        """Whether the sink is the log of record, which must get every event."""
+
     def send(self, events: list[StoredEvent]) -> None:
         """Store the events durably. Raises SinkUnavailable or EventsRejected."""
 

@@ -14,6 +14,7 @@ class EvidentlySink:
     """Client that posts predictions and labels to the Evidently service."""
 
     name = "evidently"
+    is_record = False
 
     def __init__(self, address: str, timeout_s: float) -> None:
         self.address = address.rstrip("/")

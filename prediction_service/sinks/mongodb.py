@@ -36,6 +36,7 @@ class MongoSink:
     """One collection that stores events and reads them back."""
 
     name = "mongodb"
+    is_record = True
 
     def __init__(
         self, address: str, database: str, timeout_s: float, *, ttl_s: int = 0, password: str = ""
