@@ -44,6 +44,7 @@ FIRST_BACKOFF_S = 0.2
 MAX_DEAD_LETTERS = 10_000  # of the monitoring: they take room that predictions need
 LAG_S = 10.0  # rows of that age should have reached every sink that works
 MAINTENANCE_PERIOD_S = 5.0
+INDEX_RETRY_S = 30.0
 LABEL_STATES_PERIOD_S = 30.0
 
 
@@ -291,6 +292,17 @@ def _remove(path: Path, progress: Progress) -> None:
     log.info("journal_removed", path=str(path))
 
 
+def make_indexes(sink: MongoSink, stop: threading.Event, retry_s: float = INDEX_RETRY_S) -> None:
+    """Build MongoDB's indexes, beside the shipping; retry until it succeeds or `stop`."""
+    while not stop.is_set():
+        try:
+            sink.make_indexes()
+            return
+        except SinkUnavailable as err:
+            log.warning("indexes_not_built", error=str(err))
+            stop.wait(retry_s)
+
+
 def count_labels(sinks: Sequence[Sink], progress: Progress) -> None:
     """Record the label counts of the log of record for the gauges."""
     for sink in sinks:
@@ -357,6 +369,9 @@ def run(settings: Settings, stop: threading.Event) -> None:
     ]
     for thread in threads:
         thread.start()
+    for sink in sinks:
+        if isinstance(sink, MongoSink):
+            threading.Thread(target=make_indexes, args=[sink, stop], daemon=True).start()
     log.info("relay_started", sinks=list(settings.sinks))
     run_maintenance(settings, sinks, progress, stop)
     deadline = time.monotonic() + settings.relay_drain_s

@@ -27,6 +27,7 @@ from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, SinkUnavailable
 
 COLLECTION = "predictions"
+INDEX_TIMEOUT_S = 86_400.0  # the time grows with the collection
 # Errors of one document that a retry cannot fix: it breaks the collection's validator, or it is too
 # large, when inserted or when updated.
 DOCUMENT_ERRORS = {121, 10334, 17419, 17420}
@@ -69,7 +70,6 @@ class MongoSink:
             ) from err
         self.timeout_s = timeout_s
         self.ttl_s = ttl_s
-        self._has_indexes = False
 
     @classmethod
     def of(cls, settings: Settings) -> "MongoSink":
@@ -89,7 +89,6 @@ class MongoSink:
         """
         try:
             with pymongo.timeout(self.timeout_s):
-                self._make_indexes()
                 self._store_predictions(_decoded(events, "prediction", Prediction))
                 self._store_labels(_decoded(events, "label", Label))
         except BulkWriteError as err:
@@ -98,6 +97,20 @@ class MongoSink:
             raise EventsRejected(f"An event cannot be written as a document: {err}") from err
         except PyMongoError as err:
             raise SinkUnavailable(f"MONGODB_ADDRESS: MongoDB does not store: {err}") from err
+
+    def make_indexes(self) -> None:
+        """Build the missing indexes, which may take hours. Raises SinkUnavailable.
+
+        `send` needs none of them.
+        """
+        ttl: dict[str, Any] = {"expireAfterSeconds": self.ttl_s} if self.ttl_s else {}
+        with _translated_errors(), pymongo.timeout(INDEX_TIMEOUT_S):
+            self.collection.create_index([("predicted_at", 1), ("model_version", 1)])
+            self.collection.create_index([("conflicts.label", 1)], sparse=True)
+            self._drop_other_ttl("predicted_at_1", "labelled_at_1")
+            self.collection.create_index([("labelled_at", 1)], sparse=True, **ttl)
+            if ttl:
+                self.collection.create_index([("predicted_at", 1)], **ttl)
 
     def label_states(self) -> dict[str, int]:
         """Return how many labels are matched, pending and conflicting. Raises SinkUnavailable."""
@@ -152,18 +165,6 @@ class MongoSink:
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
-
-    def _make_indexes(self) -> None:
-        if self._has_indexes:
-            return
-        self.collection.create_index([("predicted_at", 1), ("model_version", 1)])
-        self.collection.create_index([("conflicts.label", 1)], sparse=True)
-        self._drop_other_ttl("predicted_at_1", "labelled_at_1")
-        ttl: dict[str, Any] = {"expireAfterSeconds": self.ttl_s} if self.ttl_s else {}
-        self.collection.create_index([("labelled_at", 1)], sparse=True, **ttl)
-        if ttl:
-            self.collection.create_index([("predicted_at", 1)], **ttl)
-        self._has_indexes = True
 
     def _drop_other_ttl(self, *names: str) -> None:
         """Drop indexes with an earlier MONGODB_TTL_S: they would still delete documents."""

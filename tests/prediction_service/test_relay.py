@@ -34,9 +34,16 @@ from prediction_service.journal import (
     read_after,
 )
 from prediction_service.sinks.mongodb import MongoSink
-from prediction_service.relay.shipping import backoff_s, remove_shipped, run, run_maintenance
+from prediction_service.relay.shipping import (
+    backoff_s,
+    make_indexes,
+    remove_shipped,
+    run,
+    run_maintenance,
+)
 from prediction_service.relay.resend import Resent, resend
 from prediction_service.settings import Settings
+from prediction_service.sinks.base import SinkUnavailable
 from tests.conftest import free_port, wait_until
 from tests.prediction_service.conftest import Start, made_predictions
 
@@ -285,6 +292,39 @@ def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
     first, second = sorted(tmp_path.glob("prediction_service.journal-*.log"))
     assert first.read_text() == "evidently: 9 sent, 1 rejected\n"
     assert second.read_text().startswith("journal: EVIDENTLY_ADDRESS: http://127.0.0.1")
+
+
+def test_events_are_shipped_while_indexes_are_built(
+    to_both: Settings, evidently: Evidently, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, done = threading.Event(), threading.Event()
+
+    def build(_: MongoSink) -> None:
+        started.set()
+        done.wait(20)
+
+    monkeypatch.setattr(MongoSink, "make_indexes", build)
+    with evidently.listening(), relaying(to_both):
+        assert started.wait(10)
+        journal.append(made_predictions(3))
+        wait_until(lambda: not any(waiting(to_both).values()), 10, "both sinks to have all")
+        done.set()
+
+
+def test_indexes_are_built_once_mongodb_is_there(
+    to_both: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = iter([SinkUnavailable("down"), SinkUnavailable("down"), None])
+
+    def build(_: MongoSink) -> None:
+        if failure := next(attempts):
+            raise failure
+
+    monkeypatch.setattr(MongoSink, "make_indexes", build)
+    with closing(MongoSink.of(to_both)) as sink, capture_logs() as logs:
+        make_indexes(sink, threading.Event(), retry_s=0.01)
+    assert [one["event"] for one in logs] == ["indexes_not_built"] * 2
+    assert not list(attempts)
 
 
 def test_a_killed_relay_resumes_and_everything_is_stored_once(
