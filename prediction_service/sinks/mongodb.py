@@ -27,6 +27,7 @@ from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, SinkUnavailable
 
 COLLECTION = "predictions"
+READ_TIMEOUT_S = 120.0  # of one reply to an export, which may be 16 MB
 INDEX_TIMEOUT_S = 86_400.0  # the time grows with the collection
 # Errors of one document that a retry cannot fix: it breaks the collection's validator, or it is too
 # large, when inserted or when updated.
@@ -53,7 +54,9 @@ class MongoSink:
                 address,
                 password=password or None,
                 serverSelectionTimeoutMS=milliseconds,
-                timeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                # No timeoutMS: MongoDB applies it to all of the time that it spends on a cursor.
+                socketTimeoutMS=int(READ_TIMEOUT_S * 1000),
                 w="majority",
                 retryWrites=False,  # the relay retries whole batches
                 tz_aware=True,
@@ -114,7 +117,7 @@ class MongoSink:
 
     def label_states(self) -> dict[str, int]:
         """Return how many labels are matched, pending and conflicting. Raises SinkUnavailable."""
-        with _translated_errors():
+        with _translated_errors(), pymongo.timeout(self.timeout_s):
             labelled = self.collection.count_documents({"labelled_at": {"$exists": True}})
             pending = self.collection.count_documents({"predicted_at": {"$exists": False}})
             conflicting = self.collection.count_documents({"conflicts.label": {"$exists": True}})
@@ -122,7 +125,7 @@ class MongoSink:
 
     def n_predictions(self) -> int:
         """Return how many predictions are stored. Raises SinkUnavailable."""
-        with _translated_errors():
+        with _translated_errors(), pymongo.timeout(self.timeout_s):
             return self.collection.count_documents({"predicted_at": {"$exists": True}})
 
     def predictions(self, period: Period = ALL_TIME) -> Iterator[Prediction]:
@@ -144,7 +147,7 @@ class MongoSink:
         """
         query: dict[str, Any] = {
             "predicted_at": {"$exists": True},
-            "label": {"$exists": True},
+            "labelled_at": {"$exists": True},  # so the sort may use its sparse index
             "conflicts": {"$exists": False},
         }
         if callers:
@@ -159,7 +162,7 @@ class MongoSink:
 
         Raises SinkUnavailable.
         """
-        with _translated_errors():
+        with _translated_errors(), pymongo.timeout(self.timeout_s):
             return self.collection.delete_one({"_id": prediction_id}).deleted_count
 
     def close(self) -> None:

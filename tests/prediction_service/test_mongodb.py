@@ -154,6 +154,22 @@ def test_indexes_are_built_outside_shipping_and_without_its_deadline(
     assert min(commands.limits_s("createIndexes")) > 3600
 
 
+def test_an_export_may_take_longer_than_the_timeout_of_the_sink(
+    commands: Commands, sink: MongoSink, write: Write
+) -> None:
+    """MongoDB ended it when all replies together had taken SINK_TIMEOUT_S."""
+    predictions = made_predictions(300)  # more than a first reply of MongoDB has
+    labels = [Label(one.prediction_id, 1.7e9, 1) for one in predictions]
+    sink.send(write(*predictions, *labels))
+    assert len(list(sink.predictions())) == len(list(sink.labelled())) == 300
+    reads = commands.limits_s("find") + commands.limits_s("getMore")
+    assert len(reads) >= 2 and min(reads) == math.inf
+    sink.label_states()
+    sink.n_predictions()
+    sink.erase(predictions[0].prediction_id)
+    assert max(commands.limits_s("aggregate") + commands.limits_s("delete")) <= sink.timeout_s
+
+
 def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str) -> None:
     def ttls(ttl_s: int) -> dict[str, int | None]:
         name = sink.collection.database.name
