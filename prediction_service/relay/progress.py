@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS dead_letter (
     PRIMARY KEY (sink, journal, seq)
 );
 CREATE TABLE IF NOT EXISTS dropped (sink TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS misconfigured (sink TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS label_state (state TEXT PRIMARY KEY, n INTEGER NOT NULL);
 """
 
@@ -86,6 +87,13 @@ class Progress:
             "INSERT INTO dropped VALUES (?, ?) ON CONFLICT (sink) DO UPDATE SET n = n + excluded.n"
         )
         self._write(statement, (sink, n_events))
+
+    def set_misconfigured(self, sink: str, is_misconfigured: bool) -> None:
+        """Record whether a sink rejects the relay itself."""
+        if is_misconfigured:
+            self._write("INSERT OR REPLACE INTO misconfigured VALUES (?)", (sink,))
+        else:
+            self._write("DELETE FROM misconfigured WHERE sink = ?", (sink,))
 
     def set_label_states(self, states: dict[str, int]) -> None:
         """Record how many labels are matched, pending and conflicting."""
@@ -162,6 +170,11 @@ def dead_letters(root: Path) -> dict[str, int]:
 def dropped_events(root: Path) -> dict[str, int]:
     """Return how many events were removed before a sink had stored them."""
     return dict(_read(root, "SELECT sink, n FROM dropped"))
+
+
+def misconfigured_sinks(root: Path) -> set[str]:
+    """Return the sinks that reject the relay itself."""
+    return {sink for (sink,) in _read(root, "SELECT sink FROM misconfigured")}
 
 
 def label_states(root: Path) -> dict[str, int]:

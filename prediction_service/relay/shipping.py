@@ -33,7 +33,7 @@ from prediction_service.journal import (
 )
 from prediction_service.relay.progress import Progress
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRejected, Sink, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, Sink, SinkMisconfigured, SinkUnavailable
 from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.sinks.mongodb import MongoSink
 
@@ -81,6 +81,7 @@ class Shipper:
         self._failing: dict[Path, Failing] = {}
         self._stored_at = -math.inf
         self._n_failures = 0  # in a row, of all journals
+        self._is_misconfigured: bool | None = None  # None: as an earlier relay recorded it
 
     def run(self, stop: threading.Event) -> None:
         """Ship until `stop`, and then the backlog."""
@@ -132,6 +133,7 @@ class Shipper:
         pause_s = backoff_s(failing.attempts, self.settings.relay_backoff_max_s)
         failing.retry_at = failing.attempted_at + pause_s
         self._n_failures += 1
+        self._set_misconfigured(isinstance(err, SinkMisconfigured))
         report = log.warning if self._n_failures == 1 else log.debug
         report("sink_unavailable", sink=self.sink.name, error=str(err))
 
@@ -159,9 +161,9 @@ class Shipper:
         """Store a batch; return how many of its events are done. Raises SinkUnavailable."""
         try:
             self._deliver(path, events)
-        except SinkUnavailable:
+        except SinkUnavailable as err:
             failing = self._failing.get(path, Failing())
-            if failing.attempts < ATTEMPTS:
+            if failing.attempts < ATTEMPTS or isinstance(err, SinkMisconfigured):
                 raise
             return self._isolate(path, events, failing)
         return len(events)
@@ -202,6 +204,12 @@ class Shipper:
         except Exception as err:
             raise SinkUnavailable(f"Unexpected error: {where(err)}") from err
         self._stored_at = time.monotonic()
+        self._set_misconfigured(False)
+
+    def _set_misconfigured(self, is_misconfigured: bool) -> None:
+        if is_misconfigured != self._is_misconfigured:
+            self.progress.set_misconfigured(self.sink.name, is_misconfigured)
+            self._is_misconfigured = is_misconfigured
 
     def _keep_rejected(self, journal: str, event: StoredEvent, reason: str) -> None:
         # The reason is stored with the event and not logged: it may quote a record.

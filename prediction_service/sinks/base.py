@@ -9,6 +9,10 @@ class SinkUnavailable(Exception):
     """The sink did not store the batch. The same batch may succeed later."""
 
 
+class SinkMisconfigured(SinkUnavailable):
+    """The sink rejects this service itself, until someone changes a setting or a permission."""
+
+
 class EventsRejected(Exception):
     """The sink will never store at least one event of the batch. The message gives the reason."""
 

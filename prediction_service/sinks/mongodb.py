@@ -17,17 +17,24 @@ from typing import Any
 import msgspec
 import pymongo
 from bson.errors import BSONError
-from pymongo.errors import BulkWriteError, ConfigurationError, InvalidName, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    InvalidName,
+    OperationFailure,
+    PyMongoError,
+)
 
 from config.events import Label, LabelledRecord, Prediction, labelled
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.journal.export import ALL_TIME, Period
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRejected, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
 
 COLLECTION = "predictions"
 READ_TIMEOUT_S = 120.0  # of one reply to an export, which may be 16 MB
+PERMISSION_ERRORS = {13, 18}  # Unauthorized, AuthenticationFailed
 INDEX_TIMEOUT_S = 86_400.0  # the time grows with the collection
 # Errors of one document that a retry cannot fix: it breaks the collection's validator, or it is too
 # large, when inserted or when updated.
@@ -98,6 +105,9 @@ class MongoSink:
             raise _translated(err) from err
         except (BSONError, msgspec.DecodeError, OverflowError) as err:
             raise EventsRejected(f"An event cannot be written as a document: {err}") from err
+        except OperationFailure as err:
+            kind = SinkMisconfigured if err.code in PERMISSION_ERRORS else SinkUnavailable
+            raise kind(f"MONGODB_ADDRESS: MongoDB does not store: {err}") from err
         except PyMongoError as err:
             raise SinkUnavailable(f"MONGODB_ADDRESS: MongoDB does not store: {err}") from err
 

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pymongo
 import pytest
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -21,7 +23,7 @@ from config.runtime.settings import SettingsError
 from prediction_service.journal import Journal, StoredEvent, read_after
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRejected, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
 from tests.prediction_service.conftest import made_predictions
 
 Write = Callable[..., list[StoredEvent]]
@@ -203,6 +205,21 @@ def test_a_server_that_is_down_is_reported_within_the_timeout(write: Write) -> N
     with pytest.raises(SinkUnavailable):
         list(down.predictions())
     down.close()
+
+
+def test_a_missing_permission_is_a_fault_of_the_configuration(
+    sink: MongoSink, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MongoDB's error is made up: the server of the tests asks for no password."""
+
+    def bulk_write(*_: Any, **__: Any) -> None:
+        raise OperationFailure("not authorized on income", code)
+
+    monkeypatch.setattr(Collection, "bulk_write", bulk_write)
+    for code, kind in ((13, SinkMisconfigured), (18, SinkMisconfigured), (91, SinkUnavailable)):
+        with pytest.raises(SinkUnavailable) as caught:
+            sink.send(write(*made_predictions(1)))
+        assert caught.type is kind
 
 
 def test_a_label_is_stored_with_its_caller(sink: MongoSink, write: Write) -> None:

@@ -24,6 +24,7 @@ from prediction_service.relay.progress import (
     dead_letters,
     dropped_events,
     label_states,
+    misconfigured_sinks,
 )
 from prediction_service.journal import (
     Journal,
@@ -68,7 +69,7 @@ class Evidently:
         time.sleep(self.delay_s)
         if self.status != 200 or self.poison in ids:
             return self.status if self.status != 200 else self.poison_status
-        {"/iterate/income": self.received, "/labels/income": self.labels}[path].extend(ids)
+        {"/iterate": self.received, "/labels": self.labels}[path].extend(ids)
         return 200
 
     def has_received(self, n_rows: int) -> bool:
@@ -243,6 +244,25 @@ def test_a_sink_that_is_down_for_long_gets_no_dead_letters(
         wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
     assert len(set(evidently.received)) == 30
     assert not dead_letters(to_evidently.journal_path)
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405])
+def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, status: int
+) -> None:
+    """No batch can pass, however small: it is a fault of the configuration, not of an event."""
+    journal.append(made_predictions(3))
+    evidently.status = status
+    with evidently.listening(), relaying(to_evidently), capture_logs() as logs:
+        wait_until(lambda: misconfigured_sinks(to_evidently.journal_path) == {"evidently"}, 10)
+        wait_until(lambda: evidently.n_requests > 7, 10, "more attempts than ATTEMPTS")
+        evidently.status = 200
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+    assert len(evidently.received) == 3, "no part of a batch was tried alone"
+    assert not dead_letters(to_evidently.journal_path)
+    assert not misconfigured_sinks(to_evidently.journal_path)
+    failure, *_ = [one for one in logs if one["event"] == "sink_unavailable"]
+    assert f"got status {status}, expected 2xx" in failure["error"]
 
 
 def test_dead_letters_of_the_monitoring_have_a_maximum(
