@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from prediction_service.journal import folder_bytes
 from prediction_service.models.live_model import LiveModel
-from prediction_service.relay.progress import backlog, dead_letters, label_states
+from prediction_service.relay.progress import (
+    backlog,
+    dead_letters,
+    dropped_events,
+    label_states,
+    misconfigured_sinks,
+)
 
 LATENCY_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 
@@ -118,6 +124,24 @@ class StateCollector:
         for sink, n_events in dead_letters(self.journal_root).items():
             letters.add_metric([sink], n_events)
         yield letters
+        dropped = CounterMetricFamily(
+            "income_journal_dropped",
+            "Number of journalled events removed for lack of room before a sink had stored them.",
+            labels=["sink"],
+        )
+        n_dropped = dropped_events(self.journal_root)
+        for sink in self.sinks:
+            dropped.add_metric([sink], n_dropped.get(sink, 0))
+        yield dropped
+        misconfigured = GaugeMetricFamily(
+            "income_sink_misconfigured",
+            "1 for a sink that rejects the relay: its address or a permission is wrong.",
+            labels=["sink"],
+        )
+        rejecting = misconfigured_sinks(self.journal_root)
+        for sink in self.sinks:
+            misconfigured.add_metric([sink], sink in rejecting)
+        yield misconfigured
         labels = GaugeMetricFamily(
             "income_feedback_labels",
             "Number of labels in MongoDB: matched to a prediction, pending, or conflicting.",

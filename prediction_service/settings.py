@@ -84,7 +84,8 @@ class Settings(BaseSettings):
         3600.0,
         description="Minimum age of a delivered row before deletion. Files are deleted whole, so a"
         " row may stay up to twice as long. If the journals reach half of JOURNAL_MAX_MB,"
-        " delivered rows are deleted earlier. Without MongoDB rows stay.",
+        " delivered rows are deleted earlier, and rows that only the Evidently service lacks are"
+        " dropped. Without MongoDB rows stay.",
     )
 
     mongodb_address: str = Field(

@@ -28,8 +28,8 @@ from evidently_service.store.window import Window
 log = structlog.get_logger(__name__)
 
 ENDPOINTS = {
-    "POST /iterate/<dataset>": "store a JSON list of predictions",
-    "POST /labels/<dataset>": "store a JSON list of labels",
+    "POST /iterate": "store a JSON list of predictions; /iterate/<dataset> checks the name too",
+    "POST /labels": "store a JSON list of labels; /labels/<dataset> checks the name too",
     "GET /": "this list as JSON; the status page in a browser",
     "GET /drift": "the drift verdict as JSON",
     "GET /report": "list of drift reports as HTML",
@@ -69,14 +69,16 @@ def reject_cross_site() -> None:
 def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: Window) -> None:
     """Add the routes that the relay posts to. A 2xx means: stored durably."""
 
+    @app.post("/iterate")
     @app.post("/iterate/<dataset>")
-    def iterate(dataset: str) -> Response:
+    def iterate(dataset: str = monitoring.dataset) -> Response:
         check_dataset(dataset, monitoring)
         predictions = decode_predictions(request.get_data(cache=False), contract)
         return receipt(len(predictions), window.add_predictions(predictions))
 
+    @app.post("/labels")
     @app.post("/labels/<dataset>")
-    def labels(dataset: str) -> Response:
+    def labels(dataset: str = monitoring.dataset) -> Response:
         check_dataset(dataset, monitoring)
         received = decode_labels(request.get_data(cache=False))
         return receipt(len(received), window.add_labels(received))

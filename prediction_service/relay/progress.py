@@ -24,6 +24,8 @@ CREATE TABLE IF NOT EXISTS dead_letter (
     sink TEXT, journal TEXT, seq INTEGER, kind TEXT, body BLOB, reason TEXT, at REAL,
     PRIMARY KEY (sink, journal, seq)
 );
+CREATE TABLE IF NOT EXISTS dropped (sink TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS misconfigured (sink TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS label_state (state TEXT PRIMARY KEY, n INTEGER NOT NULL);
 """
 
@@ -68,10 +70,30 @@ class Progress:
             rows = self._connection.execute(query, (sink,)).fetchall()
         return [(journal, StoredEvent(*event)) for journal, *event in rows]
 
+    def n_dead_letters(self, sink: str) -> int:
+        """Return how many events a sink has rejected."""
+        query = "SELECT count(*) FROM dead_letter WHERE sink = ?"
+        with self._mutex:
+            return self._connection.execute(query, (sink,)).fetchone()[0]
+
     def remove_dead_letter(self, sink: str, journal: str, seq: int) -> None:
         """Remove an event that the sink has stored after all."""
         condition = "sink = ? AND journal = ? AND seq = ?"
         self._write(f"DELETE FROM dead_letter WHERE {condition}", (sink, journal, seq))
+
+    def count_dropped(self, sink: str, n_events: int) -> None:
+        """Count events that were removed before a sink had stored them."""
+        statement = (
+            "INSERT INTO dropped VALUES (?, ?) ON CONFLICT (sink) DO UPDATE SET n = n + excluded.n"
+        )
+        self._write(statement, (sink, n_events))
+
+    def set_misconfigured(self, sink: str, is_misconfigured: bool) -> None:
+        """Record whether a sink rejects the relay itself."""
+        if is_misconfigured:
+            self._write("INSERT OR REPLACE INTO misconfigured VALUES (?)", (sink,))
+        else:
+            self._write("DELETE FROM misconfigured WHERE sink = ?", (sink,))
 
     def set_label_states(self, states: dict[str, int]) -> None:
         """Record how many labels are matched, pending and conflicting."""
@@ -143,6 +165,16 @@ def backlog(root: Path, sink: str) -> int:
 def dead_letters(root: Path) -> dict[str, int]:
     """Return how many events each sink rejected."""
     return dict(_read(root, "SELECT sink, count(*) FROM dead_letter GROUP BY sink"))
+
+
+def dropped_events(root: Path) -> dict[str, int]:
+    """Return how many events were removed before a sink had stored them."""
+    return dict(_read(root, "SELECT sink, n FROM dropped"))
+
+
+def misconfigured_sinks(root: Path) -> set[str]:
+    """Return the sinks that reject the relay itself."""
+    return {sink for (sink,) in _read(root, "SELECT sink FROM misconfigured")}
 
 
 def label_states(root: Path) -> dict[str, int]:

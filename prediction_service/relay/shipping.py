@@ -3,13 +3,16 @@
 Comes after the journals and before MongoDB and the Evidently service. A position advances after
 its sink has stored the batch. A relay that is killed sends the batch again, and the sink keeps it
 once. Each sink has a thread and positions of its own, so a sink that is down delays no other.
+MongoDB is the log of record and holds the journals. The monitoring gets what there is room for.
 """
 
+import math
 import os
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,14 +33,18 @@ from prediction_service.journal import (
 )
 from prediction_service.relay.progress import Progress
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRejected, Sink, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, Sink, SinkMisconfigured, SinkUnavailable
 from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.sinks.mongodb import MongoSink
 
 log = structlog.get_logger(__name__)
 
+ATTEMPTS = 5  # of a batch, before it is halved to find an event at fault
 FIRST_BACKOFF_S = 0.2
+MAX_DEAD_LETTERS = 10_000  # of the monitoring: they take room that predictions need
+LAG_S = 10.0  # rows of that age should have reached every sink that works
 MAINTENANCE_PERIOD_S = 5.0
+INDEX_RETRY_S = 30.0
 LABEL_STATES_PERIOD_S = 30.0
 
 
@@ -51,58 +58,87 @@ def make_sinks(settings: Settings) -> list[Sink]:
     return sinks
 
 
+@dataclass
+class Failing:
+    """The attempts in a row to ship a journal's next batch that failed; times are monotonic."""
+
+    attempts: int = 0
+    attempted_at: float = 0.0
+    retry_at: float = 0.0
+
+
 class Shipper:
-    """The way of every journal's events to one sink."""
+    """The way of every journal's events to one sink.
+
+    Each journal has a back-off of its own: a batch that keeps failing delays no other journal.
+    """
 
     def __init__(self, sink: Sink, progress: Progress, settings: Settings) -> None:
         self.sink = sink
         self.progress = progress
         self.settings = settings
         self._finished: set[Path] = set()  # journals without a writer that are shipped completely
+        self._failing: dict[Path, Failing] = {}
+        self._stored_at = -math.inf
+        self._n_failures = 0  # in a row, of all journals
+        self._is_misconfigured: bool | None = None  # None: as an earlier relay recorded it
 
     def run(self, stop: threading.Event) -> None:
         """Ship until `stop`, and then the backlog."""
-        failures = 0
         while not stop.is_set():
             try:
-                pause_s = 0 if self.ship() else self.settings.relay_batch_age_s
-                if failures:
-                    log.info("sink_available", sink=self.sink.name)
-                failures = 0
-            except SinkUnavailable as err:
-                failures += 1
-                report = log.warning if failures == 1 else log.debug
-                report("sink_unavailable", sink=self.sink.name, error=str(err))
-                pause_s = backoff_s(failures, self.settings.relay_backoff_max_s)
+                pause_s = 0.0 if self.ship() else self._pause_s()
             except Exception as err:  # pylint: disable=broad-exception-caught
-                failures += 1  # an unexpected error must not end the thread
+                # An unexpected error must not end the thread.
                 log.error("shipping_failed", sink=self.sink.name, error=where(err))
-                pause_s = backoff_s(failures, self.settings.relay_backoff_max_s)
+                pause_s = self.settings.relay_backoff_max_s
             stop.wait(pause_s)
         self.drain()
 
     def ship(self) -> bool:
-        """Ship up to one batch of each journal; return whether more is waiting.
-
-        Raises SinkUnavailable; batches that were shipped before stay shipped.
-        """
+        """Ship up to one batch of each journal that is due; return whether more is waiting."""
         more = False
         for path in journal_paths(self.settings.journal_path):
-            if path not in self._finished:
+            failing = self._failing.get(path)
+            if path in self._finished or (failing and time.monotonic() < failing.retry_at):
+                continue
+            try:
                 more = self._ship_batch(path) or more
+            except SinkUnavailable as err:
+                self._back_off(path, err)
+        if self._n_failures and not self._failing:
+            log.info("sink_available", sink=self.sink.name)
+            self._n_failures = 0
         return more
 
     def drain(self) -> None:
-        """Ship the backlog until RELAY_DRAIN_S have passed or the sink fails."""
+        """Ship the backlog until RELAY_DRAIN_S have passed; a journal that fails is left."""
+        self._failing.clear()  # each gets one more attempt
         deadline = time.monotonic() + self.settings.relay_drain_s
-        try:
-            while time.monotonic() < deadline and self.ship():
-                pass
-        except SinkUnavailable as err:
-            log.warning("stopped_with_backlog", sink=self.sink.name, error=str(err))
+        while time.monotonic() < deadline and self.ship():
+            pass
+        if self._failing:
+            log.warning("stopped_with_backlog", sink=self.sink.name, journals=len(self._failing))
+
+    def _pause_s(self) -> float:
+        """Return the time until the next batch is due."""
+        retries = [one.retry_at - time.monotonic() for one in self._failing.values()]
+        return max(0.0, min([self.settings.relay_batch_age_s, *retries]))
+
+    def _back_off(self, path: Path, err: SinkUnavailable) -> None:
+        """Set the time of a journal's next attempt."""
+        failing = self._failing.setdefault(path, Failing())
+        failing.attempts += 1
+        failing.attempted_at = time.monotonic()
+        pause_s = backoff_s(failing.attempts, self.settings.relay_backoff_max_s)
+        failing.retry_at = failing.attempted_at + pause_s
+        self._n_failures += 1
+        self._set_misconfigured(isinstance(err, SinkMisconfigured))
+        report = log.warning if self._n_failures == 1 else log.debug
+        report("sink_unavailable", sink=self.sink.name, error=str(err))
 
     def _ship_batch(self, path: Path) -> bool:
-        """Ship the next batch of a journal; return whether it was a full one."""
+        """Ship the next batch of a journal; return whether more may be waiting."""
         after = self.progress.position(self.sink.name, path.stem)
         try:
             has_ended = not is_live(path)  # before reading: nothing is appended after this
@@ -110,18 +146,79 @@ class Shipper:
         except (JournalUnavailable, OSError) as err:  # the other journals are still shipped
             log.warning("journal_unreadable", path=str(path), error=str(err))
             return False
-        if events:
-            deliver(self.sink, events, partial(self._keep_rejected, path.stem))
-            self.progress.advance(self.sink.name, path.stem, events[-1].seq)
+        n_shipped = self._store(path, events) if events else 0
+        if n_shipped:
+            self.progress.advance(self.sink.name, path.stem, events[n_shipped - 1].seq)
+        if n_shipped < len(events):
+            return True
+        self._failing.pop(path, None)
         is_full = len(events) == self.settings.relay_batch_rows
         if has_ended and not is_full:
             self._finished.add(path)
         return is_full
 
+    def _store(self, path: Path, events: list[StoredEvent]) -> int:
+        """Store a batch; return how many of its events are done. Raises SinkUnavailable."""
+        try:
+            self._deliver(path, events)
+        except SinkUnavailable as err:
+            failing = self._failing.get(path, Failing())
+            if failing.attempts < ATTEMPTS or isinstance(err, SinkMisconfigured):
+                raise
+            return self._isolate(path, events, failing)
+        return len(events)
+
+    def _isolate(self, path: Path, events: list[StoredEvent], failing: Failing) -> int:
+        """Halve a batch that keeps failing until the first event at fault is a dead letter.
+
+        The events before it are stored. Return their number with that event. An event is at fault
+        only if the sink works: it has just stored another event of the batch, or one of another
+        journal since the last attempt. Otherwise raises SinkUnavailable.
+        """
+        try:
+            self._deliver(path, [random.choice(events)])
+        except SinkUnavailable:
+            if self._stored_at < failing.attempted_at:
+                raise
+        low, high = 0, len(events)
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                self._deliver(path, events[low:middle])
+                low = middle
+            except SinkUnavailable:
+                high = middle
+        try:
+            self._deliver(path, events[low:high])
+        except SinkUnavailable as err:
+            self._keep_rejected(path.stem, events[low], str(err))
+        failing.attempted_at = time.monotonic()
+        return high
+
+    def _deliver(self, path: Path, events: list[StoredEvent]) -> None:
+        """Store events. Raises SinkUnavailable, also for an error that the sink does not expect."""
+        try:
+            deliver(self.sink, events, partial(self._keep_rejected, path.stem))
+        except SinkUnavailable:
+            raise
+        except Exception as err:
+            raise SinkUnavailable(f"Unexpected error: {where(err)}") from err
+        self._stored_at = time.monotonic()
+        self._set_misconfigured(False)
+
+    def _set_misconfigured(self, is_misconfigured: bool) -> None:
+        if is_misconfigured != self._is_misconfigured:
+            self.progress.set_misconfigured(self.sink.name, is_misconfigured)
+            self._is_misconfigured = is_misconfigured
+
     def _keep_rejected(self, journal: str, event: StoredEvent, reason: str) -> None:
         # The reason is stored with the event and not logged: it may quote a record.
-        log.error("event_rejected", sink=self.sink.name, journal=journal, seq=event.seq)
-        self.progress.add_dead_letter(self.sink.name, journal, event, reason, time.time())
+        sink = self.sink.name
+        log.error("event_rejected", sink=sink, journal=journal, seq=event.seq)
+        if self.sink.is_record or self.progress.n_dead_letters(sink) < MAX_DEAD_LETTERS:
+            self.progress.add_dead_letter(sink, journal, event, reason, time.time())
+        else:
+            self.progress.count_dropped(sink, 1)
 
 
 def deliver(
@@ -151,24 +248,67 @@ def backoff_s(failures: int, max_s: float) -> float:
 def remove_shipped(settings: Settings, progress: Progress, now: float) -> None:
     """Remove journals without a writer that are empty, or old enough and stored in every sink.
 
-    If the journals have reached half of JOURNAL_MAX_MB, their age does not matter. Without MongoDB
-    the journals are the log of record: only empty ones are removed. `now` is Unix time.
+    If the journals have reached half of JOURNAL_MAX_MB, their age does not matter, and rows that
+    only the monitoring lacks are dropped. Without MongoDB the journals are the log of record: only
+    empty ones are removed. `now` is Unix time.
     """
-    root, sinks = settings.journal_path, settings.sinks
-    is_crowded = folder_bytes(root) > settings.journal_max_mb * 10**6 / 2
-    before = now - (0 if is_crowded else settings.journal_retention_s)
-    for path in journal_paths(root):
+    is_full = is_half_full(settings)
+    before = now - (0 if is_full else settings.journal_retention_s)
+    undelivered: list[tuple[float, int, Path]] = []  # stored in MongoDB, not in every other sink
+    for path in journal_paths(settings.journal_path):
         try:
             has_ended = not is_live(path)  # before reading: nothing is appended after this
             seq, newest_at = newest(path)
-            shipped = min((progress.position(sink, path.stem) for sink in sinks), default=0)
-            is_shipped = bool(settings.mongodb_address) and shipped >= seq and newest_at < before
-            if has_ended and (seq == 0 or is_shipped):
-                remove_journal(path)
-                progress.forget(path.stem)
-                log.info("journal_removed", path=str(path))
+            missing = {s for s in settings.sinks if progress.position(s, path.stem) < seq}
+            is_recorded = bool(settings.mongodb_address) and MongoSink.name not in missing
+            if has_ended and (seq == 0 or (is_recorded and not missing and newest_at < before)):
+                _remove(path, progress)
+            elif has_ended and is_recorded and missing:
+                undelivered.append((newest_at, seq, path))
         except (JournalUnavailable, OSError) as err:
             log.warning("journal_not_removed", path=str(path), error=str(err))
+    if is_full:
+        drop_undelivered(settings, progress, [one for one in undelivered if one[0] < now - LAG_S])
+
+
+def drop_undelivered(
+    settings: Settings, progress: Progress, undelivered: list[tuple[float, int, Path]]
+) -> None:
+    """Remove journals that only the monitoring lacks, oldest first, until there is room.
+
+    Each has the Unix time and the number of its newest event. The monitoring must not stop
+    predictions: MongoDB has the rows.
+    """
+    for _, seq, path in sorted(undelivered):
+        if not is_half_full(settings):
+            break
+        for sink in settings.sinks:
+            if n_events := max(0, seq - progress.position(sink, path.stem)):
+                progress.count_dropped(sink, n_events)
+                log.error("events_dropped", sink=sink, journal=path.stem, events=n_events)
+        _remove(path, progress)
+
+
+def is_half_full(settings: Settings) -> bool:
+    """Return whether the journals have reached half of JOURNAL_MAX_MB."""
+    return folder_bytes(settings.journal_path) > settings.journal_max_mb * 10**6 / 2
+
+
+def _remove(path: Path, progress: Progress) -> None:
+    remove_journal(path)
+    progress.forget(path.stem)
+    log.info("journal_removed", path=str(path))
+
+
+def make_indexes(sink: MongoSink, stop: threading.Event, retry_s: float = INDEX_RETRY_S) -> None:
+    """Build MongoDB's indexes, beside the shipping; retry until it succeeds or `stop`."""
+    while not stop.is_set():
+        try:
+            sink.make_indexes()
+            return
+        except SinkUnavailable as err:
+            log.warning("indexes_not_built", error=str(err))
+            stop.wait(retry_s)
 
 
 def count_labels(sinks: Sequence[Sink], progress: Progress) -> None:
@@ -237,6 +377,9 @@ def run(settings: Settings, stop: threading.Event) -> None:
     ]
     for thread in threads:
         thread.start()
+    for sink in sinks:
+        if isinstance(sink, MongoSink):
+            threading.Thread(target=make_indexes, args=[sink, stop], daemon=True).start()
     log.info("relay_started", sinks=list(settings.sinks))
     run_maintenance(settings, sinks, progress, stop)
     deadline = time.monotonic() + settings.relay_drain_s

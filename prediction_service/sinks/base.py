@@ -9,6 +9,10 @@ class SinkUnavailable(Exception):
     """The sink did not store the batch. The same batch may succeed later."""
 
 
+class SinkMisconfigured(SinkUnavailable):
+    """The sink rejects this service itself, until someone changes a setting or a permission."""
+
+
 class EventsRejected(Exception):
     """The sink will never store at least one event of the batch. The message gives the reason."""
 
@@ -19,6 +23,10 @@ class Sink(Protocol):
     @property
     def name(self) -> str:
         """The sink's name in settings, `relay.db`, metrics and logs."""
+
+    @property
+    def is_record(self) -> bool:
+        """Whether the sink is the log of record, which must get every event."""
 
     def send(self, events: list[StoredEvent]) -> None:
         """Store the events durably. Raises SinkUnavailable or EventsRejected."""

@@ -3,10 +3,10 @@
 import requests
 
 from prediction_service.journal import Kind, StoredEvent
-from prediction_service.sinks.base import EventsRejected, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
 
-DATASET = "income"
 REJECTED = (400, 413, 422)  # the batch itself is bad or too big: a part of it may pass
+MISCONFIGURED = (301, 302, 303, 307, 308, 401, 403, 404, 405)  # no batch can pass
 ROUTES: tuple[tuple[Kind, str], ...] = (("prediction", "iterate"), ("label", "labels"))
 
 
@@ -14,6 +14,7 @@ class EvidentlySink:
     """Client that posts predictions and labels to the Evidently service."""
 
     name = "evidently"
+    is_record = False
 
     def __init__(self, address: str, timeout_s: float) -> None:
         self.address = address.rstrip("/")
@@ -24,7 +25,7 @@ class EvidentlySink:
         """Store the events durably. Raises SinkUnavailable or EventsRejected."""
         for kind, route in ROUTES:
             if bodies := [event.body for event in events if event.kind == kind]:
-                self._post(f"{self.address}/{route}/{DATASET}", b"[" + b",".join(bodies) + b"]")
+                self._post(f"{self.address}/{route}", b"[" + b",".join(bodies) + b"]")
 
     def close(self) -> None:
         """Close the connections."""
@@ -41,6 +42,12 @@ class EvidentlySink:
         if response.status_code in REJECTED:
             raise EventsRejected(
                 f"{url} rejects the batch with status {response.status_code}: {response.text[:500]}"
+            )
+        if response.status_code in MISCONFIGURED:
+            raise SinkMisconfigured(
+                f"EVIDENTLY_ADDRESS: {url} is not the Evidently service, or it rejects the relay;"
+                f" got status {response.status_code}, expected 2xx. Correct the address or the"
+                " permission."
             )
         if not 200 <= response.status_code < 300:
             raise SinkUnavailable(

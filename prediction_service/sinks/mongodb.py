@@ -17,16 +17,25 @@ from typing import Any
 import msgspec
 import pymongo
 from bson.errors import BSONError
-from pymongo.errors import BulkWriteError, ConfigurationError, InvalidName, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    InvalidName,
+    OperationFailure,
+    PyMongoError,
+)
 
 from config.events import Label, LabelledRecord, Prediction, labelled
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.journal.export import ALL_TIME, Period
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRejected, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
 
 COLLECTION = "predictions"
+READ_TIMEOUT_S = 120.0  # of one reply to an export, which may be 16 MB
+PERMISSION_ERRORS = {13, 18}  # Unauthorized, AuthenticationFailed
+INDEX_TIMEOUT_S = 86_400.0  # the time grows with the collection
 # Errors of one document that a retry cannot fix: it breaks the collection's validator, or it is too
 # large, when inserted or when updated.
 DOCUMENT_ERRORS = {121, 10334, 17419, 17420}
@@ -36,6 +45,7 @@ class MongoSink:
     """One collection that stores events and reads them back."""
 
     name = "mongodb"
+    is_record = True
 
     def __init__(
         self, address: str, database: str, timeout_s: float, *, ttl_s: int = 0, password: str = ""
@@ -51,7 +61,9 @@ class MongoSink:
                 address,
                 password=password or None,
                 serverSelectionTimeoutMS=milliseconds,
-                timeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                # No timeoutMS: MongoDB applies it to all of the time that it spends on a cursor.
+                socketTimeoutMS=int(READ_TIMEOUT_S * 1000),
                 w="majority",
                 retryWrites=False,  # the relay retries whole batches
                 tz_aware=True,
@@ -68,7 +80,6 @@ class MongoSink:
             ) from err
         self.timeout_s = timeout_s
         self.ttl_s = ttl_s
-        self._has_indexes = False
 
     @classmethod
     def of(cls, settings: Settings) -> "MongoSink":
@@ -88,19 +99,35 @@ class MongoSink:
         """
         try:
             with pymongo.timeout(self.timeout_s):
-                self._make_indexes()
                 self._store_predictions(_decoded(events, "prediction", Prediction))
                 self._store_labels(_decoded(events, "label", Label))
         except BulkWriteError as err:
             raise _translated(err) from err
         except (BSONError, msgspec.DecodeError, OverflowError) as err:
             raise EventsRejected(f"An event cannot be written as a document: {err}") from err
+        except OperationFailure as err:
+            kind = SinkMisconfigured if err.code in PERMISSION_ERRORS else SinkUnavailable
+            raise kind(f"MONGODB_ADDRESS: MongoDB does not store: {err}") from err
         except PyMongoError as err:
             raise SinkUnavailable(f"MONGODB_ADDRESS: MongoDB does not store: {err}") from err
 
+    def make_indexes(self) -> None:
+        """Build the missing indexes, which may take hours. Raises SinkUnavailable.
+
+        `send` needs none of them.
+        """
+        ttl: dict[str, Any] = {"expireAfterSeconds": self.ttl_s} if self.ttl_s else {}
+        with _translated_errors(), pymongo.timeout(INDEX_TIMEOUT_S):
+            self.collection.create_index([("predicted_at", 1), ("model_version", 1)])
+            self.collection.create_index([("conflicts.label", 1)], sparse=True)
+            self._drop_other_ttl("predicted_at_1", "labelled_at_1")
+            self.collection.create_index([("labelled_at", 1)], sparse=True, **ttl)
+            if ttl:
+                self.collection.create_index([("predicted_at", 1)], **ttl)
+
     def label_states(self) -> dict[str, int]:
         """Return how many labels are matched, pending and conflicting. Raises SinkUnavailable."""
-        with _translated_errors():
+        with _translated_errors(), pymongo.timeout(self.timeout_s):
             labelled = self.collection.count_documents({"labelled_at": {"$exists": True}})
             pending = self.collection.count_documents({"predicted_at": {"$exists": False}})
             conflicting = self.collection.count_documents({"conflicts.label": {"$exists": True}})
@@ -108,7 +135,7 @@ class MongoSink:
 
     def n_predictions(self) -> int:
         """Return how many predictions are stored. Raises SinkUnavailable."""
-        with _translated_errors():
+        with _translated_errors(), pymongo.timeout(self.timeout_s):
             return self.collection.count_documents({"predicted_at": {"$exists": True}})
 
     def predictions(self, period: Period = ALL_TIME) -> Iterator[Prediction]:
@@ -130,7 +157,7 @@ class MongoSink:
         """
         query: dict[str, Any] = {
             "predicted_at": {"$exists": True},
-            "label": {"$exists": True},
+            "labelled_at": {"$exists": True},  # so the sort may use its sparse index
             "conflicts": {"$exists": False},
         }
         if callers:
@@ -145,24 +172,12 @@ class MongoSink:
 
         Raises SinkUnavailable.
         """
-        with _translated_errors():
+        with _translated_errors(), pymongo.timeout(self.timeout_s):
             return self.collection.delete_one({"_id": prediction_id}).deleted_count
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
-
-    def _make_indexes(self) -> None:
-        if self._has_indexes:
-            return
-        self.collection.create_index([("predicted_at", 1), ("model_version", 1)])
-        self.collection.create_index([("conflicts.label", 1)], sparse=True)
-        self._drop_other_ttl("predicted_at_1", "labelled_at_1")
-        ttl: dict[str, Any] = {"expireAfterSeconds": self.ttl_s} if self.ttl_s else {}
-        self.collection.create_index([("labelled_at", 1)], sparse=True, **ttl)
-        if ttl:
-            self.collection.create_index([("predicted_at", 1)], **ttl)
-        self._has_indexes = True
 
     def _drop_other_ttl(self, *names: str) -> None:
         """Drop indexes with an earlier MONGODB_TTL_S: they would still delete documents."""

@@ -141,6 +141,19 @@ def test_posted_labels_join_their_predictions(
     assert window.label_counts() == LabelCounts(matched=3, pending=0, conflicting=0)
 
 
+def test_events_need_no_name_of_the_dataset(
+    contract: Contract, window: Window, monitoring: Monitoring
+) -> None:
+    """The relay's name of it was fixed, so another one in the monitoring file got 404 for ever."""
+    renamed = msgspec.structs.replace(monitoring, dataset="people")
+    app = create_app(Settings(), renamed, contract, window, CollectorRegistry())
+    client, events = app.test_client(), made_up_predictions(contract, 3, seed=1)
+    assert post(client, "/iterate", events).json["stored"] == 3
+    assert post(client, "/labels", labels_of(events, wrong_every=2)).status_code == 200
+    assert post(client, "/iterate/people", events).json["duplicates"] == 3
+    assert post(client, "/iterate/income", events).json["error"]["code"] == "unknown_dataset"
+
+
 def test_an_empty_list_is_accepted(client: FlaskClient) -> None:
     assert post(client, "/iterate/income", []).status_code == 200
     assert post(client, "/labels/income", []).status_code == 200

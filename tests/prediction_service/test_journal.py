@@ -315,6 +315,7 @@ def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal
         "duplicates": 1,
         "backlog": {"evidently": 6},
         "dead_letters": {},
+        "dropped": {},
     }
     assert "duplicates      1" in run_command(settings, "status").stdout
     exported = run_command(settings, "export").stdout.splitlines()

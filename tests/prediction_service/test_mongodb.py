@@ -1,17 +1,29 @@
 """MongoDB as a sink and log of record, on a real server: every write may be repeated."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import msgspec
+import pymongo
 import pytest
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 
 from config.events import Label, LabelledRecord
 from config.runtime.settings import SettingsError
 from prediction_service.journal import Journal, StoredEvent, read_after
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRejected, SinkUnavailable
+from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
 from tests.prediction_service.conftest import made_predictions
 
 Write = Callable[..., list[StoredEvent]]
@@ -102,11 +114,69 @@ def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Writ
     assert exported == LabelledRecord({**early.features}, 1, early.prediction_id, 1.7e9)
 
 
-def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str, write: Write) -> None:
+class Commands(CommandListener):
+    """The commands that a client has sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Mapping[str, Any]]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Keep a command."""
+        self.sent.append((event.command_name, event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Ignore it."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Ignore it."""
+
+    def limits_s(self, name: str) -> list[float]:
+        """Return the time that each command of a name gives the server; infinity without one."""
+        sent = [command for its_name, command in self.sent if its_name == name]
+        return [command.get("maxTimeMS", math.inf) / 1000 for command in sent]
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Listen to the clients that the test opens."""
+    listener = Commands()
+    listening = partial(pymongo.MongoClient, event_listeners=[listener])
+    monkeypatch.setattr(pymongo, "MongoClient", listening)
+    return listener
+
+
+def test_indexes_are_built_outside_shipping_and_without_its_deadline(
+    commands: Commands, sink: MongoSink, write: Write
+) -> None:
+    """On a large collection they took longer than SINK_TIMEOUT_S, and nothing was shipped."""
+    sink.send(write(*made_predictions(1)))
+    assert not commands.limits_s("createIndexes")
+    assert all(0 < limit <= sink.timeout_s for limit in commands.limits_s("update"))
+    sink.make_indexes()
+    assert min(commands.limits_s("createIndexes")) > 3600
+
+
+def test_an_export_may_take_longer_than_the_timeout_of_the_sink(
+    commands: Commands, sink: MongoSink, write: Write
+) -> None:
+    """MongoDB ended it when all replies together had taken SINK_TIMEOUT_S."""
+    predictions = made_predictions(300)  # more than a first reply of MongoDB has
+    labels = [Label(one.prediction_id, 1.7e9, 1) for one in predictions]
+    sink.send(write(*predictions, *labels))
+    assert len(list(sink.predictions())) == len(list(sink.labelled())) == 300
+    reads = commands.limits_s("find") + commands.limits_s("getMore")
+    assert len(reads) >= 2 and min(reads) == math.inf
+    sink.label_states()
+    sink.n_predictions()
+    sink.erase(predictions[0].prediction_id)
+    assert max(commands.limits_s("aggregate") + commands.limits_s("delete")) <= sink.timeout_s
+
+
+def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str) -> None:
     def ttls(ttl_s: int) -> dict[str, int | None]:
         name = sink.collection.database.name
         opened = MongoSink(mongodb_uri, name, timeout_s=10, ttl_s=ttl_s)
-        opened.send(write(*made_predictions(1)))
+        opened.make_indexes()
         found = opened.collection.index_information()
         opened.close()
         assert "predicted_at_1_model_version_1" in found
@@ -135,6 +205,21 @@ def test_a_server_that_is_down_is_reported_within_the_timeout(write: Write) -> N
     with pytest.raises(SinkUnavailable):
         list(down.predictions())
     down.close()
+
+
+def test_a_missing_permission_is_a_fault_of_the_configuration(
+    sink: MongoSink, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MongoDB's error is made up: the server of the tests asks for no password."""
+
+    def bulk_write(*_: Any, **__: Any) -> None:
+        raise OperationFailure("not authorized on income", code)
+
+    monkeypatch.setattr(Collection, "bulk_write", bulk_write)
+    for code, kind in ((13, SinkMisconfigured), (18, SinkMisconfigured), (91, SinkUnavailable)):
+        with pytest.raises(SinkUnavailable) as caught:
+            sink.send(write(*made_predictions(1)))
+        assert caught.type is kind
 
 
 def test_a_label_is_stored_with_its_caller(sink: MongoSink, write: Write) -> None:

@@ -16,19 +16,35 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from config.events import Label
+from config.events import Label, Prediction
 from prediction_service.relay.progress import (
     Progress,
     backlog,
     progress_path,
     dead_letters,
+    dropped_events,
     label_states,
+    misconfigured_sinks,
 )
-from prediction_service.journal import Journal, is_live, journal_paths, newest, read_after
+from prediction_service.journal import (
+    Journal,
+    folder_bytes,
+    is_live,
+    journal_paths,
+    newest,
+    read_after,
+)
 from prediction_service.sinks.mongodb import MongoSink
-from prediction_service.relay.shipping import backoff_s, remove_shipped, run, run_maintenance
+from prediction_service.relay.shipping import (
+    backoff_s,
+    make_indexes,
+    remove_shipped,
+    run,
+    run_maintenance,
+)
 from prediction_service.relay.resend import Resent, resend
 from prediction_service.settings import Settings
+from prediction_service.sinks.base import SinkUnavailable
 from tests.conftest import free_port, wait_until
 from tests.prediction_service.conftest import Start, made_predictions
 
@@ -41,6 +57,7 @@ class Evidently:
         self.received: list[str] = []
         self.labels: list[str] = []
         self.poison = ""
+        self.poison_status = 422
         self.status = 200
         self.delay_s = 0.0
         self.n_requests = 0
@@ -51,8 +68,8 @@ class Evidently:
         ids = [event["prediction_id"] for event in json.loads(body)]
         time.sleep(self.delay_s)
         if self.status != 200 or self.poison in ids:
-            return self.status if self.status != 200 else 422
-        {"/iterate/income": self.received, "/labels/income": self.labels}[path].extend(ids)
+            return self.status if self.status != 200 else self.poison_status
+        {"/iterate": self.received, "/labels": self.labels}[path].extend(ids)
         return 200
 
     def has_received(self, n_rows: int) -> bool:
@@ -183,6 +200,84 @@ def test_a_rejected_event_becomes_a_dead_letter_and_blocks_nothing(
     assert "with status 422" in reason
 
 
+def test_an_event_that_fails_with_a_server_error_becomes_a_dead_letter(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    """Such a batch once failed for ever, and the journals filled until predictions got 503."""
+    predictions = made_predictions(100)
+    evidently.poison, evidently.poison_status = predictions[41].prediction_id, 500
+    journal.append(predictions)
+    with evidently.listening(), relaying(to_evidently):
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
+    others = {one.prediction_id for one in predictions} - {evidently.poison}
+    assert set(evidently.received) == others
+    assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
+
+
+def test_an_event_at_fault_is_found_even_alone_and_delays_no_other_journal(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    (alone,) = made_predictions(1)
+    evidently.poison, evidently.poison_status = alone.prediction_id, 500
+    journal.append([alone])
+    with closing(Journal(to_evidently.journal_path, "there", "normal", 10**8)) as other:
+
+        def is_found() -> bool:
+            other.append(made_predictions(1))  # what proves that the sink works
+            return dead_letters(to_evidently.journal_path) == {"evidently": 1}
+
+        with evidently.listening(), relaying(to_evidently):
+            other.append(made_predictions(1))
+            wait_until(lambda: evidently.has_received(1), 1, "the other journal")
+            assert not dead_letters(to_evidently.journal_path)
+            wait_until(is_found, 20, "the event at fault")
+
+
+def test_a_sink_that_is_down_for_long_gets_no_dead_letters(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    journal.append(made_predictions(30))
+    evidently.status = 500
+    with evidently.listening(), relaying(to_evidently):
+        wait_until(lambda: evidently.n_requests >= 15, 20, "more attempts than ATTEMPTS")
+        evidently.status = 200
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
+    assert len(set(evidently.received)) == 30
+    assert not dead_letters(to_evidently.journal_path)
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405])
+def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, status: int
+) -> None:
+    """No batch can pass, however small: it is a fault of the configuration, not of an event."""
+    journal.append(made_predictions(3))
+    evidently.status = status
+    with evidently.listening(), relaying(to_evidently), capture_logs() as logs:
+        wait_until(lambda: misconfigured_sinks(to_evidently.journal_path) == {"evidently"}, 10)
+        wait_until(lambda: evidently.n_requests > 7, 10, "more attempts than ATTEMPTS")
+        evidently.status = 200
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+    assert len(evidently.received) == 3, "no part of a batch was tried alone"
+    assert not dead_letters(to_evidently.journal_path)
+    assert not misconfigured_sinks(to_evidently.journal_path)
+    failure, *_ = [one for one in logs if one["event"] == "sink_unavailable"]
+    assert f"got status {status}, expected 2xx" in failure["error"]
+
+
+def test_dead_letters_of_the_monitoring_have_a_maximum(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the room of the journals, so they could stop predictions too."""
+    monkeypatch.setattr("prediction_service.relay.shipping.MAX_DEAD_LETTERS", 3)
+    evidently.status = 422
+    journal.append(made_predictions(5))
+    with evidently.listening(), relaying(to_evidently):
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
+    assert dead_letters(to_evidently.journal_path) == {"evidently": 3}
+    assert dropped_events(to_evidently.journal_path) == {"evidently": 2}
+
+
 def test_resent_dead_letters_are_removed_once_the_sink_stores_them(
     to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
@@ -217,6 +312,39 @@ def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
     first, second = sorted(tmp_path.glob("prediction_service.journal-*.log"))
     assert first.read_text() == "evidently: 9 sent, 1 rejected\n"
     assert second.read_text().startswith("journal: EVIDENTLY_ADDRESS: http://127.0.0.1")
+
+
+def test_events_are_shipped_while_indexes_are_built(
+    to_both: Settings, evidently: Evidently, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, done = threading.Event(), threading.Event()
+
+    def build(_: MongoSink) -> None:
+        started.set()
+        done.wait(20)
+
+    monkeypatch.setattr(MongoSink, "make_indexes", build)
+    with evidently.listening(), relaying(to_both):
+        assert started.wait(10)
+        journal.append(made_predictions(3))
+        wait_until(lambda: not any(waiting(to_both).values()), 10, "both sinks to have all")
+        done.set()
+
+
+def test_indexes_are_built_once_mongodb_is_there(
+    to_both: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = iter([SinkUnavailable("down"), SinkUnavailable("down"), None])
+
+    def build(_: MongoSink) -> None:
+        if failure := next(attempts):
+            raise failure
+
+    monkeypatch.setattr(MongoSink, "make_indexes", build)
+    with closing(MongoSink.of(to_both)) as sink, capture_logs() as logs:
+        make_indexes(sink, threading.Event(), retry_s=0.01)
+    assert [one["event"] for one in logs] == ["indexes_not_built"] * 2
+    assert not list(attempts)
 
 
 def test_a_killed_relay_resumes_and_everything_is_stored_once(
@@ -289,6 +417,13 @@ def shipped(settings: Settings, journal: Journal) -> Progress:
     return progress
 
 
+def ended_journal(root: Path, predictions: list[Prediction]) -> Path:
+    """Return the file of a worker that has ended."""
+    with closing(Journal(root, "here", "normal", 64 * 10**6)) as worker:
+        worker.append(predictions)
+    return worker.path
+
+
 WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "http://elsewhere"}
 
 
@@ -323,6 +458,35 @@ def test_shipped_files_are_removed_before_predictions_are_rejected(settings: Set
             file.truncate(33 * 10**6)
         remove_shipped(settings, progress, now=1.7e9 + 60)
         assert not journal_paths(root)
+
+
+def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_rejected(
+    settings: Settings,
+) -> None:
+    """Oldest first, and only until the journals are below half of their maximum."""
+    settings = settings.model_copy(update={**WITH_MONGODB, "journal_max_mb": 64})
+    root = settings.journal_path
+    older, newer, unrecorded = (
+        ended_journal(root, made_predictions(n_rows)) for n_rows in (1200, 1300, 1200)
+    )
+    with closing(Progress(root)) as progress:
+        progress.advance("mongodb", older.stem, 1200)
+        progress.advance("mongodb", newer.stem, 1300)
+        progress.advance("evidently", older.stem, 200)
+        remove_shipped(settings, progress, now=2e9)
+        assert len(journal_paths(root)) == 3, "there is room"
+        with (root / "ballast").open("wb") as file:
+            file.truncate(32 * 10**6 - folder_bytes(root) + older.stat().st_size // 2)
+        remove_shipped(settings, progress, now=1.7e9 + 1200)
+        assert len(journal_paths(root)) == 3, "the monitoring had no time to store them"
+        remove_shipped(settings, progress, now=2e9)
+        assert sorted(journal_paths(root)) == sorted([newer, unrecorded]), "there is room again"
+        assert dropped_events(root) == {"evidently": 1000}
+        with (root / "more").open("wb") as file:
+            file.truncate(10**7)
+        remove_shipped(settings, progress, now=2e9)
+    assert journal_paths(root) == [unrecorded], "not in the log of record"
+    assert dropped_events(root) == {"evidently": 2300}
 
 
 def test_a_file_that_cannot_be_read_keeps_no_other_from_removal(settings: Settings) -> None:
