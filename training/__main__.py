@@ -20,7 +20,7 @@ from training.data.rows import write_requests
 from training.data.storage import FilesUnavailable, Folder
 from training.data.store import Store, StoreError
 from training.data.synthetic import synthesize
-from training.registry.ledger import Promotion
+from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.registry.retention import describe_each, find_expired, summary
 from training.settings import Settings
@@ -96,7 +96,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--force", action="store_true", help="promote a version that did not pass the gate"
     )
     add_reason(command)
-    add_reason(add("rollback", run_rollback, "promote the previous production version"))
+    add_reason(add("rollback", run_rollback, "promote the predecessor of the production version"))
     add("history", run_history, "list all promotions: when, who, why")
     add("decisions", run_decisions, "list all decisions for or against a training after drift")
     command = add("retain", run_retain, "remove runs older than RUN_RETENTION_DAYS")
@@ -346,19 +346,31 @@ def run_promote(options: argparse.Namespace) -> None:
 
 
 def run_rollback(options: argparse.Namespace) -> None:
-    """Promote the version that the newest promotion replaced."""
+    """Promote the predecessor of the production version."""
     registry = open_registry()
-    moves = registry.ledger.promotions()
-    before = moves[0]["from_version"] if moves else "none"
-    if before == "none" or registry.version(before) is None:
+    before = production_number(registry)
+    earlier = registry.ledger.predecessor(before)
+    if earlier == NONE:
         sys.exit("rollback: there is no earlier version; see `python -m training history`.")
-    move_production(registry, before, Promotion(options.who, f"rollback: {options.why}"))
+    if registry.version(earlier) is None:
+        sys.exit(
+            f"rollback: version {earlier} was production before {before} and no longer exists."
+            " Choose a version with `python -m training promote`."
+        )
+    move_production(registry, earlier, Promotion(options.who, f"rollback: {options.why}"))
 
 
 def move_production(registry: Registry, version: str, promotion: Promotion) -> None:
-    """Promote a version and print it."""
+    """Promote a version; print the move before it is made."""
+    print(f"production: version {production_number(registry)} -> {version}", flush=True)
     registry.promote(version, promotion)
     print(f"version {version} is production; the services load it within seconds")
+
+
+def production_number(registry: Registry) -> str:
+    """Return the number of the production version, or `none`."""
+    version = registry.production()
+    return str(version.version) if version else NONE
 
 
 def run_history(_: argparse.Namespace) -> None:
