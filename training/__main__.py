@@ -8,9 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from config.contract import load_contract
 from config.runtime import logs
-from config.runtime.settings import exit_with_message, load_environment, read_settings
+from config.runtime.settings import (
+    Count,
+    exit_with_message,
+    expectation,
+    load_environment,
+    read_settings,
+)
 from training.batch_scoring.spark import SparkUnavailable
 from training.data.batches import BatchRejected, forget_rejected, ingest
 from training.data.download import UCI, read_files
@@ -23,7 +31,7 @@ from training.data.synthetic import synthesize
 from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.registry.retention import describe_each, find_expired, summary
-from training.settings import Settings
+from training.settings import FoldCount, MaxEvals, Seed, Settings, Share, TimeoutS, Weight
 
 EXPECTED_ERRORS = (
     CensusError,
@@ -47,16 +55,17 @@ BANNER = """\
 # --- the command line ---------------------------------------------------------------------------
 
 
-def number(kind: Callable[[str], Any], minimum: float) -> Callable[[str], Any]:
-    """Return the type of an option: a number of at least `minimum`."""
+def number(kind: Any) -> Callable[[str], Any]:
+    """Return the type of an option: a number with limits, such as `MaxEvals`."""
+    adapter = TypeAdapter(kind)
 
     def read(text: str) -> Any:
-        value = kind(text)
-        if not value >= minimum:
-            raise argparse.ArgumentTypeError(f"got {text}, expected {minimum} or more")
-        return value
+        try:
+            return adapter.validate_python(text)
+        except ValidationError as err:
+            rule = expectation(err.errors()[0]["msg"])
+            raise argparse.ArgumentTypeError(f"got {text}, expected {rule}") from None
 
-    read.__name__ = kind.__name__  # argparse uses it in its message for invalid text
     return read
 
 
@@ -85,7 +94,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     command.add_argument(
         "--server-wait-s",
-        type=number(float, 0),
+        type=number(TimeoutS),
         default=120.0,
         help="seconds to wait for Prefect's server (default: %(default)s)",
     )
@@ -103,9 +112,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--dry-run", action="store_true", help="only list the runs")
     command = add("synthesize", run_synthesize, "draw synthetic census rows")
     command.add_argument(
-        "--rows", type=number(int, 1), default=48842, help="number of rows (default: %(default)s)"
+        "--rows", type=number(Count), default=48842, help="number of rows (default: %(default)s)"
     )
-    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=number(Seed), default=0, help="random seed (default: %(default)s)"
+    )
     command.add_argument(
         "--out",
         type=Path,
@@ -130,20 +141,24 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
         help="do nothing if there is a production version",
     )
     command.add_argument(
-        "--max-evals", type=number(int, 1), help="trials of the search (default: MAX_EVALS, or 20)"
+        "--max-evals",
+        type=number(MaxEvals),
+        help="trials of the search (default: MAX_EVALS, or 20)",
     )
     command.add_argument(
         "--timeout-s",
-        type=number(float, 0),
+        type=number(TimeoutS),
         help="seconds after which no trial starts (default: no limit)",
     )
     command.add_argument(
         "--folds",
-        type=number(int, 2),
+        type=number(FoldCount),
         default=5,
         help="folds of the cross-validation (default: %(default)s)",
     )
-    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=number(Seed), default=0, help="random seed (default: %(default)s)"
+    )
     command.add_argument(
         "--force", action="store_true", help="train even if data, code and settings are unchanged"
     )
@@ -156,7 +171,7 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--recent-weight",
-        type=number(float, 1),
+        type=number(Weight),
         default=1.0,
         help="weight of the newest joined rows, relative to other rows (default: %(default)s)",
     )
@@ -172,7 +187,7 @@ def add_score_options(command: argparse.ArgumentParser) -> None:
     add_engine(command, "spark", "where rows are scored")
     command.add_argument(
         "--max-rejected",
-        type=number(float, 0),
+        type=number(Share),
         default=0.01,
         help="maximum share of rejected rows for exit status 0 (default: %(default)s)",
     )

@@ -73,11 +73,13 @@ def test_wrong_census_files_end_in_one_message(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "option, value, expected",
     [
-        ("--max-evals", "0", "got 0, expected 1 or more"),
-        ("--folds", "1", "got 1, expected 2 or more"),
-        ("--timeout-s", "nan", "got nan, expected 0 or more"),
-        ("--recent-weight", "0.5", "got 0.5, expected 1 or more"),
-        ("--recent-weight", "heavy", "invalid float value: 'heavy'"),
+        ("--max-evals", "0", "got 0, expected greater than or equal to 1"),
+        ("--folds", "1", "got 1, expected greater than or equal to 2"),
+        ("--timeout-s", "nan", "got nan, expected less than or equal to"),
+        ("--timeout-s", "inf", "got inf, expected less than or equal to"),
+        ("--seed", "-1", "got -1, expected greater than or equal to 0"),
+        ("--recent-weight", "0.5", "got 0.5, expected greater than or equal to 1"),
+        ("--recent-weight", "heavy", "got heavy, expected a valid number"),
     ],
 )
 def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value, expected, capsys):
