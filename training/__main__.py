@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -212,12 +213,21 @@ def add_reason(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; print an expected error as one message on standard error."""
+    name_user()
     options = parse(arguments)
     load_environment()  # Prefect reads its settings when it is imported
     try:
         options.run(options)
     except EXPECTED_ERRORS as err:
         sys.exit(str(err))
+
+
+def name_user() -> None:
+    """Use the user id as the name of a user without one, for the history and MLflow's runs."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container may run under any user id
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 # --- the commands -------------------------------------------------------------------------------
