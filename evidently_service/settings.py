@@ -7,7 +7,7 @@ from pydantic import Field
 
 from config.contract import CONTRACT_PATH
 from config.runtime.logs import LogFormat, LogLevel
-from config.runtime.settings import BaseSettings, Count, Port, Seconds
+from config.runtime.settings import YEAR_S, BaseSettings, Count, Port, Seconds, Workers
 
 
 class Settings(BaseSettings):
@@ -15,7 +15,7 @@ class Settings(BaseSettings):
 
     bind_address: str = Field("127.0.0.1", description="Address that the service listens on.")
     evidently_port: Port = Field(3000, description="Port of the Evidently service.")
-    evidently_workers: Count = Field(2, description="Worker processes of the Evidently service.")
+    evidently_workers: Workers = Field(2, description="Worker processes of the Evidently service.")
     evidently_max_body_bytes: Count = Field(
         16_000_000,
         description="Maximum size in bytes of a batch that the relay posts. Larger: 413.",
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     measure_period_s: Seconds | None = Field(
         None, description="Seconds between two measurements. Unset: as in MONITORING_FILE."
     )
-    judge_period_s: Annotated[float, Field(ge=0)] | None = Field(
+    judge_period_s: Annotated[float, Field(ge=0, le=YEAR_S)] | None = Field(
         None,
         description="Minimum seconds between two judged windows. Unset: as in MONITORING_FILE."
         " A shorter time gives more false alarms; 0 judges every full window.",

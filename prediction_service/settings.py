@@ -8,7 +8,15 @@ from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
 from config.runtime.logs import LogFormat
-from config.runtime.settings import BaseSettings, Count, Port, Seconds, matching
+from config.runtime.settings import (
+    YEAR_S,
+    BaseSettings,
+    Count,
+    Port,
+    Seconds,
+    Workers,
+    matching,
+)
 
 FolderName = Annotated[
     str,
@@ -22,14 +30,16 @@ PageLinks = Annotated[
     matching(r"(\w+=\d+[\w./-]*(,|$))*", "NAME=PORT or NAME=PORT/PATH, separated by commas"),
 ]
 
+MAX_TTL_S = 2**31 - 1  # of MongoDB
+
 
 class Settings(BaseSettings):
     """What all processes of the service share; relative paths start at the work folder."""
 
     bind_address: str = Field("127.0.0.1", description="Address that the service listens on.")
     prediction_port: Port = Field(9696, description="Port of the prediction service.")
-    workers: Count = Field(2, description="Worker processes.")
-    graceful_timeout_s: Count = Field(
+    workers: Workers = Field(2, description="Worker processes.")
+    graceful_timeout_s: Annotated[int, Field(ge=1, le=YEAR_S)] = Field(
         3,
         description="How long a stopping worker may finish its requests. An idle connection makes"
         " gunicorn wait for all of this time.",
@@ -77,10 +87,10 @@ class Settings(BaseSettings):
         " second. `full` loses nothing and flushes the disk for each request.",
     )
     # A file is 1/64 of the maximum, and at least 1 MB.
-    journal_max_mb: Annotated[int, Field(ge=64)] = Field(
+    journal_max_mb: Annotated[int, Field(ge=64, le=10**8)] = Field(
         2000, description="Maximum size of all journals. Beyond it, predictions get 503."
     )
-    journal_retention_s: Annotated[float, Field(ge=0)] = Field(
+    journal_retention_s: Annotated[float, Field(ge=0, le=10 * YEAR_S)] = Field(
         3600.0,
         description="Minimum age of a delivered row before deletion. Files are deleted whole, so a"
         " row may stay up to twice as long. If the journals reach half of JOURNAL_MAX_MB,"
@@ -96,7 +106,7 @@ class Settings(BaseSettings):
         SecretStr(""), description="Password of the user in MONGODB_ADDRESS."
     )
     mongodb_database: str = Field("income", description="Database of the predictions.")
-    mongodb_ttl_s: Annotated[int, Field(ge=0)] = Field(
+    mongodb_ttl_s: Annotated[int, Field(ge=0, le=MAX_TTL_S)] = Field(
         0, description="Age at which MongoDB deletes a prediction. 0 keeps all."
     )
     evidently_address: str = Field(

@@ -2,15 +2,24 @@
 
 import argparse
 import getpass
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from config.contract import load_contract
 from config.runtime import logs
-from config.runtime.settings import exit_with_message, load_environment, read_settings
+from config.runtime.settings import (
+    Count,
+    exit_with_message,
+    expectation,
+    load_environment,
+    read_settings,
+)
 from training.batch_scoring.spark import SparkUnavailable
 from training.data.batches import BatchRejected, forget_rejected, ingest
 from training.data.download import UCI, read_files
@@ -20,10 +29,10 @@ from training.data.rows import write_requests
 from training.data.storage import FilesUnavailable, Folder
 from training.data.store import Store, StoreError
 from training.data.synthetic import synthesize
-from training.registry.ledger import Promotion
+from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.registry.retention import describe_each, find_expired, summary
-from training.settings import Settings
+from training.settings import FoldCount, MaxEvals, Seed, Settings, Share, TimeoutS, Weight
 
 EXPECTED_ERRORS = (
     CensusError,
@@ -47,16 +56,17 @@ BANNER = """\
 # --- the command line ---------------------------------------------------------------------------
 
 
-def number(kind: Callable[[str], Any], minimum: float) -> Callable[[str], Any]:
-    """Return the type of an option: a number of at least `minimum`."""
+def number(kind: Any) -> Callable[[str], Any]:
+    """Return the type of an option: a number with limits, such as `MaxEvals`."""
+    adapter = TypeAdapter(kind)
 
     def read(text: str) -> Any:
-        value = kind(text)
-        if not value >= minimum:
-            raise argparse.ArgumentTypeError(f"got {text}, expected {minimum} or more")
-        return value
+        try:
+            return adapter.validate_python(text)
+        except ValidationError as err:
+            rule = expectation(err.errors()[0]["msg"])
+            raise argparse.ArgumentTypeError(f"got {text}, expected {rule}") from None
 
-    read.__name__ = kind.__name__  # argparse uses it in its message for invalid text
     return read
 
 
@@ -85,7 +95,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     command.add_argument(
         "--server-wait-s",
-        type=number(float, 0),
+        type=number(TimeoutS),
         default=120.0,
         help="seconds to wait for Prefect's server (default: %(default)s)",
     )
@@ -96,16 +106,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--force", action="store_true", help="promote a version that did not pass the gate"
     )
     add_reason(command)
-    add_reason(add("rollback", run_rollback, "promote the previous production version"))
+    add_reason(add("rollback", run_rollback, "promote the predecessor of the production version"))
     add("history", run_history, "list all promotions: when, who, why")
     add("decisions", run_decisions, "list all decisions for or against a training after drift")
     command = add("retain", run_retain, "remove runs older than RUN_RETENTION_DAYS")
     command.add_argument("--dry-run", action="store_true", help="only list the runs")
     command = add("synthesize", run_synthesize, "draw synthetic census rows")
     command.add_argument(
-        "--rows", type=number(int, 1), default=48842, help="number of rows (default: %(default)s)"
+        "--rows", type=number(Count), default=48842, help="number of rows (default: %(default)s)"
     )
-    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=number(Seed), default=0, help="random seed (default: %(default)s)"
+    )
     command.add_argument(
         "--out",
         type=Path,
@@ -130,20 +142,24 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
         help="do nothing if there is a production version",
     )
     command.add_argument(
-        "--max-evals", type=number(int, 1), help="trials of the search (default: MAX_EVALS, or 20)"
+        "--max-evals",
+        type=number(MaxEvals),
+        help="trials of the search (default: MAX_EVALS, or 20)",
     )
     command.add_argument(
         "--timeout-s",
-        type=number(float, 0),
+        type=number(TimeoutS),
         help="seconds after which no trial starts (default: no limit)",
     )
     command.add_argument(
         "--folds",
-        type=number(int, 2),
+        type=number(FoldCount),
         default=5,
         help="folds of the cross-validation (default: %(default)s)",
     )
-    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=number(Seed), default=0, help="random seed (default: %(default)s)"
+    )
     command.add_argument(
         "--force", action="store_true", help="train even if data, code and settings are unchanged"
     )
@@ -156,7 +172,7 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--recent-weight",
-        type=number(float, 1),
+        type=number(Weight),
         default=1.0,
         help="weight of the newest joined rows, relative to other rows (default: %(default)s)",
     )
@@ -172,7 +188,7 @@ def add_score_options(command: argparse.ArgumentParser) -> None:
     add_engine(command, "spark", "where rows are scored")
     command.add_argument(
         "--max-rejected",
-        type=number(float, 0),
+        type=number(Share),
         default=0.01,
         help="maximum share of rejected rows for exit status 0 (default: %(default)s)",
     )
@@ -197,12 +213,21 @@ def add_reason(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; print an expected error as one message on standard error."""
+    name_user()
     options = parse(arguments)
     load_environment()  # Prefect reads its settings when it is imported
     try:
         options.run(options)
     except EXPECTED_ERRORS as err:
         sys.exit(str(err))
+
+
+def name_user() -> None:
+    """Use the user id as the name of a user without one, for the history and MLflow's runs."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container may run under any user id
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 # --- the commands -------------------------------------------------------------------------------
@@ -346,19 +371,31 @@ def run_promote(options: argparse.Namespace) -> None:
 
 
 def run_rollback(options: argparse.Namespace) -> None:
-    """Promote the version that the newest promotion replaced."""
+    """Promote the predecessor of the production version."""
     registry = open_registry()
-    moves = registry.ledger.promotions()
-    before = moves[0]["from_version"] if moves else "none"
-    if before == "none" or registry.version(before) is None:
+    before = production_number(registry)
+    earlier = registry.ledger.predecessor(before)
+    if earlier == NONE:
         sys.exit("rollback: there is no earlier version; see `python -m training history`.")
-    move_production(registry, before, Promotion(options.who, f"rollback: {options.why}"))
+    if registry.version(earlier) is None:
+        sys.exit(
+            f"rollback: version {earlier} was production before {before} and no longer exists."
+            " Choose a version with `python -m training promote`."
+        )
+    move_production(registry, earlier, Promotion(options.who, f"rollback: {options.why}"))
 
 
 def move_production(registry: Registry, version: str, promotion: Promotion) -> None:
-    """Promote a version and print it."""
+    """Promote a version; print the move before it is made."""
+    print(f"production: version {production_number(registry)} -> {version}", flush=True)
     registry.promote(version, promotion)
     print(f"version {version} is production; the services load it within seconds")
+
+
+def production_number(registry: Registry) -> str:
+    """Return the number of the production version, or `none`."""
+    version = registry.production()
+    return str(version.version) if version else NONE
 
 
 def run_history(_: argparse.Namespace) -> None:

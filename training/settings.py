@@ -6,7 +6,15 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
-from config.runtime.settings import BaseSettings, Count, Seconds
+from config.runtime.settings import YEAR_S, BaseSettings
+
+# Limits of settings, of options and of the training flow's parameters.
+MaxEvals = Annotated[int, Field(ge=1, le=10_000)]
+FoldCount = Annotated[int, Field(ge=2, le=100)]
+TimeoutS = Annotated[float, Field(ge=0, le=YEAR_S)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as NumPy's
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=1, le=1000)]
 
 
 class Settings(BaseSettings):
@@ -46,13 +54,13 @@ class Settings(BaseSettings):
     evidently_address: str = Field(
         "http://127.0.0.1:3000", description="Where `watch` asks for the drift verdict."
     )
-    train_period_minutes: Annotated[float, Field(gt=0)] | None = Field(
+    train_period_minutes: Annotated[float, Field(ge=1, le=YEAR_S / 60)] | None = Field(
         None, description="Period of scheduled training. Unset: 240 minutes, as in prefect.yaml."
     )
-    watch_period_s: Seconds | None = Field(
+    watch_period_s: Annotated[float, Field(ge=1, le=YEAR_S)] | None = Field(
         None, description="Period of `watch`. Unset: 60 seconds, as in prefect.yaml."
     )
-    watch_cooldown_s: Annotated[float, Field(ge=0)] = Field(
+    watch_cooldown_s: Annotated[float, Field(ge=0, le=YEAR_S)] = Field(
         3600,
         description="Minimum time between two trainings that drift starts. It doubles after each"
         " one that was not promoted.",
@@ -60,20 +68,20 @@ class Settings(BaseSettings):
     # One labelled row in five is a holdout row. Up to one in five of those equals a census row and
     # is dropped. Of 1,500 labels fewer than `gate.MIN_ROWS` (200) holdout rows remain once in 500
     # times, of 1,000 nearly always.
-    watch_min_labels: Annotated[int, Field(ge=1000)] = Field(
+    watch_min_labels: Annotated[int, Field(ge=1000, le=10**9)] = Field(
         1500,
         description="Minimum number of new labelled rows before drift starts a training. At least"
         " 1000: fewer leave too few holdout rows for the gate.",
     )
-    watch_budget: Annotated[int, Field(ge=0)] = Field(
+    watch_budget: Annotated[int, Field(ge=0, le=10_000)] = Field(
         8, description="Maximum number of trainings that drift starts in 30 days."
     )
-    run_retention_days: Annotated[float, Field(ge=0)] = Field(
+    run_retention_days: Annotated[float, Field(ge=0, le=36_500)] = Field(
         90,
         description="Age at which a training run is removed with its artifacts. The runs of the"
         " production version, its predecessor and the newest five stay. 0 keeps all.",
     )
-    max_evals: Count = Field(20, description="Trials of a hyperparameter search.")
+    max_evals: MaxEvals = Field(20, description="Trials of a hyperparameter search.")
     flow_storage: str = Field(
         "gs://income-artifacts/prefect",
         description="Bucket folder of the flows' code and results.",

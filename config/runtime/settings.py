@@ -24,9 +24,11 @@ MONGODB_ADDRESS_RULE = (
     "MONGODB_ADDRESS: unusable address; expected mongodb://USER@HOST:PORT with resolvable host"
     " names. Put the password in MONGODB_PASSWORD, or percent-encode it in the address (%40 for @)."
 )
+YEAR_S = 366 * 86400
 Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Workers = Annotated[int, Field(ge=1, le=256)]
+Seconds = Annotated[float, Field(gt=0, le=YEAR_S)]
 
 
 class SettingsError(Exception):

@@ -17,6 +17,7 @@ from config.runtime.settings import exit_with_message
 from tests.conftest import ROOT, free_port
 from training.__main__ import main
 from training.data.errors import CensusError, CensusUnavailable
+from training.registry.mlflow_registry import Registry
 
 
 def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, capsys):
@@ -73,11 +74,13 @@ def test_wrong_census_files_end_in_one_message(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "option, value, expected",
     [
-        ("--max-evals", "0", "got 0, expected 1 or more"),
-        ("--folds", "1", "got 1, expected 2 or more"),
-        ("--timeout-s", "nan", "got nan, expected 0 or more"),
-        ("--recent-weight", "0.5", "got 0.5, expected 1 or more"),
-        ("--recent-weight", "heavy", "invalid float value: 'heavy'"),
+        ("--max-evals", "0", "got 0, expected greater than or equal to 1"),
+        ("--folds", "1", "got 1, expected greater than or equal to 2"),
+        ("--timeout-s", "nan", "got nan, expected less than or equal to"),
+        ("--timeout-s", "inf", "got inf, expected less than or equal to"),
+        ("--seed", "-1", "got -1, expected greater than or equal to 0"),
+        ("--recent-weight", "0.5", "got 0.5, expected greater than or equal to 1"),
+        ("--recent-weight", "heavy", "got heavy, expected a valid number"),
     ],
 )
 def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value, expected, capsys):
@@ -96,6 +99,26 @@ def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkey
     with pytest.raises(SystemExit) as caught:
         main(command)
     assert str(caught.value.code).startswith("version: got abc, expected a version in MLflow")
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])  # of Python 3.11, and of 3.13
+def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch, capsys):
+    """Every command failed in a container with such a user id; a run of MLflow needs a name too."""
+
+    def find_no_name(_: int) -> None:
+        raise error("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", find_no_name)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    main(["history"])
+    with Registry(f"sqlite:///{tmp_path}/mlflow.db").run({}, {}) as run_id:
+        assert run_id
+    with pytest.raises(SystemExit):
+        main(["promote", "--help"])
+    assert f"(default: {os.getuid()})" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pandas as pd
 import pymongo
 import pytest
 from mlflow import MlflowClient
+from prefect.exceptions import ParameterTypeError
 
 from config.events import Label, Prediction
 from config.model_registry import (
@@ -418,6 +419,24 @@ def test_production_moves_with_who_and_why_and_goes_back(
     newest = [line for line in printed if " -> " in line][:2]
     assert f"{rejected} -> {before}  ann: rollback: the drill is over" in newest[0]
     assert f"{before} -> {rejected}  ann (forced): a drill" in newest[1]
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("max_evals", -1),
+        ("max_evals", 0),
+        ("n_folds", 1),
+        ("seed", -1),
+        ("timeout_s", float("nan")),
+        ("recent_weight", 0.5),
+        ("recent_weight", float("inf")),
+    ],
+)
+def test_a_parameter_out_of_range_is_rejected_before_anything_is_read(name, value):
+    """A search without a trial ended in an IndexError after minutes."""
+    with pytest.raises(ParameterTypeError, match=f"(?s){name}.*(greater|less) than"):
+        flows.train(**{name: value})
 
 
 def test_a_retraining_reads_the_source_of_production(small_census, tracking_uri, monkeypatch):

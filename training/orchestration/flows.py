@@ -65,7 +65,7 @@ from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import InputFile, Registry
 from training.registry.retention import find_expired, summary
-from training.settings import Settings
+from training.settings import FoldCount, MaxEvals, Seed, Settings, TimeoutS, Weight
 
 MAX_REFERENCE_ROWS = 5000
 NOTIFY: dict[str, Any] = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
@@ -88,16 +88,16 @@ class SearchSettings:
 @flow(name="train", result_serializer="json", **NOTIFY)
 def train(
     data: str = "uci",
-    max_evals: int | None = None,
-    timeout_s: float | None = None,
-    n_folds: int = 5,
-    seed: int = 0,
+    max_evals: MaxEvals | None = None,
+    timeout_s: TimeoutS | None = None,
+    n_folds: FoldCount = 5,
+    seed: Seed = 0,
     trigger: str = "manual",
     force: bool = False,
     spark_master: str = "",
     with_store: bool = True,
     with_feedback: bool = False,
-    recent_weight: float = 1.0,
+    recent_weight: Weight = 1.0,
     recent_since: float = 0.0,
 ) -> dict[str, Any]:
     """Train, register and evaluate one model; promote it if the gate passes.

@@ -13,6 +13,8 @@ from mlflow.entities import RunTag
 
 PROMOTIONS = "income-promotions"  # experiment with one run per promotion
 DECISIONS = "income-decisions"  # experiment with one run per change of decision
+NONE = "none"  # in place of a version, before the first promotion
+UNRECORDED = {name: "not recorded" for name in ("rule", "version", "cause", "why")}
 
 
 class Promotion(NamedTuple):
@@ -48,24 +50,50 @@ class Ledger:
             for run in runs
         ]
 
+    def predecessor(self, production: str) -> str:
+        """Return the version to which a rollback from `production` goes, or `none`.
+
+        A move to the predecessor removes a step of the path instead of adding one, so a second
+        rollback goes one version further back.
+        """
+        moves = reversed(self.promotions())
+        visited = [move[end] for move in moves for end in ("from_version", "to_version")]
+        path = [NONE]
+        for version in [*visited, production]:  # an unfinished promotion may have moved it
+            if path[-2:-1] == [version]:
+                path.pop()
+            elif path[-1] != version:
+                path.append(version)
+        return path[-2] if len(path) > 1 else NONE
+
     def write_decision(self, tags: dict[str, str], details: dict[str, str]) -> None:
         """Write a decision. If `tags` equal those of the last one, count it there instead."""
         experiment_id = self._experiment(DECISIONS)
         last = self.client.search_runs([experiment_id], max_results=1)
         if last and all(last[0].data.tags.get(name) == tags[name] for name in tags):
-            run_id, times = last[0].info.run_id, int(last[0].data.tags.get("times", 0)) + 1
-        else:
-            run_id, times = self.client.create_run(experiment_id, tags=tags).info.run_id, 1
-        details = {**details, "times": str(times)}
-        self.client.log_batch(run_id, tags=[RunTag(name, text) for name, text in details.items()])
+            run_id = last[0].info.run_id
+            details = {**details, "times": str(int(last[0].data.tags.get("times", 1)) + 1)}
+            changed = [RunTag(name, text) for name, text in details.items()]
+            self.client.log_batch(run_id, tags=changed)
+        else:  # in one request, so no entry lacks a part
+            whole = {**tags, **details, "times": "1"}
+            run_id = self.client.create_run(experiment_id, tags=whole).info.run_id
         self.client.set_terminated(run_id)  # sets the end to the latest repetition
 
     def decisions(self) -> list[dict[str, str]]:
-        """Return every decision about a training, newest first: at, until, times and its tags."""
+        """Return every decision about a training, newest first: at, until, times and its tags.
+
+        An entry whose writing was interrupted may lack details or its end.
+        """
         runs = self.client.search_runs([self._experiment(DECISIONS)])
         return [
-            run.data.tags
-            | {"at": local_time(run.info.start_time), "until": local_time(run.info.end_time)}
+            UNRECORDED
+            | {"times": "1"}
+            | run.data.tags
+            | {
+                "at": local_time(run.info.start_time),
+                "until": local_time(run.info.end_time or run.info.start_time),
+            }
             for run in runs
         ]
 

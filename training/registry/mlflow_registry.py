@@ -46,7 +46,7 @@ from config.model_registry import (
     PACKAGE,
     file_digests,
 )
-from training.registry.ledger import Ledger, Promotion
+from training.registry.ledger import NONE, Ledger, Promotion
 
 EXPERIMENT = "income"
 MAX_DIGEST = 36  # characters that MLflow keeps of a data set's digest
@@ -234,7 +234,7 @@ class Registry:
     def promote(self, version: str, promotion: Promotion) -> None:
         """Point `production` at a version, and write the promotion to the ledger."""
         before = self.production()
-        with self.ledger.promotion(promotion, before.version if before else "none", version):
+        with self.ledger.promotion(promotion, before.version if before else NONE, version):
             self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
 
     def expired(self, before: datetime, n_versions: int) -> Expired:
@@ -244,10 +244,12 @@ class Registry:
         """
         versions = self._versions()
         production = self.production()
-        numbers = {move["from_version"] for move in self.ledger.promotions()[:1]}
-        numbers |= {production.version} if production else set()
+        numbers: set[str] = set()
+        if production:
+            number = str(production.version)
+            numbers = {number, self.ledger.predecessor(number)}
         newest = versions[:n_versions]
-        kept = {v.run_id for v in versions if v in newest or v.version in numbers}
+        kept = {v.run_id for v in versions if v in newest or str(v.version) in numbers}
         runs = [
             run
             for run in self._runs_before(before)

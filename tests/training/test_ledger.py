@@ -1,0 +1,125 @@
+"""The ledger: promotions and the way back through them, and decisions about trainings."""
+
+from pathlib import Path
+
+import pytest
+
+from config.model_registry import MODEL_NAME
+from training.__main__ import main
+from training.registry.ledger import Promotion
+from training.registry.mlflow_registry import Registry
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry with the versions 1 to 4 and no promotion."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    found = Registry(uri)
+    found.client.create_registered_model(MODEL_NAME)
+    for _ in range(4):
+        found.client.create_model_version(MODEL_NAME, "gs://nowhere/model")
+    return found
+
+
+def promote(registry: Registry, *versions: str) -> None:
+    """Promote one version after the other."""
+    for version in versions:
+        registry.promote(version, Promotion("a test", "next"))
+
+
+def rollback() -> None:
+    """Run the command."""
+    main(["rollback", "--why", "it is bad", "--who", "ann"])
+
+
+def production(registry: Registry) -> str:
+    """Return the number of the production version."""
+    version = registry.production()
+    assert version
+    return str(version.version)
+
+
+def test_each_rollback_goes_one_version_further_back(registry, capsys):
+    """The second one returned to the version that the first one had left."""
+    promote(registry, "1", "2", "3")
+    rollback()
+    assert production(registry) == "2"
+    rollback()
+    assert production(registry) == "1"
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("production: ")] == [
+        "production: version 3 -> 2",
+        "production: version 2 -> 1",
+    ]
+    with pytest.raises(SystemExit, match="no earlier version"):
+        rollback()
+    promote(registry, "4")
+    rollback()
+    assert production(registry) == "1"
+
+
+def test_a_rollback_prints_both_versions_before_it_moves_production(registry, capsys, monkeypatch):
+    promote(registry, "1", "2")
+
+    def fail(*_: object) -> None:
+        raise ConnectionError("MLflow went down")
+
+    monkeypatch.setattr(Registry, "promote", fail)
+    with pytest.raises(ConnectionError):
+        rollback()
+    assert "production: version 2 -> 1" in capsys.readouterr().out
+
+
+def test_a_rollback_never_returns_to_a_version_that_was_left_by_going_back(registry):
+    """Whether a rollback or a promotion by number went back makes no difference."""
+    promote(registry, "1", "2", "3", "2")
+    assert registry.ledger.predecessor("2") == "1"
+    promote(registry, "3")  # forward again
+    assert registry.ledger.predecessor("3") == "2"
+    promote(registry, "3", "1")  # once more, and two steps back at once: to be undone
+    assert registry.ledger.predecessor("1") == "3"
+
+
+def test_a_rollback_undoes_a_move_that_the_ledger_missed(registry):
+    """A promotion was interrupted after it moved production, or MLflow's page moved it."""
+    promote(registry, "1", "2")
+    registry.client.set_registered_model_alias(MODEL_NAME, "production", "3")
+    rollback()
+    assert production(registry) == "2"
+    rollback()
+    assert production(registry) == "1"
+
+
+def test_a_predecessor_that_was_removed_is_named(registry):
+    promote(registry, "1", "2")
+    registry.client.delete_model_version(MODEL_NAME, "1")
+    with pytest.raises(SystemExit, match="version 1 was production before 2.* promote"):
+        rollback()
+    assert production(registry) == "2"
+
+
+def test_an_interrupted_decision_is_listed_and_stops_no_command(registry, monkeypatch, capsys):
+    """A decision without an end or without its details made the command crash for ever."""
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    ledger = registry.ledger
+    details = {"cause": "3 features have drifted", "why": "too few labels"}
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.client, "set_terminated", fail)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.write_decision({"rule": "labels", "version": "1"}, details)
+    # as an earlier version of the ledger left it
+    experiment = registry.client.get_experiment_by_name("income-decisions")
+    registry.client.create_run(experiment.experiment_id, tags={"rule": "budget", "version": "2"})
+    main(["decisions"])
+    newest, oldest = capsys.readouterr().out.splitlines()
+    assert newest.endswith("version 2: not recorded; no training: not recorded")
+    assert oldest.endswith("version 1: 3 features have drifted; no training: too few labels")
+    ledger.write_decision({"rule": "budget", "version": "2"}, details)
+    main(["decisions"])
+    assert "(2 times)  version 2: 3 features have drifted" in capsys.readouterr().out
