@@ -9,7 +9,6 @@ import signal
 import threading
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from config.contract import Contract, load_contract
@@ -17,8 +16,15 @@ from config.model_registry import GRAPH
 from config.runtime.heartbeat import touch_heartbeat
 from config.runtime.logs import set_up
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.models.model_folder import Current, ModelFolder, Rejection, Status
-from prediction_service.models.package import ModelRejected, check_digests
+from prediction_service.models.backoff import Backoff
+from prediction_service.models.model_folder import (
+    UNREADABLE,
+    Current,
+    ModelFolder,
+    Rejection,
+    Status,
+)
+from prediction_service.models.package import check_digests, reason_of
 from prediction_service.models.registry import Registry, RegistryUnavailable, Wanted
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
@@ -35,31 +41,35 @@ class Follower:
         self.registry = registry
         self.folder = folder
         self.contract = contract
-        # Remembered until the next start, because each attempt is a download.
         self._rejected: tuple[Wanted, Rejection] | None = None
+        self._backoff = Backoff()  # each attempt is a download
 
     def follow(self) -> None:
         """Ask the registry, download and check a new version, and report the result."""
         try:
             wanted = self.registry.wanted()
+        except Exception as err:  # pylint: disable=broad-exception-caught  # also MLflow's own
+            self._report(Status(describe(err), self._rejected[1] if self._rejected else None))
+        else:
             self._fetch_if_new(wanted)
-            status = Status("reached", self._rejection_of(wanted))
-        except RegistryUnavailable as err:
-            status = Status(str(err), self._rejected[1] if self._rejected else None)
+            self._report(Status("reached", self._rejection_of(wanted)))
+
+    def _report(self, status: Status) -> None:
         if status != self.folder.status():
             log.info("registry_status", registry=status.registry, rejected=status.refused)
         self.folder.report(status)
 
     def _fetch_if_new(self, wanted: Wanted) -> None:
-        if self._is_current(wanted) or self._rejection_of(wanted):
+        if self._is_current(wanted) or not self._backoff.is_over(wanted):
             return
         try:
             current = self._fetch(wanted)
-        except ModelRejected as err:
-            self._rejected = wanted, Rejection(wanted.version, str(err))
-            log.error("model_rejected", version=wanted.version, error=str(err))
+            self.folder.switch(current)
+        except Exception as err:  # pylint: disable=broad-exception-caught  # also a surprise
+            self._backoff.start(wanted)
+            self._rejected = wanted, Rejection(wanted.version, describe(err))
+            log.error("model_rejected", version=wanted.version, error=describe(err))
             return
-        self.folder.switch(current)
         self._rejected = None
         log.info("model_current", version=current.version, run_id=current.run_id)
         self.folder.remove_old(KEPT_VERSIONS)
@@ -67,8 +77,8 @@ class Follower:
     def _is_current(self, wanted: Wanted) -> bool:
         try:
             current = self.folder.current()
-        except msgspec.DecodeError:
-            return False  # damaged: fetched again
+        except UNREADABLE:
+            return False  # fetched again
         return (
             current is not None
             and current.version == wanted.version
@@ -82,13 +92,18 @@ class Follower:
         return None
 
     def _fetch(self, wanted: Wanted) -> Current:
-        """Download and check a version, and put it in place. Raises ModelRejected."""
+        """Download and check a version, and put it in place."""
         with self.folder.workspace() as workspace:
             package = self.registry.download(wanted, Path(workspace))
             check_digests(package, wanted.digests)
             Model(package, wanted.version, self.contract)
             self.folder.adopt(package, wanted.version)
         return Current(wanted.version, wanted.run_id, wanted.version, wanted.digests[GRAPH])
+
+
+def describe(err: Exception) -> str:
+    """Return an error for the report."""
+    return str(err) if isinstance(err, RegistryUnavailable) else reason_of(err)
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
 import gc
 import math
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from config.contract import load_contract
+from config.contract import Contract, load_contract
 from config.runtime.logs import set_up
 from config.runtime.settings import read_settings
 from prediction_service.http.app import create_app
@@ -21,14 +22,25 @@ MAINTENANCE_PERIOD_S = 1.0
 MIN_FILE_AGE_S = 60.0
 LOG_DELAY_S = 0.01
 
+
+def load_model(package: Path, version: str, contract: Contract) -> Model:
+    """Return a package's model. It is loaded beside the loop that serves requests."""
+    return in_native_thread(lambda: Model(package, version, contract))
+
+
+def prepare_explanations(model: Model) -> None:
+    """Load what explanations need beside the loop, so that the first one takes no longer."""
+    in_native_thread(model.load_explainer)
+    gc.freeze()  # XGBoost's own objects; see below
+
+
 settings = read_settings(Settings)
 set_up(settings.log_format)
 metrics = Metrics(CollectorRegistry())
 live_model = LiveModel(
-    ModelFolder(settings.model_path), load_contract(), Model, metrics.set_live_version
+    ModelFolder(settings.model_path), load_contract(), load_model, metrics.set_live_version
 )
 live_model.refresh()  # before the first request
-live_model.follow(settings.model_check_s)
 journal = Journal(
     settings.journal_path,
     settings.instance,
@@ -43,3 +55,4 @@ app = create_app(settings, live_model, journal, metrics, LOG_DELAY_S)
 # one request in a thousand by 10 ms.
 gc.collect()
 gc.freeze()
+live_model.follow(settings.model_check_s, prepare_explanations)

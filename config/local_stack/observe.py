@@ -110,7 +110,7 @@ def journal(env: Env, *arguments: str) -> str:
 
 def json_lines(text: str) -> list[dict[str, Any]]:
     """Return the objects of a text with one JSON object per line."""
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]  # a string may hold U+2028
 
 
 def addresses(env: Env) -> dict[str, str]:

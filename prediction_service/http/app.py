@@ -142,7 +142,7 @@ def add_state_routes(
     def ready() -> Response:
         if missing := find_missing(settings, live_model, journal):
             raise NotReady("The service cannot predict now. `problems` has the causes.", missing)
-        status = live_model.status()
+        status = live_model.folder.status()
         registry = status.registry if status else "not followed"
         version = required_model(live_model).version
         return json_response(ReadinessResponse(True, version, live_model.rejection(), registry))
@@ -252,7 +252,7 @@ def find_missing(
     """Return the reasons why the service cannot predict; empty if it can."""
     missing = []
     if live_model.model is None:
-        status = live_model.status()
+        status = live_model.folder.status()
         expected = f"a model in MODEL_DIR={settings.model_dir}"
         registry = status.registry if status else "the follower has not reported yet"
         missing.append(ReportedProblem("model", None, f"{expected}; registry: {registry}"))

@@ -111,6 +111,11 @@ def lock_path(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
+def flush_content(descriptor: int) -> None:
+    """Make the disk store the content of an open file. Raises OSError."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has no fdatasync
+
+
 def flush_folder(folder: Path) -> None:
     """Make the disk store the names in a folder. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -12,7 +12,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from prediction_service.journal.files import JournalUnavailable, journal_paths, open_journal
+from prediction_service.journal.files import (
+    JournalUnavailable,
+    flush_content,
+    journal_paths,
+    open_journal,
+)
 from prediction_service.journal.line import DECODE_ERRORS, StoredEvent, decode_line
 
 TAIL_BYTES = 1 << 12  # read first to find the newest event
@@ -120,5 +125,5 @@ def erase(path: Path, prediction_id: str) -> int:
                     n_erased += 1
             offset += len(content)
         if n_erased:
-            os.fdatasync(file.fileno())
+            flush_content(file.fileno())
     return n_erased

@@ -17,6 +17,7 @@ from config.runtime.logs import where
 from prediction_service.journal.files import (
     JournalUnavailable,
     acquire_lock,
+    flush_content,
     flush_folder,
     folder_bytes,
     lock_path,
@@ -86,7 +87,7 @@ class JournalFile:
 
     def flush(self) -> None:
         """Make the disk store what was appended. Raises OSError."""
-        os.fdatasync(self._file)
+        flush_content(self._file)
 
     def close(self) -> None:
         """Release the lock. The relay may remove the file once it is shipped."""

@@ -9,17 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import msgspec
 import structlog
 
 from config.contract import Contract
 from config.model_registry import GRAPH
-from prediction_service.models.model_folder import Current, ModelFolder, Rejection, Status
-from prediction_service.models.package import ModelRejected, check_digest
+from prediction_service.models.backoff import Backoff
+from prediction_service.models.model_folder import UNREADABLE, Current, ModelFolder, Rejection
+from prediction_service.models.package import ModelRejected, check_digest, reason_of
 
 log = structlog.get_logger(__name__)
-
-RETRY_S = 30  # the cause of a rejection may pass, such as a lack of memory
 
 M = TypeVar("M")  # a loaded model
 
@@ -36,8 +34,8 @@ class LiveModel(Generic[M]):
     ) -> None:
         """Start without a model.
 
-        `load` makes a model of package, version and contract, or raises ModelRejected. `on_loaded`
-        receives each version that becomes live.
+        `load` makes a model of package, version and contract. Every error that it raises rejects
+        the version. `on_loaded` receives each version that becomes live.
         """
         self.folder = folder
         self.contract = contract
@@ -45,56 +43,67 @@ class LiveModel(Generic[M]):
         self.on_loaded = on_loaded
         self.model: M | None = None
         self.rejected: Rejection | None = None
-        self._seen: Current | None = None
-        self._retry_at = 0.0
+        self._live: Current | None = None
+        self._backoff = Backoff()
 
     def refresh(self) -> None:
         """Load the version that `current.json` names, unless it is live or was just rejected."""
         try:
             current = self.folder.current()
-        except (OSError, msgspec.DecodeError) as err:
-            self.rejected = Rejection("?", f"current.json cannot be read: {err}")
+        except UNREADABLE as err:
+            self._reject("?", ModelRejected(f"current.json cannot be read: {err}"))
             return
-        if current is None or (current == self._seen and not self._retry_due()):
-            return
-        self._seen, self._retry_at = current, time.monotonic() + RETRY_S
-        try:
-            self.model = self._load(current)
+        if current == self._live:
             self.rejected = None
-            self.on_loaded(current.version)
-            log.info("model_live", version=current.version, run_id=current.run_id)
-        except ModelRejected as err:
-            self.rejected = Rejection(current.version, str(err))
-            log.error("model_rejected", version=current.version, error=str(err))
-
-    def status(self) -> Status | None:
-        """Return the follower's last report; None if there is none or it cannot be read."""
-        try:
-            return self.folder.status()
-        except (OSError, msgspec.DecodeError):
-            return None
+        elif current is not None and self._backoff.is_over(current):
+            self._replace(current)
 
     def rejection(self) -> Rejection | None:
         """Return the version that this worker or the follower rejects, if any."""
-        status = self.status()
+        status = self.folder.status()
         return self.rejected or (status.refused if status else None)
 
-    def follow(self, period_s: float) -> threading.Thread:
-        """Refresh every `period_s` seconds in a thread, until the process ends."""
-        thread = threading.Thread(target=self._keep_refreshing, args=[period_s], daemon=True)
+    def follow(
+        self, period_s: float, prepare: Callable[[M], object] = lambda _: None
+    ) -> threading.Thread:
+        """Refresh every `period_s` seconds in a thread, until the process ends.
+
+        `prepare` receives each live model once, in that thread.
+        """
+        thread = threading.Thread(
+            target=self._keep_refreshing, args=[period_s, prepare], daemon=True
+        )
         thread.start()
         return thread
 
-    def _keep_refreshing(self, period_s: float) -> None:
+    def _keep_refreshing(self, period_s: float, prepare: Callable[[M], object]) -> None:
+        prepared: M | None = None
         while True:
-            time.sleep(period_s)
             try:
                 self.refresh()
+                if self.model is not None and self.model is not prepared:
+                    prepared = self.model
+                    prepare(prepared)
             except Exception:  # pylint: disable=broad-exception-caught
                 log.exception("model_refresh_failed")  # must not end the thread
+            time.sleep(period_s)
 
-    def _retry_due(self) -> bool:
-        return self.rejected is not None and time.monotonic() >= self._retry_at
+    def _replace(self, current: Current) -> None:
+        try:
+            self.model = self._load(current)
+        except Exception as err:  # pylint: disable=broad-exception-caught  # also a surprise
+            self._backoff.start(current)
+            self._reject(current.version, err)
+            return
+        self._live, self.rejected = current, None
+        self.on_loaded(current.version)
+        log.info("model_live", version=current.version, run_id=current.run_id)
+
+    def _reject(self, version: str, err: Exception) -> None:
+        rejection = Rejection(version, reason_of(err))
+        if rejection != self.rejected:
+            log.error("model_rejected", version=version, error=rejection.reason)
+        self.rejected = rejection
 
     def _load(self, current: Current) -> M:
         package = self.folder.package(current)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
+UNREADABLE = (OSError, ValueError)  # a file that is not readable, not JSON or not UTF-8
 
 
 class Current(msgspec.Struct, frozen=True):
@@ -48,12 +49,15 @@ class ModelFolder:
         self.path = path
 
     def current(self) -> Current | None:
-        """Return the live version; None before the first one."""
+        """Return the live version; None before the first one. Raises UNREADABLE."""
         return self._read("current.json", Current)
 
     def status(self) -> Status | None:
-        """Return the follower's last report; None before the first one."""
-        return self._read("status.json", Status)
+        """Return the follower's last report; None if there is none or it cannot be read."""
+        try:
+            return self._read("status.json", Status)
+        except UNREADABLE:
+            return None  # the follower's next report replaces it
 
     def switch(self, current: Current) -> None:
         """Make `current` the live version."""

@@ -21,6 +21,11 @@ class ModelRejected(Exception):
     """The package cannot be served. The message gives the reason."""
 
 
+def reason_of(err: Exception) -> str:
+    """Return why a version cannot be loaded, with the kind of an unexpected error."""
+    return str(err) if isinstance(err, ModelRejected) else f"{type(err).__name__}: {err}"
+
+
 class Golden(msgspec.Struct):
     """The content of `golden.json`: raw rows and the probabilities that any host must reproduce."""
 
@@ -33,7 +38,7 @@ def read_golden(path: Path) -> Golden:
     """Return a package's golden rows. Raises ModelRejected if they could prove nothing."""
     try:
         golden = msgspec.json.decode(path.read_bytes(), type=Golden)
-    except (OSError, msgspec.DecodeError) as err:
+    except (OSError, ValueError) as err:  # not JSON, or not UTF-8
         raise ModelRejected(f"{GOLDEN} cannot be read: {err}. Train a new version.") from err
     if not golden.rows or len(golden.rows) != len(golden.probabilities):
         raise ModelRejected(

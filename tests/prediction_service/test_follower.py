@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from config.contract import Contract
 from config.model_registry import ALIAS, BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH, GRAPH_SHA256
 from config.model_registry import MODEL_NAME, PACKAGE, file_digests
 from prediction_service.follower import Follower
+from prediction_service.models.backoff import FIRST_PAUSE_S
 from prediction_service.models.package import sha256_of
-from prediction_service.models.model_folder import ModelFolder
-from prediction_service.models.registry import Registry
+from prediction_service.models.model_folder import ModelFolder, Status
+from prediction_service.models.registry import Registry, RegistryUnavailable
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, with_metadata, with_wrong_golden
@@ -157,6 +159,90 @@ def test_a_version_with_wrong_golden_rows_is_rejected_and_the_good_one_stays(
     assert current_version(folder) == "3"
     status = folder.status()
     assert status and status.refused is None
+
+
+@pytest.fixture
+def broken_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make every load of a model fail for lack of memory; return their versions."""
+    versions: list[str] = []
+
+    def load(_: Path, version: str, __: Contract) -> None:
+        versions.append(version)
+        raise MemoryError("no memory for the graph")
+
+    monkeypatch.setattr("prediction_service.follower.Model", load)
+    return versions
+
+
+def test_an_unexpected_error_is_a_rejection_with_its_reason_and_not_retried_at_once(
+    follower: Follower, folder: ModelFolder, register: Register, broken_loads: list[str]
+) -> None:
+    """The download once began again with every look at the registry, and no report named it."""
+    register()
+    for _ in range(3):
+        follower.follow()
+    assert rejection_of(folder) == "MemoryError: no memory for the graph"
+    assert broken_loads == ["1"]
+
+
+def test_a_rejected_version_becomes_live_once_the_fault_has_passed(
+    follower: Follower,
+    folder: ModelFolder,
+    register: Register,
+    broken_loads: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It once stayed rejected until the follower's next start."""
+    register()
+    follower.follow()
+    monkeypatch.undo()
+    follower.follow()
+    assert current_version(folder) is None  # the pause is not over
+    after = time.monotonic() + FIRST_PAUSE_S
+    monkeypatch.setattr("prediction_service.models.backoff.time.monotonic", lambda: after)
+    follower.follow()
+    assert (current_version(folder), broken_loads) == ("1", ["1"])
+    assert folder.status() == Status("reached")
+
+
+def test_a_download_that_fails_is_a_rejection(
+    follower: Follower, folder: ModelFolder, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object) -> None:
+        raise RegistryUnavailable("its files are missing")
+
+    register()
+    with monkeypatch.context() as patch:
+        patch.setattr(follower.registry, "download", download)
+        follower.follow()
+    assert rejection_of(folder) == "its files are missing"
+    register()
+    follower.follow()
+    assert folder.status() == Status("reached")
+
+
+def test_an_unexpected_error_of_the_registry_is_reported(
+    follower: Follower, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wanted() -> None:
+        raise KeyError("version")
+
+    monkeypatch.setattr(follower.registry, "wanted", wanted)
+    follower.follow()
+    assert folder.status() == Status("KeyError: 'version'")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"registry": "\xff"}'])
+def test_a_damaged_report_is_replaced(
+    follower: Follower, folder: ModelFolder, register: Register, content: bytes
+) -> None:
+    """The follower once failed until someone deleted the file."""
+    register()
+    folder.path.mkdir()
+    (folder.path / "status.json").write_bytes(content)
+    follower.follow()
+    assert current_version(folder) == "1"
+    assert folder.status() == Status("reached")
 
 
 def test_a_version_for_another_contract_is_rejected(

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
 from prediction_service.journal import (
@@ -97,6 +99,39 @@ def test_appended_events_are_flushed_by_the_maintenance_thread(
     journal.run_maintenance(0.05)
     size = journal.path.stat().st_size
     wait_until(lambda: size in flushed, 10, "a flush")
+
+
+def test_a_system_without_fdatasync_stores_rotates_and_erases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has no such call. The worker's maintenance once ended there with its first flush."""
+    monkeypatch.delattr(os, "fdatasync")
+    with closing(Journal(tmp_path, "here", "full", 10**8, max_file_age_s=0.0)) as journal:
+        first, stored = journal.path, made_predictions(1)
+        journal.append(stored)
+        journal.run_maintenance(0.01)
+        wait_until(lambda: journal.path != first, 10, "another file")
+    assert erase(first, stored[0].prediction_id) == 1
+
+
+def test_an_unexpected_error_does_not_end_the_maintenance(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = flushes(monkeypatch)
+    calls: list[Callable[[], Any]] = []
+
+    def fail_once(function: Callable[[], Any]) -> Any:
+        calls.append(function)
+        if len(calls) == 1:
+            raise RuntimeError("a surprise")
+        return function()
+
+    journal.append(made_predictions(1))
+    with capture_logs() as lines:
+        journal.run_maintenance(0.01, fail_once)
+        wait_until(lambda: flushed, 10, "a flush")
+    assert lines[0]["event"] == "journal_maintenance_failed"
+    assert lines[0]["error"].startswith("RuntimeError at ")
 
 
 def test_a_worker_replaces_a_long_file_and_an_old_one(tmp_path: Path) -> None:

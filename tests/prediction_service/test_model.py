@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from config.contract import Contract
 from prediction_service.models.package import ModelRejected
 from prediction_service.predict.model import Model, to_tensor
-from prediction_service.models.model_folder import Current, ModelFolder, Status
+from prediction_service.models.model_folder import Current, ModelFolder, Rejection, Status
 from prediction_service.models.live_model import LiveModel
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import install, with_metadata, with_wrong_golden
@@ -95,6 +96,23 @@ def test_a_worker_starts_without_a_model_and_takes_the_first_one(
     wait_until(lambda: live.model, 10, "the first model")
 
 
+def test_each_live_model_is_prepared_once_in_the_thread_that_follows(
+    package: Path, live_model: LiveModel
+) -> None:
+    prepared: list[tuple[str, str]] = []
+
+    def prepare(model: Model) -> None:
+        prepared.append((model.version, threading.current_thread().name))
+        raise RuntimeError("a surprise")  # must not end the thread
+
+    thread = live_model.follow(0.05, prepare)
+    wait_until(lambda: prepared, 10, "version 1")
+    install(live_model.folder, package, "2")
+    wait_until(lambda: len(prepared) == 2, 10, "version 2")
+    time.sleep(0.2)
+    assert prepared == [("1", thread.name), ("2", thread.name)]
+
+
 def test_the_last_good_model_stays_when_the_next_is_damaged(
     package: Path, live_model: LiveModel
 ) -> None:
@@ -112,8 +130,36 @@ def test_the_last_good_model_stays_when_the_next_is_damaged(
     assert live_model.rejection() is None
 
 
-def test_a_damaged_pointer_does_not_end_the_watch(live_model: LiveModel, package: Path) -> None:
-    (live_model.folder.path / "current.json").write_text("{")
+def test_an_unexpected_error_is_a_rejection_and_the_version_is_loaded_again_after_a_pause(
+    model_folder: ModelFolder, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a version was once neither reported nor ever loaded again."""
+    results: list[Any] = [MemoryError("no memory"), MemoryError("no memory"), "a model"]
+    loaded = []
+
+    def load(_: Path, version: str, __: Contract) -> Any:
+        loaded.append(version)
+        if isinstance(result := results.pop(0), Exception):
+            raise result
+        return result
+
+    now = 0.0
+    monkeypatch.setattr("prediction_service.models.backoff.time.monotonic", lambda: now)
+    live = LiveModel(model_folder, contract, load)
+    attempts = []
+    for now in (0.0, 29.0, 30.0, 89.0, 90.0):  # the pause doubles
+        live.refresh()
+        attempts.append(len(loaded))
+        expected = None if live.model else Rejection("1", "MemoryError: no memory")
+        assert live.rejection() == expected
+    assert (attempts, live.model) == ([1, 1, 2, 2, 3], "a model")
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"version": "\xff"}'])
+def test_a_damaged_pointer_does_not_end_the_watch(
+    live_model: LiveModel, package: Path, content: bytes
+) -> None:
+    (live_model.folder.path / "current.json").write_bytes(content)
     live_model.refresh()
     rejection = live_model.rejection()
     assert rejection and "current.json" in rejection.reason

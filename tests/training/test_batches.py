@@ -180,6 +180,24 @@ def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
     assert len(left) == 3 and all('"p12"' in line and '"p1"' not in line for line in left)
 
 
+def test_a_line_separator_in_a_string_does_not_cut_a_row(
+    add, people, tmp_path, monkeypatch, capsys
+):
+    """JSON allows U+2028 and U+0085 in a string. A cut row once lost its label, and `forget` left
+    the half without the id.
+    """
+    record = people.drop(columns="income").iloc[0].to_dict()
+    good = {"record": record, "label": 1, "prediction_id": "p\u2028\x85\x0b1", "predicted_at": 5.0}
+    bad = good | {"prediction_id": "p2", "record": record | {"sex": "Male\x85\u2029"}}
+    lines = [json.dumps(row, ensure_ascii=False) for row in (good, bad)]
+    added = add("\r\n".join(lines), "export.jsonl")
+    assert (added.batch.rows, added.batch.rejected) == (1, 1)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    main(["forget", "p2"])
+    assert "quarantine: 1 rows removed" in capsys.readouterr().out
+    assert added.quarantine.read_bytes() == b""
+
+
 def test_no_log_line_and_no_error_contains_a_value_of_a_record(add, people):
     """Logs once had rejected rows, and the error of a flow goes to NOTIFY_URL."""
     bad = people.astype(object)

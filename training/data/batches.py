@@ -121,10 +121,10 @@ def forget_rejected(quarantine_dir: Path, prediction_id: str) -> int:
     """Remove the quarantined rows of a prediction; return their number."""
     forgotten = 0
     for path in quarantine_dir.glob("*.jsonl"):
-        lines = path.read_text("utf-8").splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if not is_of(json.loads(line)["row"], prediction_id)]
         if len(kept) < len(lines):
-            write_atomically(path, "".join(kept).encode())
+            write_atomically(path, b"".join(kept))
             forgotten += len(lines) - len(kept)
     return forgotten
 
@@ -236,7 +236,7 @@ def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
     decode = msgspec.json.Decoder(LabelledRecord).decode
     rows: dict[int, LabelledRecord] = {}
     misshapen: list[tuple[int, object, list[Problem]]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a string may hold U+2028
         if not line.strip():
             continue
         try:
