@@ -7,7 +7,7 @@ from hmac import compare_digest
 from config.runtime.api_keys import hashes
 from prediction_service.errors import NotAuthorized
 
-BEARER = "Bearer "
+BEARER = "bearer"  # the case of an authentication scheme does not matter
 MAX_REMEMBERED = 1000
 REMEDY = (
     "Send a key as `Authorization: Bearer KEY`. The operator of the service makes one with"
@@ -34,9 +34,10 @@ class Keys:
 
         Every hash is compared, each in constant time.
         """
-        if authorization is None or not authorization.startswith(BEARER):
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != BEARER:
             raise NotAuthorized(f"Authorization: no API key. {REMEDY}")
-        given, caller = sha256(authorization[len(BEARER) :].encode()).digest(), None
+        given, caller = sha256(key.lstrip(" ").encode()).digest(), None
         for name, known in self._hashes:
             if compare_digest(known, given):
                 caller = name

@@ -55,7 +55,7 @@ def guarded(make_client: MakeClient) -> FlaskClient:
 @pytest.mark.parametrize(
     "header",
     [None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {hash_of(KEY)}"]
-    + [f"bearer {KEY}", "Bearer \xe9"],
+    + [f"Bearer{KEY}", f"Bearers {KEY}", "Bearer \xe9"],
 )
 def test_without_a_known_key_a_request_is_rejected_with_the_remedy(
     guarded: FlaskClient, journal: Journal, record: Record, path: str, header: str | None
@@ -78,6 +78,15 @@ def test_each_known_key_opens(guarded: FlaskClient, record: Record) -> None:
         assert (
             guarded.post("/predict?explain=false", json=record, headers=headers).status_code == 200
         )
+
+
+@pytest.mark.parametrize("scheme", ["bearer ", "BEARER ", "Bearer  "])
+def test_the_scheme_may_be_in_any_case_and_be_followed_by_several_spaces(
+    guarded: FlaskClient, record: Record, scheme: str
+) -> None:
+    """As in RFC 9110, section 11.4."""
+    headers = {"Authorization": f"{scheme}{KEY}"}
+    assert guarded.post("/predict", json=record, headers=headers).status_code == 200
 
 
 def test_pages_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) -> None:
