@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from config.contract import CONTRACT_PATH
+from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
 from config.runtime.logs import LogFormat, LogLevel
 from config.runtime.settings import YEAR_S, BaseSettings, Count, Port, Seconds, Workers
 
@@ -20,6 +21,7 @@ class Settings(BaseSettings):
         16_000_000,
         description="Maximum size in bytes of a batch that the relay posts. Larger: 413.",
     )
+    trusted_hosts: TrustedHosts = Field("", description=HOSTS_DESCRIPTION)
     window_dir: str = Field(
         "var/window", description="Folder of the window, the cached reference data and the reports."
     )

@@ -66,6 +66,18 @@ class CrossSite(ServiceError):
     status, code = 403, "cross_site"
 
 
+class UntrustedHost(ServiceError):
+    """The request names an unknown host. The operator can add it to TRUSTED_HOSTS."""
+
+    status, code = 400, "untrusted_host"
+
+
+class NotJsonType(ServiceError):
+    """The request does not declare JSON. The caller must set its Content-Type."""
+
+    status, code = 415, "unsupported_media_type"
+
+
 class InvalidRecords(ServiceError):
     """Records break the contract. The caller must fix each listed problem."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
+from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
 from config.runtime.logs import LogFormat
 from config.runtime.settings import (
     YEAR_S,
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
         description="Callers with their key's hash, `NAME=SHA256,NAME=SHA256`, as printed by"
         " `python -m prediction_service.keys new NAME`. Unset: no key is required.",
     )
+    trusted_hosts: TrustedHosts = Field("", description=HOSTS_DESCRIPTION)
     page_links: PageLinks = Field(
         "MLflow=5000,Prefect=4200,Drift=3000",
         description="Links of the page at `/`, `NAME=PORT` or `NAME=PORT/PATH`, on the host of the"

@@ -5,6 +5,7 @@ No request calculates anything: the measure process stores its results in the wi
 
 import sqlite3
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
-from config.runtime.cross_site import is_cross_site
+from config.runtime.cross_site import HOST_RULE, JSON, is_cross_site, is_json, is_trusted_host
 from config.runtime.logs import where
 from evidently_service.api import status_page
 from evidently_service.api.metrics import WindowCollector
@@ -56,12 +57,14 @@ def create_app(
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
-    app.before_request(reject_cross_site)
+    app.before_request(partial(check_access, settings.trusted_hosts))
     return app
 
 
-def reject_cross_site() -> None:
-    """Raise RequestError (403) for a POST that a browser sends for another site's page."""
+def check_access(trusted_hosts: str) -> None:
+    """Raise RequestError for an untrusted host, or a POST from another site's page."""
+    if not is_trusted_host(request.headers.get("Host", ""), trusted_hosts):
+        raise RequestError(400, "untrusted_host", f"Host: not trusted; expected {HOST_RULE}.")
     if is_cross_site(request.environ):
         raise RequestError(403, "cross_site", "A page of another site may not send POST requests.")
 
@@ -73,14 +76,14 @@ def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: W
     @app.post("/iterate/<dataset>")
     def iterate(dataset: str = monitoring.dataset) -> Response:
         check_dataset(dataset, monitoring)
-        predictions = decode_predictions(request.get_data(cache=False), contract)
+        predictions = decode_predictions(read_body(), contract)
         return receipt(len(predictions), window.add_predictions(predictions))
 
     @app.post("/labels")
     @app.post("/labels/<dataset>")
     def labels(dataset: str = monitoring.dataset) -> Response:
         check_dataset(dataset, monitoring)
-        received = decode_labels(request.get_data(cache=False))
+        received = decode_labels(read_body())
         return receipt(len(received), window.add_labels(received))
 
 
@@ -198,6 +201,15 @@ def drift_body(monitoring: Monitoring, window: Window) -> dict[str, Any]:
     }
 
 
+def read_body() -> bytes:
+    """Return the request's body. Raises RequestError (415) if it is not declared as JSON."""
+    body = request.get_data(cache=False)
+    if not is_json(request.headers.get("Content-Type", "")):
+        message = f"Content-Type: expected {JSON}. Send the header with every POST."
+        raise RequestError(415, "unsupported_media_type", message)
+    return body
+
+
 def check_dataset(name: str, monitoring: Monitoring) -> None:
     """Raise RequestError (404) for a dataset that is not monitored."""
     known = monitoring.dataset
@@ -216,7 +228,7 @@ def receipt(received: int, new: int) -> Response:
 
 def json_response(body: dict[str, Any], status: int = 200) -> Response:
     """Return a JSON response."""
-    return Response(msgspec.json.encode(body), status, content_type="application/json")
+    return Response(msgspec.json.encode(body), status, content_type=JSON)
 
 
 def error_response(

@@ -20,6 +20,7 @@ from werkzeug.exceptions import (
 )
 
 from config.events import Label
+from config.runtime.cross_site import JSON, is_json
 from config.runtime.logs import where
 from prediction_service.predict.parsing import FeedbackReader
 from prediction_service.http.middleware import (
@@ -35,6 +36,7 @@ from prediction_service.errors import (
     InvalidRecords,
     NotAuthorized,
     NotJson,
+    NotJsonType,
     NotReady,
     ReportedProblem,
     ServiceError,
@@ -58,7 +60,6 @@ from prediction_service.web import routes
 
 log = structlog.get_logger(__name__)
 
-JSON = "application/json"
 # Paths that never need an API key.
 OPEN_PATHS = (
     "/model",
@@ -89,7 +90,9 @@ def create_app(
     keys, log_request = Keys(settings.api_key_hashes), None
     if settings.log_requests:
         log_request = make_request_log(settings.log_format, log_delay_s)
-    middleware = RequestMiddleware(app.wsgi_app, keys, OPEN_PATHS, metrics, log_request)
+    middleware = RequestMiddleware(
+        app.wsgi_app, keys, OPEN_PATHS, metrics, log_request, trusted_hosts=settings.trusted_hosts
+    )
     app.wsgi_app = middleware  # type: ignore[method-assign]  # as Flask's documentation does
     return app
 
@@ -200,7 +203,9 @@ def read_flag(name: str) -> bool:
 
 
 def read_body(max_bytes: int) -> bytes:
-    """Return the request's body. Raises RequestEntityTooLarge, BadRequest or ClientDisconnected.
+    """Return the request's body.
+
+    Raises RequestEntityTooLarge, BadRequest, ClientDisconnected or NotJsonType.
 
     The stream is read directly: Werkzeug's own limit truncates a chunked body without an error,
     and its wrapper costs a tenth of a request.
@@ -216,6 +221,8 @@ def read_body(max_bytes: int) -> bytes:
         raise RequestEntityTooLarge()
     if length is not None and len(body) < length:
         raise ClientDisconnected()
+    if not is_json(request.environ.get("CONTENT_TYPE", "")):
+        raise NotJsonType(f"Content-Type: expected {JSON}. Send the header with every POST.")
     return body
 
 

@@ -14,8 +14,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import request
 
-from config.runtime.cross_site import is_cross_site
-from prediction_service.errors import CrossSite, NotAuthorized
+from config.runtime.cross_site import HOST_RULE, is_cross_site, is_trusted_host
+from prediction_service.errors import CrossSite, ServiceError, UntrustedHost
 from prediction_service.http.auth import Keys
 from prediction_service.http.request_log import LogRequest
 from prediction_service.metrics import Metrics
@@ -43,6 +43,8 @@ class RequestMiddleware:
         open_paths: Collection[str],
         metrics: Metrics,
         log_request: LogRequest | None,
+        *,
+        trusted_hosts: str = "",
     ) -> None:
         """`open_paths` need no key; every other path needs one, also an unknown path."""
         self.app = app
@@ -50,6 +52,7 @@ class RequestMiddleware:
         self.open_paths = frozenset(open_paths)
         self.metrics = metrics
         self.log_request = log_request
+        self.trusted_hosts = trusted_hosts
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request."""
@@ -60,7 +63,7 @@ class RequestMiddleware:
         environ[REQUEST_ID] = request_id
         try:
             self._check_access(environ)
-        except (CrossSite, NotAuthorized) as err:
+        except ServiceError as err:
             environ[REJECTION] = err
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -74,6 +77,8 @@ class RequestMiddleware:
         return self.app(environ, start)
 
     def _check_access(self, environ: WSGIEnvironment) -> None:
+        if not is_trusted_host(environ.get("HTTP_HOST", ""), self.trusted_hosts):
+            raise UntrustedHost(f"Host: not trusted; expected {HOST_RULE}.")
         if is_cross_site(environ):
             raise CrossSite(CROSS_SITE)
         if self.keys and environ["PATH_INFO"] not in self.open_paths:

@@ -96,7 +96,12 @@ class Monitoring:
             self.sent += BATCH_ROWS
             sent = self.sent
         body = batch.replace(NAME, f"{sent:019d}".encode())
-        response = session.post(f"{self.address}/iterate/income", data=body, timeout=30)
+        response = session.post(
+            f"{self.address}/iterate/income",
+            data=body,
+            headers={"Content-Type": "application/json"},
+            timeout=30,
+        )
         response.raise_for_status()
         return sent
 

@@ -34,6 +34,7 @@ from evidently_service.settings import Settings
 from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions
 
+JSON = "application/json"
 MEASURED = Measurement(
     dataset="income",
     state="ok",
@@ -101,7 +102,7 @@ def client(
 
 def post(client: FlaskClient, path: str, events: Any) -> Any:
     """Return the response to a JSON POST."""
-    return client.post(path, data=msgspec.json.encode(events), content_type="application/json")
+    return client.post(path, data=msgspec.json.encode(events), content_type=JSON)
 
 
 def get(client: FlaskClient, path: str) -> Any:
@@ -180,13 +181,15 @@ def test_an_unknown_dataset_is_rejected_with_the_known_one(client: FlaskClient, 
 
 
 def test_a_body_that_is_not_json_is_a_400(client: FlaskClient) -> None:
-    response: Any = client.post("/iterate/income", data=b"[{")
+    response: Any = client.post("/iterate/income", data=b"[{", content_type=JSON)
     assert (response.status_code, response.json["error"]["code"]) == (400, "not_json")
     assert problems(response) == []
 
 
 def test_a_body_that_is_not_utf8_is_a_400(client: FlaskClient) -> None:
-    response: Any = client.post("/labels/income", data=b'[{"prediction_id": "\xff"}]')
+    response: Any = client.post(
+        "/labels/income", data=b'[{"prediction_id": "\xff"}]', content_type=JSON
+    )
     assert (response.status_code, response.json["error"]["code"]) == (400, "not_json")
 
 
@@ -252,7 +255,33 @@ def test_a_post_from_another_site_is_rejected(client: FlaskClient) -> None:
     assert response.status_code == 403
     assert response.json["error"]["code"] == "cross_site"  # type: ignore[index]
     assert client.get("/drift", headers=headers).status_code == 200
-    assert client.post("/iterate/income", data="[]").status_code == 200
+    assert client.post("/iterate/income", json=[]).status_code == 200
+
+
+def test_a_post_whose_origin_differs_from_its_host_is_rejected(client: FlaskClient) -> None:
+    """Over plain HTTP to another machine, a browser sends `Origin` alone."""
+    for path in ("/iterate/income", "/labels/income"):
+        response: Any = client.post(path, json=[], headers={"Origin": "http://elsewhere.example"})
+        assert (response.status_code, response.json["error"]["code"]) == (403, "cross_site")
+        response = client.post(path, json=[], headers={"Origin": "http://localhost"})
+        assert response.status_code == 200
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_post_must_declare_json(client: FlaskClient, content_type: str | None) -> None:
+    for path in ("/iterate/income", "/labels/income"):
+        response: Any = client.post(path, data=b"[]", content_type=content_type)
+        assert response.status_code == 415
+        assert response.json["error"]["code"] == "unsupported_media_type"
+        assert "expected application/json" in response.json["error"]["message"]
+
+
+def test_a_host_that_dns_rebinding_could_make_is_rejected(client: FlaskClient) -> None:
+    """A page's own name with this service's address could read the verdict and fill the window."""
+    response: Any = client.get("/drift", headers={"Host": "elsewhere.example:3000"})
+    assert (response.status_code, response.json["error"]["code"]) == (400, "untrusted_host")
+    assert "TRUSTED_HOSTS" in response.json["error"]["message"]
+    assert client.get("/drift", headers={"Host": "evidently:3000"}).status_code == 200
 
 
 def test_a_path_cannot_forge_a_log_line(client: FlaskClient) -> None:

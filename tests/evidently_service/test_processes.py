@@ -102,7 +102,8 @@ def address(environment: dict[str, str]) -> str:
 
 def post(url: str, events: list[Any]) -> None:
     """Post events; raise unless they were stored."""
-    requests.post(url, data=msgspec.json.encode(events), timeout=10).raise_for_status()
+    body, headers = msgspec.json.encode(events), {"Content-Type": "application/json"}
+    requests.post(url, data=body, headers=headers, timeout=10).raise_for_status()
 
 
 def drift(address: str) -> dict[str, Any]:

@@ -44,6 +44,7 @@ METHODS = (
     "PRI",
 )
 VERSIONS = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/0.9", "HTTP/1.10", "http/1.1", "HTTP/", "")
+HOST_AND_TYPE = "Host: here\r\nContent-Type: application/json"
 HEADERS = (
     "Content-Type: text/html",
     "Content-Type: application/x-www-form-urlencoded",
@@ -64,6 +65,8 @@ HEADERS = (
     "Content_Length: 3",
     "Host: another",
     "Host: a b c",
+    "Host: [::",
+    "Origin: null",
     "Range: bytes=0-1,5-",
     "Accept: " + "*/*;q=0.1," * 100,
     "Cookie: session=" + "A" * 500,
@@ -213,7 +216,12 @@ class Generator:
     def request(self, body: bytes, *headers: str, path: str = "", method: str = "POST") -> bytes:
         """Return a valid HTTP request, except for the given headers."""
         path = path or self.random.choice(PATHS)
-        head = [f"{method} {path} HTTP/1.1", "Host: here", f"Content-Length: {len(body)}", *headers]
+        head = [
+            f"{method} {path} HTTP/1.1",
+            HOST_AND_TYPE,
+            f"Content-Length: {len(body)}",
+            *headers,
+        ]
         return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
     def valid(self) -> bytes:
@@ -269,14 +277,14 @@ class Generator:
     def _length(self) -> Hostile:
         request = self.valid()
         length, body = self.random.choice(LENGTHS), request.partition(b"\r\n\r\n")[2]
-        head = f"POST {self.random.choice(PATHS)} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}"
+        head = f"POST {self.random.choice(PATHS)} HTTP/1.1\r\n{HOST_AND_TYPE}\r\n"
+        head += f"Content-Length: {length}"
         return Hostile("length", head.encode("latin-1") + b"\r\n\r\n" + body)
 
     def _chunks(self) -> Hostile:
         coding = self.random.choice(CODINGS)
-        head = (
-            f"POST {self.random.choice(PATHS)} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}"
-        )
+        head = f"POST {self.random.choice(PATHS)} HTTP/1.1\r\n{HOST_AND_TYPE}\r\n"
+        head += f"Transfer-Encoding: {coding}"
         if self.random.random() < 0.2:
             head += "\r\nContent-Length: 3"
         chunks = self.random.choice(CHUNKS)

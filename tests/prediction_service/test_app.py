@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from config.contract import Contract
+from config.runtime.cross_site import JSON
 from prediction_service.journal import (
     Event,
     Journal,
@@ -103,14 +104,15 @@ def test_a_whole_number_may_be_written_with_a_point(
 ) -> None:
     """As pandas writes the integers of a column that has gaps."""
     body = json.dumps([record, record]).replace('"age": 38', '"age": 38.0')
-    answers = client.post("/predict", data=body).get_json()
+    answers = client.post("/predict", data=body, content_type=JSON).get_json()
     assert (
         answers[0]["probability"] == client.post("/predict", json=record).get_json()["probability"]
     )
     first, _, third = events_of(journal)
     assert json.loads(first.body)["features"] == json.loads(third.body)["features"]
     assert b'"age":38,' in first.body
-    assert client.post("/predict", data=body.replace("38.0", "38.5")).status_code == 422
+    body = body.replace("38.0", "38.5")
+    assert client.post("/predict", data=body, content_type=JSON).status_code == 422
 
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,13 +161,15 @@ def test_a_field_given_twice_is_refused(client: FlaskClient, record: Record, sec
     """The fast decoder takes the last value silently, so the reader counts what was sent."""
     body = json.dumps(record)
     for name in ("hours_per_week", "workclass", "native_country"):
-        response = client.post("/predict", data=body[:-1] + f', "{name}": {second}}}')
+        sent = body[:-1] + f', "{name}": {second}}}'
+        response = client.post("/predict", data=sent, content_type=JSON)
         problems = error_of(response, 422, "invalid_records")
         assert (problems[0]["field"], problems[0]["expected"]) == (
             name,
             "one value, but the field is present more than once",
         )
-        response = client.post("/predict", data=f'{{"{name}": {second}, ' + body[1:])
+        sent = f'{{"{name}": {second}, ' + body[1:]
+        response = client.post("/predict", data=sent, content_type=JSON)
         assert error_of(response, 422, "invalid_records")[0]["field"] == name
 
 
@@ -179,7 +183,7 @@ def test_a_colon_in_a_value_is_no_repeated_field(client: FlaskClient, record: Re
 )
 @pytest.mark.parametrize("path", ["/predict", "/feedback"])
 def test_what_is_not_json_is_a_400(client: FlaskClient, path: str, body: bytes) -> None:
-    assert not error_of(client.post(path, data=body), 400, "not_json")
+    assert not error_of(client.post(path, data=body, content_type=JSON), 400, "not_json")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,7 @@ def test_a_hostile_value_is_a_422_that_stays_short(
 ) -> None:
     for name in ("age", "native_country", "sex"):
         body = json.dumps(record | {name: "HERE"}).replace('"HERE"', value)
-        response = client.post("/predict", data=body)
+        response = client.post("/predict", data=body, content_type=JSON)
         error_of(response, 422, "invalid_records")
         assert len(response.data) < 2000
 

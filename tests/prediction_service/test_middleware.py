@@ -161,6 +161,89 @@ def test_a_page_of_another_site_may_not_post(
     assert guarded.get("/", headers=said).status_code == 200  # a link on another site
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://elsewhere.example", "localhost", 403),
+        ("http://localhost:3000", "localhost:9696", 403),
+        ("null", "localhost", 403),
+        ("http://localhost:9696", "localhost:9696", 200),
+        ("https://10.0.0.7", "10.0.0.7", 200),  # a reverse proxy with TLS
+    ],
+)
+def test_without_sec_fetch_site_the_origin_must_be_the_host(
+    client: FlaskClient, record: Record, origin: str, host: str, status: int
+) -> None:
+    """Over plain HTTP to another machine, a browser sends `Origin` alone."""
+    headers = {"Origin": origin, "Host": host}
+    assert client.post("/predict", json=record, headers=headers).status_code == status
+    assert client.get("/model", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/feedback"])
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "text/plain; application/json", "multipart/form-data"]
+)
+def test_a_post_must_declare_json(
+    client: FlaskClient, journal: Journal, record: Record, path: str, content_type: str | None
+) -> None:
+    """A page can send any other type to another site, and a body without a type."""
+    response = client.post(path, data=json.dumps(record), content_type=content_type)
+    assert response.status_code == 415
+    error = response.get_json()["error"]
+    assert error["code"] == "unsupported_media_type"
+    assert "Content-Type: expected application/json" in error["message"]
+    assert not read_after(journal.path, 0, 10)
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON ;x=y"])
+def test_json_may_be_declared_with_parameters(
+    client: FlaskClient, record: Record, kind: str
+) -> None:
+    response = client.post("/predict", data=json.dumps(record), content_type=kind)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/model", "/predict", "/nowhere"])
+@pytest.mark.parametrize("host", ["elsewhere.example:9696", "127.0.0.1.example", "a.b:x", "[::.1"])
+def test_a_host_that_dns_rebinding_could_make_is_rejected(
+    client: FlaskClient, journal: Journal, record: Record, path: str, host: str
+) -> None:
+    """A page's own name with this service's address is one site for a browser."""
+    headers = {"Host": host, "Sec-Fetch-Site": "same-origin"}
+    for response in (
+        client.get(path, headers=headers),
+        client.post(path, json=record, headers=headers),
+    ):
+        assert response.status_code == 400
+        assert response.get_json()["error"]["code"] == "untrusted_host"
+        assert "TRUSTED_HOSTS" in response.get_json()["error"]["message"]
+    assert not read_after(journal.path, 0, 10)
+
+
+def test_addresses_and_names_without_a_dot_and_trusted_hosts_are_accepted(
+    make_client: MakeClient,
+) -> None:
+    client = make_client(trusted_hosts="income.example.org,.example.net")
+    for host in (
+        "127.0.0.1:9696",
+        "[::1]:9696",
+        "localhost",
+        "prediction:9696",
+        "Income.Example.org:443",
+    ):
+        assert client.get("/model", headers={"Host": host}).status_code == 200, host
+    assert client.get("/model", headers={"Host": "a.example.net"}).status_code == 200
+    assert client.get("/model", headers={"Host": "a.example.org"}).status_code == 400
+
+
+@pytest.mark.parametrize("text", ["a.example:80", "A.example", "*.example", "a, b"])
+def test_invalid_trusted_hosts_end_the_start(text: str, monkeypatch) -> None:
+    monkeypatch.setenv("TRUSTED_HOSTS", text)
+    with pytest.raises(SettingsError, match="TRUSTED_HOSTS"):
+        read_settings(Settings)
+
+
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
 def test_a_page_of_the_same_site_may_post(client: FlaskClient, record: Record, site: str) -> None:
     headers = {"Sec-Fetch-Site": site}

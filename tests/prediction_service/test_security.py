@@ -25,6 +25,7 @@ from tests.prediction_service.test_server import connect, predict_request, read_
 Record = dict[str, Any]
 # Values that can be in a log only because of these records.
 COUNTRY, BAD_SEX, BAD_FIELD, BAD_AGE = "Zubrowka-77", "sexvalue-31", "fieldname-53", 918273645
+JSON_TYPE = {"Content-Type": "application/json"}
 MARKS = (COUNTRY, BAD_SEX, BAD_FIELD, str(BAD_AGE))
 
 
@@ -71,7 +72,10 @@ def send_requests(address: str, valid: Record) -> None:
         for headers in ({}, {"Idempotency-Key": COUNTRY}, {"X-Request-ID": f"{COUNTRY} {BAD_SEX}"})
     ]
     assert set(statuses) == {200, 400, 422}
-    assert requests.post(url, data=json.dumps(valid)[:-1], timeout=10).status_code == 400
+    assert (
+        requests.post(url, data=json.dumps(valid)[:-1], headers=JSON_TYPE, timeout=10).status_code
+        == 400
+    )
     assert requests.post(f"{address}/feedback", json=valid, timeout=10).status_code == 422
     path = f"{address}/{COUNTRY}?{BAD_FIELD}={BAD_AGE}"
     assert requests.get(path, timeout=10).status_code == 404

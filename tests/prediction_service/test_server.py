@@ -24,7 +24,10 @@ from prediction_service.settings import Settings
 from tests.prediction_service.conftest import Start, arbiter, gunicorn
 
 Record = dict[str, Any]
-CHUNKED = b"POST /predict HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = (
+    b"POST /predict HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Type: application/json\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -58,7 +61,8 @@ def connect(settings: Settings) -> socket.socket:
 
 def predict_request(body: bytes, *headers: str) -> bytes:
     """A request as it travels."""
-    lines = ["POST /predict HTTP/1.1", "Host: here", f"Content-Length: {len(body)}", *headers]
+    lines = ["POST /predict HTTP/1.1", "Host: here", "Content-Type: application/json"]
+    lines += [f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 

@@ -90,7 +90,8 @@ class Load:
         n_records = LONG_LIST if number % LIST_EVERY == 0 else 1
         records = [self._record | {"age": 17 + (number + i) % 70} for i in range(n_records)]
         body = json.dumps(records if n_records > 1 else records[0]).encode()
-        head = f"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = "POST /predict HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         self.ledger.sent += 1
         try:
             async with asyncio.timeout(TIMEOUT_S):
