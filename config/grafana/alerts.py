@@ -16,6 +16,11 @@ MONITORING = yaml.safe_load(
     Path(__file__).parents[1].joinpath("monitoring.yaml").read_text("utf-8")
 )
 PREDICTIONS = 'endpoint=~"predict|feedback"'  # client requests, without scrapes and health checks
+# Predictions a second in a quarter of an hour: now, at the same time a day ago, a week ago.
+NOW, DAY_AGO, WEEK_AGO = (
+    f'sum(rate(income_requests_total{{endpoint="predict"}}[15m]{offset}))'
+    for offset in ("", " offset 1d", " offset 1w")
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,22 @@ compare the prediction with the labels: "Share of the positive class" on the dri
 Only predictions of the reference data's own version are compared.""",
     ),
     Alert(
+        name="InvalidValues",
+        summary="Far more values of {{ .Labels.feature }} are invalid than in training.",
+        value="max by (feature) (income_invalid_share_rise)",
+        comparison=">",
+        threshold=MONITORING["max_invalid_share_rise"],
+        lasting="2m",
+        severity="critical",
+        panel=("income-drift", "Rise of invalid values"),
+        runbook="""\
+The feature's share of missing, out-of-range and unseen values is far above that of the reference
+data (max_invalid_share_rise in config/monitoring.yaml). The panel "Invalid values" shows which of
+the three it is. Fix the upstream field. Until then drift starts no training: the rule "upstream"
+in python -m training decisions. If the new values are right, add them to config/features.yaml and
+start a training by hand.""",
+    ),
+    Alert(
         name="PerformanceBelowFloor",
         summary="ROC AUC of labelled predictions is below the floor, with its whole interval.",
         # The upper end of the interval, if there is one: chance alone fires no alert.
@@ -169,6 +190,45 @@ GET /health/ready on port 9696 gives the reason. 503: no model is loaded (make l
 S=follower), or the journals are full (see the alert SinkBacklog). 500: the service's log has
 the traceback (make logs S=prediction). Clients may send the same request again. An
 Idempotency-Key prevents a duplicate.""",
+    ),
+    Alert(
+        name="RejectedRequests",
+        summary="More than 5 % of the requests to {{ .Labels.endpoint }} are rejected.",
+        value=(
+            f'sum by (endpoint) (rate(income_requests_total{{{PREDICTIONS},status=~"4.."}}[5m]))'
+            f" / (sum by (endpoint) (rate(income_requests_total{{{PREDICTIONS}}}[5m])) > 0)"
+        ),
+        comparison=">",
+        threshold=0.05,
+        lasting="5m",  # one bad request among few is forgotten by then
+        severity="critical",
+        panel=("income-service", "Rejected requests"),
+        runbook="""\
+A rejected request is stored nowhere, so no window and no drift score contains it. The status
+gives the cause. 422 or 400: an upstream field is broken, or a client sends another format; the
+client's error response names the field and the rule. 401: an API key is wrong or revoked. 413: a
+list is too long (MAX_RECORDS, MAX_BODY_BYTES). Fix the client, then let it send the rejected
+records again.""",
+    ),
+    Alert(
+        name="TrafficStopped",
+        summary="Predictions are below a tenth of their usual rate.",
+        # The smaller one of both days, so one busy day is not the usual rate. Below one request a
+        # minute, chance alone gives such gaps.
+        value=(
+            f"({NOW} or vector(0))"
+            f" / ((({DAY_AGO} <= {WEEK_AGO}) or {WEEK_AGO} or {DAY_AGO}) > 0.02)"
+        ),
+        comparison="<",
+        threshold=0.1,
+        lasting="5m",
+        severity="warning",
+        panel=("income-service", "Usual traffic"),
+        runbook="""\
+Requests of the last quarter of an hour are compared with the same time of day, a day and a week
+ago. Without requests no other alert can fire. Look at the clients first, then at the way to port
+9696 (reverse proxy, firewall, BIND_ADDRESS). If no more traffic is expected, silence the alert: it
+resolves within a week.""",
     ),
     Alert(
         name="Latency",

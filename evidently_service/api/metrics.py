@@ -34,6 +34,7 @@ HELP = {
     "drift_share": "Share of features with a drift verdict.",
     "drift_detected": "1 if income_drift_share has reached its threshold.",
     "data_quality_share": "Share of the window's rows with the problem.",
+    "invalid_share_rise": "Share of rows with an invalid value minus that of the reference data.",
     "segment_rows": "The group's predictions in the window.",
     "segment_selection_rate": "Share of the group's predictions in the window that are >50K.",
     "segment_quality": "Quality of the group's labelled predictions.",
@@ -65,6 +66,7 @@ LABELS = {
     "drift_threshold": ("column",),
     "feature_drift_effect": ("feature",),
     "data_quality_share": ("feature", "problem"),
+    "invalid_share_rise": ("feature",),
     "segment_rows": ("segment", "group"),
     "segment_selection_rate": ("segment", "group"),
     "segment_quality": ("segment", "group", "metric"),
@@ -139,6 +141,8 @@ def _measured(measurement: Measurement) -> Iterator[Sample]:
     for feature in measurement.data_quality:
         for problem in ("missing", "out_of_range", "unseen"):
             yield "data_quality_share", getattr(feature, problem), feature.feature, problem
+    for name, rise in measurement.invalid_share_rises.items():
+        yield "invalid_share_rise", rise, name
     for one in measurement.segments:
         yield "segment_rows", one.rows, one.segment, one.group
         yield "segment_selection_rate", one.selection_rate, one.segment, one.group

@@ -8,6 +8,8 @@ prediction service rejects records that break the contract and counts them there
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import pandas as pd
+
 from config.contract import MISSING, Contract, Feature
 from evidently_service.store.records import FeatureQuality
 
@@ -38,6 +40,26 @@ def feature_quality(feature: Feature, values: list[Value]) -> FeatureQuality:
     if feature.is_categorical:
         return FeatureQuality(feature.name, missing=shares["missing"], unseen=shares["unseen"])
     return FeatureQuality(feature.name, out_of_range=shares["out_of_range"])
+
+
+def invalid_share_rises(
+    current: Iterable[FeatureQuality], reference: pd.DataFrame, contract: Contract
+) -> dict[str, float]:
+    """Return, by feature, its share of faulty values minus that of the reference data.
+
+    reference: as `monitored_frame` returns it. There, missing and unseen categories are the same,
+    so the shares of all faults are added.
+    """
+    return {
+        one.feature: invalid_share(one)
+        - invalid_share(feature_quality(contract[one.feature], reference[one.feature].tolist()))
+        for one in current
+    }
+
+
+def invalid_share(quality: FeatureQuality) -> float:
+    """Return the share of rows with any fault; a value has at most one."""
+    return sum(filter(None, (quality.missing, quality.out_of_range, quality.unseen)))
 
 
 def fault(feature: Feature, value: Value) -> str | None:

@@ -16,7 +16,7 @@ import structlog
 
 from config.contract import Contract
 from config.events import Label, Prediction
-from evidently_service.measure.data_quality import measure_data_quality
+from evidently_service.measure.data_quality import invalid_share_rises, measure_data_quality
 from evidently_service.measure.drift import Drift, measure_drift
 from evidently_service.measure.drift_impact import measure_drift_impacts
 from evidently_service.measure.performance import (
@@ -164,12 +164,16 @@ class Measure:
             return without_verdict
         reference = self._read_reference(inputs.version)
         judgement = self.judge.run(reference)
+        rises = invalid_share_rises(without_verdict.data_quality, reference.frame, self.contract)
+        limit = self.monitoring.max_invalid_share_rise
         without_verdict = msgspec.structs.replace(
             without_verdict,
             state="not_enough_rows",
             model_version=inputs.version.number,
             reference_rows=len(reference.frame),
             judgement=judgement,
+            invalid_share_rises=rises,
+            broken_features=tuple(name for name, rise in rises.items() if rise > limit),
         )
         if len(rows) < self.monitoring.min_rows:
             return without_verdict

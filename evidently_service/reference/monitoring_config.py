@@ -86,6 +86,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention_rows: Count
     share_drifted: Share
     roc_auc_floor: Share
+    max_invalid_share_rise: Share
     reports_kept: Count
     features: dict[str, ColumnTest]
     prediction: PredictionTests

@@ -164,6 +164,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     duration_s: float | None = None
     window: WindowFacts
     data_quality: tuple[FeatureQuality, ...] = ()
+    invalid_share_rises: dict[str, float] = {}  # over the reference data, by feature
+    broken_features: tuple[str, ...] = ()  # whose rise is above max_invalid_share_rise
     labels: LabelCounts = LabelCounts()
     label_coverage: float | None = None  # share of the window's rows with a label, in [0, 1]
     label_delay_s: dict[str, float] = {}  # of the rows of `quality`, by quantile

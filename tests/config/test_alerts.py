@@ -41,6 +41,8 @@ MEASURED = "income_measurement_timestamp_seconds"
 FINE = 'income_requests_total{endpoint="predict",status="200"}'
 FAILED = 'income_requests_total{endpoint="predict",status="503"}'
 REFUSED = 'income_requests_total{endpoint="predict",status="422"}'
+LABELS_REFUSED = 'income_requests_total{endpoint="feedback",status="404"}'
+AGE_RISE, SEX_RISE = (f'income_invalid_share_rise{{feature="{name}"}}' for name in ("age", "sex"))
 SCRAPES_FAILED = 'income_requests_total{endpoint="prometheus",status="500"}'
 WITHIN = {
     le: f'income_prediction_latency_seconds_bucket{{le="{le}"}}' for le in ("0.05", "0.5", "+Inf")
@@ -146,6 +148,56 @@ CASES = [
         {10: NOTHING, 30: NOTHING},
     ),
     Case("ErrorRate", "absent", {FAILED: "0+60x10 600x20"}, {10: ONCE, 16: NOTHING}),  # no traffic
+    Case(
+        "RejectedRequests",
+        "fires",
+        {FINE: "0+60x30", REFUSED: "0x5 6+6x20", LABELS_REFUSED: "0x30"},
+        {10: NOTHING, 13: ['endpoint="predict"'], 20: ['endpoint="predict"']},
+    ),
+    Case(  # every record is rejected
+        "RejectedRequests",
+        "fires",
+        {REFUSED: "0+6x30", LABELS_REFUSED: "0+6x30"},
+        {5: NOTHING, 6: ['endpoint="feedback"', 'endpoint="predict"']},
+    ),
+    Case(
+        "RejectedRequests",
+        "silent",
+        {FINE: "0+100x30", REFUSED: "0+4x30", FAILED: "0+60x30", SCRAPES_FAILED: "0+6000x30"},
+        {10: NOTHING, 30: NOTHING},
+    ),
+    Case("RejectedRequests", "silent", {FINE: "0x30", REFUSED: "0x5 1x25"}, {11: NOTHING}),
+    Case("RejectedRequests", "absent", {REFUSED: "60x30"}, {20: NOTHING}),
+    Case(
+        "TrafficStopped",
+        "fires",  # since minute 1,500
+        {FINE: "0+60x1500 90000x100"},
+        {1514: NOTHING, 1519: ONCE, 1590: ONCE},
+    ),
+    Case("TrafficStopped", "fires", {FINE: "0+60x1500 stale"}, {1514: NOTHING, 1520: ONCE}),
+    Case(
+        "TrafficStopped",
+        "silent",  # a quiet night, as a day ago
+        {FINE: "0+60x700 42000x740 42000+60x700 84000x740"},
+        {900: NOTHING, 2200: NOTHING, 2870: NOTHING},
+    ),
+    Case(
+        "TrafficStopped",
+        "silent",  # a load test a day ago, and usual traffic a week ago
+        {FINE: "0+2x8700 17400+6000x100 617400+2x1500"},
+        {10180: NOTHING, 10220: NOTHING},
+    ),
+    Case("TrafficStopped", "absent", {FINE: "0+60x100 6000x100"}, {180: NOTHING}),  # no history
+    Case(
+        "InvalidValues",
+        "fires",
+        {AGE_RISE: "0x4 0.4x20", SEX_RISE: "0.04x30"},
+        {6: NOTHING, 7: ['feature="age"']},
+    ),
+    Case("InvalidValues", "silent", {AGE_RISE: "0x4 0.4 0.05x20"}, {5: NOTHING, 20: NOTHING}),
+    Case(
+        "InvalidValues", "absent", {AGE_RISE: "0.4x10 stale"}, {10: ['feature="age"'], 11: NOTHING}
+    ),
     Case(
         "Latency",
         "fires",

@@ -37,10 +37,11 @@ from tests.conftest import free_port, wait_until
 
 SPEED_UP = 30  # of the rules' durations
 QUIET_S = 14.0
+INVALID_S = 8.0  # several scrapes, so that Prometheus sees a rate
 BASELINE_ROWS = 1000  # of people as in the reference, before the change
 ALERT_TIMEOUT_S = 180.0  # from the first record sent; generous, because machines are noisy
 MEASURE_TIMEOUT_S = 120.0
-LABELS = ("feature", "output", "sink", "job")  # they distinguish the alerts of one rule
+LABELS = ("feature", "output", "sink", "job", "endpoint")  # they distinguish the alerts of one rule
 STACK = ("gcs", "mlflow", "prefect", "prediction", "follower", "relay")
 MONITORING = ("evidently", "measure")
 WATCHED = {"prediction:9696": "PREDICTION_PORT", "evidently:3000": "EVIDENTLY_PORT"}
@@ -56,6 +57,7 @@ class Drill(NamedTuple):
     max_windows: int = 3  # of 1,000 rows, judged before the last expected alert fires
     scenario: str = "none"
     rows: int = 2500
+    sends_invalid: bool = False  # after the rows: records that break the contract
     stops_monitoring: bool = False  # after the rows; then the same number of rows is sent
 
 
@@ -99,16 +101,23 @@ DRILLS = (
     Drill(
         "missing field",
         "the occupation is null",
-        ("FeatureDrift(occupation)",),
+        ("FeatureDrift(occupation)", "InvalidValues(occupation)"),
         ("TargetDrift(*)",),
         scenario="missing_field",
     ),
     Drill(
         "unseen category",
         "a native country outside of the contract",
-        ("FeatureDrift(native_country)",),
+        ("FeatureDrift(native_country)", "InvalidValues(native_country)"),
         ("TargetDrift(*)",),
         scenario="unseen_category",
+    ),
+    Drill(
+        "rejected records",
+        "records without a field",
+        ("RejectedRequests(predict)",),
+        rows=1500,
+        sends_invalid=True,
     ),
     Drill("traffic stop", "1,500 records, then no more", (), rows=1500),
     Drill(
@@ -189,6 +198,8 @@ class Stage:
             alerts.begin()
             self.send(drill.scenario, drill.rows)
             alerts.watch(lambda: self.is_measured(BASELINE_ROWS + drill.rows), MEASURE_TIMEOUT_S)
+            if drill.sends_invalid:
+                alerts.watch(self.send_invalid, INVALID_S)
             if drill.stops_monitoring:
                 monitoring.stop()
                 self.send(drill.scenario, drill.rows)
@@ -203,6 +214,14 @@ class Stage:
             *("--scenario", scenario, "--rows", str(rows), "--seed", str(seed), "--quiet"),
             *("--concurrency", "4", "--labels", "1", "--label-delay-s", "0"),
         )
+
+    def send_invalid(self) -> None:
+        """Send some records that are rejected."""
+        for _ in range(20):
+            response = requests.post(
+                f"{self.env['PREDICTION_ADDRESS']}/predict", json={}, timeout=5
+            )
+            assert response.status_code == 422, response.text
 
     def command(self, module: str, *arguments: str) -> None:
         """Run a command of the project. Raises CalledProcessError."""
@@ -269,7 +288,7 @@ class Alerts:
         """Return True if every expected alert has fired."""
         return all(fnmatch.filter(self.fired, one) for one in self.expected)
 
-    def watch(self, until: Callable[[], bool], timeout_s: float) -> None:
+    def watch(self, until: Callable[[], bool | None], timeout_s: float) -> None:
         """Record alerts until the condition is true or the time is over."""
         deadline = time.monotonic() + timeout_s
         while not until() and time.monotonic() < deadline:

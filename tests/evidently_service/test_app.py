@@ -56,6 +56,8 @@ MEASURED = Measurement(
         FeatureQuality("age", out_of_range=0.125),
         FeatureQuality("workclass", missing=0.0625, unseen=0.0),
     ),
+    invalid_share_rises={"age": 0.125},
+    broken_features=("age",),
     segments=(
         Segment("sex", "Female", 330, 0.11, {"accuracy": 0.92, "fpr": 0.02}),
         Segment("age", "to 29", 300, 0.05, {}),
@@ -436,6 +438,7 @@ def test_metrics_show_the_latest_measurement(
     assert sample("data_quality_share", feature="age", problem="missing") is None
     assert sample("data_quality_share", feature="workclass", problem="missing") == 0.0625
     assert sample("data_quality_share", feature="workclass", problem="unseen") == 0
+    assert sample("invalid_share_rise", feature="age") == 0.125
     assert sample("segment_rows", segment="sex", group="Female") == 330
     assert sample("segment_selection_rate", segment="age", group="to 29") == 0.05
     assert sample("segment_quality", segment="sex", group="Female", metric="fpr") == 0.02
@@ -475,7 +478,7 @@ def test_a_measurement_of_an_older_release_is_still_shown(
     """A stored measurement outlives an upgrade, and lacks fields that were added since."""
     window.record(MEASURED, Run(1.0))
     added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
-    added |= {"estimated", "estimation_error"}
+    added |= {"estimated", "estimation_error", "invalid_share_rises", "broken_features"}
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
     with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:

@@ -223,6 +223,43 @@ def test_an_unseen_category_shows_in_the_data_quality_before_there_is_a_referenc
     assert unseen == {"native_country": 1 / 500}
 
 
+def test_a_field_is_broken_if_far_more_of_its_values_are_invalid_than_in_the_reference_data(
+    measure: Measure,
+    window: Window,
+    source: Source,
+    reference: list[dict[str, Any]],
+    enough: list[Prediction],
+) -> None:
+    """Half of the reference rows lack the workclass, so half of the window may lack it too."""
+    changed = [
+        row | {"workclass": (None, row["workclass"])[n % 2]} for n, row in enumerate(reference)
+    ]
+    source.promote("1", changed)
+    occupations = (None, "Astronaut", "Sales", "Sales", "Sales", "Sales", "Sales", "Sales")
+    rows = [
+        (
+            {"workclass": (None, "Private")[n % 2], "occupation": occupations[n % 8], "age": 200}
+            if n % 10
+            else {"workclass": "Private"}
+        )
+        for n in range(600)
+    ]
+    window.add_predictions(
+        msgspec.structs.replace(one, features=one.features | row)
+        for one, row in zip(enough, rows, strict=True)
+    )
+    measure.run_once()
+    found = latest(window)
+    assert found.invalid_share_rises["age"] == pytest.approx(0.9)
+    assert found.invalid_share_rises["occupation"] == pytest.approx(0.225, abs=0.01)
+    assert found.invalid_share_rises["workclass"] <= 0
+    assert found.broken_features == ("age", "occupation")
+    trained_on_such = [row | {"age": 200 + n % 2} for n, row in enumerate(changed)]
+    source.promote("2", trained_on_such)
+    measure.run_once()
+    assert latest(window).broken_features == ("occupation",)
+
+
 def richer(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with three shifted features."""
     return older(row) | {"sex": "Female", "race": "Other"}

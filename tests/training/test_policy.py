@@ -17,6 +17,7 @@ CALM = {
     "state": "ok",
     "drifted": False,
     "below_floor": False,
+    "broken_features": [],
     "model_version": "2",
     "judgement": {"persistent": [], "changed_by": 7.0, "drifted_from": None},
 }
@@ -58,6 +59,7 @@ def test_enough_fresh_labels_and_no_objection_lead_to_a_training():
 @pytest.mark.parametrize(
     ("rule", "cause", "facts", "why"),
     [
+        ("upstream", {"broken": ("age", "sex")}, {}, "(age, sex); fix upstream first"),
         ("running", {}, {"running": "red-fox"}, "red-fox"),
         ("version", {}, {"production": "3"}, "production is 3, the monitoring observes 2"),
         ("version", {"version": None}, {"production": None}, "production is none"),
@@ -106,3 +108,13 @@ def test_quality_below_its_floor_is_a_cause_where_no_feature_has_drifted():
     cause = cause_of(BELOW)
     words = "ROC AUC 0.700 of 600 labelled rows (at most 0.750) is below its floor"
     assert cause == Cause(words, "2", 9.0, True)
+
+
+@pytest.mark.parametrize("verdict", [DRIFTED, BELOW], ids=["drift", "quality"])
+def test_a_broken_upstream_field_is_no_reason_to_train(verdict):
+    """Its drift once started trainings on the broken values."""
+    cause = cause_of(verdict | {"broken_features": ["occupation"]})
+    assert cause is not None
+    decision = decide(cause, READY._replace(fresh_labels=10**6), SETTINGS, NOW)
+    assert (decision.train, decision.rule) == (False, "upstream")
+    assert "occupation" in decision.why

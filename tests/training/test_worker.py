@@ -5,13 +5,21 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 from prefect import flow, get_client
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
+
+# pylint: disable-next=no-name-in-module  # Prefect makes this name at import
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
@@ -19,13 +27,17 @@ from training.code_bundle import ROOT, code_digest, code_files
 from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.orchestration.worker import (
     POOL,
+    SILENT_RUNS,
     WorkerError,
+    crash_silent_runs,
     create_pool,
     deploy,
     end_orphaned_runs,
     upload_code,
     wait_for_server,
 )
+from training.registry.mlflow_registry import Registry
+from training.retraining.watch import DRIFT_TAG, find_facts
 from training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -73,6 +85,91 @@ def test_a_run_of_a_dead_worker_holds_no_slot():
         assert state(first) == StateType.CRASHED
         assert state(submit()) == StateType.PENDING
         end_orphaned_runs()
+
+
+def test_a_restarted_worker_replaces_its_automation():
+    for _ in range(2):
+        crash_silent_runs()
+    with get_client(sync_client=True) as client:
+        (found,) = client.read_automations_by_name(SILENT_RUNS)
+    assert found.enabled
+
+
+@contextmanager
+def own_prefect(folder: Path) -> Iterator[None]:
+    """Run Prefect's server with all its services, and use it while the body runs."""
+    port = free_port()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    env = os.environ | {"PREFECT_HOME": str(folder / "prefect")}
+    with (folder / "prefect.log").open("wb") as log:
+        with subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
+            address = f"http://127.0.0.1:{port}/api"
+            try:
+                with temporary_settings({PREFECT_API_URL: address}):
+                    wait_for_server(120)
+                    yield
+            finally:
+                server.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_path, monkeypatch):
+    """Such a run once stayed Running, and `watch` started no training for six hours."""
+    monkeypatch.chdir(tmp_path)  # where MLflow writes artifacts
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("FLOW_STORAGE", "gs://tests/prefect")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    registry = Registry(os.environ["MLFLOW_TRACKING_URI"])
+    log_path = tmp_path / "worker.log"
+    with gcs_emulator(tmp_path / "bucket") as storage, own_prefect(tmp_path):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
+        env = os.environ | {"PREFECT_API_URL": wait_for_server(120), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "training", "worker"]
+        with log_path.open("wb") as log:
+            with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log) as worker:
+                try:
+                    wait_until(lambda: len(deployments()) == 5, 120, log_path.read_text)
+                    run = start_long_training()
+                    wait_until(lambda: is_searching(run), 180, log_path.read_text)
+                    assert find_facts(registry, 0.0, Settings()).running == run.name
+                finally:
+                    for process in (*psutil.Process(worker.pid).children(recursive=True), worker):
+                        process.kill()
+        killed_at = time.monotonic()
+
+        def final() -> State | None:
+            state = read_run(run).state
+            return state if state and state.is_final() else None
+
+        state = wait_until(final, 300, "the run to end")
+        print(f"crashed after {time.monotonic() - killed_at:.0f} s")
+        assert state.type == StateType.CRASHED and "no heartbeat" in str(state.message)
+        assert find_facts(registry, 0.0, Settings()).running is None
+
+
+def start_long_training() -> FlowRun:
+    """Start a training as drift does, with a search of some minutes."""
+    with get_client(sync_client=True) as client:
+        return client.create_flow_run_from_deployment(
+            UUID(deployments()["train"]["id"]),
+            parameters={"data": "synthetic", "max_evals": 1000, "with_store": False},
+            tags=[DRIFT_TAG],
+        )
+
+
+def read_run(run: FlowRun) -> FlowRun:
+    """Return a flow run as it is now."""
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(run.id)
+
+
+def is_searching(run: FlowRun) -> bool:
+    """Return True if a training has begun its search."""
+    wanted = {"flow_runs": {"id": {"any_": [str(run.id)]}}}
+    with get_client(sync_client=True) as client:
+        tasks = client.request("POST", "/task_runs/filter", json=wanted).json()
+    return any(task["name"].startswith("search") for task in tasks)
 
 
 @pytest.mark.slow

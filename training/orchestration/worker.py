@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 from prefect import get_client
+from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -39,6 +40,11 @@ from training.code_bundle import ROOT, code_digest, code_files
 POOL = "income"
 CODE_BLOCK, RESULTS_BLOCK = "income-code", "income-results"
 DEPLOY_TIMEOUT_S = 120
+HEARTBEAT_S = 30  # between two heartbeats of a run; Prefect accepts nothing shorter
+SILENCE_S = 180  # without a heartbeat until a run is crashed; Prefect's server restarts in less
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDS = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")}
+SILENT_RUNS = "income-silent-runs"  # automation of Prefect
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
@@ -56,6 +62,7 @@ def run_worker(with_healthcheck: bool, server_wait_s: float) -> None:
     upload_code(settings)
     create_pool()
     deployments = deploy(settings, server)
+    crash_silent_runs()
     drop_overdue_runs()
     end_orphaned_runs()
     # Each deployment runs once at a time, so each has a slot.
@@ -93,6 +100,7 @@ def run_environment(settings: Settings, server: str) -> dict[str, str]:
         "TRAINING_STORE": settings.store_address,
         "FEED": settings.feed_address,
         "CENSUS_DATA_DIR": str(census.resolve()) if census else "",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         # A run that is fetched early would hold the only slot of its deployment.
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
@@ -128,6 +136,36 @@ def create_pool() -> None:
         template = ProcessWorker.get_default_base_job_template()
         pool = WorkPoolCreate(name=POOL, type="process", base_job_template=template)
         client.create_work_pool(pool, overwrite=True)
+
+
+def crash_silent_runs() -> None:
+    """Create the automation that sets a run without heartbeats to Crashed, or replace it.
+
+    The run's machine or container is dead. Otherwise the run stays Running, so it holds the slot of
+    its deployment, and `watch` starts no training.
+    """
+    automation = AutomationCore(
+        name=SILENT_RUNS,
+        description=f"Crash runs without a heartbeat for {SILENCE_S} seconds.",
+        trigger=EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *ENDS},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message=f"no heartbeat for {SILENCE_S} seconds"
+            )
+        ],
+    )
+    with get_client(sync_client=True) as client:
+        for former in client.read_automations_by_name(SILENT_RUNS):
+            client.delete_automation(former.id)
+        client.create_automation(automation)
 
 
 def drop_overdue_runs() -> None:

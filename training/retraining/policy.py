@@ -19,6 +19,7 @@ class Cause(NamedTuple):
     version: str | None  # production version that the monitoring observes
     since: float  # Unix time of the change, as far as known
     is_judged: bool = True  # by rows that arrived after this version's promotion
+    broken: tuple[str, ...] = ()  # features with far more invalid values than the reference data
 
 
 class Facts(NamedTuple):
@@ -42,6 +43,7 @@ class Decision(NamedTuple):
 def cause_of(verdict: Mapping[str, Any]) -> Cause | None:
     """Return the cause in a response of `GET /drift` of the Evidently service, if any."""
     version, judgement = verdict.get("model_version"), verdict.get("judgement", {})
+    broken = tuple(verdict["broken_features"])
     if verdict["drifted"]:
         columns = ", ".join(judgement["persistent"])
         return Cause(
@@ -50,12 +52,13 @@ def cause_of(verdict: Mapping[str, Any]) -> Cause | None:
             judgement["changed_by"] or 0.0,
             # After a promotion a verdict stays until windows of the new reference clear it.
             judgement["drifted_from"] == version,
+            broken,
         )
     if verdict["below_floor"]:
         quality = verdict["quality"]
         auc, upper = quality["roc_auc"], quality["bounds"]["roc_auc"]["upper"]
         what = f"ROC AUC {auc:.3f} of {quality['rows']} labelled rows (at most {upper:.3f})"
-        return Cause(f"{what} is below its floor", version, quality["since"])
+        return Cause(f"{what} is below its floor", version, quality["since"], broken=broken)
     return None
 
 
@@ -74,6 +77,9 @@ def objections(
 
     Each candidate that was not promoted doubles the cool-down.
     """
+    if cause.broken:
+        columns = ", ".join(cause.broken)
+        yield "upstream", f"far more invalid values than before ({columns}); fix upstream first"
     if facts.running:
         yield "running", f"flow run {facts.running} has not ended"
     if facts.production is None or cause.version != facts.production:
