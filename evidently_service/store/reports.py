@@ -1,18 +1,22 @@
 """Keep the HTML reports: the latest, and those of newly drifted windows.
 
 `measure` writes them, the web workers show them. A saved report is two files: the page `NAME.html`
-and its description `NAME.json`. NAME is the time, so names sort by time.
+and its description `NAME.json`. NAME is the time, so names sort by time. Reports of the same second
+get the next free seconds.
 """
 
 import os
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from config.events import Prediction
+
+log = structlog.get_logger(__name__)
 
 LATEST = "latest"
 NAME = re.compile(r"latest|\d{8}T\d{6}Z")
@@ -34,8 +38,13 @@ class SavedReport(msgspec.Struct, frozen=True):
     ) -> "SavedReport":
         """Describe the report of a window, written at a time."""
         times = [row.predicted_at for row in window]
-        name = f"{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
+        name = name_of(datetime.fromtimestamp(at, UTC))
         return cls(name, tuple(columns), version, len(times), min(times), max(times))
+
+
+def name_of(at: datetime) -> str:
+    """Return the name of the report of a time in UTC."""
+    return f"{at:%Y%m%dT%H%M%SZ}"
 
 
 class Reports:
@@ -51,16 +60,21 @@ class Reports:
 
     def save(self, html: str, description: SavedReport) -> None:
         """Add a report; delete the oldest beyond `max_saved`."""
+        at = datetime.fromisoformat(description.name)
+        while self.path(name_of(at)):
+            at += timedelta(seconds=1)
+        description = msgspec.structs.replace(description, name=name_of(at))
         self._write(f"{description.name}.html", html.encode())
         self._write(f"{description.name}.json", msgspec.json.encode(description))
-        for old in self.saved()[self.max_saved :]:
+        pages = sorted(path.stem for path in self.folder.glob("*.html") if path.stem != LATEST)
+        for name in pages[: -self.max_saved]:
             for ending in ("json", "html"):
-                (self.folder / f"{old.name}.{ending}").unlink(missing_ok=True)
+                (self.folder / f"{name}.{ending}").unlink(missing_ok=True)
 
     def saved(self) -> list[SavedReport]:
-        """Return the descriptions, newest first."""
+        """Return the descriptions, newest first, without damaged ones."""
         paths = sorted(self.folder.glob("*.json"), reverse=True)
-        return [msgspec.json.decode(path.read_bytes(), type=SavedReport) for path in paths]
+        return [one for path in paths if (one := read_description(path))]
 
     def path(self, name: str) -> Path | None:
         """Return the path of a report's page, or None if there is no such report."""
@@ -72,3 +86,14 @@ class Reports:
         temporary = self.folder / f"{name}.tmp"
         temporary.write_bytes(content)
         os.replace(temporary, self.folder / name)
+
+
+def read_description(path: Path) -> SavedReport | None:
+    """Return the description in a file, or None if it is damaged or was deleted meanwhile."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SavedReport)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as err:  # a power cut may leave an empty file
+        log.warning("report_description_damaged", file=str(path), error=str(err))
+        return None

@@ -383,6 +383,27 @@ def test_the_list_of_reports_shows_the_saved_ones_or_what_the_first_one_needs(
             assert (found.mimetype, found.text) == ("text/html", f"<html>{html}</html>")
 
 
+@pytest.mark.parametrize("damaged", [b"", b'{"name": "19700101T000001Z"', b"\xff"])
+def test_a_damaged_description_hides_its_own_report_alone_and_is_logged(
+    client: FlaskClient, tmp_path: Path, damaged: bytes
+) -> None:
+    """One damaged file once made the whole list an internal error."""
+    reports = Reports(tmp_path / "reports", max_saved=2)
+    rows = made_up_predictions(load_contract(), 3, seed=1)
+    for number in range(2):
+        reports.save(f"<html>{number}</html>", SavedReport.of(number, ["age"], "7", rows))
+    (tmp_path / "reports" / "19700101T000001Z.json").write_bytes(damaged)
+    with capture_logs() as logged:
+        index = get(client, "/report")
+    assert index.status_code == 200
+    assert "19700101T000000Z" in index.text and "19700101T000001Z" not in index.text
+    assert [line["event"] for line in logged] == ["report_description_damaged"]
+    for number in (2, 3):  # the damaged one is deleted in its turn too
+        reports.save("<html></html>", SavedReport.of(number, ["age"], "7", rows))
+    names = {path.stem for path in (tmp_path / "reports").iterdir()}
+    assert names == {"19700101T000002Z", "19700101T000003Z"}
+
+
 @pytest.mark.parametrize("name", ["19700101T000000Z", "..%2Fwindow", "latest.html", "a"])
 def test_an_unknown_report_is_a_404(client: FlaskClient, name: str) -> None:
     response = get(client, f"/report/{name}")

@@ -554,6 +554,23 @@ def test_the_report_of_a_newly_drifted_window_is_saved(
     assert len(measure.reports.saved()) == 1
 
 
+def test_two_windows_that_drift_in_one_run_keep_a_report_each(
+    measure: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
+) -> None:
+    """Both reports once had the time of the run as their name: the second replaced the first."""
+    window.add_predictions(enough)
+    measure.run_once()
+    for seed, shift in ((3, older), (4, richer), (5, richer)):
+        window.add_predictions(made_up_predictions(contract, 600, seed, shift))
+    clock.now += 5
+    measure.run_once()
+    newest, oldest = measure.reports.saved()
+    assert (oldest.name, newest.name) == ("20270115T080005Z", "20270115T080006Z")
+    assert oldest.columns == ("age", "probability", "income_class")
+    assert newest.columns == ("race", "sex")
+    assert measure.reports.path(oldest.name) != measure.reports.path(newest.name)
+
+
 def test_old_rows_are_pruned(
     measure: Measure, window: Window, contract: Contract, small: Monitoring
 ) -> None:
