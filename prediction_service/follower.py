@@ -94,7 +94,7 @@ class Follower:
 def main() -> None:
     """Run the follower until SIGTERM or SIGINT."""
     settings = read_settings(Settings)
-    set_up(settings.log_format)
+    set_up(settings.log_format, settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

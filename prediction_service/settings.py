@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
-from config.runtime.logs import LogFormat
+from config.runtime.logs import LogFormat, LogLevel
 from config.runtime.settings import BaseSettings, Count, Port, Seconds, matching
 
 FolderName = Annotated[
@@ -51,6 +51,7 @@ class Settings(BaseSettings):
         description="Links of the page at `/`, `NAME=PORT` or `NAME=PORT/PATH`, on the host of the"
         " page.",
     )
+    log_level: LogLevel = Field("INFO", description="Minimum level of a log line.")
     log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")
     log_requests: bool = Field(True, description="Log one line for each request.")
 

@@ -22,7 +22,7 @@ MIN_FILE_AGE_S = 60.0
 LOG_DELAY_S = 0.01
 
 settings = read_settings(Settings)
-set_up(settings.log_format)
+set_up(settings.log_format, settings.log_level)
 metrics = Metrics(CollectorRegistry())
 live_model = LiveModel(
     ModelFolder(settings.model_path), load_contract(), Model, metrics.set_live_version

@@ -45,6 +45,7 @@ MAX_DEAD_LETTERS = 10_000  # of the monitoring: they take room that predictions 
 LAG_S = 10.0  # rows of that age should have reached every sink that works
 MAINTENANCE_PERIOD_S = 5.0
 INDEX_RETRY_S = 30.0
+LOG_PERIOD_S = 60.0  # between two lines about a sink that stays unavailable
 LABEL_STATES_PERIOD_S = 30.0
 
 
@@ -81,6 +82,7 @@ class Shipper:
         self._failing: dict[Path, Failing] = {}
         self._stored_at = -math.inf
         self._n_failures = 0  # in a row, of all journals
+        self._log_at = -math.inf
         self._is_misconfigured: bool | None = None  # None: as an earlier relay recorded it
 
     def run(self, stop: threading.Event) -> None:
@@ -108,7 +110,7 @@ class Shipper:
                 self._back_off(path, err)
         if self._n_failures and not self._failing:
             log.info("sink_available", sink=self.sink.name)
-            self._n_failures = 0
+            self._n_failures, self._log_at = 0, -math.inf
         return more
 
     def drain(self) -> None:
@@ -134,8 +136,17 @@ class Shipper:
         failing.retry_at = failing.attempted_at + pause_s
         self._n_failures += 1
         self._set_misconfigured(isinstance(err, SinkMisconfigured))
-        report = log.warning if self._n_failures == 1 else log.debug
-        report("sink_unavailable", sink=self.sink.name, error=str(err))
+        is_due = failing.attempted_at >= self._log_at
+        if is_due:
+            self._log_at = failing.attempted_at + LOG_PERIOD_S
+        report = log.warning if is_due else log.debug
+        report(
+            "sink_unavailable",
+            sink=self.sink.name,
+            failures=self._n_failures,
+            journals=len(self._failing),
+            error=str(err),
+        )
 
     def _ship_batch(self, path: Path) -> bool:
         """Ship the next batch of a journal; return whether more may be waiting."""
@@ -318,7 +329,7 @@ def count_labels(sinks: Sequence[Sink], progress: Progress) -> None:
             try:
                 progress.set_label_states(sink.label_states())
             except SinkUnavailable as err:
-                log.debug("labels_not_counted", error=str(err))
+                log.warning("labels_not_counted", error=str(err))
 
 
 def run_maintenance(

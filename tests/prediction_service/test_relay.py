@@ -347,6 +347,38 @@ def test_indexes_are_built_once_mongodb_is_there(
     assert not list(attempts)
 
 
+def test_a_sink_that_stays_unavailable_is_logged_again_with_the_number_of_failures(
+    to_evidently: Settings, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first failure in a row was logged: after a day nobody found it."""
+    monkeypatch.setattr("prediction_service.relay.shipping.LOG_PERIOD_S", 1.0)
+    journal.append(made_predictions(1))
+
+    def warnings() -> list[Any]:
+        return [o for o in logs if (o["event"], o["log_level"]) == ("sink_unavailable", "warning")]
+
+    with capture_logs() as logs, relaying(to_evidently):
+        wait_until(lambda: len(warnings()) >= 3, 10, "the third line")
+    assert warnings()[0]["failures"] == 1
+    assert warnings()[2]["failures"] > 2
+    assert len(warnings()) < sum(one["event"] == "sink_unavailable" for one in logs)
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "WARNING"])
+def test_the_level_of_log_lines_is_a_setting_and_no_line_contains_a_record(
+    to_both: Settings, journal: Journal, start: Start, tmp_path: Path, level: str
+) -> None:
+    """At DEBUG, pymongo logs the documents that it sends."""
+    journal.append(made_predictions(1))
+    start(to_both.model_copy(update={"log_level": level}), "prediction_service.relay")
+    (log,) = tmp_path.glob("prediction_service.relay-*.log")
+    expected = "[debug] sink_unavailable" if level == "DEBUG" else "[warning] sink_unavailable"
+    wait_until(lambda: expected in log.read_text(), 20, log.read_text)
+    wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20)
+    assert ("[info] relay_started" in log.read_text()) == (level == "DEBUG")
+    assert "features" not in log.read_text()
+
+
 def test_a_killed_relay_resumes_and_everything_is_stored_once(
     to_both: Settings, evidently: Evidently, journal: Journal, start: Start
 ) -> None:
