@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
+from prediction_service.http.app import create_app
+from prediction_service.metrics import Metrics
+from prediction_service.models.live_model import LiveModel
 from prediction_service.relay.progress import (
     Progress,
     backlog,
@@ -519,6 +523,30 @@ def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_
         remove_shipped(settings, progress, now=2e9)
     assert journal_paths(root) == [unrecorded], "not in the log of record"
     assert dropped_events(root) == {"evidently": 2300}
+
+
+def test_what_an_operator_must_know_of_the_sinks_is_a_metric(
+    to_evidently: Settings, live_model: LiveModel, journal: Journal
+) -> None:
+    """The counter starts at 0, so that its first increase is one for Prometheus too."""
+    app = create_app(to_evidently, live_model, journal, Metrics(CollectorRegistry()))
+
+    def exported() -> set[str]:
+        names = ("income_journal_dropped_total", "income_sink_mis", "income_journal_max")
+        lines = app.test_client().get("/metrics").text.splitlines()
+        return {line for line in lines if line.startswith(names)}
+
+    maximum = "income_journal_max_bytes 1e+08"
+    dropped, rejects = (
+        f'income_{name}{{sink="evidently"}}'
+        for name in ("journal_dropped_total", "sink_misconfigured")
+    )
+    assert exported() == {maximum, f"{dropped} 0.0", f"{rejects} 0.0"}
+    with closing(Progress(journal.root)) as progress:
+        progress.count_dropped("evidently", 2)
+        progress.count_dropped("evidently", 3)
+        progress.set_misconfigured("evidently", True)
+        assert exported() == {maximum, f"{dropped} 5.0", f"{rejects} 1.0"}
 
 
 def test_a_file_that_cannot_be_read_keeps_no_other_from_removal(settings: Settings) -> None:
