@@ -89,7 +89,7 @@ class Shipper:
         """Ship until `stop`, and then the backlog."""
         while not stop.is_set():
             try:
-                pause_s = 0.0 if self.ship() else self._pause_s()
+                pause_s = 0.0 if self.ship() else self.pause_s()
             except Exception as err:  # pylint: disable=broad-exception-caught
                 # An unexpected error must not end the thread.
                 log.error("shipping_failed", sink=self.sink.name, error=where(err))
@@ -100,7 +100,9 @@ class Shipper:
     def ship(self) -> bool:
         """Ship up to one batch of each journal that is due; return whether more is waiting."""
         more = False
-        for path in journal_paths(self.settings.journal_path):
+        paths = journal_paths(self.settings.journal_path)
+        self._failing = {path: one for path, one in self._failing.items() if path in paths}
+        for path in paths:
             failing = self._failing.get(path)
             if path in self._finished or (failing and time.monotonic() < failing.retry_at):
                 continue
@@ -122,7 +124,7 @@ class Shipper:
         if self._failing:
             log.warning("stopped_with_backlog", sink=self.sink.name, journals=len(self._failing))
 
-    def _pause_s(self) -> float:
+    def pause_s(self) -> float:
         """Return the time until the next batch is due."""
         retries = [one.retry_at - time.monotonic() for one in self._failing.values()]
         return max(0.0, min([self.settings.relay_batch_age_s, *retries]))
@@ -156,6 +158,7 @@ class Shipper:
             events = read_after(path, after, self.settings.relay_batch_rows)
         except (JournalUnavailable, OSError) as err:  # the other journals are still shipped
             log.warning("journal_unreadable", path=str(path), error=str(err))
+            self._failing.pop(path, None)
             return False
         n_shipped = self._store(path, events) if events else 0
         if n_shipped:
@@ -186,8 +189,14 @@ class Shipper:
         only if the sink works: it has just stored another event of the batch, or one of another
         journal since the last attempt. Otherwise raises SinkUnavailable.
         """
+
+        def read(low: int, high: int) -> list[StoredEvent]:
+            """Read a part of the batch again: an event may have been erased meanwhile."""
+            return read_after(path, events[low].seq - 1, high - low)
+
         try:
-            self._deliver(path, [random.choice(events)])
+            index = random.randrange(len(events))
+            self._deliver(path, read(index, index + 1))
         except SinkUnavailable:
             if self._stored_at < failing.attempted_at:
                 raise
@@ -195,14 +204,17 @@ class Shipper:
         while high - low > 1:
             middle = (low + high) // 2
             try:
-                self._deliver(path, events[low:middle])
+                self._deliver(path, read(low, middle))
                 low = middle
             except SinkUnavailable:
                 high = middle
         try:
-            self._deliver(path, events[low:high])
+            self._deliver(path, read(low, high))
+        except SinkMisconfigured:
+            raise
         except SinkUnavailable as err:
-            self._keep_rejected(path.stem, events[low], str(err))
+            for event in read(low, high):
+                self._keep_rejected(path.stem, event, str(err))
         failing.attempted_at = time.monotonic()
         return high
 

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +32,8 @@ from prediction_service.relay.progress import (
 )
 from prediction_service.journal import (
     Journal,
+    StoredEvent,
+    erase,
     folder_bytes,
     is_live,
     journal_paths,
@@ -40,6 +42,7 @@ from prediction_service.journal import (
 )
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.relay.shipping import (
+    Shipper,
     backoff_s,
     make_indexes,
     remove_shipped,
@@ -269,6 +272,59 @@ def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
     assert f"got status {status}, expected 2xx" in failure["error"]
 
 
+class SlowSink:
+    """Stores one event at a time and times out with more; `on_send` is called before each send."""
+
+    name = "slow"
+    is_record = False
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+        self.on_send: Callable[[], object] = lambda: None
+
+    def send(self, events: list[StoredEvent]) -> None:
+        """Store a single event."""
+        self.on_send()
+        if len(events) > 1:
+            raise SinkUnavailable("timeout")
+        self.received += [one.prediction_id for one in events if one.kind != "erased"]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_an_event_erased_while_a_batch_is_halved_is_not_sent(
+    settings: Settings, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command `forget` waits for one send only. Halving takes several."""
+    monkeypatch.setattr("prediction_service.relay.shipping.ATTEMPTS", 0)
+    monkeypatch.setattr("random.randrange", lambda n_events: n_events - 1)
+    predictions = made_predictions(4)
+    ids = [one.prediction_id for one in predictions]
+    journal.append(predictions)
+    sink = SlowSink()
+    sink.on_send = lambda: erase(journal.path, ids[0])
+    with closing(Progress(settings.journal_path)) as progress:
+        shipper = Shipper(sink, progress, settings)
+        wait_until(lambda: not shipper.ship(), 10)
+    assert set(sink.received) == set(ids[1:])
+
+
+def test_a_journal_that_is_removed_while_it_fails_is_forgotten(
+    settings: Settings, journal: Journal
+) -> None:
+    """Its next attempt would be overdue for ever, and the relay would never pause."""
+    journal.append(made_predictions(2))
+    with closing(Progress(settings.journal_path)) as progress:
+        shipper = Shipper(SlowSink(), progress, settings)
+        shipper.ship()
+        journal.path.unlink()
+        with capture_logs() as logs:
+            shipper.ship()
+    assert [one["event"] for one in logs] == ["sink_available"]
+    assert shipper.pause_s() == settings.relay_batch_age_s
+
+
 def test_dead_letters_of_the_monitoring_have_a_maximum(
     to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +354,22 @@ def test_resent_dead_letters_are_removed_once_the_sink_stores_them(
         assert not dead_letters(to_evidently.journal_path)
         assert sorted(evidently.received) == sorted(one.prediction_id for one in predictions)
         assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 0)]
+
+
+def test_a_dead_letter_that_still_fails_keeps_no_other_from_being_resent(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    predictions = made_predictions(3)
+    journal.append(predictions)
+    with closing(Progress(journal.root)) as progress:
+        for event in read_after(journal.path, 0, 3):
+            progress.add_dead_letter("evidently", journal.path.stem, event, "status 500", 1.0)
+    with pytest.raises(SinkUnavailable):  # it is down
+        list(resend(to_evidently, everything=False))
+    evidently.poison, evidently.poison_status = predictions[0].prediction_id, 500
+    with evidently.listening():
+        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 2, 1)]
+    assert dead_letters(journal.root) == {"evidently": 1}
 
 
 def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
