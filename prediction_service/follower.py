@@ -109,7 +109,7 @@ def describe(err: Exception) -> str:
 def main() -> None:
     """Run the follower until SIGTERM or SIGINT."""
     settings = read_settings(Settings)
-    set_up(settings.log_format)
+    set_up(settings.log_format, settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -6,13 +6,12 @@ are read at each scrape.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from prediction_service.journal import folder_bytes
+from prediction_service.journal import Journal, folder_bytes
 from prediction_service.models.live_model import LiveModel
 from prediction_service.relay.progress import (
     backlog,
@@ -94,9 +93,9 @@ class Metrics:
 class StateCollector:
     """Gauges of the live model, the model folder and the journals, read at each scrape."""
 
-    def __init__(self, live: LiveModel, journal_root: Path, sinks: tuple[str, ...]) -> None:
+    def __init__(self, live: LiveModel, journal: Journal, sinks: tuple[str, ...]) -> None:
         self.live = live
-        self.journal_root = journal_root
+        self.journal = journal
         self.sinks = sinks
 
     def collect(self) -> Iterator[Metric]:
@@ -109,19 +108,24 @@ class StateCollector:
             labels=["sink"],
         )
         for sink in self.sinks:
-            waiting.add_metric([sink], backlog(self.journal_root, sink))
+            waiting.add_metric([sink], backlog(self.journal.root, sink))
         yield waiting
         yield GaugeMetricFamily(
             "income_journal_bytes",
-            "Bytes of the journals of all workers; the maximum is JOURNAL_MAX_MB.",
-            value=folder_bytes(self.journal_root),
+            "Bytes of the journals of all workers.",
+            value=folder_bytes(self.journal.root),
+        )
+        yield GaugeMetricFamily(
+            "income_journal_max_bytes",
+            "Maximum bytes of the journals of all workers.",
+            value=self.journal.max_bytes,
         )
         letters = GaugeMetricFamily(
             "income_journal_dead_letters",
             "Number of journalled events that a sink rejected; they are in relay.db.",
             labels=["sink"],
         )
-        for sink, n_events in dead_letters(self.journal_root).items():
+        for sink, n_events in dead_letters(self.journal.root).items():
             letters.add_metric([sink], n_events)
         yield letters
         dropped = CounterMetricFamily(
@@ -129,7 +133,7 @@ class StateCollector:
             "Number of journalled events removed for lack of room before a sink had stored them.",
             labels=["sink"],
         )
-        n_dropped = dropped_events(self.journal_root)
+        n_dropped = dropped_events(self.journal.root)
         for sink in self.sinks:
             dropped.add_metric([sink], n_dropped.get(sink, 0))
         yield dropped
@@ -138,7 +142,7 @@ class StateCollector:
             "1 for a sink that rejects the relay: its address or a permission is wrong.",
             labels=["sink"],
         )
-        rejecting = misconfigured_sinks(self.journal_root)
+        rejecting = misconfigured_sinks(self.journal.root)
         for sink in self.sinks:
             misconfigured.add_metric([sink], sink in rejecting)
         yield misconfigured
@@ -147,7 +151,7 @@ class StateCollector:
             "Number of labels in MongoDB: matched to a prediction, pending, or conflicting.",
             labels=["state"],
         )
-        for state, n_labels in label_states(self.journal_root).items():
+        for state, n_labels in label_states(self.journal.root).items():
             labels.add_metric([state], n_labels)
         yield labels
 

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
 from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
-from config.runtime.logs import LogFormat
+from config.runtime.logs import LogFormat, LogLevel
 from config.runtime.settings import (
     YEAR_S,
     BaseSettings,
@@ -63,6 +63,7 @@ class Settings(BaseSettings):
         description="Links of the page at `/`, `NAME=PORT` or `NAME=PORT/PATH`, on the host of the"
         " page.",
     )
+    log_level: LogLevel = Field("INFO", description="Minimum level of a log line.")
     log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")
     log_requests: bool = Field(True, description="Log one line for each request.")
 

@@ -35,7 +35,7 @@ def prepare_explanations(model: Model) -> None:
 
 
 settings = read_settings(Settings)
-set_up(settings.log_format)
+set_up(settings.log_format, settings.log_level)
 metrics = Metrics(CollectorRegistry())
 live_model = LiveModel(
     ModelFolder(settings.model_path), load_contract(), load_model, metrics.set_live_version

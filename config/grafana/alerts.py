@@ -170,8 +170,71 @@ measurement failed. This alert also fires if Prometheus is down: make ps.""",
         runbook="""\
 The journal keeps all predictions, but the sink has not confirmed them. Look at the relay (make
 logs S=relay) and at the sink: MongoDB or the Evidently service. Do not resend anything by
-hand: the relay continues where it stopped. If the journals reach JOURNAL_MAX_MB, the service
-rejects predictions with status 503. Free disk space or raise the limit before that.""",
+hand: the relay continues where it stopped. What follows depends on the sink. Rows for MongoDB
+fill the journals: see the alert JournalFilling. Rows for the Evidently service are dropped
+before that: see the alert EventsDropped.""",
+    ),
+    Alert(
+        name="JournalFilling",
+        summary="The journals have reached 70 % of JOURNAL_MAX_MB.",
+        value="max(income_journal_bytes) / max(income_journal_max_bytes)",
+        comparison=">",
+        threshold=0.7,  # from half on, the relay deletes all that MongoDB has stored
+        lasting="5m",
+        severity="critical",
+        panel=("income-service", "Journal size"),
+        runbook="""\
+At 100 % the service rejects predictions with status 503. The relay deletes rows that MongoDB has
+stored, so MongoDB does not store them or the relay does not run (make logs S=relay). Start them:
+the relay delivers the backlog and makes room. Until then raise JOURNAL_MAX_MB if the disk has
+room. Without MongoDB the journals are the only store, and nothing is deleted: raise
+JOURNAL_MAX_MB, or set MONGODB_ADDRESS.""",
+    ),
+    Alert(
+        name="EventsDropped",
+        summary="Events were removed before {{ .Labels.sink }} had stored them.",
+        value="max by (sink) (increase(income_journal_dropped_total[1h]))",
+        comparison=">",
+        threshold=0,
+        lasting="1m",
+        severity="warning",
+        panel=("income-service", "Dropped events"),
+        runbook="""\
+The sink lagged until the journals were half full, or it rejected more than 10,000 events. MongoDB
+has every prediction, and predictions continue. Drift and quality are measured without the
+dropped events. Look at the sink and at the relay (make logs S=evidently, make logs S=relay).
+Nobody sends the dropped events again. The alert resolves an hour after the last one.""",
+    ),
+    Alert(
+        name="DeadLetters",
+        summary="{{ .Labels.sink }} rejects journalled events.",
+        value="max by (sink) (income_journal_dead_letters)",
+        comparison=">",
+        threshold=0,
+        lasting="1m",
+        severity="warning",
+        panel=("income-service", "Dead letters"),
+        runbook="""\
+The sink will not store these events, so the relay keeps them in relay.db of JOURNAL_DIR, with the
+sink's reason in the table dead_letter. Usual causes: the services have different versions or
+contracts, or an event is too large for MongoDB. Fix the cause, then send the events again: python
+-m prediction_service.journal resend. An event that the sink stores is no longer a dead letter.""",
+    ),
+    Alert(
+        name="SinkMisconfigured",
+        summary="{{ .Labels.sink }} rejects the relay itself.",
+        value="max by (sink) (income_sink_misconfigured)",
+        comparison=">",
+        threshold=0,
+        lasting="2m",
+        severity="critical",
+        panel=("income-service", "Misconfigured sinks"),
+        runbook="""\
+No event can pass until someone changes the configuration. The relay's log has the response (make
+logs S=relay). Evidently service: EVIDENTLY_ADDRESS leads to another server, to a redirect, or to a
+proxy that asks for credentials. MongoDB: the user in MONGODB_ADDRESS or its password is wrong, or
+the user may not write to MONGODB_DATABASE. Afterwards restart the relay: it delivers the
+backlog.""",
     ),
     Alert(
         name="ErrorRate",

@@ -127,7 +127,7 @@ def add_state_routes(
     app: Flask, settings: Settings, live_model: LiveModel, journal: Journal, metrics: Metrics
 ) -> None:
     """Add the routes that describe the model and the state of the service."""
-    state = StateCollector(live_model, settings.journal_path, settings.sinks)
+    state = StateCollector(live_model, journal, settings.sinks)
 
     @app.get("/model")
     def model() -> Response:

@@ -41,13 +41,15 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
 
 
 class ServerLog(Logger):
-    """gunicorn's logger, in the format of LOG_FORMAT."""
+    """gunicorn's logger, in the format of LOG_FORMAT, from LOG_LEVEL on."""
 
     def setup(self, cfg: Any) -> None:
         """Send gunicorn's lines through the service's own logging."""
         super().setup(cfg)
-        set_up(read_settings(Settings).log_format)
+        settings = read_settings(Settings)
+        set_up(settings.log_format, settings.log_level)
         self.error_log.handlers.clear()
+        self.error_log.setLevel(settings.log_level)
         self.error_log.propagate = True
 
 

@@ -12,7 +12,7 @@ from prediction_service.settings import Settings
 def main() -> None:
     """Run the relay as a process."""
     settings = read_settings(Settings)
-    set_up(settings.log_format)
+    set_up(settings.log_format, settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

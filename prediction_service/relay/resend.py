@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from prediction_service.journal import StoredEvent, read_all
 from prediction_service.relay.progress import Progress
-from prediction_service.relay.shipping import deliver, make_sinks
+from prediction_service.relay.shipping import ATTEMPTS, deliver, make_sinks
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import Sink
+from prediction_service.sinks.base import Sink, SinkUnavailable
 
 
 class Resent(NamedTuple):
@@ -38,12 +38,24 @@ def resend(settings: Settings, everything: bool) -> Iterator[Resent]:
 
 
 def resend_dead_letters(sink: Sink, progress: Progress) -> Resent:
-    """Send the events that the sink rejected; what it stores now is no longer a dead letter."""
+    """Send the events that the sink rejected; what it stores now is no longer a dead letter.
+
+    An event may fail while others are stored. Raises SinkUnavailable if several in a row fail, or
+    all of them.
+    """
     letters = progress.dead_letters(sink.name)
     rejected: list[StoredEvent] = []
+    n_failures = 0  # in a row
     for journal, event in letters:
         n_rejected = len(rejected)
-        deliver(sink, [event], lambda one, _: rejected.append(one))
+        try:
+            deliver(sink, [event], lambda one, _: rejected.append(one))
+            n_failures = 0
+        except SinkUnavailable:
+            rejected.append(event)
+            n_failures += 1
+            if n_failures in (ATTEMPTS, len(letters)):
+                raise
         if len(rejected) == n_rejected:
             progress.remove_dead_letter(sink.name, journal, event.seq)
     return Resent(sink.name, len(letters) - len(rejected), len(rejected))

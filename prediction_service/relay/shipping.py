@@ -45,6 +45,7 @@ MAX_DEAD_LETTERS = 10_000  # of the monitoring: they take room that predictions 
 LAG_S = 10.0  # rows of that age should have reached every sink that works
 MAINTENANCE_PERIOD_S = 5.0
 INDEX_RETRY_S = 30.0
+LOG_PERIOD_S = 60.0  # between two lines about a sink that stays unavailable
 LABEL_STATES_PERIOD_S = 30.0
 
 
@@ -81,13 +82,14 @@ class Shipper:
         self._failing: dict[Path, Failing] = {}
         self._stored_at = -math.inf
         self._n_failures = 0  # in a row, of all journals
+        self._log_at = -math.inf
         self._is_misconfigured: bool | None = None  # None: as an earlier relay recorded it
 
     def run(self, stop: threading.Event) -> None:
         """Ship until `stop`, and then the backlog."""
         while not stop.is_set():
             try:
-                pause_s = 0.0 if self.ship() else self._pause_s()
+                pause_s = 0.0 if self.ship() else self.pause_s()
             except Exception as err:  # pylint: disable=broad-exception-caught
                 # An unexpected error must not end the thread.
                 log.error("shipping_failed", sink=self.sink.name, error=where(err))
@@ -98,7 +100,9 @@ class Shipper:
     def ship(self) -> bool:
         """Ship up to one batch of each journal that is due; return whether more is waiting."""
         more = False
-        for path in journal_paths(self.settings.journal_path):
+        paths = journal_paths(self.settings.journal_path)
+        self._failing = {path: one for path, one in self._failing.items() if path in paths}
+        for path in paths:
             failing = self._failing.get(path)
             if path in self._finished or (failing and time.monotonic() < failing.retry_at):
                 continue
@@ -108,7 +112,7 @@ class Shipper:
                 self._back_off(path, err)
         if self._n_failures and not self._failing:
             log.info("sink_available", sink=self.sink.name)
-            self._n_failures = 0
+            self._n_failures, self._log_at = 0, -math.inf
         return more
 
     def drain(self) -> None:
@@ -120,7 +124,7 @@ class Shipper:
         if self._failing:
             log.warning("stopped_with_backlog", sink=self.sink.name, journals=len(self._failing))
 
-    def _pause_s(self) -> float:
+    def pause_s(self) -> float:
         """Return the time until the next batch is due."""
         retries = [one.retry_at - time.monotonic() for one in self._failing.values()]
         return max(0.0, min([self.settings.relay_batch_age_s, *retries]))
@@ -134,8 +138,17 @@ class Shipper:
         failing.retry_at = failing.attempted_at + pause_s
         self._n_failures += 1
         self._set_misconfigured(isinstance(err, SinkMisconfigured))
-        report = log.warning if self._n_failures == 1 else log.debug
-        report("sink_unavailable", sink=self.sink.name, error=str(err))
+        is_due = failing.attempted_at >= self._log_at
+        if is_due:
+            self._log_at = failing.attempted_at + LOG_PERIOD_S
+        report = log.warning if is_due else log.debug
+        report(
+            "sink_unavailable",
+            sink=self.sink.name,
+            failures=self._n_failures,
+            journals=len(self._failing),
+            error=str(err),
+        )
 
     def _ship_batch(self, path: Path) -> bool:
         """Ship the next batch of a journal; return whether more may be waiting."""
@@ -145,6 +158,7 @@ class Shipper:
             events = read_after(path, after, self.settings.relay_batch_rows)
         except (JournalUnavailable, OSError) as err:  # the other journals are still shipped
             log.warning("journal_unreadable", path=str(path), error=str(err))
+            self._failing.pop(path, None)
             return False
         n_shipped = self._store(path, events) if events else 0
         if n_shipped:
@@ -175,8 +189,14 @@ class Shipper:
         only if the sink works: it has just stored another event of the batch, or one of another
         journal since the last attempt. Otherwise raises SinkUnavailable.
         """
+
+        def read(low: int, high: int) -> list[StoredEvent]:
+            """Read a part of the batch again: an event may have been erased meanwhile."""
+            return read_after(path, events[low].seq - 1, high - low)
+
         try:
-            self._deliver(path, [random.choice(events)])
+            index = random.randrange(len(events))
+            self._deliver(path, read(index, index + 1))
         except SinkUnavailable:
             if self._stored_at < failing.attempted_at:
                 raise
@@ -184,14 +204,17 @@ class Shipper:
         while high - low > 1:
             middle = (low + high) // 2
             try:
-                self._deliver(path, events[low:middle])
+                self._deliver(path, read(low, middle))
                 low = middle
             except SinkUnavailable:
                 high = middle
         try:
-            self._deliver(path, events[low:high])
+            self._deliver(path, read(low, high))
+        except SinkMisconfigured:
+            raise
         except SinkUnavailable as err:
-            self._keep_rejected(path.stem, events[low], str(err))
+            for event in read(low, high):
+                self._keep_rejected(path.stem, event, str(err))
         failing.attempted_at = time.monotonic()
         return high
 
@@ -318,7 +341,7 @@ def count_labels(sinks: Sequence[Sink], progress: Progress) -> None:
             try:
                 progress.set_label_states(sink.label_states())
             except SinkUnavailable as err:
-                log.debug("labels_not_counted", error=str(err))
+                log.warning("labels_not_counted", error=str(err))
 
 
 def run_maintenance(

@@ -37,6 +37,10 @@ UPPER, LOWER = (f'income_quality_bound{{metric="roc_auc",bound="{b}"}}' for b in
 MONGODB, EVIDENTLY = (
     f'income_journal_backlog_rows{{sink="{s}"}}' for s in ("mongodb", "evidently")
 )
+LETTERS = 'income_journal_dead_letters{sink="mongodb"}'
+DROPPED = 'income_journal_dropped_total{sink="evidently"}'
+MISCONFIGURED = 'income_sink_misconfigured{sink="evidently"}'
+JOURNAL, JOURNAL_MAX = "income_journal_bytes", "income_journal_max_bytes"
 MEASURED = "income_measurement_timestamp_seconds"
 FINE = 'income_requests_total{endpoint="predict",status="200"}'
 FAILED = 'income_requests_total{endpoint="predict",status="503"}'
@@ -133,6 +137,55 @@ CASES = [
     ),
     Case(
         "SinkBacklog", "absent", {MONGODB: "5000x10 stale"}, {10: ['sink="mongodb"'], 11: NOTHING}
+    ),
+    Case(
+        "JournalFilling",
+        "fires",
+        {JOURNAL: "1000x4 1500x20", JOURNAL_MAX: "2000x30"},
+        {9: NOTHING, 10: ONCE},
+    ),
+    Case(
+        "JournalFilling",
+        "silent",  # half full: the relay deletes what MongoDB has stored
+        {JOURNAL: "1500x3 1100x20", JOURNAL_MAX: "2000x30"},
+        {10: NOTHING, 20: NOTHING},
+    ),
+    Case(
+        "JournalFilling",
+        "absent",
+        {JOURNAL: "1900x10 stale", JOURNAL_MAX: "2000x10 stale"},
+        {10: ONCE, 11: NOTHING},
+    ),
+    Case(
+        "EventsDropped",
+        "fires",
+        {DROPPED: "0x5 500x20"},
+        {6: NOTHING, 7: ['sink="evidently"'], 20: ['sink="evidently"']},
+    ),
+    Case("EventsDropped", "silent", {DROPPED: "500x30"}, {10: NOTHING, 30: NOTHING}),
+    Case(
+        "EventsDropped",
+        "absent",
+        {DROPPED: "0x5 500x5 stale"},
+        {20: ['sink="evidently"'], 80: NOTHING},
+    ),
+    Case("DeadLetters", "fires", {LETTERS: "_x5 1x20"}, {5: NOTHING, 6: ['sink="mongodb"']}),
+    Case("DeadLetters", "silent", {LETTERS: "0x20"}, {20: NOTHING}),
+    Case(  # all were sent again
+        "DeadLetters", "absent", {LETTERS: "1x10 stale"}, {10: ['sink="mongodb"'], 11: NOTHING}
+    ),
+    Case(
+        "SinkMisconfigured",
+        "fires",
+        {MISCONFIGURED: "0x4 1x20"},
+        {6: NOTHING, 7: ['sink="evidently"']},
+    ),
+    Case("SinkMisconfigured", "silent", {MISCONFIGURED: "0x4 1 0x20"}, {6: NOTHING, 20: NOTHING}),
+    Case(
+        "SinkMisconfigured",
+        "absent",
+        {MISCONFIGURED: "1x10 stale"},
+        {10: ['sink="evidently"'], 11: NOTHING},
     ),
     Case(
         "ErrorRate",

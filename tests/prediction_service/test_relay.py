@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
+from prediction_service.http.app import create_app
+from prediction_service.metrics import Metrics
+from prediction_service.models.live_model import LiveModel
 from prediction_service.relay.progress import (
     Progress,
     backlog,
@@ -28,6 +32,8 @@ from prediction_service.relay.progress import (
 )
 from prediction_service.journal import (
     Journal,
+    StoredEvent,
+    erase,
     folder_bytes,
     is_live,
     journal_paths,
@@ -36,6 +42,7 @@ from prediction_service.journal import (
 )
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.relay.shipping import (
+    Shipper,
     backoff_s,
     make_indexes,
     remove_shipped,
@@ -265,6 +272,59 @@ def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
     assert f"got status {status}, expected 2xx" in failure["error"]
 
 
+class SlowSink:
+    """Stores one event at a time and times out with more; `on_send` is called before each send."""
+
+    name = "slow"
+    is_record = False
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+        self.on_send: Callable[[], object] = lambda: None
+
+    def send(self, events: list[StoredEvent]) -> None:
+        """Store a single event."""
+        self.on_send()
+        if len(events) > 1:
+            raise SinkUnavailable("timeout")
+        self.received += [one.prediction_id for one in events if one.kind != "erased"]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_an_event_erased_while_a_batch_is_halved_is_not_sent(
+    settings: Settings, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command `forget` waits for one send only. Halving takes several."""
+    monkeypatch.setattr("prediction_service.relay.shipping.ATTEMPTS", 0)
+    monkeypatch.setattr("random.randrange", lambda n_events: n_events - 1)
+    predictions = made_predictions(4)
+    ids = [one.prediction_id for one in predictions]
+    journal.append(predictions)
+    sink = SlowSink()
+    sink.on_send = lambda: erase(journal.path, ids[0])
+    with closing(Progress(settings.journal_path)) as progress:
+        shipper = Shipper(sink, progress, settings)
+        wait_until(lambda: not shipper.ship(), 10)
+    assert set(sink.received) == set(ids[1:])
+
+
+def test_a_journal_that_is_removed_while_it_fails_is_forgotten(
+    settings: Settings, journal: Journal
+) -> None:
+    """Its next attempt would be overdue for ever, and the relay would never pause."""
+    journal.append(made_predictions(2))
+    with closing(Progress(settings.journal_path)) as progress:
+        shipper = Shipper(SlowSink(), progress, settings)
+        shipper.ship()
+        journal.path.unlink()
+        with capture_logs() as logs:
+            shipper.ship()
+    assert [one["event"] for one in logs] == ["sink_available"]
+    assert shipper.pause_s() == settings.relay_batch_age_s
+
+
 def test_dead_letters_of_the_monitoring_have_a_maximum(
     to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +354,22 @@ def test_resent_dead_letters_are_removed_once_the_sink_stores_them(
         assert not dead_letters(to_evidently.journal_path)
         assert sorted(evidently.received) == sorted(one.prediction_id for one in predictions)
         assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 0)]
+
+
+def test_a_dead_letter_that_still_fails_keeps_no_other_from_being_resent(
+    to_evidently: Settings, evidently: Evidently, journal: Journal
+) -> None:
+    predictions = made_predictions(3)
+    journal.append(predictions)
+    with closing(Progress(journal.root)) as progress:
+        for event in read_after(journal.path, 0, 3):
+            progress.add_dead_letter("evidently", journal.path.stem, event, "status 500", 1.0)
+    with pytest.raises(SinkUnavailable):  # it is down
+        list(resend(to_evidently, everything=False))
+    evidently.poison, evidently.poison_status = predictions[0].prediction_id, 500
+    with evidently.listening():
+        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 2, 1)]
+    assert dead_letters(journal.root) == {"evidently": 1}
 
 
 def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
@@ -345,6 +421,38 @@ def test_indexes_are_built_once_mongodb_is_there(
         make_indexes(sink, threading.Event(), retry_s=0.01)
     assert [one["event"] for one in logs] == ["indexes_not_built"] * 2
     assert not list(attempts)
+
+
+def test_a_sink_that_stays_unavailable_is_logged_again_with_the_number_of_failures(
+    to_evidently: Settings, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first failure in a row was logged: after a day nobody found it."""
+    monkeypatch.setattr("prediction_service.relay.shipping.LOG_PERIOD_S", 1.0)
+    journal.append(made_predictions(1))
+
+    def warnings() -> list[Any]:
+        return [o for o in logs if (o["event"], o["log_level"]) == ("sink_unavailable", "warning")]
+
+    with capture_logs() as logs, relaying(to_evidently):
+        wait_until(lambda: len(warnings()) >= 3, 10, "the third line")
+    assert warnings()[0]["failures"] == 1
+    assert warnings()[2]["failures"] > 2
+    assert len(warnings()) < sum(one["event"] == "sink_unavailable" for one in logs)
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "WARNING"])
+def test_the_level_of_log_lines_is_a_setting_and_no_line_contains_a_record(
+    to_both: Settings, journal: Journal, start: Start, tmp_path: Path, level: str
+) -> None:
+    """At DEBUG, pymongo logs the documents that it sends."""
+    journal.append(made_predictions(1))
+    start(to_both.model_copy(update={"log_level": level}), "prediction_service.relay")
+    (log,) = tmp_path.glob("prediction_service.relay-*.log")
+    expected = "[debug] sink_unavailable" if level == "DEBUG" else "[warning] sink_unavailable"
+    wait_until(lambda: expected in log.read_text(), 20, log.read_text)
+    wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20)
+    assert ("[info] relay_started" in log.read_text()) == (level == "DEBUG")
+    assert "features" not in log.read_text()
 
 
 def test_a_killed_relay_resumes_and_everything_is_stored_once(
@@ -487,6 +595,30 @@ def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_
         remove_shipped(settings, progress, now=2e9)
     assert journal_paths(root) == [unrecorded], "not in the log of record"
     assert dropped_events(root) == {"evidently": 2300}
+
+
+def test_what_an_operator_must_know_of_the_sinks_is_a_metric(
+    to_evidently: Settings, live_model: LiveModel, journal: Journal
+) -> None:
+    """The counter starts at 0, so that its first increase is one for Prometheus too."""
+    app = create_app(to_evidently, live_model, journal, Metrics(CollectorRegistry()))
+
+    def exported() -> set[str]:
+        names = ("income_journal_dropped_total", "income_sink_mis", "income_journal_max")
+        lines = app.test_client().get("/metrics").text.splitlines()
+        return {line for line in lines if line.startswith(names)}
+
+    maximum = "income_journal_max_bytes 1e+08"
+    dropped, rejects = (
+        f'income_{name}{{sink="evidently"}}'
+        for name in ("journal_dropped_total", "sink_misconfigured")
+    )
+    assert exported() == {maximum, f"{dropped} 0.0", f"{rejects} 0.0"}
+    with closing(Progress(journal.root)) as progress:
+        progress.count_dropped("evidently", 2)
+        progress.count_dropped("evidently", 3)
+        progress.set_misconfigured("evidently", True)
+        assert exported() == {maximum, f"{dropped} 5.0", f"{rejects} 1.0"}
 
 
 def test_a_file_that_cannot_be_read_keeps_no_other_from_removal(settings: Settings) -> None:
