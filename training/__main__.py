@@ -4,7 +4,8 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,26 @@ def run_score(options: argparse.Namespace) -> None:
         )
 
 
+@contextmanager
+def promotion_lock() -> Iterator[None]:
+    """Hold the lock that a training holds from its gate to its promotion.
+
+    If Prefect is down, a warning replaces the lock: a rollback must not need Prefect.
+    """
+    # pylint: disable=import-outside-toplevel  # importing Prefect takes seconds
+    from training.orchestration.tasks import PrefectUnavailable, find_prefect, promotion_turn
+
+    try:
+        find_prefect()
+    except PrefectUnavailable as err:
+        print(f"{err}\nThe promotion lock is not held.", file=sys.stderr)
+        yield
+        return
+    print("waiting for the promotion lock", flush=True)
+    with promotion_turn():
+        yield
+
+
 def run_promote(options: argparse.Namespace) -> None:
     """Promote a version that passed the gate, or any version with --force."""
     registry = open_registry()
@@ -367,22 +388,25 @@ def run_promote(options: argparse.Namespace) -> None:
     if not passed and not options.force:
         reason = version.tags.get("gate_reason", "it has no verdict")
         sys.exit(f"version {version.version}: did not pass the gate: {reason}. Use --force.")
-    move_production(registry, version.version, Promotion(options.who, options.why, not passed))
+    with promotion_lock():
+        promotion = Promotion(options.who, options.why, not passed)
+        move_production(registry, version.version, promotion)
 
 
 def run_rollback(options: argparse.Namespace) -> None:
     """Promote the predecessor of the production version."""
     registry = open_registry()
-    before = production_number(registry)
-    earlier = registry.ledger.predecessor(before)
-    if earlier == NONE:
-        sys.exit("rollback: there is no earlier version; see `python -m training history`.")
-    if registry.version(earlier) is None:
-        sys.exit(
-            f"rollback: version {earlier} was production before {before} and no longer exists."
-            " Choose a version with `python -m training promote`."
-        )
-    move_production(registry, earlier, Promotion(options.who, f"rollback: {options.why}"))
+    with promotion_lock():
+        before = production_number(registry)
+        earlier = registry.ledger.predecessor(before)
+        if earlier == NONE:
+            sys.exit("rollback: there is no earlier version; see `python -m training history`.")
+        if registry.version(earlier) is None:
+            sys.exit(
+                f"rollback: version {earlier} was production before {before} and no longer exists."
+                " Choose a version with `python -m training promote`."
+            )
+        move_production(registry, earlier, Promotion(options.who, f"rollback: {options.why}"))
 
 
 def move_production(registry: Registry, version: str, promotion: Promotion) -> None:

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         description="Age at which a training run is removed with its artifacts. The runs of the"
         " production version, its predecessor and the newest five stay. 0 keeps all.",
     )
+    model_run_id: str = Field(
+        "",
+        description="The prediction service's MODEL_RUN_ID: the training run that it serves."
+        " Retention keeps it.",
+    )
     max_evals: MaxEvals = Field(20, description="Trials of a hyperparameter search.")
     flow_storage: str = Field(
         "gs://income-artifacts/prefect",

@@ -1,11 +1,19 @@
 """The ledger: promotions and the way back through them, and decisions about trainings."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
+from prefect.settings import (  # pylint: disable=no-name-in-module  # made when asked for
+    PREFECT_API_URL,
+    temporary_settings,
+)
 
 from config.model_registry import MODEL_NAME
+from tests.conftest import free_port
 from training.__main__ import main
+from training.orchestration.tasks import promotion_turn
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
 
@@ -91,6 +99,30 @@ def test_a_rollback_undoes_a_move_that_the_ledger_missed(registry):
     assert production(registry) == "2"
     rollback()
     assert production(registry) == "1"
+
+
+def test_a_person_waits_for_the_promotion_of_a_training(registry):
+    """A rollback between a training's gate and its promotion was overwritten."""
+    promote(registry, "1", "2")
+    with ThreadPoolExecutor(1) as pool:
+        with promotion_turn():
+            waiting = pool.submit(copy_context().run, rollback)  # with the test's Prefect
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=5)
+            promote(registry, "3")
+        waiting.result(timeout=120)
+    newest = registry.ledger.promotions()[0]
+    assert (newest["from_version"], newest["to_version"], newest["who"]) == ("3", "2", "ann")
+
+
+def test_a_rollback_needs_no_prefect(registry, capsys):
+    promote(registry, "1", "2")
+    address = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: address}):
+        rollback()
+    assert production(registry) == "1"
+    warning = capsys.readouterr().err
+    assert address in warning and "The promotion lock is not held." in warning
 
 
 def test_a_predecessor_that_was_removed_is_named(registry):

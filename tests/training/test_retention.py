@@ -89,6 +89,19 @@ def test_the_command_lists_what_it_would_remove_and_then_removes_it(
     assert "removed 0 runs" in capsys.readouterr().out
 
 
+def test_the_run_that_the_prediction_service_serves_stays(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention removed the model that MODEL_RUN_ID names."""
+    with registry.run({}, {}) as pinned:
+        registry.log_trial(pinned, 1, {"depth": 3}, {"loss": 0.3})
+    with registry.run({}, {}) as other:
+        pass
+    monkeypatch.setenv("MODEL_RUN_ID", pinned)
+    expired = find_expired(registry, read_settings(Settings), IN_A_YEAR)
+    assert [run.info.run_id for run in expired.runs] == [other]
+
+
 def test_a_negative_age_is_rejected(monkeypatch) -> None:
     monkeypatch.setenv("RUN_RETENTION_DAYS", "-1")
     with pytest.raises(SettingsError, match="RUN_RETENTION_DAYS: got -1, expected greater"):

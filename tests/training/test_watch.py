@@ -29,10 +29,12 @@ from tests.training.test_policy import BELOW, CALM, DRIFTED
 from training.retraining import watch as training_watch
 from training.__main__ import main
 from training.data.storage import Folder
+from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
 from training.data.store import Batch, Store
 from training.retraining.watch import DRIFT_TAG, find_facts, watch
 from training.orchestration.worker import drop_overdue_runs
+from training.settings import Settings
 
 LONG_AGO_S = 86400.0
 
@@ -177,6 +179,18 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
         "(2 times)  version 1: 25% of the features have drifted (age, sex, race); no" in printed[4]
     )
     assert f"flow run {run['name']} started: 1500 fresh labelled rows" in printed[3]
+
+
+@pytest.mark.usefixtures("deployment")
+def test_after_a_rollback_a_promoted_training_does_not_delay_the_next(registry):
+    """It counted as one without a promotion, because it started after production was made."""
+    schedule(DRIFT_TAG, datetime.now(UTC))
+    assert find_facts(registry, 0.0, Settings()).unpromoted == 1
+    promote_next(registry, at=time.time() + 1)
+    registry.promote("2", Promotion("training flow", "better"))
+    registry.promote("1", Promotion("ann", "rollback: it is bad"))
+    facts = find_facts(registry, 0.0, Settings())
+    assert facts.production == "1" and len(facts.started) == 1 and facts.unpromoted == 0
 
 
 @pytest.mark.usefixtures("deployment", "registry")

@@ -213,6 +213,13 @@ class Registry:
                 return None
             raise
 
+    def newest_promoted(self) -> ModelVersion | None:
+        """Return the newest version that is or was production, also after a rollback."""
+        production = self.production()
+        numbers = {move["to_version"] for move in self.ledger.promotions()}
+        numbers |= {str(production.version)} if production else set()
+        return next((v for v in self._versions() if str(v.version) in numbers), None)
+
     def production_tags(self) -> dict[str, str]:
         """Return the tags of the production version, empty before the first promotion."""
         version = self.production()
@@ -237,10 +244,11 @@ class Registry:
         with self.ledger.promotion(promotion, before.version if before else NONE, version):
             self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
 
-    def expired(self, before: datetime, n_versions: int) -> Expired:
+    def expired(self, before: datetime, n_versions: int, pinned_run: str = "") -> Expired:
         """Return the runs started before a time, and their versions, except those that stay.
 
-        Production, its predecessor and the newest `n_versions` stay, with their runs and trials.
+        Production, its predecessor, the newest `n_versions` and the version of the pinned run stay,
+        with their runs and trials.
         """
         versions = self._versions()
         production = self.production()
@@ -250,6 +258,7 @@ class Registry:
             numbers = {number, self.ledger.predecessor(number)}
         newest = versions[:n_versions]
         kept = {v.run_id for v in versions if v in newest or str(v.version) in numbers}
+        kept.add(pinned_run)
         runs = [
             run
             for run in self._runs_before(before)

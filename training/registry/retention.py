@@ -1,7 +1,7 @@
 """Retention: removes old training runs. `python -m training retain`, and a daily Prefect flow.
 
 After RUN_RETENTION_DAYS a run is removed with its trials and artifacts. The runs of the production
-version, of its predecessor and of the newest versions stay.
+version, of its predecessor and of the newest versions stay, and so does the run of MODEL_RUN_ID.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,8 @@ def find_expired(
     if not settings.run_retention_days:
         return Expired([], [])
     age = timedelta(days=settings.run_retention_days)
-    return registry.expired((now or datetime.now(UTC)) - age, n_versions)
+    before = (now or datetime.now(UTC)) - age
+    return registry.expired(before, n_versions, settings.model_run_id)
 
 
 def describe_each(expired: Expired) -> Iterator[str]:

@@ -28,7 +28,7 @@ class Facts(NamedTuple):
     production: str | None  # the production version
     fresh_labels: int  # labelled rows that no training has seen
     started: tuple[float, ...] = ()  # trainings that drift started in BUDGET_PERIOD_S
-    unpromoted: int = 0  # how many of them started after production was made
+    unpromoted: int = 0  # how many of them started after the newest promoted version was made
     running: str | None = None  # name of one that has not ended
 
 

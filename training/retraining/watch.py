@@ -105,8 +105,8 @@ def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
     now = time.time()
     runs = drift_runs(now - BUDGET_PERIOD_S)
     started = tuple(at.timestamp() for run in runs if (at := run.expected_start_time))
-    version = registry.production()
-    made_at = version.creation_timestamp / 1000 if version else 0.0
+    version, promoted = registry.production(), registry.newest_promoted()
+    promoted_at = promoted.creation_timestamp / 1000 if promoted else 0.0
     running = [
         run.name
         for run, at in zip(runs, started, strict=True)
@@ -115,9 +115,9 @@ def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
     return Facts(
         production=str(version.version) if version else None,
         # A training sees the labels that came before its start, promoted or not.
-        fresh_labels=count_fresh_labels(since, max([made_at, *started]), settings),
+        fresh_labels=count_fresh_labels(since, max([promoted_at, *started]), settings),
         started=started,
-        unpromoted=sum(at > made_at for at in started),
+        unpromoted=sum(at > promoted_at for at in started),
         running=next(iter(running), None),
     )
 
