@@ -38,7 +38,7 @@ class Metrics:
         self.predictions_by_class = [predictions.labels("0"), predictions.labels("1")]
         self.latency = Histogram(
             "income_prediction_latency_seconds",
-            "Seconds from the received body to the journalled response of one /predict request.",
+            "Seconds from a /predict request's arrival in the worker to its response.",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
@@ -70,24 +70,22 @@ class Metrics:
         self._workers.labels(version).set(1)
         self._live_version = version
 
-    def count_request(self, endpoint: str, status: int) -> None:
-        """Count one request with its response."""
+    def count_request(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count one request with its response, `seconds` after its arrival."""
         counter = self._by_outcome.get((endpoint, status))
         if counter is None:
             counter = self._requests.labels(endpoint, str(status))
             self._by_outcome[endpoint, status] = counter
         counter.inc()
+        if status == 200 and endpoint == "predict":
+            self.latency.observe(seconds)
 
-    def count_predictions(
-        self, n_requests: int, n_positive: int, n_records: int, seconds: float
-    ) -> None:
+    def count_predictions(self, n_positive: int, n_records: int) -> None:
         """Count the predictions of `/predict` requests that were scored together."""
         if n_positive:
             self.predictions_by_class[1].inc(n_positive)
         if n_positive < n_records:
             self.predictions_by_class[0].inc(n_records - n_positive)
-        for _ in range(n_requests):
-            self.latency.observe(seconds)
 
 
 class StateCollector:

@@ -2,14 +2,17 @@
 
 import gc
 import math
+import time
 from pathlib import Path
 
+from gevent.monkey import is_module_patched
 from prometheus_client import CollectorRegistry
 
 from config.contract import Contract, load_contract
 from config.runtime.logs import set_up
 from config.runtime.settings import read_settings
 from prediction_service.http.app import create_app
+from prediction_service.http.arrival import LastPoll
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.model_folder import ModelFolder
@@ -50,7 +53,10 @@ journal = Journal(
     max(MIN_FILE_AGE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
 )
 journal.run_maintenance(MAINTENANCE_PERIOD_S, in_native_thread)
-app = create_app(settings, live_model, journal, metrics, LOG_DELAY_S)
+arrived_at = LastPoll() if is_module_patched("threading") else time.time
+app = create_app(
+    settings, live_model, journal, metrics, log_delay_s=LOG_DELAY_S, arrived_at=arrived_at
+)
 # Objects of the start live as long as the worker. A full collection that visited them would delay
 # one request in a thousand by 10 ms.
 gc.collect()

@@ -306,8 +306,9 @@ resolves within a week.""",
         severity="warning",
         panel=("income-service", "Request latency"),
         runbook="""\
-A single record takes about a millisecond, a list of 1,000 records some tens. Look at the
-request rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another
+A single record takes about a millisecond, a list of 1,000 records some tens. The time includes
+the wait for the worker and for the request's body, so clients with a slow connection count too.
+Look at the request rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another
 process uses the machine (a training has the lowest processor priority, but not the lowest disk
 priority), or the journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request.""",
     ),
@@ -329,6 +330,24 @@ Here they did not. Look for a rejected version: GET /health/ready on port 9696 g
 and the reason, and the last good version stays live. Otherwise look at the follower (make logs
 S=follower) and at measure (make logs S=measure): one of them cannot reach MLflow. With
 MODEL_RUN_ID set the skew is intended: silence the alert.""",
+    ),
+    Alert(
+        name="ModelVersionRejected",
+        summary="The promoted model version {{ .Labels.version }} is rejected.",
+        # A worker reports its own rejection, and each scrape reaches one of the workers.
+        value="max by (version) (max_over_time(income_model_version_refused[2m]))",
+        comparison=">",
+        threshold=0,
+        lasting="3m",  # the first retry is after 30 seconds
+        severity="warning",
+        panel=("income-service", "Rejected versions"),
+        runbook="""\
+The last good version stays live, and predictions continue. GET /health/ready on port 9696 gives
+the reason under "refused". A failed download, a full disk or a lack of memory may pass: the
+version is tried again after 30 seconds, then at growing intervals of up to 10 minutes. A wrong
+checksum, contract or golden row does not pass: train a new version, or return to an older one
+with python -m training rollback. The attempts are in the follower's log (make logs S=follower)
+and in the service's (make logs S=prediction), as model_rejected.""",
     ),
     Alert(
         name="ServiceDown",

@@ -76,9 +76,14 @@ def create_app(
     live_model: LiveModel,
     journal: Journal,
     metrics: Metrics,
+    *,
     log_delay_s: float = 0.0,
+    arrived_at: Callable[[], float] = time.time,
 ) -> Flask:
-    """Return the Flask application. A line of the request log waits for up to `log_delay_s`."""
+    """Return the Flask application. A line of the request log waits for up to `log_delay_s`.
+
+    `arrived_at` returns the Unix time at which the current request arrived.
+    """
     app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
     predictor = Predictor(live_model, journal, metrics, settings.max_records)
     add_prediction_routes(app, settings, predictor)
@@ -91,7 +96,13 @@ def create_app(
     if settings.log_requests:
         log_request = make_request_log(settings.log_format, log_delay_s)
     middleware = RequestMiddleware(
-        app.wsgi_app, keys, OPEN_PATHS, metrics, log_request, trusted_hosts=settings.trusted_hosts
+        app.wsgi_app,
+        keys,
+        OPEN_PATHS,
+        metrics,
+        log_request,
+        trusted_hosts=settings.trusted_hosts,
+        arrived_at=arrived_at,
     )
     app.wsgi_app = middleware  # type: ignore[method-assign]  # as Flask's documentation does
     return app

@@ -7,7 +7,7 @@ handlers then make its response, as for every other error.
 import os
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -45,18 +45,23 @@ class RequestMiddleware:
         log_request: LogRequest | None,
         *,
         trusted_hosts: str = "",
+        arrived_at: Callable[[], float] = time.time,
     ) -> None:
-        """`open_paths` need no key; every other path needs one, also an unknown path."""
+        """`open_paths` need no key; every other path needs one, also an unknown path.
+
+        `arrived_at` returns the Unix time at which the current request arrived.
+        """
         self.app = app
         self.keys = keys
         self.open_paths = frozenset(open_paths)
         self.metrics = metrics
         self.log_request = log_request
         self.trusted_hosts = trusted_hosts
+        self.arrived_at = arrived_at
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request."""
-        started = time.perf_counter()
+        arrived_at = self.arrived_at()
         request_id = environ.get("HTTP_X_REQUEST_ID", "")
         if not is_request_id(request_id):
             request_id = os.urandom(16).hex()
@@ -68,7 +73,7 @@ class RequestMiddleware:
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             # Flask has made the whole response by now.
-            self._record(environ, int(status[:3]), started)
+            self._record(environ, int(status[:3]), time.time() - arrived_at)
             headers = [*headers, *SECURITY_HEADERS, ("X-Request-ID", request_id)]
             if all(name != POLICY for name, _ in headers):  # a page may have its own policy
                 headers.append(DEFAULT_POLICY)
@@ -84,12 +89,12 @@ class RequestMiddleware:
         if self.keys and environ["PATH_INFO"] not in self.open_paths:
             environ[CALLER] = self.keys.caller(environ.get("HTTP_AUTHORIZATION"))
 
-    def _record(self, environ: WSGIEnvironment, status: int, started: float) -> None:
+    def _record(self, environ: WSGIEnvironment, status: int, seconds: float) -> None:
         rule = environ[FLASK_REQUEST].url_rule
-        self.metrics.count_request(rule.endpoint if rule else "unknown", status)
+        self.metrics.count_request(rule.endpoint if rule else "unknown", status, seconds)
         if self.log_request:
             route = f"{environ['REQUEST_METHOD']} {rule.rule}" if rule else "unknown"
-            ms = round((time.perf_counter() - started) * 1000, 3)
+            ms = round(seconds * 1000, 3)
             with suppress(OSError):  # a full disk or a closed pipe fails no request
                 self.log_request(
                     "request", request_id=environ[REQUEST_ID], route=route, status=status, ms=ms

@@ -189,7 +189,7 @@ class MongoSink:
 
     def _store_predictions(self, predictions: list[Prediction]) -> None:
         """Insert new ids; complete documents that have only a label."""
-        documents = {one.prediction_id: document_of(one) for one in predictions}
+        documents = {one.prediction_id: document_of(one) for one in reversed(predictions)}
         if not documents:
             return
         inserts = [

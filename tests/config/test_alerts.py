@@ -53,6 +53,7 @@ WITHIN = {
 }
 ON_1, ON_2 = (f'income_workers{{version="{v}"}}' for v in ("1", "2"))
 OF_1, OF_2 = (f'income_reference_info{{model_version="{v}"}}' for v in ("1", "2"))
+REJECTED = 'income_model_version_refused{version="2"}'
 UP = 'up{job="prediction_service"}'
 EVIDENTLY_UP = 'up{job="evidently_service"}'
 
@@ -278,6 +279,19 @@ CASES = [
         {7: NOTHING, 20: NOTHING},
     ),
     Case("ModelVersionSkew", "absent", {ON_1: "2x20"}, {20: NOTHING}),
+    Case(
+        "ModelVersionRejected",
+        "fires",  # two workers are scraped in turn, and one of them rejects the version
+        {REJECTED: "_x4 1 _ 1 _ 1 _ 1 _ 1"},
+        {6: NOTHING, 7: ['version="2"'], 11: ['version="2"']},
+    ),
+    Case(
+        "ModelVersionRejected",
+        "silent",  # the fault passes before the second attempt
+        {REJECTED: "_x4 1 stale"},
+        {n: NOTHING for n in range(5, 15)},
+    ),
+    Case("ModelVersionRejected", "absent", {}, {20: NOTHING}),
     Case(
         "ServiceDown",
         "fires",

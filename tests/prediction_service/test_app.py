@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from prediction_service.journal import (
     StoredEvent,
     read_after,
 )
+from prediction_service.journal.export import journalled_predictions
 from prediction_service.models.model_folder import Status
 from prediction_service.predict.predictor import prediction_ids
 from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
+from tests.prediction_service.conftest import install
 
 Record = dict[str, Any]
 SOME_ID = "0123456789abcdef" * 2
@@ -248,6 +251,26 @@ def test_the_same_key_and_body_have_the_same_ids(client: FlaskClient, record: Re
     assert len(set(first)) == 2
     assert not set(first) & set(ids("b", [record, record]))
     assert not set(first) & set(ids("a", [record | {"age": 20}, record]))
+
+
+def test_a_retry_after_a_swap_of_the_model_has_the_same_id(
+    client: FlaskClient, record: Record, live_model: LiveModel, journal: Journal, package: Path
+) -> None:
+    """The response has the new model's prediction. The stores keep the first one of the id."""
+
+    def predict() -> Record:
+        found: Record = client.post(
+            "/predict", json=record, headers={"Idempotency-Key": "a"}
+        ).get_json()
+        return found
+
+    first = predict()
+    install(live_model.folder, package, "2")
+    live_model.refresh()
+    again = predict()
+    assert again == first | {"model_version": "2"}
+    (stored,) = journalled_predictions(journal.root)
+    assert (stored.prediction_id, stored.model_version) == (first["prediction_id"], "1")
 
 
 def test_a_key_that_is_too_long_is_refused(client: FlaskClient, record: Record) -> None:

@@ -19,6 +19,7 @@ import requests
 
 from prediction_service.journal import is_live, journal_paths, newest, read_after
 from prediction_service.models.model_folder import ModelFolder
+from prediction_service.predict.batching import MAX_BATCHED_BYTES
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, address_of, arbiter, gunicorn, install
@@ -162,6 +163,41 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
             assert f"income_prediction_latency_seconds_count {n_sent}.0" in text
             assert f'income_journal_backlog_rows{{sink="evidently"}} {n_sent}.0' in text
             assert 'income_model_info{data_source="synthetic"' in text
+
+
+def latency_sum_s(settings: Settings) -> float:
+    """The sum of all latencies that the service has counted."""
+    text = requests.get(f"{address_of(settings)}/metrics", timeout=10).text
+    return float(re.findall(r"^income_prediction_latency_seconds_sum (.+)$", text, re.MULTILINE)[0])
+
+
+def test_the_latency_of_an_overloaded_worker_includes_the_wait(
+    settings: Settings, model_folder: ModelFolder, start: Start, record: Record
+) -> None:
+    """Forty lists arrive at once, and the worker handles one after the other. Each list once
+    counted with its own few milliseconds, so no overload could fire the alert.
+    """
+    assert model_folder.current()
+    one_worker = settings.model_copy(update={"workers": 1})
+    body = json.dumps([record] * 50).ljust(MAX_BATCHED_BYTES + 1)
+    with ExitStack() as stack:
+        (worker,) = workers_of(stack.enter_context(arbiter(start, one_worker)))
+        port = one_worker.prediction_port
+        clients = [HTTPConnection("127.0.0.1", port, timeout=20) for _ in range(40)]
+        for client in clients:
+            stack.callback(client.close)
+            client.request("GET", "/health/live")
+            client.getresponse().read()
+        before_s = latency_sum_s(one_worker)
+        os.kill(worker, signal.SIGSTOP)
+        for client in clients:
+            client.request("POST", "/predict", body)
+        begun = time.monotonic()
+        os.kill(worker, signal.SIGCONT)
+        assert all(client.getresponse().status == 200 for client in clients)
+        total_s = time.monotonic() - begun
+        mean_s = (latency_sum_s(one_worker) - before_s) / len(clients)
+        assert total_s / 4 < mean_s < total_s  # half of it, if all take the same time
 
 
 def test_a_worker_loads_what_explanations_need_without_a_request(

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,9 +20,11 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from config.events import Label, LabelledRecord
+from config.events import Label, LabelledRecord, Prediction
 from config.runtime.settings import SettingsError
+from evidently_service.store.window import Window
 from prediction_service.journal import Journal, StoredEvent, read_after
+from prediction_service.journal.export import journalled_predictions
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
@@ -81,6 +85,22 @@ def test_the_first_prediction_of_an_id_wins(sink: MongoSink, write: Write) -> No
     sink.send(write(first))
     sink.send(write(msgspec.structs.replace(first, model_version="2")))
     assert list(sink.predictions()) == [first]
+
+
+def test_every_store_has_the_first_prediction_of_an_id_that_a_batch_repeats(
+    sink: MongoSink, write: Write, journal: Journal, tmp_path: Path
+) -> None:
+    """A retry comes seconds after its request, so both are often in one batch. MongoDB once stored
+    the last of them, and the window and the export of the journal the first.
+    """
+    (first,) = made_predictions(1)
+    events = write(first, msgspec.structs.replace(first, model_version="2", probability=0.75))
+    sink.send(events)
+    with closing(Window(tmp_path / "window.db")) as window:
+        window.add_predictions([msgspec.json.decode(one.body, type=Prediction) for one in events])
+        in_window = window.last_predictions(2)
+    exported = list(journalled_predictions(journal.root))
+    assert list(sink.predictions()) == in_window == exported == [first]
 
 
 def test_the_first_label_wins_and_a_conflict_is_kept_once(sink: MongoSink, write: Write) -> None:
