@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from config.contract import CONTRACT_PATH
+from config.runtime.api_keys import KeyHashes
 from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
 from config.runtime.logs import LogFormat, LogLevel
 from config.runtime.settings import YEAR_S, BaseSettings, Count, Port, Seconds, Workers
@@ -20,6 +21,11 @@ class Settings(BaseSettings):
     evidently_max_body_bytes: Count = Field(
         16_000_000,
         description="Maximum size in bytes of a batch that the relay posts. Larger: 413.",
+    )
+    evidently_key_hashes: KeyHashes = Field(
+        "",
+        description="Senders of predictions and labels with their key's hash, `NAME=SHA256`, as"
+        " printed by `python -m prediction_service.keys new relay`. Unset: no key is required.",
     )
     trusted_hosts: TrustedHosts = Field("", description=HOSTS_DESCRIPTION)
     window_dir: str = Field(

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     evidently_address: str = Field(
         "", description="Address of the Evidently service. Unset: nothing is sent to it."
     )
+    evidently_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="Key that the relay sends to the Evidently service. Its hash belongs in"
+        " EVIDENTLY_KEY_HASHES there.",
+    )
     sink_timeout_s: Seconds = Field(
         10.0, description="Timeout of MongoDB and of the Evidently service."
     )

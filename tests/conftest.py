@@ -160,14 +160,16 @@ def gcs_emulator(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(folder: Path, artifacts: str = "", **environ: str) -> Iterator[str]:
+def mlflow_server(
+    folder: Path, artifacts: str = "", options: tuple[str, ...] = (), **environ: str
+) -> Iterator[str]:
     """Run an MLflow server with proxied artifacts, as in the stack; yield its address.
 
     The folder holds its database, its log and, without an address for `artifacts`, its artifacts.
     """
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1"]
+    command += ["--port", str(port), "--workers", "1", *options]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
     env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environ

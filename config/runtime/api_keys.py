@@ -1,12 +1,15 @@
 """API keys as the setting API_KEY_HASHES stores them: `NAME=SHA256,NAME=SHA256`.
 
-The prediction service requires a key of its callers. Training and the journal's export use only
+The prediction service requires a key of its callers, and the Evidently service of the relay, in
+EVIDENTLY_KEY_HASHES. Training and the journal's export use only
 labels of callers whose name is in the list. A key has 256 random bits: it cannot be guessed from
 its hash, so a slow password hash would not protect it better.
 """
 
 import hashlib
 import secrets
+from collections.abc import Iterable
+from hmac import compare_digest
 from typing import Annotated
 
 from config.runtime.settings import matching
@@ -39,6 +42,18 @@ def hashes(setting: str) -> list[tuple[str, str]]:
     """Return each name with its hash. A name may have several, while its key is replaced."""
     pairs = (entry.partition("=") for entry in setting.split(",") if entry)
     return [(name, value) for name, _, value in pairs]
+
+
+def owner_of(key: str, known: Iterable[tuple[str, str]]) -> str | None:
+    """Return the name of a key, or None for an unknown key.
+
+    `known` has each name with its hash. Every hash is compared, each in constant time.
+    """
+    given, owner = hash_of(key), None
+    for name, value in known:
+        if compare_digest(value, given):
+            owner = name
+    return owner
 
 
 def names(setting: str) -> list[str]:

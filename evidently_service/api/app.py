@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
+from config.runtime.api_keys import hashes, owner_of
 from config.runtime.cross_site import HOST_RULE, JSON, is_cross_site, is_json, is_trusted_host
 from config.runtime.logs import where
 from evidently_service.api import status_page
@@ -52,7 +53,7 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.evidently_max_body_bytes
     registry.register(WindowCollector(window, monitoring))
-    add_ingest(app, monitoring, contract, window)
+    add_ingest(app, settings, monitoring, contract, window)
     add_results(app, monitoring, window, settings.measure_period_s)
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
@@ -69,12 +70,16 @@ def check_access(trusted_hosts: str) -> None:
         raise RequestError(403, "cross_site", "A page of another site may not send POST requests.")
 
 
-def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: Window) -> None:
+def add_ingest(
+    app: Flask, settings: Settings, monitoring: Monitoring, contract: Contract, window: Window
+) -> None:
     """Add the routes that the relay posts to. A 2xx means: stored durably."""
+    known = hashes(settings.evidently_key_hashes)
 
     @app.post("/iterate")
     @app.post("/iterate/<dataset>")
     def iterate(dataset: str = monitoring.dataset) -> Response:
+        check_key(known)
         check_dataset(dataset, monitoring)
         predictions = decode_predictions(read_body(), contract)
         return receipt(len(predictions), window.add_predictions(predictions))
@@ -82,6 +87,7 @@ def add_ingest(app: Flask, monitoring: Monitoring, contract: Contract, window: W
     @app.post("/labels")
     @app.post("/labels/<dataset>")
     def labels(dataset: str = monitoring.dataset) -> Response:
+        check_key(known)
         check_dataset(dataset, monitoring)
         received = decode_labels(read_body())
         return receipt(len(received), window.add_labels(received))
@@ -164,7 +170,10 @@ def add_errors(app: Flask) -> None:
     @app.errorhandler(RequestError)
     def rejected(err: RequestError) -> Response:
         log.info("request_rejected", endpoint=request.endpoint, code=err.code, message=str(err))
-        return error_response(err.status, err.code, str(err), err.problems)
+        response = error_response(err.status, err.code, str(err), err.problems)
+        if err.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
 
     @app.errorhandler(HTTPException)
     def http_error(err: HTTPException) -> Response:
@@ -199,6 +208,15 @@ def drift_body(monitoring: Monitoring, window: Window) -> dict[str, Any]:
         "error": run.error if run else None,
         "received": {**msgspec.to_builtins(counters), "labels": msgspec.to_builtins(labels)},
     }
+
+
+def check_key(known: list[tuple[str, str]]) -> None:
+    """Raise RequestError (401) without a key of `known`, unless `known` is empty."""
+    given = request.authorization
+    key = given.token if given and given.type == "bearer" else None
+    if known and owner_of(key or "", known) is None:
+        message = "Authorization: no known API key. Set EVIDENTLY_API_KEY of the relay to its key."
+        raise RequestError(401, "not_authorized", message)
 
 
 def read_body() -> bytes:

@@ -55,7 +55,7 @@ def make_sinks(settings: Settings) -> list[Sink]:
     if settings.mongodb_address:
         sinks.append(MongoSink.of(settings))
     if settings.evidently_address:
-        sinks.append(EvidentlySink(settings.evidently_address, settings.sink_timeout_s))
+        sinks.append(EvidentlySink.of(settings))
     return sinks
 
 

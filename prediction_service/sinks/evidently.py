@@ -3,6 +3,7 @@
 import requests
 
 from prediction_service.journal import Kind, StoredEvent
+from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
 
 REJECTED = (400, 413, 422)  # the batch itself is bad or too big: a part of it may pass
@@ -16,10 +17,18 @@ class EvidentlySink:
     name = "evidently"
     is_record = False
 
-    def __init__(self, address: str, timeout_s: float) -> None:
+    def __init__(self, address: str, timeout_s: float, key: str = "") -> None:
         self.address = address.rstrip("/")
         self.timeout_s = timeout_s
         self._session = requests.Session()
+        if key:
+            self._session.headers["Authorization"] = f"Bearer {key}"
+
+    @classmethod
+    def of(cls, settings: Settings) -> "EvidentlySink":
+        """Return the sink of EVIDENTLY_ADDRESS."""
+        key = settings.evidently_api_key.get_secret_value()
+        return cls(settings.evidently_address, settings.sink_timeout_s, key)
 
     def send(self, events: list[StoredEvent]) -> None:
         """Store the events durably. Raises SinkUnavailable or EventsRejected."""

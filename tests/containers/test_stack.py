@@ -171,6 +171,44 @@ def test_no_secret_is_in_the_configuration_of_a_container(stack):
         assert path.read_text("utf-8") not in inspected, path.name
 
 
+def test_each_container_has_only_its_own_secrets(stack):
+    """Read the environment of the first process and every secret file, as an intruder would.
+
+    The web workers, which are published, once held MLflow's administrator and MongoDB's password.
+    """
+    secrets = {path.name: path.read_text("utf-8") for path in (ROOT / "var/secrets").iterdir()}
+    read = "cat /proc/1/environ /proc/self/environ; find /run/secrets -type f -exec cat {} + ; true"
+    for name, container in stack.containers().items():
+        command = ["docker", "exec", container["Id"], "sh", "-c", f"({read}) 2>/dev/null"]
+        found = stack.run(*command)
+        own = set(COMPOSE["services"][name].get("secrets", ())) & set(secrets)
+        assert {one for one, value in secrets.items() if value in found} == own, name
+
+
+def test_the_users_of_mlflow_have_the_rights_of_their_role(stack):
+    def create(user: str) -> int:
+        login = (user, stack.secret(f"mlflow_{user}_password"))
+        response = requests.post(
+            stack.url("mlflow", "/api/2.0/mlflow/registered-models/set-tag"),
+            json={"name": "income-classifier", "key": "from", "value": user},
+            auth=login,
+            timeout=20,
+        )
+        return response.status_code
+
+    assert {user: create(user) for user in ("worker", "reader", "jupyter")} == {
+        "worker": 200,
+        "reader": 403,
+        "jupyter": 403,
+    }
+
+
+def test_the_evidently_service_accepts_events_from_the_relay_alone(stack):
+    for path in ("/iterate/income", "/labels/income"):
+        response = requests.post(stack.url("evidently", path), json=[], timeout=10)
+        assert response.status_code == 401, path
+
+
 def test_mlflow_and_prefect_and_jupyter_require_credentials(stack):
     pages = {
         "mlflow": "/api/2.0/mlflow/registered-models/search",

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from config.contract import Contract, load_contract
 from config.events import Label, Prediction
+from config.runtime.api_keys import hash_of, make_key
 from evidently_service.api.app import create_app
 from evidently_service.store.records import (
     ColumnDrift,
@@ -276,6 +277,26 @@ def test_a_post_must_declare_json(client: FlaskClient, content_type: str | None)
         assert response.status_code == 415
         assert response.json["error"]["code"] == "unsupported_media_type"
         assert "expected application/json" in response.json["error"]["message"]
+
+
+def test_with_key_hashes_only_a_known_key_may_post(
+    tmp_path: Path, monitoring: Monitoring, contract: Contract, window: Window
+) -> None:
+    """Anyone with access to the port could once send labels that start a training."""
+    key = make_key()
+    settings = Settings(window_dir=str(tmp_path), evidently_key_hashes=f"relay={hash_of(key)}")
+    client = create_app(settings, monitoring, contract, window, CollectorRegistry()).test_client()
+    for path in ("/iterate/income", "/labels/income"):
+        for header in (None, "Bearer", f"Bearer {make_key()}", f"Basic {key}", "Bearer \xe9", key):
+            headers = {"Authorization": header} if header else {}
+            response: Any = client.post(path, json=[], headers=headers)
+            assert (response.status_code, response.json["error"]["code"]) == (401, "not_authorized")
+            assert "EVIDENTLY_API_KEY" in response.json["error"]["message"]
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+        response = client.post(path, json=[], headers={"Authorization": f"Bearer {key}"})
+        assert response.status_code == 200
+    for path in ("/", "/drift", "/report", "/metrics", "/health/ready"):
+        assert client.get(path).status_code == 200, path
 
 
 def test_a_host_that_dns_rebinding_could_make_is_rejected(client: FlaskClient) -> None:

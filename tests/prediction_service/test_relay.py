@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
@@ -68,6 +69,7 @@ class Evidently:
         self.status = 200
         self.delay_s = 0.0
         self.n_requests = 0
+        self.keys: set[str | None] = set()
 
     def take(self, path: str, body: bytes) -> int:
         """Store the ids of one request; return its HTTP status."""
@@ -86,7 +88,7 @@ class Evidently:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Respond as long as the body runs."""
-        take = self.take
+        take, keys = self.take, self.keys
 
         class Handler(BaseHTTPRequestHandler):
             """Pass each POST to `take`."""
@@ -95,6 +97,7 @@ class Evidently:
 
             def do_POST(self) -> None:  # pylint: disable=invalid-name  # the base class's name
                 """Receive one batch."""
+                keys.add(self.headers["Authorization"])
                 status = take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
@@ -173,6 +176,19 @@ def test_a_sink_that_is_down_delays_no_other_and_catches_up(
     assert sorted(stored_ids(to_both)) == sorted(evidently.received) == ids
     assert evidently.labels == [ids[0]]
     assert newest(journal.path)[0] == 701
+
+
+@pytest.mark.parametrize(("key", "header"), [("", None), ("income_abc", "Bearer income_abc")])
+def test_the_relay_sends_its_key_to_the_evidently_service(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, key: str, header: str | None
+) -> None:
+    predictions = made_predictions(1)
+    journal.append(predictions)
+    journal.append([Label(predictions[0].prediction_id, 1.0, 1)])
+    settings = to_evidently.model_copy(update={"evidently_api_key": SecretStr(key)})
+    with evidently.listening(), relaying(settings):
+        wait_until(lambda: evidently.labels and evidently.received, 10, "both kinds of events")
+    assert evidently.keys == {header}
 
 
 def test_a_server_error_is_retried(

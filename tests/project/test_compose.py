@@ -1,11 +1,14 @@
 """Compose file, Dockerfiles, `.env.example`, lock and Makefile agree with each other."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from config.runtime.api_keys import ENTRY, hash_of
 from evidently_service.settings import Settings as EvidentlySettings
 from prediction_service.settings import Settings as PredictionSettings
 from stream_generator.settings import Settings as GeneratorSettings
@@ -33,6 +36,70 @@ SETTINGS = {
 FIXED = {"BIND_ADDRESS", "PREDICTION_PORT", "EVIDENTLY_PORT", "INSTANCE"}
 FIXED |= {"DATA_DIR", "MODEL_DIR", "JOURNAL_DIR", "WINDOW_DIR"}
 
+# The secrets that each service can read. The others have none.
+SECRETS: dict[str, set[str]] = {
+    "mongo": {"mongo_root_password", "mongo_password"},
+    "mlflow": {"mlflow_password", "mlflow_secret_key", "google_credentials"}
+    | {f"mlflow_{user}_password" for user in ("worker", "reader", "jupyter")},
+    "prefect": {"prefect_auth"},
+    "worker": {"mlflow_worker_password", "mongo_password", "prefect_auth", "google_credentials"},
+    "prediction": set(),
+    "follower": {"mlflow_reader_password"},
+    "relay": {"mongo_password", "relay_key"},
+    "evidently": {"relay_key_hash"},
+    "measure": {"mlflow_reader_password"},
+    "grafana": {"grafana_password", "smtp_password"},
+    "jupyter": {"jupyter_token", "mlflow_jupyter_password", "mongo_password"},
+    "traffic": {"mlflow_reader_password"},
+}
+OF_SECRETS = {
+    "MONGODB_PASSWORD": "mongo_password",
+    "EVIDENTLY_API_KEY": "relay_key",
+    "EVIDENTLY_KEY_HASHES": "relay_key_hash",
+}
+
+
+def test_each_service_has_only_the_secrets_that_it_needs():
+    """The published web workers once held the administrator's password of MLflow, and MongoDB's."""
+    for name, service in SERVICES.items():
+        assert set(service.get("secrets", ())) == SECRETS.get(name, set()), name
+        values = [str(value) for value in service.get("environment", {}).values()]
+        read = {path for value in values for path in re.findall(r"/run/secrets/(\w+)", value)}
+        assert read <= SECRETS.get(name, set()), name
+
+
+def test_only_the_server_has_the_password_of_mlflows_administrator():
+    holders = {name for name in SERVICES if "mlflow_password" in SECRETS.get(name, set())}
+    assert holders == {"mlflow"}
+    users = {
+        name: service["environment"]["MLFLOW_TRACKING_USERNAME"]
+        for name, service in SERVICES.items()
+        if "MLFLOW_TRACKING_USERNAME" in service.get("environment", {})
+    }
+    for name, user in users.items():
+        secret = f"mlflow_{user}_password"
+        assert secret in SECRETS[name] and user != "admin", name
+        path = SERVICES[name]["environment"]["MLFLOW_TRACKING_PASSWORD_FILE"]
+        assert path == f"/run/secrets/{secret}", name
+
+
+def test_the_secrets_of_a_stack_are_random_and_the_relays_hash_fits_its_key(tmp_path):
+    """A replaced key gets a new hash; the other secrets stay."""
+    script = tmp_path / "config/operate/secrets"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "config/operate/secrets", script)
+    subprocess.run([script], check=True, timeout=30)
+    made = {path.name: path.read_text() for path in (tmp_path / "var/secrets").iterdir()}
+    assert len(set(made.values())) == len(made) and all(len(one) >= 32 for one in made.values())
+    assert made["relay_key_hash"] == f"relay={hash_of(made['relay_key'])}"
+    assert re.fullmatch(rf"{ENTRY}", made["relay_key_hash"])
+    (tmp_path / "var/secrets/relay_key").unlink()
+    subprocess.run([script], check=True, timeout=30)
+    again = {path.name: path.read_text() for path in (tmp_path / "var/secrets").iterdir()}
+    changed = {name for name in made if made[name] != again[name]}
+    assert changed == {"relay_key", "relay_key_hash"}
+    assert again["relay_key_hash"] == f"relay={hash_of(again['relay_key'])}"
+
 
 def test_the_example_explains_every_variable_of_the_compose_file_with_its_default():
     used = dict(re.findall(r"\$\{([A-Z_]+)(?::?-([^}$]*))?", TEXT))
@@ -50,18 +117,21 @@ def test_the_example_explains_every_variable_of_the_compose_file_with_its_defaul
 def test_every_setting_of_a_part_reaches_its_container(service):
     """MAX_RECORDS and a dozen others in `.env` were once ignored silently."""
     names = {name.upper() for name in SETTINGS[service].model_fields}
+    names -= {name for name, secret in OF_SECRETS.items() if secret not in SECRETS[service]}
     passed = SERVICES[service]["environment"].keys()
     passed |= {name.removesuffix("_FILE") for name in passed}  # of a secret
     assert names - FIXED <= passed
 
 
 def test_make_secrets_makes_every_secret_and_none_has_a_default():
-    listed = (ROOT / "config/operate/secrets").read_text("utf-8").split("<<'NAMES'\n")[1]
-    made = {line.split()[0] for line in listed.splitlines()[:-1]}
+    listed = (ROOT / "config/operate/secrets").read_text("utf-8").split("NAMES'\n")[1]
+    listed = listed.partition("\nNAMES\n")[0]
+    made = {line.split()[0] for line in listed.splitlines()}
     assert {f"var/secrets/{name}" for name in made} == {
         secret["file"] for name, secret in COMPOSE["secrets"].items() if name in made
     }
-    assert set(COMPOSE["secrets"]) - made == {"google_credentials", "smtp_password"}
+    others = {"relay_key_hash", "google_credentials", "smtp_password"}
+    assert set(COMPOSE["secrets"]) - made == others
     assert not re.search(r"(PASSWORD|TOKEN|AUTH_STRING|SECRET_KEY)\w*: *[\"'$]", TEXT)
 
 

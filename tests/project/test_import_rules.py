@@ -23,7 +23,8 @@ CONFIG_MAY_IMPORT = {
 }
 # Folders for a developer's machine, which no image holds (.dockerignore).
 DEVELOPERS = ("config/grafana", "config/local_stack")
-EMULATOR = "config/gcs"  # has an image of its own
+# Each runs in one image, with its packages.
+OF_ONE_IMAGE = ("config/gcs", "config/mlflow")
 
 # Only these modules of a part import an outside system. A new version of the system then changes
 # one place.
@@ -71,7 +72,7 @@ def product() -> Iterator[Path]:
     """Yield the source files in images."""
     for part in ("config", *PARTS):
         for path in modules(part):
-            if not any(ROOT / folder in path.parents for folder in (*DEVELOPERS, EMULATOR)):
+            if not any(ROOT / folder in path.parents for folder in (*DEVELOPERS, *OF_ONE_IMAGE)):
                 yield path
 
 

@@ -1,0 +1,77 @@
+"""The users of MLflow's server in containers: roles, passwords, replaced secrets."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import ROOT, mlflow_server
+
+AUTH = (ROOT / "config/mlflow/auth.ini").read_text("utf-8")
+PASSWORDS = {
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "a" * 32,
+    "MLFLOW_WORKER_PASSWORD": "w" * 32,
+    "MLFLOW_READER_PASSWORD": "r" * 32,
+    "MLFLOW_JUPYTER_PASSWORD": "j" * 32,
+}
+ADMIN, WORKER, READER = ("admin", "a" * 32), ("worker", "w" * 32), ("reader", "r" * 32)
+
+
+@contextmanager
+def server(folder: Path, passwords: dict[str, str]) -> Iterator[str]:
+    """Make the users and run MLflow's server, as its container does; yield its address."""
+    (folder / "auth.ini").write_text(AUTH.replace("/state/mlflow", str(folder)), "utf-8")
+    env = passwords | {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "s" * 32,
+    }
+    command = [sys.executable, str(ROOT / "config/mlflow/users.py")]
+    subprocess.run(command, env=os.environ | env, check=True, timeout=120)
+    with mlflow_server(folder, options=("--app-name=basic-auth",), **env) as address:
+        yield address
+
+
+def call(address: str, login: tuple[str, str], path: str, **body: Any) -> requests.Response:
+    """Return the response to a GET, or to a POST of `body`."""
+    url = f"{address}/api/2.0/mlflow/{path}"
+    if body:
+        return requests.post(url, json=body, auth=login, timeout=30)
+    return requests.get(url, auth=login, timeout=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_worker_manages_readers_read_and_replaced_secrets_apply(tmp_path: Path) -> None:
+    """The generator and the follower were once administrators."""
+    search = "registered-models/search"
+    with server(tmp_path, PASSWORDS) as address:
+        made = call(address, ADMIN, "experiments/create", name="of an earlier release")
+        old = made.json()["experiment_id"]
+        call(address, ADMIN, "registered-models/create", name="income").raise_for_status()
+        for status, login in ((200, WORKER), (403, READER)):
+            run = call(address, login, "runs/create", experiment_id=old, start_time=1)
+            assert run.status_code == status, run.text
+            tag = call(
+                address, login, "registered-models/set-tag", name="income", key="a", value="b"
+            )
+            assert tag.status_code == status, tag.text
+            users = call(address, login, "users/create", username="other", password="o" * 32)
+            assert users.status_code == 403, "of the administrator alone"
+        for login in (ADMIN, WORKER, READER):
+            found = call(address, login, search)
+            assert [one["name"] for one in found.json()["registered_models"]] == ["income"]
+            assert call(address, login, f"experiments/get?experiment_id={old}").status_code == 200
+        assert requests.get(f"{address}/api/2.0/mlflow/{search}", timeout=30).status_code == 401
+
+    replaced = {name: value.upper() for name, value in PASSWORDS.items()}
+    with server(tmp_path, replaced) as address:
+        for login in (ADMIN, WORKER, READER):
+            name, password = login
+            assert call(address, login, search).status_code == 401, name
+            assert call(address, (name, password.upper()), search).status_code == 200, name
