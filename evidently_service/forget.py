@@ -1,9 +1,12 @@
-"""Erase one prediction and its labels from the window.
+"""Erase one prediction, its outputs and its labels from the window.
 
     python -m evidently_service.forget PREDICTION_ID
 
 Run the prediction service's command of the same name first: it stops the relay from sending the
 prediction again. This is a command, not a route, because the service's port has no authentication.
+
+When SQLite splits or joins pages of an index, unused bytes may keep a copy of a bare id. All other
+data of the prediction is overwritten.
 
 Measurements and HTML reports stay: they hold no rows. A report draws a column as 150 means, and as
 a histogram from its minimum to its maximum. With the `min_rows` of config/monitoring.yaml each

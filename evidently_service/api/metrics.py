@@ -38,7 +38,8 @@ HELP = {
     "segment_rows": "The group's predictions in the window.",
     "segment_selection_rate": "Share of the group's predictions in the window that are >50K.",
     "segment_quality": "Quality of the group's labelled predictions.",
-    "label_coverage_ratio": "Share of the window's predictions with a label.",
+    "label_coverage_ratio": "Labelled share of the newest predictions older than the label delay.",
+    "label_horizon_seconds": "Age of the oldest prediction that a label can still join.",
     "label_delay_seconds": "Quantile of the seconds from prediction time to label time.",
     "quality_rows": "Labelled predictions in the measured quality.",
     "quality_accuracy": "Share of labelled predictions with the right class.",
@@ -99,6 +100,13 @@ class WindowCollector(Collector):
         yield CounterMetricFamily("income_window_ingested", text, counters.ingested)
         text = "Duplicate predictions that were received and not stored."
         yield CounterMetricFamily("income_window_duplicates", text, counters.duplicates)
+        text = "Labels that joined their prediction."
+        yield CounterMetricFamily("income_labels_matched", text, counters.labels_matched)
+        text = "Labels that joined no prediction, by reason."
+        unmatched = CounterMetricFamily("income_labels_unmatched", text, labels=("reason",))
+        unmatched.add_metric(("late",), counters.labels_late)
+        unmatched.add_metric(("unknown",), counters.labels_unknown)
+        yield unmatched
         families: dict[str, GaugeMetricFamily] = {}
         for name, value, *labels in self._samples(counters.ingested):
             if value is None:
@@ -149,6 +157,7 @@ def _measured(measurement: Measurement) -> Iterator[Sample]:
         for metric, value in one.quality.items():
             yield "segment_quality", value, one.segment, one.group, metric
     yield "label_coverage_ratio", measurement.label_coverage
+    yield "label_horizon_seconds", measurement.label_horizon_s
     for quantile, delay_s in measurement.label_delay_s.items():
         yield "label_delay_seconds", delay_s, quantile
 

@@ -30,7 +30,7 @@ def main() -> None:
     monitoring = load_monitoring(Path(settings.monitoring_file), contract)
     period_s = settings.measure_period_s or monitoring.measure_period_s
     measure = Measure(
-        Window(settings.window_path),
+        Window(settings.window_path, label_s=monitoring.label_s),
         ReferenceCache(settings.reference_dir, Registry(settings.mlflow_tracking_uri)),
         monitoring,
         contract,

@@ -7,7 +7,7 @@ reports in `store.reports`, which the web workers show.
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +15,8 @@ import numpy as np
 import structlog
 
 from config.contract import Contract
-from config.events import Label, Prediction
+from config.events import Prediction
+from config.segments import segment_groups
 from evidently_service.measure.data_quality import invalid_share_rises, measure_data_quality
 from evidently_service.measure.drift import Drift, measure_drift
 from evidently_service.measure.drift_impact import measure_drift_impacts
@@ -33,6 +34,7 @@ from evidently_service.store.records import (
     Counters,
     Judgement,
     LabelCounts,
+    LabelledPrediction,
     Measurement,
     Quality,
     Run,
@@ -45,7 +47,6 @@ from evidently_service.verdict.thresholds import Thresholds
 
 log = structlog.get_logger(__name__)
 
-Labelled = tuple[Prediction, Label]
 DELAY_QUANTILES = (0.5, 0.9)
 
 
@@ -98,7 +99,7 @@ class Measure:
         try:
             self._measure(Run(at, self._refresh_reference()))
             self._write_reports(at)
-            self.window.prune(self.monitoring.retention_rows)
+            self.window.prune(self.monitoring.retention_rows, self.monitoring.label_rows, at)
         except Exception as err:  # pylint: disable=broad-exception-caught  # the next run may pass
             log.exception("measurement_failed")
             with contextlib.suppress(sqlite3.Error):  # the disk may be full: the log has the error
@@ -146,8 +147,8 @@ class Measure:
     def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
         """Return the measurement, without a drift verdict if the rows cannot be compared."""
         started = time.perf_counter()
-        labelled = self._labelled(inputs.version)
-        with_label = self.window.labelled_count(len(rows))
+        newest = self.window.last_labelled(self.monitoring.window_rows)
+        labelled = of_version(newest, inputs.version)
         without_verdict = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -156,7 +157,7 @@ class Measure:
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
             false_alarms_per_month=self.monitoring.false_alarms_per_month,
-            label_coverage=with_label / len(rows) if rows else None,
+            **self._label_coverage(at, newest),
             **self._figures_of_predictions(rows, labelled),
             **self._figures_of_labels(labelled),
         )
@@ -198,18 +199,19 @@ class Measure:
         with_outputs = all(row.model_version == reference.version.number for row in rows)
         return measure_drift(reference.frame, current, monitoring, self.contract, with_outputs)
 
-    def _labelled(self, version: Version | None) -> list[Labelled]:
-        """Return the newest labels of the production version's predictions; of all without one.
+    def _label_coverage(self, at: float, newest: list[LabelledPrediction]) -> dict[str, Any]:
+        """Return share and horizon of the labels.
 
-        The quality of an earlier version says nothing about the live model.
+        The share is over the newest predictions that are older than nine labels in ten at their
+        arrival. Over all newest predictions it would be 0 if labels take longer than the window.
         """
-        newest = self.window.last_labelled(self.monitoring.window_rows)
-        if version is None:
-            return newest
-        return [pair for pair in newest if pair[0].model_version == version.number]
+        delay_s = label_delay_s(newest)["0.9"] if newest else 0.0
+        found = self.window.label_coverage(self.monitoring.window_rows, at - delay_s)
+        horizon_s = min(at - found.oldest_at, self.monitoring.label_s) if found.oldest_at else None
+        return {"label_coverage": found.share, "label_horizon_s": horizon_s}
 
     def _figures_of_predictions(
-        self, rows: list[Prediction], labelled: list[Labelled]
+        self, rows: list[Prediction], labelled: list[LabelledPrediction]
     ) -> dict[str, Any]:
         """Return the fields that need no reference data; none if the window has too few rows."""
         if len(rows) < self.monitoring.min_rows:
@@ -217,22 +219,21 @@ class Measure:
         return {
             "data_quality": measure_data_quality([row.features for row in rows], self.contract),
             "segments": measure_segments(
-                classified(rows),
-                classified([prediction for prediction, _ in labelled]),
-                np.array([label.label for _, label in labelled], int),
+                ClassifiedRows([segment_groups(row.features) for row in rows], outputs(rows)[0]),
+                ClassifiedRows([one.groups for one in labelled], outputs(labelled)[0]),
+                np.array([one.label for one in labelled], int),
                 self.monitoring.min_segment_rows,
             ),
             "estimated": estimate_quality(*outputs(rows)),
         }
 
-    def _figures_of_labels(self, labelled: list[Labelled]) -> dict[str, Any]:
+    def _figures_of_labels(self, labelled: list[LabelledPrediction]) -> dict[str, Any]:
         """Return the fields that need labels; none if there are too few."""
         if len(labelled) < self.monitoring.min_labels:
             return {}
-        predictions = [prediction for prediction, _ in labelled]
-        predicted = outputs(predictions)
-        quality = measure_quality(np.array([label.label for _, label in labelled]), *predicted)
-        since = min(prediction.predicted_at for prediction in predictions)
+        predicted = outputs(labelled)
+        quality = measure_quality(np.array([one.label for one in labelled]), *predicted)
+        since = min(one.predicted_at for one in labelled)
         # Of the same rows: labelled rows may differ from the rest of the window.
         error = estimation_error(estimate_quality(*predicted), quality)
         return {
@@ -280,15 +281,24 @@ def with_verdicts(
     )
 
 
-def outputs(predictions: list[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+def of_version(
+    labelled: list[LabelledPrediction], version: Version | None
+) -> list[LabelledPrediction]:
+    """Return the rows of the production version's predictions; all without one.
+
+    The quality of an earlier version says nothing about the live model.
+    """
+    if version is None:
+        return labelled
+    return [one for one in labelled if one.model_version == version.number]
+
+
+def outputs(
+    predictions: Sequence[Prediction] | Sequence[LabelledPrediction],
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the predicted classes and the probabilities, both (n_predictions,)."""
     classes = np.array([prediction.income_class for prediction in predictions], int)
     return classes, np.array([prediction.probability for prediction in predictions])
-
-
-def classified(predictions: list[Prediction]) -> ClassifiedRows:
-    """Return features and predicted classes, as `measure_segments` takes them."""
-    return ClassifiedRows([one.features for one in predictions], outputs(predictions)[0])
 
 
 def is_below_floor(quality: Quality, floor: float) -> bool:
@@ -297,12 +307,12 @@ def is_below_floor(quality: Quality, floor: float) -> bool:
     return bound is not None and bound.upper < floor
 
 
-def label_delay_s(labelled: list[Labelled]) -> dict[str, float]:
+def label_delay_s(labelled: list[LabelledPrediction]) -> dict[str, float]:
     """Return the seconds from prediction time to label time, by quantile; at least one row.
 
     These are the newest labels. The newest predictions would have their quick labels only.
     """
-    delays = [label.labelled_at - prediction.predicted_at for prediction, label in labelled]
+    delays = [one.labelled_at - one.predicted_at for one in labelled]
     values = np.quantile(delays, DELAY_QUANTILES)
     return {str(quantile): float(value) for quantile, value in zip(DELAY_QUANTILES, values)}
 

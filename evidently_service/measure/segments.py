@@ -12,13 +12,11 @@ import numpy as np
 from config.segments import AGE_BANDS, PROTECTED
 from evidently_service.store.records import Segment
 
-Value = str | int | None
-
 
 class ClassifiedRows(NamedTuple):
-    """The features of each row, and the predicted classes (n_rows,), 0 or 1."""
+    """The groups of each row by segment, and the predicted classes (n_rows,), 0 or 1."""
 
-    features: Sequence[Mapping[str, Value]]
+    groups: Sequence[Mapping[str, str]]
     income_class: np.ndarray
 
 
@@ -29,7 +27,7 @@ def measure_segments(
 
     `label` (n_labelled,) are the true classes of `labelled`, 0 or 1; may be empty.
     """
-    labelled_groups = dict(groups_of(labelled.features))
+    labelled_groups = dict(groups_of(labelled.groups))
     no_rows = np.zeros(len(label), bool)
     return tuple(
         Segment(
@@ -40,7 +38,7 @@ def measure_segments(
                 labelled.income_class, label, labelled_groups.get(name, no_rows), min_rows
             ),
         )
-        for name, rows in groups_of(window.features)
+        for name, rows in groups_of(window.groups)
         if rows.sum() >= min_rows
     )
 
@@ -63,13 +61,11 @@ def group_quality(
 
 
 def groups_of(
-    features: Sequence[Mapping[str, Value]],
+    rows: Sequence[Mapping[str, str]],
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     """Yield ((segment, group), rows) for each group in the rows, in a fixed order."""
-    for column in PROTECTED:
-        values = np.array([str(row[column]) for row in features if column in row])
-        for value in np.unique(values) if len(values) == len(features) else ():
-            yield (column, str(value)), values == value
-    ages = np.array([row["age"] for row in features if "age" in row])
-    for name, (low, high) in AGE_BANDS.items() if len(ages) == len(features) else ():
-        yield ("age", name), (low <= ages) & (ages <= high)
+    for segment in (*PROTECTED, "age"):
+        values = np.array([row[segment] for row in rows if segment in row])
+        names = AGE_BANDS if segment == "age" else np.unique(values)
+        for name in names if len(values) == len(rows) else ():
+            yield (segment, str(name)), values == name

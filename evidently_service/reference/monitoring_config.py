@@ -20,7 +20,8 @@ CATEGORICAL_TESTS = ("jensenshannon",)
 P_VALUE_TESTS = ("ks",)  # small is drift; the others are distances, where large is drift
 MIN_P_VALUE = 1e-12  # JSON has no logarithm of 0
 MIN_CHANCE = 2e-4  # of exceeding a threshold; the bootstrap has too few windows for less
-MONTH_S = 30 * 24 * 3600
+DAY_S = 24 * 3600
+MONTH_S = 30 * DAY_S
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -84,6 +85,8 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     false_alarms_per_month: Positive
     html_period_s: Seconds
     retention_rows: Count
+    label_days: Positive
+    label_rows: Count
     share_drifted: Share
     roc_auc_floor: Share
     max_invalid_share_rise: Share
@@ -91,6 +94,11 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: dict[str, ColumnTest]
     prediction: PredictionTests
     window_s: Seconds | None = None
+
+    @property
+    def label_s(self) -> float:
+        """Seconds after its prediction in which a label counts."""
+        return self.label_days * DAY_S
 
     @property
     def outputs(self) -> dict[str, ColumnTest]:
@@ -163,6 +171,11 @@ def _size_problems(monitoring: Monitoring) -> list[str]:
     if (retention := monitoring.retention_rows) < rows:
         problems.append(
             f"retention_rows: too small; got {retention}, expected at least {rows}, as window_rows."
+        )
+    if (label_rows := monitoring.label_rows) < retention:
+        problems.append(
+            f"label_rows: too small; got {label_rows}, expected at least {retention},"
+            " as retention_rows."
         )
     chance = monitoring.false_alarm_chance ** (1 / monitoring.persistent_windows)
     if chance < MIN_CHANCE:

@@ -76,18 +76,46 @@ class FeatureQuality(msgspec.Struct, frozen=True):
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """Predictions ever received; pruning and restarts do not change these."""
+    """Events ever received; pruning and restarts do not change these."""
 
-    ingested: int = 0  # stored
-    duplicates: int = 0  # received again, not stored twice
+    ingested: int = 0  # predictions stored
+    duplicates: int = 0  # predictions received again, not stored twice
+    labels_matched: int = 0  # joined their prediction
+    labels_late: int = 0  # came more than `label_days` after their prediction
+    labels_unknown: int = 0  # waited for their prediction in vain
 
 
 class LabelCounts(msgspec.Struct, frozen=True):
-    """Stored labels by state."""
+    """Stored labels by state: the newest `retention_rows` of each."""
 
-    matched: int = 0  # the prediction is stored too
+    matched: int = 0  # joined their prediction
     pending: int = 0  # the prediction has not arrived yet
     conflicting: int = 0  # contradicted the prediction's first label, which stays
+
+
+class LabelledPrediction(msgspec.Struct, frozen=True, gc=False):
+    """What the quality needs of a prediction, and its true class. Times are Unix times."""
+
+    predicted_at: float
+    model_version: str
+    probability: float  # of class 1, in [0, 1]
+    income_class: int  # predicted
+    groups: dict[str, str]  # by segment
+    labelled_at: float
+    label: int  # 0 or 1
+
+
+class LabelCoverage(msgspec.Struct, frozen=True):
+    """The labels of the newest predictions that are old enough to have one."""
+
+    rows: int = 0
+    labelled: int = 0
+    oldest_at: float | None = None  # prediction time of the oldest row that a label can join
+
+    @property
+    def share(self) -> float | None:
+        """Labelled rows over rows, in [0, 1]; None without rows."""
+        return self.labelled / self.rows if self.rows else None
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -167,7 +195,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     invalid_share_rises: dict[str, float] = {}  # over the reference data, by feature
     broken_features: tuple[str, ...] = ()  # whose rise is above max_invalid_share_rise
     labels: LabelCounts = LabelCounts()
-    label_coverage: float | None = None  # share of the window's rows with a label, in [0, 1]
+    label_coverage: float | None = None  # labelled share of rows old enough for one, in [0, 1]
+    label_horizon_s: float | None = None  # age of the oldest prediction that a label can join
     label_delay_s: dict[str, float] = {}  # of the rows of `quality`, by quantile
     quality: Quality | None = None  # of the production version, if there is one
     below_floor: bool = False  # the whole interval of the ROC AUC is below roc_auc_floor

@@ -2,26 +2,46 @@
 
 The web workers add events. The measure process reads the newest rows and adds measurements, which
 the workers show. All these processes share the file.
+
+Drift needs the features of the newest predictions: table `predictions`. Quality needs labels, which
+come days later. So `outputs` keeps the rest of each prediction much longer, in about 80 bytes a
+row. Its key is the id's 16 bytes. Ids begin with the time, so new keys are neighbours.
 """
 
+import math
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from config.events import Label, Prediction
 from config.runtime.sqlite import open_durable
-from evidently_service.store.records import Counters, Judgement, LabelCounts, Measurement, Run
+from config.segments import segment_groups
+from evidently_service.store.records import (
+    Counters,
+    Judgement,
+    LabelCounts,
+    LabelCoverage,
+    LabelledPrediction,
+    Measurement,
+    Run,
+)
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0  # for another process's write; a batch takes milliseconds
 MAX_MEASUREMENTS = 1000
 MAX_LOG_BYTES = 1 << 26  # of the write-ahead log after a checkpoint
+KEY_BYTES = 16
+MAX_WAIT_S = 3600.0  # of a label for its prediction; the relay sends both within seconds
+MAX_EXPIRED_ROWS = 20_000  # deleted at once: other processes wait meanwhile
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -43,26 +63,54 @@ CREATE TABLE IF NOT EXISTS conflicts (
     labelled_at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO counters VALUES ('ingested', 0), ('duplicates', 0);
+INSERT OR IGNORE INTO counters VALUES
+    ('ingested', 0), ('duplicates', 0),
+    ('labels_matched', 0), ('labels_late', 0), ('labels_unknown', 0);
+CREATE TABLE IF NOT EXISTS profiles (id INTEGER PRIMARY KEY, body BLOB NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS outputs (
+    arrival INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
+    predicted_at REAL NOT NULL,
+    probability REAL NOT NULL,
+    income_class INTEGER NOT NULL,
+    profile INTEGER NOT NULL,
+    label INTEGER
+);
 CREATE TABLE IF NOT EXISTS measurements (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS last_run (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS judgement (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
 """
 
+# Version 1 of the file, PRAGMA user_version, has `outputs`.
+UPGRADE = """
+ALTER TABLE labels ADD COLUMN received_at REAL NOT NULL DEFAULT 0;
+PRAGMA user_version = 1
+"""
+
 ADD_PREDICTION = """
-INSERT INTO predictions (prediction_id, body) VALUES (?, ?) ON CONFLICT DO NOTHING
+INSERT INTO predictions (prediction_id, body) SELECT :prediction_id, :body
+WHERE NOT EXISTS (SELECT 1 FROM outputs WHERE key = :key) ON CONFLICT DO NOTHING
+"""
+ADD_OUTPUTS = """
+INSERT INTO outputs
+SELECT arrival, :key, :predicted_at, :probability, :income_class,
+    (SELECT id FROM profiles WHERE body = :profile),
+    (SELECT label FROM labels WHERE prediction_id = :prediction_id)
+FROM predictions WHERE prediction_id = :prediction_id AND arrival > :after
+ON CONFLICT DO NOTHING
+"""
+KNOWN = """
+SELECT (SELECT predicted_at FROM outputs WHERE key = :key),
+    coalesce((SELECT label FROM outputs WHERE key = :key),
+             (SELECT label FROM labels WHERE prediction_id = :prediction_id))
 """
 ADD_LABEL = """
-INSERT INTO labels (prediction_id, label, labelled_at, matched)
-VALUES (:prediction_id, :label, :labelled_at,
-        EXISTS (SELECT 1 FROM predictions WHERE prediction_id = :prediction_id))
-ON CONFLICT DO NOTHING
+INSERT INTO labels (prediction_id, label, labelled_at, matched, received_at)
+VALUES (:prediction_id, :label, :labelled_at, :matched, :received_at)
 """
 ADD_CONFLICT = """
 INSERT INTO conflicts (prediction_id, label, labelled_at)
-SELECT :prediction_id, :label, :labelled_at FROM labels
-WHERE prediction_id = :prediction_id AND label <> :label
-ON CONFLICT DO NOTHING
+VALUES (:prediction_id, :label, :labelled_at) ON CONFLICT DO NOTHING
 """
 MATCH_LABEL = "UPDATE labels SET matched = 1 WHERE prediction_id = ? AND NOT matched"
 LAST_PREDICTIONS = "SELECT body FROM predictions ORDER BY arrival DESC LIMIT ?"
@@ -72,28 +120,41 @@ WHERE arrival > ? AND json_extract(CAST(body AS TEXT), '$.predicted_at') >= ?
 ORDER BY arrival LIMIT ?
 """
 LAST_LABELLED = """
-SELECT predictions.body, prediction_id, labels.labelled_at, labels.label
-FROM labels JOIN predictions USING (prediction_id)
-WHERE labels.matched ORDER BY labels.arrival DESC LIMIT ?
+SELECT predicted_at, probability, income_class, profiles.body, labels.labelled_at, labels.label
+FROM labels
+CROSS JOIN outputs ON outputs.key = id_key(prediction_id)
+CROSS JOIN profiles ON profiles.id = outputs.profile
+WHERE labels.matched = 1 ORDER BY labels.arrival DESC LIMIT ?
 """
+ARRIVALS = "SELECT (SELECT min(arrival) FROM outputs), (SELECT max(arrival) FROM outputs)"
+PREDICTED_AT = "SELECT predicted_at FROM outputs WHERE arrival >= ? ORDER BY arrival LIMIT 1"
 COUNT_LABELLED = """
-SELECT count(labels.arrival) FROM
-    (SELECT prediction_id FROM predictions ORDER BY arrival DESC LIMIT ?)
-    LEFT JOIN labels USING (prediction_id)
+SELECT count(*), count(label) FROM
+    (SELECT label FROM outputs WHERE arrival < ? ORDER BY arrival DESC LIMIT ?)
 """
+COUNT = "UPDATE counters SET value = value + ? WHERE name = ?"
 CONFIRM_MEASUREMENT = """
 UPDATE measurements SET body = ? WHERE id = (SELECT max(id) FROM measurements)
 """
 NOTE_RUN = "REPLACE INTO last_run VALUES (0, ?)"
 PRUNE = """
-DELETE FROM labels WHERE prediction_id IN
-    (SELECT prediction_id FROM predictions
-     WHERE arrival <= (SELECT max(arrival) FROM predictions) - :retention);
 DELETE FROM predictions WHERE arrival <= (SELECT max(arrival) FROM predictions) - :retention;
-DELETE FROM labels WHERE NOT matched AND arrival <= (SELECT max(arrival) FROM labels) - :retention;
-DELETE FROM conflicts WHERE prediction_id NOT IN (SELECT prediction_id FROM labels);
+DELETE FROM labels WHERE matched = 1 AND arrival <=
+    (SELECT arrival FROM labels WHERE matched = 1 ORDER BY arrival DESC LIMIT 1 OFFSET :retention);
+DELETE FROM conflicts WHERE rowid <= (SELECT max(rowid) FROM conflicts) - :retention;
 DELETE FROM measurements WHERE id <= (SELECT max(id) FROM measurements) - :measurements;
 """
+PRUNE_PENDING = """
+DELETE FROM labels WHERE matched = 0 AND (received_at < :received_at OR arrival <=
+    (SELECT arrival FROM labels WHERE matched = 0 ORDER BY arrival DESC LIMIT 1 OFFSET :retention))
+"""
+
+
+class Profile(msgspec.Struct, frozen=True, array_like=True):
+    """What many predictions share; `outputs` refers to it by a number."""
+
+    model_version: str
+    groups: dict[str, str]  # by segment
 
 
 class Window:
@@ -102,15 +163,35 @@ class Window:
     Duplicates and any order of events are allowed. When a method returns, its rows are on disk.
     """
 
-    def __init__(self, path: Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        """Open or create the file. Threads may share a Window; each process opens its own."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        label_s: float = math.inf,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open or create the file. Threads may share a Window; each process opens its own.
+
+        A label that comes more than `label_s` seconds after its prediction is late: it is counted
+        and not stored.
+        """
+        self.label_s = label_s
+        self.clock = clock
         # After a 2xx the relay forgets its rows, so they must be on disk before it.
         self._connection = open_durable(path, busy_timeout_s)
         self._connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
+        self._connection.create_function("id_key", 1, id_key, deterministic=True)
         self._lock = threading.Lock()
-        with self._transaction():
+        with self._transaction() as connection:
             for statement in _statements(SCHEMA):
-                self._connection.execute(statement)
+                connection.execute(statement)
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _statements(UPGRADE):
+                    connection.execute(statement)
+                stored = connection.execute("SELECT body FROM predictions ORDER BY arrival")
+                predictions = [msgspec.json.decode(body, type=Prediction) for (body,) in stored]
+                _add_outputs(connection, [_row(one) for one in predictions], after=0)
 
     def close(self) -> None:
         """Close the file."""
@@ -118,24 +199,41 @@ class Window:
 
     def add_predictions(self, predictions: list[Prediction]) -> int:
         """Store the new predictions, all or none; return their number."""
-        rows = [(p.prediction_id, msgspec.json.encode(p)) for p in predictions]
+        rows = [_row(prediction) for prediction in predictions]
         with self._transaction() as connection:
+            after = connection.execute("SELECT max(arrival) FROM predictions").fetchone()[0] or 0
             added = connection.executemany(ADD_PREDICTION, rows).rowcount
-            connection.executemany(MATCH_LABEL, [(identity,) for identity, _ in rows])
+            _add_outputs(connection, rows, after)
+            ids = [(prediction.prediction_id,) for prediction in predictions]
+            matched = connection.executemany(MATCH_LABEL, ids).rowcount
             counts = [(added, "ingested"), (len(rows) - added, "duplicates")]
-            connection.executemany("UPDATE counters SET value = value + ? WHERE name = ?", counts)
+            connection.executemany(COUNT, [*counts, (matched, "labels_matched")])
         return added
 
     def add_labels(self, labels: list[Label]) -> int:
-        """Store the new labels, all or none; return their number.
+        """Store the new labels, all or none; return their number, late ones included.
 
         The first label of a prediction wins; a contradicting one is stored as a conflict.
         """
-        rows = [msgspec.structs.asdict(label) for label in labels]
+        received_at = self.clock()
         with self._transaction() as connection:
-            added = connection.executemany(ADD_LABEL, rows).rowcount
-            connection.executemany(ADD_CONFLICT, rows)
-        return added
+            return sum(self._add_label(connection, label, received_at) for label in labels)
+
+    def _add_label(self, connection: sqlite3.Connection, label: Label, received_at: float) -> bool:
+        row = {**msgspec.structs.asdict(label), "key": id_key(label.prediction_id)}
+        predicted_at, first = connection.execute(KNOWN, row).fetchone()
+        if first is not None:
+            if first != label.label:
+                connection.execute(ADD_CONFLICT, row)
+            return False
+        is_known = predicted_at is not None
+        is_late = is_known and label.labelled_at - predicted_at > self.label_s
+        if is_known:
+            connection.execute("UPDATE outputs SET label = :label WHERE key = :key", row)
+            connection.execute(COUNT, (1, "labels_late" if is_late else "labels_matched"))
+        if not is_late:
+            connection.execute(ADD_LABEL, {**row, "matched": is_known, "received_at": received_at})
+        return True
 
     def last_predictions(self, rows: int) -> list[Prediction]:
         """Return the newest predictions by arrival, oldest first."""
@@ -153,20 +251,26 @@ class Window:
         """Return the newest prediction's arrival, 0 before the first."""
         return self._read("SELECT max(arrival) FROM predictions")[0][0] or 0
 
-    def last_labelled(self, rows: int) -> list[tuple[Prediction, Label]]:
+    def last_labelled(self, rows: int) -> list[LabelledPrediction]:
         """Return the newest labels by arrival with their predictions, oldest first."""
-        found = self._read(LAST_LABELLED, (rows,))
-        return [
-            (msgspec.json.decode(body, type=Prediction), Label(*label))
-            for body, *label in reversed(found)
-        ]
+        labelled = []
+        for predicted_at, probability, income_class, body, *label in self._read(
+            LAST_LABELLED, (rows,)
+        ):
+            of = msgspec.json.decode(body, type=Profile)
+            own = (predicted_at, of.model_version, probability, income_class, of.groups)
+            labelled.append(LabelledPrediction(*own, *label))
+        return labelled[::-1]
 
-    def labelled_count(self, rows: int) -> int:
-        """Return how many of the newest predictions have a label."""
-        return self._read(COUNT_LABELLED, (rows,))[0][0]
+    def label_coverage(self, rows: int, predicted_by: float) -> LabelCoverage:
+        """Return how many of the newest rows up to a prediction time have a label."""
+        oldest = self._read(PREDICTED_AT, (0,))
+        end = self._first_after(predicted_by)
+        ((n_rows, labelled),) = self._read(COUNT_LABELLED, (end, rows))
+        return LabelCoverage(n_rows, labelled, oldest[0][0] if oldest else None)
 
     def counters(self) -> Counters:
-        """Return how many predictions were ever received."""
+        """Return how many events were ever received."""
         return Counters(**dict(self._read("SELECT name, value FROM counters")))
 
     def label_counts(self) -> LabelCounts:
@@ -212,18 +316,44 @@ class Window:
         """Return the stored judgement, or an empty one."""
         return self._load("SELECT body FROM judgement", Judgement) or Judgement()
 
-    def prune(self, retention_rows: int) -> None:
-        """Delete predictions beyond the newest `retention_rows`, with their labels.
+    def prune(self, retention_rows: int, label_rows: int, at: float) -> None:
+        """Delete what is beyond its limits at a Unix time.
 
-        Also delete unmatched labels beyond that number, and old measurements.
+        `retention_rows` limits predictions, labels by state and conflicts, `label_rows` the rows
+        that a label can join. Those rows stay for twice `label_s`, so that a late label is known
+        to be late. Labels without a prediction are counted.
         """
-        sizes = {"retention": retention_rows, "measurements": MAX_MEASUREMENTS}
+        limits = {"retention": retention_rows, "measurements": MAX_MEASUREMENTS}
+        first_kept = self._first_kept(label_rows, at)
         with self._transaction() as connection:
             for statement in _statements(PRUNE):
-                connection.execute(statement, sizes)
+                connection.execute(statement, limits)
+            pending = {"retention": retention_rows, "received_at": at - MAX_WAIT_S}
+            unknown = connection.execute(PRUNE_PENDING, pending).rowcount
+            connection.execute(COUNT, (unknown, "labels_unknown"))
+            connection.execute("DELETE FROM outputs WHERE arrival < ?", (first_kept,))
+
+    def _first_kept(self, label_rows: int, at: float) -> int:
+        first, last = self._read(ARRIVALS)[0]
+        if first is None:
+            return 0
+        # By prediction times, as rows that are sent again are older than the clock.
+        newest_at = self._read(PREDICTED_AT, (last,))[0][0]
+        expired = self._first_after(min(newest_at, at) - 2 * self.label_s)
+        return min(max(expired, last - label_rows + 1), first + MAX_EXPIRED_ROWS)
+
+    def _first_after(self, predicted_at: float) -> int:
+        """Return the first arrival after a prediction time: rows arrive nearly in this order."""
+        first, last = self._read(ARRIVALS)[0]
+        if first is None:
+            return 0
+        arrivals = range(first, last + 1)
+        return first + bisect_right(
+            arrivals, predicted_at, key=lambda one: self._read(PREDICTED_AT, (one,))[0][0]
+        )
 
     def erase(self, prediction_id: str) -> int:
-        """Delete a prediction, its label and its conflict; return the number of rows.
+        """Delete a prediction, its outputs, label and conflict; return the number of rows.
 
         Deleted rows are overwritten. The totals stay. Raises sqlite3.OperationalError if the
         write-ahead log still holds the rows, because another process reads it. Call again then.
@@ -235,6 +365,8 @@ class Window:
                 ).rowcount
                 for table in ("conflicts", "labels", "predictions")
             )
+            key = (id_key(prediction_id),)
+            erased += connection.execute("DELETE FROM outputs WHERE key = ?", key).rowcount
         if self._read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             raise sqlite3.OperationalError("the write-ahead log is in use and still holds rows")
         return erased
@@ -263,6 +395,39 @@ class Window:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def id_key(prediction_id: str) -> bytes:
+    """Return the 16 bytes of an id of 32 hexadecimal digits, or of another id's digest."""
+    try:
+        key = bytes.fromhex(prediction_id)
+    except ValueError:
+        key = b""
+    return (
+        key
+        if len(key) == KEY_BYTES
+        else blake2b(prediction_id.encode(), digest_size=KEY_BYTES).digest()
+    )
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    profile = Profile(prediction.model_version, segment_groups(prediction.features))
+    return {
+        "prediction_id": prediction.prediction_id,
+        "body": msgspec.json.encode(prediction),
+        "key": id_key(prediction.prediction_id),
+        "predicted_at": prediction.predicted_at,
+        "probability": prediction.probability,
+        "income_class": prediction.income_class,
+        "profile": msgspec.json.encode(profile),
+    }
+
+
+def _add_outputs(connection: sqlite3.Connection, rows: list[dict[str, Any]], after: int) -> None:
+    """Add the outputs of those rows that are in `predictions` with an arrival after `after`."""
+    profiles = {(row["profile"],) for row in rows}
+    connection.executemany("INSERT OR IGNORE INTO profiles (body) VALUES (?)", profiles)
+    connection.executemany(ADD_OUTPUTS, [{**row, "after": after} for row in rows])
 
 
 def _statements(script: str) -> list[str]:

@@ -65,6 +65,7 @@ MEASURED = Measurement(
     ),
     labels=LabelCounts(300, 2, 1),
     label_coverage=0.28,
+    label_horizon_s=86_400.0,
     label_delay_s={"0.5": 60.0, "0.9": 3600.0},
     quality=Quality(
         300,
@@ -486,7 +487,11 @@ def test_metrics_show_the_latest_measurement(
     assert sample("segment_quality", segment="sex", group="Female", metric="fpr") == 0.02
     assert sample("segment_quality", segment="sex", group="Female", metric="tpr") is None
     assert sample("labels", state="pending") == 1
+    assert sample("labels_matched_total") == 0
+    assert sample("labels_unmatched_total", reason="late") == 0
+    assert sample("labels_unmatched_total", reason="unknown") == 0
     assert sample("label_coverage_ratio") == 0.28
+    assert sample("label_horizon_seconds") == 86_400
     assert sample("label_delay_seconds", quantile="0.9") == 3600
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300

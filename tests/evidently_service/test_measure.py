@@ -12,7 +12,13 @@ from config.events import Label, Prediction
 from config.runtime.settings import exit_with_message
 from evidently_service.measure.__main__ import main
 from evidently_service.measure.measurement import Measure, is_below_floor
-from evidently_service.store.records import Interval, LabelCounts, Measurement, Quality
+from evidently_service.store.records import (
+    Counters,
+    Interval,
+    LabelCounts,
+    Measurement,
+    Quality,
+)
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.reference.registry import ReferenceCache, RegistryError, Version
 from evidently_service.store.reports import LATEST, Reports, SavedReport
@@ -79,7 +85,12 @@ def clock() -> Clock:
 def small(judging: Monitoring) -> Monitoring:
     """Return the real file with windows of 600 rows; retention is twice that."""
     return msgspec.structs.replace(
-        judging, window_rows=600, min_rows=500, min_labels=100, retention_rows=1200
+        judging,
+        window_rows=600,
+        min_rows=500,
+        min_labels=100,
+        retention_rows=1200,
+        label_rows=1200,
     )
 
 
@@ -192,6 +203,44 @@ def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
     measure.run_once()
     # Predicted at seconds 0 to 100: the labels came 1,000 to 900 seconds later.
     assert latest(window).label_delay_s == {"0.5": 950.0, "0.9": 990.0}
+
+
+def test_labels_an_hour_late_cover_the_share_that_is_sent(
+    measure: Measure, window: Window, source: Source, enough: list[Prediction], clock: Clock
+) -> None:
+    """20 predictions a second for two simulated hours; three in ten get a label after an hour.
+
+    Labels were once lost after 50,000 later predictions, here after 42 minutes.
+    """
+    source.rows = None  # drift is not needed
+    measure.monitoring = msgspec.structs.replace(
+        measure.monitoring, window_rows=1000, retention_rows=50_000, label_rows=10_000_000
+    )
+    began = clock.now
+    for second in range(0, 7200, 60):
+        clock.now = began + second
+        batch = [
+            msgspec.structs.replace(
+                enough[number % 600],
+                prediction_id=f"{20 * second + number:032x}",
+                predicted_at=clock.now + number // 20,
+            )
+            for number in range(1200)
+        ]
+        window.add_predictions(batch)
+        if second >= 3600:
+            labels = [
+                Label(f"{20 * (second - 3600) + number:032x}", clock.now + number // 20, 1)
+                for number in range(1200)
+                if number % 10 < 3
+            ]
+            assert window.add_labels(labels) == 360
+            clock.now += 59
+            measure.run_once()
+            found = latest(window)
+            assert found.label_coverage == pytest.approx(0.3)
+            assert found.quality is not None and found.label_delay_s == {"0.5": 3600, "0.9": 3600}
+    assert window.counters() == Counters(ingested=144_000, labels_matched=21_600)
 
 
 def test_segments_are_of_the_window_and_of_its_newest_labels(
@@ -371,16 +420,18 @@ def test_rows_older_than_window_s_do_not_count(
     assert (latest(window).state, latest(window).window.rows) == ("not_enough_rows", 451)
 
 
-def test_coverage_is_over_the_rows_of_the_window(
-    measure: Measure, window: Window, enough: list[Prediction], clock: Clock, small: Monitoring
+def test_coverage_is_over_rows_that_are_old_enough_for_a_label(
+    measure: Measure, window: Window, enough: list[Prediction], clock: Clock
 ) -> None:
-    """Labels of too old rows once counted too: the coverage was 99 / 551."""
-    measure.monitoring = msgspec.structs.replace(small, window_s=550.0)
+    """Events are a second apart, and each third one gets its label after 400 seconds."""
     window.add_predictions(enough)
-    window.add_labels([Label(one.prediction_id, 1_700_000_599.0, 1) for one in enough[:99]])
+    window.add_labels(
+        [Label(one.prediction_id, one.predicted_at + 400, 1) for one in enough[:200:3]]
+    )
     clock.now = 1_700_000_599.0
     measure.run_once()
-    assert latest(window).label_coverage == 50 / 551
+    assert latest(window).label_coverage == 67 / 200
+    assert latest(window).label_horizon_s == 599
 
 
 def test_the_cached_reference_is_used_while_the_registry_is_unavailable(
@@ -572,12 +623,13 @@ def test_two_windows_that_drift_in_one_run_keep_a_report_each(
 
 
 def test_old_rows_are_pruned(
-    measure: Measure, window: Window, contract: Contract, small: Monitoring
+    measure: Measure, window: Window, contract: Contract, small: Monitoring, clock: Clock
 ) -> None:
     window.add_predictions(made_up_predictions(contract, 1500, seed=6))
     measure.run_once()
     assert len(window.last_predictions(10_000)) == small.retention_rows == 1200
     assert window.counters().ingested == 1500
+    assert window.label_coverage(10_000, clock.now).rows == small.label_rows == 1200
 
 
 def test_wrong_settings_end_the_start_with_one_message(

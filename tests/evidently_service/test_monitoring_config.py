@@ -90,6 +90,7 @@ def test_an_unusable_test_is_rejected_with_those_that_can_be_used(
         ({"min_rows": 1001}, "min_rows: too large; got 1001, expected at most 1000"),
         ({"min_labels": 1001}, "min_labels: too large; got 1001, expected at most 1000"),
         ({"retention_rows": 999}, "retention_rows: too small; got 999, expected at least 1000"),
+        ({"label_rows": 49_999}, "label_rows: too small; got 49999, expected at least 50000"),
         ({"share_drifted": 1.5}, "share_drifted"),
         ({"windowrows": 5}, "windowrows"),
     ],

@@ -192,7 +192,7 @@ BATCH, BATCHES = 50, 40
 def small_windows(judging: Monitoring) -> str:
     """Return a monitoring file with windows of 200 rows."""
     small = msgspec.structs.replace(
-        judging, window_rows=200, min_rows=100, min_labels=50, retention_rows=600
+        judging, window_rows=200, min_rows=100, min_labels=50, retention_rows=600, label_rows=600
     )
     given = msgspec.to_builtins(small)
     return yaml.safe_dump({name: value for name, value in given.items() if value is not None})

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from config.segments import segment_groups
 from evidently_service.store.records import Segment
 from evidently_service.measure.segments import ClassifiedRows, measure_segments
 
@@ -13,10 +14,10 @@ NO_LABELS = ClassifiedRows([], np.array([], int)), np.array([], int)
 
 def people(*groups: tuple[str, str, int, str]) -> ClassifiedRows:
     """Return rows of (sex, race, age) groups, each with its predicted classes, such as '1100'."""
-    features: list[dict[str, Any]] = []
+    rows: list[dict[str, str]] = []
     for sex, race, age, classes in groups:
-        features += [{"sex": sex, "race": race, "age": age}] * len(classes)
-    return ClassifiedRows(features, np.array([int(one) for group in groups for one in group[3]]))
+        rows += [segment_groups({"sex": sex, "race": race, "age": age})] * len(classes)
+    return ClassifiedRows(rows, np.array([int(one) for group in groups for one in group[3]]))
 
 
 def test_selection_rates_calculated_by_hand() -> None:
@@ -63,6 +64,6 @@ def test_a_rate_over_too_few_labels_is_absent() -> None:
 
 
 def test_there_are_no_groups_of_columns_that_are_no_input() -> None:
-    window = ClassifiedRows([{"age": 50}, {"age": 20}], np.array([1, 0]))
+    window = ClassifiedRows([segment_groups({"age": age}) for age in (50, 20)], np.array([1, 0]))
     found = measure_segments(window, *NO_LABELS, min_rows=1)
     assert [one.group for one in found] == ["to 29", "45 to 59"]

@@ -6,11 +6,35 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from config.events import Label, Prediction
-from evidently_service.store.records import Counters, LabelCounts, Measurement, Run, WindowFacts
-from evidently_service.store.window import Window
+from evidently_service.store.records import (
+    Counters,
+    LabelCounts,
+    LabelCoverage,
+    LabelledPrediction,
+    Measurement,
+    Run,
+    WindowFacts,
+)
+from evidently_service.store.window import MAX_WAIT_S, Window
+
+NOW = 1_700_000_000.0
+DAY_S = 86_400
+# As the files of earlier versions were, without a table for late labels.
+OLD_SCHEMA = """
+CREATE TABLE predictions (arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+    prediction_id TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
+CREATE TABLE labels (arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+    prediction_id TEXT NOT NULL UNIQUE, label INTEGER NOT NULL, labelled_at REAL NOT NULL,
+    matched INTEGER NOT NULL);
+CREATE INDEX labels_by_match ON labels (matched, arrival);
+CREATE TABLE conflicts (prediction_id TEXT PRIMARY KEY, label INTEGER NOT NULL,
+    labelled_at REAL NOT NULL);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+"""
 
 
 def prediction(identity: str, probability: float = 0.7) -> Prediction:
@@ -18,9 +42,19 @@ def prediction(identity: str, probability: float = 0.7) -> Prediction:
     return Prediction(identity, 1.5, "1", {"age": 40}, probability, 1, 0.5)
 
 
-def label(identity: str, value: int = 1) -> Label:
+def label(identity: str, value: int = 1, labelled_at: float = 2.5) -> Label:
     """Return a label with an id."""
-    return Label(identity, 2.5, value)
+    return Label(identity, labelled_at, value)
+
+
+def labelled(value: int = 1, labelled_at: float = 2.5) -> LabelledPrediction:
+    """Return what quality needs of `prediction` and `label`."""
+    return LabelledPrediction(1.5, "1", 0.7, 1, {"age": "30 to 44"}, labelled_at, value)
+
+
+def at_times(*times: float) -> list[Prediction]:
+    """Return predictions of these times, each with its number as id."""
+    return [Prediction(str(n), at, "1", {}, 0.5, 1, 0.5) for n, at in enumerate(times)]
 
 
 def identities(predictions: list[Prediction]) -> list[str]:
@@ -71,7 +105,8 @@ def test_a_label_before_its_prediction_waits_and_then_matches(window: Window) ->
     assert window.last_labelled(10) == []
     window.add_predictions([prediction("a")])
     assert window.label_counts() == LabelCounts(matched=1, pending=0, conflicting=0)
-    assert window.last_labelled(10) == [(prediction("a"), label("a", 0))]
+    assert window.last_labelled(10) == [labelled(0)]
+    assert window.counters().labels_matched == 1
 
 
 def test_the_first_label_wins_and_a_conflict_is_stored_once(window: Window) -> None:
@@ -80,40 +115,129 @@ def test_the_first_label_wins_and_a_conflict_is_stored_once(window: Window) -> N
     assert window.add_labels([label("a", 0)]) == 0
     assert window.add_labels([label("a", 0), label("b", 0)]) == 0
     assert window.label_counts() == LabelCounts(matched=2, pending=0, conflicting=1)
-    assert [one.label for _, one in window.last_labelled(10)] == [1, 0]
+    assert [one.label for one in window.last_labelled(10)] == [1, 0]
 
 
 def test_the_newest_labelled_rows_follow_the_labels_arrival(window: Window) -> None:
-    window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
-    window.add_labels([label("c"), label("x"), label("a"), label("b")])
-    assert identities([each for each, _ in window.last_labelled(2)]) == ["a", "b"]
+    window.add_predictions(at_times(1, 2, 3))
+    window.add_labels([label("2"), label("x"), label("0"), label("1")])
+    assert [one.predicted_at for one in window.last_labelled(2)] == [1, 2]
 
 
-def test_the_newest_predictions_with_a_label_are_counted(window: Window) -> None:
-    assert window.labelled_count(10) == 0
-    window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
-    window.add_labels([label("a"), label("c"), label("unknown")])
-    assert [window.labelled_count(rows) for rows in (1, 2, 3, 10)] == [1, 1, 2, 2]
+def test_the_coverage_is_of_the_newest_predictions_up_to_a_time(window: Window) -> None:
+    assert window.label_coverage(10, 5.0) == LabelCoverage(0, 0, None)
+    window.add_predictions(at_times(1, 2, 3, 4))
+    window.add_labels([label("0"), label("2"), label("unknown")])
+    assert window.label_coverage(10, 4.0) == LabelCoverage(4, 2, 1.0)
+    assert window.label_coverage(10, 3.9) == LabelCoverage(3, 2, 1.0)
+    assert window.label_coverage(2, 3.9) == LabelCoverage(2, 1, 1.0)
+    assert window.label_coverage(2, 0.5).share is None
 
 
-def test_pruning_keeps_the_newest_rows_their_labels_and_the_counters(window: Window) -> None:
+def test_pruning_keeps_the_newest_rows_and_labels_and_the_counters(window: Window) -> None:
     window.add_predictions([prediction(name) for name in "abcde"])
-    window.add_labels([label("a"), label("e"), label("waiting")])
-    window.add_labels([label("a", 0)])
-    window.prune(retention_rows=3)
+    window.add_labels([label(name) for name in "abcde"])
+    window.add_labels([label(name, 0) for name in "abcde"])
+    window.prune(retention_rows=3, label_rows=5, at=NOW)
     assert identities(window.last_predictions(10)) == ["c", "d", "e"]
-    assert window.label_counts() == LabelCounts(matched=1, pending=1, conflicting=0)
-    assert window.counters().ingested == 5
+    assert window.label_counts() == LabelCounts(matched=3, pending=0, conflicting=3)
+    assert window.counters() == Counters(ingested=5, labels_matched=5)
 
 
-def test_a_label_that_waited_beyond_retention_is_pruned(window: Window) -> None:
-    window.add_labels([label("first"), label("second"), label("third")])
-    window.prune(retention_rows=2)
-    assert window.label_counts() == LabelCounts(matched=0, pending=2, conflicting=0)
+def test_a_late_label_joins_a_prediction_whose_features_were_pruned(window: Window) -> None:
+    """A label once had to come before 50,000 later predictions, or it vanished without a word."""
+    window.add_predictions([prediction(name) for name in "abcde"])
+    window.prune(retention_rows=3, label_rows=5, at=NOW)
+    assert window.add_labels([label("a", 0)]) == 1
+    assert window.label_counts() == LabelCounts(matched=1)
+    assert window.last_labelled(10) == [labelled(0)]
+
+
+def test_a_prediction_sent_again_after_its_features_were_pruned_is_a_duplicate(
+    window: Window,
+) -> None:
+    window.add_predictions([prediction(name) for name in "abcde"])
+    window.prune(retention_rows=3, label_rows=5, at=NOW)
+    assert window.add_predictions([prediction("a")]) == 0
+    assert identities(window.last_predictions(10)) == ["c", "d", "e"]
+
+
+def test_a_label_sent_again_after_it_was_pruned_is_a_duplicate_or_a_conflict(
+    window: Window,
+) -> None:
+    window.add_predictions([prediction(name) for name in "abcde"])
+    window.add_labels([label(name) for name in "abcde"])
+    window.prune(retention_rows=3, label_rows=5, at=NOW)
+    assert window.add_labels([label("a"), label("b", 0)]) == 0
+    assert window.label_counts() == LabelCounts(matched=3, conflicting=1)
+
+
+def test_a_label_beyond_label_days_is_counted_as_late_once_and_not_measured(
+    tmp_path: Path,
+) -> None:
+    with closing(Window(tmp_path / "w.db", label_s=30 * DAY_S)) as window:
+        window.add_predictions(at_times(0, 0))
+        in_time, late = label("0", labelled_at=30 * DAY_S), label("1", labelled_at=30 * DAY_S + 1)
+        assert window.add_labels([in_time, late]) == 2
+        assert window.add_labels([late]) == 0
+        assert window.label_counts() == LabelCounts(matched=1)
+        assert window.counters() == Counters(ingested=2, labels_matched=1, labels_late=1)
+
+
+def test_a_label_of_an_id_never_seen_waits_an_hour_and_is_counted(tmp_path: Path) -> None:
+    with closing(Window(tmp_path / "w.db", clock=lambda: NOW)) as window:
+        window.add_labels([label("never-seen")])
+        window.prune(retention_rows=10, label_rows=10, at=NOW + MAX_WAIT_S)
+        assert window.label_counts().pending == 1 and not window.counters().labels_unknown
+        window.prune(retention_rows=10, label_rows=10, at=NOW + MAX_WAIT_S + 1)
+        assert window.label_counts() == LabelCounts()
+        assert window.counters().labels_unknown == 1
+
+
+def test_pending_labels_beyond_retention_are_counted_and_matched_ones_stay(
+    tmp_path: Path,
+) -> None:
+    with closing(Window(tmp_path / "w.db", clock=lambda: NOW)) as window:
+        window.add_predictions([prediction("a")])
+        window.add_labels([label("a"), label("first"), label("second"), label("third")])
+        window.prune(retention_rows=2, label_rows=10, at=NOW)
+        assert window.label_counts() == LabelCounts(matched=1, pending=2)
+        assert window.counters().labels_unknown == 1
+
+
+def test_what_labels_join_expires_by_prediction_time_and_by_rows(tmp_path: Path) -> None:
+    """Twice `label_s` after the newest prediction, or beyond `label_rows`."""
+    with closing(Window(tmp_path / "w.db", label_s=100)) as window:
+        window.add_predictions(at_times(99, 100, 150, 200, 300))
+        window.prune(retention_rows=10, label_rows=10, at=NOW)
+        assert window.label_coverage(10, NOW).oldest_at == 150
+        window.prune(retention_rows=10, label_rows=2, at=NOW)
+        assert window.label_coverage(10, NOW) == LabelCoverage(2, 0, 200)
+        window.prune(retention_rows=10, label_rows=2, at=250)  # the clock may also be right
+        assert window.label_coverage(10, NOW).oldest_at == 200
+
+
+def test_a_file_of_an_earlier_version_opens_and_its_rows_get_their_labels(tmp_path: Path) -> None:
+    path = tmp_path / "w.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(OLD_SCHEMA)
+        bodies = [(one.prediction_id, msgspec.json.encode(one)) for one in map(prediction, "ab")]
+        old.executemany("INSERT INTO predictions (prediction_id, body) VALUES (?, ?)", bodies)
+        old.execute("INSERT INTO labels VALUES (1, 'a', 1, 2.5, 1), (2, 'waits', 1, 2.5, 0)")
+        old.execute("INSERT INTO counters VALUES ('ingested', 2), ('duplicates', 0)")
+        old.commit()
+    for _ in range(2):
+        with closing(Window(path)) as window:
+            assert window.last_labelled(10)[0] == labelled(1)
+    with closing(Window(path)) as window:
+        assert window.add_labels([label("a", 0), label("b", 0, 3.5)]) == 1
+        assert window.add_predictions([prediction("b"), prediction("waits")]) == 1
+        assert window.last_labelled(10) == [labelled(), labelled(), labelled(0, 3.5)]
+        assert window.label_counts() == LabelCounts(matched=3, pending=0, conflicting=1)
 
 
 def test_pruning_an_empty_window_removes_nothing(window: Window) -> None:
-    window.prune(retention_rows=1)
+    window.prune(retention_rows=1, label_rows=1, at=NOW)
     assert window.counters() == Counters()
 
 
@@ -121,16 +245,16 @@ def test_arrival_goes_on_after_everything_was_pruned_and_reopened(tmp_path: Path
     with closing(Window(tmp_path / "w.db")) as first:
         first.add_predictions([prediction("a"), prediction("b")])
         first.add_labels([label("b")])
-        first.prune(retention_rows=1)
+        first.prune(retention_rows=1, label_rows=1, at=NOW)
     with closing(Window(tmp_path / "w.db")) as second:
         second.add_predictions([prediction("c")])
         assert identities(second.last_predictions(10)) == ["b", "c"]
-        assert second.counters() == Counters(ingested=3, duplicates=0)
+        assert second.counters() == Counters(ingested=3, labels_matched=1)
         assert second.label_counts().matched == 1
 
 
 def test_a_batch_that_fails_midway_leaves_nothing(window: Window) -> None:
-    broken = Prediction(None, 1.5, "1", {}, 0.5, 1, 0.5)  # type: ignore[arg-type]
+    broken = Prediction("b", 1.5, "1", {}, None, 1, 0.5)  # type: ignore[arg-type]
     with pytest.raises(sqlite3.IntegrityError):
         window.add_predictions([prediction("a"), broken])
     assert window.last_predictions(10) == []
