@@ -38,25 +38,12 @@ def resend(settings: Settings, everything: bool) -> Iterator[Resent]:
 
 
 def resend_dead_letters(sink: Sink, progress: Progress) -> Resent:
-    """Send the events that the sink rejected; what it stores now is no longer a dead letter.
-
-    An event may fail while others are stored. Raises SinkUnavailable if several in a row fail, or
-    all of them.
-    """
+    """Send the events that the sink rejected; what it stores now is no longer a dead letter."""
     letters = progress.dead_letters(sink.name)
-    rejected: list[StoredEvent] = []
-    n_failures = 0  # in a row
+    rejected = send_each(sink, [event for _, event in letters])
+    still_dead = set(rejected)
     for journal, event in letters:
-        n_rejected = len(rejected)
-        try:
-            deliver(sink, [event], lambda one, _: rejected.append(one))
-            n_failures = 0
-        except SinkUnavailable:
-            rejected.append(event)
-            n_failures += 1
-            if n_failures in (ATTEMPTS, len(letters)):
-                raise
-        if len(rejected) == n_rejected:
+        if event not in still_dead:
             progress.remove_dead_letter(sink.name, journal, event.seq)
     return Resent(sink.name, len(letters) - len(rejected), len(rejected))
 
@@ -66,6 +53,30 @@ def resend_all(settings: Settings, sink: Sink) -> Resent:
     n_events = 0
     rejected: list[StoredEvent] = []
     for events in read_all(settings.journal_path, settings.relay_batch_rows):
-        deliver(sink, events, lambda one, _: rejected.append(one))
+        n_rejected = len(rejected)
+        try:
+            deliver(sink, events, lambda one, _: rejected.append(one))
+        except SinkUnavailable:  # because of one event, or the sink is down
+            del rejected[n_rejected:]
+            rejected += send_each(sink, events)
         n_events += len(events)
     return Resent(sink.name, n_events - len(rejected), len(rejected))
+
+
+def send_each(sink: Sink, events: list[StoredEvent]) -> list[StoredEvent]:
+    """Send events one by one; return those that the sink does not store.
+
+    Raises SinkUnavailable if several in a row fail, or all of them.
+    """
+    rejected: list[StoredEvent] = []
+    n_failures = 0  # in a row
+    for event in events:
+        try:
+            deliver(sink, [event], lambda one, _: rejected.append(one))
+            n_failures = 0
+        except SinkUnavailable:
+            rejected.append(event)
+            n_failures += 1
+            if n_failures in (ATTEMPTS, len(events)):
+                raise
+    return rejected

@@ -372,7 +372,7 @@ def test_resent_dead_letters_are_removed_once_the_sink_stores_them(
         assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 0)]
 
 
-def test_a_dead_letter_that_still_fails_keeps_no_other_from_being_resent(
+def test_an_event_that_still_fails_keeps_no_other_from_being_resent(
     to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     predictions = made_predictions(3)
@@ -385,6 +385,7 @@ def test_a_dead_letter_that_still_fails_keeps_no_other_from_being_resent(
     evidently.poison, evidently.poison_status = predictions[0].prediction_id, 500
     with evidently.listening():
         assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 2, 1)]
+        assert list(resend(to_evidently, everything=True)) == [Resent("evidently", 2, 1)]
     assert dead_letters(journal.root) == {"evidently": 1}
 
 
