@@ -144,6 +144,47 @@ decisions gives the reason for each decision. If an older version was better, re
 python -m training rollback.""",
     ),
     Alert(
+        name="LabelCoverage",
+        summary="Much fewer predictions than usual get a label.",
+        # The median of a week. It is 0, and so the alert silent, where no labels are sent.
+        value=(
+            "max(income_label_coverage_ratio)"
+            " / (quantile_over_time(0.5, max(income_label_coverage_ratio)[7d:10m]) > 0)"
+        ),
+        comparison="<",
+        threshold=0.5,
+        lasting="30m",
+        severity="warning",
+        panel=("income-performance", "Label coverage by the week's median"),
+        runbook="""\
+Among predictions that are old enough for a label, less than half of the usual share has one.
+Without labels the measured quality gets old, PerformanceBelowFloor stays silent and no training
+sees concept shift. First check what sends the labels: POST /feedback on port 9696, and its
+status in the request log. If labels are sent, look at income_labels_unmatched_total (alert
+LabelsUnmatched) and at the relay (make logs S=relay): labels reach the monitoring through it.""",
+    ),
+    Alert(
+        name="LabelsUnmatched",
+        summary="More than 5 % of the labels join no prediction. Reason: {{ .Labels.reason }}.",
+        value=(
+            "sum by (reason) (increase(income_labels_unmatched_total[1h]))"
+            " / on () group_left () (sum(increase(income_labels_matched_total[1h]))"
+            " + sum(increase(income_labels_unmatched_total[1h])) > 0)"
+        ),
+        comparison=">",
+        threshold=0.05,
+        lasting="10m",
+        severity="warning",
+        panel=("income-performance", "Labels without a prediction"),
+        runbook="""\
+Quality is measured without these labels. Reason late: the label came more than label_days of
+config/monitoring.yaml after its prediction. Raise label_days, and label_rows with it. Reason
+unknown: no prediction with the label's id was stored within an hour. A label can join a
+prediction that is at most income_label_horizon_seconds old. If labels take longer, raise
+label_rows. Otherwise the sender uses wrong ids, or the predictions did not reach the monitoring
+(alert SinkBacklog; make logs S=relay).""",
+    ),
+    Alert(
         name="MonitoringStale",
         summary="The Evidently service has measured nothing for ten minutes.",
         value="time() - max(income_measurement_timestamp_seconds)",

@@ -264,7 +264,7 @@ class Window:
 
     def label_coverage(self, rows: int, predicted_by: float) -> LabelCoverage:
         """Return how many of the newest rows up to a prediction time have a label."""
-        oldest = self._read(PREDICTED_AT, (0,))
+        oldest = self._read("SELECT predicted_at FROM outputs ORDER BY arrival LIMIT 1")
         end = self._first_after(predicted_by)
         ((n_rows, labelled),) = self._read(COUNT_LABELLED, (end, rows))
         return LabelCoverage(n_rows, labelled, oldest[0][0] if oldest else None)
@@ -338,8 +338,7 @@ class Window:
         if first is None:
             return 0
         # By prediction times, as rows that are sent again are older than the clock.
-        newest_at = self._read(PREDICTED_AT, (last,))[0][0]
-        expired = self._first_after(min(newest_at, at) - 2 * self.label_s)
+        expired = self._first_after(min(self._predicted_at(last), at) - 2 * self.label_s)
         return min(max(expired, last - label_rows + 1), first + MAX_EXPIRED_ROWS)
 
     def _first_after(self, predicted_at: float) -> int:
@@ -347,10 +346,12 @@ class Window:
         first, last = self._read(ARRIVALS)[0]
         if first is None:
             return 0
-        arrivals = range(first, last + 1)
-        return first + bisect_right(
-            arrivals, predicted_at, key=lambda one: self._read(PREDICTED_AT, (one,))[0][0]
-        )
+        return first + bisect_right(range(first, last + 1), predicted_at, key=self._predicted_at)
+
+    def _predicted_at(self, arrival: int) -> float:
+        """Return the prediction time of the first row from an arrival on, or infinity."""
+        found = self._read(PREDICTED_AT, (arrival,))  # another process may erase rows meanwhile
+        return found[0][0] if found else math.inf
 
     def erase(self, prediction_id: str) -> int:
         """Delete a prediction, its outputs, label and conflict; return the number of rows.

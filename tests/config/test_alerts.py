@@ -41,6 +41,9 @@ LETTERS = 'income_journal_dead_letters{sink="mongodb"}'
 DROPPED = 'income_journal_dropped_total{sink="evidently"}'
 MISCONFIGURED = 'income_sink_misconfigured{sink="evidently"}'
 JOURNAL, JOURNAL_MAX = "income_journal_bytes", "income_journal_max_bytes"
+COVERAGE = "income_label_coverage_ratio"
+MATCHED = "income_labels_matched_total"
+LATE, UNKNOWN = (f'income_labels_unmatched_total{{reason="{r}"}}' for r in ("late", "unknown"))
 MEASURED = "income_measurement_timestamp_seconds"
 FINE = 'income_requests_total{endpoint="predict",status="200"}'
 FAILED = 'income_requests_total{endpoint="predict",status="503"}'
@@ -107,6 +110,28 @@ CASES = [
         "absent",  # a new window has no labels yet
         {"income_quality_roc_auc": "0.7x10 stale"},
         {10: ONCE, 11: NOTHING},
+    ),
+    Case("LabelCoverage", "fires", {COVERAGE: "0.3x600 0x120"}, {620: NOTHING, 640: ONCE}),
+    Case("LabelCoverage", "silent", {COVERAGE: "0.3x600 0.2x120"}, {720: NOTHING}),
+    Case("LabelCoverage", "silent", {COVERAGE: "0x600"}, {600: NOTHING}),  # nobody sends labels
+    Case("LabelCoverage", "absent", {COVERAGE: "0.3x600 0x60 stale"}, {650: ONCE, 670: NOTHING}),
+    Case(
+        "LabelsUnmatched",
+        "fires",
+        {MATCHED: "0+90x120", LATE: "0x60 10+10x60", UNKNOWN: "0+1x120"},
+        {80: NOTHING, 118: ['reason="late"']},
+    ),
+    Case(
+        "LabelsUnmatched",
+        "silent",
+        {MATCHED: "0+90x120", LATE: "0x120", UNKNOWN: "0+1x120"},
+        {120: NOTHING},
+    ),
+    Case(
+        "LabelsUnmatched",
+        "absent",  # no labels arrive any more
+        {MATCHED: "0x180", LATE: "0+10x90 900x90", UNKNOWN: "0x180"},
+        {60: ['reason="late"'], 170: NOTHING},
     ),
     Case(
         "MonitoringStale", "fires", {MEASURED: "0+60x5 300x30"}, {16: NOTHING, 17: ONCE, 30: ONCE}

@@ -41,7 +41,8 @@ INVALID_S = 8.0  # several scrapes, so that Prometheus sees a rate
 BASELINE_ROWS = 1000  # of people as in the reference, before the change
 ALERT_TIMEOUT_S = 180.0  # from the first record sent; generous, because machines are noisy
 MEASURE_TIMEOUT_S = 120.0
-LABELS = ("feature", "output", "sink", "job", "endpoint")  # they distinguish the alerts of one rule
+# They distinguish the alerts of one rule.
+LABELS = ("feature", "output", "sink", "job", "endpoint", "reason")
 STACK = ("gcs", "mlflow", "prefect", "prediction", "follower", "relay")
 MONITORING = ("evidently", "measure")
 WATCHED = {"prediction:9696": "PREDICTION_PORT", "evidently:3000": "EVIDENTLY_PORT"}

@@ -145,7 +145,7 @@ def test_pruning_keeps_the_newest_rows_and_labels_and_the_counters(window: Windo
 
 
 def test_a_late_label_joins_a_prediction_whose_features_were_pruned(window: Window) -> None:
-    """A label once had to come before 50,000 later predictions, or it vanished without a word."""
+    """A label once had to come before 50,000 later predictions, or it vanished silently."""
     window.add_predictions([prediction(name) for name in "abcde"])
     window.prune(retention_rows=3, label_rows=5, at=NOW)
     assert window.add_labels([label("a", 0)]) == 1
