@@ -100,7 +100,7 @@ class ReferenceCache:
         """Return the version of the cached file, or None if nothing is cached."""
         try:
             return msgspec.json.decode(self._pointer.read_bytes(), type=Version)
-        except (FileNotFoundError, msgspec.DecodeError):  # a power cut may leave an empty file
+        except (FileNotFoundError, ValueError):  # a power cut may leave a damaged file
             return None
 
     def path(self, version: Version) -> Path:

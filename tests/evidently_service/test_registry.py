@@ -84,11 +84,12 @@ def test_the_cached_reference_stays_while_the_registry_is_unavailable_and_after_
     assert cached(restarted) == "first\n"
 
 
-def test_a_pointer_emptied_by_a_power_cut_is_written_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b'{"number": "\xff"}'])
+def test_a_pointer_damaged_by_a_power_cut_is_written_again(tmp_path: Path, content: bytes) -> None:
     source = Source()
     references = ReferenceCache(tmp_path, source)
     references.refresh()
-    (tmp_path / "production.json").write_bytes(b"")
+    (tmp_path / "production.json").write_bytes(content)
     assert references.version() is None
     references.refresh()
     assert references.version() == Version("1", "run-a")

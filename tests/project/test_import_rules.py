@@ -131,7 +131,7 @@ def test_only_named_modules_import_an_outside_system(part, package):
 
 
 def test_a_request_worker_loads_neither_mlflow_nor_pandas_nor_pymongo(tmp_path):
-    """XGBoost is not loaded either, before the first explanation."""
+    """XGBoost is not loaded either, before a model is live."""
     names = ", ".join(f"prediction_service.{name}" for name in WORKER)
     script = f"import sys, {names}; print(*(name.split('.')[0] for name in sys.modules))"
     done = subprocess.run(
