@@ -16,7 +16,7 @@ from training.__main__ import main
 from training.data.batches import BatchRejected, Ingested, ingest, ingest_feed
 from training.data.rows import write_requests
 from training.data.storage import Folder
-from training.data.store import Store
+from training.data.store import Batch, Store
 
 Add = Callable[..., Ingested]
 
@@ -124,6 +124,33 @@ def test_an_export_adds_only_new_predictions(add, store, record):
     assert rows["predicted_at"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     nothing = add(labelled_lines(record, range(5)), "rows.jsonl")
     assert (nothing.known, nothing.batch.rows, len(stored(store))) == (5, 0, 6)
+
+
+def test_an_ingest_reads_no_rows_of_other_periods_and_no_ids_without_need(
+    add, store, people, record, monkeypatch
+):
+    """Every ingest loaded every row of every batch, and the monthly feed does it for each file."""
+    add(as_csv(people), "september.csv", "2026-09")
+    add(labelled_lines(record, range(3)), "old.jsonl", "2026-08")
+    read: list[tuple[str, str]] = []
+
+    def spy(name: str) -> None:
+        method = getattr(store, name)
+
+        def recorded(batch: Batch) -> Any:
+            read.append((name, batch.period))
+            return method(batch)
+
+        monkeypatch.setattr(store, name, recorded)
+
+    spy("rows")
+    spy("prediction_ids")
+    add(as_csv(people.head(5)), "october.csv", "2026-10")
+    assert not read
+    again = add(labelled_lines(record, range(1, 5)), "export.jsonl", "2026-10")
+    assert again.known == 2
+    ids = [("prediction_ids", period) for period in ("2026-08", "2026-09", "2026-10")]
+    assert read == [*ids, ("rows", "2026-10")]
 
 
 def test_a_file_in_a_bucket_is_read_by_its_address(contract, people, store, tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ def test_a_batch_comes_back_as_it_was_with_its_entry(store, rows):
     assert added == msgspec.structs.replace(BATCH, rows_sha256=added.rows_sha256)
     assert store.batches() == [added] and store.find(BATCH.sha256) == added
     pd.testing.assert_frame_equal(store.rows(added), rows)
+    assert store.prediction_ids(added) == {"p0", "p1"}
 
 
 def test_batches_are_listed_by_period(store, rows):
@@ -94,6 +95,8 @@ def test_changed_rows_are_rejected_with_both_checksums(tmp_path, rows):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StoreError, match=f"expected {batch.rows_sha256}. .*ingest feed.csv again"):
         store.rows(batch)
+    with pytest.raises(StoreError, match="truncated or changed; .*ingest feed.csv again"):
+        store.prediction_ids(batch)
 
 
 def test_a_changed_entry_is_rejected_with_its_name(tmp_path, rows):

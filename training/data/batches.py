@@ -78,17 +78,15 @@ def ingest(
             f"{address}: no valid row, e.g. {first_problem(rejected)}.{where} Fix the file and"
             " ingest it again."
         )
-    stored = {batch: store.rows(batch) for batch in store.batches()}
-    new = new_predictions(checked, list(stored.values()))
+    new = new_predictions(checked, known_predictions(checked, store))
+    same_period = [store.rows(batch) for batch in store.batches() if batch.period == period]
     batch = Batch(
         sha256=sha256,
         source=address,
         period=period,
         rows=len(new),
         rejected=len(rejected),
-        duplicates=count_duplicates(
-            new, [rows for batch, rows in stored.items() if batch.period == period], contract
-        ),
+        duplicates=count_duplicates(new, same_period, contract),
         ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     added = store.append(batch, new)
@@ -275,12 +273,18 @@ def check_columns(address: str, rows: list[LabelledRecord], contract: Contract) 
         )
 
 
-def new_predictions(checked: pd.DataFrame, stored: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows without predictions that are stored or repeated.
+def known_predictions(checked: pd.DataFrame, store: Store) -> set[str]:
+    """Return the ids of all stored predictions, or an empty set if no row has an id."""
+    if checked["prediction_id"].isna().all():
+        return set()
+    return set().union(*map(store.prediction_ids, store.batches()))
+
+
+def new_predictions(checked: pd.DataFrame, known: set[str]) -> pd.DataFrame:
+    """Return the rows without predictions that are known or repeated.
 
     Each export of the prediction log repeats the predictions of the one before.
     """
-    known = {key for rows in stored for key in rows["prediction_id"].dropna()}
     ids = checked["prediction_id"]
     repeated = ids.notna() & (ids.isin(known) | ids.duplicated())
     return checked[~repeated].reset_index(drop=True)

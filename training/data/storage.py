@@ -69,6 +69,14 @@ class Folder:
         with _translated_errors(f"{self.address}/{name}"):
             return self.filesystem.cat_file(f"{self.path}/{name}")
 
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file, to read parts of it; the caller's own errors are not translated."""
+        with _translated_errors(f"{self.address}/{name}"):
+            file = self.filesystem.open(f"{self.path}/{name}", "rb")
+        with file:
+            yield file
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file atomically: a reader gets the old content or the new."""
         with _translated_errors(f"{self.address}/{name}"):

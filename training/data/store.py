@@ -10,6 +10,7 @@ import io
 
 import msgspec
 import pandas as pd
+import pyarrow
 
 from training.data.storage import Folder
 
@@ -58,12 +59,18 @@ class Store:
         name = f"{batch.rows_sha256}{ROWS}"
         content = self.folder.read(name)
         if (found := _checksum(content)) != batch.rows_sha256:
-            raise StoreError(
-                f"{self.folder.address}/{name}: truncated or changed; got sha256 {found}, expected"
-                f" {batch.rows_sha256}. Restore the file, or remove it with {batch.sha256}{ENTRY}"
-                f" and ingest {batch.source} again."
-            )
+            raise self._damaged(batch, f"got sha256 {found}, expected {batch.rows_sha256}")
         return _unpacked(content)
+
+    def prediction_ids(self, batch: Batch) -> set[str]:
+        """Return the ids of the predictions in a batch; only their column is read."""
+        name = f"{batch.rows_sha256}{ROWS}"
+        try:
+            with self.folder.open(name) as file:
+                ids = pd.read_parquet(file, engine="pyarrow", columns=["prediction_id"])
+        except pyarrow.ArrowInvalid as err:
+            raise self._damaged(batch, str(err)) from err
+        return set(ids["prediction_id"].dropna())
 
     def append(self, batch: Batch, rows: pd.DataFrame) -> Batch | None:
         """Add a batch; return its entry, or None if the store has the file."""
@@ -95,6 +102,13 @@ class Store:
                 rows = _unpacked(self.folder.read(name))
                 if (rows["prediction_id"] == prediction_id).any():
                     self.folder.remove(name)
+
+    def _damaged(self, batch: Batch, problem: str) -> StoreError:
+        return StoreError(
+            f"{self.folder.address}/{batch.rows_sha256}{ROWS}: truncated or changed; {problem}."
+            f" Restore the file, or remove it with {batch.sha256}{ENTRY} and ingest {batch.source}"
+            " again."
+        )
 
     def _entry(self, name: str) -> Batch:
         try:
