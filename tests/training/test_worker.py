@@ -1,16 +1,19 @@
 """The worker against a real Prefect server: deployments, code and results in a bucket, failures."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+import requests
 from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
@@ -20,6 +23,7 @@ from prefect.states import Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
 from training.code_bundle import ROOT, code_digest, code_files
+from training.orchestration.exporter import read_trainings
 from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.orchestration.worker import (
     POOL,
@@ -120,7 +124,11 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
     log_path = tmp_path / "worker.log"
     with gcs_emulator(tmp_path / "bucket") as storage, own_prefect(tmp_path):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
-        env = os.environ | {"PREFECT_API_URL": wait_for_server(120), "PYTHONPATH": str(ROOT)}
+        env = os.environ | {
+            "PREFECT_API_URL": wait_for_server(120),
+            "PYTHONPATH": str(ROOT),
+            "METRICS_PORT": str(port := free_port()),
+        }
         command = [sys.executable, "-m", "training", "worker"]
         with log_path.open("wb") as log:
             with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log) as worker:
@@ -129,6 +137,8 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
                     run = start_long_training()
                     wait_until(lambda: is_searching(run), 180, log_path.read_text)
                     assert find_facts(registry, 0.0, Settings()).running == run.name
+                    metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+                    assert re.search(r"^income_training_age_seconds [1-9]", metrics, re.M), metrics
                 finally:
                     kill_tree(worker.pid)
 
@@ -139,6 +149,7 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
         state = wait_until(final, 300, "the run to end")
         assert state.type == StateType.CRASHED and "no heartbeat" in str(state.message)
         assert find_facts(registry, 0.0, Settings()).running is None
+        assert read_trainings(registry, time.time()).last_failed
 
 
 def kill_tree(root: int) -> None:
