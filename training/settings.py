@@ -91,6 +91,9 @@ class Settings(BaseSettings):
         "gs://income-artifacts/prefect",
         description="Bucket folder of the flows' code and results.",
     )
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="Port of the worker's Prometheus metrics. Unset: none."
+    )
     notify_url: str = Field(
         "",
         description="Where failed flow runs are reported, as an"

@@ -391,6 +391,51 @@ with python -m training rollback. The attempts are in the follower's log (make l
 and in the service's (make logs S=prediction), as model_rejected.""",
     ),
     Alert(
+        name="TrainingFailed",
+        summary="The last training failed or crashed.",
+        value="max(income_training_failed)",
+        comparison=">",
+        threshold=0,
+        lasting="1m",
+        severity="warning",
+        panel=("income-retraining", "Last training"),
+        runbook="""\
+The flow run's page in Prefect (port 4200) has the error. Crashed: its process, container or machine
+died. "No heartbeat" means that nobody could report it; look at the memory limit of the worker (make
+ps, make logs S=worker). The live model stays. After the fix start a training: prefect deployment
+run train/train. The alert resolves with the next training that ends well.""",
+    ),
+    Alert(
+        name="RetrainingBlocked",
+        summary="Drift starts no training: rule {{ .Labels.rule }}.",
+        # The other rules end by themselves.
+        value='max by (rule) (income_retraining_blocked{rule=~"upstream|version|budget|labels"})',
+        comparison=">",
+        threshold=0,
+        lasting="30m",
+        severity="warning",
+        panel=("income-retraining", "Blocked trainings"),
+        runbook="""\
+python -m training decisions gives the reason in full. upstream: a field is broken (see the alert
+InvalidValues). labels: too few new labels arrive at /feedback (WATCH_MIN_LABELS). budget: too many
+trainings in 30 days (WATCH_BUDGET); find out why the drift returns. version: the monitoring and
+the registry name different versions (see the alert ModelVersionSkew).""",
+    ),
+    Alert(
+        name="WorkerDown",
+        summary="Prometheus cannot scrape the training worker.",
+        value='min(up{job="training_worker"})',
+        comparison="<",
+        threshold=1,
+        lasting="5m",
+        severity="warning",
+        panel=("income-service", "Services"),
+        runbook="""\
+Nothing watches the drift and nothing trains while the worker is down; predictions continue. Look at
+the container (make ps, make logs S=worker). The scrape also fails while Prefect's server or MLflow
+is unavailable, because the figures come from there: make logs S=prefect or S=mlflow.""",
+    ),
+    Alert(
         name="ServiceDown",
         summary="Prometheus cannot scrape {{ .Labels.job }}.",
         value='min by (job) (up{job=~"prediction_service|evidently_service"})',

@@ -58,6 +58,9 @@ ON_1, ON_2 = (f'income_workers{{version="{v}"}}' for v in ("1", "2"))
 OF_1, OF_2 = (f'income_reference_info{{model_version="{v}"}}' for v in ("1", "2"))
 REJECTED = 'income_model_version_refused{version="2"}'
 UP = 'up{job="prediction_service"}'
+WORKER_UP = 'up{job="training_worker"}'
+FAILED_TRAINING = "income_training_failed"
+BLOCKED_BY = {r: f'income_retraining_blocked{{rule="{r}"}}' for r in ("labels", "cool-down")}
 EVIDENTLY_UP = 'up{job="evidently_service"}'
 
 CASES = [
@@ -304,6 +307,20 @@ CASES = [
         {7: NOTHING, 20: NOTHING},
     ),
     Case("ModelVersionSkew", "absent", {ON_1: "2x20"}, {20: NOTHING}),
+    Case("TrainingFailed", "fires", {FAILED_TRAINING: "0x4 1x20"}, {5: NOTHING, 6: ONCE}),
+    Case("TrainingFailed", "silent", {FAILED_TRAINING: "0x20"}, {20: NOTHING}),
+    Case("TrainingFailed", "absent", {FAILED_TRAINING: "1x10 stale"}, {10: ONCE, 11: NOTHING}),
+    Case(
+        "RetrainingBlocked",
+        "fires",
+        {BLOCKED_BY["labels"]: "1x60"},
+        {29: NOTHING, 30: ['rule="labels"']},
+    ),
+    Case("RetrainingBlocked", "silent", {BLOCKED_BY["cool-down"]: "1x60"}, {60: NOTHING}),
+    Case("RetrainingBlocked", "absent", {BLOCKED_BY["labels"]: "1x20 stale"}, {40: NOTHING}),
+    Case("WorkerDown", "fires", {WORKER_UP: "1x4 0x20"}, {9: NOTHING, 10: ONCE}),
+    Case("WorkerDown", "silent", {WORKER_UP: "1x4 0x3 1x20", UP: "0x30"}, {20: NOTHING}),
+    Case("WorkerDown", "absent", {UP: "1x20"}, {20: NOTHING}),  # a stack without a worker
     Case(
         "ModelVersionRejected",
         "fires",  # two workers are scraped in turn, and one of them rejects the version

@@ -1,8 +1,11 @@
 """A small fitted model and its package, for the tests of training."""
 
+import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -73,3 +76,27 @@ def spark() -> Iterator["SparkSession"]:
             yield session
     except SparkUnavailable as err:
         pytest.skip(str(err))
+
+
+@pytest.fixture
+def notifications(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """The messages that NOTIFY_URL has received."""
+    received: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        """Collects notifications."""
+
+        def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
+            """Store the notification."""
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{server.server_port}/failed")
+        yield received
+        server.shutdown()

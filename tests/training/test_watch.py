@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 import time
 import uuid
@@ -303,3 +304,19 @@ def test_an_unavailable_evidently_service_fails_the_run(monkeypatch):
     monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(requests.ConnectionError):
         watch()
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
+def test_the_first_failure_of_a_series_is_reported(evidently, notifications, monkeypatch):
+    """A `watch` that always failed was once reported nowhere, and drift started no training."""
+    evidently.update(CALM)
+    address = os.environ["EVIDENTLY_ADDRESS"]
+    for reported in (1, 2):
+        monkeypatch.setenv("EVIDENTLY_ADDRESS", address)
+        assert watch() == "no training: state ok, no cause"
+        monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{free_port()}")
+        for _ in range(3):
+            assert watch(return_state=True).is_failed()
+        assert len(notifications) == reported
+    assert "flow watch" in notifications[0]["title"]

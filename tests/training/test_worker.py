@@ -1,20 +1,19 @@
 """The worker against a real Prefect server: deployments, code and results in a bucket, failures."""
 
-import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
-import psutil
 import pytest
+import requests
 from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
@@ -24,6 +23,7 @@ from prefect.states import Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
 from training.code_bundle import ROOT, code_digest, code_files
+from training.orchestration.exporter import read_trainings
 from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.orchestration.worker import (
     POOL,
@@ -124,7 +124,11 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
     log_path = tmp_path / "worker.log"
     with gcs_emulator(tmp_path / "bucket") as storage, own_prefect(tmp_path):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
-        env = os.environ | {"PREFECT_API_URL": wait_for_server(120), "PYTHONPATH": str(ROOT)}
+        env = os.environ | {
+            "PREFECT_API_URL": wait_for_server(120),
+            "PYTHONPATH": str(ROOT),
+            "METRICS_PORT": str(port := free_port()),
+        }
         command = [sys.executable, "-m", "training", "worker"]
         with log_path.open("wb") as log:
             with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log) as worker:
@@ -133,19 +137,32 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
                     run = start_long_training()
                     wait_until(lambda: is_searching(run), 180, log_path.read_text)
                     assert find_facts(registry, 0.0, Settings()).running == run.name
+                    metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+                    assert re.search(r"^income_training_age_seconds [1-9]", metrics, re.M), metrics
                 finally:
-                    for process in (*psutil.Process(worker.pid).children(recursive=True), worker):
-                        process.kill()
-        killed_at = time.monotonic()
+                    kill_tree(worker.pid)
 
         def final() -> State | None:
             state = read_run(run).state
             return state if state and state.is_final() else None
 
         state = wait_until(final, 300, "the run to end")
-        print(f"crashed after {time.monotonic() - killed_at:.0f} s")
         assert state.type == StateType.CRASHED and "no heartbeat" in str(state.message)
         assert find_facts(registry, 0.0, Settings()).running is None
+        assert read_trainings(registry, time.time()).last_failed
+
+
+def kill_tree(root: int) -> None:
+    """Kill a process and its descendants at once, as the death of their machine does."""
+    command = ["ps", "-e", "-o", "pid=,ppid="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines())}
+    tree = {root}
+    while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    for pid in tree:
+        with suppress(ProcessLookupError):  # it ended by itself meanwhile
+            os.kill(pid, signal.SIGKILL)
 
 
 def start_long_training() -> FlowRun:
@@ -263,29 +280,13 @@ def test_two_runs_do_not_judge_and_promote_at_the_same_time():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
-def test_a_failed_run_is_reported_to_notify_url(monkeypatch):
-    received: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        """Collects notifications."""
-
-        def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
-            """Store the notification."""
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
-            """Log nothing."""
-
+def test_a_failed_run_is_reported_to_notify_url(notifications):
     @flow(name="breaks", on_failure=[notify_failure])
     def breaks() -> None:
         raise ValueError("the reason")
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{server.server_port}/failed")
-        breaks(return_state=True)
-        server.shutdown()
-    assert len(received) == 1
-    assert "flow breaks" in received[0]["title"] and "the reason" in received[0]["message"]
+    breaks(return_state=True)
+    assert len(notifications) == 1
+    assert (
+        "flow breaks" in notifications[0]["title"] and "the reason" in notifications[0]["message"]
+    )

@@ -25,6 +25,13 @@ class Promotion(NamedTuple):
     forced: bool = False  # the gate rejected the version or did not see it
 
 
+class LastDecision(NamedTuple):
+    """The newest decision about a training."""
+
+    rule: str
+    until: float  # Unix time of its latest repetition
+
+
 class Ledger:
     """Promotions, and decisions about trainings."""
 
@@ -96,6 +103,13 @@ class Ledger:
             }
             for run in runs
         ]
+
+    def last_decision(self) -> LastDecision | None:
+        """Return the newest decision about a training, if there is one."""
+        for run in self.client.search_runs([self._experiment(DECISIONS)], max_results=1):
+            at = run.info.end_time or run.info.start_time
+            return LastDecision(run.data.tags["rule"], at / 1000)
+        return None
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)

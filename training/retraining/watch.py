@@ -11,13 +11,18 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import requests
-from prefect import flow, get_client
+from prefect import Flow, flow, get_client
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
@@ -30,10 +35,39 @@ DRIFT_TAG = "drift"
 TRAIN_DEPLOYMENT = "train/train"
 REQUEST_TIMEOUT_S = 10
 KEY_PERIOD_S = 3600  # after it, the same facts can start a training again
+FAILURES = (StateType.FAILED, StateType.CRASHED)
 MAX_RUN_S = 6 * 3600  # an older run without an end was lost
 
 
-@flow(name="watch", persist_result=False)
+def notify_first_failure(failed: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+    """Notify of a failed run, unless the run before it failed too; a hook of flows.
+
+    `watch` runs each minute, so each later failure of a series would be a message a minute.
+    """
+    # pylint: disable-next=import-outside-toplevel
+    from training.orchestration.tasks import notify_failure
+
+    ended = FlowRunFilterStateType(any_=[StateType.COMPLETED, *FAILURES])
+    others = FlowRunFilter(
+        id=FlowRunFilterId(not_any_=[run.id]), state=FlowRunFilterState(type=ended)
+    )
+    with get_client(sync_client=True) as client:
+        former = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[failed.name])),
+            flow_run_filter=others,
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=1,
+        )
+    if not former or former[0].state_type not in FAILURES:
+        notify_failure(failed, run, state)
+
+
+@flow(
+    name="watch",
+    persist_result=False,
+    on_failure=[notify_first_failure],
+    on_crashed=[notify_first_failure],
+)
 def watch() -> str:
     """Start a training if there is a cause and no objection; return the decision in words."""
     settings, log = read_settings(Settings), get_run_logger()

@@ -1,0 +1,94 @@
+"""The figures about trainings, with a real Prefect server and ledger."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Crashed, Failed, Running
+from prometheus_client import CollectorRegistry, start_http_server
+
+from tests.conftest import free_port
+from training.orchestration.exporter import RECENT_S, TrainingCollector, read_trainings
+from training.registry.mlflow_registry import Registry
+
+pytestmark = pytest.mark.usefixtures("prefect_server", "no_trainings")
+
+
+@flow(name="train")
+def train() -> None:
+    """A stand-in for the flow."""
+
+
+@pytest.fixture
+def no_trainings() -> None:
+    """Remove the runs of `train` of earlier tests."""
+    wanted = {"flows": {"name": {"any_": ["train"]}}}
+    with get_client(sync_client=True) as client:
+        while runs := client.request("POST", "/flow_runs/filter", json=wanted).json():
+            for run in runs:
+                client.request("DELETE", f"/flow_runs/{run['id']}")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """An empty registry."""
+    yield Registry(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def start_training() -> uuid.UUID:
+    """Create a running run of `train`; return its id."""
+    with get_client(sync_client=True) as client:
+        return client.create_flow_run(train, state=Running()).id
+
+
+def end(run: uuid.UUID, state: State[Any]) -> None:
+    """End a run."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, state, force=True)
+
+
+def test_a_running_training_has_an_age_and_the_last_one_a_result(registry: Registry) -> None:
+    found = read_trainings(registry, time.time())
+    assert found == (None, None, None)
+    first, second = start_training(), start_training()
+    found = read_trainings(registry, time.time())
+    assert found.running_since == pytest.approx(time.time(), abs=60)
+    assert found.last_failed is None
+    for state, failed in ((Failed(), True), (Completed(), False), (Crashed(), True)):
+        end(first, state)
+        assert read_trainings(registry, time.time()).last_failed is failed
+        first = start_training()
+    end(first, Completed())
+    end(second, Completed())
+    assert read_trainings(registry, time.time()) == (None, False, None)
+
+
+def test_the_ledgers_newest_decision_blocks_trainings_while_watch_repeats_it(
+    registry: Registry,
+) -> None:
+    now = time.time()
+    registry.ledger.write_decision({"rule": "labels"}, {"why": "0 fresh labelled rows"})
+    assert read_trainings(registry, now).blocked_by == "labels"
+    assert read_trainings(registry, now + RECENT_S + 60).blocked_by is None
+    registry.ledger.write_decision({"rule": "train"}, {"why": "1500 fresh labelled rows"})
+    assert read_trainings(registry, now).blocked_by is None
+
+
+def test_the_figures_are_served_to_prometheus(registry: Registry) -> None:
+    registry.ledger.write_decision({"rule": "budget"}, {"why": "8 started in 30 days"})
+    start_training()
+    served, port = CollectorRegistry(), free_port()
+    served.register(TrainingCollector(lambda: read_trainings(registry, 0.0), lambda: 0.0))
+    server, _ = start_http_server(port, "127.0.0.1", served)
+    text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+    server.shutdown()
+    server.server_close()
+    assert 'income_retraining_blocked{rule="budget"} 1.0' in text
+    assert "income_training_age_seconds -" in text  # by the clock of the test
+    assert "income_training_failed" not in text
