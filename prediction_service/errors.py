@@ -69,7 +69,7 @@ class CrossSite(ServiceError):
 class UntrustedHost(ServiceError):
     """The request names an unknown host. The operator can add it to TRUSTED_HOSTS."""
 
-    status, code = 400, "untrusted_host"
+    status, code = 403, "untrusted_host"
 
 
 class NotJsonType(ServiceError):

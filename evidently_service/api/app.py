@@ -63,9 +63,12 @@ def create_app(
 
 
 def check_access(trusted_hosts: str) -> None:
-    """Raise RequestError for an untrusted host, or a POST from another site's page."""
+    """Raise RequestError for an untrusted host, or a POST from another site's page.
+
+    Not with status 400: the relay would take the events for invalid ones.
+    """
     if not is_trusted_host(request.headers.get("Host", ""), trusted_hosts):
-        raise RequestError(400, "untrusted_host", f"Host: not trusted; expected {HOST_RULE}.")
+        raise RequestError(403, "untrusted_host", f"Host: not trusted; expected {HOST_RULE}.")
     if is_cross_site(request.environ):
         raise RequestError(403, "cross_site", "A page of another site may not send POST requests.")
 

@@ -303,7 +303,7 @@ def test_with_key_hashes_only_a_known_key_may_post(
 def test_a_host_that_dns_rebinding_could_make_is_rejected(client: FlaskClient) -> None:
     """A page's own name with this service's address could read the verdict and fill the window."""
     response: Any = client.get("/drift", headers={"Host": "elsewhere.example:3000"})
-    assert (response.status_code, response.json["error"]["code"]) == (400, "untrusted_host")
+    assert (response.status_code, response.json["error"]["code"]) == (403, "untrusted_host")
     assert "TRUSTED_HOSTS" in response.json["error"]["message"]
     assert client.get("/drift", headers={"Host": "evidently:3000"}).status_code == 200
 

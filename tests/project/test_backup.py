@@ -54,7 +54,7 @@ class Machine:
     def run(self, script: str, *arguments: str, status: int = 0) -> str:
         """Return the last line that a script prints. Raises AssertionError for another status."""
         env = os.environ | {"PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
-        command = [self.folder / "config/operate" / script, *arguments]
+        command = [str(self.folder / "config/operate" / script), *arguments]
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=60, check=False
         )
