@@ -1,7 +1,5 @@
 """Groups and their rates, counted by hand."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
