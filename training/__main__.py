@@ -311,8 +311,13 @@ def run_ingest(options: argparse.Namespace) -> None:
 
 def run_forget(options: argparse.Namespace) -> None:
     """Remove a prediction's rows from the training store and the quarantine."""
-    folder = read_settings(Settings).batch_quarantine
-    print(f"training store: {open_store().forget(options.prediction_id)} rows removed")
+    folder, store = read_settings(Settings).batch_quarantine, open_store()
+    print(f"training store: {store.forget(options.prediction_id)} rows removed")
+    if store.folder.is_bucket:
+        print(
+            f"{store.folder.address}: a bucket with versioning or soft delete keeps removed objects"
+            " until its own rules delete them"
+        )
     print(f"quarantine: {forget_rejected(folder, options.prediction_id)} rows removed")
 
 

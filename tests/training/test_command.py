@@ -121,6 +121,17 @@ def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch,
     assert f"(default: {os.getuid()})" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("is_bucket", [False, True])
+def test_forget_reports_that_a_bucket_may_keep_earlier_versions(is_bucket, monkeypatch, capsys):
+    folder = SimpleNamespace(is_bucket=is_bucket, address="gs://income/store")
+    store = SimpleNamespace(folder=folder, forget=lambda _: 1)
+    monkeypatch.setattr("training.__main__.open_store", lambda: store)
+    main(["forget", "p1"])
+    printed = capsys.readouterr().out
+    assert "training store: 1 rows removed" in printed
+    assert ("gs://income/store: a bucket with versioning" in printed) == is_bucket
+
+
 @pytest.fixture
 def flow_runs(monkeypatch):
     """The arguments of each call of the flow, which is replaced; the census files exist."""
