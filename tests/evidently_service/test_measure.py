@@ -245,8 +245,10 @@ def test_a_field_is_broken_if_far_more_of_its_values_are_invalid_than_in_the_ref
         for n in range(600)
     ]
     window.add_predictions(
-        msgspec.structs.replace(one, features=one.features | row)
-        for one, row in zip(enough, rows, strict=True)
+        [
+            msgspec.structs.replace(one, features=one.features | row)
+            for one, row in zip(enough, rows, strict=True)
+        ]
     )
     measure.run_once()
     found = latest(window)
