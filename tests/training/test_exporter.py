@@ -32,7 +32,7 @@ def no_trainings() -> None:
     with get_client(sync_client=True) as client:
         while runs := client.request("POST", "/flow_runs/filter", json=wanted).json():
             for run in runs:
-                client.request("DELETE", f"/flow_runs/{run['id']}")
+                client.delete_flow_run(uuid.UUID(run["id"]))
 
 
 @pytest.fixture
@@ -60,7 +60,9 @@ def test_a_running_training_has_an_age_and_the_last_one_a_result(registry: Regis
     found = read_trainings(registry, time.time())
     assert found.running_since == pytest.approx(time.time(), abs=60)
     assert found.last_failed is None
-    for state, failed in ((Failed(), True), (Completed(), False), (Crashed(), True)):
+    results: list[tuple[State[Any], bool]]
+    results = [(Failed(), True), (Completed(), False), (Crashed(), True)]
+    for state, failed in results:
         end(first, state)
         assert read_trainings(registry, time.time()).last_failed is failed
         first = start_training()

@@ -62,12 +62,13 @@ def notify_first_failure(failed: Flow[..., Any], run: FlowRun, state: State[Any]
         notify_failure(failed, run, state)
 
 
-@flow(
-    name="watch",
-    persist_result=False,
-    on_failure=[notify_first_failure],
-    on_crashed=[notify_first_failure],
-)
+NOTIFY: dict[str, Any] = {
+    "on_failure": [notify_first_failure],
+    "on_crashed": [notify_first_failure],
+}
+
+
+@flow(name="watch", persist_result=False, **NOTIFY)
 def watch() -> str:
     """Start a training if there is a cause and no objection; return the decision in words."""
     settings, log = read_settings(Settings), get_run_logger()
