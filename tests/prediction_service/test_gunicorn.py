@@ -191,7 +191,7 @@ def test_the_latency_of_an_overloaded_worker_includes_the_wait(
         before_s = latency_sum_s(one_worker)
         os.kill(worker, signal.SIGSTOP)
         for client in clients:
-            client.request("POST", "/predict", body)
+            client.request("POST", "/predict", body, {"Content-Type": "application/json"})
         begun = time.monotonic()
         os.kill(worker, signal.SIGCONT)
         assert all(client.getresponse().status == 200 for client in clients)
