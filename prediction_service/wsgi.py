@@ -31,12 +31,6 @@ def load_model(package: Path, version: str, contract: Contract) -> Model:
     return in_native_thread(lambda: Model(package, version, contract))
 
 
-def prepare_explanations(model: Model) -> None:
-    """Load what explanations need beside the loop, so that the first one takes no longer."""
-    in_native_thread(model.load_explainer)
-    gc.freeze()  # XGBoost's own objects; see below
-
-
 settings = read_settings(Settings)
 set_up(settings.log_format, settings.log_level)
 metrics = Metrics(CollectorRegistry())
@@ -44,6 +38,7 @@ live_model = LiveModel(
     ModelFolder(settings.model_path), load_contract(), load_model, metrics.set_live_version
 )
 live_model.refresh()  # before the first request
+live_model.follow(settings.model_check_s)
 journal = Journal(
     settings.journal_path,
     settings.instance,
@@ -61,4 +56,3 @@ app = create_app(
 # one request in a thousand by 10 ms.
 gc.collect()
 gc.freeze()
-live_model.follow(settings.model_check_s, prepare_explanations)

@@ -63,30 +63,19 @@ class LiveModel(Generic[M]):
         status = self.folder.status()
         return self.rejected or (status.refused if status else None)
 
-    def follow(
-        self, period_s: float, prepare: Callable[[M], object] = lambda _: None
-    ) -> threading.Thread:
-        """Refresh every `period_s` seconds in a thread, until the process ends.
-
-        `prepare` receives each live model once, in that thread.
-        """
-        thread = threading.Thread(
-            target=self._keep_refreshing, args=[period_s, prepare], daemon=True
-        )
+    def follow(self, period_s: float) -> threading.Thread:
+        """Refresh every `period_s` seconds in a thread, until the process ends."""
+        thread = threading.Thread(target=self._keep_refreshing, args=[period_s], daemon=True)
         thread.start()
         return thread
 
-    def _keep_refreshing(self, period_s: float, prepare: Callable[[M], object]) -> None:
-        prepared: M | None = None
+    def _keep_refreshing(self, period_s: float) -> None:
         while True:
+            time.sleep(period_s)
             try:
                 self.refresh()
-                if self.model is not None and self.model is not prepared:
-                    prepared = self.model
-                    prepare(prepared)
             except Exception:  # pylint: disable=broad-exception-caught
                 log.exception("model_refresh_failed")  # must not end the thread
-            time.sleep(period_s)
 
     def _replace(self, current: Current) -> None:
         try:

@@ -1,6 +1,6 @@
 """Explain a record's probability: exact TreeSHAP of the same trees, by XGBoost itself.
 
-A worker imports this module once its first model is live: XGBoost and SciPy take up to seconds.
+A worker imports this module with its first explanation: XGBoost and SciPy take seconds and memory.
 The booster travels beside the graph. Its checksum is in the graph, and it must reproduce the golden
 rows.
 

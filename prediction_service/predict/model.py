@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
-import structlog
 
 from config.contract import MISSING, Contract, Feature
 from config.model_registry import CARD, GOLDEN, GRAPH
@@ -21,8 +20,6 @@ from prediction_service.models.package import ModelRejected, Row, read_golden
 
 if TYPE_CHECKING:
     from prediction_service.predict.explanations import Explainer
-
-log = structlog.get_logger(__name__)
 
 
 class Model:
@@ -47,13 +44,6 @@ class Model:
         columns = zip(*rows)
         feeds = {name: tensor(column) for (name, tensor), column in zip(self._to_tensors, columns)}
         return self.session.run(["probability"], feeds)[0]
-
-    def load_explainer(self) -> None:
-        """Load the explainer before the first request for an explanation."""
-        try:
-            _ = self.explainer
-        except NotExplained as err:
-            log.warning("explanations_unavailable", version=self.version, error=str(err))
 
     @cached_property
     def explainer(self) -> "Explainer":

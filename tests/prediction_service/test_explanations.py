@@ -10,7 +10,6 @@ import pytest
 import xgboost
 from flask.testing import FlaskClient
 from scipy.special import expit
-from structlog.testing import capture_logs
 
 from config.contract import Contract
 from config.model_registry import BOOSTER
@@ -115,17 +114,6 @@ def test_a_version_without_its_own_booster_predicts_but_does_not_explain(
     assert (response.status_code, response.get_json()["error"]["code"]) == (501, "not_explained")
     assert BOOSTER in response.get_json()["error"]["message"]
     assert client.post("/predict", json=record).get_json()["model_version"] == "2"
-
-
-def test_a_version_that_cannot_be_explained_is_logged_when_it_is_loaded(
-    package: Path, tmp_path: Path, contract: Contract
-) -> None:
-    model = Model(with_metadata(package, tmp_path), "1", contract)
-    (tmp_path / BOOSTER).unlink()
-    with capture_logs() as lines:
-        model.load_explainer()
-    assert lines[0]["event"] == "explanations_unavailable"
-    assert BOOSTER in lines[0]["error"]
 
 
 def test_a_version_of_an_earlier_release_names_the_remedy(

@@ -200,18 +200,6 @@ def test_the_latency_of_an_overloaded_worker_includes_the_wait(
         assert total_s / 4 < mean_s < total_s  # half of it, if all take the same time
 
 
-def test_a_worker_loads_what_explanations_need_without_a_request(
-    settings: Settings, model_folder: ModelFolder, start: Start
-) -> None:
-    """The first explanation of each worker once waited for XGBoost."""
-    assert model_folder.current()
-    with arbiter(start, settings) as process:
-        maps = [Path(f"/proc/{pid}/maps") for pid in workers_of(process)]
-        wait_until(
-            lambda: all("libxgboost" in one.read_text("utf-8") for one in maps), 30, "XGBoost"
-        )
-
-
 def predict_on_new_connections(settings: Settings, record: Record, count: int) -> None:
     """Connects `count` times at once, and then predicts once on each connection."""
     port, body = settings.prediction_port, json.dumps(record)

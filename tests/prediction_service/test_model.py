@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +93,6 @@ def test_a_worker_starts_without_a_model_and_takes_the_first_one(
     live.follow(0.05)
     install(folder, package, "1")
     wait_until(lambda: live.model, 10, "the first model")
-
-
-def test_each_live_model_is_prepared_once_in_the_thread_that_follows(
-    package: Path, live_model: LiveModel
-) -> None:
-    prepared: list[tuple[str, str]] = []
-
-    def prepare(model: Model) -> None:
-        prepared.append((model.version, threading.current_thread().name))
-        raise RuntimeError("a surprise")  # must not end the thread
-
-    thread = live_model.follow(0.05, prepare)
-    wait_until(lambda: prepared, 10, "version 1")
-    install(live_model.folder, package, "2")
-    wait_until(lambda: len(prepared) == 2, 10, "version 2")
-    time.sleep(0.2)
-    assert prepared == [("1", thread.name), ("2", thread.name)]
 
 
 def test_the_last_good_model_stays_when_the_next_is_damaged(

@@ -135,7 +135,7 @@ def test_a_trickle_of_bytes_does_not_move_the_deadline(impatient: Settings, sent
 
 
 def test_an_explanation_delays_no_other_request(one_worker: Settings, record: Record) -> None:
-    """A hundred records at once, while the worker may still load XGBoost."""
+    """A hundred records at once, and the first explanation, which imports XGBoost."""
     address = f"http://127.0.0.1:{one_worker.prediction_port}"
     statuses: list[int] = []
 
