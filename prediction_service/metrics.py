@@ -123,7 +123,8 @@ class StateCollector:
             "Number of journalled events that a sink rejected; they are in relay.db.",
             labels=["sink"],
         )
-        for sink, n_events in dead_letters(self.journal.root).items():
+        n_letters = dict.fromkeys(self.sinks, 0) | dead_letters(self.journal.root)
+        for sink, n_events in n_letters.items():
             letters.add_metric([sink], n_events)
         yield letters
         dropped = CounterMetricFamily(

@@ -12,7 +12,7 @@ from config.contract import Contract, load_contract
 from config.runtime.logs import set_up
 from config.runtime.settings import read_settings
 from prediction_service.http.app import create_app
-from prediction_service.http.arrival import LastPoll
+from prediction_service.http.arrival import ArrivalClock
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.model_folder import ModelFolder
@@ -48,7 +48,7 @@ journal = Journal(
     max(MIN_FILE_AGE_S, settings.journal_retention_s) if settings.mongodb_address else math.inf,
 )
 journal.run_maintenance(MAINTENANCE_PERIOD_S, in_native_thread)
-arrived_at = LastPoll() if is_module_patched("threading") else time.time
+arrived_at = ArrivalClock() if is_module_patched("threading") else time.time
 app = create_app(
     settings, live_model, journal, metrics, log_delay_s=LOG_DELAY_S, arrived_at=arrived_at
 )

@@ -24,6 +24,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from config.runtime.logs import set_up, where
 from config.runtime.settings import read_settings
 from prediction_service.errors import INTERNAL_ERROR, error_body
+from prediction_service.http.arrival import note_response
 from prediction_service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -102,6 +103,7 @@ class ServiceWorker(GeventWorker):
                 discard_rest(req)
                 raise
             discard_rest(req)
+            note_response()
             gevent.sleep(0)  # else a client's pipelined requests would all come before others'
             return
         raise StopIteration

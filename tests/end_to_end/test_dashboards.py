@@ -37,8 +37,11 @@ pytestmark = pytest.mark.slow
 
 PROCESSES = ("prediction", "relay", "evidently", "measure")
 ROWS = 200  # of a request
-# Queries that have no data here: of yesterday, and of the training worker.
-UNAVAILABLE = re.compile(r" offset 1d|income_(re)?training|training_worker")
+# Queries that have no data here: of yesterday or last week, of the training worker, and of a
+# rejected version.
+UNAVAILABLE = re.compile(
+    r" offset 1d|\[7d:|income_(re)?training|training_worker|over_time\(income_model_version_refused"
+)
 
 
 class Traffic:

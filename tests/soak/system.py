@@ -82,7 +82,9 @@ class Part:
 class System:
     """All parts, with their own folders and ports."""
 
-    def __init__(self, folder: Path, mongodb_address: str, database: str) -> None:
+    def __init__(
+        self, folder: Path, mongodb_address: str, database: str, journal_max_mb: int = 2000
+    ) -> None:
         self.settings = Settings(
             model_dir=str(folder / "model"),
             journal_dir=str(folder / "journal"),
@@ -90,6 +92,7 @@ class System:
             prediction_port=free_port(),
             model_check_s=0.2,
             log_requests=False,
+            journal_max_mb=journal_max_mb,
             journal_retention_s=2.0,  # so that delivered rows are deleted during the soak
             mongodb_address=mongodb_address,
             mongodb_database=database,
@@ -151,16 +154,19 @@ class System:
         """Return the number of events that a sink rejected permanently."""
         return sum(dead_letters(self.settings.journal_path).values())
 
+    def recorded(self, mongodb_address: str) -> list[str]:
+        """Return every id in the log of record: MongoDB, or the journals without an address."""
+        if not mongodb_address:
+            root = self.settings.journal_path
+            return [i for kind, ids in journalled_ids(root) if kind == "prediction" for i in ids]
+        settings = self.settings.model_copy(update={"mongodb_address": mongodb_address})
+        with closing(MongoSink.of(settings)) as sink:
+            found = sink.collection.find({"predicted_at": {"$exists": True}}, {"_id": 1})
+            return [one["_id"] for one in found.batch_size(10_000)]
+
     def stored(self, mongodb_address: str) -> dict[str, list[str]]:
         """Return every stored id of the prediction log and of the monitoring's window."""
-        if mongodb_address:
-            settings = self.settings.model_copy(update={"mongodb_address": mongodb_address})
-            with closing(MongoSink.of(settings)) as sink:
-                found = sink.collection.find({"predicted_at": {"$exists": True}}, {"_id": 1})
-                record = [one["_id"] for one in found.batch_size(10_000)]
-        else:
-            root = self.settings.journal_path
-            record = [i for kind, ids in journalled_ids(root) if kind == "prediction" for i in ids]
         with closing(sqlite3.connect(self.window / "window.db")) as connection:
             rows = connection.execute("SELECT prediction_id FROM predictions").fetchall()
-        return {"mongodb" if mongodb_address else "journal": record, "window": [r for (r,) in rows]}
+        name = "mongodb" if mongodb_address else "journal"
+        return {name: self.recorded(mongodb_address), "window": [row for (row,) in rows]}

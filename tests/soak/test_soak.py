@@ -1,14 +1,19 @@
 """A short soak, and the problems that its final check reports."""
 
 import asyncio
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.soak.load import Ledger
-from tests.soak.soak import Outcome, Soak
+from config.contract import load_contract
+from prediction_service.relay.progress import dropped_events
+from tests.conftest import wait_until
+from tests.soak.load import Ledger, Load
+from tests.soak.soak import Outcome, Soak, drop
+from tests.soak.system import System
 
 
 def outcome(ledger: Ledger, *stored: str, **changes: Any) -> Outcome:
@@ -95,3 +100,25 @@ def test_with_mongodb_no_prediction_is_lost_in_any_failure(
 @pytest.mark.slow
 def test_without_mongodb_the_journals_hold_every_prediction(tmp_path: Path) -> None:
     soak(tmp_path, "")
+
+
+@pytest.mark.slow
+def test_a_monitoring_that_stays_down_costs_no_prediction(tmp_path: Path, mongodb_uri: str) -> None:
+    """The load is more than JOURNAL_MAX_MB: its backlog once filled the journals, and then 503."""
+    database = f"soak_{uuid.uuid4().hex}"
+    system = System(tmp_path, mongodb_uri, database, journal_max_mb=8)
+    record = {feature.name: feature.default for feature in load_contract().inputs}
+    load = Load(system.settings.prediction_port, record)
+    try:
+        with system.running():
+            system.monitoring.kill()
+            asyncio.run(load.run(rate=150, seconds=60))
+            wait_until(lambda: not system.backlog()["mongodb"], 120, "MongoDB to have every row")
+            dropped = dropped_events(system.settings.journal_path)
+        recorded = system.recorded(mongodb_uri)
+    finally:
+        drop(mongodb_uri, database)
+    ledger = load.ledger
+    assert (ledger.rejected, ledger.broken, dict(ledger.other)) == (0, 0, {})
+    assert sorted(recorded) == sorted(ledger.ids)
+    assert dropped["evidently"] > 1000
