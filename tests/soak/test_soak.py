@@ -104,14 +104,15 @@ def test_without_mongodb_the_journals_hold_every_prediction(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_monitoring_that_stays_down_costs_no_prediction(tmp_path: Path, mongodb_uri: str) -> None:
-    """The load is more than JOURNAL_MAX_MB: its backlog once filled the journals, and then 503."""
+    """The load needs more room than there is: a backlog once filled the journals, and then 503."""
     database = f"soak_{uuid.uuid4().hex}"
-    system = System(tmp_path, mongodb_uri, database, journal_max_mb=8)
+    system = System(tmp_path, mongodb_uri, database, journal_max_mb=64)
     record = {feature.name: feature.default for feature in load_contract().inputs}
     load = Load(system.settings.prediction_port, record)
     try:
         with system.running():
             system.monitoring.kill()
+            system.fill_disk(free_mb=8)
             asyncio.run(load.run(rate=150, seconds=60))
             wait_until(lambda: not system.backlog()["mongodb"], 120, "MongoDB to have every row")
             dropped = dropped_events(system.settings.journal_path)
