@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from config.model_registry import ALIAS, MODEL_NAME
 from tests.conftest import ROOT, mlflow_server
 
 AUTH = (ROOT / "config/mlflow/auth.ini").read_text("utf-8")
@@ -31,8 +32,8 @@ def server(folder: Path, passwords: dict[str, str]) -> Iterator[str]:
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "s" * 32,
     }
-    command = [sys.executable, str(ROOT / "config/mlflow/users.py")]
-    subprocess.run(command, env=os.environ | env, check=True, timeout=120)
+    command = [sys.executable, "-m", "config.mlflow.users", f"sqlite:///{folder}/mlflow.db"]
+    subprocess.run(command, env=os.environ | env, cwd=ROOT, check=True, timeout=120)
     with mlflow_server(folder, options=("--app-name=basic-auth",), **env) as address:
         yield address
 
@@ -54,6 +55,9 @@ def test_the_worker_manages_readers_read_and_replaced_secrets_apply(tmp_path: Pa
         made = call(address, ADMIN, "experiments/create", name="of an earlier release")
         old = made.json()["experiment_id"]
         call(address, ADMIN, "registered-models/create", name="income").raise_for_status()
+        alias = f"registered-models/alias?name={MODEL_NAME}&alias={ALIAS}"
+        for login in (WORKER, READER):  # before the first training
+            assert call(address, login, alias).json()["error_code"] == "INVALID_PARAMETER_VALUE"
         for status, login in ((200, WORKER), (403, READER)):
             run = call(address, login, "runs/create", experiment_id=old, start_time=1)
             assert run.status_code == status, run.text
@@ -65,7 +69,8 @@ def test_the_worker_manages_readers_read_and_replaced_secrets_apply(tmp_path: Pa
             assert users.status_code == 403, "of the administrator alone"
         for login in (ADMIN, WORKER, READER):
             found = call(address, login, search)
-            assert [one["name"] for one in found.json()["registered_models"]] == ["income"]
+            names = [one["name"] for one in found.json()["registered_models"]]
+            assert names == ["income", MODEL_NAME]
             assert call(address, login, f"experiments/get?experiment_id={old}").status_code == 200
         assert requests.get(f"{address}/api/2.0/mlflow/{search}", timeout=30).status_code == 401
 
