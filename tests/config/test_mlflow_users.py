@@ -21,6 +21,8 @@ PASSWORDS = {
     "MLFLOW_READER_PASSWORD": "r" * 32,
     "MLFLOW_JUPYTER_PASSWORD": "j" * 32,
 }
+SEARCH = "registered-models/search"
+PRODUCTION = f"registered-models/alias?name={MODEL_NAME}&alias={ALIAS}"
 ADMIN, WORKER, READER = ("admin", "a" * 32), ("worker", "w" * 32), ("reader", "r" * 32)
 
 
@@ -50,14 +52,13 @@ def call(address: str, login: tuple[str, str], path: str, **body: Any) -> reques
 @pytest.mark.timeout(300)
 def test_the_worker_manages_readers_read_and_replaced_secrets_apply(tmp_path: Path) -> None:
     """The generator and the follower were once administrators."""
-    search = "registered-models/search"
     with server(tmp_path, PASSWORDS) as address:
         made = call(address, ADMIN, "experiments/create", name="of an earlier release")
         old = made.json()["experiment_id"]
         call(address, ADMIN, "registered-models/create", name="income").raise_for_status()
-        alias = f"registered-models/alias?name={MODEL_NAME}&alias={ALIAS}"
         for login in (WORKER, READER):  # before the first training
-            assert call(address, login, alias).json()["error_code"] == "INVALID_PARAMETER_VALUE"
+            found = call(address, login, PRODUCTION)
+            assert found.json()["error_code"] == "INVALID_PARAMETER_VALUE"
         for status, login in ((200, WORKER), (403, READER)):
             run = call(address, login, "runs/create", experiment_id=old, start_time=1)
             assert run.status_code == status, run.text
@@ -68,15 +69,15 @@ def test_the_worker_manages_readers_read_and_replaced_secrets_apply(tmp_path: Pa
             users = call(address, login, "users/create", username="other", password="o" * 32)
             assert users.status_code == 403, "of the administrator alone"
         for login in (ADMIN, WORKER, READER):
-            found = call(address, login, search)
-            names = [one["name"] for one in found.json()["registered_models"]]
-            assert names == ["income", MODEL_NAME]
+            found = call(address, login, SEARCH)
+            models = [one["name"] for one in found.json()["registered_models"]]
+            assert models == ["income", MODEL_NAME]
             assert call(address, login, f"experiments/get?experiment_id={old}").status_code == 200
-        assert requests.get(f"{address}/api/2.0/mlflow/{search}", timeout=30).status_code == 401
+        assert requests.get(f"{address}/api/2.0/mlflow/{SEARCH}", timeout=30).status_code == 401
 
     replaced = {name: value.upper() for name, value in PASSWORDS.items()}
     with server(tmp_path, replaced) as address:
         for login in (ADMIN, WORKER, READER):
             name, password = login
-            assert call(address, login, search).status_code == 401, name
-            assert call(address, (name, password.upper()), search).status_code == 200, name
+            assert call(address, login, SEARCH).status_code == 401, name
+            assert call(address, (name, password.upper()), SEARCH).status_code == 200, name
