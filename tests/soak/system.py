@@ -139,7 +139,7 @@ class System:
         wait_until(lambda: accepts_connections(port), START_TIMEOUT_S, "the service to listen")
 
     def fill_disk(self, free_mb: int = 0) -> Path:
-        """Use up JOURNAL_MAX_MB but for `free_mb` with a sparse file; return its path."""
+        """Use JOURNAL_MAX_MB, except `free_mb`, with a sparse file; return its path."""
         ballast = self.settings.journal_path / "ballast"
         with ballast.open("wb") as file:
             file.truncate((self.settings.journal_max_mb - free_mb) * 10**6)
