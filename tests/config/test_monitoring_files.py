@@ -55,6 +55,8 @@ UNITS = {"none", "short", "percentunit", "s", "bytes", "reqps", "rowsps"}  # ids
 SUFFIXES = re.compile("_(bucket|sum|count|total)$")
 
 LabelValues = Callable[[str, str], list[str]]  # of a metric and a label
+# Queries without data in a new stack: of yesterday, of last week, and of a rejected version.
+WITHOUT_DATA = r" offset 1d|\[7d:|over_time\(income_model_version_refused"
 
 
 def provisioned(kind: str, name: str) -> Any:

@@ -21,6 +21,7 @@ from config.grafana.alerts import ALERTS
 from config.local_stack.stack import PORTS, running, stack_environment
 from prediction_service.models.model_folder import ModelFolder
 from tests.config.test_monitoring_files import (
+    WITHOUT_DATA,
     debian,
     expressions,
     label_values,
@@ -37,11 +38,7 @@ pytestmark = pytest.mark.slow
 
 PROCESSES = ("prediction", "relay", "evidently", "measure")
 ROWS = 200  # of a request
-# Queries that have no data here: of yesterday or last week, of the training worker, and of a
-# rejected version.
-UNAVAILABLE = re.compile(
-    r" offset 1d|\[7d:|income_(re)?training|training_worker|over_time\(income_model_version_refused"
-)
+UNAVAILABLE = re.compile(rf"{WITHOUT_DATA}|income_(re)?training|training_worker")
 
 
 class Traffic:
