@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
-from config.runtime.settings import YEAR_S, BaseSettings
+from config.runtime.settings import YEAR_S, BaseSettings, Port
 
 # Limits of settings, of options and of the training flow's parameters.
 MaxEvals = Annotated[int, Field(ge=1, le=10_000)]
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         "gs://income-artifacts/prefect",
         description="Bucket folder of the flows' code and results.",
     )
-    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+    metrics_port: Port | None = Field(
         None, description="Port of the worker's Prometheus metrics. Unset: none."
     )
     notify_url: str = Field(

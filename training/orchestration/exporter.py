@@ -9,25 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from prefect import get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from config.runtime.settings import read_settings
+from training.orchestration.tasks import ENDED, FAILURES, first_run
 from training.registry.mlflow_registry import Registry
 from training.settings import Settings
 
-FAILURES = (StateType.FAILED, StateType.CRASHED)
 RECENT_S = 300.0  # `watch` repeats its decision each minute
 
 
@@ -79,28 +71,16 @@ class TrainingCollector(Collector):
 
 def read_trainings(registry: Registry, now: float) -> Trainings:
     """Return the state of trainings in Prefect and in the ledger."""
-    running = train_runs((StateType.RUNNING,), FlowRunSort.START_TIME_ASC)
-    ended = train_runs((StateType.COMPLETED, *FAILURES), FlowRunSort.END_TIME_DESC)
-    since = running[0].start_time if running else None
+    running = first_run("train", (StateType.RUNNING,), FlowRunSort.START_TIME_ASC)
+    ended = first_run("train", ENDED, FlowRunSort.END_TIME_DESC)
+    since = running.start_time if running else None
     decision = registry.ledger.last_decision()
     is_blocked = decision and decision.rule != "train" and decision.until > now - RECENT_S
     return Trainings(
         since.timestamp() if since else None,
-        ended[0].state_type in FAILURES if ended else None,
+        ended.state_type in FAILURES if ended else None,
         decision.rule if decision and is_blocked else None,
     )
-
-
-def train_runs(states: tuple[StateType, ...], order: FlowRunSort) -> list[FlowRun]:
-    """Return the first run of `train` in one of these states, or nothing."""
-    wanted = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
-    with get_client(sync_client=True) as client:
-        return client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])),
-            flow_run_filter=FlowRunFilter(state=wanted),
-            sort=order,
-            limit=1,
-        )
 
 
 def main() -> None:

@@ -9,7 +9,16 @@ import requests
 from apprise import Apprise
 from prefect import Flow, get_client, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.logging.loggers import flow_run_logger
@@ -26,6 +35,8 @@ PROMOTION = "income-promotion"  # concurrency limit of Prefect
 TURN_TIMEOUT_S = 1800
 LEASE_S = 120  # after it, a killed run no longer holds the turn
 RETRY_DELAYS_S = [2.0, 10.0, 60.0]
+FAILURES = (StateType.FAILED, StateType.CRASHED)
+ENDED = (StateType.COMPLETED, *FAILURES)
 TRANSIENT_ERRORS = (
     CensusUnavailable,
     RegistryUnavailable,
@@ -88,6 +99,27 @@ def promotion_turn() -> Iterator[None]:
         client.upsert_global_concurrency_limit_by_name(PROMOTION, 1)
     with concurrency(PROMOTION, timeout_seconds=TURN_TIMEOUT_S, lease_duration=LEASE_S):
         yield
+
+
+def first_run(
+    flow_name: str,
+    states: tuple[StateType, ...],
+    order: FlowRunSort,
+    excluded: FlowRun | None = None,
+) -> FlowRun | None:
+    """Return the first run of a flow in one of these states, or None."""
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+        id=FlowRunFilterId(not_any_=[excluded.id]) if excluded else None,
+    )
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+            flow_run_filter=wanted,
+            sort=order,
+            limit=1,
+        )
+    return found[0] if found else None
 
 
 def notify_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:

@@ -67,19 +67,8 @@ def run_worker(with_healthcheck: bool, server_wait_s: float) -> None:
     end_orphaned_runs()
     # Each deployment runs once at a time, so each has a slot.
     program = "training.orchestration.exporter" if settings.metrics_port else "prefect"
-    worker = [
-        sys.executable,
-        "-m",
-        program,
-        "--no-prompt",
-        "worker",
-        "start",
-        "--pool",
-        POOL,
-        "--limit",
-        str(deployments),
-    ]
-    worker += ["--install-policy", "never"]
+    worker = [sys.executable, "-m", program, "--no-prompt", "worker", "start"]
+    worker += ["--pool", POOL, "--limit", str(deployments), "--install-policy", "never"]
     worker += ["--with-healthcheck"] if with_healthcheck else []
     os.execve(sys.executable, worker, os.environ | run_environment(settings, server))
 

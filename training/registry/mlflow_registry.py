@@ -213,9 +213,8 @@ class Registry:
                 return None
             raise
 
-    def newest_promoted(self) -> ModelVersion | None:
+    def newest_promoted(self, production: ModelVersion | None) -> ModelVersion | None:
         """Return the newest version that is or was production, also after a rollback."""
-        production = self.production()
         numbers = {move["to_version"] for move in self.ledger.promotions()}
         numbers |= {str(production.version)} if production else set()
         return next((v for v in self._versions() if str(v.version) in numbers), None)

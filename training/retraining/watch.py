@@ -13,16 +13,11 @@ from typing import Any, cast
 import requests
 from prefect import Flow, flow, get_client
 from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
@@ -35,7 +30,6 @@ DRIFT_TAG = "drift"
 TRAIN_DEPLOYMENT = "train/train"
 REQUEST_TIMEOUT_S = 10
 KEY_PERIOD_S = 3600  # after it, the same facts can start a training again
-FAILURES = (StateType.FAILED, StateType.CRASHED)
 MAX_RUN_S = 6 * 3600  # an older run without an end was lost
 
 
@@ -45,20 +39,10 @@ def notify_first_failure(failed: Flow[..., Any], run: FlowRun, state: State[Any]
     `watch` runs each minute, so each later failure of a series would be a message a minute.
     """
     # pylint: disable-next=import-outside-toplevel
-    from training.orchestration.tasks import notify_failure
+    from training.orchestration.tasks import ENDED, FAILURES, first_run, notify_failure
 
-    ended = FlowRunFilterStateType(any_=[StateType.COMPLETED, *FAILURES])
-    others = FlowRunFilter(
-        id=FlowRunFilterId(not_any_=[run.id]), state=FlowRunFilterState(type=ended)
-    )
-    with get_client(sync_client=True) as client:
-        former = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[failed.name])),
-            flow_run_filter=others,
-            sort=FlowRunSort.END_TIME_DESC,
-            limit=1,
-        )
-    if not former or former[0].state_type not in FAILURES:
+    former = first_run(failed.name, ENDED, FlowRunSort.END_TIME_DESC, excluded=run)
+    if former is None or former.state_type not in FAILURES:
         notify_failure(failed, run, state)
 
 
@@ -140,7 +124,8 @@ def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
     now = time.time()
     runs = drift_runs(now - BUDGET_PERIOD_S)
     started = tuple(at.timestamp() for run in runs if (at := run.expected_start_time))
-    version, promoted = registry.production(), registry.newest_promoted()
+    version = registry.production()
+    promoted = registry.newest_promoted(version)
     promoted_at = promoted.creation_timestamp / 1000 if promoted else 0.0
     running = [
         run.name
