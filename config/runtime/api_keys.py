@@ -1,9 +1,9 @@
 """API keys as the setting API_KEY_HASHES stores them: `NAME=SHA256,NAME=SHA256`.
 
 The prediction service requires a key of its callers, and the Evidently service of the relay, in
-EVIDENTLY_KEY_HASHES. Training and the journal's export use only
-labels of callers whose name is in the list. A key has 256 random bits: it cannot be guessed from
-its hash, so a slow password hash would not protect it better.
+EVIDENTLY_KEY_HASHES. Training and the journal's export use only labels of callers whose name is in
+the list. A key has 256 random bits: it cannot be guessed from its hash, so a slow password hash
+would not protect it better.
 """
 
 import hashlib

@@ -17,7 +17,10 @@ from config.runtime.settings import matching
 JSON = "application/json"
 MAX_REMEMBERED = 1000
 HOST = r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*"
-HOST_RULE = "an IP address, a name without a dot, or a name in TRUSTED_HOSTS"
+UNTRUSTED_HOST = (
+    "Host: not trusted; expected an IP address, a name without a dot, or a name in TRUSTED_HOSTS."
+)
+NOT_JSON_TYPE = f"Content-Type: expected {JSON}. Send the header with every POST."
 HOSTS_DESCRIPTION = (
     "Host names under which clients reach the service, separated by commas; `.example.org` includes"
     " all names below it. IP addresses and names without a dot are always trusted."
@@ -45,7 +48,7 @@ def is_cross_site(environ: WSGIEnvironment) -> bool:
 
 @lru_cache(MAX_REMEMBERED)
 def is_trusted_host(host: str, trusted: str) -> bool:
-    """Return False for a `Host` header that DNS rebinding could make; see HOST_RULE.
+    """Return False for a `Host` header that DNS rebinding could make; see UNTRUSTED_HOST.
 
     `trusted` is the setting TRUSTED_HOSTS. Without a header the client is not a browser.
     """

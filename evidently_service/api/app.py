@@ -16,7 +16,14 @@ from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
 from config.runtime.api_keys import hashes, owner_of
-from config.runtime.cross_site import HOST_RULE, JSON, is_cross_site, is_json, is_trusted_host
+from config.runtime.cross_site import (
+    JSON,
+    NOT_JSON_TYPE,
+    UNTRUSTED_HOST,
+    is_cross_site,
+    is_json,
+    is_trusted_host,
+)
 from config.runtime.logs import where
 from evidently_service.api import status_page
 from evidently_service.api.metrics import WindowCollector
@@ -68,7 +75,7 @@ def check_access(trusted_hosts: str) -> None:
     Not with status 400: the relay would take the events for invalid ones.
     """
     if not is_trusted_host(request.headers.get("Host", ""), trusted_hosts):
-        raise RequestError(403, "untrusted_host", f"Host: not trusted; expected {HOST_RULE}.")
+        raise RequestError(403, "untrusted_host", UNTRUSTED_HOST)
     if is_cross_site(request.environ):
         raise RequestError(403, "cross_site", "A page of another site may not send POST requests.")
 
@@ -226,8 +233,7 @@ def read_body() -> bytes:
     """Return the request's body. Raises RequestError (415) if it is not declared as JSON."""
     body = request.get_data(cache=False)
     if not is_json(request.headers.get("Content-Type", "")):
-        message = f"Content-Type: expected {JSON}. Send the header with every POST."
-        raise RequestError(415, "unsupported_media_type", message)
+        raise RequestError(415, "unsupported_media_type", NOT_JSON_TYPE)
     return body
 
 

@@ -20,7 +20,7 @@ from werkzeug.exceptions import (
 )
 
 from config.events import Label
-from config.runtime.cross_site import JSON, is_json
+from config.runtime.cross_site import JSON, NOT_JSON_TYPE, is_json
 from config.runtime.logs import where
 from prediction_service.predict.parsing import FeedbackReader
 from prediction_service.http.middleware import (
@@ -233,7 +233,7 @@ def read_body(max_bytes: int) -> bytes:
     if length is not None and len(body) < length:
         raise ClientDisconnected()
     if not is_json(request.environ.get("CONTENT_TYPE", "")):
-        raise NotJsonType(f"Content-Type: expected {JSON}. Send the header with every POST.")
+        raise NotJsonType(NOT_JSON_TYPE)
     return body
 
 

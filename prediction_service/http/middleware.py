@@ -14,7 +14,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import request
 
-from config.runtime.cross_site import HOST_RULE, is_cross_site, is_trusted_host
+from config.runtime.cross_site import UNTRUSTED_HOST, is_cross_site, is_trusted_host
 from prediction_service.errors import CrossSite, ServiceError, UntrustedHost
 from prediction_service.http.auth import Keys
 from prediction_service.http.request_log import LogRequest
@@ -83,7 +83,7 @@ class RequestMiddleware:
 
     def _check_access(self, environ: WSGIEnvironment) -> None:
         if not is_trusted_host(environ.get("HTTP_HOST", ""), self.trusted_hosts):
-            raise UntrustedHost(f"Host: not trusted; expected {HOST_RULE}.")
+            raise UntrustedHost(UNTRUSTED_HOST)
         if is_cross_site(environ):
             raise CrossSite(CROSS_SITE)
         if self.keys and environ["PATH_INFO"] not in self.open_paths:
