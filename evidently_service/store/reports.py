@@ -89,7 +89,7 @@ class Reports:
 
 
 def read_description(path: Path) -> SavedReport | None:
-    """Return the description in a file, or None if it is damaged or was deleted meanwhile."""
+    """Return the description in a file, or None if the file is damaged or missing."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=SavedReport)
     except FileNotFoundError:

@@ -41,7 +41,7 @@ MAX_MEASUREMENTS = 1000
 MAX_LOG_BYTES = 1 << 26  # of the write-ahead log after a checkpoint
 KEY_BYTES = 16
 MAX_WAIT_S = 3600.0  # of a label for its prediction; the relay sends both within seconds
-MAX_EXPIRED_ROWS = 20_000  # deleted at once: other processes wait meanwhile
+MAX_EXPIRED_ROWS = 20_000  # in one transaction, which blocks other writers
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -350,7 +350,7 @@ class Window:
 
     def _predicted_at(self, arrival: int) -> float:
         """Return the prediction time of the first row from an arrival on, or infinity."""
-        found = self._read(PREDICTED_AT, (arrival,))  # another process may erase rows meanwhile
+        found = self._read(PREDICTED_AT, (arrival,))  # another process may have erased rows
         return found[0][0] if found else math.inf
 
     def erase(self, prediction_id: str) -> int:

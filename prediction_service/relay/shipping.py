@@ -191,7 +191,7 @@ class Shipper:
         """
 
         def read(low: int, high: int) -> list[StoredEvent]:
-            """Read a part of the batch again: an event may have been erased meanwhile."""
+            """Read a part of the batch again: an event may have been erased since."""
             return read_after(path, events[low].seq - 1, high - low)
 
         try:
