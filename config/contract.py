@@ -5,134 +5,57 @@ The same `Feature` rules check raw files, data frames and requests. A request is
 `Contract.check` lists every problem.
 """
 
-import difflib
 import hashlib
 import keyword
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union, get_args, get_type_hints
 
 import msgspec
 import yaml
+from pydantic import Field
 
-from config.runtime.settings import SettingsError
+from config.feature import (
+    MAX_NUMBER,
+    MISSING,
+    NUMBER_TEXT,
+    Feature,
+    Problem,
+    json_text,
+    near_miss,
+    nearest,
+)
+from config.runtime.settings import BaseSettings, SettingsError, read_settings
 
 CONTRACT_PATH = Path(__file__).with_name("features.yaml")
 PROBABILITY = "{probability}"  # placeholder in the target's messages
-MISSING = "?"  # a missing category in the UCI files, the encoder and the graph
+MAX_CATEGORIES = 1000  # of a column; each is a column of the encoder
 
-# Names of columns that the pipeline adds to rows, and of the graph's steps.
+# Names of columns that the pipeline adds to rows. The graph's inner names have a point.
 RESERVED_NAMES = frozenset(
-    ["prediction_id", "predicted_at", "probability", "income_class", "label", "margin", "margins"]
-    + ["at", "part", "digest", "use", "problems", "numbers", "columns", "rows", "encoded"]
+    ["prediction_id", "predicted_at", "probability", "income_class", "label", "model_version"]
+    + ["at", "part", "digest", "use", "problems", "line", "row", "source"]
 )
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
+class ContractSettings(BaseSettings):
+    """Where the contract is, for every part."""
+
+    contract: str = Field(
+        str(CONTRACT_PATH),
+        description="The contract: a YAML file, see [own-data.md](own-data.md). The files"
+        " `source.yaml`, `search.yaml` and `monitoring.yaml` beside it belong to it.",
+    )
+
+
 class ContractError(SettingsError):
     """The contract file is invalid; the message names the file and each field."""
-
-
-class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One invalid field of one record."""
-
-    field: str
-    value: Any
-    expected: str
-    nearest: str | None = None
-
-    def __str__(self) -> str:
-        hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
-        return f"{self.field}: got {self.value!r}, expected {self.expected}{hint}"
-
-
-class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One raw column and its rules; `features.yaml` explains the keys."""
-
-    name: str
-    kind: Literal["integer", "nominal", "ordinal"]
-    description: str
-    unit: str | None = None
-    used: bool = True
-    minimum: int | None = None
-    maximum: int | None = None
-    categories: tuple[str, ...] = ()
-    missing: Literal["reject", "category"] = "reject"
-    unseen: Literal["reject", "missing"] = "reject"
-    rank_of: str | None = None
-    default: str | int | None = None
-
-    @property
-    def is_categorical(self) -> bool:
-        """True for nominal and ordinal columns, whose values are strings."""
-        return self.kind != "integer"
-
-    @property
-    def optional(self) -> bool:
-        """True if a request may leave the field out."""
-        return not self.used or self.missing == "category"
-
-    @property
-    def expected(self) -> str:
-        """The rule for a value in words, for error messages."""
-        if not self.is_categorical:
-            return f"a whole number from {self.minimum} to {self.maximum}"
-        words = f"one of {', '.join(self.categories)}"
-        return f"{words}, or null" if self.missing == "category" else words
-
-    @property
-    def json_type(self) -> Any:
-        """The type with which msgspec decodes and validates this column."""
-        if not self.is_categorical:
-            base: Any = Annotated[int, msgspec.Meta(ge=self.minimum, le=self.maximum)]
-        elif self.unseen == "missing":
-            base = Annotated[str, msgspec.Meta(max_length=100)]
-        else:
-            base = Literal[self.categories]
-        return Union[base, None] if self.optional else base
-
-    @property
-    def documentation(self) -> str:
-        """Return what the API document says about this column."""
-        sentences = [f"{self.description[0].upper()}{self.description[1:]}."]
-        if self.unit:
-            sentences.append(f"Unit: {self.unit}.")
-        if not self.used:
-            sentences.append("The model does not use it.")
-        elif self.missing == "category":
-            sentences.append("If it is unknown, send null or omit it.")
-        if self.rank_of:
-            sentences.append(f"If present, it must match {self.rank_of}.")
-        if self.unseen == "missing":
-            known = ", ".join(self.categories)
-            sentences.append(f"Any other value counts as unknown. Known values: {known}.")
-        return " ".join(sentences)
-
-    def check(self, value: Any) -> Problem | None:
-        """Return the problem with a value, or None. A value of None is a missing one."""
-        if value is None:
-            return None if self.optional else Problem(self.name, None, self.expected)
-        if not self.is_categorical:
-            whole = isinstance(value, (int, float)) and not isinstance(value, bool)
-            whole = whole and value == value // 1
-            if whole and self.minimum <= value <= self.maximum:
-                return None
-            return Problem(self.name, value, self.expected)
-        if isinstance(value, str):
-            if value in self.categories or (self.unseen == "missing" and len(value) <= 100):
-                return None
-            return Problem(self.name, value, self.expected, nearest(value, self.categories))
-        return Problem(self.name, value, self.expected)
-
-    def known(self, value: str | int | None) -> str | int:
-        """Return the value for the encoder: a missing or unseen category becomes '?'."""
-        if self.is_categorical and (value is None or value not in self.categories):
-            return MISSING
-        assert value is not None
-        return value
 
 
 class Target(
@@ -151,6 +74,27 @@ class Target(
     def labels(self) -> tuple[str, str]:
         """The labels by class: index 0 is the negative one, index 1 the positive."""
         return (self.negative, self.positive)
+
+    def class_of(self, value: Any) -> int | None:
+        """Return the class, 0 or 1, of a label as a table has it; None for an unknown one.
+
+        Labels are compared as text. The numbers 0 and 1 are classes too, unless a label is a number.
+        """
+        text = json_text(value)
+        if text in self.labels:
+            return self.labels.index(text)
+        has_number = any(map(NUMBER_TEXT.fullmatch, self.labels))
+        return int(text) if text in ("0", "1") and not has_number else None
+
+    def check(self, value: Any) -> Problem | None:
+        """Return the problem with a label as a table has it, or None."""
+        if self.class_of(value) is not None:
+            return None
+        near = near_miss(json_text(value), self.labels)
+        expected = f"one of {', '.join(self.labels)}"
+        if self.class_of(0) == 0:
+            expected += ", or 0 or 1"
+        return Problem(self.name, value, expected, near)
 
     @cached_property
     def message_parts(self) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -201,10 +145,10 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     def digest(self) -> str:
         """A short sha256 of the rules; a model trained for another contract has another digest.
 
-        The target's messages are left out: a changed sentence needs no new training.
+        Texts are left out: a changed sentence needs no new training.
         """
-        target = msgspec.structs.replace(self.target, negative_message=None, positive_message=None)
-        rules = msgspec.structs.replace(self, target=target)
+        target = [self.target.name, *self.target.labels]
+        rules = [target, [feature.rules for feature in self.features]]
         return hashlib.sha256(msgspec.json.encode(rules)).hexdigest()[:16]
 
     @cached_property
@@ -267,13 +211,6 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return problems
 
 
-def nearest(word: str, candidates: tuple[str, ...]) -> str | None:
-    """Return the candidate most like a word, ignoring case; None if none is close."""
-    by_lower = {candidate.lower(): candidate for candidate in candidates}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else None
-
-
 class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file before its parts are checked, so that one problem does not hide others."""
 
@@ -281,8 +218,17 @@ class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: list[Any]
 
 
-def load_contract(path: Path = CONTRACT_PATH) -> Contract:
-    """Return the contract of a YAML file. Raises ContractError listing all its problems."""
+def contract_path() -> Path:
+    """Return the path of the contract file: the setting CONTRACT."""
+    return Path(read_settings(ContractSettings).contract)
+
+
+def load_contract(path: Path | None = None) -> Contract:
+    """Return the contract of a YAML file; without a path, that of the setting CONTRACT.
+
+    Raises ContractError listing all problems of the file.
+    """
+    path = path or contract_path()
     try:
         outline = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Outline)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as err:
@@ -290,8 +236,11 @@ def load_contract(path: Path = CONTRACT_PATH) -> Contract:
     problems: list[str] = []
 
     def read(where: str, part: Any, kind: type[T]) -> T | None:
+        if found := list(value_problems(part, kind)):
+            problems.extend(f"{where}: {problem}" for problem in found)
+            return None
         try:
-            return msgspec.convert(part, kind)
+            return msgspec.convert(with_default_as_text(part), kind)
         except msgspec.ValidationError as err:
             problems.append(f"{where}: {err}")
             return None
@@ -304,13 +253,51 @@ def load_contract(path: Path = CONTRACT_PATH) -> Contract:
         f"{name}: named {n} times, expected once" for name, n in Counter(names).items() if n > 1
     ]
     problems += [f"{f.name}: {problem}" for f in whole for problem in feature_problems(f)]
+    problems += alias_problems(whole, target)
     if len(whole) == len(features):
         problems += rank_problems({feature.name: feature for feature in whole})
+        if not any(feature.used for feature in whole):
+            problems.append("features: expected at least one with used: true")
     if target:
         problems += [f"target: {problem}" for problem in target_problems(target, names)]
     if not target or problems:
         raise ContractError("\n".join(f"{path}: {problem}" for problem in problems))
     return Contract(target, whole)
+
+
+def value_problems(part: Any, kind: type) -> Iterator[str]:
+    """Yield a problem for each value that YAML read as another type, or that no rule knows.
+
+    msgspec names only the first one, and not the allowed values.
+    """
+    if not isinstance(part, dict):
+        return
+    for key in ("negative", "positive", "categories"):
+        given = part.get(key, "")
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, (bool, int, float)):
+                got = msgspec.json.encode(value).decode()
+                yield f"{key}: got {got}, expected text. {quotes_remedy(value)}"
+    for key, rule in get_type_hints(kind).items():
+        allowed = get_args(rule)
+        if allowed and all(isinstance(one, str) for one in allowed):
+            if (value := part.get(key, allowed[0])) not in allowed:
+                yield f"{key}: got {value}, expected one of {', '.join(allowed)}"
+
+
+def with_default_as_text(part: Any) -> Any:
+    """Return a feature with a default that YAML read as a date as the text that it was."""
+    if isinstance(part, dict) and isinstance(part.get("default"), date):
+        return part | {"default": str(part["default"])}
+    return part
+
+
+def quotes_remedy(value: Any) -> str:
+    """Return how to write a value as text in YAML."""
+    if isinstance(value, bool):
+        word = "yes" if value else "no"
+        return f'YAML reads yes, no, on and off as booleans: write it in quotes, as in "{word}".'
+    return f'Write it in quotes: "{value}".'
 
 
 def name_or_place(number: int, part: Any) -> str:
@@ -324,17 +311,71 @@ def feature_problems(feature: Feature) -> Iterator[str]:
     if problem := name_problem(feature.name):
         yield problem
     if feature.is_categorical:
-        if len(set(feature.categories) - {MISSING}) < max(1, len(feature.categories)):
-            yield f"categories: expected at least one, each once, without {MISSING!r}"
-    elif feature.minimum is None or feature.maximum is None:
-        yield "minimum and maximum: expected both"
+        yield from category_problems(feature)
+    elif problem := limits_problem(feature):
+        yield problem
         return
-    elif feature.minimum > feature.maximum:
-        yield f"minimum: got {feature.minimum}, expected at most the maximum, {feature.maximum}"
-    if feature.kind != "nominal" and (feature.missing, feature.unseen) != ("reject", "reject"):
-        yield f"missing and unseen: expected reject, as for every {feature.kind} column"
+    if feature.unseen == "missing" and feature.kind not in ("nominal", "ordinal"):
+        yield f"unseen: got missing, expected reject, as for every {feature.kind} column"
+    if not feature.parts or len(set(feature.parts)) < len(feature.parts):
+        yield "parts: expected at least one, each once"
     if feature.default is not None and (wrong := feature.check(feature.default)):
         yield f"default: got {wrong.value!r}, expected {wrong.expected}"
+
+
+def category_problems(feature: Feature) -> Iterator[str]:
+    """Yield the problems of a feature's categories, or of a boolean's two values."""
+    n_categories = len(feature.categories)
+    if feature.kind == "boolean":
+        types = {type(value) for value in feature.values}
+        if len(set(feature.categories)) != 2 or len(types) != 1 or MISSING in feature.categories:
+            yield (
+                "values: expected the false and the true value, as in [false, true], [0, 1] or"
+                ' ["No", "Yes"]'
+            )
+    elif len(set(feature.categories) - {MISSING}) < max(1, n_categories):
+        yield f"categories: expected at least one, each once, without {MISSING!r}"
+    elif n_categories > MAX_CATEGORIES:
+        yield (
+            f"categories: got {n_categories}, expected at most {MAX_CATEGORIES}. List the commonest"
+            " and set unseen: missing"
+        )
+
+
+def limits_problem(feature: Feature) -> str | None:
+    """Return the problem with minimum and maximum, or None."""
+    limits = (feature.minimum, feature.maximum)
+    if None in limits:
+        return "minimum and maximum: expected both"
+    kind: Any = {"integer": int, "number": (int, float), "date": date}[feature.kind]
+    for name, value in zip(("minimum", "maximum"), limits):
+        if not isinstance(value, kind):
+            words = {"integer": "a whole number", "number": "a number"}
+            return f"{name}: got {value}, expected {words.get(feature.kind, 'a date: YYYY-MM-DD')}"
+    low, high = feature.bounds
+    if low > high:
+        return f"minimum: got {feature.minimum}, expected at most the maximum, {feature.maximum}"
+    if max(abs(low), abs(high)) > MAX_NUMBER:
+        return (
+            f"minimum and maximum: expected at most {MAX_NUMBER:g}, because the graph has float32"
+        )
+    return None
+
+
+def alias_problems(features: Sequence[Feature], target: Target | None) -> Iterator[str]:
+    """Yield a problem for each alias that also names another column."""
+    names = [feature.name for feature in features] + ([target.name] if target else [])
+    names += [alias for feature in features for alias in feature.aliases]
+    columns = Counter(map(column_name, names))
+    for feature in features:
+        for alias in feature.aliases:
+            if columns[column_name(alias)] > 1:
+                yield f"{feature.name}: aliases: got {alias}, which names a column already"
+
+
+def column_name(header: str) -> str:
+    """Return a column's name as headers are compared: lower case, with _ for blank, - and point."""
+    return re.sub(r"[\s.-]+", "_", header.strip().lower())
 
 
 def name_problem(name: str) -> str | None:

@@ -7,6 +7,8 @@ a row for a later training.
 
 import msgspec
 
+from config.feature import Value
+
 
 class Prediction(
     msgspec.Struct, frozen=True, gc=False
@@ -16,7 +18,7 @@ class Prediction(
     prediction_id: str
     predicted_at: float  # Unix time in seconds
     model_version: str
-    features: dict[str, str | int | None]  # raw values of the model's input columns
+    features: dict[str, Value]  # raw values of the model's input columns
     probability: float  # of the positive label, in [0, 1]
     income_class: int  # 0 or 1: probability >= threshold
     threshold: float
@@ -37,7 +39,7 @@ class LabelledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     A row from the prediction log also has the prediction's id and time.
     """
 
-    record: dict[str, str | int | float | bool | None]  # raw values, not yet checked
+    record: dict[str, Value]  # raw values, not yet checked
     label: int
     prediction_id: str | None = None
     predicted_at: float | None = None  # Unix time in seconds

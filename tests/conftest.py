@@ -204,22 +204,27 @@ def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.terminate()
 
 
+def random_columns(contract: Contract, rows: int, random: np.random.Generator) -> pd.DataFrame:
+    """Return a frame (n_rows, n_features) of random integers and categories."""
+    return pd.DataFrame(
+        {
+            f.name: (
+                random.choice(f.categories, rows)
+                if f.is_categorical
+                else random.integers(f.bounds[0], f.bounds[1], rows, endpoint=True)
+            )
+            for f in contract.features
+        }
+    )
+
+
 def made_up_rows(contract: Contract, rows: int, seed: int = 0) -> pd.DataFrame:
     """Return a checked frame (n_rows, n_features + label) of random people.
 
     Education, age and hours a week determine the odds of a high income.
     """
     random = np.random.default_rng(seed)
-    frame = pd.DataFrame(
-        {
-            f.name: (
-                random.choice(f.categories, rows)
-                if f.is_categorical
-                else random.integers(f.minimum or 0, f.maximum or 0, rows, endpoint=True)
-            )
-            for f in contract.features
-        }
-    )
+    frame = random_columns(contract, rows, random)
     rank = frame["education"].map({c: i for i, c in enumerate(contract["education"].categories)})
     frame["education_num"] = rank + 1
     margin = 0.5 * (rank - 9) + 0.03 * (frame["age"] - 50) + 0.03 * (frame["hours_per_week"] - 50)

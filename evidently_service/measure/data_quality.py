@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from config.contract import MISSING, Contract, Feature
+from config.contract import Contract
+from config.feature import MISSING, Feature, Value
 from evidently_service.store.records import FeatureQuality
 
-Value = str | int | None
 Row = Mapping[str, Value]
 
 

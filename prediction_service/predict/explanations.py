@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import xgboost
 
-from config.contract import Contract, Feature
+from config.contract import Contract
+from config.feature import MISSING, Feature, Value
 from config.model_registry import BOOSTER, GOLDEN
 from prediction_service.predict.responses import Calibration, Explanation
 from prediction_service.errors import NotExplained
@@ -63,7 +64,7 @@ class Explainer:
         reasons = [self._reason(f, value, shares[f.name]) for f, value in strongest[:N_REASONS]]
         return Explanation(base, shares, margin, self.calibration, reasons)
 
-    def _reason(self, feature: Feature, value: str | int | None, contribution: float) -> str:
+    def _reason(self, feature: Feature, value: Value, contribution: float) -> str:
         """Return the effect of a feature on the odds, in words."""
         shown = "not given" if value is None else f"{value} {feature.unit or ''}".strip()
         effect = self.calibration.slope * contribution
@@ -84,26 +85,28 @@ class Explainer:
 
 
 class Column:
-    """One column that the trees split on: a number, a rank, or the flag of a category."""
+    """One column that the trees split on: a number, a part of a date, a rank or a category's flag."""
 
     def __init__(self, name: str, contract: Contract) -> None:
-        """Parse a name as training writes it, `feature` or `feature=category`.
+        """Parse a name as training writes it: `feature`, `feature.part` or `feature=category`.
 
         Raises KeyError for an unknown feature.
         """
-        feature_name, _, category = name.partition("=")
+        column, _, self.category = name.partition("=")
+        feature_name, _, self.part = column.partition(".")
         self.feature = contract[feature_name]
-        self.category = category
         self._position = contract.input_names.index(feature_name)
 
     def __call__(self, row: Row) -> float:
-        """Return the encoded value of a row."""
-        value = row[self._position]
+        """Return the encoded value of a row, NaN for a missing one."""
+        value = self.feature.known(row[self._position])
         if self.category:
-            return float(self.feature.known(value) == self.category)
-        if self.feature.is_categorical:
-            return float(self.feature.categories.index(value))
-        return float(value)
+            return float(value == self.category)
+        if not self.feature.is_categorical:
+            return self.feature.date_part(float(value), self.part) if self.part else float(value)
+        if value == MISSING:
+            return math.nan
+        return float(self.feature.categories.index(str(value)))
 
 
 def read_calibration(folder: Path, facts: dict[str, str]) -> Calibration:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
-from config.contract import MISSING, Contract, Feature
+from config.contract import Contract
+from config.feature import MISSING, Feature
 from config.model_registry import CARD, GOLDEN, GRAPH
 from prediction_service.errors import NotExplained
 from prediction_service.models.package import ModelRejected, Row, read_golden
@@ -118,9 +119,12 @@ def to_tensor(feature: Feature, rank: int = 1) -> Callable[[Row], np.ndarray]:
     earlier releases have inputs of rank 2, (n, 1).
     """
     shape = (-1, 1)[:rank]
-    if not feature.is_categorical:
+    if feature.kind == "date":
+        return lambda column: np.array([*map(feature.known, column)], np.float32).reshape(shape)
+    if not feature.is_categorical:  # numpy reads None as NaN
         return lambda column: np.array(column, dtype=np.float32).reshape(shape)
-    known = {category: category for category in feature.categories}.get
+    texts = feature.values if feature.kind == "boolean" else feature.categories
+    known: Callable[..., str] = dict(zip(texts, feature.categories)).get
 
     def strings(column: Row) -> np.ndarray:
         values = [known(value, MISSING) for value in column]

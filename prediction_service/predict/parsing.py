@@ -13,7 +13,8 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 from msgspec import UNSET
 
-from config.contract import Contract, Problem
+from config.contract import Contract
+from config.feature import Problem
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
 from prediction_service.models.package import Row
 from prediction_service.predict.responses import BinaryClass, PredictionId
@@ -54,6 +55,9 @@ class RecordReader:
         self._encode = msgspec.json.Encoder().encode
         self._inputs = attrgetter(*contract.input_names)
         self._optional = [index for index, f in enumerate(contract.inputs) if f.optional]
+        checks = [(attrgetter(f.name), f.exact_check) for f in contract.features]
+        self._decimals = {f.name for f in contract.features if f.kind == "number"}
+        self._exact_checks = [(get, check) for get, check in checks if check]
         self._ranks = [feature.name.encode() for feature in contract.features if feature.rank_of]
 
     def read(self, body: bytes) -> tuple[list[Row], bool]:
@@ -68,7 +72,7 @@ class RecordReader:
         is_list = isinstance(decoded, list)
         records = decoded if is_list else [decoded]
         check_count(len(records), self.max_records)
-        if self._needs_exact_check(body, decoded):
+        if self._needs_exact_check(body, decoded) or not self._is_exact(records):
             self._find_problems(body)
         rows: list[Row] = [self._inputs(record) for record in records]
         if any(row[index] is UNSET for row in rows for index in self._optional):
@@ -84,6 +88,15 @@ class RecordReader:
         if b"\\" in body or any(name in body for name in self._ranks):
             return True
         return body.count(b":") != self._encode(decoded).count(b":")
+
+    def _is_exact(self, records: list[Any]) -> bool:
+        """Return True if all values pass the checks that msgspec lacks."""
+        for get, check in self._exact_checks:
+            for record in records:
+                value = get(record)
+                if value is not None and value is not UNSET and not check(value):
+                    return False
+        return True
 
     def _find_problems(self, body: bytes) -> Any:
         """Return the decoded body. Raises NotJson, or InvalidRecords with every problem."""
@@ -105,11 +118,21 @@ class RecordReader:
         """Return records that only msgspec rejects: with integers written 38.0, as by pandas."""
         data = self._find_problems(body)
         try:
-            return self._decode(self._encode(with_integers(data)))
+            return self._decode(self._encode(self._with_integers(data)))
         except (msgspec.DecodeError, UnicodeEncodeError) as err:
             raise InvalidRecords(
                 f"The body does not hold a record or a list of them: {reason}"
             ) from err
+
+    def _with_integers(self, data: Any) -> Any:
+        """Return valid records with whole numbers as integers, except in decimal columns."""
+        if isinstance(data, list):
+            return [self._with_integers(record) for record in data]
+        decimals = self._decimals
+        return {
+            name: int(value) if isinstance(value, float) and name not in decimals else value
+            for name, value in data.items()
+        }
 
 
 class FeedbackReader:
@@ -188,13 +211,6 @@ def describe(n_invalid: int, n_problems: int) -> str:
         return f"At least {records} invalid: the first {MAX_PROBLEMS} problems are listed."
     problems = "1 problem" if n_problems == 1 else f"{n_problems} problems"
     return f"{records} invalid: {problems}."
-
-
-def with_integers(data: Any) -> Any:
-    """Return valid records with every number as an integer, the contract's only number type."""
-    if isinstance(data, list):
-        return [with_integers(record) for record in data]
-    return {k: int(v) if isinstance(v, float) else v for k, v in data.items()}
 
 
 def load_json(body: bytes) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 
 from config.contract import load_contract
 from config.events import Prediction
+from config.feature import Value
 from prediction_service.journal import Journal, journal_paths
 from tests.benchmarks.load import Client, Target
 from tests.benchmarks.report import at_least, at_most, result, write
@@ -42,7 +43,7 @@ SHARE_OF_FLOOR, P99_OF_FLOOR, TIMES_MLFLOW, GROWTH, SWAPPED = 0.75, 1.3, 15, 1.1
 CONNECTIONS = 16
 DISTINCT_REQUESTS = 2000
 RESAMPLES = 2000
-FEATURES: dict[str, str | int | None] = {f"feature_{i}": "some category" for i in range(12)}
+FEATURES: dict[str, Value] = {f"feature_{i}": "some category" for i in range(12)}
 EVENT = Prediction("0" * 32, 1.7e9, "1", FEATURES, 0.25, 0, 0.5)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,24 @@ from prediction_service.models.model_folder import Current, ModelFolder
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
+from training.data.rows import records_of
 from training.data.validation import check_frame
-from training.model.onnx_export import write_package
+from training.model.onnx_export import Package, write_package
+from training.model.pipeline import date_parts
 from training.model.search import Folds, run_search
 from training.orchestration.flows import fit
 
 BROWSER = {"Accept": "text/html,*/*;q=0.8"}
-SUBSCRIBER = {"tenure": 3, "plan": None, "contentment": "poor"}
+SUBSCRIBER = {
+    "tenure": 3,
+    "plan": None,
+    "charges": 29.5,
+    "autopay": "No",
+    "senior": 0,
+    "joined": "2024-02-29",
+    "contentment": "poor",
+}
+LOYAL = {"tenure": 100, "senior": 1, "contentment": "good"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +48,7 @@ def churn() -> Contract:
 
 
 def raw_rows(n_rows: int) -> pd.DataFrame:
-    """Return random subscribers; two rows break the contract.
+    """Return random subscribers, a third of the values missing; two rows break the contract.
 
     New subscribers with a low contentment leave.
     """
@@ -44,10 +56,21 @@ def raw_rows(n_rows: int) -> pd.DataFrame:
     tenure = rng.integers(0, 121, n_rows)
     contentment = rng.choice(["poor", "fair", "good"], n_rows)
     leaves = rng.random(n_rows) < np.where((tenure < 24) & (contentment != "good"), 0.8, 0.1)
-    plan = rng.choice(["basic", "family", "student", "?"], n_rows)
-    churn = np.where(leaves, "leaves", "stays")
-    columns = {"tenure": tenure, "plan": plan, "contentment": contentment, "churn": churn}
-    rows = pd.DataFrame(columns)
+    days = rng.integers(0, 11_000, n_rows)
+    rows = pd.DataFrame(
+        {
+            "tenure": tenure,
+            "plan": rng.choice(["basic", "family", "student"], n_rows),
+            "charges": (tenure + 20 * leaves + rng.random(n_rows)).round(2),
+            "autopay": rng.choice(["No", "Yes"], n_rows),
+            "senior": rng.integers(0, 2, n_rows),
+            "joined": [str(date(2000, 1, 1) + timedelta(int(n))) for n in days],
+            "contentment": contentment,
+            "churn": np.where(leaves, "leaves", "stays"),
+        }
+    )
+    for column in ("plan", "charges", "autopay", "joined", "contentment"):
+        rows[column] = rows[column].astype(object).mask(rng.random(n_rows) < 0.33, None)
     rows.loc[0, "tenure"] = 500
     rows.loc[1, "contentment"] = "splendid"
     return rows
@@ -57,9 +80,12 @@ def raw_rows(n_rows: int) -> pd.DataFrame:
 def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model folder with a model of the other table, trained as in the flow."""
     rows, rejected = check_frame(raw_rows(2000), churn)
+    again, none = check_frame(rows, churn, has_classes=True)
+    pd.testing.assert_frame_equal(again, rows)
+    assert none.empty
     assert [str(one) for problems in rejected["problems"] for one in problems] == [
         "tenure: got 500, expected a whole number from 0 to 120",
-        "contentment: got 'splendid', expected one of poor, fair, good",
+        "contentment: got 'splendid', expected one of poor, fair, good, or null",
     ]
     best = run_search(Folds.of(rows, churn, n_folds=2, seed=1), 2, None, seed=1)
     assert roc_auc_score(rows["churn"], best.probability) > 0.7
@@ -84,7 +110,7 @@ def client(churn: Contract, model_dir: Path, tmp_path: Path) -> Iterator[FlaskCl
 
 def test_predictions_use_the_other_tables_words(client: FlaskClient) -> None:
     leaver = client.post("/predict?explain=true", json=SUBSCRIBER).json
-    stayer = client.post("/predict", json={"tenure": 100, "contentment": "good"}).json
+    stayer = client.post("/predict", json=LOYAL).json
     assert leaver is not None and stayer is not None
     assert (leaver["label"], stayer["label"]) == ("leaves", "stays")
     chance = f"{leaver['probability']:.1%}"
@@ -94,11 +120,43 @@ def test_predictions_use_the_other_tables_words(client: FlaskClient) -> None:
     )
     assert stayer["message"].startswith("Probably stays (") and "50,000" not in stayer["message"]
     assert leaver["probability"] > 0.6 > 0.3 > stayer["probability"]
-    assert set(leaver["explanation"]["contributions"]) == {"tenure", "plan", "contentment"}
+    assert set(leaver["explanation"]["contributions"]) == set(SUBSCRIBER)
     assert any(
         "tenure: 3 months raises the odds of leaves" in one
         for one in leaver["explanation"]["reasons"]
     )
+
+
+def test_the_service_gives_the_same_probabilities_for_every_row(
+    churn: Contract, model_dir: Path
+) -> None:
+    """Rows with missing values and dates of leap years included."""
+    rows, _ = check_frame(raw_rows(3000), churn)
+    expected = Package(model_dir / "1", churn).score(rows)
+    service = Model(model_dir / "1", "1", churn)
+    records = records_of(rows, churn)
+    found = service.score([tuple(record.values()) for record in records])
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert 0.2 < rows["charges"].isna().mean() < 0.5
+    explained = service.explainer.explain([tuple(record.values()) for record in records])
+    margins = [one.calibration(one.margin) for one in explained]
+    assert margins == pytest.approx(found.tolist(), abs=1e-5)
+
+
+def test_every_part_of_a_date_reaches_the_trees(churn: Contract) -> None:
+    days = pd.DataFrame({"joined": [-2.0, 0.0, 59.0, 8825.0, np.nan]})
+    parts = date_parts(days, churn["joined"])
+    assert parts[:4].tolist() == [
+        [-2, 1999, 12, 30, 3],
+        [0, 2000, 1, 1, 5],
+        [59, 2000, 2, 29, 1],
+        [8825, 2024, 2, 29, 3],
+    ]
+    assert np.isnan(parts[4]).all()
+    for part, column in zip(churn["joined"].parts, parts.T):
+        assert [churn["joined"].date_part(day, part) for day in days["joined"][:4]] == list(
+            column[:4]
+        )
 
 
 def test_errors_page_and_api_reference_follow_its_contract(client: FlaskClient) -> None:

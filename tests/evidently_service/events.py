@@ -32,8 +32,7 @@ def made_up_rows(
             if feature.is_categorical:
                 row[feature.name] = draw.choice(feature.categories)
             else:
-                assert feature.minimum is not None and feature.maximum is not None
-                row[feature.name] = draw.randint(feature.minimum, feature.maximum)
+                row[feature.name] = draw.randint(*map(int, feature.bounds))
         row = shift(row)
         probability = row["age"] / 100
         outputs = {"probability": probability, "income_class": int(probability >= 0.5)}

@@ -173,7 +173,7 @@ def test_the_search_of_the_newest_training_is_shown_with_every_trial(run):
 def shifted_log(contract: Contract) -> list[Prediction]:
     """Return two windows of predictions; people are 15 years older in the second one."""
     rows = synthesize(contract, 2 * WINDOW_ROWS, 1, seed=1).train[list(contract.input_names)]
-    rows.loc[WINDOW_ROWS:, "age"] = (rows["age"] + 15).clip(upper=contract["age"].maximum)
+    rows.loc[WINDOW_ROWS:, "age"] = (rows["age"] + 15).clip(upper=contract["age"].bounds[1])
     records: list[Any] = rows.mask(rows == MISSING, None).to_dict("records")
     probability = np.random.default_rng(0).beta(0.5, 1.5, len(rows)).tolist()
     return [

@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
-from config.model_registry import BOOSTER
 from config.events import Prediction
+from config.feature import Value
+from config.model_registry import BOOSTER
 from prediction_service.http.app import create_app
 from prediction_service.journal import Journal, journal_paths
 from prediction_service.metrics import Metrics
@@ -63,7 +64,7 @@ def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def made_predictions(n_rows: int) -> list[Prediction]:
     """Return predictions with new ids, as the service would journal them, a second apart."""
-    features: dict[str, str | int | None] = {"age": 40, "workclass": None, "sex": "Male"}
+    features: dict[str, Value] = {"age": 40, "workclass": None, "sex": "Male"}
     return [
         Prediction(uuid.uuid4().hex, 1.7e9 + index, "1", features, 0.25, 0, 0.5)
         for index in range(n_rows)

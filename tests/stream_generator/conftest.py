@@ -51,6 +51,6 @@ def random_value(feature: Feature, rng: random.Random) -> Any:
     """Return a random valid value of a feature, often a bound of its range."""
     if feature.is_categorical:
         return rng.choice([*feature.categories, *([None] if feature.optional else [])])
-    assert feature.minimum is not None and feature.maximum is not None
-    inside = rng.randint(feature.minimum, feature.maximum)
-    return rng.choice([inside, inside, feature.minimum, feature.maximum])
+    low, high = map(int, feature.bounds)
+    inside = rng.randint(low, high)
+    return rng.choice([inside, inside, low, high])

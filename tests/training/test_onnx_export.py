@@ -7,9 +7,11 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import made_up_rows
+from config.contract import load_contract
+from tests.conftest import made_up_rows, random_columns
 from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, Package, ParityError, to_graph, write_package
+from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
 
 
 def test_graph_and_pipeline_agree_on_rows_never_seen(contract, package, model):
@@ -82,3 +84,33 @@ def test_a_graph_of_an_earlier_release_is_judged_too(contract, package, inputs, 
         tensor.type.tensor_type.shape.dim.add().dim_value = 1
     onnx.save(older, tmp_path / "model.onnx")
     assert (Package(tmp_path, contract).score(inputs) == package.score(inputs)).all()
+
+
+ONLY_CATEGORIES = [
+    {"name": "v1", "kind": "nominal", "missing": "allow", "categories": ["n", "y"]},
+    {"name": "v2", "kind": "nominal", "categories": ["n", "y"]},
+]
+NAMED_LIKE_STEPS = [
+    {"name": "education", "kind": "ordinal", "categories": ["low", "high"]},
+    *(
+        {"name": name, "kind": "integer", "minimum": 0, "maximum": 9}
+        for name in ("education_rank", "encoded", "margin", "rows", "columns_flat", "shape_tensor")
+    ),
+]
+
+
+@pytest.mark.parametrize("columns", [ONLY_CATEGORIES, NAMED_LIKE_STEPS], ids=["texts", "names"])
+def test_any_columns_make_a_graph(columns, tmp_path):
+    """A graph of categories alone, or with a column named like a step, failed after the search."""
+    target = {"name": "y", "negative": "a", "positive": "b", "description": "it"}
+    features = [{"description": "it", **column} for column in columns]
+    path = tmp_path / "features.yaml"
+    path.write_text(json.dumps({"target": target, "features": features}))
+    contract = load_contract(path)
+    random = np.random.default_rng(1)
+    inputs = random_columns(contract, 300, random)
+    labels = (random.random(300) < 0.3).astype(int)
+    pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": 5}, 1)
+    model = FittedModel(pipeline.fit(inputs, labels), Platt(1.1, -0.2), 0.5)
+    package = write_package(tmp_path / "package", model, contract, inputs, {})
+    assert package.score(inputs) == pytest.approx(model.score(inputs), abs=1e-6)

@@ -25,6 +25,7 @@ from pyarrow import dataset, parquet
 
 from config.contract import Contract, load_contract
 from training.batch_scoring.spark import spark_session
+from training.data.rows import frame_of
 from training.data.storage import atomic_writer, open_address
 from training.data.validation import check_inputs
 from training.model.onnx_export import Package, as_tensors
@@ -123,7 +124,7 @@ def score_batch(
 def check_golden_rows(package: Package) -> None:
     """Raise ScoringError unless the graph reproduces its golden rows on this machine."""
     golden = json.loads((package.folder / "golden.json").read_text("utf-8"))
-    found = package.score(pd.DataFrame(golden["rows"]))
+    found = package.score(frame_of(golden["rows"], package.contract))
     worst = float(np.abs(found - golden["probabilities"]).max())
     if not worst <= golden["tolerance"]:
         raise ScoringError(

@@ -203,7 +203,7 @@ def from_store(store: Store, contract: Contract) -> Iterator[SourceRows]:
     """
     for batch in store.batches():
         stored = store.rows(batch)
-        checked, rejected = check_frame(stored, contract)
+        checked, rejected = check_frame(stored, contract, has_classes=True)
         checked = checked.assign(
             prediction_id=stored.loc[checked.index, "prediction_id"],
             at=prediction_times(batch, stored)[checked.index],

@@ -141,7 +141,7 @@ def check_documents(
         dtype=object,
     )
     raw[contract.target.name] = pd.Series([document["label"] for document in documents], dtype=int)
-    checked, rejected = check_frame(raw, contract)
+    checked, rejected = check_frame(raw, contract, has_classes=True)
     kept = [documents[index] for index in checked.index]
     checked = checked.reset_index(drop=True).assign(
         prediction_id=pd.Series([document["_id"] for document in kept], dtype=object),

@@ -6,6 +6,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import date
+from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import numpy as np
 import pandas as pd
 import structlog
 
-from config.contract import MISSING, Contract, Feature, Problem
+from config.contract import Contract
+from config.feature import MISSING, Feature, Problem, is_date, json_text
 from training.data.errors import CensusError
 from training.data.storage import write_atomically
 
@@ -40,13 +43,15 @@ def check_rows(
     return checked, failed
 
 
-def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
+def check_frame(
+    frame: pd.DataFrame, contract: Contract, has_classes: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the valid rows, typed, and the rejected rows with their `problems` (lists).
 
     frame: DataFrame (n_samples, contract columns and target in any order). Columns that the model
     does not use may be absent. A missing value is null; a missing category may be '?'. The target
-    is a label, 0 or 1. In the valid rows a missing or unseen category is '?', as the encoder
-    expects it, so valid rows pass again.
+    is a label, or with `has_classes` 0 or 1. The valid rows have frame values, as `Feature.known`
+    returns them, and classes, so they pass again with `has_classes`.
     Raises CensusError naming the missing columns.
     """
     target = contract.target.name
@@ -54,9 +59,8 @@ def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, 
     if missing := [name for name in needed if name not in frame]:
         raise CensusError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
     features = [feature for feature in contract.features if feature.name in frame]
-    frame = without_marks(frame, features)
-    classes: dict[str | int, int] = {contract.target.negative: 0, contract.target.positive: 1}
-    income = frame[target].map(classes | {0: 0, 1: 1})
+    frame = json_columns(frame, features)
+    income = class_column(frame[target], contract, has_classes)
     valid = income.notna() & valid_rows(frame, features)
     for feature in features:
         if feature.rank_of:
@@ -67,7 +71,7 @@ def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, 
         | {target: income[valid].astype("int64")},
         index=kept.index,
     )
-    problems = [list(row_problems(row, contract)) for row in records(rejected)]
+    problems = [list(row_problems(row, contract, has_classes)) for row in records(rejected)]
     return checked, rejected.assign(problems=pd.Series(problems, rejected.index, dtype=object))
 
 
@@ -78,7 +82,7 @@ def check_inputs(
 
     frame: DataFrame (n_samples, the model's input columns), without labels.
     """
-    frame = without_marks(frame, contract.inputs)
+    frame = json_columns(frame, contract.inputs)
     valid = valid_rows(frame, contract.inputs)
     kept = frame if valid.all() else frame[valid]
     typed = pd.DataFrame({f.name: typed_column(kept[f.name], f) for f in contract.inputs})
@@ -86,10 +90,46 @@ def check_inputs(
     return valid.to_numpy(), typed, problems
 
 
-def without_marks(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.DataFrame:
-    """Return the frame with null in place of '?'."""
-    categories = frame[[feature.name for feature in features if feature.is_categorical]]
-    return frame.assign(**categories.mask(categories == MISSING, None))
+def json_columns(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.DataFrame:
+    """Return the frame with JSON values, and null in place of '?'; numbers and days stay."""
+    return frame.assign(**{one.name: json_column(frame[one.name], one) for one in features})
+
+
+def json_column(column: pd.Series, feature: Feature) -> pd.Series:
+    """Return a column whose other Python types, as of Parquet and databases, are JSON values."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return column.dt.strftime("%Y-%m-%d").astype(object).where(column.notna(), None)
+    if not feature.is_categorical and pd.api.types.is_numeric_dtype(column):
+        return column
+    column = column.astype(object)
+    is_text = pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty")
+    if feature.kind == "boolean" or not is_text:
+        column = column.map(lambda value: json_value(value, feature))
+    return column.mask(column == MISSING, None) if feature.is_categorical else column
+
+
+def json_value(value: Any, feature: Feature) -> Any:
+    """Return a Python value as JSON has it; a whole number may stand for a category's text."""
+    if isinstance(value, date):
+        return value.isoformat()[:10]
+    if isinstance(value, Decimal):
+        value = int(value) if value % 1 == 0 else float(value)
+    if feature.is_categorical and pd.notna(value):
+        return feature.show(json_text(value))
+    return value
+
+
+def category_texts(column: pd.Series, feature: Feature) -> pd.Series:
+    """Return the text of each JSON value of a categorical column; null stays."""
+    return column.map(json_text, na_action="ignore") if feature.kind == "boolean" else column
+
+
+def class_column(column: pd.Series, contract: Contract, has_classes: bool) -> pd.Series:
+    """Return the class of each label as 0 or 1, and NaN for an unknown label."""
+    if has_classes:
+        return column.where(column.isin([0, 1]))
+    classes = {value: contract.target.class_of(value) for value in column.dropna().unique()}
+    return column.map(classes)
 
 
 def valid_rows(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.Series:
@@ -104,13 +144,26 @@ def valid_values(column: pd.Series, feature: Feature) -> pd.Series:
     """Return True for each value that keeps its feature's rules, as `Feature.check` has them."""
     null = column.isna()
     if feature.is_categorical:
-        valid = column.isin(feature.categories)
+        valid = category_texts(column, feature).isin(feature.categories)
         if feature.unseen == "missing":
-            valid |= column.map(lambda value: isinstance(value, str) and len(value) <= 100)
+            unlisted = column[~valid & ~null].unique()
+            unseen = [value for value in unlisted if feature.check(value) is None]
+            valid |= column.isin(unseen)
     else:
-        numbers = numeric(column)
-        valid = (numbers >= feature.minimum) & (numbers <= feature.maximum) & (numbers % 1 == 0)
+        numbers = frame_numbers(column, feature)
+        low, high = feature.bounds
+        valid = (numbers >= low) & (numbers <= high) & ~((numbers == 0) & np.signbit(numbers))
+        if feature.kind == "integer":
+            valid &= numbers % 1 == 0
     return valid.where(~null, feature.optional).astype(bool)
+
+
+def frame_numbers(column: pd.Series, feature: Feature) -> pd.Series:
+    """Return the numbers of a column, or the days of its dates, and NaN for other values."""
+    if feature.kind != "date":
+        return numeric(column)
+    days = {text: feature.known(text) for text in column.dropna().unique() if is_date(text)}
+    return column.map(days).astype("float64").fillna(numeric(column))
 
 
 def numeric(column: pd.Series) -> pd.Series:
@@ -129,25 +182,29 @@ def valid_ranks(frame: pd.DataFrame, feature: Feature, source: Feature) -> pd.Se
 
 
 def typed_column(column: pd.Series, feature: Feature) -> pd.Series:
-    """Return valid values as the encoder takes them. Only unused number columns have nulls."""
+    """Return valid values as frame values: what the encoder takes."""
     if feature.is_categorical:
-        return column.where(column.isin(feature.categories), MISSING).astype(object)
-    return column.astype("Int64" if column.isna().any() else "int64")
+        texts = category_texts(column, feature)
+        return texts.where(texts.isin(feature.categories), MISSING).astype(object)
+    if feature.kind == "integer" and feature.missing == "reject":
+        # Only an unused column has nulls.
+        return column.astype("Int64" if column.isna().any() else "int64")
+    return frame_numbers(column, feature)
 
 
 def known_categories(feature: Feature) -> list[str]:
     """Return the categories of a checked column, with '?' if it may occur."""
-    may_be_missing = feature.missing == "category" or feature.unseen == "missing"
-    return [*feature.categories, MISSING] if may_be_missing else list(feature.categories)
+    return [*feature.categories, MISSING] if feature.has_missing else list(feature.categories)
 
 
-def row_problems(row: dict[str, Any], contract: Contract) -> Iterator[Problem]:
+def row_problems(row: dict[str, Any], contract: Contract, has_classes: bool) -> Iterator[Problem]:
     """Yield the problems of one raw row and its label."""
-    target = contract.target
-    label = row.pop(target.name)
+    label = row.pop(contract.target.name)
     yield from contract.check({name: row[name] for name in row if name in contract.by_name})
-    if label not in (*target.labels, 0, 1):
-        yield Problem(target.name, label, f"one of {', '.join(target.labels)}")
+    if has_classes and label not in (0, 1):
+        yield Problem(contract.target.name, label, "0 or 1")
+    elif not has_classes and (problem := contract.target.check(label)):
+        yield problem
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

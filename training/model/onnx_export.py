@@ -28,13 +28,18 @@ from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_
 from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier
 
-from config.contract import CONTRACT_PATH, Contract, Feature
+from config.contract import Contract, contract_path
+from config.feature import Feature
 from config.model_registry import BOOSTER
-from training.model.calibration import Platt
+from training.data.rows import records_of
 from training.data.validation import known_categories
+from training.model.calibration import Platt
+from training.model.date_graph import DateGraph
+from training.model.pipeline import by_encoding, encoded_columns
 
 TOLERANCE = 1e-5  # in probability; the graph computes in float32
 GOLDEN_ROWS = 64
+ENCODED = "columns.encoded"  # the trees' input
 OPSET = {"": 17, "ai.onnx.ml": 3}
 
 
@@ -120,41 +125,46 @@ def to_graph(model: FittedModel, contract: Contract) -> onnx.ModelProto:
 def prepend_encoder(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
     """Add the nodes of `make_encoder` before the trees: raw columns (n,) replace `encoded`.
 
+    The names of inner values have a point, so no column of a contract can have the same name.
     skl2onnx converts a ColumnTransformer to a graph on columns (n, 1), which MLflow's ONNX flavour
     does not support. It also has more nodes: scoring one row took a third longer.
     """
-    of_kind = by_encoding(contract)
-    numbers = [feature.name for feature in of_kind["integer"]]
-    numbers += [f"{feature.name}_rank" for feature in of_kind["ordinal"]]
-    flags = [f"{feature.name}_flags" for feature in of_kind["nominal"]]
-    steps = [
-        *(rank_node(*pair) for pair in zip(of_kind["ordinal"], numbers[len(of_kind["integer"]) :])),
-        *(flags_node(*pair) for pair in zip(of_kind["nominal"], flags)),
-        helper.make_node("Concat", numbers, ["numbers"], axis=0),
-        helper.make_node("Reshape", ["numbers", "one_row_each"], ["columns"]),
-        helper.make_node("Transpose", ["columns"], ["rows"]),
-        helper.make_node("Concat", ["rows", *flags], ["encoded"], axis=1),
-        *model.graph.node,
-    ]
-    one_row_each = numpy_helper.from_array(np.array([len(numbers), -1]), "one_row_each")
-    model.graph.initializer.append(one_row_each)
-    replace(model.graph.node, steps)
+    inputs = by_encoding(contract)
+    nodes: list[onnx.NodeProto] = []
+    columns = [feature.name for feature in inputs["number"]]
+    for feature in inputs["date"]:
+        dates = DateGraph(feature)
+        columns += dates.outputs
+        nodes += dates.nodes
+        model.graph.initializer.extend(dates.constants)
+    for feature in inputs["rank"]:
+        columns.append(f"{feature.name}.rank")
+        nodes.append(rank_node(feature, columns[-1]))
+    blocks = [f"{feature.name}.flags" for feature in inputs["nominal"]]
+    nodes += [flags_node(*pair) for pair in zip(inputs["nominal"], blocks)]
+    if columns:  # ONNX Runtime rejects a Concat without inputs
+        shape = numpy_helper.from_array(np.array([len(columns), -1]), "columns.shape")
+        model.graph.initializer.append(shape)
+        nodes += [
+            helper.make_node("Concat", columns, ["columns.flat"], axis=0),
+            helper.make_node("Reshape", ["columns.flat", shape.name], ["columns.stacked"]),
+            helper.make_node("Transpose", ["columns.stacked"], ["columns.rows"]),
+        ]
+        blocks.insert(0, "columns.rows")
+    nodes.append(helper.make_node("Concat", blocks, [ENCODED], axis=1))
+    replace(model.graph.node, [*nodes, *model.graph.node])
     replace(model.graph.input, [input_of(feature) for feature in contract.inputs])
     return model
 
 
-def by_encoding(contract: Contract) -> dict[str, list[Feature]]:
-    """Return the input columns by encoding, in the encoder's order."""
-    return {
-        kind: [feature for feature in contract.inputs if feature.kind == kind]
-        for kind in ("integer", "ordinal", "nominal")
-    }
-
-
 def rank_node(feature: Feature, output: str) -> onnx.NodeProto:
-    """Return the node from categories (n,) to ranks from 0 (n,)."""
+    """Return the node from categories (n,) to ranks from 0 (n,), NaN for a missing category."""
     ranks = [float(rank) for rank in range(len(feature.categories))]
-    keys: dict[str, Any] = {"keys_strings": feature.categories, "values_floats": ranks}
+    keys: dict[str, Any] = {
+        "keys_strings": feature.categories,
+        "values_floats": ranks,
+        "default_float": float("nan"),
+    }
     return helper.make_node("LabelEncoder", [feature.name], [output], domain="ai.onnx.ml", **keys)
 
 
@@ -186,15 +196,15 @@ def append_calibration(model: onnx.ModelProto, platt: Platt) -> onnx.ModelProto:
         "intercept": np.array(platt.intercept, dtype=np.float32),
     }
     model.graph.initializer.extend(
-        numpy_helper.from_array(value, f"platt_{name}") for name, value in constants.items()
+        numpy_helper.from_array(value, f"platt.{name}") for name, value in constants.items()
     )
     steps = [
-        ("Reshape", ["margins", "platt_flat"], "margin"),
-        ("Mul", ["margin", "platt_slope"], "platt_scaled"),
-        ("Add", ["platt_scaled", "platt_intercept"], "platt_margin"),
-        ("Sigmoid", ["platt_margin"], "probability"),
+        ("Reshape", ["trees.sums", "platt.flat"], "trees.margin"),
+        ("Mul", ["trees.margin", "platt.slope"], "platt.scaled"),
+        ("Add", ["platt.scaled", "platt.intercept"], "platt.margin"),
+        ("Sigmoid", ["platt.margin"], "probability"),
     ]
-    nodes.append(as_regressor(trees, "margins"))
+    nodes.append(as_regressor(trees, "trees.sums"))
     nodes += [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
     replace(model.graph.node, nodes)
     probability = helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None])
@@ -211,7 +221,7 @@ def as_regressor(trees: onnx.NodeProto, output: str) -> onnx.NodeProto:
         if name.startswith(("nodes_", "class_", "base_values"))
     }
     return helper.make_node(
-        "TreeEnsembleRegressor", trees.input, [output], domain=trees.domain, n_targets=1, **kept
+        "TreeEnsembleRegressor", [ENCODED], [output], domain=trees.domain, n_targets=1, **kept
     )
 
 
@@ -239,7 +249,7 @@ def write_package(
     }
     helper.set_model_props(graph, metadata)
     onnx.save(graph, folder / "model.onnx")
-    shutil.copyfile(CONTRACT_PATH, folder / "features.yaml")
+    shutil.copyfile(contract_path(), folder / "features.yaml")
     package = Package(folder, contract)
     check_parity(package, model, rows)
     write_golden(folder, package, rows.head(GOLDEN_ROWS))
@@ -249,14 +259,10 @@ def write_package(
 def write_booster(path: Path, model: FittedModel, contract: Contract) -> str:
     """Write the trees with column names; return the file's sha256.
 
-    A column has the name of its feature, or `feature=category` if it is one of a nominal feature.
+    The names are those of `encoded_columns`.
     """
     booster = model.encode_and_classify[-1].get_booster().copy()
-    of_kind = by_encoding(contract)
-    names = [feature.name for feature in of_kind["integer"] + of_kind["ordinal"]]
-    for feature in of_kind["nominal"]:
-        names += [f"{feature.name}={category}" for category in known_categories(feature)]
-    booster.feature_names = names
+    booster.feature_names = encoded_columns(contract)
     booster.save_model(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -276,7 +282,7 @@ def write_golden(folder: Path, package: Package, rows: pd.DataFrame) -> None:
     """Write raw rows with the graph's probabilities, which every host must reproduce."""
     golden = {
         "tolerance": TOLERANCE,
-        "rows": json.loads(rows[list(package.contract.input_names)].to_json(orient="records")),
+        "rows": records_of(rows, package.contract),
         "probabilities": [float(p) for p in package.score(rows)],
     }
     (folder / "golden.json").write_text(json.dumps(golden, indent=1), encoding="utf-8")

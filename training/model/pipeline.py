@@ -7,13 +7,15 @@ contract, so the encoder learns nothing from the data and the exported graph has
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from imblearn.over_sampling import SMOTE
 from imblearn.pipeline import Pipeline
 from sklearn.compose import ColumnTransformer
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 from xgboost import XGBClassifier
 
 from config.contract import Contract
+from config.feature import Feature
 from training.data.validation import known_categories
 
 Params = dict[str, Any]
@@ -47,25 +49,66 @@ class ScaledSMOTE(SMOTE):  # pylint: disable=too-many-ancestors  # imbalanced-le
 def make_encoder(contract: Contract) -> ColumnTransformer:
     """Return the encoder from a frame of input columns to float32 (n_samples, n_encoded).
 
-    Integers pass unchanged, ordinal columns become ranks, nominal ones one column per category. '?'
-    is a category if the contract allows a missing value.
+    Numbers pass unchanged, dates become their parts, ordinal and boolean columns ranks, and nominal
+    ones one column per category. A missing value stays NaN; in a nominal column '?' is a category.
     """
-    inputs = contract.inputs
-    ordinal = [feature for feature in inputs if feature.kind == "ordinal"]
-    nominal = [feature for feature in inputs if feature.kind == "nominal"]
-    ranks = OrdinalEncoder(categories=[list(f.categories) for f in ordinal], dtype=np.float32)
+    inputs = by_encoding(contract)
+    ranks = OrdinalEncoder(
+        categories=[list(feature.categories) for feature in inputs["rank"]],
+        dtype=np.float32,
+        handle_unknown="use_encoded_value",
+        unknown_value=np.nan,
+    )
     one_hot = OneHotEncoder(
-        categories=[known_categories(feature) for feature in nominal],
+        categories=[known_categories(feature) for feature in inputs["nominal"]],
         dtype=np.float32,
         handle_unknown="ignore",
         sparse_output=False,
     )
+    names = {encoding: [one.name for one in features] for encoding, features in inputs.items()}
+    dates = [
+        (f"date {one.name}", FunctionTransformer(date_parts, kw_args={"feature": one}), [one.name])
+        for one in inputs["date"]
+    ]
     steps = [
-        ("integer", "passthrough", [f.name for f in inputs if not f.is_categorical]),
-        ("ordinal", ranks, [feature.name for feature in ordinal]),
-        ("nominal", one_hot, [feature.name for feature in nominal]),
+        ("number", "passthrough", names["number"]),
+        *dates,
+        ("rank", ranks, names["rank"]),
+        ("nominal", one_hot, names["nominal"]),
     ]
     return ColumnTransformer(steps, sparse_threshold=0, verbose_feature_names_out=False)
+
+
+def by_encoding(contract: Contract) -> dict[str, list[Feature]]:
+    """Return the input columns by encoding, in the encoder's order."""
+    encodings = {"integer": "number", "ordinal": "rank", "boolean": "rank"}
+    found: dict[str, list[Feature]] = {name: [] for name in ("number", "date", "rank", "nominal")}
+    for feature in contract.inputs:
+        found[encodings.get(feature.kind, feature.kind)].append(feature)
+    return found
+
+
+def date_parts(frame: pd.DataFrame, feature: Feature) -> np.ndarray:
+    """Return the parts of a column of days (n_samples, n_parts), float64; NaN stays."""
+    days = frame[feature.name]
+    dates = pd.to_datetime(days, unit="D", origin=pd.Timestamp(feature.reference)).dt
+    return np.column_stack(
+        [days if part == "days" else getattr(dates, part) for part in feature.parts]
+    )
+
+
+def encoded_columns(contract: Contract) -> list[str]:
+    """Return the names of the encoded columns: `number`, `date.part`, `nominal=category`."""
+    names = []
+    for encoding, features in by_encoding(contract).items():
+        for one in features:
+            if encoding == "date":
+                names += [f"{one.name}.{part}" for part in one.parts]
+            elif encoding == "nominal":
+                names += [f"{one.name}={category}" for category in known_categories(one)]
+            else:
+                names.append(one.name)
+    return names
 
 
 def make_sampler(params: Params, seed: int) -> ScaledSMOTE:

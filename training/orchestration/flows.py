@@ -41,7 +41,7 @@ from training.data.assemble import (
 from training.data.batches import BatchRejected, ingest_feed
 from training.data.census import Census, load_census, split_judge_traffic
 from training.data.feedback import read_feedback
-from training.data.rows import frame_digest, write_requests
+from training.data.rows import frame_digest, records_of, write_requests
 from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
@@ -479,7 +479,9 @@ def log_rows(
 ) -> None:
     """Log the reference data and the traffic rows as files of the run."""
     (folder / REFERENCE).parent.mkdir(parents=True, exist_ok=True)
-    reference.to_json(folder / REFERENCE, orient="records", lines=True)
+    outputs = reference[["probability", "income_class", "label"]].to_dict("records")
+    lines = [one | more for one, more in zip(records_of(reference, contract), outputs)]
+    (folder / REFERENCE).write_bytes(msgspec.json.Encoder().encode_lines(lines))
     write_requests(traffic, contract, folder / TRAFFIC)
     registry.log_files(folder)
 
