@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from config.contract import ContractSettings
 from config.runtime.settings import BaseSettings, SettingsError, read_settings
 from evidently_service.settings import Settings as EvidentlySettings
 from prediction_service.settings import Settings as PredictionSettings
@@ -13,7 +14,13 @@ from stream_generator.settings import Settings as GeneratorSettings
 from tests.conftest import ROOT
 from training.settings import Settings as TrainingSettings
 
-KINDS = [TrainingSettings, PredictionSettings, EvidentlySettings, GeneratorSettings]
+KINDS = [
+    ContractSettings,
+    TrainingSettings,
+    PredictionSettings,
+    EvidentlySettings,
+    GeneratorSettings,
+]
 
 
 def test_the_page_is_current():
