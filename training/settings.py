@@ -87,6 +87,9 @@ class Settings(BaseSettings):
         " Retention keeps it.",
     )
     max_evals: MaxEvals = Field(20, description="Trials of a hyperparameter search.")
+    search_start: bool = Field(
+        True, description="Whether a search begins with `start` of `search.yaml`, if it has one."
+    )
     flow_storage: str = Field(
         "gs://income-artifacts/prefect",
         description="Bucket folder of the flows' code and results.",

@@ -44,7 +44,7 @@ from training.model.search import Folds
 N_FOLDS, SEED = 3, 0
 WEIGHTS = (1.0, 3.0)
 SETTING: Params = DEFAULT_PARAMS | {
-    "smote_ratio": 0.33,
+    "smote_multiplier": 1.04,
     "learning_rate": 0.08,
     "max_depth": 5,
     "subsample": 0.8,

@@ -7,7 +7,7 @@ from training.model.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline,
 
 X = np.array([[20.0, 0], [21, 0], [22, 1], [50, 1], [51, 0], [52, 1], [53, 0], [60, 1]], "float32")
 y = np.array([0, 0, 0, 0, 0, 1, 1, 1])
-PARAMS = DEFAULT_PARAMS | {"smote_ratio": 1.0, "smote_neighbours": 2}
+PARAMS = DEFAULT_PARAMS | {"smote_multiplier": 10.0, "smote_neighbours": 2}
 
 
 def test_smote_keeps_every_real_row_to_the_bit_and_adds_minority_rows_behind_them():
@@ -17,9 +17,50 @@ def test_smote_keeps_every_real_row_to_the_bit_and_adds_minority_rows_behind_the
     assert ((resampled[8:, 0] >= 52) & (resampled[8:, 0] <= 60)).all()
 
 
-def test_smote_adds_nothing_where_the_ratio_is_already_reached():
-    resampled, _ = make_sampler(PARAMS | {"smote_ratio": 0.5}, seed=0).fit_resample(X, y)
-    assert len(resampled) == 8
+@pytest.mark.parametrize(
+    ("labels", "multiplier", "made"),
+    [
+        (y, 1.0, 0),
+        (y, 1.34, 1),  # 3 rows become 4
+        (y, 100.0, 2),  # 5 to 5, never beyond
+        (1 - y, 1.34, 1),  # the rarer class, whichever it is
+        (np.array([0, 0, 0, 0, 1, 1, 1, 1]), 3.0, 0),
+        (np.array([0, 0, 0, 0, 0, 0, 0, 1]), 3.0, 0),  # one row has no neighbour
+        (np.array([0, 0, 0, 0, 0, 0, 1, 1]), 2.0, 2),  # fewer neighbours than asked for
+    ],
+)
+def test_smote_multiplies_the_rarer_class_at_most_to_balance(labels, multiplier, made):
+    resampled, classes = make_sampler(PARAMS | {"smote_multiplier": multiplier}, 0).fit_resample(
+        X, labels
+    )
+    assert len(resampled) == len(classes) == 8 + made
+    assert np.bincount(classes)[np.bincount(labels).argmin()] == np.bincount(labels).min() + made
+
+
+def test_a_synthetic_row_takes_a_column_that_an_end_lacks_from_its_base_row():
+    """Two rows of the rarer class are each other's neighbours; one lacks the second number."""
+    rows = np.array([[0, 5], [1, np.nan], *[[9, 9]] * 6], "float32")
+    labels = np.array([1, 1] + [0] * 6)
+    made = make_sampler(PARAMS | {"smote_neighbours": 1}, 0).fit_resample(rows, labels)[0][8:]
+    assert len(made) == 4 and ((made[:, 0] > 0) & (made[:, 0] < 1)).all()
+    missing = np.isnan(made[:, 1])
+    assert missing.any() and (made[~missing, 1] == 5).all()  # rows based on either of the two
+
+
+def test_a_missing_number_counts_as_the_median_among_neighbours():
+    """The median is 4. So the row without a number is nearest to the row with 4, not with 90."""
+    minority = np.array([[0, np.nan], [1, 4], [-1, 90]], "float32")
+    rows = np.concatenate([minority, np.array([[0, 4]] * 9, "float32")])
+    labels = np.array([1] * 3 + [0] * 9)
+    made = make_sampler(PARAMS | {"smote_neighbours": 1}, 0).fit_resample(rows, labels)[0][12:]
+    based_on_it = made[np.isnan(made[:, 1])]
+    assert len(based_on_it) > 0 and (based_on_it[:, 0] > 0).all()
+
+
+def test_a_column_without_any_number_stays_without():
+    rows = np.column_stack([X[:, 0], np.full(8, np.nan, "float32")])
+    made = make_sampler(PARAMS, 0).fit_resample(rows, y)[0][8:]
+    assert len(made) == 2 and np.isnan(made[:, 1]).all() and not np.isnan(made[:, 0]).any()
 
 
 def test_neighbours_are_measured_in_standard_deviations():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from training.model import search
 from training.model.calibration import Platt
 from training.model.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
 from training.model.search import Folds, Pruning, run_search
+from training.model.search_space import DEFAULT_START, Ranges, SearchSpace
 
-PARAMS = DEFAULT_PARAMS | {"smote_ratio": 0.9, "max_depth": 3}
+PARAMS = DEFAULT_PARAMS | {"smote_multiplier": 3.0, "max_depth": 3}
 
 
 @pytest.fixture
@@ -44,17 +44,20 @@ def test_scores_on_random_labels_stay_at_chance_where_a_leak_would_not(contract,
     """Rows resampled before the split are neighbours of validation rows, and beat chance."""
     X = make_encoder(contract).fit_transform(inputs).astype(np.float32)
     y = (np.random.default_rng(1).random(len(X)) < 0.2).astype(int)
-    even = PARAMS | {"smote_ratio": 1.0}
+    even = PARAMS | {"smote_multiplier": 10.0}
     ours = Folds(X, y, n_folds=3, seed=0).score(even)
     leaking = Folds(*make_sampler(even, seed=0).fit_resample(X, y), n_folds=3, seed=0).score(even)
     assert leaking.metrics["cv_roc_auc"] > 0.75
     assert ours.metrics["cv_roc_auc"] < 0.6
 
 
-def test_each_ratio_and_neighbourhood_is_resampled_and_binned_once_a_fold(folds):
+def test_each_number_of_synthetic_rows_and_neighbours_is_binned_once_a_fold(folds):
     first = folds.binned(0, PARAMS)
     assert folds.binned(0, PARAMS | {"max_depth": 5}) is first
     assert folds.binned(0, PARAMS | {"smote_neighbours": 3}) is not first
+    balanced, none = (folds.binned(0, PARAMS | {"smote_multiplier": m}) for m in (10.0, 1.0))
+    assert folds.binned(0, PARAMS | {"smote_multiplier": 100.0}) is balanced
+    assert folds.binned(0, PARAMS | {"smote_multiplier": 1.0, "smote_neighbours": 3}) is none
 
 
 def test_a_setting_that_is_poor_on_the_first_folds_is_pruned(folds):
@@ -76,7 +79,7 @@ def test_a_fit_that_is_not_expected_to_reach_its_limit_stops_early(folds):
 
 def test_validation_losses_stop_at_the_same_tree_whatever_smote_does_to_the_odds(folds):
     """Raised odds alone would make the loss of good trees look bad."""
-    few, many = (PARAMS | {"smote_ratio": ratio} for ratio in (0.5, 1.0))
+    few, many = (PARAMS | {"smote_multiplier": multiplier} for multiplier in (1.5, 10.0))
     losses = [folds.fit([0], params)[0].losses for params in (few, many)]
     assert losses[1][-1] == pytest.approx(losses[0][-1], abs=0.03)
 
@@ -87,10 +90,31 @@ def test_the_search_finds_what_its_seed_says_and_reports_every_trial(folds):
     again = run_search(folds, 3, None, seed=1)
     assert len(seen) == 3 and best.params == again.params
     first, second = seen[0][0], seen[1][0]
-    assert (first["smote_ratio"], first["smote_neighbours"]) == (0.33, 7)  # `START` has indices
-    assert first["gamma"] == search.START["gamma"] != second["gamma"]
+    assert DEFAULT_START.items() <= first.items()
+    assert first["gamma"] == 0 != second["gamma"]
     assert best.metrics["cv_log_loss"] == min(metrics.get("cv_log_loss", 1) for _, metrics in seen)
     assert isinstance(best.platt, Platt) and best.params["n_estimators"] <= 8
+
+
+def test_a_search_has_the_ranges_and_the_first_trial_of_its_space(folds):
+    ranges = Ranges(smote_multiplier=(1.0, 2.0, 4.0), max_depth=(3, 3), gamma=(0.25, 0.5))
+    start = DEFAULT_START | {"smote_multiplier": 4.0, "max_depth": 3, "gamma": 0.25}
+
+    def tried(space: SearchSpace) -> list[dict]:
+        seen: list[dict] = []
+        run_search(
+            folds, 4, None, seed=1, space=space, on_trial=lambda params, _: seen.append(params)
+        )
+        assert all(params["max_depth"] == 3 and 0.25 <= params["gamma"] <= 0.5 for params in seen)
+        return seen
+
+    assert start.items() <= tried(SearchSpace(ranges, start))[0].items()
+    assert tried(SearchSpace(ranges, None))[0]["gamma"] != 0.25
+
+
+def test_a_small_table_is_pruned_less_because_chance_moves_its_losses_more(folds):
+    small, large = folds.margins, replace(folds, X=np.zeros((60000, 1)), y=np.arange(60000) % 2)
+    assert small == pytest.approx(np.array(large.margins) * 10)  # of 600 rows
 
 
 def test_a_time_limit_ends_the_search_after_at_least_one_trial(folds):

@@ -14,7 +14,16 @@ import structlog
 from hyperopt import STATUS_OK, SparkTrials, fmin, space_eval
 
 from training.model.pipeline import Params
-from training.model.search import SPACE, Best, Folds, OnTrial, Trial, deadline_in, evaluate, suggest
+from training.model.search import (
+    Best,
+    Folds,
+    OnTrial,
+    Trial,
+    deadline_in,
+    evaluate,
+    starting_at,
+)
+from training.model.search_space import SearchSpace
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +58,7 @@ def run_spark_search(
     timeout_s: float | None,
     *,
     seed: int,
+    space: SearchSpace = SearchSpace(),
     on_trial: OnTrial = lambda params, metrics: None,
 ) -> Trial:
     """Return the trial with the minimum calibrated log loss, as `run_search`; spark: a session.
@@ -56,7 +66,7 @@ def run_spark_search(
     A trial that still fails after Spark's retries gets the metric `failed`. Raises SearchFailed if
     no trial succeeds.
     """
-    deadline = deadline_in(timeout_s)
+    deadline, expressions = deadline_in(timeout_s), space.expressions()
     context = spark.sparkContext
     objective = Objective(context.broadcast(replace(folds, threads=1)))
 
@@ -72,15 +82,15 @@ def run_spark_search(
         warnings.filterwarnings("ignore", "Spark session is not provided")
         fmin(
             objective,
-            SPACE,
-            algo=suggest,
+            expressions,
+            algo=starting_at(space.first_point()),
             max_evals=max_evals,
             trials=trials,
             early_stop_fn=after_each,
             return_argmin=False,
             rstate=np.random.default_rng(seed),
         )
-    report(trials, on_trial)
+    report(trials, expressions, on_trial)
     if best := best_result(results(trials)):
         return folds.score(best["point"])
     failed = [one["misc"]["error"][1] for one in all_trials(trials) if "error" in one["misc"]]
@@ -103,12 +113,12 @@ def all_trials(trials: SparkTrials) -> list[dict[str, Any]]:
     return trials._dynamic_trials  # pylint: disable=protected-access
 
 
-def report(trials: SparkTrials, on_trial: OnTrial) -> None:
+def report(trials: SparkTrials, expressions: dict[str, Any], on_trial: OnTrial) -> None:
     """Report every trial in the order of its number."""
     for one in all_trials(trials):
         if one["result"].get("status") == STATUS_OK:
             on_trial(one["result"]["params"], one["result"]["metrics"])
         elif "error" in one["misc"]:
             values = {name: found[0] for name, found in one["misc"]["vals"].items() if found}
-            on_trial(space_eval(SPACE, values), {"failed": 1.0})
+            on_trial(space_eval(expressions, values), {"failed": 1.0})
             log.warning("trial_failed", number=one["tid"], error=one["misc"]["error"][1])

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from imblearn.over_sampling import SMOTE
 from imblearn.pipeline import Pipeline
+from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 from xgboost import XGBClassifier
 
@@ -20,9 +21,9 @@ from training.data.validation import known_categories
 
 Params = dict[str, Any]
 
-# The search overrides these; `search.SPACE` has the ranges.
+# The search overrides these; `search_space.Ranges` has the ranges.
 DEFAULT_PARAMS: Params = {
-    "smote_ratio": 0.35,
+    "smote_multiplier": 1.1,
     "smote_neighbours": 5,
     "n_estimators": 300,
     "learning_rate": 0.1,
@@ -30,20 +31,57 @@ DEFAULT_PARAMS: Params = {
 }
 
 
-class ScaledSMOTE(SMOTE):  # pylint: disable=too-many-ancestors  # imbalanced-learn's own tree
-    """SMOTE with distances in standard deviations; the rows it returns are in raw units.
+class ScaledSMOTE(BaseEstimator):
+    """SMOTE with distances in standard deviations; rows keep their raw units and missing numbers.
 
     A `StandardScaler` before XGBoost would move rows across float32 split points in the exported
-    graph. Here scaling affects the neighbours only.
+    graph. Here scaling affects the neighbours only. imbalanced-learn's SMOTE rejects NaN. Here a
+    missing number is the column's median for the distances. A synthetic row lies between a base row
+    and a neighbour; it takes a column that either of them lacks from its base row.
     Source: Chawla et al. (2002), SMOTE, doi:10.1613/jair.953.
     """
 
-    def _fit_resample(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scale = X.std(axis=0, dtype=np.float64)
-        scale[scale == 0] = 1.0
-        resampled, y_resampled = super()._fit_resample(X / scale, y)
-        made = (resampled[len(X) :] * scale).astype(X.dtype)
-        return np.concatenate([X, made]), y_resampled
+    def __init__(self, multiplier: float = 1.0, neighbours: int = 5, seed: int = 0) -> None:
+        self.multiplier = multiplier
+        self.neighbours = neighbours
+        self.seed = seed
+
+    def fit_resample(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all rows unchanged, then the synthetic rows of the rarer class."""
+        n_made = synthetic_rows(y, self.multiplier)
+        if n_made == 0:
+            return X, y
+        rarer = int(np.bincount(y).argmin())
+        own = X[y == rarer]
+        n_neighbours = min(self.neighbours, len(own) - 1)
+        scaled = standardize(own, X)
+        near = NearestNeighbors(n_neighbors=n_neighbours + 1).fit(scaled)
+        others = near.kneighbors(scaled, return_distance=False)[
+            :, 1:
+        ]  # the first is the row itself
+        random = np.random.default_rng(self.seed)
+        base = random.integers(len(own), size=n_made)
+        other = others[base, random.integers(n_neighbours, size=n_made)]
+        made = own[base] + random.random((n_made, 1)) * (own[other] - own[base])
+        made = np.where(np.isnan(made), own[base], made).astype(X.dtype)
+        return np.concatenate([X, made]), np.concatenate([y, np.full(n_made, rarer, y.dtype)])
+
+
+def synthetic_rows(y: np.ndarray, multiplier: float) -> int:
+    """Return how many rows raise the rarer class by `multiplier`, at most to balance.
+
+    A class of one row has no neighbours, so the number is 0.
+    """
+    rarer, common = sorted(np.bincount(y, minlength=2))
+    return min(round(multiplier * rarer), int(common)) - int(rarer) if rarer > 1 else 0
+
+
+def standardize(rows: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Return rows in standard deviations of X's known values, with X's medians for NaN."""
+    X = np.where(np.isnan(X).all(axis=0), 0, X)
+    scale = np.nanstd(X, axis=0, dtype=np.float64)
+    scale[scale == 0] = 1.0
+    return np.where(np.isnan(rows), np.nanmedian(X, axis=0), rows) / scale
 
 
 def make_encoder(contract: Contract) -> ColumnTransformer:
@@ -112,18 +150,8 @@ def encoded_columns(contract: Contract) -> list[str]:
 
 
 def make_sampler(params: Params, seed: int) -> ScaledSMOTE:
-    """Return SMOTE that raises the minority to `smote_ratio` of the majority and removes no row."""
-
-    def wanted(y: np.ndarray) -> dict[int, int]:
-        counts = np.bincount(y, minlength=2)
-        minority = int(counts.argmin())
-        return {minority: max(counts[minority], round(params["smote_ratio"] * counts.max()))}
-
-    return ScaledSMOTE(
-        sampling_strategy=wanted,
-        k_neighbors=params["smote_neighbours"],
-        random_state=seed,
-    )
+    """Return SMOTE that multiplies the rows of the rarer class and removes no row."""
+    return ScaledSMOTE(params["smote_multiplier"], params["smote_neighbours"], seed)
 
 
 def make_classifier(params: Params, seed: int, threads: int = 0) -> XGBClassifier:

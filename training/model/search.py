@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import xgboost
-from hyperopt import STATUS_OK, fmin, hp, tpe
+from hyperopt import STATUS_OK, fmin, tpe
 from hyperopt.fmin import generate_trials_to_calculate
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
@@ -26,7 +26,14 @@ from sklearn.model_selection import StratifiedKFold
 
 from config.contract import Contract
 from training.model.calibration import Platt, fit_platt
-from training.model.pipeline import Params, booster_params, make_encoder, make_sampler
+from training.model.pipeline import (
+    Params,
+    booster_params,
+    make_encoder,
+    make_sampler,
+    synthetic_rows,
+)
+from training.model.search_space import SearchSpace
 
 OnTrial = Callable[[Params, dict[str, float]], None]
 
@@ -34,39 +41,16 @@ MAX_TREES = 1500
 PATIENCE = 20  # rounds without a better validation loss; then a fit stops
 SCREENING_FOLDS = 2
 
-# Ratios start just above the census's own, 0.317: more resampling costs quality
-# (`make bench NAME=ablation`).
-SPACE = {
-    "smote_ratio": hp.choice("smote_ratio", [0.33, 0.36]),
-    "smote_neighbours": hp.choice("smote_neighbours", [3, 7]),
-    "learning_rate": hp.loguniform("learning_rate", np.log(0.06), np.log(0.15)),
-    "max_depth": hp.uniformint("max_depth", 5, 8),
-    "min_child_weight": hp.loguniform("min_child_weight", np.log(0.1), np.log(2)),
-    "subsample": hp.uniform("subsample", 0.7, 1.0),
-    "colsample_bytree": hp.uniform("colsample_bytree", 0.1, 0.5),
-    "reg_lambda": hp.loguniform("reg_lambda", np.log(0.3), np.log(3)),
-    "gamma": hp.uniform("gamma", 0.0, 1.0),
-}
-
-# The first trial: the result of earlier searches, so that later trials are pruned sooner.
-START = {
-    "smote_ratio": 0,  # index in the list of a choice
-    "smote_neighbours": 1,
-    "learning_rate": 0.085,
-    "max_depth": 6,
-    "min_child_weight": 0.7,
-    "subsample": 0.98,
-    "colsample_bytree": 0.23,
-    "reg_lambda": 0.33,
-    "gamma": 0.2,
-}
-
 
 class Pruning(NamedTuple):
-    """When a setting is given up. Two folds rank settings nearly as five do."""
+    """When a setting is given up. Two folds rank settings nearly as five do.
 
-    margin: float = 0.0002  # log loss behind the best setting, mean of the first folds
-    margin_fold: float = 0.0007  # the same on one fold
+    Chance moves a mean loss by the inverse root of the number of rows, and so the margins. Of 32,561
+    rows they are 0.0002 and 0.0007.
+    """
+
+    margin: float = 0.036  # log loss behind the best setting, mean of the first folds, times root
+    margin_fold: float = 0.126  # the same on one fold
     min_trees: float = 8.0  # of a fit, times the learning rate
     expected_gain: float = 0.5  # further gain, as a share of that of the last half of the trees
 
@@ -156,6 +140,12 @@ class Folds:
         splitter = StratifiedKFold(self.n_folds, shuffle=True, random_state=self.seed)
         self.indices = list(splitter.split(self.X, self.y))
 
+    @property
+    def margins(self) -> tuple[float, float]:
+        """The margins of pruning in log loss: of the mean of the first folds, and of one fold."""
+        root = math.sqrt(len(self.y))
+        return self.pruning.margin / root, self.pruning.margin_fold / root
+
     def resampled(self, fold: int, params: Params) -> tuple[np.ndarray, np.ndarray]:
         """Return the training part of a fold after SMOTE."""
         train, _ = self.indices[fold]
@@ -165,11 +155,12 @@ class Folds:
         """Return a fold, resampled and binned; cached per setting of SMOTE.
 
         The validation rows start from log-odds without SMOTE's shift, so their loss shows when to
-        stop for any ratio.
+        stop for any number of synthetic rows.
         """
-        key = (fold, params["smote_ratio"], params["smote_neighbours"])
+        train, valid = self.indices[fold]
+        n_made = synthetic_rows(self.y[train], params["smote_multiplier"])
+        key = (fold, n_made, params["smote_neighbours"] if n_made else 0)
         if key not in self._binned:
-            train, valid = self.indices[fold]
             X_train, y_train = self.resampled(fold, params)
             shift = log_odds(y_train) - log_odds(self.y[train])
             ours = xgboost.QuantileDMatrix(X_train, y_train, nthread=1)
@@ -248,13 +239,14 @@ def best_trees(fits: Sequence[Fit]) -> int:
 def evaluate(folds: Folds, point: Params, best: Best | None) -> Outcome:
     """Score a setting on its first folds, and on the others unless it is pruned."""
     screening = range(min(SCREENING_FOLDS, folds.n_folds))
-    limits = [loss + folds.pruning.margin_fold for loss in best.fold_losses] if best else None
+    margin, margin_fold = folds.margins
+    limits = [loss + margin_fold for loss in best.fold_losses] if best else None
     fits = folds.fit(screening, point, limits)
     losses = tuple(float(fit.losses.min()) for fit in fits)
     metrics = {"screening_log_loss": float(np.mean(losses))}
     if best:
         behind = float(np.mean(losses) - np.mean(best.fold_losses))
-        if behind > folds.pruning.margin:
+        if behind > margin:
             metrics["pruned"] = 1.0
             return Outcome(point, metrics, best.log_loss + behind, losses, None)
     trial = folds.trial(point, fits + folds.fit(range(len(screening), folds.n_folds), point))
@@ -263,23 +255,29 @@ def evaluate(folds: Folds, point: Params, best: Best | None) -> Outcome:
     )
 
 
-def suggest(new_ids: list[int], domain: Any, trials: Any, seed: int) -> list[Any]:
-    """Propose `START`, then TPE's settings: an algorithm for hyperopt's `fmin`.
+def starting_at(point: dict[str, float] | None) -> Callable[..., list[Any]]:
+    """Return an algorithm for hyperopt's `fmin`: a first trial, if given, then TPE's.
 
     Source: Bergstra et al. (2011), Algorithms for hyper-parameter optimization, NeurIPS 24.
     """
-    if new_ids == [0]:
-        first = generate_trials_to_calculate([START])
-        first.refresh()
-        return list(first.trials)
-    return list(tpe.suggest(new_ids, domain, trials, seed))
+
+    def suggest(new_ids: list[int], domain: Any, trials: Any, seed: int) -> list[Any]:
+        if new_ids == [0] and point is not None:
+            first = generate_trials_to_calculate([point])
+            first.refresh()
+            return list(first.trials)
+        return list(tpe.suggest(new_ids, domain, trials, seed))
+
+    return suggest
 
 
 def run_search(
     folds: Folds,
     max_evals: int,
     timeout_s: float | None,
+    *,
     seed: int,
+    space: SearchSpace = SearchSpace(),
     on_trial: OnTrial = lambda params, metrics: None,
 ) -> Trial:
     """Return the trial with the minimum calibrated log loss of a TPE search on this machine.
@@ -299,8 +297,8 @@ def run_search(
 
     fmin(
         objective,
-        SPACE,
-        algo=suggest,
+        space.expressions(),
+        algo=starting_at(space.first_point()),
         max_evals=max_evals,
         early_stop_fn=lambda _: (time.monotonic() > deadline, []),  # called after each trial
         return_argmin=False,

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
-from config.contract import Contract, load_contract
+from config.contract import CONTRACT_PATH, Contract, load_contract
 from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
 from config.runtime.settings import read_settings
 from training.batch_scoring.score import score_batch
@@ -61,6 +61,7 @@ from training.model.calibration import best_f1_threshold
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import Params, make_pipeline
 from training.model.search import Folds, Trial, run_search
+from training.model.search_space import SEARCH_FILE, SearchSpace, load_search
 from training.orchestration.tasks import io_step, notify_failure, promotion_turn, step
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import InputFile, Registry
@@ -73,7 +74,7 @@ NOTIFY: dict[str, Any] = {"on_failure": [notify_failure], "on_crashed": [notify_
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Limits of a search, and the seed of all random steps of a training."""
+    """Limits and space of a search, and the seed of all random steps of a training."""
 
     max_evals: int
     timeout_s: float | None
@@ -81,6 +82,7 @@ class SearchSettings:
     seed: int
     spark_master: str  # where trials run; empty: in this process
     recent_weight: float
+    space: SearchSpace
 
 
 # The parameters are a form on Prefect's page, and the body has the whole process.
@@ -117,10 +119,17 @@ def train(
     Returns the run, the version, the metrics and the verdict.
     """
     settings = read_settings(Settings)
-    options = SearchSettings(
-        max_evals or settings.max_evals, timeout_s, n_folds, seed, spark_master, recent_weight
-    )
     contract = load_contract()
+    space = load_search(CONTRACT_PATH.with_name(SEARCH_FILE), contract, settings.search_start)
+    options = SearchSettings(
+        max_evals or settings.max_evals,
+        timeout_s,
+        n_folds,
+        seed,
+        spark_master,
+        recent_weight,
+        space,
+    )
     registry = Registry(settings.mlflow_tracking_uri)
     production = registry.production_tags()
     if data == "production":
@@ -136,7 +145,7 @@ def train(
     digests = {
         "data_digest": data_digest(census, rows),
         "code_digest": code_digest(),
-        "settings_digest": digest(json.dumps(asdict(options)).encode()),
+        "settings_digest": digest(msgspec.json.encode(options)),
     }
     if not force and (known := registry.finished_run(digests)):
         get_run_logger().info("training_skipped reason=nothing_new run_id=%s", known)
@@ -145,7 +154,7 @@ def train(
     holdouts = choose_holdouts(rows, contract, trigger, production)
     test = unseen_test(census, rows)
     tags = {**digests, "data_source": census.source, "trigger": trigger}
-    params = asdict(options) | row_counts(census, rows)
+    params = msgspec.to_builtins(options) | row_counts(census, rows)
     with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
         log_lineage(rows, holdouts, registry, run_id)
         best = search(rows.frame, contract, registry, run_id, options)
@@ -363,11 +372,12 @@ def search(
         registry.log_trial(run_id, next(numbers), params, metrics)
 
     limits = options.max_evals, options.timeout_s
+    how: dict[str, Any] = {"seed": options.seed, "space": options.space, "on_trial": on_trial}
     if options.spark_master:
         with spark_session(options.spark_master) as spark:
-            best = run_spark_search(spark, folds, *limits, seed=options.seed, on_trial=on_trial)
+            best = run_spark_search(spark, folds, *limits, **how)
     else:
-        best = run_search(folds, *limits, options.seed, on_trial)
+        best = run_search(folds, *limits, **how)
     registry.log_metrics(best.metrics)
     return best
 
