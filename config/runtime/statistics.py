@@ -43,7 +43,8 @@ def expected_calibration_error(
 def percentile_interval(resampled: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the ends of the 95 % percentile bootstrap interval of an estimate per resample.
 
+    A resample of few rows may lack a class, which some estimates need. It is nan and left out.
     Source: Efron (1979), doi:10.1214/aos/1176344552.
     """
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

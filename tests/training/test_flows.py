@@ -37,6 +37,7 @@ from training.__main__ import main
 from training.data.assemble import LeakError, assemble_rows
 from training.data.batches import BatchRejected
 from training.data.census import Census, split_judge_traffic
+from training.data.errors import UntrainableRows
 from training.data.rows import write_requests
 from training.model.calibration import Platt
 from training.model.onnx_export import Package
@@ -175,6 +176,35 @@ def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fol
     assert found["label"].equals(frame.loc[found.index, "income"].rename("label"))
     columns = list(contract.input_names)
     assert found[columns].equals(frame.loc[found.index, columns])
+
+
+def rows_of(contract, negative: int, positive: int, seed: int) -> pd.DataFrame:
+    """Return made-up rows with so many of each class."""
+    rows = made_up_rows(contract, 2000, seed=seed)
+    wanted = [rows[rows["income"] == label].head(n) for label, n in enumerate((negative, positive))]
+    return pd.concat(wanted, ignore_index=True)
+
+
+def test_a_table_of_50_rows_makes_a_version(contract, small_census):
+    census, use = small_census
+    use(
+        replace(
+            census, train=rows_of(contract, 28, 7, seed=11), test=rows_of(contract, 9, 6, seed=12)
+        )
+    )
+    result = flows.train(max_evals=2)
+    assert result["model_version"] and 0 <= result["test_metrics"]["roc_auc"] <= 1
+
+
+def test_rows_of_one_class_end_in_one_message_before_any_run(contract, small_census, tracking_uri):
+    """Such a table once ran through the whole search and ended in a traceback."""
+    census, use = small_census
+    use(replace(census, train=rows_of(contract, 300, 0, seed=13)))
+    client = MlflowClient(tracking_uri)
+    before = client.search_runs([Registry(tracking_uri).experiment_id])
+    with pytest.raises(UntrainableRows, match="income: no training row of >50K; got 300 rows"):
+        flows.train(**SMALL)
+    assert len(client.search_runs([Registry(tracking_uri).experiment_id])) == len(before)
 
 
 @pytest.mark.usefixtures("small_census")

@@ -7,3 +7,7 @@ class CensusError(Exception):
 
 class CensusUnavailable(CensusError):
     """The census files are neither cached nor downloadable."""
+
+
+class UntrainableRows(CensusError):
+    """Valid rows that can make no model; the message has every reason and what to do."""

@@ -1,5 +1,6 @@
 """Metrics of a model, by segment and with intervals, and the plots of a run."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 
@@ -106,13 +107,16 @@ def counted_metrics(
         "ece": expected_calibration_error(y, probability, counts),
         "accuracy": counts[predicted == y].sum() / n,
         "precision": true_positive / max(selected, 1),
-        "recall": true_positive / positive,
-        "f1": 2 * true_positive / (selected + positive),
+        "recall": true_positive / positive if positive else math.nan,
+        "f1": 2 * true_positive / (selected + positive) if selected + positive else math.nan,
     }
 
 
 def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Return the ROC AUC as a function of row weights (n_samples,); it sorts the rows once."""
+    """Return the ROC AUC as a function of row weights (n_samples,); it sorts the rows once.
+
+    nan if the rows of a class have no weight.
+    """
     order = np.argsort(probability, kind="stable")
     positive = y[order] == 1
     starts = np.flatnonzero(np.r_[True, np.diff(probability[order]) > 0])  # ties share a rank
@@ -122,7 +126,8 @@ def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray
         up = np.add.reduceat(np.where(positive, sorted_weight, 0), starts)
         down = np.add.reduceat(np.where(positive, 0, sorted_weight), starts)
         below = np.cumsum(down) - down / 2
-        return float((up * below).sum() / (up.sum() * down.sum()))
+        pairs = up.sum() * down.sum()
+        return float((up * below).sum() / pairs) if pairs else math.nan
 
     return auc
 

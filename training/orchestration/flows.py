@@ -45,6 +45,7 @@ from training.data.rows import frame_digest, records_of, write_requests
 from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
+from training.data.trainable import check_trainable
 from training.evaluation.gate import (
     CENSUS,
     MIN_OF_EACH_CLASS,
@@ -153,6 +154,8 @@ def train(
 
     holdouts = choose_holdouts(rows, contract, trigger, production)
     test = unseen_test(census, rows)
+    judged = {one.name: one.frame for one in holdouts if one}
+    check_trainable(rows.frame, {"test split": test, **judged}, contract, n_folds)
     tags = {**digests, "data_source": census.source, "trigger": trigger}
     params = msgspec.to_builtins(options) | row_counts(census, rows)
     with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
