@@ -129,14 +129,18 @@ start a training by hand.""",
         name="PerformanceBelowFloor",
         summary="ROC AUC of labelled predictions is below the floor, with its whole interval.",
         # The upper end of the interval, if there is one: chance alone fires no alert.
-        value='max(income_quality_bound{metric="roc_auc"}) or max(income_quality_roc_auc)',
+        value=(
+            '(max(income_quality_bound{metric="roc_auc"}) or max(income_quality_roc_auc))'
+            " - max(income_quality_roc_auc_floor)"
+        ),
         comparison="<",
-        threshold=MONITORING["roc_auc_floor"],  # `watch` starts a training below the same floor
+        threshold=0,  # `watch` starts a training below the same floor
         lasting="5m",
         severity="critical",
         panel=("income-performance", "ROC AUC"),
         runbook="""\
-The model ranks the newest labelled predictions much worse than in training. Look at the groups
+The model ranks the newest labelled predictions much worse than its own reference data, from which
+the floor follows (roc_auc_floor in config/monitoring.yaml replaces it). Look at the groups
 on the dashboard "Classification performance". If one group alone is worse, its labels or
 fields may be broken. If no feature has drifted, this is concept shift: only newer labels help.
 The deployment `watch` starts a training once it has enough labels, and python -m training

@@ -47,6 +47,7 @@ HELP = {
     "quality_recall": "Share of labels of >50K that are predicted.",
     "quality_f1": "Harmonic mean of precision and recall of >50K.",
     "quality_roc_auc": "Area under the ROC curve of the predicted probability.",
+    "quality_roc_auc_floor": "Area under the ROC curve below which the quality is too low.",
     "quality_log_loss": "Log loss of the predicted probability, in nats.",
     "quality_calibration_error": "Mean distance of probability and observed rate over 15 bins.",
     "quality_calibration_excess": "Mean probability minus observed share of >50K.",
@@ -156,6 +157,7 @@ def _measured(measurement: Measurement) -> Iterator[Sample]:
         yield "segment_selection_rate", one.selection_rate, one.segment, one.group
         for metric, value in one.quality.items():
             yield "segment_quality", value, one.segment, one.group, metric
+    yield "quality_roc_auc_floor", measurement.roc_auc_floor
     yield "label_coverage_ratio", measurement.label_coverage
     yield "label_horizon_seconds", measurement.label_horizon_s
     for quantile, delay_s in measurement.label_delay_s.items():

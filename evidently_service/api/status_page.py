@@ -82,7 +82,7 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     page = render_template(
         "page.html",
         latest=latest,
-        verdict=verdict_of(latest, monitoring.roc_auc_floor, oldest),
+        verdict=verdict_of(latest, oldest),
         columns=by_impact(latest) if latest else [],
         metrics=quality_rows(latest) if latest else [],
         chart=chart_of(measurements, monitoring.share_drifted),
@@ -95,11 +95,11 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     return Response(page, headers=headers)
 
 
-def verdict_of(latest: Measurement | None, roc_auc_floor: float, oldest: float) -> Verdict:
+def verdict_of(latest: Measurement | None, oldest: float) -> Verdict:
     """Return the verdict; a measurement before `oldest` (Unix time in seconds) is stale."""
     if latest is None:
         return Verdict(STATES["not_measured"], False)
-    words, is_bad = in_words(latest, roc_auc_floor), latest.drifted or latest.below_floor
+    words, is_bad = in_words(latest), latest.drifted or latest.below_floor
     if latest.measured_at is None or latest.measured_at >= oldest:
         return Verdict(words, is_bad)
     measured_at = format_time(latest.measured_at)
@@ -107,13 +107,13 @@ def verdict_of(latest: Measurement | None, roc_auc_floor: float, oldest: float) 
     return Verdict(f"{stale} Last result: {words}", True)
 
 
-def in_words(measurement: Measurement, roc_auc_floor: float) -> str:
+def in_words(measurement: Measurement) -> str:
     """Return a measurement's results on quality and drift, the worst first."""
     words = []
     if measurement.below_floor:
-        words.append(
-            f"Quality is too low: the whole interval of the ROC AUC is below {roc_auc_floor}."
-        )
+        floor = measurement.roc_auc_floor
+        beyond = f"its floor, {floor:.3f}" if floor is not None else "its floor"
+        words.append(f"Quality is too low: the whole interval of the ROC AUC is below {beyond}.")
     if measurement.state != "ok":
         words.append(STATES[measurement.state])
     elif measurement.drifted:

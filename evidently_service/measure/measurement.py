@@ -24,6 +24,7 @@ from evidently_service.measure.performance import (
     estimate_quality,
     estimation_error,
     measure_quality,
+    roc_auc_floor,
 )
 from evidently_service.measure.segments import ClassifiedRows, measure_segments
 from evidently_service.reference.monitoring_config import Monitoring
@@ -149,6 +150,8 @@ class Measure:
         started = time.perf_counter()
         newest = self.window.last_labelled(self.monitoring.window_rows)
         labelled = of_version(newest, inputs.version)
+        reference = self._read_reference(inputs.version) if inputs.version else None
+        floor = self._roc_auc_floor(reference)
         without_verdict = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
@@ -156,21 +159,21 @@ class Measure:
             measured_at=at,
             window=window_facts(rows, inputs.counters),
             labels=inputs.labels,
+            roc_auc_floor=floor,
             false_alarms_per_month=self.monitoring.false_alarms_per_month,
             **self._label_coverage(at, newest),
             **self._figures_of_predictions(rows, labelled),
-            **self._figures_of_labels(labelled),
+            **self._figures_of_labels(labelled, floor),
         )
-        if inputs.version is None:
+        if reference is None:
             return without_verdict
-        reference = self._read_reference(inputs.version)
         judgement = self.judge.run(reference)
         rises = invalid_share_rises(without_verdict.data_quality, reference.frame, self.contract)
         limit = self.monitoring.max_invalid_share_rise
         without_verdict = msgspec.structs.replace(
             without_verdict,
             state="not_enough_rows",
-            model_version=inputs.version.number,
+            model_version=reference.version.number,
             reference_rows=len(reference.frame),
             judgement=judgement,
             invalid_share_rises=rises,
@@ -227,7 +230,16 @@ class Measure:
             "estimated": estimate_quality(*outputs(rows)),
         }
 
-    def _figures_of_labels(self, labelled: list[LabelledPrediction]) -> dict[str, Any]:
+    def _roc_auc_floor(self, reference: Reference | None) -> float | None:
+        """Return the monitoring file's floor, or that of the reference data, if any."""
+        if self.monitoring.roc_auc_floor is not None or reference is None:
+            return self.monitoring.roc_auc_floor
+        probability = reference.frame["probability"].to_numpy()
+        return roc_auc_floor(reference.label, probability, self.monitoring.min_labels)
+
+    def _figures_of_labels(
+        self, labelled: list[LabelledPrediction], floor: float | None
+    ) -> dict[str, Any]:
         """Return the fields that need labels; none if there are too few."""
         if len(labelled) < self.monitoring.min_labels:
             return {}
@@ -238,7 +250,7 @@ class Measure:
         error = estimation_error(estimate_quality(*predicted), quality)
         return {
             "quality": msgspec.structs.replace(quality, since=since),
-            "below_floor": is_below_floor(quality, self.monitoring.roc_auc_floor),
+            "below_floor": is_below_floor(quality, floor),
             "estimation_error": error,
             "label_delay_s": label_delay_s(labelled),
         }
@@ -301,10 +313,10 @@ def outputs(
     return classes, np.array([prediction.probability for prediction in predictions])
 
 
-def is_below_floor(quality: Quality, floor: float) -> bool:
-    """Return True if the whole 95 % interval of the ROC AUC is below the floor."""
+def is_below_floor(quality: Quality, floor: float | None) -> bool:
+    """Return True if there is a floor and the ROC AUC's whole 95 % interval is below it."""
     bound = quality.bounds.get("roc_auc")
-    return bound is not None and bound.upper < floor
+    return bound is not None and floor is not None and bound.upper < floor
 
 
 def label_delay_s(labelled: list[LabelledPrediction]) -> dict[str, float]:

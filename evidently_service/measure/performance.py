@@ -22,6 +22,8 @@ from config.runtime.statistics import (
 )
 from evidently_service.store.records import Confusion, Estimate, Interval, Quality
 
+FLOOR_ERRORS = 3  # standard errors between the reference data's ROC AUC and its floor
+CHANCE = 0.5  # ROC AUC without skill
 RESAMPLES = 400  # the ends of an interval then vary by a twentieth of its width
 BLOCK = 1_000_000  # random numbers held at once: about 20 MB for a window of any size
 
@@ -151,19 +153,42 @@ def roc_auc(label: np.ndarray, probability: np.ndarray) -> tuple[float, Interval
     """Return the area under the ROC curve and its interval.
 
     nan unless each class has at least two rows. The interval is a point if the classes do not
-    overlap. Source: DeLong et al. (1988), doi:10.2307/2531595, by ranks as in Sun & Xu (2014),
+    overlap.
+    """
+    auc, error = roc_auc_error(label, probability)
+    if np.isnan(auc):
+        return auc, None
+    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * error
+    return auc, Interval(max(0.0, auc - reach), min(1.0, auc + reach))
+
+
+def roc_auc_floor(label: np.ndarray, probability: np.ndarray, rows: int) -> float:
+    """Return the ROC AUC below which a version is worse than on its own reference data.
+
+    label, probability: of the reference data, predicted out of fold. The floor is three standard
+    errors of `rows` such rows below its ROC AUC, and at least that of chance.
+    """
+    auc, error = roc_auc_error(label, probability)
+    if np.isnan(auc):
+        return CHANCE
+    return max(CHANCE, auc - FLOOR_ERRORS * error * float(np.sqrt(len(label) / rows)))
+
+
+def roc_auc_error(label: np.ndarray, probability: np.ndarray) -> tuple[float, float]:
+    """Return the area under the ROC curve and its standard error.
+
+    nan unless each class has at least two rows. Source: DeLong et al. (1988), doi:10.2307/2531595, by ranks as in Sun & Xu (2014),
     doi:10.1109/LSP.2014.2337313.
     """
     ones, zeros = probability[label == 1], probability[label == 0]
     if min(len(ones), len(zeros)) < 2:
-        return float("nan"), None
+        return float("nan"), float("nan")
     ranks = stats.rankdata(np.concatenate([ones, zeros]))
     zeros_below = (ranks[: len(ones)] - stats.rankdata(ones)) / len(zeros)
     ones_above = 1 - (ranks[len(ones) :] - stats.rankdata(zeros)) / len(ones)
     auc = float(zeros_below.mean())
     variance = zeros_below.var(ddof=1) / len(ones) + ones_above.var(ddof=1) / len(zeros)
-    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * float(np.sqrt(variance))
-    return auc, Interval(max(0.0, auc - reach), min(1.0, auc + reach))
+    return auc, float(np.sqrt(variance))
 
 
 def resampled_means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:

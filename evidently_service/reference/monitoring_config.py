@@ -88,12 +88,12 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label_days: Positive
     label_rows: Count
     share_drifted: Share
-    roc_auc_floor: Share
     max_invalid_share_rise: Share
     reports_kept: Count
     features: dict[str, ColumnTest]
     prediction: PredictionTests
     window_s: Seconds | None = None
+    roc_auc_floor: Share | None = None  # None: found from the reference data
 
     @property
     def label_s(self) -> float:

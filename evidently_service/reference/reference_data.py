@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from config.contract import Contract
@@ -20,19 +21,21 @@ class Reference(NamedTuple):
 
     version: Version
     frame: pd.DataFrame  # as `monitored_frame` returns it
+    label: np.ndarray  # (n_rows,), the true class, 0 or 1
 
 
 def read_reference(path: Path, version: Version, contract: Contract) -> Reference:
     """Read a reference file, one JSON object a line.
 
-    Raises RegistryError if a row lacks a column of the contract.
+    Raises RegistryError if a row lacks its label or a column of the contract.
     """
     rows = msgspec.json.Decoder(dict).decode_lines(path.read_bytes())
     try:
-        return Reference(version, monitored_frame(rows, contract))
+        label = np.array([row["label"] for row in rows], int)
+        return Reference(version, monitored_frame(rows, contract), label)
     except KeyError as err:
         raise RegistryError(
-            f"{path}: a row has no {err}; expected every column of the contract."
+            f"{path}: a row has no {err}; expected the label and every column of the contract."
             " Promote a version that was trained with this contract."
         ) from err
 

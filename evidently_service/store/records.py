@@ -200,6 +200,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     label_delay_s: dict[str, float] = {}  # of the rows of `quality`, by quantile
     quality: Quality | None = None  # of the production version, if there is one
     below_floor: bool = False  # the whole interval of the ROC AUC is below roc_auc_floor
+    roc_auc_floor: float | None = None  # None without reference data
     segments: tuple[Segment, ...] = ()
     estimated: Estimate | None = None  # of all rows of the window
     estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated minus measured

@@ -285,7 +285,6 @@ def test_a_dashboard_draws_the_thresholds_of_the_monitoring_file():
     monitoring = yaml.safe_load(MONITORING.read_text("utf-8"))
     limits = {
         "max(income_drift_share)": monitoring["share_drifted"],
-        "max(income_quality_roc_auc)": monitoring["roc_auc_floor"],
     }
     drawn = [
         (panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"], limits[first])
@@ -293,7 +292,7 @@ def test_a_dashboard_draws_the_thresholds_of_the_monitoring_file():
         for panel in panels(board)
         if (first := panel.get("targets", [{"expr": ""}])[0]["expr"]) in limits
     ]
-    assert len(drawn) == 5 and all(one == limit for one, limit in drawn)
+    assert len(drawn) == 3 and all(one == limit for one, limit in drawn)
     (share,) = [p for p in panels(HOME) if p["title"] == "Share of drifted features"]
     assert f"{monitoring['share_drifted'] * 100:.0f} %" in share["description"]
 

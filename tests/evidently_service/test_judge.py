@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import msgspec
+import numpy as np
 import pytest
 
 from config.contract import Contract
@@ -34,8 +35,9 @@ def small(judging: Monitoring) -> Monitoring:
 @pytest.fixture(scope="module")
 def reference(contract: Contract) -> Reference:
     """Return 2,000 made-up rows."""
-    frame = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
-    return Reference(Version("1", "run-1"), frame)
+    rows = made_up_rows(contract, 2000, seed=1)
+    label = np.array([row["label"] for row in rows])
+    return Reference(Version("1", "run-1"), monitored_frame(rows, contract), label)
 
 
 def judge_of(window: Window, monitoring: Monitoring, contract: Contract) -> DriftJudge:

@@ -507,6 +507,27 @@ def test_quality_below_the_floor_is_of_the_newest_labels_with_the_time_of_the_ol
     assert found.quality is not None and found.quality.since == enough[100].predicted_at
 
 
+def test_the_floor_follows_from_the_version_unless_the_file_fixes_it(
+    measure: Measure, window: Window, source: Source, contract: Contract, enough: list[Prediction]
+) -> None:
+    """A fixed floor of 0.85 once started a training of every harder table than the census."""
+    window.add_predictions(enough)
+    window.add_labels(
+        [Label(p.prediction_id, 1_700_100_000.0, i % 2) for i, p in enumerate(enough)]
+    )
+    measure.run_once()
+    found = latest(window)
+    assert found.roc_auc_floor == pytest.approx(0.61, abs=0.03) and found.below_floor
+    no_skill = [row | {"label": n % 2} for n, row in enumerate(made_up_rows(contract, 2000, 7))]
+    source.promote("2", no_skill)
+    measure.run_once()
+    assert latest(window).roc_auc_floor == 0.5
+    measure.monitoring = msgspec.structs.replace(measure.monitoring, roc_auc_floor=0.9)
+    source.promote("3", no_skill)
+    measure.run_once()
+    assert latest(window).roc_auc_floor == 0.9
+
+
 def test_only_a_whole_interval_below_the_floor_counts() -> None:
     def quality(upper: float) -> Quality:
         return Quality(200, bounds={"roc_auc": Interval(0.7, upper)})
@@ -515,6 +536,7 @@ def test_only_a_whole_interval_below_the_floor_counts() -> None:
     assert not is_below_floor(quality(0.85), floor=0.85)
     assert not is_below_floor(quality(0.86), floor=0.85)
     assert not is_below_floor(Quality(200), floor=0.85)  # labels of one class have no ROC AUC
+    assert not is_below_floor(quality(0.4), floor=None)  # no reference data yet
 
 
 def test_after_a_promotion_quality_is_of_the_new_versions_predictions_alone(

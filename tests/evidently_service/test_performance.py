@@ -14,6 +14,7 @@ from evidently_service.measure.performance import (
     expected_auc,
     measure_quality,
     roc_auc,
+    roc_auc_floor,
     wilson_intervals,
 )
 
@@ -110,6 +111,17 @@ def test_delongs_interval_calculated_by_hand() -> None:
     assert auc == pytest.approx(3 / 4)
     assert interval.lower == pytest.approx(0.75 - 1.95996 * math.sqrt(1 / 8), abs=1e-5)
     assert interval.upper == 1.0
+
+
+def test_the_floor_is_three_standard_errors_of_that_many_labels_below_the_reference() -> None:
+    label, probability = np.array([1, 1, 0, 0] * 500), np.array([0.9, 0.6, 0.7, 0.1] * 500)
+    auc, interval = roc_auc(label, probability)
+    assert interval is not None
+    error = (interval.upper - interval.lower) / 2 / 1.96
+    of_200 = error * np.sqrt(2000 / 200)
+    assert roc_auc_floor(label, probability, 200) == pytest.approx(auc - 3 * of_200, abs=1e-4)
+    assert roc_auc_floor(label, probability, 10) == 0.5  # never below chance
+    assert roc_auc_floor(label[:1], probability[:1], 200) == 0.5  # one class has no ROC AUC
 
 
 def test_an_interval_holds_the_truth_19_times_in_20() -> None:

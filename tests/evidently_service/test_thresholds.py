@@ -30,8 +30,9 @@ from tests.evidently_service.events import made_up_rows
 @pytest.fixture(scope="module")
 def reference(contract: Contract) -> Reference:
     """Return 800 made-up rows."""
-    frame = monitored_frame(made_up_rows(contract, 800, seed=1), contract)
-    return Reference(Version("1", "run-1"), frame)
+    rows = made_up_rows(contract, 800, seed=1)
+    label = np.array([row["label"] for row in rows])
+    return Reference(Version("1", "run-1"), monitored_frame(rows, contract), label)
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """The gate: a clearly better model passes, a worse one does not, synthetic never replaces real."""
 
+import re
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
@@ -36,10 +37,40 @@ def judge(contract):
     return HoldoutSet(rows, rows["income"].to_numpy(), digest="d1")
 
 
-def test_a_first_model_is_promoted_if_it_is_far_above_chance(judge):
-    assert gate(FakeScorer(0.6), None, judge).promote
-    rejected = gate(FakeScorer(0.0), None, judge)
-    assert not rejected.promote and "expected at least 0.75" in rejected.reason
+class Weak:
+    """A ranking little better than chance, calibrated or far too sure of itself."""
+
+    threshold, size_mb, metadata = 0.5, 1.0, {"data_source": "uci"}
+
+    def __init__(self, spread: float) -> None:
+        self.spread = spread
+
+    def score(self, frame):
+        """Return the base rate, a little higher for a positive label, with noise."""
+        noise = np.random.default_rng(0).normal(0, 1, len(frame))
+        return expit(logit(0.25) + self.spread * (0.8 * frame["income"].to_numpy() + noise))
+
+
+def test_a_first_model_is_promoted_if_it_is_better_than_none(judge):
+    """A table on which the best model reaches 0.7 once never got a first version."""
+    hard = gate(Weak(0.5), None, judge)
+    assert hard.promote and 0.65 < hard.candidate.metrics["roc_auc"] < 0.75
+    assert re.fullmatch(r"first model: roc_auc 0\.7\d+ \(0\.6\d+ to 0\.7\d+\)", hard.reason)
+
+
+def test_a_first_model_without_skill_is_rejected(judge):
+    by_chance = gate(FakeScorer(0.0), None, judge)
+    assert not by_chance.promote and "expected above 0.5, that of chance" in by_chance.reason
+    too_sure = gate(Weak(4.0), None, judge)
+    assert not too_sure.promote and ", without a model" in too_sure.reason
+
+
+def test_few_holdout_rows_have_an_interval_though_some_resamples_lack_a_class(judge):
+    y = judge.y.to_numpy()
+    rare = np.r_[np.flatnonzero(y == 1)[:2], np.flatnonzero(y == 0)[:20]]
+    few = HoldoutSet(judge.frame.iloc[rare], y[rare], "few")
+    verdict = gate(FakeScorer(0.6), FakeScorer(0.5), few)
+    assert np.isfinite(verdict.roc_auc_gain).all()
 
 
 def test_a_clearly_worse_candidate_is_rejected_with_the_figures(judge):

@@ -17,7 +17,7 @@ import pandas as pd
 from config.runtime.statistics import log_losses, percentile_interval
 from training.evaluation.metrics import measure, segments_of, weighted_auc
 
-MIN_ROC_AUC = 0.75  # of a first model: far above chance, far below a good model
+CHANCE = 0.5  # ROC AUC without skill
 # Non-inferiority margins, for the far end of the interval: on all rows and in each segment.
 MARGIN_ROC_AUC = 0.002
 MARGIN_SEGMENT = 0.02  # of log loss
@@ -170,10 +170,10 @@ def gate(
         "judge_rows": len(holdout.y),
         "candidate": describe(candidate, holdout, ours, latencies[0]),
     }
-    if champion is None:
-        return judge_first(facts)
-    theirs = champion.score(holdout.frame)
     bootstrap = Bootstrap(np.random.default_rng(seed), resamples)
+    if champion is None:
+        return judge_first(facts, holdout.y, ours, bootstrap)
+    theirs = champion.score(holdout.frame)
     losses = log_losses(holdout.y, theirs) - log_losses(holdout.y, ours)
     facts["champion"] = describe(champion, holdout, theirs, latencies[1])
     facts["log_loss_gain"] = interval(losses.mean(), bootstrap.means(losses))
@@ -202,14 +202,27 @@ def compare_floor(
     )
 
 
-def judge_first(facts: dict[str, Any]) -> Verdict:
-    """Return the verdict on a first model."""
+def judge_first(
+    facts: dict[str, Any], y: np.ndarray, probability: np.ndarray, bootstrap: Bootstrap
+) -> Verdict:
+    """Return the verdict on a first model: promote one that is better than no model.
+
+    Its ranking must be better than chance, and its log loss lower than that of the holdout rows'
+    own share of positive labels as every row's probability.
+    """
     model: Model = facts["candidate"]
-    auc = model.metrics["roc_auc"]
+    loss, base_loss = model.metrics["log_loss"], log_losses(y, np.full(len(y), y.mean())).mean()
+    auc = weighted_auc(y, probability)
+    found = interval(auc(np.ones(len(y))), np.array([auc(n) for n in bootstrap.counts(len(y))]))
+    words = f"roc_auc {found.estimate:.4f} ({found.low:.4f} to {found.high:.4f})"
     reason = serving_problem(model)
-    if not reason and auc < MIN_ROC_AUC:
-        reason = f"no champion: roc_auc {auc:.4f}, expected at least {MIN_ROC_AUC}"
-    return Verdict(not reason, reason or f"first model: roc_auc {auc:.4f}", **facts)
+    if not reason and found.low <= CHANCE:
+        reason = f"no champion: {words}, expected above {CHANCE}, that of chance"
+    if not reason and loss >= base_loss:
+        reason = (
+            f"no champion: log_loss {loss:.4f}, expected below {base_loss:.4f}, without a model"
+        )
+    return Verdict(not reason, reason or f"first model: {words}", **facts)
 
 
 def rejection_reason(facts: dict[str, Any], ours: dict[str, str], theirs: dict[str, str]) -> str:
