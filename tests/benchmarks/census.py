@@ -1,12 +1,13 @@
-"""The rows of the training benchmarks."""
+"""The rows and the search space of the training benchmarks."""
 
 import sys
 
-from config.contract import Contract
+from config.contract import CONTRACT_PATH, Contract
 from config.runtime.settings import read_settings
 from training.data.census import Census, load_census
 from training.data.errors import CensusUnavailable
 from training.data.synthetic import synthesize
+from training.model.search_space import SEARCH_FILE, SearchSpace, load_search
 from training.settings import Settings
 
 
@@ -18,3 +19,8 @@ def read_census(contract: Contract) -> Census:
     except CensusUnavailable as err:
         print(f"{err}\nSYNTHETIC ROWS: the figures do not describe real people", file=sys.stderr)
         return synthesize(contract)
+
+
+def read_space(contract: Contract, with_start: bool = True) -> SearchSpace:
+    """Return the census's search space, with or without its first trial."""
+    return load_search(CONTRACT_PATH.with_name(SEARCH_FILE), contract, with_start)

@@ -1,8 +1,8 @@
 """A usual search, for comparison: hyperopt over cross_val_score.
 
 Every evaluation encodes, resamples and fits the whole imblearn pipeline in each fold, one fold
-after the other. It logs each parameter and metric to MLflow in a call of its own. Space and data
-are those of `training.model.search`; the number of trees is an additional parameter.
+after the other. It logs each parameter and metric to MLflow in a call of its own. Space, first
+trial and data are those of `training.model.search`; the number of trees is an additional parameter.
 """
 
 import time
@@ -10,18 +10,22 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-from hyperopt import fmin, hp, tpe
+from hyperopt import fmin, hp
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from config.contract import Contract
 from training.data.census import Census
 from training.model.pipeline import Params, make_pipeline
-from training.model.search import SPACE
+from training.model.search import starting_at
+from training.model.search_space import SearchSpace
 
 N_FOLDS = 5
+N_TREES = 300  # of the first trial: about as many as the search finds for it
 
 
-def naive_search(census: Census, contract: Contract, max_evals: int, folder: Path) -> float:
+def naive_search(
+    census: Census, contract: Contract, space: SearchSpace, max_evals: int, folder: Path
+) -> float:
     """Run the search and return its seconds; MLflow stores its runs in `folder`."""
     mlflow.set_tracking_uri(f"sqlite:///{folder}/naive.db")
     mlflow.set_experiment("naive")
@@ -38,8 +42,11 @@ def naive_search(census: Census, contract: Contract, max_evals: int, folder: Pat
             mlflow.log_metric("log_loss", float(losses.mean()))
         return float(losses.mean())
 
-    space = SPACE | {"n_estimators": hp.uniformint("n_estimators", 200, 1000)}
+    expressions = space.expressions()
+    expressions["n_estimators"] = hp.uniformint("n_estimators", 200, 1000)
+    first = space.first_point()
+    algo = starting_at(first and first | {"n_estimators": N_TREES})
     started = time.monotonic()
     random = np.random.default_rng(0)
-    fmin(objective, space, algo=tpe.suggest, max_evals=max_evals, rstate=random)
+    fmin(objective, expressions, algo=algo, max_evals=max_evals, rstate=random)
     return time.monotonic() - started

@@ -59,6 +59,7 @@ MEASURED = Measurement(
     ),
     invalid_share_rises={"age": 0.125},
     broken_features=("age",),
+    roc_auc_floor=0.85,
     segments=(
         Segment("sex", "Female", 330, 0.11, {"accuracy": 0.92, "fpr": 0.02}),
         Segment("age", "to 29", 300, 0.05, {}),
@@ -495,6 +496,7 @@ def test_metrics_show_the_latest_measurement(
     assert sample("label_delay_seconds", quantile="0.9") == 3600
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300
+    assert sample("quality_roc_auc_floor") == 0.85
     assert sample("quality_bound", metric="roc_auc", bound="lower") == 0.88
     assert sample("quality_bound", metric="accuracy", bound="lower") is None
     assert sample("quality_calibration_error") == 0.03
@@ -526,6 +528,7 @@ def test_a_measurement_of_an_older_release_is_still_shown(
     window.record(MEASURED, Run(1.0))
     added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
     added |= {"estimated", "estimation_error", "invalid_share_rises", "broken_features"}
+    added |= {"roc_auc_floor"}
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
     with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:

@@ -66,9 +66,9 @@ def test_a_first_model_without_skill_is_rejected(judge):
 
 
 def test_few_holdout_rows_have_an_interval_though_some_resamples_lack_a_class(judge):
-    y = judge.y.to_numpy()
+    y = judge.y
     rare = np.r_[np.flatnonzero(y == 1)[:2], np.flatnonzero(y == 0)[:20]]
-    few = HoldoutSet(judge.frame.iloc[rare], y[rare], "few")
+    few = HoldoutSet(judge.frame.iloc[rare].reset_index(drop=True), y[rare], "few")
     verdict = gate(FakeScorer(0.6), FakeScorer(0.5), few)
     assert np.isfinite(verdict.roc_auc_gain).all()
 
