@@ -78,7 +78,7 @@ class Target(
     def class_of(self, value: Any) -> int | None:
         """Return the class, 0 or 1, of a label as a table has it; None for an unknown one.
 
-        Labels are compared as text. The numbers 0 and 1 are classes too, unless a label is a number.
+        Labels are compared as text. 0 and 1 are classes too, unless a label is a number.
         """
         text = json_text(value)
         if text in self.labels:

@@ -191,10 +191,11 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return Problem(self.name, value, f"{self.expected}, as text", quoted)
         if value in self.categories:
             return None
-        if self.unseen == "missing" and len(value) <= MAX_LENGTH:
-            near = near_miss(value, self.categories)
-            return near and Problem(self.name, value, self.expected, near) or None
-        return Problem(self.name, value, self.expected, nearest(value, self.categories))
+        if self.unseen == "reject" or len(value) > MAX_LENGTH:
+            near = nearest(value, self.categories)
+            return Problem(self.name, value, self.expected, near)
+        near = near_miss(value, self.categories)
+        return Problem(self.name, value, self.expected, near) if near else None
 
     def _is_within(self, value: Any) -> bool:
         low, high = self.bounds
@@ -233,7 +234,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def show(self, value: Any) -> Value:
         """Return the JSON value of a frame value: None if it is missing."""
-        if value is None or value != value or value == MISSING:
+        if value is None or value == MISSING or (isinstance(value, float) and math.isnan(value)):
             return None
         if self.kind == "boolean":
             return dict(zip(self.categories, self.values)).get(value, value)

@@ -85,7 +85,7 @@ class Explainer:
 
 
 class Column:
-    """One column that the trees split on: a number, a part of a date, a rank or a category's flag."""
+    """A column that the trees split on: a number, a part of a date, a rank or a category's flag."""
 
     def __init__(self, name: str, contract: Contract) -> None:
         """Parse a name as training writes it: `feature`, `feature.part` or `feature=category`.

@@ -459,7 +459,9 @@ def test_a_reference_without_a_column_is_a_visible_error_until_the_next_promotio
     lacking = [{name: v for name, v in row.items() if name != "age"} for row in reference]
     source.promote("2", lacking)
     measure.run_once()
-    assert "2.jsonl: a row has no 'age'; expected the label and every column" in (error(window) or "")
+    assert "2.jsonl: a row has no 'age'; expected the label and every column" in (
+        error(window) or ""
+    )
     assert latest(window).model_version == "1"  # the last successful measurement stays
     source.promote("3", reference)
     measure.run_once()

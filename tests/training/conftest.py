@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def fit_small(contract: Contract, rows: pd.DataFrame, trees: int = 20) -> FittedModel:
     """Fit a model of a few trees."""
     pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": trees}, seed=0)
-    pipeline.fit(rows[[f.name for f in contract.inputs]], rows["income"].to_numpy())
+    pipeline.fit(rows[[f.name for f in contract.inputs]], rows[contract.target.name].to_numpy())
     parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
     return FittedModel(Pipeline(parts), Platt(1.1, -0.2), threshold=0.4)
 

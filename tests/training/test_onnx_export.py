@@ -9,9 +9,9 @@ import pytest
 
 from config.contract import load_contract
 from tests.conftest import made_up_rows, random_columns
+from tests.training.conftest import fit_small
 from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, Package, ParityError, to_graph, write_package
-from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
 
 
 def test_graph_and_pipeline_agree_on_rows_never_seen(contract, package, model):
@@ -108,9 +108,7 @@ def test_any_columns_make_a_graph(columns, tmp_path):
     path.write_text(json.dumps({"target": target, "features": features}))
     contract = load_contract(path)
     random = np.random.default_rng(1)
-    inputs = random_columns(contract, 300, random)
-    labels = (random.random(300) < 0.3).astype(int)
-    pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": 5}, 1)
-    model = FittedModel(pipeline.fit(inputs, labels), Platt(1.1, -0.2), 0.5)
+    rows = random_columns(contract, 300, random).assign(y=random.integers(0, 2, 300))
+    model, inputs = fit_small(contract, rows), rows[list(contract.input_names)]
     package = write_package(tmp_path / "package", model, contract, inputs, {})
     assert package.score(inputs) == pytest.approx(model.score(inputs), abs=1e-6)

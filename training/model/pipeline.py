@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from imblearn.over_sampling import SMOTE
 from imblearn.pipeline import Pipeline
-from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
-from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 from xgboost import XGBClassifier
 
@@ -31,7 +30,7 @@ DEFAULT_PARAMS: Params = {
 }
 
 
-class ScaledSMOTE(BaseEstimator):
+class ScaledSMOTE(SMOTE):  # pylint: disable=too-many-ancestors  # imbalanced-learn's own tree
     """SMOTE with distances in standard deviations; rows keep their raw units and missing numbers.
 
     A `StandardScaler` before XGBoost would move rows across float32 split points in the exported
@@ -41,30 +40,44 @@ class ScaledSMOTE(BaseEstimator):
     Source: Chawla et al. (2002), SMOTE, doi:10.1613/jair.953.
     """
 
-    def __init__(self, multiplier: float = 1.0, neighbours: int = 5, seed: int = 0) -> None:
-        self.multiplier = multiplier
-        self.neighbours = neighbours
-        self.seed = seed
-
-    def fit_resample(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def fit_resample(
+        self, X: np.ndarray, y: np.ndarray, **params: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return all rows unchanged, then the synthetic rows of the rarer class."""
-        n_made = synthetic_rows(y, self.multiplier)
-        if n_made == 0:
-            return X, y
-        rarer = int(np.bincount(y).argmin())
-        own = X[y == rarer]
-        n_neighbours = min(self.neighbours, len(own) - 1)
-        scaled = standardize(own, X)
-        near = NearestNeighbors(n_neighbors=n_neighbours + 1).fit(scaled)
-        others = near.kneighbors(scaled, return_distance=False)[
-            :, 1:
-        ]  # the first is the row itself
-        random = np.random.default_rng(self.seed)
-        base = random.integers(len(own), size=n_made)
-        other = others[base, random.integers(n_neighbours, size=n_made)]
-        made = own[base] + random.random((n_made, 1)) * (own[other] - own[base])
-        made = np.where(np.isnan(made), own[base], made).astype(X.dtype)
-        return np.concatenate([X, made]), np.concatenate([y, np.full(n_made, rarer, y.dtype)])
+        missing = np.isnan(X)
+        known = np.where(missing.all(axis=0), 0, X)
+        rarer = y == np.bincount(y).argmin()
+        self._missing, self._n_rarer = missing[rarer], int(rarer.sum())
+        self._scale = np.nanstd(known, axis=0, dtype=np.float64)
+        self._scale[self._scale == 0] = 1.0
+        filled = np.where(missing, np.nanmedian(known, axis=0), X).astype(X.dtype)
+        resampled, classes = super().fit_resample(filled, y, **params)
+        resampled[: len(X)] = X
+        return resampled, classes
+
+    def _validate_estimator(self) -> None:
+        super()._validate_estimator()
+        self.nn_k_.set_params(n_neighbors=min(self.nn_k_.n_neighbors, self._n_rarer))
+
+    def _fit_resample(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        resampled, classes = super()._fit_resample(X / self._scale, y)
+        made = (resampled[len(X) :] * self._scale).astype(X.dtype)
+        return np.concatenate([X, made]), classes
+
+    # pylint: disable-next=too-many-arguments, too-many-positional-arguments  # SMOTE's own
+    def _generate_samples(
+        self,
+        X: np.ndarray,
+        nn_data: np.ndarray,
+        nn_num: np.ndarray,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        *others: Any,
+    ) -> np.ndarray:
+        made = super()._generate_samples(X, nn_data, nn_num, rows, cols, *others)
+        made = np.where(self._missing[nn_num[rows, cols]], X[rows], made)
+        made[self._missing[rows]] = np.nan
+        return made
 
 
 def synthetic_rows(y: np.ndarray, multiplier: float) -> int:
@@ -74,14 +87,6 @@ def synthetic_rows(y: np.ndarray, multiplier: float) -> int:
     """
     rarer, common = sorted(np.bincount(y, minlength=2))
     return min(round(multiplier * rarer), int(common)) - int(rarer) if rarer > 1 else 0
-
-
-def standardize(rows: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """Return rows in standard deviations of X's known values, with X's medians for NaN."""
-    X = np.where(np.isnan(X).all(axis=0), 0, X)
-    scale = np.nanstd(X, axis=0, dtype=np.float64)
-    scale[scale == 0] = 1.0
-    return np.where(np.isnan(rows), np.nanmedian(X, axis=0), rows) / scale
 
 
 def make_encoder(contract: Contract) -> ColumnTransformer:
@@ -151,7 +156,17 @@ def encoded_columns(contract: Contract) -> list[str]:
 
 def make_sampler(params: Params, seed: int) -> ScaledSMOTE:
     """Return SMOTE that multiplies the rows of the rarer class and removes no row."""
-    return ScaledSMOTE(params["smote_multiplier"], params["smote_neighbours"], seed)
+
+    def wanted(y: np.ndarray) -> dict[int, int]:
+        counts = np.bincount(y, minlength=2)
+        rarer = int(counts.argmin())
+        return {rarer: int(counts[rarer]) + synthetic_rows(y, params["smote_multiplier"])}
+
+    return ScaledSMOTE(
+        sampling_strategy=wanted,
+        k_neighbors=params["smote_neighbours"],
+        random_state=seed,
+    )
 
 
 def make_classifier(params: Params, seed: int, threads: int = 0) -> XGBClassifier:
