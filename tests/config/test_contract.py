@@ -67,6 +67,7 @@ features:
 - {name: plan, kind: nominal, description: it, categories: [basic, family], default: basic}
 - {name: mood, kind: ordinal, description: it, categories: [poor, good], used: false}
 """
+MANY = [f"c{n}" for n in range(1001)]
 WRONG = [
     ("{kind: integer, description: it}", "feature 3: Object missing required field `name`"),
     (
@@ -120,7 +121,7 @@ WRONG = [
         'a: categories: got 1, expected text. Write it in quotes: "1".',
     ),
     (
-        f"{{name: a, kind: nominal, description: it, categories: {[f'c{n}' for n in range(1001)]}}}",
+        f"{{name: a, kind: nominal, description: it, categories: {MANY}}}",
         "a: categories: got 1001, expected at most 1000. List the commonest",
     ),
     (
