@@ -5,6 +5,8 @@ kinds, so a sink that receives an event twice stores it once. A prediction joine
 a row for a later training.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from config.feature import Value
@@ -43,6 +45,18 @@ class LabelledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     label: int
     prediction_id: str | None = None
     predicted_at: float | None = None  # Unix time in seconds
+
+
+def earliest(predictions: Iterable[Prediction]) -> list[Prediction]:
+    """Return each id once, in order of its first occurrence: its prediction with the earliest time.
+
+    A retry with the same Idempotency-Key predicts again. Sinks may receive both in any order.
+    """
+    found: dict[str, Prediction] = {}
+    for one in predictions:
+        if one.predicted_at < found.setdefault(one.prediction_id, one).predicted_at:
+            found[one.prediction_id] = one
+    return list(found.values())
 
 
 def labelled(prediction: Prediction, label: Label) -> LabelledRecord:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from config.events import Label, Prediction
+from config.events import Label, Prediction, earliest
 from config.runtime.sqlite import open_durable
 from config.segments import segment_groups
 from evidently_service.store.records import (
@@ -98,6 +98,15 @@ SELECT arrival, :key, :predicted_at, :probability, :income_class,
     (SELECT label FROM labels WHERE prediction_id = :prediction_id)
 FROM predictions WHERE prediction_id = :prediction_id AND arrival > :after
 ON CONFLICT DO NOTHING
+"""
+REPLACE_PREDICTION = """
+UPDATE predictions SET body = :body WHERE prediction_id = :prediction_id
+    AND :predicted_at < (SELECT predicted_at FROM outputs WHERE key = :key)
+"""
+REPLACE_OUTPUTS = """
+UPDATE outputs SET predicted_at = :predicted_at, probability = :probability,
+    income_class = :income_class, profile = (SELECT id FROM profiles WHERE body = :profile)
+WHERE key = :key AND :predicted_at < predicted_at
 """
 KNOWN = """
 SELECT (SELECT predicted_at FROM outputs WHERE key = :key),
@@ -198,15 +207,22 @@ class Window:
         self._connection.close()
 
     def add_predictions(self, predictions: list[Prediction]) -> int:
-        """Store the new predictions, all or none; return their number."""
-        rows = [_row(prediction) for prediction in predictions]
+        """Store the new predictions, all or none; return their number.
+
+        The prediction of an id with the earliest time replaces a later one, in the later one's
+        place.
+        """
+        rows = [_row(prediction) for prediction in earliest(predictions)]
         with self._transaction() as connection:
             after = connection.execute("SELECT max(arrival) FROM predictions").fetchone()[0] or 0
             added = connection.executemany(ADD_PREDICTION, rows).rowcount
             _add_outputs(connection, rows, after)
+            if added < len(rows):
+                connection.executemany(REPLACE_PREDICTION, rows)
+                connection.executemany(REPLACE_OUTPUTS, rows)
             ids = [(prediction.prediction_id,) for prediction in predictions]
             matched = connection.executemany(MATCH_LABEL, ids).rowcount
-            counts = [(added, "ingested"), (len(rows) - added, "duplicates")]
+            counts = [(added, "ingested"), (len(predictions) - added, "duplicates")]
             connection.executemany(COUNT, [*counts, (matched, "labels_matched")])
         return added
 

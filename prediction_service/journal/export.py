@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from config.events import Label, LabelledRecord, Prediction, labelled
+from prediction_service.journal.line import StoredEvent
 from prediction_service.journal.reader import read_all
 
 BATCH_ROWS = 5000
@@ -34,15 +35,27 @@ def journalled_ids(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def journalled_predictions(root: Path, period: Period = ALL_TIME) -> Iterator[Prediction]:
-    """Yield the predictions of a period, each id once."""
+    """Yield the predictions of a period, each id once: its prediction with the earliest time.
+
+    Reads the journals twice, because the earliest may come last.
+    """
     decode = msgspec.json.Decoder(Prediction).decode
-    seen: set[bytes] = set()
+    earliest_at: dict[bytes, float] = {}
     for events in read_all(root, BATCH_ROWS):
-        for event in events:
-            key = bytes.fromhex(event.prediction_id)
-            if event.kind == "prediction" and event.at in period and key not in seen:
-                seen.add(key)
-                yield decode(event.body)
+        for key, event in _keyed_predictions(events):
+            earliest_at[key] = min(event.at, earliest_at.get(key, event.at))
+    for events in read_all(root, BATCH_ROWS):
+        for key, event in _keyed_predictions(events):
+            if event.at == earliest_at.get(key):
+                del earliest_at[key]
+                if event.at in period:
+                    yield decode(event.body)
+
+
+def _keyed_predictions(events: list[StoredEvent]) -> Iterator[tuple[bytes, StoredEvent]]:
+    for event in events:
+        if event.kind == "prediction":
+            yield bytes.fromhex(event.prediction_id), event
 
 
 def journalled_labels(root: Path, callers: Sequence[str] = ()) -> dict[str, Label]:

@@ -4,7 +4,8 @@
      income_class, threshold, label?, labelled_at?: Date, labelled_by?,
      conflicts?: [{label, labelled_at, labelled_by?}]}
 
-The first prediction and the first label of an id win. A later label with another value goes to
+The prediction of an id with the earliest `predicted_at` wins, in any order of arrival. The first
+label of an id wins. A later label with another value goes to
 `conflicts`. A label that arrives before its prediction creates a document without `predicted_at`,
 which is "pending" until the prediction arrives. Every write may be repeated.
 """
@@ -25,7 +26,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from config.events import Label, LabelledRecord, Prediction, labelled
+from config.events import Label, LabelledRecord, Prediction, earliest, labelled
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.journal.export import ALL_TIME, Period
@@ -188,8 +189,8 @@ class MongoSink:
                     self.collection.drop_index(name)
 
     def _store_predictions(self, predictions: list[Prediction]) -> None:
-        """Insert new ids; complete documents that have only a label."""
-        documents = {one.prediction_id: document_of(one) for one in reversed(predictions)}
+        """Insert new ids; complete documents that have only a label or a later prediction."""
+        documents = {one.prediction_id: document_of(one) for one in earliest(predictions)}
         if not documents:
             return
         inserts = [
@@ -198,7 +199,11 @@ class MongoSink:
         ]
         inserted = set((self._write(inserts).upserted_ids or {}).values())
         self._write(
-            pymongo.UpdateOne({"_id": key, "predicted_at": {"$exists": False}}, {"$set": document})
+            pymongo.UpdateOne(
+                # Matches a missing field too.
+                {"_id": key, "predicted_at": {"$not": {"$lte": document["predicted_at"]}}},
+                {"$set": document},
+            )
             for key, document in documents.items()
             if key not in inserted
         )

@@ -162,6 +162,17 @@ def test_a_prediction_sent_again_after_its_features_were_pruned_is_a_duplicate(
     assert identities(window.last_predictions(10)) == ["c", "d", "e"]
 
 
+def test_an_earlier_prediction_replaces_a_later_one_whose_features_were_pruned(
+    window: Window,
+) -> None:
+    window.add_predictions([prediction(name) for name in "abcde"])
+    window.prune(retention_rows=3, label_rows=5, at=NOW)
+    window.add_predictions([msgspec.structs.replace(prediction("a", 0.2), predicted_at=1.0)])
+    window.add_labels([label("a")])
+    assert [one.probability for one in window.last_labelled(10)] == [0.2]
+    assert identities(window.last_predictions(10)) == ["c", "d", "e"]
+
+
 def test_a_label_sent_again_after_it_was_pruned_is_a_duplicate_or_a_conflict(
     window: Window,
 ) -> None:

@@ -29,6 +29,7 @@ from prediction_service.journal import (
     read_after,
     remove_journal,
 )
+from prediction_service.journal.export import Period, journalled_predictions
 from prediction_service.journal.line import VERSION_LINE
 from prediction_service.journal.writer import JournalFile
 from prediction_service.settings import Settings
@@ -355,6 +356,13 @@ def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal
     assert "duplicates      1" in run_command(settings, "status").stdout
     exported = run_command(settings, "export").stdout.splitlines()
     assert [msgspec.json.decode(line, type=Prediction) for line in exported] == predictions
+
+
+def test_an_export_of_a_period_has_no_retry_of_an_earlier_prediction(journal: Journal) -> None:
+    (first,) = made_predictions(1)
+    retry = msgspec.structs.replace(first, predicted_at=first.predicted_at + 60)
+    journal.append([retry, first])
+    assert not list(journalled_predictions(journal.root, Period(since=first.predicted_at + 30)))
 
 
 def test_labelled_predictions_are_exported_as_training_reads_them(
