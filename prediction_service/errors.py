@@ -72,8 +72,8 @@ class UntrustedHost(ServiceError):
     status, code = 403, "untrusted_host"
 
 
-class NotJsonType(ServiceError):
-    """The request does not declare JSON. The caller must set its Content-Type."""
+class UnsupportedMediaType(ServiceError):
+    """The headers do not declare uncompressed JSON. The caller must fix them."""
 
     status, code = 415, "unsupported_media_type"
 

@@ -21,6 +21,10 @@ UNTRUSTED_HOST = (
     "Host: not trusted; expected an IP address, a name without a dot, or a name in TRUSTED_HOSTS."
 )
 NOT_JSON_TYPE = f"Content-Type: expected {JSON}. Send the header with every POST."
+ENCODED_BODY = (
+    "Content-Encoding: not supported; expected no encoding. Send the body uncompressed, without the"
+    " header."
+)
 HOSTS_DESCRIPTION = (
     "Host names under which clients reach the service, separated by commas; `.example.org` includes"
     " all names below it. IP addresses and names without a dot are always trusted."
@@ -66,6 +70,14 @@ def is_listed(name: str, trusted: str) -> bool:
     return any(
         name == one or (one.startswith(".") and name.endswith(one)) for one in trusted.split(",")
     )
+
+
+def find_body_fault(environ: WSGIEnvironment) -> str | None:
+    """Return why the headers do not describe a readable body (status 415), or None."""
+    if not is_json(environ.get("CONTENT_TYPE", "")):
+        return NOT_JSON_TYPE
+    encoding = environ.get("HTTP_CONTENT_ENCODING")
+    return ENCODED_BODY if encoding and encoding.strip().lower() != "identity" else None
 
 
 def is_json(content_type: str) -> bool:

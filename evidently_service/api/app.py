@@ -18,10 +18,9 @@ from config.contract import Contract, nearest
 from config.runtime.api_keys import hashes, owner_of
 from config.runtime.cross_site import (
     JSON,
-    NOT_JSON_TYPE,
     UNTRUSTED_HOST,
+    find_body_fault,
     is_cross_site,
-    is_json,
     is_trusted_host,
 )
 from config.runtime.logs import where
@@ -230,10 +229,10 @@ def check_key(known: list[tuple[str, str]]) -> None:
 
 
 def read_body() -> bytes:
-    """Return the request's body. Raises RequestError (415) if it is not declared as JSON."""
+    """Return the request's body. Raises RequestError (415) unless declared as plain JSON."""
     body = request.get_data(cache=False)
-    if not is_json(request.headers.get("Content-Type", "")):
-        raise RequestError(415, "unsupported_media_type", NOT_JSON_TYPE)
+    if fault := find_body_fault(request.environ):
+        raise RequestError(415, "unsupported_media_type", fault)
     return body
 
 

@@ -20,7 +20,7 @@ from werkzeug.exceptions import (
 )
 
 from config.events import Label
-from config.runtime.cross_site import JSON, NOT_JSON_TYPE, is_json
+from config.runtime.cross_site import JSON, find_body_fault
 from config.runtime.logs import where
 from prediction_service.predict.parsing import FeedbackReader
 from prediction_service.http.middleware import (
@@ -36,10 +36,10 @@ from prediction_service.errors import (
     InvalidRecords,
     NotAuthorized,
     NotJson,
-    NotJsonType,
     NotReady,
     ReportedProblem,
     ServiceError,
+    UnsupportedMediaType,
     error_body,
 )
 from prediction_service.journal import Journal, JournalFull, JournalUnavailable
@@ -216,7 +216,7 @@ def read_flag(name: str) -> bool:
 def read_body(max_bytes: int) -> bytes:
     """Return the request's body.
 
-    Raises RequestEntityTooLarge, BadRequest, ClientDisconnected or NotJsonType.
+    Raises RequestEntityTooLarge, BadRequest, ClientDisconnected or UnsupportedMediaType.
 
     The stream is read directly: Werkzeug's own limit truncates a chunked body without an error,
     and its wrapper costs a tenth of a request.
@@ -232,8 +232,8 @@ def read_body(max_bytes: int) -> bytes:
         raise RequestEntityTooLarge()
     if length is not None and len(body) < length:
         raise ClientDisconnected()
-    if not is_json(request.environ.get("CONTENT_TYPE", "")):
-        raise NotJsonType(NOT_JSON_TYPE)
+    if fault := find_body_fault(request.environ):
+        raise UnsupportedMediaType(fault)
     return body
 
 

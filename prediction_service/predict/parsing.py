@@ -22,6 +22,11 @@ from prediction_service.predict.responses import BinaryClass, PredictionId
 MAX_PROBLEMS = 1000  # in one response; finding the nearest category of each takes time
 ID_RULE = "the 32 hexadecimal digits from the response of /predict"
 LABEL_RULE = "0 or 1"
+WRAPPER_RULE = "a record or a list of records"
+UNWRAP = (
+    "The body is not a record. Send the record itself, as an object with the columns as fields, or a"
+    " JSON list of records."
+)
 
 
 class Feedback(msgspec.Struct, forbid_unknown_fields=True):
@@ -103,8 +108,21 @@ class RecordReader:
         data = load_json(body)
         records = data if isinstance(data, list) else [data]
         check_count(len(records), self.max_records)
+        self._reject_wrapper(data)
         raise_problems(records, self._check, isinstance(data, list))
         return data
+
+    def _reject_wrapper(self, data: Any) -> None:
+        """Raise InvalidRecords if a field holds the records, as in MLflow's and KServe's formats.
+
+        Such an object has no column of the contract.
+        """
+        if not isinstance(data, JsonObject) or any(f.name in data for f in self.contract.features):
+            return
+        for name, value in data.items():
+            if isinstance(value, (list, dict)):
+                problem = Problem("record", f"an object with {name!r}", WRAPPER_RULE)
+                raise InvalidRecords(UNWRAP, [ReportedProblem.of(problem)])
 
     def _check(self, record: Any) -> list[Problem]:
         if not isinstance(record, JsonObject):

@@ -1,5 +1,6 @@
 """The HTTP side with Flask's client: stored events, rejected requests, shown measurements."""
 
+import gzip
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -279,6 +280,14 @@ def test_a_post_must_declare_json(client: FlaskClient, content_type: str | None)
         assert response.status_code == 415
         assert response.json["error"]["code"] == "unsupported_media_type"
         assert "expected application/json" in response.json["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/iterate/income", "/labels/income"])
+def test_a_compressed_body_is_rejected_with_the_header(client: FlaskClient, path: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response: Any = client.post(path, data=gzip.compress(b"[]"), headers=headers)
+    assert (response.status_code, response.json["error"]["code"]) == (415, "unsupported_media_type")
+    assert response.json["error"]["message"].startswith("Content-Encoding: ")
 
 
 def test_with_key_hashes_only_a_known_key_may_post(

@@ -1,5 +1,6 @@
 """The HTTP contract, through the Flask client on a real model and a real journal."""
 
+import gzip
 import json
 import time
 from collections.abc import Sequence
@@ -147,6 +148,42 @@ def test_a_missing_field_is_named(client: FlaskClient, record: Record) -> None:
     assert problem["field"] == "sex"
     assert "record" not in problem
     assert "the field is missing" in problem["expected"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": ["age"], "data": [[38]]}},
+        {"dataframe_records": [{"age": 38}]},
+        {"instances": [{"age": 38}], "params": {}},
+        {"inputs": {"age": [38]}},
+    ],
+    ids=lambda body: next(iter(body)),
+)
+def test_records_inside_another_object_are_one_problem_with_the_remedy(
+    client: FlaskClient, body: Record
+) -> None:
+    """MLflow's scoring server takes such bodies. Each missing column was a problem of its own."""
+    response: Any = client.post("/predict", json=body)
+    (problem,) = error_of(response, 422, "invalid_records")
+    wanted = "a record or a list of records"
+    assert (problem["field"], problem["expected"]) == ("record", wanted)
+    assert next(iter(body)) in problem["value"]
+    assert "Send the record itself" in response.get_json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/feedback"])
+def test_a_compressed_body_is_rejected_with_the_header_and_the_remedy(
+    client: FlaskClient, record: Record, path: str
+) -> None:
+    body = json.dumps(record).encode()
+    headers = {"Content-Type": JSON, "Content-Encoding": "gzip"}
+    response: Any = client.post(path, data=gzip.compress(body), headers=headers)
+    error_of(response, 415, "unsupported_media_type")
+    message = response.get_json()["error"]["message"]
+    assert message.startswith("Content-Encoding: ") and "Send the body uncompressed" in message
+    plain = client.post("/predict", data=body, headers=headers | {"Content-Encoding": "identity"})
+    assert plain.status_code == 200
 
 
 def test_an_education_num_that_contradicts_education_is_refused(
