@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import structlog
@@ -47,6 +47,7 @@ MAINTENANCE_PERIOD_S = 5.0
 INDEX_RETRY_S = 30.0
 LOG_PERIOD_S = 60.0  # between two lines about a sink that stays unavailable
 LABEL_STATES_PERIOD_S = 30.0
+MAX_WARNINGS = 1000  # remembered
 
 
 def make_sinks(settings: Settings) -> list[Sink]:
@@ -157,7 +158,7 @@ class Shipper:
             has_ended = not is_live(path)  # before reading: nothing is appended after this
             events = read_after(path, after, self.settings.relay_batch_rows)
         except (JournalUnavailable, OSError) as err:  # the other journals are still shipped
-            log.warning("journal_unreadable", path=str(path), error=str(err))
+            warn_once("journal_unreadable", path, str(err))
             self._failing.pop(path, None)
             return False
         n_shipped = self._store(path, events) if events else 0
@@ -289,7 +290,7 @@ def remove_shipped(settings: Settings, progress: Progress, now: float) -> None:
             elif has_ended and is_recorded and missing:
                 undelivered.append((newest_at, seq, path))
         except (JournalUnavailable, OSError) as err:
-            log.warning("journal_not_removed", path=str(path), error=str(err))
+            warn_once("journal_not_removed", path, str(err))
     if is_full:
         drop_undelivered(settings, progress, [one for one in undelivered if one[0] < now - LAG_S])
 
@@ -315,6 +316,12 @@ def drop_undelivered(
 def is_half_full(settings: Settings) -> bool:
     """Return whether the journals have reached half of JOURNAL_MAX_MB."""
     return folder_bytes(settings.journal_path) > settings.journal_max_mb * 10**6 / 2
+
+
+@lru_cache(MAX_WARNINGS)
+def warn_once(event: str, path: Path, error: str) -> None:
+    """Log a fault of a journal, and again once its error changes: each round finds it again."""
+    log.warning(event, path=str(path), error=error)
 
 
 def _remove(path: Path, progress: Progress) -> None:

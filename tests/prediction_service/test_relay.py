@@ -41,6 +41,7 @@ from prediction_service.journal import (
     newest,
     read_after,
 )
+from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.relay.shipping import (
     Shipper,
@@ -652,6 +653,25 @@ def test_a_file_that_cannot_be_read_keeps_no_other_from_removal(settings: Settin
     with closing(shipped(settings, worker)) as progress:
         remove_shipped(settings, progress, now=2e9)
     assert journal_paths(root) == [damaged, newer]
+
+
+def test_a_damaged_file_is_logged_once_and_again_with_another_error(settings: Settings) -> None:
+    """Each round of the relay once logged it, every second and for each sink."""
+    settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
+    damaged = settings.journal_path / "here" / ("0" * 32 + ".jsonl")
+    damaged.parent.mkdir(parents=True)
+    sink = EvidentlySink("http://127.0.0.1:1", 1)
+    with closing(Progress(settings.journal_path)) as progress, capture_logs() as logs:
+        shippers = [Shipper(sink, progress, settings) for _ in range(2)]
+        for content in (b"\xff\n", b'["journal",2]\n'):
+            damaged.write_bytes(content)
+            for _ in range(3):
+                for shipper in shippers:
+                    shipper.ship()
+                remove_shipped(settings, progress, now=2e9)
+    found = [(one["event"], "format version" in one["error"]) for one in logs]
+    once = [("journal_unreadable", False), ("journal_not_removed", False)]
+    assert found == [*once, *((event, True) for event, _ in once)]
 
 
 class FullDisk(Progress):
