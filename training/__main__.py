@@ -315,8 +315,8 @@ def run_forget(options: argparse.Namespace) -> None:
     print(f"training store: {store.forget(options.prediction_id)} rows removed")
     if store.folder.is_bucket:
         print(
-            f"{store.folder.address}: a bucket with versioning or soft delete keeps removed objects"
-            " until its own rules delete them"
+            f"{store.folder.address}: if the bucket has soft delete, it keeps removed objects until"
+            " their retention ends"
         )
     print(f"quarantine: {forget_rejected(folder, options.prediction_id)} rows removed")
 

@@ -122,14 +122,14 @@ def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("is_bucket", [False, True])
-def test_forget_reports_that_a_bucket_may_keep_earlier_versions(is_bucket, monkeypatch, capsys):
+def test_forget_reports_that_a_bucket_may_keep_removed_objects(is_bucket, monkeypatch, capsys):
     folder = SimpleNamespace(is_bucket=is_bucket, address="gs://income/store")
     store = SimpleNamespace(folder=folder, forget=lambda _: 1)
     monkeypatch.setattr("training.__main__.open_store", lambda: store)
     main(["forget", "p1"])
     printed = capsys.readouterr().out
     assert "training store: 1 rows removed" in printed
-    assert ("gs://income/store: a bucket with versioning" in printed) == is_bucket
+    assert ("gs://income/store: if the bucket has soft delete" in printed) == is_bucket
 
 
 @pytest.fixture

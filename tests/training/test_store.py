@@ -1,9 +1,14 @@
 """The training store in a folder and in a bucket: appends are atomic and happen once."""
 
+import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import numpy as np
@@ -118,6 +123,53 @@ def test_a_forgotten_prediction_is_in_no_file_of_the_store(store, rows):
     names = store.folder.names()
     assert len([name for name in names if name.endswith(".parquet")]) == 2
     assert [batch.rows for batch in store.batches()] == [40, 39]
+
+
+class VersionedBucket(BaseHTTPRequestHandler):
+    """The part of Cloud Storage's JSON API that lists and deletes versions; emulators lack it."""
+
+    versions: ClassVar[list[tuple[str, str]]] = []  # name, generation
+
+    def do_GET(self) -> None:  # pylint: disable=invalid-name  # the base class's name
+        """List the versions with a prefix."""
+        query = parse_qs(urlsplit(self.path).query)
+        names = self.versions if query.get("versions") == ["true"] else []
+        items = [
+            {"bucket": "tests", "name": name, "generation": generation, "size": "1"}
+            for name, generation in names
+            if name.startswith(query["prefix"][0])
+        ]
+        self.respond(200, json.dumps({"items": items}).encode())
+
+    def do_DELETE(self) -> None:  # pylint: disable=invalid-name
+        """Delete one version."""
+        url = urlsplit(self.path)
+        name = unquote(url.path).partition("/o/")[2]
+        self.versions.remove((name, parse_qs(url.query)["generation"][0]))
+        self.respond(204, b"")
+
+    def respond(self, status: int, body: bytes) -> None:
+        """Send a response."""
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
+        """Log nothing."""
+
+
+def test_a_removed_file_leaves_no_version_in_a_bucket(monkeypatch):
+    """In a bucket with versioning the removed rows once stayed as an earlier version."""
+    other = ("store/a.parquet.old", "3")
+    VersionedBucket.versions[:] = [("store/a.parquet", "1"), ("store/a.parquet", "2"), other]
+    with ThreadingHTTPServer(("127.0.0.1", 0), VersionedBucket) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+        Folder("gs://tests/store").remove("a.parquet")
+        server.shutdown()
+    assert VersionedBucket.versions == [other]
 
 
 def test_forgetting_completes_an_interrupted_forget(tmp_path, rows):

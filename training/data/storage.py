@@ -34,12 +34,16 @@ def storage_options() -> dict[str, Any]:
     return {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
 
 
-def open_address(address: str) -> tuple[FileSystem, str]:
-    """Return the file system of a path or a gs:// address, and the path inside it."""
+def open_address(address: str, *, with_versions: bool = False) -> tuple[FileSystem, str]:
+    """Return the file system of a path or a gs:// address, and the path inside it.
+
+    `with_versions`: paths in a bucket may name a version of an object, as `PATH#GENERATION`.
+    """
     os.environ.update(GCSFS)
-    options = {"auto_mkdir": True}
+    options: dict[str, Any] = {"auto_mkdir": True}
     if address.startswith(SCHEME):
         options = {"use_listings_cache": False, **storage_options()}
+        options["version_aware"] = with_versions
     filesystem, path = url_to_fs(address, **options)
     return filesystem, path.rstrip("/")
 
@@ -104,9 +108,16 @@ class Folder:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it exists."""
+        """Remove a file, if it exists; in a bucket with versioning all its versions."""
+        path = f"{self.path}/{name}"
         with _translated_errors(f"{self.address}/{name}"), suppress(FileNotFoundError):
-            self.filesystem.rm_file(f"{self.path}/{name}")
+            if not self.is_bucket:
+                self.filesystem.rm_file(path)
+                return
+            versions, _ = open_address(self.address, with_versions=True)
+            for version in versions.find(self.path, prefix=name, versions=True):
+                if version.rpartition("#")[0] == path:
+                    versions.rm_file(version)
 
 
 def read_file(address: str) -> bytes:
