@@ -32,7 +32,7 @@ ONE_PLACE = {
     ("training", "mlflow"): {"ledger", "mlflow_registry"},
     ("training", "fsspec"): {"storage"},
     ("training", "pyspark"): {"spark"},
-    ("training", "prefect"): {"exporter", "flows", "tasks", "watch", "worker"},
+    ("training", "prefect"): {"crashes", "exporter", "flows", "tasks", "watch", "worker"},
     ("training", "pymongo"): {"feedback"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},

@@ -14,15 +14,17 @@ from uuid import UUID
 
 import pytest
 import requests
+import yaml
 from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 # pylint: disable-next=no-name-in-module  # Prefect makes this name at import
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Pending, Running
+from prefect.states import Crashed, Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
 from training.code_bundle import ROOT, code_digest, code_files
+from training.orchestration.crashes import FLOWS, NO_HEARTBEAT, REPORTED, report_crashes
 from training.orchestration.exporter import read_trainings
 from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.orchestration.worker import (
@@ -147,7 +149,7 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
             return state if state and state.is_final() else None
 
         state = wait_until(final, 300, "the run to end")
-        assert state.type == StateType.CRASHED and "no heartbeat" in str(state.message)
+        assert (state.type, state.message) == (StateType.CRASHED, NO_HEARTBEAT)
         assert find_facts(registry, 0.0, Settings()).running is None
         assert read_trainings(registry, time.time()).last_failed
 
@@ -290,3 +292,40 @@ def test_a_failed_run_is_reported_to_notify_url(notifications):
     assert (
         "flow breaks" in notifications[0]["title"] and "the reason" in notifications[0]["message"]
     )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
+def test_a_run_whose_machine_died_is_reported_to_notify_url_once(notifications, monkeypatch):
+    """The automation sets its state, so no hook runs. Such a training once ended without a word."""
+    create_pool()
+    deploy(Settings(), wait_for_server(120))
+    end_orphaned_runs()
+    report_crashes()  # those of earlier tests
+    notifications.clear()
+    found = deployments()
+    with get_client(sync_client=True) as client:
+
+        def crash(deployment: str, message: str) -> FlowRun:
+            run = client.create_flow_run_from_deployment(UUID(found[deployment]["id"]), tags=["x"])
+            client.set_flow_run_state(run.id, Running())
+            client.set_flow_run_state(run.id, Crashed(message=message))
+            return run
+
+        silent = crash("train", NO_HEARTBEAT)
+        crash("train", "a process that ended reports itself")
+        crash("watch", NO_HEARTBEAT)
+        address = os.environ["NOTIFY_URL"]
+        monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{free_port()}")
+        report_crashes()  # nobody received it
+        monkeypatch.setenv("NOTIFY_URL", address)
+        for _ in range(2):
+            report_crashes()
+        assert set(client.read_flow_run(silent.id).tags) >= {"x", REPORTED}
+    (notification,) = notifications
+    assert f"flow train, run {silent.name}: crashed" in notification["title"]
+    assert notification["message"].strip() == NO_HEARTBEAT
+
+
+def test_all_flows_but_watch_are_reported():
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))
+    assert {one["name"] for one in content["deployments"]} == {*FLOWS, "watch"}

@@ -124,10 +124,17 @@ def first_run(
 
 def notify_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     """Send the message of a failed or crashed flow run to NOTIFY_URL, if set; a hook of flows."""
+    if not notify(flow.name, run, state):
+        flow_run_logger(run, flow).warning("notification_failed setting=NOTIFY_URL")
+
+
+def notify(flow_name: str, run: FlowRun, state: State[Any]) -> bool:
+    """Send the message of a failed or crashed flow run to NOTIFY_URL; return False if that fails.
+
+    Returns True without NOTIFY_URL.
+    """
     settings = read_settings(Settings)
     if not settings.notify_url:
-        return
-    title = f"Income prediction: flow {flow.name}, run {run.name}: {state.type.value.lower()}"
-    sent = Apprise(settings.notify_url).notify(title=title, body=state.message or "")
-    if not sent:
-        flow_run_logger(run, flow).warning("notification_failed setting=NOTIFY_URL")
+        return True
+    title = f"Income prediction: flow {flow_name}, run {run.name}: {state.type.value.lower()}"
+    return bool(Apprise(settings.notify_url).notify(title=title, body=state.message or ""))

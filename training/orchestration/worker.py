@@ -33,6 +33,7 @@ from prefect.workers.process import ProcessWorker
 
 from config.runtime.settings import read_settings
 from training.data.storage import GCSFS, storage_options
+from training.orchestration.crashes import NO_HEARTBEAT, SILENCE_S, WORKER_STOPPED
 from training.orchestration.tasks import PrefectUnavailable, find_prefect
 from training.settings import Settings
 from training.code_bundle import ROOT, code_digest, code_files
@@ -41,7 +42,6 @@ POOL = "income"
 CODE_BLOCK, RESULTS_BLOCK = "income-code", "income-results"
 DEPLOY_TIMEOUT_S = 120
 HEARTBEAT_S = 30  # between two heartbeats of a run; Prefect accepts nothing shorter
-SILENCE_S = 180  # without a heartbeat until a run is crashed; Prefect's server restarts in less
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")}
 SILENT_RUNS = "income-silent-runs"  # automation of Prefect
@@ -157,11 +157,7 @@ def crash_silent_runs() -> None:
             threshold=1,
             within=timedelta(seconds=SILENCE_S),
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message=f"no heartbeat for {SILENCE_S} seconds"
-            )
-        ],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=NO_HEARTBEAT)],
     )
     with get_client(sync_client=True) as client:
         for former in client.read_automations_by_name(SILENT_RUNS):
@@ -193,7 +189,7 @@ def end_orphaned_runs() -> None:
     states = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     orphaned = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
-    crashed: State[Any] = Crashed(message="its worker stopped")
+    crashed: State[Any] = Crashed(message=WORKER_STOPPED)
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=orphaned, work_pool_filter=pool):
             client.set_flow_run_state(run.id, crashed)

@@ -23,6 +23,7 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
 from config.runtime.settings import read_settings
+from training.orchestration.crashes import report_crashes
 from training.retraining.policy import BUDGET_PERIOD_S, Cause, Facts, cause_of, decide
 from training.settings import Settings
 
@@ -54,8 +55,12 @@ NOTIFY: dict[str, Any] = {
 
 @flow(name="watch", persist_result=False, **NOTIFY)
 def watch() -> str:
-    """Start a training if there is a cause and no objection; return the decision in words."""
+    """Start a training if there is a cause and no objection; return the decision in words.
+
+    Reports crashed runs before that.
+    """
     settings, log = read_settings(Settings), get_run_logger()
+    report_crashes()
     verdict = fetch_verdict(settings.evidently_address)
     cause = cause_of(verdict)
     if cause is None:
