@@ -86,9 +86,11 @@ class Stack:
         return response.json()
 
     @contextmanager
-    def predictions(self) -> Iterator[Collection[dict[str, Any]]]:
+    def predictions(
+        self, user: str = "income", secret: str = "mongo_password"
+    ) -> Iterator[Collection[dict[str, Any]]]:
         """Open the collection in MongoDB on its published port."""
-        login = f"income:{self.secret('mongo_password')}@" if self.has_mongodb_users else ""
+        login = f"{user}:{self.secret(secret)}@" if self.has_mongodb_users else ""
         with pymongo.MongoClient[dict[str, Any]](
             f"mongodb://{login}127.0.0.1:{self.env['MONGO_PORT']}/?authSource=income",
             serverSelectionTimeoutMS=10_000,

@@ -209,6 +209,16 @@ def test_the_users_of_mlflow_have_the_rights_of_their_role(stack):
     }
 
 
+def test_the_users_of_mongodb_have_the_rights_of_their_role(stack):
+    if not stack.has_mongodb_users:
+        pytest.skip("the image of MongoDB has no users")
+    for user in ("worker", "jupyter"):
+        with stack.predictions(user, f"mongo_{user}_password") as predictions:
+            predictions.find_one()
+            with pytest.raises(OperationFailure, match="not authorized"):
+                predictions.delete_one({"_id": "none"})
+
+
 def test_the_evidently_service_accepts_events_from_the_relay_alone(stack):
     for path in ("/iterate/income", "/labels/income"):
         response = requests.post(stack.url("evidently", path), json=[], timeout=10)

@@ -91,7 +91,8 @@ def test_a_restore_on_another_machine_brings_the_passwords_of_mongodbs_users(
     after = new.secrets()
     assert new.users.read_text() == after["mongo_password"]
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"mongo_password", "mongo_root_password"}
+    users = ("", "_root", "_worker", "_jupyter")
+    assert changed == {f"mongo{user}_password" for user in users}
     assert all(after[name] == old.secrets()[name] for name in changed)
     modes = {p.stat().st_mode & 0o777 for p in (new.folder / "var/secrets").iterdir()}
     assert modes == {0o444}

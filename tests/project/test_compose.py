@@ -38,24 +38,26 @@ FIXED |= {"DATA_DIR", "MODEL_DIR", "JOURNAL_DIR", "WINDOW_DIR"}
 
 # The secrets that each service can read. The others have none.
 SECRETS: dict[str, set[str]] = {
-    "mongo": {"mongo_root_password", "mongo_password"},
+    "mongo": {"mongo_root_password", "mongo_password"}
+    | {"mongo_worker_password", "mongo_jupyter_password"},
     "mlflow": {"mlflow_password", "mlflow_secret_key", "google_credentials"}
     | {f"mlflow_{user}_password" for user in ("worker", "reader", "jupyter")},
     "prefect": {"prefect_auth"},
-    "worker": {"mlflow_worker_password", "mongo_password", "prefect_auth", "google_credentials"},
+    "worker": {"mlflow_worker_password", "mongo_worker_password", "prefect_auth"}
+    | {"google_credentials"},
     "prediction": set(),
     "follower": {"mlflow_reader_password"},
     "relay": {"mongo_password", "relay_key"},
     "evidently": {"relay_key_hash"},
     "measure": {"mlflow_reader_password"},
     "grafana": {"grafana_password", "smtp_password"},
-    "jupyter": {"jupyter_token", "mlflow_jupyter_password", "mongo_password"},
+    "jupyter": {"jupyter_token", "mlflow_jupyter_password", "mongo_jupyter_password"},
     "traffic": {"mlflow_reader_password"},
 }
-OF_SECRETS = {
-    "MONGODB_PASSWORD": "mongo_password",
-    "EVIDENTLY_API_KEY": "relay_key",
-    "EVIDENTLY_KEY_HASHES": "relay_key_hash",
+OF_SECRETS = {  # a service that has none of them has no use for the setting
+    "MONGODB_PASSWORD": {"mongo_password", "mongo_worker_password"},
+    "EVIDENTLY_API_KEY": {"relay_key"},
+    "EVIDENTLY_KEY_HASHES": {"relay_key_hash"},
 }
 
 
@@ -83,6 +85,25 @@ def test_only_the_server_has_the_password_of_mlflows_administrator():
         assert path == f"/run/secrets/{secret}", name
 
 
+def test_each_client_of_mongodb_has_a_user_with_the_rights_that_it_needs():
+    """One user with all rights was once shared by the relay, the worker and the notebooks."""
+    script = (ROOT / "config/mongo/users.js").read_text("utf-8")
+    users = {
+        user: (role, secret)
+        for user, role, secret in re.findall(r'(\w+): \{ role: "(\w+)", secret: "(\w+)" \}', script)
+    }
+    clients = {}
+    for name, service in SERVICES.items():
+        environment = service.get("environment", {})
+        if path := environment.get("MONGODB_PASSWORD_FILE"):
+            (user,) = re.findall(r":-mongodb://(\w+)@mongo:", environment["MONGODB_ADDRESS"])
+            role, secret = users.pop(user)
+            assert path == f"/run/secrets/{secret}" and secret in SECRETS["mongo"], name
+            clients[name] = role
+    assert clients == {"relay": "readWrite", "worker": "read", "jupyter": "read"}
+    assert not users
+
+
 def test_the_secrets_of_a_stack_are_random_and_the_relays_hash_fits_its_key(tmp_path):
     """A replaced key gets a new hash; the other secrets stay."""
     script = tmp_path / "config/operate/secrets"
@@ -102,7 +123,10 @@ def test_the_secrets_of_a_stack_are_random_and_the_relays_hash_fits_its_key(tmp_
 
 
 def test_the_example_explains_every_variable_of_the_compose_file_with_its_default():
-    used = dict(re.findall(r"\$\{([A-Z_]+)(?::?-([^}$]*))?", TEXT))
+    found = re.findall(r"\$\{([A-Z_]+)(?::?-([^}$]*))?", TEXT)
+    used = dict(
+        reversed(found)
+    )  # the first default, as MONGODB_ADDRESS has a user for each service
     explained = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", EXAMPLE, re.M))
     explained.pop("COMPOSE_PROFILES")  # Compose itself reads it
     assert used.keys() - MAKE_VARIABLES == explained.keys()
@@ -117,7 +141,7 @@ def test_the_example_explains_every_variable_of_the_compose_file_with_its_defaul
 def test_every_setting_of_a_part_reaches_its_container(service):
     """MAX_RECORDS and a dozen others in `.env` were once ignored silently."""
     names = {name.upper() for name in SETTINGS[service].model_fields}
-    names -= {name for name, secret in OF_SECRETS.items() if secret not in SECRETS[service]}
+    names -= {name for name, secrets in OF_SECRETS.items() if not secrets & SECRETS[service]}
     passed = SERVICES[service]["environment"].keys()
     passed |= {name.removesuffix("_FILE") for name in passed}  # of a secret
     assert names - FIXED <= passed

@@ -296,7 +296,7 @@ def test_a_failed_run_is_reported_to_notify_url(notifications):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
 def test_a_run_whose_machine_died_is_reported_to_notify_url_once(notifications, monkeypatch):
-    """The automation sets its state, so no hook runs. Such a training once ended without a word."""
+    """The automation sets its state, so no hook runs. Such a training once ended silently."""
     create_pool()
     deploy(Settings(), wait_for_server(120))
     end_orphaned_runs()
