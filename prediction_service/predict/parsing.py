@@ -24,8 +24,8 @@ ID_RULE = "the 32 hexadecimal digits from the response of /predict"
 LABEL_RULE = "0 or 1"
 WRAPPER_RULE = "a record or a list of records"
 UNWRAP = (
-    "The body is not a record. Send the record itself, as an object with the columns as fields, or a"
-    " JSON list of records."
+    "The body is not a record. Send the record itself, as an object with the columns as fields, or"
+    " a JSON list of records."
 )
 
 

@@ -14,33 +14,46 @@ the duration of any rule.
 import argparse
 import contextlib
 import fnmatch
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import requests
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from config.local_stack.stack import PORTS, running, stack_environment
+from config.contract import load_contract
+from config.events import Label, Prediction
+from config.local_stack.stack import PORTS, Stack, running, stack_environment
+from prediction_service.journal import Event, Journal
+from prediction_service.settings import Settings
 from tests.config.test_monitoring_files import RULES, query_response, scraping
 from tests.conftest import free_port, wait_until
 
 SPEED_UP = 30  # of the rules' durations
 QUIET_S = 14.0
-INVALID_S = 8.0  # several scrapes, so that Prometheus sees a rate
+POST_S = 8.0  # several scrapes, so that Prometheus sees a rate
+SLOW_S = 0.4  # from a slow client's header to its body
 BASELINE_ROWS = 1000  # of people as in the reference, before the change
 ALERT_TIMEOUT_S = 180.0  # from the first record sent; generous, because machines are noisy
 MEASURE_TIMEOUT_S = 120.0
+BACKLOG_ROWS = 1500  # sent while the monitoring is down
+DAY_S = 86_400
 # They distinguish the alerts of one rule.
 LABELS = ("feature", "output", "sink", "job", "endpoint", "reason")
 STACK = ("gcs", "mlflow", "prefect", "prediction", "follower", "relay")
@@ -58,77 +71,11 @@ class Drill(NamedTuple):
     max_windows: int = 3  # of 1,000 rows, judged before the last expected alert fires
     scenario: str = "none"
     rows: int = 2500
-    sends_invalid: bool = False  # after the rows: records that break the contract
-    stops_monitoring: bool = False  # after the rows; then the same number of rows is sent
+    fault: "Fault | None" = None  # after the rows
 
 
-DRILLS = (
-    Drill("none", "people as in the reference", ()),
-    Drill(
-        "covariate, sudden",
-        "older, self-employed, other countries, from one record to the next",
-        ("FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)", "PerformanceBelowFloor"),
-        scenario="sudden",
-    ),
-    Drill(
-        "covariate, gradual",
-        "the same, over 6,000 records",
-        ("FeatureDrift(*)", "DatasetDrift"),
-        ("TargetDrift(*)", "PerformanceBelowFloor"),
-        max_windows=6,
-        scenario="gradual",
-        rows=6000,
-    ),
-    Drill(
-        "label shift",
-        "60 % earn above 50K, instead of 24 %",
-        ("FeatureDrift(*)", "TargetDrift(*)"),
-        ("DatasetDrift",),
-        scenario="label_shift",
-    ),
-    Drill(
-        "concept shift",
-        "the same people, with the labels of managers and specialists inverted",
-        ("PerformanceBelowFloor",),
-        scenario="concept_shift",
-    ),
-    Drill(
-        "unit change",
-        "hours a week are sent as days",
-        ("FeatureDrift(hours_per_week)",),
-        ("TargetDrift(*)",),
-        scenario="unit_change",
-    ),
-    Drill(
-        "missing field",
-        "the occupation is null",
-        ("FeatureDrift(occupation)", "InvalidValues(occupation)"),
-        ("TargetDrift(*)",),
-        scenario="missing_field",
-    ),
-    Drill(
-        "unseen category",
-        "a native country outside of the contract",
-        ("FeatureDrift(native_country)", "InvalidValues(native_country)"),
-        ("TargetDrift(*)",),
-        scenario="unseen_category",
-    ),
-    Drill(
-        "rejected records",
-        "records without a field",
-        ("RejectedRequests(predict)",),
-        rows=1500,
-        sends_invalid=True,
-    ),
-    Drill("traffic stop", "1,500 records, then no more", (), rows=1500),
-    Drill(
-        "service down",
-        "the monitoring stops, and traffic continues",
-        ("ServiceDown(evidently_service)", "MonitoringStale", "SinkBacklog(evidently)"),
-        rows=1500,
-        stops_monitoring=True,
-    ),
-)
+# A context manager: a fault may last while the alerts are watched.
+Fault = Callable[["Stage", Stack], contextlib.AbstractContextManager[None]]
 
 
 class Outcome(NamedTuple):
@@ -169,6 +116,8 @@ class Stage:
         ports = {name: str(free_port()) for name in PORTS}
         settings = {"MEASURE_PERIOD_S": "1", "JUDGE_PERIOD_S": "0"}
         self.env = stack_environment(os.environ | ports | settings, folder / "var", {})
+        contract = load_contract()
+        self.record = {feature.name: feature.default for feature in contract.inputs}
         self.rules = folder / "alerts.yml"
         self.rules.write_text(speed_up(RULES.read_text("utf-8")), encoding="utf-8")
 
@@ -189,21 +138,18 @@ class Stage:
         with contextlib.ExitStack() as stack:
             monitoring = stack.enter_context(running(env, folder / "logs", MONITORING))
             monitoring.wait_healthy("evidently")
+            wait_until(self.is_delivered, 60, "the relay to deliver rows of the drill before")
+            rows = BASELINE_ROWS + self.drift()["received"]["ingested"]
             self.send("none", BASELINE_ROWS, seed=1)
-            wait_until(
-                lambda: self.is_measured(BASELINE_ROWS), MEASURE_TIMEOUT_S, "the baseline window"
-            )
+            wait_until(lambda: self.is_measured(rows), MEASURE_TIMEOUT_S, "the baseline window")
             address = stack.enter_context(scraping(targets, folder, self.rules))
             alerts = Alerts(address, drill.expected)
             wait_until(alerts.are_silent, 60, "Prometheus to scrape all without an alert")
             alerts.begin()
             self.send(drill.scenario, drill.rows)
-            alerts.watch(lambda: self.is_measured(BASELINE_ROWS + drill.rows), MEASURE_TIMEOUT_S)
-            if drill.sends_invalid:
-                alerts.watch(self.send_invalid, INVALID_S)
-            if drill.stops_monitoring:
-                monitoring.stop()
-                self.send(drill.scenario, drill.rows)
+            alerts.watch(lambda: self.is_measured(rows + drill.rows), MEASURE_TIMEOUT_S)
+            if drill.fault:
+                stack.enter_context(drill.fault(self, monitoring))
             alerts.watch(alerts.all_fired, ALERT_TIMEOUT_S)
             alerts.watch(lambda: False, QUIET_S)
         return Outcome(drill, alerts.fired, alerts.windows)
@@ -216,13 +162,24 @@ class Stage:
             *("--concurrency", "4", "--labels", "1", "--label-delay-s", "0"),
         )
 
-    def send_invalid(self) -> None:
-        """Send some records that are rejected."""
-        for _ in range(20):
-            response = requests.post(
-                f"{self.env['PREDICTION_ADDRESS']}/predict", json={}, timeout=5
-            )
-            assert response.status_code == 422, response.text
+    def post(self, record: dict[str, Any], status: int) -> None:
+        """Send a record again and again, for several scrapes; the last response has that status."""
+        deadline = time.monotonic() + POST_S
+        while time.monotonic() < deadline:
+            address = f"{self.env['PREDICTION_ADDRESS']}/predict"
+            response = requests.post(address, json=record, timeout=5)
+            time.sleep(0.05)
+        assert response.status_code == status, response.text
+
+    def prediction(self, at: float, probability: float = 0.5) -> Prediction:
+        """Return a prediction of the record at a Unix time."""
+        return Prediction(uuid.uuid4().hex, at, "1", self.record, probability, 1, 0.5)
+
+    def write(self, *events: Event) -> None:
+        """Write events to a journal, which the relay ships like a worker's."""
+        journal = Journal(Path(self.env["JOURNAL_DIR"]), "drill", "normal", 10**9)
+        journal.append(events)
+        journal.close()
 
     def command(self, module: str, *arguments: str) -> None:
         """Run a command of the project. Raises CalledProcessError."""
@@ -237,6 +194,11 @@ class Stage:
     def drift(self) -> dict:
         """Return the drift verdict of the monitoring."""
         return requests.get(f"{self.env['EVIDENTLY_ADDRESS']}/drift", timeout=10).json()
+
+    def is_delivered(self) -> bool:
+        """Return True if the Evidently service has every journalled row."""
+        metrics = requests.get(f"{self.env['PREDICTION_ADDRESS']}/metrics", timeout=10).text
+        return 'income_journal_backlog_rows{sink="evidently"} 0.0' in metrics
 
     def is_measured(self, rows: int) -> bool:
         """Return True if the last measurement has that many records and labels."""
@@ -295,6 +257,201 @@ class Alerts:
         while not until() and time.monotonic() < deadline:
             self.update()
             time.sleep(0.25)
+
+
+@contextlib.contextmanager
+def invalid_records(stage: Stage, _: Stack) -> Iterator[None]:
+    """Send records without a field."""
+    stage.post({}, 422)
+    yield
+
+
+@contextlib.contextmanager
+def monitoring_down(stage: Stage, monitoring: Stack) -> Iterator[None]:
+    """Stop the monitoring and send more rows."""
+    monitoring.stop()
+    stage.send("none", BACKLOG_ROWS)
+    yield
+
+
+class ForeignHandler(BaseHTTPRequestHandler):
+    """Has no page."""
+
+    def do_POST(self) -> None:  # pylint: disable=invalid-name  # the base class's name
+        """Respond with 404."""
+        self.send_error(404)
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
+        """Log nothing."""
+
+
+@contextlib.contextmanager
+def foreign_server(stage: Stage, monitoring: Stack) -> Iterator[None]:
+    """Replace the Evidently service by a server that knows none of its paths."""
+    monitoring.stop()
+    address = "127.0.0.1", int(stage.env["EVIDENTLY_PORT"])
+    with ThreadingHTTPServer(address, ForeignHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stage.send("none", BACKLOG_ROWS)
+        yield
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def full_journal(stage: Stage, _: Stack) -> Iterator[None]:
+    """Take up the room of the journals by a sparse file."""
+    filler = Path(stage.env["JOURNAL_DIR"]) / "filler"
+    with filler.open("wb") as file:
+        file.truncate(Settings().journal_max_mb * 10**6)
+    try:
+        stage.post(stage.record, 503)
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def dead_letter(stage: Stage, _: Stack) -> Iterator[None]:
+    """Journal an event that the Evidently service rejects; forget it afterwards."""
+    event = stage.prediction(time.time(), probability=2.0)
+    stage.write(event)
+    yield
+    stage.command("prediction_service.forget", event.prediction_id)
+
+
+@contextlib.contextmanager
+def late_labels(stage: Stage, _: Stack) -> Iterator[None]:
+    """Journal the labels of predictions that are older than `label_days`."""
+    now = time.time()
+    events = [stage.prediction(now - 40 * DAY_S) for _ in range(300)]
+    stage.write(*events, *(Label(event.prediction_id, now, 1) for event in events))
+    yield
+
+
+@contextlib.contextmanager
+def slow_clients(stage: Stage, _: Stack) -> Iterator[None]:
+    """Send records whose body comes long after the header."""
+    body = json.dumps(stage.record).encode()
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    address = "127.0.0.1", int(stage.env["PREDICTION_PORT"])
+
+    def send(_: int) -> None:
+        with socket.create_connection(address, timeout=10) as client:
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+            time.sleep(SLOW_S)
+            client.sendall(body)
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+    with ThreadPoolExecutor(10) as clients:
+        list(clients.map(send, range(150)))
+    yield
+
+
+DRILLS = (
+    Drill("none", "people as in the reference", ()),
+    Drill(
+        "covariate, sudden",
+        "older, self-employed, other countries, from one record to the next",
+        ("FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)", "PerformanceBelowFloor"),
+        scenario="sudden",
+    ),
+    Drill(
+        "covariate, gradual",
+        "the same, over 6,000 records",
+        ("FeatureDrift(*)", "DatasetDrift"),
+        ("TargetDrift(*)", "PerformanceBelowFloor"),
+        max_windows=6,
+        scenario="gradual",
+        rows=6000,
+    ),
+    Drill(
+        "label shift",
+        "60 % earn above 50K, instead of 24 %",
+        ("FeatureDrift(*)", "TargetDrift(*)"),
+        ("DatasetDrift",),
+        scenario="label_shift",
+    ),
+    Drill(
+        "concept shift",
+        "the same people, with the labels of managers and specialists inverted",
+        ("PerformanceBelowFloor",),
+        scenario="concept_shift",
+    ),
+    Drill(
+        "unit change",
+        "hours a week are sent as days",
+        ("FeatureDrift(hours_per_week)",),
+        ("TargetDrift(*)",),
+        scenario="unit_change",
+    ),
+    Drill(
+        "missing field",
+        "the occupation is null",
+        ("FeatureDrift(occupation)", "InvalidValues(occupation)"),
+        ("TargetDrift(*)",),
+        scenario="missing_field",
+    ),
+    Drill(
+        "unseen category",
+        "a native country outside of the contract",
+        ("FeatureDrift(native_country)", "InvalidValues(native_country)"),
+        ("TargetDrift(*)",),
+        scenario="unseen_category",
+    ),
+    Drill(
+        "rejected records",
+        "records without a field",
+        ("RejectedRequests(predict)",),
+        rows=1500,
+        fault=invalid_records,
+    ),
+    Drill("traffic stop", "1,500 records, then no more", (), rows=1500),
+    Drill(
+        "rejected event",
+        "the Evidently service rejects an event for ever",
+        ("DeadLetters(evidently)",),
+        rows=1500,
+        fault=dead_letter,
+    ),
+    Drill(
+        "late labels",
+        "one label in six is of a prediction 40 days before",
+        ("LabelsUnmatched(late)",),
+        rows=1500,
+        fault=late_labels,
+    ),
+    Drill(
+        "slow clients",
+        "one request in eleven takes 0.4 s to arrive",
+        ("Latency",),
+        rows=1500,
+        fault=slow_clients,
+    ),
+    Drill(
+        "full journal",
+        "the journals reach their maximum, so predictions get 503",
+        ("JournalFilling", "ErrorRate"),
+        rows=1500,
+        fault=full_journal,
+    ),
+    Drill(
+        "service down",
+        "the monitoring stops, and traffic continues",
+        ("ServiceDown(evidently_service)", "MonitoringStale", "SinkBacklog(evidently)"),
+        rows=1500,
+        fault=monitoring_down,
+    ),
+    Drill(
+        "another server",
+        "another server has the address of the Evidently service",
+        ("ServiceDown(evidently_service)", "MonitoringStale", "SinkMisconfigured(evidently)"),
+        ("SinkBacklog(evidently)",),
+        rows=1500,
+        fault=foreign_server,
+    ),
+)
 
 
 def value(address: str, expression: str) -> float | None:

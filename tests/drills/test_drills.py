@@ -1,5 +1,6 @@
 """A short run of the drills, and the rules for their table."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from config.grafana.alerts import ALERTS
 from stream_generator.traffic.scenarios import SCENARIOS
+from tests.conftest import ROOT
 from tests.config.test_monitoring_files import RULES, debian
 from tests.drills.drills import DRILLS, Drill, Outcome, perform, speed_up
 
@@ -20,6 +22,15 @@ def test_the_table_names_existing_alerts_and_all_scenarios() -> None:
     }
     assert named <= known
     assert {drill.scenario for drill in DRILLS} == set(SCENARIOS)
+
+
+def test_every_alert_has_a_drill_or_is_listed_as_one_without() -> None:
+    text = (ROOT / "docs/operations.md").read_text("utf-8")
+    section = text.partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    drilled = {pattern.split("(")[0] for drill in DRILLS for pattern in drill.expected}
+    assert listed == {alert.name for alert in ALERTS} - drilled
 
 
 def test_the_sped_up_rules_differ_in_durations_only() -> None:

@@ -19,7 +19,7 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from config.events import Label, LabelledRecord, Prediction
+from config.events import Label, LabelledRecord
 from config.runtime.settings import SettingsError
 from evidently_service.store.window import Window
 from prediction_service.journal import Journal, StoredEvent, read_after
