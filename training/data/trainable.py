@@ -12,8 +12,6 @@ import structlog
 from config.contract import MISSING, Contract, Target
 from training.data.errors import UntrainableRows
 
-MAX_CATEGORIES = 1000  # of a nominal column: each is a column of the encoded rows
-
 log = structlog.get_logger(__name__)
 
 
@@ -29,15 +27,8 @@ def check_trainable(
     problems = list(train_problems(class_counts(train, target), target, n_folds))
     for name, frame in judged.items():
         problems += judged_problems(name, class_counts(frame, target), target)
-    problems = [f"{target.name}: {problem}" for problem in problems]
-    problems += [
-        f"{feature.name}: too many categories; got {len(feature.categories)}, expected at most"
-        f" {MAX_CATEGORIES}. List the commonest in the contract, with `unseen: missing`."
-        for feature in contract.inputs
-        if feature.kind == "nominal" and len(feature.categories) > MAX_CATEGORIES
-    ]
     if problems:
-        raise UntrainableRows("\n".join(problems))
+        raise UntrainableRows("\n".join(f"{target.name}: {problem}" for problem in problems))
     log_constant_columns(train, contract)
 
 

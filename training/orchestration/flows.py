@@ -21,7 +21,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from sklearn.pipeline import Pipeline
 
-from config.contract import CONTRACT_PATH, Contract, load_contract
+from config.contract import Contract, contract_path, load_contract
 from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
 from config.runtime.settings import read_settings
 from training.batch_scoring.score import score_batch
@@ -121,7 +121,7 @@ def train(
     """
     settings = read_settings(Settings)
     contract = load_contract()
-    space = load_search(CONTRACT_PATH.with_name(SEARCH_FILE), contract, settings.search_start)
+    space = load_search(contract_path().with_name(SEARCH_FILE), contract, settings.search_start)
     options = SearchSettings(
         max_evals or settings.max_evals,
         timeout_s,
