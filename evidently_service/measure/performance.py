@@ -177,8 +177,8 @@ def roc_auc_floor(label: np.ndarray, probability: np.ndarray, rows: int) -> floa
 def roc_auc_error(label: np.ndarray, probability: np.ndarray) -> tuple[float, float]:
     """Return the area under the ROC curve and its standard error.
 
-    nan unless each class has at least two rows. Source: DeLong et al. (1988), doi:10.2307/2531595, by ranks as in Sun & Xu (2014),
-    doi:10.1109/LSP.2014.2337313.
+    nan unless each class has at least two rows. Source: DeLong et al. (1988), doi:10.2307/2531595,
+    by ranks as in Sun & Xu (2014), doi:10.1109/LSP.2014.2337313.
     """
     ones, zeros = probability[label == 1], probability[label == 0]
     if min(len(ones), len(zeros)) < 2:

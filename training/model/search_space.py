@@ -5,6 +5,7 @@ target.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -70,11 +71,12 @@ DEFAULT_START: Params = {
 }
 
 
-class SearchSpace(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class SearchSpace:
     """The ranges, and the parameters of the first trial, if any."""
 
     ranges: Ranges = Ranges()
-    start: Params | None = msgspec.field(default_factory=DEFAULT_START.copy)
+    start: Params | None = field(default_factory=DEFAULT_START.copy)
 
     def expressions(self) -> dict[str, Any]:
         """Return the ranges as hyperopt takes them."""
@@ -126,7 +128,7 @@ def load_search(path: Path, contract: Contract, with_start: bool = True) -> Sear
     Without `with_start` no trial is given. Raises SearchError listing every problem.
     """
     space = read_file(path, contract) if path.exists() else SearchSpace()
-    return space if with_start else msgspec.structs.replace(space, start=None)
+    return space if with_start else replace(space, start=None)
 
 
 def read_file(path: Path, contract: Contract) -> SearchSpace:
@@ -161,7 +163,7 @@ def read_file(path: Path, contract: Contract) -> SearchSpace:
 
 def converted(part: str, given: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """Return the valid values of `ranges` or `start`, and add the problems of the others."""
-    kinds = {field.name: field.type for field in msgspec.structs.fields(Ranges)}
+    kinds = {one.name: one.type for one in msgspec.structs.fields(Ranges)}
     found = {}
     for name, value in given.items():
         if name not in kinds:
