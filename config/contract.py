@@ -25,6 +25,7 @@ from config.feature import (
     NUMBER_TEXT,
     Feature,
     Problem,
+    Value,
     json_text,
     near_miss,
     nearest,
@@ -142,6 +143,16 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         return tuple(feature.name for feature in self.inputs)
 
     @cached_property
+    def example(self) -> dict[str, Value]:
+        """A valid record with every column."""
+        record = {feature.name: feature.example for feature in self.features}
+        for feature in self.features:
+            if feature.rank_of:
+                source = record[feature.rank_of]
+                record[feature.name] = self[feature.rank_of].categories.index(str(source)) + 1
+        return record
+
+    @cached_property
     def digest(self) -> str:
         """A short sha256 of the rules; a model trained for another contract has another digest.
 
@@ -159,8 +170,7 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
         """
         fields: list[Any] = []
         for one in self.features:
-            examples = None if one.default is None else [one.default]
-            meta = msgspec.Meta(description=one.documentation, examples=examples)
+            meta = msgspec.Meta(description=one.documentation, examples=[self.example[one.name]])
             kind: Any = Union[one.json_type, msgspec.UnsetType] if one.optional else one.json_type
             default = [msgspec.UNSET] if one.optional else []
             fields.append((one.name, Annotated[kind, meta], *default))

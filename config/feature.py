@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 
 MISSING = "?"  # a missing category in the UCI files, the encoder and the graph
+# Texts of a missing value in files. A listed category is never missing.
+MISSING_MARKS = ("", MISSING, "NA", "N/A", "nan", "NaN", "null", "None")
 MAX_LENGTH = 100  # characters of an unlisted category
 MAX_NUMBER = 3e38  # of a column: float32 ends at 3.4e38
 NEAR = 0.9  # an unlisted category with a higher ratio of difflib counts as misspelt
@@ -131,15 +133,26 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def exact_check(self) -> Callable[[Any], bool] | None:
-        """A check of decoded values for what `json_type` cannot express, or None."""
+        """A check of decoded numbers and dates for what `json_type` cannot express, or None."""
         if self.kind == "date":
             return lambda value: self.check(value) is None
         if self.kind == "number":
             return lambda value: not is_negative_zero(value)
-        if self.unseen == "missing":
-            known = frozenset(self.categories)
-            return lambda value: value in known or near_miss(value, self.categories) is None
         return None
+
+    @property
+    def example(self) -> Value:
+        """Return a valid value: the default, the first category or the middle of the range."""
+        if self.default is not None:
+            return self.default
+        if self.kind == "boolean":
+            return self.values[0]
+        if self.is_categorical:
+            return self.categories[0]
+        low, high = self.bounds
+        if self.kind != "number":
+            return self.show((low + high) // 2)
+        return min(max(float(f"{(low + high) / 2:.6g}"), low), high)
 
     @property
     def documentation(self) -> str:
@@ -243,6 +256,15 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.kind == "integer":
             return int(value)
         return float(value) if self.kind == "number" else value
+
+    def words(self, value: Value) -> str:
+        """Return a valid JSON value as people read it, with its unit."""
+        if value is None:
+            return "not given"
+        if self.is_categorical and json_text(value) not in self.categories:
+            return f"{value} (read as not given)"
+        text = f"{value:.10g}" if isinstance(value, float) else json_text(value)
+        return f"{text} {self.unit}" if self.unit else text
 
     def date_part(self, days: float, part: str) -> float:
         """Return a part of a date in days since the reference date; weekday 0 is Monday."""

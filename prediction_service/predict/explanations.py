@@ -66,11 +66,10 @@ class Explainer:
 
     def _reason(self, feature: Feature, value: Value, contribution: float) -> str:
         """Return the effect of a feature on the odds, in words."""
-        shown = "not given" if value is None else f"{value} {feature.unit or ''}".strip()
         effect = self.calibration.slope * contribution
         verb = "raises" if effect > 0 else "lowers"
         odds = f"the odds of {self.contract.target.positive} {math.exp(abs(effect)):.2f} times"
-        return f"{feature.name.replace('_', ' ')}: {shown} {verb} {odds}"
+        return f"{feature.name.replace('_', ' ')}: {feature.words(value)} {verb} {odds}"
 
     def _check_golden(self, path: Path) -> None:
         golden, names = read_golden(path), self.contract.input_names

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from config.contract import Contract
-from config.feature import Problem
+from config.feature import MISSING, Feature, Problem
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
 from prediction_service.models.package import Row
 from prediction_service.predict.responses import BinaryClass, PredictionId
@@ -27,6 +27,9 @@ UNWRAP = (
     "The body is not a record. Send the record itself, as an object with the columns as fields, or"
     " a JSON list of records."
 )
+
+Notes = dict[int, list[str]]  # texts by the record's place in the list
+Unseen = list[tuple[int, Feature, str]]  # place of the record, column and unlisted category
 
 
 class Feedback(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,15 +63,21 @@ class RecordReader:
         self._encode = msgspec.json.Encoder().encode
         self._inputs = attrgetter(*contract.input_names)
         self._optional = [index for index, f in enumerate(contract.inputs) if f.optional]
+        # Most categories are listed: `_find_unseen` checks the others alone.
+        self._open = [
+            (f, attrgetter(f.name), frozenset({*f.categories, MISSING, None, UNSET}))
+            for f in contract.features
+            if f.unseen == "missing"
+        ]
         checks = [(attrgetter(f.name), f.exact_check) for f in contract.features]
         self._decimals = {f.name for f in contract.features if f.kind == "number"}
         self._exact_checks = [(get, check) for get, check in checks if check]
         self._ranks = [feature.name.encode() for feature in contract.features if feature.rank_of]
 
-    def read(self, body: bytes) -> tuple[list[Row], bool]:
-        """Return the rows, with input columns in contract order, and whether the body was a list.
+    def read(self, body: bytes) -> tuple[list[Row], bool, Notes]:
+        """Return the rows, whether the body was a list, and notes about values read as missing.
 
-        Raises NotJson, InvalidRecords with every problem, or TooManyRecords.
+        Rows have the input columns in contract order. Raises NotJson, InvalidRecords with every problem, or TooManyRecords.
         """
         try:
             decoded = self._decode(body)
@@ -77,12 +86,13 @@ class RecordReader:
         is_list = isinstance(decoded, list)
         records = decoded if is_list else [decoded]
         check_count(len(records), self.max_records)
-        if self._needs_exact_check(body, decoded) or not self._is_exact(records):
+        unseen = self._find_unseen(records)
+        if self._needs_exact_check(body, decoded) or not self._is_exact(records, unseen):
             self._find_problems(body)
         rows: list[Row] = [self._inputs(record) for record in records]
         if any(row[index] is UNSET for row in rows for index in self._optional):
             rows = [tuple(None if value is UNSET else value for value in row) for row in rows]
-        return rows, is_list
+        return rows, is_list, make_notes(unseen) if unseen else {}
 
     def _needs_exact_check(self, body: bytes, decoded: Any) -> bool:
         """Return True if a field may be repeated or a rank wrong, which msgspec cannot detect.
@@ -94,8 +104,19 @@ class RecordReader:
             return True
         return body.count(b":") != self._encode(decoded).count(b":")
 
-    def _is_exact(self, records: list[Any]) -> bool:
+    def _find_unseen(self, records: list[Any]) -> Unseen:
+        """Return the values of columns with `unseen: missing` that are not listed."""
+        return [
+            (index, feature, value)
+            for feature, get, known in self._open
+            for index, record in enumerate(records)
+            if (value := get(record)) not in known
+        ]
+
+    def _is_exact(self, records: list[Any], unseen: Unseen) -> bool:
         """Return True if all values pass the checks that msgspec lacks."""
+        if any(feature.check(value) for _, feature, value in unseen):
+            return False
         for get, check in self._exact_checks:
             for record in records:
                 value = get(record)
@@ -151,6 +172,16 @@ class RecordReader:
             name: int(value) if isinstance(value, float) and name not in decimals else value
             for name, value in data.items()
         }
+
+
+def make_notes(unseen: Unseen) -> Notes:
+    """Return a text for each unlisted category of a column that the model uses."""
+    notes: Notes = {}
+    for index, feature, value in unseen:
+        if feature.used:
+            text = f"{feature.name}: {value!r} is not listed; the model reads it as missing"
+            notes.setdefault(index, []).append(text)
+    return notes
 
 
 class FeedbackReader:

@@ -13,7 +13,7 @@ import msgspec
 
 from config.contract import Target
 from config.events import Prediction
-from prediction_service.predict.parsing import RecordReader
+from prediction_service.predict.parsing import Notes, RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
@@ -30,7 +30,7 @@ MAX_EXPLAINED = 100  # records of a request; each takes milliseconds
 class PredictionRequest:
     """The body of one request and its outcome."""
 
-    __slots__ = ("body", "key", "explain", "rows", "is_list", "outcome")
+    __slots__ = ("body", "key", "explain", "rows", "is_list", "notes", "outcome")
 
     def __init__(self, body: bytes, key: str | None, explain: bool = False) -> None:
         """`key` is the Idempotency-Key, which makes a retry safe."""
@@ -39,6 +39,7 @@ class PredictionRequest:
         self.explain = explain
         self.rows: list[Row] = []
         self.is_list = False
+        self.notes: Notes = {}
         self.outcome: bytes | Exception | None = None  # JSON of the response, or the error
 
 
@@ -86,6 +87,8 @@ class Predictor:
             predictions = [
                 make_prediction(one, next(probabilities), model, self._target) for one in ids
             ]
+            for index, texts in request.notes.items():
+                predictions[index].notes = texts
             if request.explain:
                 add_explanations(predictions, model, request.rows)
             contents.append(self._encode(predictions if request.is_list else predictions[0]))
@@ -105,7 +108,7 @@ class Predictor:
     def _read(self, request: PredictionRequest) -> bool:
         """Return whether the body holds valid records; if not, its outcome is the error."""
         try:
-            request.rows, request.is_list = self._read_records(request.body)
+            request.rows, request.is_list, request.notes = self._read_records(request.body)
             check_key(request.key)
         except ServiceError as err:
             request.outcome = err

@@ -69,6 +69,10 @@ class PredictionResponse(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     threshold: Threshold
     message: Annotated[str, Meta(description="The prediction as a sentence.")]
     model_version: ModelVersion
+    notes: Annotated[
+        list[str] | UnsetType,
+        Meta(description="Values that the model reads as missing. Absent if there are none."),
+    ] = UNSET
     explanation: Annotated[
         Explanation | UnsetType, Meta(description="Present with `explain=true` only.")
     ] = UNSET
@@ -85,14 +89,14 @@ class ModelResponse(msgspec.Struct, forbid_unknown_fields=True):
 
     model_version: ModelVersion
     run_id: Annotated[str | None, Meta(description="MLflow run that trained the model.")]
-    data_source: Annotated[str | None, Meta(description="Training data: uci or synthetic.")]
+    data_source: Annotated[str | None, Meta(description="Source of the training data.")]
     trained_at: Annotated[str | None, Meta(description="Training time, ISO 8601.")]
     threshold: Threshold
     contract_digest: Annotated[
         str | None, Meta(description="Digest of the feature contract that the model needs.")
     ]
     metrics: Annotated[
-        dict[str, float | None], Meta(description="Metrics on the official test split.")
+        dict[str, float | None], Meta(description="Metrics on the test split.")
     ]
 
 

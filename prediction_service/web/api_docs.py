@@ -6,6 +6,7 @@ import re
 from flask import render_template
 from markupsafe import Markup, escape
 
+from config.feature import json_text
 from prediction_service.web.openapi import Json
 
 REQUEST_ID = "X-Request-ID"
@@ -44,15 +45,17 @@ def values_of(schema: Json) -> Markup:
         case {"anyOf": choices}:
             words = Markup(" or ").join(values_of(one) for one in choices)
         case {"enum": values}:
-            words = Markup(", ").join(map(str, values))
+            words = Markup(", ").join(map(json_text, values))
         case {"type": "array", "items": items}:
             words = Markup("list of ") + values_of(items)
         case {"additionalProperties": dict() as value}:
             words = Markup("object; each value: ") + values_of(value)
+        case {"format": "date"}:
+            words = escape("date, YYYY-MM-DD")
         case {"pattern": pattern}:
             words = Markup("<code>{}</code>").format(pattern)
         case {"minimum": minimum, "maximum": maximum}:
-            words = escape(f"{minimum} to {maximum}")
+            words = escape(f"{schema['type']}, {minimum:.10g} to {maximum:.10g}")
         case {"maxLength": length}:
             words = escape(f"up to {length} characters")
         case {"const": value}:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from config.contract import Contract, Feature
+from config.contract import Contract
+from config.feature import Feature, Problem
 from prediction_service.predict.parsing import Feedback
 from prediction_service.errors import ErrorResponse
 from prediction_service.predict.predictor import MAX_EXPLAINED, MAX_KEY_LENGTH
@@ -70,7 +71,8 @@ def make_document(contract: Contract, settings: Settings) -> Json:
 def read_api(contract: Contract, settings: Settings) -> Json:
     """Return `openapi.yaml`, filled in with the contract and the settings."""
     target, (first, *others) = contract.target, contract.input_names
-    record = {feature.name: feature.default for feature in contract.inputs}
+    record = {name: contract.example[name] for name in contract.input_names}
+    unlisted = next((one.name for one in contract.inputs if one.unseen == "missing"), first)
     values = {
         "title": f"{target.name.replace('_', ' ').capitalize()} prediction",
         "summary": f"Predicts {target.description}.",
@@ -81,11 +83,21 @@ def read_api(contract: Contract, settings: Settings) -> Json:
         "record": record,
         "negative": target.negative,
         "message": target.message(0, 0.31),
+        "problem": example_problem(contract[first]),
+        "note": f"{unlisted}: 'elsewhere' is not listed; the model reads it as missing",
         "contributions": {first: 0.7} | dict.fromkeys(others, 0.0),
-        "reason": f"{first}: {record[first]} raises the odds of {target.positive} 2.01 times",
+        "reason": f"{first.replace('_', ' ')}: {contract[first].words(record[first])} raises the odds"
+        f" of {target.positive} 2.01 times",
     }
     encoded = {name: msgspec.json.encode(value).decode() for name, value in values.items()}
     return yaml.safe_load(Template(API.read_text("utf-8")).substitute(encoded))
+
+
+def example_problem(feature: Feature) -> Problem:
+    """Return the problem with a value that the column does not have."""
+    found = feature.check(-3) or feature.check("many")
+    assert found  # no column allows a number and a text
+    return found
 
 
 def make_operation(facts: Json, max_records: int, has_keys: bool) -> Json:
@@ -161,8 +173,7 @@ def make_schemas(contract: Contract, errors: Json) -> Json:
     )
     record = schemas["Record"]
     for feature in contract.features:
-        if feature.kind == "ordinal" and not feature.optional:  # msgspec sorts the categories
-            record["properties"][feature.name]["enum"] = list(feature.categories)
+        sort_categories(record["properties"][feature.name], feature)
         if feature.rank_of:
             record.setdefault("allOf", []).append(rank_rule(feature, contract[feature.rank_of]))
     schemas["PredictionResponse"]["properties"]["label"]["enum"] = list(contract.target.labels)
@@ -171,6 +182,14 @@ def make_schemas(contract: Contract, errors: Json) -> Json:
     codes = {code for facts in errors.values() for code in facts["codes"]} | {"method_not_allowed"}
     schemas["Error"]["properties"]["code"]["enum"] = sorted(codes)
     return schemas
+
+
+def sort_categories(schema: Json, feature: Feature) -> None:
+    """Put the values of a column into the contract's order; msgspec sorts them."""
+    order = [*(feature.values if feature.kind == "boolean" else feature.categories), None]
+    for part in (schema, *schema.get("anyOf", [])):
+        if "enum" in part:
+            part["enum"].sort(key=order.index)
 
 
 def rank_rule(rank: Feature, source: Feature) -> Json:
