@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from pydantic import SecretStr
@@ -17,7 +18,7 @@ from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 from sklearn.pipeline import Pipeline
 
-from config.contract import Contract
+from config.contract import Contract, load_contract
 from config.events import Prediction
 from config.feature import Value
 from config.model_registry import BOOSTER
@@ -29,19 +30,20 @@ from prediction_service.models.model_folder import Current, ModelFolder
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
-from tests.conftest import accepts_connections, free_port, made_up_rows, wait_until
+from tests.conftest import accepts_connections, free_port, random_columns, wait_until
 from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, write_package
 from training.model.pipeline import make_classifier, make_encoder
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 ROOT = Path(__file__).parents[2]
+CHURN = ROOT / "tests" / "end_to_end" / "churn.yaml"
 
 
-def make_package(contract: Contract, folder: Path) -> Path:
+def make_package(contract: Contract, folder: Path, column: str = "age", limit: int = 45) -> Path:
     """Write the package of a trained model: from 45 years on, income is high."""
-    rows = made_up_rows(contract, 400, seed=1)[list(contract.input_names)]
-    y = (rows["age"] >= 45).astype(int)
+    rows = random_columns(contract, 400, np.random.default_rng(1))[list(contract.input_names)]
+    y = (rows[column] >= limit).astype(int)
     encoder = make_encoder(contract)
     classifier = make_classifier({"n_estimators": 20, "max_depth": 3}, seed=1, threads=1)
     classifier.fit(encoder.fit_transform(rows), y)
@@ -60,6 +62,31 @@ def make_package(contract: Contract, folder: Path) -> Path:
 def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, made once."""
     return make_package(contract, tmp_path_factory.mktemp("package") / "model")
+
+
+@pytest.fixture(scope="session")
+def churn() -> Contract:
+    """Return a contract with every kind of column."""
+    return load_contract(CHURN)
+
+
+@pytest.fixture(scope="session")
+def churn_folder(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """Return a model folder for `churn`: from 60 months on, a subscriber leaves."""
+    folder = ModelFolder(tmp_path_factory.mktemp("churn"))
+    package = make_package(churn, folder.path / "1", "tenure", 60)
+    folder.switch(Current("1", "run of 1", "1", sha256_of(package / "model.onnx")))
+    return folder
+
+
+@pytest.fixture
+def churn_client(
+    settings: Settings, churn: Contract, churn_folder: ModelFolder, journal: Journal
+) -> FlaskClient:
+    """Return a client of the service with the model for `churn`, in this process."""
+    live = LiveModel(churn_folder, churn, Model)
+    live.refresh()
+    return create_app(settings, live, journal, Metrics(CollectorRegistry())).test_client()
 
 
 def made_predictions(n_rows: int) -> list[Prediction]:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 
 from config.contract import Contract
+from config.feature import Feature
 from config.runtime.cross_site import JSON
+from prediction_service.errors import InvalidRecords
 from prediction_service.journal import (
     Event,
     Journal,
@@ -21,6 +24,7 @@ from prediction_service.journal import (
 )
 from prediction_service.journal.export import journalled_predictions
 from prediction_service.models.model_folder import Status
+from prediction_service.predict.parsing import RecordReader
 from prediction_service.predict.predictor import prediction_ids
 from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
@@ -101,6 +105,34 @@ def test_an_unknown_country_scores_as_a_missing_one(client: FlaskClient, record:
     answers = client.post("/predict", json=[record | {"native_country": c} for c in countries])
     first, second = answers.get_json()
     assert first["probability"] == second["probability"]
+
+
+def test_a_note_names_each_value_that_is_read_as_missing(
+    client: FlaskClient, record: Record
+) -> None:
+    """An unlisted country moved the probability, and the response did not say so."""
+    note = "native_country: 'Atlantis' is not listed; the model reads it as missing"
+    unlisted = record | {"native_country": "Atlantis"}
+    assert client.post("/predict", json=unlisted).get_json()["notes"] == [note]
+    records = [record, unlisted, record | {"native_country": None}, record | {"age": 20}]
+    records.append({name: value for name, value in record.items() if name != "native_country"})
+    records.append(unlisted | {"age": 38.0})
+    answers = client.post("/predict?explain=true", json=records).get_json()
+    assert [one.get("notes") for one in answers] == [None, [note], None, None, None, [note]]
+    assert all("notes" not in one for one in answers if one.get("notes") is None)
+
+
+def test_a_number_for_a_category_is_rejected_and_its_text_is_shown(churn: Contract) -> None:
+    """The problem once was `got 0, expected one of 0, 1`."""
+    codes = Feature("code", "nominal", "a code", categories=("0", "1"))
+    with pytest.raises(InvalidRecords) as caught:
+        RecordReader(Contract(churn.target, (codes,)), 10).read(b'{"code": 0}')
+    assert msgspec.to_builtins(caught.value.problems[0]) == {
+        "field": "code",
+        "value": 0,
+        "expected": "one of 0, 1, as text",
+        "nearest": '"0"',
+    }
 
 
 def test_a_whole_number_may_be_written_with_a_point(

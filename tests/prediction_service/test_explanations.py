@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from scipy.special import expit
 
 from config.contract import Contract
+from config.feature import Feature, Value
 from config.model_registry import BOOSTER
 from prediction_service.predict.model import Model
 from prediction_service.predict.predictor import MAX_EXPLAINED, PredictionRequest, Predictor
@@ -71,6 +72,39 @@ def test_the_reasons_name_the_strongest_features(client: FlaskClient, record: Re
     factor = float(old["explanation"]["reasons"][0].split()[-2])
     contribution = old["explanation"]["contributions"]["age"]
     assert factor == pytest.approx(np.exp(contribution), abs=0.01)  # the slope is 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("tenure", 3, "3 months"),
+        ("charges", 29.900000000000002, "29.9 euros a month"),
+        ("charges", 20.0, "20 euros a month"),
+        ("charges", 0.000125, "0.000125 euros a month"),
+        ("charges", None, "not given"),
+        ("autopay", "Yes", "Yes"),
+        ("senior", 0, "0"),
+        ("joined", "2020-02-29", "2020-02-29"),
+        ("contentment", None, "not given"),
+    ],
+)
+def test_a_value_is_shown_as_people_write_it(
+    churn: Contract, name: str, value: Value, words: str
+) -> None:
+    assert churn[name].words(value) == words
+
+
+def test_booleans_and_unlisted_categories_are_shown_as_sent(contract: Contract) -> None:
+    assert Feature("own", "boolean", "own").words(True) == "true"
+    assert contract["native_country"].words("Cuba") == "Cuba"
+    assert contract["native_country"].words("Atlantis") == "Atlantis (read as not given)"
+
+
+def test_reasons_of_every_kind(churn_client: FlaskClient) -> None:
+    record = {"tenure": 3, "senior": 1, "autopay": "No", "joined": "2020-02-29", "charges": 1e-3}
+    one = explain(churn_client, record)
+    assert one["explanation"]["reasons"][0].startswith("tenure: 3 months lowers the odds of leaves")
+    assert set(one["explanation"]["contributions"]) == {*record, "plan", "contentment"}
 
 
 def test_the_rest_of_the_response_is_as_without_an_explanation(

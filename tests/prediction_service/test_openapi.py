@@ -1,5 +1,6 @@
 """The OpenAPI document: valid, with valid examples, and in agreement with the service."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
+import msgspec
 import pytest
 import schemathesis
 from flask.testing import FlaskClient
 
 from config.runtime.api_keys import hash_of, make_key
 from config.contract import Contract
+from config.feature import Feature
 from config.model_registry import CARD
 from prediction_service.errors import ServiceError
 from prediction_service.models.model_folder import ModelFolder
@@ -57,11 +60,42 @@ def test_the_document_is_valid_openapi(document: Json) -> None:
         schemathesis.openapi.from_dict(broken).validate()
 
 
-def test_every_example_is_valid(document: Json) -> None:
+def check_examples(document: Json) -> None:
+    """Raise an error for an invalid example."""
     found = list(examples(document))
     assert len(found) > 15
     for schema, value in found:
         validator(document, schema).validate(value)
+
+
+def test_every_example_is_valid(document: Json) -> None:
+    check_examples(document)
+
+
+def test_the_examples_need_no_defaults(churn: Contract) -> None:
+    """Each example was null, and the first one of /docs got status 422."""
+    features = tuple(msgspec.structs.replace(one, default=None) for one in churn.features)
+    rank = Feature("rank", "integer", "rank of the answer", minimum=1, maximum=3)
+    answer = Feature("answer", "ordinal", "an answer", categories=("low", "high"), default="high")
+    bare = Contract(
+        churn.target, (*features, answer, msgspec.structs.replace(rank, rank_of="answer"))
+    )
+    assert bare.example == {
+        "tenure": 60,
+        "plan": "basic",
+        "charges": 100.0,
+        "autopay": "No",
+        "senior": 0,
+        "joined": "2015-07-02",
+        "contentment": "poor",
+        "account": 500000,
+        "answer": "high",
+        "rank": 2,
+    }
+    assert bare.check(bare.example) == []
+    check_examples(make_document(bare, Settings()))
+    low = Feature("share", "number", "a share", minimum=0.1234567, maximum=0.1234568)
+    assert low.check(low.example) is None
 
 
 def test_every_json_body_has_examples(document: Json) -> None:
@@ -99,6 +133,57 @@ def test_document_and_service_accept_the_same_records(
     for body in (record | change, [record, record | change]):
         assert check.is_valid(body) is is_valid
         assert client.post("/predict", json=body).status_code == (200 if is_valid else 422)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_valid"),
+    [
+        ({}, True),
+        ({"charges": 29, "tenure": 3.0, "senior": 1.0}, True),
+        (dict.fromkeys(["plan", "charges", "autopay", "joined", "contentment"]), True),
+        ({"account": 5}, True),
+        ({"tenure": None}, False),
+        ({"tenure": 3.5}, False),
+        ({"charges": 200.01}, False),
+        ({"charges": "29.5"}, False),
+        ({"charges": True}, False),
+        ({"autopay": "yes"}, False),
+        ({"autopay": True}, False),
+        ({"senior": None}, False),
+        ({"senior": True}, False),
+        ({"senior": "1"}, False),
+        ({"joined": "29.2.2020"}, False),
+        ({"joined": "2020-02-29T00:00:00"}, False),
+        ({"joined": 18321}, False),
+        ({"contentment": "Good"}, False),
+    ],
+)
+def test_document_and_service_accept_the_same_records_of_every_kind(
+    churn_client: FlaskClient, churn: Contract, change: Json, is_valid: bool
+) -> None:
+    record = {name: churn.example[name] for name in churn.input_names} | change
+    document = churn_client.get("/openapi.json").get_json()
+    check = validator(document, {"$ref": "#/components/schemas/Record"})
+    assert check.is_valid(record) is is_valid
+    for body in (record, [record]):
+        assert churn_client.post("/predict", json=body).status_code == (200 if is_valid else 422)
+
+
+def test_the_document_shows_every_kind_in_the_contracts_order(churn_client: FlaskClient) -> None:
+    text = churn_client.get("/docs").text
+    for words in (
+        "integer, 0 to 120<",
+        "number, 0 to 200 or null<",
+        "No, Yes or null<",
+        "0, 1<",
+        "date, YYYY-MM-DD or null<",
+        "A date from 2000-01-01 to 2030-12-31.",
+        "poor, fair, good or null<",
+        "Unit: euros a month.",
+    ):
+        assert words in text, words
+    for word in ("age", "50,000", "person", "census"):
+        assert not re.search(rf"\b{word}\b", text), word
 
 
 def test_the_document_lists_every_route(
