@@ -95,9 +95,7 @@ class ModelResponse(msgspec.Struct, forbid_unknown_fields=True):
     contract_digest: Annotated[
         str | None, Meta(description="Digest of the feature contract that the model needs.")
     ]
-    metrics: Annotated[
-        dict[str, float | None], Meta(description="Metrics on the test split.")
-    ]
+    metrics: Annotated[dict[str, float | None], Meta(description="Metrics on the test split.")]
 
 
 class LivenessResponse(msgspec.Struct, forbid_unknown_fields=True):

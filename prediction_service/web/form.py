@@ -1,4 +1,4 @@
-"""The page at `/`: predict one person or a CSV file, with explanations.
+"""The page at `/`: predict one record or a CSV file, with explanations.
 
 The fields come from the contract. `form.js` sends requests to `/predict` like any other client.
 """
@@ -8,7 +8,8 @@ import re
 import msgspec
 from flask import render_template, request
 
-from config.contract import Contract
+from config.contract import Contract, column_name
+from config.feature import MISSING_MARKS
 from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 
@@ -20,7 +21,9 @@ def make_form_page(live_model: LiveModel, settings: Settings) -> str:
         "form.html",
         target=live_model.contract.target,
         inputs=live_model.contract.inputs,
-        columns=msgspec.json.encode(csv_columns(live_model.contract)).decode(),
+        example=live_model.contract.example,
+        columns=msgspec.json.encode(describe_columns(live_model.contract)).decode(),
+        missing_marks=MISSING_MARKS,
         model=live_model.model,
         metrics=msgspec.json.decode(facts.get("metrics") or "{}"),
         links=absolute_links(settings.page_links),
@@ -30,10 +33,20 @@ def make_form_page(live_model: LiveModel, settings: Settings) -> str:
     )
 
 
-def csv_columns(contract: Contract) -> list[dict[str, object]]:
-    """Return what the script needs to read the model's columns from a CSV file."""
+def describe_columns(contract: Contract) -> list[dict[str, object]]:
+    """Return what the script needs to read the model's columns from the form or a CSV file.
+
+    `headers` are the column's names as headers are compared, `values` those of a boolean.
+    """
     return [
-        {"name": one.name, "is_number": not one.is_categorical, "is_optional": one.optional}
+        {
+            "name": one.name,
+            "headers": [column_name(name) for name in (one.name, *one.aliases)],
+            "kind": one.kind,
+            "is_optional": one.optional,
+            "categories": one.categories,
+            "values": one.values,
+        }
         for one in contract.inputs
     ]
 

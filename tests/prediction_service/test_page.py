@@ -17,7 +17,7 @@ from prediction_service.journal.export import journalled_ids
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
 from tests.conftest import CHROMIUM
-from tests.prediction_service.conftest import Start, gunicorn
+from tests.prediction_service.conftest import CHURN, Start, gunicorn
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PHONE = {"width": 360, "height": 740}
@@ -45,7 +45,29 @@ def address(settings: Settings, model_folder: ModelFolder, start: Start) -> Iter
 
 
 @pytest.fixture
+def churn_address(
+    settings: Settings, churn_folder: ModelFolder, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Return the address of a service whose contract has every kind of column."""
+    monkeypatch.setenv("CONTRACT", str(CHURN))
+    one = settings.model_copy(update={"workers": 1, "model_dir": str(churn_folder.path)})
+    with ExitStack() as stack:
+        yield stack.enter_context(gunicorn(start, one))
+
+
+@pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
+    """Open the form."""
+    yield from opened_page(browser, address)
+
+
+@pytest.fixture
+def churn_page(browser: Browser, churn_address: str) -> Iterator[Page]:
+    """Open the form for a contract with every kind of column."""
+    yield from opened_page(browser, churn_address)
+
+
+def opened_page(browser: Browser, address: str) -> Iterator[Page]:
     """Open the form. Fail if a script raises an error or the form loads from another host."""
     context = browser.new_context(accept_downloads=True)
     context.set_default_timeout(20_000)
@@ -90,14 +112,14 @@ def test_an_error_of_the_service_is_shown(page: Page) -> None:
     page.get_by_role("button", name="Predict").click()
     assert page.locator("#f-age:invalid").count() == 1
     expect(page.locator("#prediction")).to_be_empty()
-    page.locator("#person").evaluate("form => form.noValidate = true")
+    page.locator("#record").evaluate("form => form.noValidate = true")
     page.get_by_role("button", name="Predict").click()
     expected = "age: got 7, expected a whole number from 17 to 90"
     expect(page.locator("#prediction")).to_contain_text(expected)
 
 
 def test_a_problem_is_connected_to_its_input_until_it_is_fixed(page: Page) -> None:
-    page.locator("#person").evaluate("form => form.noValidate = true")
+    page.locator("#record").evaluate("form => form.noValidate = true")
     page.get_by_label("hours per week").fill("1000")
     page.get_by_label("age in years").fill("7")
     page.get_by_role("button", name="Predict").click()
@@ -180,10 +202,10 @@ def test_a_failed_batch_keeps_the_predictions_before_it_and_a_retry_stores_nothi
     page.locator("#file").set_input_files(path)
     failure = "The service responded with status 502. Retry later."
     expect(page.locator("#progress .problem")).to_have_text(failure)
-    part = settings.max_body_bytes // 600  # rows of a batch: 600 bytes a record in form.js
+    part = settings.max_records  # rows of a batch
     expect(page.locator("#progress")).to_contain_text(f"{part} rows predicted")
     first = page.locator("#results tbody tr").first
-    expect(first.locator("th")).to_have_text(str(part + 1))  # the row
+    expect(first.locator("th")).to_have_text(str(part + 2))  # the line
     expect(first).to_contain_text("not predicted")
     rows = download(page)
     assert [bool(row["prediction_id"]) for row in rows] == [i < part for i in range(130)]
@@ -237,8 +259,10 @@ def download(page: Page) -> list[dict[str, str]]:
     ("text", "expected"),
     [
         ("", "The file is empty"),
-        ("age,sex\n38,Male\n", "has no column education"),
-        ('age,"sex\n38,Male\n', "A quoted cell has no closing"),
+        ("age,sex\n38,Male\n", "Line 1 has no column education"),
+        ("38,Male\n39,Male\n", "Line 1 names no column of the model. Add a first line"),
+        ("\n\nage,Age\n38,39\n", "Line 3 has no column education"),
+        ('age,"sex\n38,Male\n', "A quoted cell of line 1 has no closing"),
     ],
 )
 def test_an_invalid_file_is_rejected_with_the_remedy(
@@ -247,6 +271,189 @@ def test_an_invalid_file_is_rejected_with_the_remedy(
     (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
     page.locator("#file").set_input_files(tmp_path / "bad.csv")
     expect(page.locator("#progress .problem")).to_contain_text(expected)
+
+
+def uploaded(page: Page, path: Path) -> list[dict[str, str]]:
+    """Return the rows of the downloaded results of a file."""
+    page.locator("#results").evaluate("place => place.replaceChildren()")
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#results table")).to_be_visible()
+    return download(page)
+
+
+def test_a_file_is_read_as_people_have_it(page: Page, contract: Contract, tmp_path: Path) -> None:
+    """UTF-16, `sep=` and bars gave `no column age`, a padded `NA` was an unknown category."""
+    names = list(contract.input_names)
+    good = [str(contract.example[name]) for name in names]
+    rows = [good, ["70", *good[1:]], ["20", "", *good[2:-1], ""]]
+    lines = [names, *rows]
+
+    def joined(separator: str, end: str = "\n") -> str:
+        return "".join(separator.join(line) + end for line in lines)
+
+    plain = joined(",")
+    dotted = plain.replace("hours_per_week", '"Hours.per week"').replace("age,", " AGE ,")
+    variants = {
+        "control": (plain.encode(), "UTF-8, separated by commas"),
+        "semicolons": (joined(";", "\r\n").encode(), "UTF-8, separated by semicolons"),
+        "tabs": (joined("\t").encode(), "UTF-8, separated by tabs"),
+        "bars": (joined("|").encode(), "UTF-8, separated by vertical bars"),
+        "carriage returns": (joined(",", "\r").encode(), "separated by commas"),
+        "utf-16": (joined("\t").encode("utf-16"), "UTF-16, separated by tabs"),
+        "utf-16-be": (b"\xfe\xff" + plain.encode("utf-16-be"), "UTF-16, separated by commas"),
+        "excel": (("sep=;\r\n" + joined(";", "\r\n")).encode("utf-8-sig"), "semicolons"),
+        "padded": (joined("  ,  ").encode(), "separated by commas"),
+        "headers": (dotted.encode(), "hours_per_week (Hours.per week)"),
+        "index": (("," + plain.replace("\n", "\n7,", 3)).encode(), "column 1, which has no name"),
+        "points": (plain.replace("70,", "70.0,").replace("20,", "20.,").encode(), "commas"),
+        "missing": (plain.replace(",,", ", N/A ,").replace(",\n", ",NaN\n").encode(), "commas"),
+        "quoted": (joined(",").replace("Private", '"Private"').encode(), "commas"),
+        "extra": (plain.replace("\n", ",>50K\n").encode(), "left out"),
+    }
+    found = {}
+    for name, (content, words) in variants.items():
+        (tmp_path / f"{name}.csv").write_bytes(content)
+        results = uploaded(page, tmp_path / f"{name}.csv")
+        expect(page.locator("#columns")).to_contain_text(words)
+        expect(page.locator("#progress")).to_contain_text("3 rows predicted")
+        expect(page.locator("#progress")).to_contain_text("No problems.")
+        expect(page.locator("#columns .problem")).to_have_count(0)
+        found[name] = [row["probability"] for row in results]
+        first = 3 if name == "excel" else 2
+        assert [row["line"] for row in results] == [str(first + i) for i in range(3)], name
+    assert len(set(found["control"])) == 2
+    for name, probabilities in found.items():
+        assert probabilities == found["control"], name
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", "age\nJosé".encode("latin-1"), b"a\0g\0e\0"])
+def test_a_file_that_is_not_utf_8_is_rejected_with_the_remedy(
+    page: Page, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "bad.csv").write_bytes(content)
+    page.locator("#file").set_input_files(tmp_path / "bad.csv")
+    expect(page.locator("#progress .problem")).to_contain_text("Save the table as CSV in UTF-8.")
+
+
+def test_a_file_without_a_used_column_asks_before_it_is_predicted(
+    page: Page, contract: Contract, settings: Settings, tmp_path: Path
+) -> None:
+    """With `Employer`, `Job` and `Country`, four of 20 labels changed, with `none with a problem`."""
+    good = {name: contract.example[name] for name in contract.input_names}
+    renamed = {"workclass": "Employer", "occupation": "Job", "native_country": "Country"}
+    path = write_csv(tmp_path / "people.csv", [good] * 3, **renamed)
+    page.locator("#file").set_input_files(path)
+    missing = page.locator("#columns .problem")
+    expect(missing).to_have_text(["not found", "workclass, occupation, native_country"])
+    expect(page.locator("#columns")).to_contain_text("left outEmployer, Job, Country")
+    expect(page.locator("#progress .problem")).to_contain_text("has no column workclass")
+    assert not any(ids for _, ids in journalled_ids(settings.journal_path))
+    page.get_by_role("button", name="Predict without them").click()
+    expect(page.locator("#progress")).to_contain_text("3 rows predicted")
+    expect(page.locator("#progress")).not_to_contain_text("No problems")
+    without = "All rows were predicted without workclass, occupation, native_country."
+    expect(page.locator("#progress .problem")).to_have_text(without)
+    expect(missing).to_have_count(2)
+
+
+def test_values_read_as_missing_are_counted_and_each_line_keeps_its_place(
+    page: Page, contract: Contract, tmp_path: Path
+) -> None:
+    """Unlisted countries changed the prediction silently. Blank lines moved the numbers of rows."""
+    good = {name: contract.example[name] for name in contract.input_names}
+    names = ["id", *good, "label"]
+
+    def line(number: int, **changes: object) -> str:
+        return ",".join(map(str, [f" {number} ", *(good | changes).values(), "old"]))
+
+    atlantis = {"native_country": "Atlantis"}
+    lines = [line(1), "", line(2, age=7), line(3, **atlantis), ",,", line(4) + ',"more\nlines"']
+    lines += ["", line(5, **atlantis), line(6, native_country="Narnia"), "", ""]
+    path = tmp_path / "people.csv"
+    path.write_text("\n".join([",".join(names), *lines]), encoding="utf-8")
+    rows = uploaded(page, path)
+    progress = page.locator("#progress")
+    expect(progress).to_contain_text("4 rows predicted")
+    expect(progress).to_contain_text("2 rows with a problem, listed first. 3 blank lines.")
+    expect(progress).to_contain_text("3 rows have a value that the model reads as missing:")
+    note = "native_country: 'Atlantis' is not listed; the model reads it as missing"
+    expect(progress.locator("li").first).to_have_text(f"{note} (2 rows)")
+    table = page.locator("#results tbody tr")
+    expect(table.locator("th")).to_have_text(["4", "7", "5", "10", "11", "2"])
+    expect(table.nth(1)).to_contain_text("15 cells, expected 14 as in line 1")
+    expect(table.nth(2).locator(".note")).to_have_text(note)
+    assert [row["line"] for row in rows] == ["2", "3", "4", "5", "6", "7", "9", "10", "11"]
+    assert [row["id"] for row in rows] == [" 1 ", "", " 2 ", " 3 ", "", " 4 ", "", " 5 ", " 6 "]
+    assert [bool(row["notes"]) for row in rows] == [
+        n in (5, 10, 11) for n in range(2, 12) if n != 8
+    ]
+    assert {row["label"] for row in rows} == {"old", ""}  # the file's own column
+    assert {row["predicted_label"] for row in rows} == {"<=50K", ""}
+    assert rows[5][""] == "more\nlines"
+
+
+def test_every_kind_is_entered_and_predicted(churn_page: Page, churn: Contract) -> None:
+    page = churn_page
+    expect(page).to_have_title("Churn prediction")
+    kinds = {"tenure": "number", "charges": "number", "joined": "date"}
+    for name, kind in kinds.items():
+        expect(page.locator(f"#f-{name}")).to_have_attribute("type", kind)
+    with page.expect_request("**/predict?explain=true") as sent:
+        page.get_by_role("button", name="Predict").click()
+    expected = {name: churn.example[name] for name in churn.input_names}
+    assert sent.value.post_data_json == expected
+    expect(page.locator(".verdict")).to_have_text("stays")
+    expect(page.locator("#outcome")).to_contain_text("Probably stays (whether a subscriber leaves")
+    page.get_by_label("tenure in months").fill("100")
+    page.get_by_label("charges in euros a month").fill("")
+    page.get_by_label("joined").fill("")
+    for name in ("plan", "autopay", "contentment"):
+        page.get_by_label(name).select_option("not given")
+    page.get_by_label("senior").select_option("1")
+    with page.expect_request("**/predict?explain=true") as sent:
+        page.get_by_role("button", name="Predict").click()
+    missing = dict.fromkeys(["plan", "charges", "autopay", "joined", "contentment"])
+    assert sent.value.post_data_json == {"tenure": 100, "senior": 1, **missing}
+    expect(page.locator(".verdict")).to_have_text("leaves")
+    cells = page.locator("#explanation td:nth-child(2)")
+    assert sorted(cells.all_text_contents()) == ["1", "100", *["not given"] * 5]
+    text = page.locator("body").inner_text().lower()
+    for word in ("person", "census", "50,000", "age", "income"):
+        assert not re.search(rf"\b{word}\b", text), word
+
+
+def test_every_kind_is_read_from_a_file(churn_page: Page, tmp_path: Path) -> None:
+    """A comma in a number, an infinite one and a date in words are problems of their lines."""
+    lines = [
+        "Tenure;PLAN;charges;autopay;senior;joined;contentment;account",
+        "12;basic;29.5;Yes;1;2020-02-29;good;7",
+        "12.0; basic ;29.50;Yes;1.0;2020-02-29;good;7",
+        "100;NA;;?;0;null;None;7",
+        '5;basic;"1,234";Yes;1;2020-02-29;good;7',
+        "5;basic;1e400;Yes;1;2020-02-29;good;7",
+        "5;basic;-0.0;Yes;1;2020-02-29;good;7",
+        "5;basic;20;yes;2;29.2.2020;good;7",
+        "5.5;basic;20;No;;2020-02-29;good;7",
+    ]
+    path = tmp_path / "subscribers.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    rows = uploaded(churn_page, path)
+    expect(churn_page.locator("#columns")).to_contain_text("left outaccount")
+    assert rows[0]["probability"] == rows[1]["probability"] != rows[2]["probability"] != ""
+    charges = "expected a number from 0 to 200, or null"
+    assert [row["problem"] for row in rows] == [
+        "",
+        "",
+        "",
+        f"charges: got 1,234, {charges}",
+        f"charges: got 1e400, {charges}",
+        f"charges: got -0.0, {charges}",
+        "autopay: got yes, expected No or Yes, or null; senior: got 2, expected 0 or 1;"
+        " joined: got 29.2.2020, expected a date from 2000-01-01 to 2030-12-31, as YYYY-MM-DD,"
+        " or null",
+        "tenure: got 5.5, expected a whole number from 0 to 120; senior: got nothing,"
+        " expected 0 or 1",
+    ]
 
 
 def test_the_form_fits_a_phone_and_has_a_dark_mode(page: Page) -> None:

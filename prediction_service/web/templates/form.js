@@ -4,11 +4,15 @@
 const TIMEOUT_MS = 30_000;
 const MAX_FILE_ROWS = 100_000;
 const MAX_SHOWN_ROWS = 200;
-const MAX_RECORD_BYTES = 600; // of a record as JSON
+const MAX_SHOWN_NOTES = 20;
+const SEPARATORS = { ",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars" };
+const INTEGER = /^[-+]?[0-9]{1,18}(\.0*)?$/; // as in config/feature.py
+const NUMBER = /^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$/;
 const BINS = 20;
 
 const settings = document.body.dataset;
 const columns = JSON.parse(settings.columns); // the model's columns, as in form.py
+const missingMarks = JSON.parse(settings.missingMarks);
 const byId = (id) => document.getElementById(id);
 let currentRun = 0; // a newer file stops the run of an older one
 let downloadUrl = "";
@@ -77,15 +81,34 @@ function showError(element, error) {
   element.replaceChildren(make("p", { class: "problem", text: error.message }), make("ul", {}, ...problems));
 }
 
-// One person
+/** Return the JSON value of a text. Text that does not fit the column stays as it is: the service names it. */
+function parseValue(column, text) {
+  const whole = INTEGER.test(text) ? text.split(".")[0] : null;
+  if (column.kind === "integer" && whole !== null) return Number.isSafeInteger(Number(whole)) ? Number(whole) : text;
+  if (column.kind === "number" && NUMBER.test(text)) {
+    const number = Number(text); // JSON has neither infinity nor the sign of -0
+    return Number.isFinite(number) && !Object.is(number, -0) ? number : text;
+  }
+  if (column.kind === "boolean") {
+    const spelling = typeof column.values[0] === "string" ? text : whole ?? text.toLowerCase();
+    const place = column.categories.indexOf(spelling);
+    return place < 0 ? text : column.values[place];
+  }
+  return text;
+}
 
-async function predictPerson(event) {
+// One record
+
+async function predictRecord(event) {
   event.preventDefault();
   const form = event.target;
   const button = form.querySelector("button");
   const entered = new FormData(form);
   const record = {};
-  for (const column of columns) record[column.name] = parseValue(column, entered.get(column.name));
+  for (const column of columns) {
+    const text = entered.get(column.name).trim();
+    record[column.name] = text === "" ? null : parseValue(column, text);
+  }
   button.disabled = true;
   byId("explanation").replaceChildren();
   markInputs([]);
@@ -109,7 +132,7 @@ function markInputs(problems) {
     if (own.length) input.setAttribute("aria-invalid", "true");
     input.setAttribute("aria-describedby", [...own, `h-${name}`].join(" "));
   }
-  document.querySelector("#person [aria-invalid]")?.focus();
+  document.querySelector("#record [aria-invalid]")?.focus();
 }
 
 /** Return a prediction with its explanation, or without one if the model cannot explain (501). */
@@ -130,10 +153,13 @@ function showPrediction(record, prediction) {
   const sentence =
     `Probability of ${settings.positive}: ${percent(prediction.probability)}. ` +
     `The line marks the threshold, ${percent(prediction.threshold)}. Model version ${prediction.model_version}.`;
+  const notes = (prediction.notes ?? []).map((text) => make("p", { class: "note", text }));
   byId("outcome").replaceChildren( // screen readers announce this element, without the explanation
     make("p", { class: "verdict", text: prediction.label }),
+    make("p", { text: prediction.message }),
     make("div", { class: "scale", "aria-hidden": "true" }, bar, threshold),
     make("p", { text: sentence }),
+    ...notes,
   );
   byId("explanation").replaceChildren(
     ...(prediction.explanation ? explain(record, prediction.explanation) : [
@@ -177,78 +203,132 @@ function explain(record, explanation) {
 
 // A file
 
-/** Return the cells of a CSV text by row (RFC 4180), without blank rows. */
-function parseCsv(text, separator) {
-  const rows = [];
-  let row = [], cell = "", isQuoted = false;
-  const endCell = () => { row.push(cell); cell = ""; };
-  const endRow = () => {
-    endCell();
-    if (row.some((one) => one.trim())) rows.push(row);
-    row = [];
-  };
+/** Return the text of a file's bytes. A byte-order mark names UTF-16. Throws RequestError. */
+function decodeText(bytes) {
+  const [first, second] = new Uint8Array(bytes.slice(0, 2));
+  const encoding = first === 0xff && second === 0xfe ? "utf-16le" : first === 0xfe && second === 0xff ? "utf-16be" : "utf-8";
+  let text = "\0";
+  try {
+    text = new TextDecoder(encoding, { fatal: true }).decode(bytes);
+  } catch {
+    // the message below
+  }
+  if (text.includes("\0")) throw new RequestError("The file is not text in UTF-8. Save the table as CSV in UTF-8.");
+  return { text, encoding: encoding.slice(0, 6).toUpperCase() };
+}
+
+/** Yield the cells of each row of a CSV text (RFC 4180), with the number of its first line. */
+function* parseCsv(text, separator, firstLine = 1) {
+  let cells = [], cell = "", isQuoted = false, line = firstLine, start = firstLine;
   for (let i = 0; i < text.length; i++) {
     const character = text[i];
+    const endsLine = character === "\n" || (character === "\r" && text[i + 1] !== "\n");
+    if (endsLine) line++;
     if (isQuoted) {
       if (character !== '"') cell += character;
       else if (text[i + 1] === '"') { cell += '"'; i++; }
       else isQuoted = false;
     } else if (character === '"' && !cell.trim()) { isQuoted = true; cell = ""; }
-    else if (character === separator) endCell();
-    else if (character === "\n") endRow();
-    else if (character !== "\r") cell += character;
+    else if (character === separator) { cells.push(cell); cell = ""; }
+    else if (endsLine) {
+      yield { line: start, cells: [...cells, cell] };
+      cells = []; cell = ""; start = line;
+    } else if (character !== "\r") cell += character;
   }
-  if (isQuoted) throw new RequestError("A quoted cell has no closing quotation mark. Add it.");
-  if (cell || row.length) endRow();
-  return rows;
+  if (isQuoted) throw new RequestError(`A quoted cell of line ${start} has no closing quotation mark. Add it.`);
+  if (cell || cells.length) yield { line: start, cells: [...cells, cell] };
 }
 
-/** Return a value for the contract. The service validates it. */
-function parseValue(column, text) {
-  const value = text.trim();
-  if (value === "" || value === "?") return null;
-  return column.is_number && !Number.isNaN(Number(value)) ? Number(value) : value;
+const isBlank = ({ cells }) => !cells.some((one) => one.trim());
+
+/** Return the first row with a value, or undefined. */
+function firstRow(text, separator) {
+  for (const row of parseCsv(text, separator)) if (!isBlank(row)) return row;
 }
 
-/** Return the model's column of each cell of the header, or undefined. Throws RequestError. */
-function matchColumns(header) {
-  const plain = (name) => name.trim().toLowerCase().replace(/[^a-z0-9]+/g, "_");
-  const names = header.map(plain);
-  const missing = columns.filter((one) => !one.is_optional && !names.includes(plain(one.name)));
-  if (missing.length) {
-    const list = missing.map((one) => one.name).join(", ");
-    throw new RequestError(`The first line of the file has no column ${list}. It must name every column.`);
-  }
-  const duplicate = columns.find((one) => names.filter((name) => name === plain(one.name)).length > 1);
-  if (duplicate) throw new RequestError(`The first line of the file has the column ${duplicate.name} twice. Rename one.`);
-  return names.map((name) => columns.find((one) => plain(one.name) === name));
+/** Return the model's column with this header, or undefined. */
+function columnOf(header) {
+  const plain = header.trim().toLowerCase().replace(/[\s.-]+/g, "_"); // as column_name in config/contract.py
+  return columns.find((one) => one.name === header.trim()) ?? columns.find((one) => one.headers.includes(plain));
 }
 
-/** Return the header of a CSV text, and its rows: cells, and a record or a problem. */
-function readRows(text) {
-  const firstLine = text.slice(0, Math.max(0, text.indexOf("\n")) || text.length);
-  const separator = [",", ";", "\t"].sort((a, b) => firstLine.split(b).length - firstLine.split(a).length)[0];
-  const [header, ...lines] = parseCsv(text.replace(/^\uFEFF/, ""), separator);
-  if (!header) throw new RequestError("The file is empty. The first line must name the columns; each other line is a row.");
-  const matched = matchColumns(header);
-  if (!lines.length) throw new RequestError("The file has no row below its first line.");
-  if (lines.length > MAX_FILE_ROWS) {
-    throw new RequestError(`The file has ${lines.length} rows, expected at most ${MAX_FILE_ROWS}. Split it, or use a program.`);
-  }
-  const rows = lines.map((cells) => {
-    if (cells.length !== header.length) {
-      return { cells, problem: `${cells.length} cells, expected ${header.length} as in the first line` };
+/** Return the separator that gives the first row most columns of the model, else most cells. */
+function findSeparator(text) {
+  const score = (separator) => {
+    const cells = firstRow(text, separator)?.cells ?? [];
+    return cells.filter(columnOf).length * 1e6 + cells.length;
+  };
+  const scores = Object.keys(SEPARATORS).map((one) => [score(one), one]);
+  return scores.reduce((best, one) => (one[0] > best[0] ? one : best))[1];
+}
+
+/** Return a file's value for the contract, null for a missing one. A listed category is never missing. */
+function parseCell(column, cell) {
+  const text = cell.trim();
+  if (missingMarks.includes(text) && !column.categories.includes(text)) return null;
+  return parseValue(column, text);
+}
+
+/** Return header, matched columns and rows of a CSV text. A row has its line, cells, and a record or a problem. */
+function readTable(text) {
+  const excel = /^"?sep=(.)"?[\s,;|]*?(\r\n|\r|\n|$)/i.exec(text); // Excel's first line
+  const body = excel ? text.slice(excel[0].length) : text;
+  const separator = excel ? excel[1] : findSeparator(body);
+  const all = [...parseCsv(body, separator, excel ? 2 : 1)];
+  const place = all.findIndex((row) => !isBlank(row));
+  if (place < 0) throw new RequestError("The file is empty. The first line must name the columns; each other line is a row.");
+  const { line: headerLine, cells: header } = all[place];
+  const matched = header.map(columnOf);
+  const lines = all.slice(place + 1);
+  while (lines.length && isBlank(lines.at(-1))) lines.pop();
+  const rows = lines.map((row) => {
+    if (isBlank(row)) return { ...row, isBlank: true };
+    if (row.cells.length !== header.length) {
+      return { ...row, problem: `${row.cells.length} cells, expected ${header.length} as in line ${headerLine}` };
     }
     const record = {};
-    matched.forEach((column, i) => { if (column) record[column.name] = parseValue(column, cells[i]); });
-    return { cells, record };
+    matched.forEach((column, i) => { if (column) record[column.name] = parseCell(column, row.cells[i]); });
+    return { ...row, record };
   });
-  return { header, rows };
+  const missing = columns.filter((one) => !matched.includes(one));
+  return { header, headerLine, matched, missing, rows, separator };
 }
+
+/** Show which columns of a file were read, which used ones it lacks, and which were left out. */
+function showColumns({ header, matched, missing, separator, encoding }) {
+  const read = header.flatMap((name, i) => {
+    const column = matched[i]?.name;
+    return column ? [column === name.trim() ? column : `${column} (${name.trim()})`] : [];
+  });
+  const leftOut = header.flatMap((name, i) => (matched[i] ? [] : [name.trim() || `column ${i + 1}, which has no name`]));
+  const format = `${encoding}, separated by ${SEPARATORS[separator] ?? separator}`;
+  const facts = [["read", read], ["not found", missing.map((one) => one.name)], ["left out", leftOut], ["format", [format]]];
+  byId("columns").replaceChildren(make("dl", {}, ...facts.filter(([, names]) => names.length).flatMap(([term, names]) => {
+    const look = term === "not found" ? { class: "problem" } : {};
+    return [make("dt", { ...look, text: term }), make("dd", { ...look, text: names.join(", ") })];
+  })));
+}
+
+/** Throw RequestError for a table without a required column, with a column twice, or without valid size. */
+function checkTable({ headerLine, matched, missing, rows }) {
+  const n = rows.filter((row) => !row.isBlank).length;
+  const required = missing.filter((one) => !one.is_optional);
+  if (required.length) {
+    throw new RequestError(`Line ${headerLine} has no column ${listNames(required)}. It must name every column. Rename or add them.`);
+  }
+  const twice = columns.find((one) => matched.filter((column) => column === one).length > 1);
+  if (twice) throw new RequestError(`Line ${headerLine} has the column ${twice.name} twice. Rename one.`);
+  if (!n) throw new RequestError(`The file has no row below line ${headerLine}.`);
+  if (n > MAX_FILE_ROWS) {
+    throw new RequestError(`The file has ${n} rows, expected at most ${MAX_FILE_ROWS}. Split it, or use a program.`);
+  }
+}
+
+const listNames = (list) => list.map((one) => one.name).join(", ");
 
 /** Set the prediction of rows that fit into one request. Mark invalid rows and send the others again. */
 async function predictBatch(batch, idempotencyKey) {
-  let open = batch.filter((row) => !row.prediction && !row.problem);
+  let open = batch.filter((row) => row.record && !row.prediction && !row.problem);
   while (open.length) {
     try {
       const predictions = await predict(open.map((row) => row.record), false, idempotencyKey);
@@ -268,14 +348,44 @@ async function predictBatch(batch, idempotencyKey) {
 
 async function predictFile(chosen) {
   const run = ++currentRun;
-  byId("results").replaceChildren();
+  for (const id of ["columns", "progress", "results"]) byId(id).replaceChildren();
   try {
-    const { header, rows } = readRows(await chosen.text());
-    if (run === currentRun) await predictRows({ name: chosen.name, key: idempotencyKeyOf(chosen), header, rows });
+    const { text, encoding } = decodeText(await chosen.arrayBuffer());
+    const table = { ...readTable(text), encoding };
+    if (run !== currentRun) return;
+    if (!table.matched.some(Boolean)) { // the first line may hold values, which are not shown
+      throw new RequestError(`Line ${table.headerLine} names no column of the model. Add a first line with these names: ${listNames(columns)}.`);
+    }
+    showColumns(table);
+    checkTable(table);
+    const file = { ...table, name: chosen.name, key: idempotencyKeyOf(chosen) };
+    if (table.missing.length) confirmMissing(file);
+    else await predictRows(file);
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     if (run === currentRun) showError(byId("progress"), error);
   }
+}
+
+/** Ask before rows are predicted without columns that the model uses. */
+function confirmMissing(file) {
+  const button = make("button", { type: "button", text: "Predict without them" });
+  button.addEventListener("click", () => predictRows(file));
+  const names = listNames(file.missing);
+  const text = `The file has no column ${names}. The model would read them as not given in every row, which changes the predictions.`;
+  byId("progress").replaceChildren(
+    make("p", { class: "problem", text }),
+    make("p", { text: `If they have another name, rename them in line ${file.headerLine} and choose the file again.` }),
+    make("p", {}, button),
+  );
+}
+
+/** Return the number of records that fit into one request. */
+function batchSize(rows) {
+  const encoder = new TextEncoder();
+  const bytes = rows.map((row) => encoder.encode(JSON.stringify(row.record ?? 0)).length);
+  const largest = bytes.reduce((a, b) => Math.max(a, b), 1) + 1; // a comma
+  return Math.min(Number(settings.maxRecords), Math.max(1, Math.floor((Number(settings.maxBytes) - 1) / largest)));
 }
 
 /** Return a file's idempotency key. An unfinished file that is chosen again keeps its key. */
@@ -291,7 +401,7 @@ function idempotencyKeyOf({ name, size, lastModified }) {
 async function predictRows(file) {
   const run = ++currentRun;
   const rows = file.rows;
-  const size = Math.min(Number(settings.maxRecords), Math.max(1, Math.floor(Number(settings.maxBytes) / MAX_RECORD_BYTES)));
+  const size = batchSize(rows);
   let failure = null;
   byId("results").replaceChildren();
   try {
@@ -311,23 +421,15 @@ async function predictRows(file) {
 
 /** Show the predictions of a file. `failure` is the reason for open rows, or null. */
 function showResults(file, failure) {
-  const { name, header } = file;
-  const rows = file.rows.map((row) => ({ ...row, problem: row.problem ?? (row.prediction ? undefined : failure.message) }));
+  const lines = file.rows.map((row) => ({ ...row, problem: row.problem ?? (row.record && !row.prediction ? failure.message : undefined) }));
+  const rows = lines.filter((row) => !row.isBlank);
   const predictions = rows.flatMap((row) => row.prediction ?? []);
-  const positive = predictions.filter((one) => one.income_class === 1).length;
-  const bad = rows.length - predictions.length;
-  const summary =
-    `${name}: ${predictions.length} rows predicted, ${positive} of them ${settings.positive}. ` +
-    (bad ? `${bad} rows with a problem, listed first.` : "No problems.");
   if (failure) showError(byId("progress"), failure);
   else byId("progress").replaceChildren();
-  byId("progress").append(make("p", { text: summary }));
-  const csv = [[...header, "prediction_id", "label", "probability", "model_version", "problem"],
-    ...rows.map(({ cells, prediction, problem }) => [...header.map((_, i) => cells[i] ?? ""),
-      prediction?.prediction_id, prediction?.label, prediction?.probability, prediction?.model_version, problem])];
+  byId("progress").append(...summarize(file, rows, predictions));
   URL.revokeObjectURL(downloadUrl);
-  downloadUrl = URL.createObjectURL(new Blob([csv.map(csvLine).join("")], { type: "text/csv" }));
-  const download = `${name.replace(/\.csv$/i, "")}-predicted.csv`;
+  downloadUrl = URL.createObjectURL(new Blob([predictedCsv(file.header, lines)], { type: "text/csv" }));
+  const download = `${file.name.replace(/\.csv$/i, "")}-predicted.csv`;
   const retry = make("button", { type: "button", text: "Predict the other rows" });
   retry.addEventListener("click", () => predictRows(file));
   byId("results").replaceChildren(
@@ -338,22 +440,57 @@ function showResults(file, failure) {
   );
 }
 
+/** Return paragraphs with the counts of a file: predictions, problems, notes, and columns that it lacks. */
+function summarize({ name, missing, rows: lines }, rows, predictions) {
+  const positive = predictions.filter((one) => one.income_class === 1).length;
+  const bad = rows.length - predictions.length;
+  const blank = lines.length - rows.length;
+  const noted = predictions.filter((one) => one.notes);
+  const counts = new Map();
+  for (const text of noted.flatMap((one) => one.notes)) counts.set(text, (counts.get(text) ?? 0) + 1);
+  const commonest = [...counts].sort((a, b) => b[1] - a[1]).slice(0, MAX_SHOWN_NOTES);
+  const summary =
+    `${name}: ${predictions.length} rows predicted, ${positive} of them ${settings.positive}. ` +
+    (bad ? `${bad} rows with a problem, listed first. ` : missing.length || noted.length ? "" : "No problems. ") +
+    (blank ? `${blank} blank lines.` : "");
+  return [
+    make("p", { text: summary.trim() }),
+    ...(missing.length ? [make("p", { class: "problem", text: `All rows were predicted without ${listNames(missing)}.` })] : []),
+    ...(noted.length ? [
+      make("p", { class: "note", text: `${noted.length} rows have a value that the model reads as missing:` }),
+      make("ul", { class: "note" }, ...commonest.map(([text, n]) => make("li", { text: `${text} (${n} rows)` }))),
+    ] : []),
+  ];
+}
+
+/** Return the file as CSV with every line and cell, each with its line number and prediction. */
+function predictedCsv(header, lines) {
+  const width = lines.reduce((most, { cells }) => Math.max(most, cells.length), header.length);
+  const filled = (cells) => Array.from({ length: width }, (_, i) => cells[i] ?? "");
+  const ownName = (name) => (header.includes(name) ? ownName(`predicted_${name}`) : name);
+  const names = ["line", "prediction_id", "label", "probability", "model_version", "problem", "notes"];
+  const rows = lines.map(({ line, cells, prediction, problem }) => [...filled(cells), line, prediction?.prediction_id,
+    prediction?.label, prediction?.probability, prediction?.model_version, problem, prediction?.notes?.join("; ")]);
+  return [[...filled(header), ...names.map(ownName)], ...rows].map(csvLine).join("");
+}
+
 const csvLine = (cells) =>
   `${cells.map((one) => (/[",;\r\n]/.test(one ?? "") ? `"${String(one).replaceAll('"', '""')}"` : one ?? "")).join(",")}\r\n`;
 
-/** Return a table of rows; those with a problem come first. */
+/** Return a table of rows; those with a problem or a note come first. */
 function resultsTable(rows) {
-  const numbered = rows.map((row, i) => ({ ...row, line: i + 1 })).sort((a, b) => Boolean(b.problem) - Boolean(a.problem));
-  const shown = numbered.slice(0, MAX_SHOWN_ROWS).map(({ line, prediction, problem }) =>
+  const order = (row) => (row.problem ? 0 : row.prediction?.notes ? 1 : 2);
+  const sorted = [...rows].sort((a, b) => order(a) - order(b));
+  const shown = sorted.slice(0, MAX_SHOWN_ROWS).map(({ line, prediction, problem }) =>
     make("tr", {},
       make("th", { scope: "row", text: line }),
       make("td", { text: prediction?.label ?? "not predicted" }),
       make("td", { class: "number", text: prediction ? percent(prediction.probability) : "" }),
-      make("td", { class: "problem", text: problem ?? "" }),
+      make("td", { class: problem ? "problem" : "note", text: problem ?? prediction.notes?.join("; ") ?? "" }),
     ));
-  const head = ["row", words(settings.target), "probability", "problem"].map((text) => make("th", { scope: "col", text }));
+  const head = ["line", words(settings.target), "probability", "problem or note"].map((text) => make("th", { scope: "col", text }));
   const count = rows.length > MAX_SHOWN_ROWS ? `${MAX_SHOWN_ROWS} of ${rows.length} rows. The download has all rows.` : "All rows.";
-  const caption = `${count} Rows with a problem come first.`;
+  const caption = `${count} Rows with a problem or a note come first.`;
   const scrolled = { class: "tall", role: "region", tabindex: 0, "aria-label": "Rows of the file" };
   return make("div", scrolled,
     make("table", {}, make("caption", { text: caption }),
@@ -384,7 +521,7 @@ function histogram(probabilities, threshold) {
   );
 }
 
-byId("person").addEventListener("submit", predictPerson);
+byId("record").addEventListener("submit", predictRecord);
 byId("file").addEventListener("change", (event) => {
   if (event.target.files.length) predictFile(event.target.files[0]);
   event.target.value = ""; // lets the user choose the same file again
