@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from config.contract import Contract
-from config.feature import MISSING, Feature, Problem
+from config.feature import MISSING, Feature, Problem, near_miss
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
 from prediction_service.models.package import Row
 from prediction_service.predict.responses import BinaryClass, PredictionId
@@ -115,7 +115,7 @@ class RecordReader:
 
     def _is_exact(self, records: list[Any], unseen: Unseen) -> bool:
         """Return True if all values pass the checks that msgspec lacks."""
-        if any(feature.check(value) for _, feature, value in unseen):
+        if unseen and any(near_miss(value, feature.categories) for _, feature, value in unseen):
             return False
         for get, check in self._exact_checks:
             for record in records:

@@ -374,7 +374,7 @@ def test_values_read_as_missing_are_counted_and_each_line_keeps_its_place(
     rows = uploaded(page, path)
     progress = page.locator("#progress")
     expect(progress).to_contain_text("4 rows predicted")
-    expect(progress).to_contain_text("2 rows with a problem, listed first. 3 blank lines.")
+    expect(progress).to_contain_text("2 rows with a problem, listed first. Blank lines: 3.")
     expect(progress).to_contain_text("3 rows have a value that the model reads as missing:")
     note = "native_country: 'Atlantis' is not listed; the model reads it as missing"
     expect(progress.locator("li").first).to_have_text(f"{note} (2 rows)")
@@ -409,7 +409,7 @@ def test_every_kind_is_entered_and_predicted(churn_page: Page, churn: Contract) 
     page.get_by_label("joined").fill("")
     for name in ("plan", "autopay", "contentment"):
         page.get_by_label(name).select_option("not given")
-    page.get_by_label("senior").select_option("1")
+    page.get_by_label("senior").select_option("yes (1)")
     with page.expect_request("**/predict?explain=true") as sent:
         page.get_by_role("button", name="Predict").click()
     missing = dict.fromkeys(["plan", "charges", "autopay", "joined", "contentment"])

@@ -452,7 +452,7 @@ function summarize({ name, missing, rows: lines }, rows, predictions) {
   const summary =
     `${name}: ${predictions.length} rows predicted, ${positive} of them ${settings.positive}. ` +
     (bad ? `${bad} rows with a problem, listed first. ` : missing.length || noted.length ? "" : "No problems. ") +
-    (blank ? `${blank} blank lines.` : "");
+    (blank ? `Blank lines: ${blank}.` : "");
   return [
     make("p", { text: summary.trim() }),
     ...(missing.length ? [make("p", { class: "problem", text: `All rows were predicted without ${listNames(missing)}.` })] : []),
