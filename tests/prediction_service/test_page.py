@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from config.contract import Contract
+from config.feature import Feature
 from prediction_service.journal.export import journalled_ids
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
@@ -281,19 +282,18 @@ def uploaded(page: Page, path: Path) -> list[dict[str, str]]:
     return download(page)
 
 
-def test_a_file_is_read_as_people_have_it(page: Page, contract: Contract, tmp_path: Path) -> None:
-    """UTF-16, `sep=` and bars gave `no column age`, a padded `NA` was an unknown category."""
+def same_rows(contract: Contract) -> dict[str, tuple[bytes, str]]:
+    """Return files with the same three rows, each with a text that the page shows for it."""
     names = list(contract.input_names)
     good = [str(contract.example[name]) for name in names]
-    rows = [good, ["70", *good[1:]], ["20", "", *good[2:-1], ""]]
-    lines = [names, *rows]
+    lines = [names, good, ["70", *good[1:]], ["20", "", *good[2:-1], ""]]
 
     def joined(separator: str, end: str = "\n") -> str:
         return "".join(separator.join(line) + end for line in lines)
 
     plain = joined(",")
     dotted = plain.replace("hours_per_week", '"Hours.per week"').replace("age,", " AGE ,")
-    variants = {
+    return {
         "control": (plain.encode(), "UTF-8, separated by commas"),
         "semicolons": (joined(";", "\r\n").encode(), "UTF-8, separated by semicolons"),
         "tabs": (joined("\t").encode(), "UTF-8, separated by tabs"),
@@ -307,11 +307,15 @@ def test_a_file_is_read_as_people_have_it(page: Page, contract: Contract, tmp_pa
         "index": (("," + plain.replace("\n", "\n7,", 3)).encode(), "column 1, which has no name"),
         "points": (plain.replace("70,", "70.0,").replace("20,", "20.,").encode(), "commas"),
         "missing": (plain.replace(",,", ", N/A ,").replace(",\n", ",NaN\n").encode(), "commas"),
-        "quoted": (joined(",").replace("Private", '"Private"').encode(), "commas"),
+        "quoted": (plain.replace("Private", '"Private"').encode(), "commas"),
         "extra": (plain.replace("\n", ",>50K\n").encode(), "left out"),
     }
+
+
+def test_a_file_is_read_as_people_have_it(page: Page, contract: Contract, tmp_path: Path) -> None:
+    """UTF-16, `sep=` and bars gave `no column age`, a padded `NA` was an unknown category."""
     found = {}
-    for name, (content, words) in variants.items():
+    for name, (content, words) in same_rows(contract).items():
         (tmp_path / f"{name}.csv").write_bytes(content)
         results = uploaded(page, tmp_path / f"{name}.csv")
         expect(page.locator("#columns")).to_contain_text(words)
@@ -338,7 +342,7 @@ def test_a_file_that_is_not_utf_8_is_rejected_with_the_remedy(
 def test_a_file_without_a_used_column_asks_before_it_is_predicted(
     page: Page, contract: Contract, settings: Settings, tmp_path: Path
 ) -> None:
-    """With `Employer`, `Job` and `Country`, four of 20 labels changed, with `none with a problem`."""
+    """With `Employer`, `Job` and `Country`, four of 20 labels changed, and the page was calm."""
     good = {name: contract.example[name] for name in contract.input_names}
     renamed = {"workclass": "Employer", "occupation": "Job", "native_country": "Country"}
     path = write_csv(tmp_path / "people.csv", [good] * 3, **renamed)
@@ -425,7 +429,7 @@ def test_every_kind_is_entered_and_predicted(churn_page: Page, churn: Contract) 
 def test_every_kind_is_read_from_a_file(churn_page: Page, tmp_path: Path) -> None:
     """A comma in a number, an infinite one and a date in words are problems of their lines."""
     lines = [
-        "Tenure;PLAN;charges;autopay;senior;joined;contentment;account",
+        "Tenure;PLAN;Monthly.Fee;autopay;senior;joined;contentment;account",
         "12;basic;29.5;Yes;1;2020-02-29;good;7",
         "12.0; basic ;29.50;Yes;1.0;2020-02-29;good;7",
         "100;NA;;?;0;null;None;7",
@@ -438,6 +442,7 @@ def test_every_kind_is_read_from_a_file(churn_page: Page, tmp_path: Path) -> Non
     path = tmp_path / "subscribers.csv"
     path.write_text("\n".join(lines), encoding="utf-8")
     rows = uploaded(churn_page, path)
+    expect(churn_page.locator("#columns")).to_contain_text("charges (Monthly.Fee)")
     expect(churn_page.locator("#columns")).to_contain_text("left outaccount")
     assert rows[0]["probability"] == rows[1]["probability"] != rows[2]["probability"] != ""
     charges = "expected a number from 0 to 200, or null"
@@ -454,6 +459,29 @@ def test_every_kind_is_read_from_a_file(churn_page: Page, tmp_path: Path) -> Non
         "tenure: got 5.5, expected a whole number from 0 to 120; senior: got nothing,"
         " expected 0 or 1",
     ]
+
+
+def test_the_page_reads_a_text_as_every_other_part_does(page: Page) -> None:
+    columns = [
+        Feature("a", "integer", "a"),
+        Feature("b", "number", "b"),
+        Feature("c", "boolean", "c"),
+        Feature("d", "boolean", "d", values=(0, 1)),
+        Feature("e", "boolean", "e", values=("No", "Yes")),
+        Feature("f", "date", "f"),
+        Feature("g", "nominal", "g", categories=("0", "1")),
+    ]
+    texts = ["0", "1", "59", "59.0", "+5", "-7.", "007", "1e3", "1,234", "12.50", ".5", "-1E-2"]
+    texts += ["True", "FALSE", "true", "1.0", "1.5", "Yes", "yes", "NO", "2024-02-29", "29.2.", "x"]
+    script = "([column, texts]) => texts.map((text) => parseValue(column, text))"
+    for one in columns:
+        column = {"kind": one.kind, "values": one.values, "categories": one.categories}
+        found = page.evaluate(script, [column, texts])
+        expected = [one.parse(text) for text in texts]
+        assert found == expected, one.kind
+        assert [type(a) is bool for a in found] == [type(a) is bool for a in expected]
+    huge = ["9007199254740993", "123456789012345678"]  # JavaScript would round them
+    assert page.evaluate(script, [{"kind": "integer"}, huge]) == huge
 
 
 def test_the_form_fits_a_phone_and_has_a_dark_mode(page: Page) -> None:
