@@ -77,7 +77,9 @@ class RecordReader:
     def read(self, body: bytes) -> tuple[list[Row], bool, Notes]:
         """Return the rows, whether the body was a list, and notes about values read as missing.
 
-        Rows have the input columns in contract order. Raises NotJson, InvalidRecords with every problem, or TooManyRecords.
+        Rows have the input columns in contract order.
+
+        Raises NotJson, InvalidRecords with every problem, or TooManyRecords.
         """
         try:
             decoded = self._decode(body)

@@ -86,8 +86,8 @@ def read_api(contract: Contract, settings: Settings) -> Json:
         "problem": example_problem(contract[first]),
         "note": f"{unlisted}: 'elsewhere' is not listed; the model reads it as missing",
         "contributions": {first: 0.7} | dict.fromkeys(others, 0.0),
-        "reason": f"{first.replace('_', ' ')}: {contract[first].words(record[first])} raises the odds"
-        f" of {target.positive} 2.01 times",
+        "reason": f"{first.replace('_', ' ')}: {contract[first].words(record[first])}"
+        f" raises the odds of {target.positive} 2.01 times",
     }
     encoded = {name: msgspec.json.encode(value).decode() for name, value in values.items()}
     return yaml.safe_load(Template(API.read_text("utf-8")).substitute(encoded))

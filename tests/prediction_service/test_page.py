@@ -479,7 +479,7 @@ def test_the_page_reads_a_text_as_every_other_part_does(page: Page) -> None:
         found = page.evaluate(script, [column, texts])
         expected = [one.parse(text) for text in texts]
         assert found == expected, one.kind
-        assert [type(a) is bool for a in found] == [type(a) is bool for a in expected]
+        assert [isinstance(a, bool) for a in found] == [isinstance(a, bool) for a in expected]
     huge = ["9007199254740993", "123456789012345678"]  # JavaScript would round them
     assert page.evaluate(script, [{"kind": "integer"}, huge]) == huge
 
