@@ -34,6 +34,7 @@ from config.runtime.settings import BaseSettings, SettingsError, read_settings
 
 CONTRACT_PATH = Path(__file__).with_name("features.yaml")
 PROBABILITY = "{probability}"  # placeholder in the target's messages
+BOOLEAN_WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n"}
 MAX_CATEGORIES = 1000  # of a column; each is a column of the encoder
 
 # Names of columns that the pipeline adds to rows. The graph's inner names have a point.
@@ -79,13 +80,16 @@ class Target(
     def class_of(self, value: Any) -> int | None:
         """Return the class, 0 or 1, of a label as a table has it; None for an unknown one.
 
-        Labels are compared as text. 0 and 1 are classes too, unless a label is a number.
+        Labels are compared as text. The numbers 0 and 1 are classes too, unless a label is a number
+        or a word for one: with the positive label `no`, 1 could mean either class.
         """
         text = json_text(value)
         if text in self.labels:
             return self.labels.index(text)
-        has_number = any(map(NUMBER_TEXT.fullmatch, self.labels))
-        return int(text) if text in ("0", "1") and not has_number else None
+        like_number = any(
+            NUMBER_TEXT.fullmatch(label) or label.lower() in BOOLEAN_WORDS for label in self.labels
+        )
+        return int(text) if text in ("0", "1") and not like_number else None
 
     def check(self, value: Any) -> Problem | None:
         """Return the problem with a label as a table has it, or None."""
@@ -93,7 +97,7 @@ class Target(
             return None
         near = near_miss(json_text(value), self.labels)
         expected = f"one of {', '.join(self.labels)}"
-        if self.class_of(0) == 0:
+        if "0" not in self.labels and self.class_of(0) == 0:
             expected += ", or 0 or 1"
         return Problem(self.name, value, expected, near)
 

@@ -24,6 +24,7 @@ MISSING_MARKS = ("", MISSING, "NA", "N/A", "nan", "NaN", "null", "None")
 MAX_LENGTH = 100  # characters of an unlisted category
 MAX_NUMBER = 3e38  # of a column: float32 ends at 3.4e38
 NEAR = 0.9  # an unlisted category with a higher ratio of difflib counts as misspelt
+NEAR_MARKS = 0.8  # the same among categories that differ in marks alone
 EPOCH = date(1970, 1, 1)
 INTEGER_TEXT = re.compile(r"[-+]?[0-9]{1,18}(\.0*)?")
 NUMBER_TEXT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
@@ -310,8 +311,10 @@ def near_miss(word: str, candidates: tuple[str, ...]) -> str | None:
 
     Both have the same letters and digits, or difflib's ratio is above NEAR.
     """
-    same = {letters(candidate): candidate for candidate in candidates if letters(candidate)}
-    return same.get(letters(word)) or nearest(word, candidates, NEAR)
+    same = tuple(one for one in candidates if letters(one) and letters(one) == letters(word))
+    if len(same) > 1:  # `<=50K` and `>50K`: marks tell them apart
+        return nearest(word, same, NEAR_MARKS)
+    return same[0] if same else nearest(word, candidates, NEAR)
 
 
 def letters(word: str) -> str:

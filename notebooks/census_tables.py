@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from config.contract import Contract, Feature, load_contract
 from config.runtime.settings import exit_with_message, read_settings
 from training.data.census import Census, load_census
-from training.data.errors import CensusError
+from training.data.errors import SourceError
 from training.data.storage import write_atomically
 from training.data.synthetic import (
     ROWS_TRAIN,
@@ -359,7 +359,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
         else:
             run_compare(options, census, contract)
-    except CensusError as err:
+    except SourceError as err:
         print(err, file=sys.stderr)
         sys.exit(1)
 

@@ -24,7 +24,7 @@ from config.runtime.settings import (
 from training.batch_scoring.spark import SparkUnavailable
 from training.data.batches import BatchRejected, forget_rejected, ingest
 from training.data.download import UCI, read_files
-from training.data.errors import CensusError, CensusUnavailable
+from training.data.errors import SourceError, SourceUnavailable
 from training.data.feedback import FeedbackUnavailable
 from training.data.rows import write_requests
 from training.data.storage import FilesUnavailable, Folder
@@ -36,7 +36,7 @@ from training.registry.retention import describe_each, find_expired, summary
 from training.settings import FoldCount, MaxEvals, Seed, Settings, Share, TimeoutS, Weight
 
 EXPECTED_ERRORS = (
-    CensusError,
+    SourceError,
     RegistryUnavailable,
     FilesUnavailable,
     StoreError,
@@ -275,13 +275,13 @@ def spark_of(options: argparse.Namespace) -> str:
 def find_data(data: str, settings: Settings) -> str:
     """Return the source of rows; for `auto`, synthetic if the census is unavailable.
 
-    Raises CensusError before the flow starts, so the user gets one message.
+    Raises SourceError before the flow starts, so the user gets one message.
     """
     if data == "synthetic":
         return data
     try:
         read_files(settings.census_folder, settings.raw_dir, UCI)
-    except CensusUnavailable as err:
+    except SourceUnavailable as err:
         if data == "uci":
             raise
         print(f"{err}\n{BANNER}", file=sys.stderr)

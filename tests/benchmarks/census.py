@@ -5,7 +5,7 @@ import sys
 from config.contract import CONTRACT_PATH, Contract
 from config.runtime.settings import read_settings
 from training.data.census import Census, load_census
-from training.data.errors import CensusUnavailable
+from training.data.errors import SourceUnavailable
 from training.data.synthetic import synthesize
 from training.model.search_space import SEARCH_FILE, SearchSpace, load_search
 from training.settings import Settings
@@ -16,7 +16,7 @@ def read_census(contract: Contract) -> Census:
     settings = read_settings(Settings)
     try:
         return load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
-    except CensusUnavailable as err:
+    except SourceUnavailable as err:
         print(f"{err}\nSYNTHETIC ROWS: the figures do not describe real people", file=sys.stderr)
         return synthesize(contract)
 

@@ -24,7 +24,7 @@ from training.data.census import Census
 from training.data.rows import write_requests
 from training.data.validation import check_frame
 from training.data.download import Origin
-from training.data.errors import CensusError, CensusUnavailable
+from training.data.errors import SourceError, SourceUnavailable
 
 ROW = "41, Private, 100000, HS-grad, 9, Divorced, Sales, Unmarried, Black, Female, 0, 0, 38, ?, "
 OTHER = "29, ?, 200000, Masters, 14, Never-married, ?, Own-child, White, Male, 0, 0, 20, Cuba, "
@@ -123,7 +123,7 @@ def test_a_named_folder_is_read_and_nothing_is_downloaded(load, folder, site, tm
 def test_a_named_folder_with_another_checksum_is_rejected_with_both_checksums(load, folder):
     changed = FILES["adult.data"].replace(b"41", b"42")
     (folder / "adult.data").write_bytes(changed)
-    with pytest.raises(CensusError) as caught:
+    with pytest.raises(SourceError) as caught:
         load(origin_of(FILES), folder)
     for content in (changed, FILES["adult.data"]):
         assert hashlib.sha256(content).hexdigest() in str(caught.value)
@@ -132,9 +132,9 @@ def test_a_named_folder_with_another_checksum_is_rejected_with_both_checksums(lo
 
 def test_a_named_folder_without_a_file_is_an_error_and_starts_no_download(load, folder, site):
     (folder / "adult.test").unlink()
-    with pytest.raises(CensusError, match="adult.test: No such file") as caught:
+    with pytest.raises(SourceError, match="adult.test: No such file") as caught:
         load(origin_of(FILES, site.url), folder)
-    assert not isinstance(caught.value, CensusUnavailable) and site.requests == 0
+    assert not isinstance(caught.value, SourceUnavailable) and site.requests == 0
 
 
 def test_a_download_fills_the_cache_and_the_cache_is_used_next(load, site, tmp_path):
@@ -167,14 +167,14 @@ def test_a_download_that_fails_for_good_is_unavailable_with_the_reason(
     load, site, response, attempts, reason
 ):
     site.responses = [response]
-    with pytest.raises(CensusUnavailable, match=reason) as caught:
+    with pytest.raises(SourceUnavailable, match=reason) as caught:
         load(origin_of(FILES, site.url))
     assert f"in {attempts} attempt(s)" in str(caught.value) and site.requests == attempts
     assert "--data synthetic" in str(caught.value)
 
 
 def test_an_unreachable_site_is_unavailable_and_the_cache_stays_empty(load, tmp_path):
-    with pytest.raises(CensusUnavailable, match="could not be downloaded"):
+    with pytest.raises(SourceUnavailable, match="could not be downloaded"):
         load(origin_of(FILES, f"http://127.0.0.1:{free_port()}/adult.zip"))
     assert not (tmp_path / "raw").exists()
 
@@ -191,9 +191,9 @@ def test_a_zip_with_the_wrong_files_is_rejected_and_the_cache_stays_empty(
 ):
     body = zip_of(files)
     site.responses = [(200, body, len(body))]
-    with pytest.raises(CensusError, match=message) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         load(origin_of(FILES, site.url))
-    assert not isinstance(caught.value, CensusUnavailable)
+    assert not isinstance(caught.value, SourceUnavailable)
     assert not (tmp_path / "raw").exists()
 
 
@@ -295,7 +295,7 @@ def test_the_quarantine_of_an_earlier_load_is_replaced(load, folder, tmp_path):
     ],
 )
 def test_a_file_that_is_wrong_as_a_whole_is_an_error(load, folder, text, message):
-    with pytest.raises(CensusError, match=f"adult.test: {message}"):
+    with pytest.raises(SourceError, match=f"adult.test: {message}"):
         load_texts(load, folder, FILES | {"adult.test": text.encode()})
 
 
@@ -389,7 +389,7 @@ def test_a_checked_frame_passes_again_unchanged(contract, record):
 
 def test_a_frame_without_a_used_column_is_rejected_with_its_name(contract, record):
     frame = pd.DataFrame([record | {"income": 0}]).drop(columns=["sex", "income"])
-    with pytest.raises(CensusError, match=r"missing column\(s\) sex, income"):
+    with pytest.raises(SourceError, match=r"missing column\(s\) sex, income"):
         check_frame(frame, contract)
 
 

@@ -16,7 +16,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 from config.runtime.settings import exit_with_message
 from tests.conftest import ROOT, free_port
 from training.__main__ import main
-from training.data.errors import CensusError, CensusUnavailable
+from training.data.errors import SourceError, SourceUnavailable
 from training.registry.mlflow_registry import Registry
 
 
@@ -187,13 +187,13 @@ def test_auto_uses_synthetic_rows_and_warns_only_without_files(flow_runs, monkey
     main(["train", "--data", "auto"])
     assert "SYNTHETIC DATA" not in capsys.readouterr().err
     monkeypatch.setattr("training.__main__.read_files", read_files)
-    found = CensusUnavailable("nothing could be downloaded")
+    found = SourceUnavailable("nothing could be downloaded")
     main(["train", "--data", "auto"])
     said = capsys.readouterr().err
     assert "nothing could be downloaded" in said and "SYNTHETIC DATA" in said
     with pytest.raises(SystemExit):
         main(["train", "--data", "uci"])
-    found = CensusError("adult.data: another checksum")
+    found = SourceError("adult.data: another checksum")
     with pytest.raises(SystemExit, match="adult.data: another checksum"):
         main(["train", "--data", "auto"])
     assert "SYNTHETIC DATA" not in capsys.readouterr().err

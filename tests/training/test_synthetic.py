@@ -8,7 +8,7 @@ import pytest
 from config.contract import Contract
 from training.data import synthetic
 from training.data.census import Census
-from training.data.errors import CensusError
+from training.data.errors import SourceError
 from training.data.synthetic import Cells, Tables
 from training.data.validation import check_frame
 
@@ -114,7 +114,7 @@ def test_tables_of_other_categories_or_columns_are_rejected_with_the_columns(con
     fewer = [column for column in tables.columns if column.name != "hours_per_week"]
     fewer[1] = msgspec.structs.replace(fewer[1], states=["Spouse"])
     changed = msgspec.structs.replace(tables, columns=fewer)
-    with pytest.raises(CensusError, match=r"column\(s\) hours_per_week, relationship"):
+    with pytest.raises(SourceError, match=r"column\(s\) hours_per_week, relationship"):
         synthetic.synthesize(contract, 10, 10, tables=changed)
 
 
@@ -125,5 +125,5 @@ def test_tables_that_cannot_be_read_are_an_error_with_the_command_that_makes_the
     path = tmp_path / "tables.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CensusError, match="tables.json: .*notebooks.census_tables tables"):
+    with pytest.raises(SourceError, match="tables.json: .*notebooks.census_tables tables"):
         synthetic.read_tables(path)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from config.contract import Contract
 from training.data.download import TEST_FILE, TRAIN_FILE, UCI, Origin, read_files
-from training.data.errors import CensusError
+from training.data.errors import SourceError
 from training.data.parsing import parse
 from training.data.rows import row_digests, row_texts
 from training.data.validation import check_rows, first_problem, quarantine
@@ -48,7 +48,7 @@ def load_census(
 ) -> Census:
     """Return the real census from `folder` if it is given, else from the cache or a download.
 
-    Raises CensusUnavailable without a file and a download, CensusError for wrong files.
+    Raises SourceUnavailable without a file and a download, SourceError for wrong files.
     """
     contents = read_files(folder, cache_dir, origin)
     train, bad_train = read_split(TRAIN_FILE, contents[TRAIN_FILE], contract)
@@ -62,12 +62,12 @@ def load_census(
 def read_split(name: str, content: bytes, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the valid rows of one file, and the rejected ones as `quarantine` takes them.
 
-    Raises CensusError for a file with other columns or without a valid row.
+    Raises SourceError for a file with other columns or without a valid row.
     """
     raw, misshapen = parse(name, content.decode("utf-8", errors="replace"), contract)
     checked, rejected = check_rows(name, raw, misshapen, contract)
     if checked.empty:
-        raise CensusError(f"{name}: no valid row, e.g. {first_problem(rejected)}.")
+        raise SourceError(f"{name}: no valid row, e.g. {first_problem(rejected)}.")
     return checked.reset_index(drop=True), rejected
 
 

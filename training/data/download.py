@@ -16,7 +16,7 @@ import requests
 import structlog
 from tqdm import tqdm
 
-from training.data.errors import CensusError, CensusUnavailable
+from training.data.errors import SourceError, SourceUnavailable
 from training.data.storage import write_atomically
 
 log = structlog.get_logger(__name__)
@@ -51,14 +51,14 @@ UCI = Origin(
 def read_files(folder: Path | None, cache_dir: Path, origin: Origin) -> dict[str, bytes]:
     """Return the content of each file by name, from `folder`, else the cache, else the origin.
 
-    Raises CensusUnavailable without a cache or a download, CensusError for a wrong file.
+    Raises SourceUnavailable without a cache or a download, SourceError for a wrong file.
     """
     if folder is not None:
         return read_folder(folder, origin.checksums)
     if all((cache_dir / name).exists() for name in origin.checksums):
         try:
             return read_folder(cache_dir, origin.checksums)
-        except CensusError as err:
+        except SourceError as err:
             log.warning("cache_invalid", error=str(err))
     contents = fetch(origin)
     for name, content in contents.items():
@@ -67,23 +67,23 @@ def read_files(folder: Path | None, cache_dir: Path, origin: Origin) -> dict[str
 
 
 def read_folder(folder: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the files of a folder. Raises CensusError for a missing or a wrong file."""
+    """Return the files of a folder. Raises SourceError for a missing or a wrong file."""
     contents = {}
     for name, expected in checksums.items():
         path = folder / name
         try:
             contents[name] = path.read_bytes()
         except OSError as err:
-            raise CensusError(f"{path}: {err.strerror}. {REMEDY}") from err
+            raise SourceError(f"{path}: {err.strerror}. {REMEDY}") from err
         check_checksum(str(path), contents[name], expected)
     return contents
 
 
 def check_checksum(name: str, content: bytes, expected: str) -> None:
-    """Raise CensusError, naming both checksums, if they differ."""
+    """Raise SourceError, naming both checksums, if they differ."""
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise CensusError(
+        raise SourceError(
             f"{name}: truncated or changed; got {len(content)} bytes with sha256 {found},"
             f" expected {expected}. {REMEDY}"
         )
@@ -98,7 +98,7 @@ def fetch(origin: Origin) -> dict[str, bytes]:
             try:
                 files[name] = archive.read(name)
             except (KeyError, zipfile.BadZipFile) as err:
-                raise CensusError(f"{label}: unreadable in the zip file: {err}. {REMEDY}") from err
+                raise SourceError(f"{label}: unreadable in the zip file: {err}. {REMEDY}") from err
             check_checksum(label, files[name], expected)
     return files
 
@@ -122,7 +122,7 @@ def download(origin: Origin) -> bytes:
                 break
         except requests.RequestException as err:
             reason = str(err)
-    raise CensusUnavailable(
+    raise SourceUnavailable(
         f"{origin.url}: could not be downloaded in {attempt + 1} attempt(s): {reason}. {REMEDY}"
     )
 

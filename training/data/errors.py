@@ -1,13 +1,17 @@
 """Why rows cannot be used."""
 
 
-class CensusError(Exception):
-    """Census files, tables or rows cannot be used; the message says why and what to do."""
+class TableError(Exception):
+    """A file or a frame is not a table with the contract's columns; the message has the remedy."""
 
 
-class CensusUnavailable(CensusError):
-    """The census files are neither cached nor downloadable."""
+class SourceError(Exception):
+    """A source of rows or its description cannot be used; the message has the remedy."""
 
 
-class UntrainableRows(CensusError):
+class SourceUnavailable(SourceError):
+    """The source's files are neither cached nor downloadable."""
+
+
+class UntrainableRows(SourceError):
     """Valid rows that can make no model; the message has every reason and what to do."""

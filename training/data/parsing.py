@@ -7,7 +7,7 @@ import pandas as pd
 
 from config.contract import MISSING, Contract, Problem
 from training.data.download import REMEDY
-from training.data.errors import CensusError
+from training.data.errors import SourceError
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
@@ -15,14 +15,14 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 def parse(name: str, text: str, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the raw rows of a census file, indexed by line number, and the misshapen lines.
 
-    Whole numbers become int and '?' becomes None. Raises CensusError if most lines have the wrong
+    Whole numbers become int and '?' becomes None. Raises SourceError if most lines have the wrong
     number of fields.
     """
     columns = [*contract.by_name, contract.target.name]
     rows = split_lines(text)
     width = Counter(map(len, rows.values())).most_common(1)[0][0] if rows else 0
     if width != len(columns):
-        raise CensusError(
+        raise SourceError(
             f"{name}: wrong columns; got {len(rows)} rows of {width} fields, expected"
             f" {len(columns)} fields: {', '.join(columns)} (config/features.yaml). {REMEDY}"
         )

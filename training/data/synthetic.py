@@ -18,7 +18,7 @@ import pandas as pd
 
 from config.contract import CONTRACT_PATH, Contract, Feature
 from training.data.census import Census
-from training.data.errors import CensusError
+from training.data.errors import SourceError
 from training.data.validation import known_categories
 
 TABLES_PATH = CONTRACT_PATH.with_name("census_tables.json")
@@ -86,7 +86,7 @@ def synthesize(
 ) -> Census:
     """Return a synthetic census that keeps the contract; the same seed draws the same rows.
 
-    Raises CensusError for tables of other columns or categories.
+    Raises SourceError for tables of other columns or categories.
     """
     tables = tables or read_tables(TABLES_PATH)
     check_tables(tables, contract)
@@ -97,15 +97,15 @@ def synthesize(
 
 
 def read_tables(path: Path) -> Tables:
-    """Return the tables of a file. Raises CensusError if it cannot be read."""
+    """Return the tables of a file. Raises SourceError if it cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Tables)
     except (OSError, msgspec.DecodeError) as err:
-        raise CensusError(f"{path}: {err}. {REMEDY}") from err
+        raise SourceError(f"{path}: {err}. {REMEDY}") from err
 
 
 def check_tables(tables: Tables, contract: Contract) -> None:
-    """Raise CensusError unless rows drawn from the tables keep the contract."""
+    """Raise SourceError unless rows drawn from the tables keep the contract."""
     found = {column.name: column for column in tables.columns}
     expected = {contract.target.name, *(feature.name for feature in drawn_features(contract))}
     wrong = sorted(expected ^ found.keys())
@@ -114,7 +114,7 @@ def check_tables(tables: Tables, contract: Contract) -> None:
         if column and not fits(column, feature):
             wrong.append(feature.name)
     if wrong:
-        raise CensusError(
+        raise SourceError(
             f"census tables: column(s) {', '.join(wrong)} do not match config/features.yaml."
             f" {REMEDY}"
         )

@@ -18,7 +18,7 @@ import structlog
 
 from config.contract import Contract
 from config.feature import MISSING, Feature, Problem, is_date, json_text
-from training.data.errors import CensusError
+from training.data.errors import TableError
 from training.data.storage import write_atomically
 
 log = structlog.get_logger(__name__)
@@ -52,12 +52,12 @@ def check_frame(
     does not use may be absent. A missing value is null; a missing category may be '?'. The target
     is a label, or with `has_classes` 0 or 1. The valid rows have frame values, as `Feature.known`
     returns them, and classes, so they pass again with `has_classes`.
-    Raises CensusError naming the missing columns.
+    Raises TableError naming the missing columns.
     """
     target = contract.target.name
     needed = [*contract.input_names, target]
     if missing := [name for name in needed if name not in frame]:
-        raise CensusError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
+        raise TableError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
     features = [feature for feature in contract.features if feature.name in frame]
     frame = json_columns(frame, features)
     income = class_column(frame[target], contract, has_classes)

@@ -25,7 +25,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 
 from config.runtime.settings import read_settings
-from training.data.errors import CensusUnavailable
+from training.data.errors import SourceUnavailable
 from training.data.feedback import FeedbackUnavailable
 from training.data.storage import FilesUnavailable
 from training.registry.mlflow_registry import RegistryUnavailable, is_transient
@@ -38,7 +38,7 @@ RETRY_DELAYS_S = [2.0, 10.0, 60.0]
 FAILURES = (StateType.FAILED, StateType.CRASHED)
 ENDED = (StateType.COMPLETED, *FAILURES)
 TRANSIENT_ERRORS = (
-    CensusUnavailable,
+    SourceUnavailable,
     RegistryUnavailable,
     FilesUnavailable,
     FeedbackUnavailable,

@@ -1,0 +1,505 @@
+"""Files as people have them: each is read with the contract's names and values, or one error."""
+
+import gzip
+import io
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+
+from config.contract import Contract, load_contract
+from training.data.errors import TableError
+from training.data.table_files import Table, TableFormat, read_table
+from training.data.validation import check_rows
+
+HEADER = "amount,first_use,purpose,repaid"
+CONTRACT = """
+target: {name: repaid, negative: "stays due", positive: "is repaid", description: repaid or not}
+features:
+  - {name: amount, kind: integer, minimum: 0, maximum: 20000, description: amount}
+  - {name: first_use, kind: integer, minimum: 0, maximum: 100, description: months since first use}
+  - {name: purpose, kind: nominal, description: purpose, categories: [car, school trip, None]}
+  - {name: note, kind: nominal, description: note, used: false, categories: [a, b]}
+"""
+ROWS = [(1200, 3, "car", "is repaid"), (900, 12, "school trip", "stays due")]
+COLUMNS = ["amount", "first_use", "purpose", "repaid"]
+
+
+@pytest.fixture(name="loans", scope="module")
+def loans_contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
+    """A contract whose only optional column is `note`."""
+    return write_contract(tmp_path_factory.mktemp("contract"), CONTRACT)
+
+
+def write_contract(folder: Path, text: str) -> Contract:
+    """Return the contract of a text."""
+    path = folder / "features.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_contract(path)
+
+
+def contract_of(folder: Path, negative: str, positive: str) -> Contract:
+    """Return a contract of one column with the given labels."""
+    return write_contract(
+        folder,
+        f"target: {{name: y, negative: '{negative}', positive: '{positive}', description: y}}\n"
+        "features: [{name: x, kind: integer, minimum: 0, maximum: 9, description: x}]",
+    )
+
+
+def as_text(rows: list[tuple[Any, ...]], separator: str = ",", header: str = HEADER) -> str:
+    """Return rows as a CSV file, without quotes."""
+    lines = [header.replace(",", separator), *(separator.join(map(str, row)) for row in rows)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def values(table: Table) -> list[tuple[Any, ...]]:
+    """Return the rows of a table as tuples."""
+    return list(table.raw.itertuples(index=False, name=None))
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+def zipped(text: str) -> bytes:
+    """Return a text compressed by gzip."""
+    return gzip.compress(text.encode())
+
+
+PLAIN = as_text(ROWS)
+FILES: list[tuple[str, str, bytes]] = [
+    ("plain", "f.csv", PLAIN.encode()),
+    ("a byte-order mark", "f.csv", b"\xef\xbb\xbf" + PLAIN.encode()),
+    ("UTF-16 by Excel", "f.csv", PLAIN.replace("\n", "\r\n").encode("utf-16")),
+    ("UTF-16 with the other byte order", "f.csv", b"\xfe\xff" + PLAIN.encode("utf-16-be")),
+    ("line ends of Windows", "f.csv", PLAIN.replace("\n", "\r\n").encode()),
+    ("no line end at the end", "f.csv", PLAIN.rstrip().encode()),
+    ("semicolons", "f.csv", as_text(ROWS, ";").encode()),
+    ("tabs", "f.tsv", as_text(ROWS, "\t").encode()),
+    ("vertical bars", "f.txt", as_text(ROWS, "|").encode()),
+    ("upper case ending", "F.CSV", PLAIN.encode()),
+    ("gzip", "f.csv.gz", zipped(PLAIN)),
+    ("gzip without the ending", "f.csv", zipped(PLAIN)),
+    (
+        "gzip of JSON lines",
+        "f.jsonl.GZ",
+        zipped(
+            '{"amount": 1200, "first_use": 3, "purpose": "car",'
+            ' "repaid": "is repaid"}\n{"amount": 900, "first_use": 12, "purpose": "school trip",'
+            ' "repaid": "stays due"}\n'
+        ),
+    ),
+    ("the separator's line", "f.csv", f"\ufeffsep=,\r\n{PLAIN}".encode()),
+    ("another separator's line", "f.csv", ("SEP=;\n" + as_text(ROWS, ";")).encode()),
+    (
+        "an unnamed index",
+        "f.csv",
+        as_text([(n, *row) for n, row in enumerate(ROWS)], header="," + HEADER).encode(),
+    ),
+    (
+        "other columns",
+        "f.csv",
+        as_text([(n, *row, "x") for n, row in enumerate(ROWS)], header=f"id,{HEADER},why").encode(),
+    ),
+    (
+        "quotes",
+        "f.csv",
+        pd.DataFrame(ROWS, columns=COLUMNS).to_csv(index=False, quoting=1).encode(),
+    ),
+    ("another case", "f.csv", PLAIN.replace(HEADER, "AMOUNT,First_Use,Purpose,REPAID").encode()),
+    ("dots", "f.csv", PLAIN.replace("first_use", "first.use").encode()),
+    ("hyphens", "f.csv", PLAIN.replace("first_use", "First-Use").encode()),
+    ("blanks in names", "f.csv", PLAIN.replace("first_use", " First use ").encode()),
+    (
+        "another order",
+        "f.csv",
+        pd.DataFrame(ROWS, columns=COLUMNS).iloc[:, ::-1].to_csv(index=False).encode(),
+    ),
+    ("leading blanks", "f.csv", PLAIN.replace(",", ", ").encode()),
+    ("padded values", "f.csv", PLAIN.replace(",", "   ,").replace("\n", "  \n").encode()),
+    (
+        "whole numbers with a point",
+        "f.csv",
+        PLAIN.replace("1200,3", "1200.0,3.00").replace("900,12", "900.0,12.").encode(),
+    ),
+    (
+        "flat JSON lines",
+        "f.jsonl",
+        pd.DataFrame(ROWS, columns=COLUMNS).to_json(orient="records", lines=True).encode(),
+    ),
+    (
+        "labelled records",
+        "f.ndjson",
+        b'{"record": {"amount": 1200, "first_use": 3, "purpose":'
+        b' "car"}, "label": 1}\n\n{"record": {"amount": 900.0, "First use": 12, "purpose":'
+        b' "school trip"}, "label": 0}\n',
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [case[1:] for case in FILES], ids=[case[0] for case in FILES]
+)
+def test_a_file_is_read_as_people_write_it(loans, name, content):
+    table = read_table(name, content, loans)
+    assert list(table.raw)[:4] == COLUMNS
+    assert values(table._replace(raw=table.raw[COLUMNS])) == ROWS
+    assert [type(value) for value in table.raw["amount"]] == [int, int]
+    assert table.misshapen.empty
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    """Return a frame as a Parquet file."""
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"amount": [Decimal("1200"), Decimal("900.00")]},
+        {"amount": [1200.0, 900.0]},
+        {"amount": pd.array([1200, 900], dtype="Int64")},
+        {"amount": ["1200", "900.0"]},
+        {"purpose": pd.Categorical(["car", "school trip"])},
+        {"purpose": ["car ", " school trip"]},
+        {"extra": [[1], [2]]},
+    ],
+)
+def test_a_parquet_file_of_any_column_types_is_read(loans, change):
+    frame = pd.DataFrame(ROWS, columns=COLUMNS).assign(**change)
+    table = read_table("f.parquet", parquet(frame), loans)
+    assert values(table) == ROWS and table.raw.index.tolist() == [1, 2]
+    assert [type(value) for value in table.raw["amount"]] == [int, int]
+
+
+@pytest.mark.parametrize("text", ["", " ", "?", "NA", "N/A", "nan", "NaN", "null"])
+def test_a_missing_value_has_many_spellings(loans, text):
+    table = read_table("f.csv", as_text([(text, 3, text, "is repaid")]).encode(), loans)
+    assert values(table) == [(None, 3, None, "is repaid")]
+
+
+def test_a_listed_category_is_not_a_missing_value(loans):
+    table = read_table("f.csv", as_text([("None", 3, "None", "is repaid")]).encode(), loans)
+    assert values(table) == [(None, 3, "None", "is repaid")]
+
+
+def test_missing_values_of_parquet_and_json_are_none(loans):
+    frame = pd.DataFrame({"amount": [1.0, float("nan")], "first_use": pd.array([None, 2], "Int64")})
+    frame = frame.assign(purpose=pd.Categorical(["car", None]), repaid=["is repaid", None])
+    expected = [(1, None, "car", "is repaid"), (None, 2, None, None)]
+    assert values(read_table("f.parquet", parquet(frame), loans)) == expected
+    lines = frame.to_json(orient="records", lines=True).encode()
+    assert values(read_table("f.jsonl", lines, loans)) == expected
+
+
+def test_rows_have_the_line_numbers_of_the_file(loans):
+    text = f'sep=,\n\n{HEADER}\n1,2,"school\ntrip",is repaid\n\n3,4,car,is repaid\n5,6\n'
+    table = read_table("f.csv", text.encode(), loans)
+    assert table.raw.index.tolist() == [4, 7]
+    assert table.misshapen["line"].tolist() == [8]
+    problem = str(table.misshapen["problems"].iloc[0][0])
+    assert problem == "row: got '2 fields', expected 4 fields, separated by ','"
+
+
+def test_a_repeated_header_is_quarantined_even_if_any_text_is_a_category(tmp_path):
+    contract = write_contract(
+        tmp_path,
+        "target: {name: y, negative: a, positive: b, description: y}\n"
+        "features: [{name: x, kind: nominal, unseen: missing, missing: MISSING, description: x,"
+        " categories: [c]}]".replace("MISSING", optional()),
+    )
+    table = read_table("f.csv", b"x,y\nc,a\nx,y\nc,b\n", contract)
+    assert table.raw.index.tolist() == [2, 4] and table.misshapen["line"].tolist() == [3]
+    assert "header again" in str(table.misshapen["problems"].iloc[0][0])
+
+
+def test_decisions_and_ignored_columns_are_notes(loans):
+    header = ",id,amount,first_use,purpose,repaid,why"
+    text = as_text([(0, 7, *ROWS[0], "secret")], ";", header)
+    assert read_table("f.csv", text.encode(), loans).notes == [
+        "the fields are separated by semicolons",
+        "ignored column(s) without a name: 1; column 1 may be a row index",
+        "ignored column(s) that the contract does not have: id, why",
+    ]
+
+
+def test_row_names_without_a_header_cell_are_quarantined_with_a_note(loans):
+    text = HEADER + "\n" + "".join(f"{n},{','.join(map(str, ROWS[n]))}\n" for n in (0, 1))
+    table = read_table("f.csv", text.encode(), loans)
+    assert table.raw.empty and len(table.misshapen) == 2
+    assert "5 fields" in str(table.misshapen["problems"].iloc[0][0])
+    assert "name the column of row names" in table.notes[0]
+
+
+def test_rows_without_labels_are_read_for_scoring(loans):
+    text = as_text([row[:3] for row in ROWS], header="amount,first_use,purpose")
+    assert values(read_table("f.csv", text.encode(), loans, labelled=False)) == [
+        row[:3] for row in ROWS
+    ]
+    table = read_table("f.csv", PLAIN.encode(), loans, labelled=False)
+    assert "repaid" not in table.raw and "repaid" in table.notes[0]
+
+
+def test_other_names_of_a_column_are_aliases_in_the_contract(tmp_path):
+    text = CONTRACT.replace("description: amount}", "description: amount, aliases: [Sum in EUR]}")
+    contract = write_contract(tmp_path, text)
+    table = read_table("f.csv", PLAIN.replace("amount", "sum-in EUR").encode(), contract)
+    assert values(table) == ROWS
+
+
+def test_without_a_contract_all_columns_are_texts(loans):
+    text = f",{HEADER}\n0,1200.0, 3 ,car,NA\n"
+    table = read_table("f.csv", text.encode(), None)
+    assert table.raw.to_dict("list") == {
+        "amount": ["1200.0"],
+        "first_use": ["3"],
+        "purpose": ["car"],
+        "repaid": [None],
+    }
+    assert table.notes == ["ignored column(s) without a name: 1; column 1 may be a row index"]
+    frame = pd.DataFrame({"a": [1, 2], "b": [0.5, None], "c": [True, False]})
+    expected = {"a": ["1", "2"], "b": ["0.5", None], "c": ["true", "false"]}
+    assert read_table("f.parquet", parquet(frame), None).raw.to_dict("list") == expected
+    lines = frame.to_json(orient="records", lines=True).encode()
+    assert read_table("f.jsonl", lines, None).raw.to_dict("list") == expected
+    assert loans
+
+
+def test_labelled_records_keep_the_identity_of_their_predictions(loans):
+    row = {"record": dict(zip(COLUMNS[:3], ROWS[0])), "label": 1, "prediction_id": "p1"}
+    other = {"record": {"amoun": 3}, "label": 0, "prediction_id": "p2"}
+    content = b"\n".join(map(msgspec.json.encode, (row | {"predicted_at": 5.0}, other)))
+    table = read_table("f.jsonl", content + b'\n{"record": [1]}\nno json', loans)
+    assert values(table) == [(*ROWS[0], "p1", 5.0)]
+    assert table.misshapen["line"].tolist() == [2, 3, 4]
+    problems = [str(problems[0]) for problems in table.misshapen["problems"]]
+    assert "amoun: got 3, expected no such field; did you mean 'amount'?" in problems[0]
+    assert table.misshapen["row"].iloc[0]["prediction_id"] == "p2"
+    assert problems[1].startswith("line: ") and '"label": 0 or 1' in problems[1]
+
+
+# --- the format ---------------------------------------------------------------------------------
+
+
+def test_a_format_names_columns_marks_and_junk(loans):
+    text = "|3 rows\n1.200;3;car;is repaid.\n900;12;school trip;is repaid\n12,00;1;car;-\n"
+    table_format = TableFormat(
+        header=tuple(COLUMNS),
+        decimal=",",
+        thousands=".",
+        skip="|",
+        label_suffix=".",
+        missing=("-",),
+    )
+    table = read_table(
+        "any", text.encode(), loans, msgspec.structs.replace(table_format, kind="csv")
+    )
+    assert values(table) == [
+        (1200, 3, "car", "is repaid"),
+        (900, 12, "school trip", "is repaid"),
+        (12, 1, "car", None),
+    ]
+    assert table.raw.index.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("number", ["1.200", "1,200", "1'200", "1 200"])
+def test_marks_that_the_format_does_not_name_are_not_guessed(loans, number):
+    table_format = TableFormat(decimal="," if "." in number else ".")
+    text = as_text([(number, 3, "car", "is repaid")], ";")
+    table = read_table("f.csv", text.encode(), loans, table_format)
+    assert table.raw["amount"].tolist() == [number]
+    assert "amount: 1 value(s) have decimal or thousands marks" in table.notes[-1]
+    assert number not in str(table.notes)
+
+
+@pytest.mark.parametrize("number", ["12,34", "1,2345", "1,,200", ",200"])
+def test_a_thousands_mark_in_another_place_is_no_number(loans, number):
+    text = as_text([(f'"{number}"', 3, "car", "is repaid")])
+    table = read_table("f.csv", text.encode(), loans, TableFormat(thousands=","))
+    assert table.raw["amount"].tolist() == [number]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"separator": ", "}, "separator: got ', ', expected one character"),
+        ({"quote": "''"}, "quote: "),
+        ({"decimal": ",", "thousands": ","}, "thousands: got ',', expected another"),
+        ({"encoding": "utf8000"}, "encoding: got 'utf8000'"),
+        ({"kind": "xls"}, "kind"),
+        ({"separater": ";"}, "separater"),
+    ],
+)
+def test_an_invalid_format_is_an_error_that_names_the_field(fields, message):
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(fields, TableFormat)
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+def check(table: Table, contract: Contract) -> tuple[list[int], list[str]]:
+    """Return the classes of the valid rows, and the first problem of each other row."""
+    checked, rejected = check_rows("f", table.raw, table.misshapen, contract)
+    return checked[contract.target.name].tolist(), [str(p[0]) for p in rejected["problems"]]
+
+
+def optional() -> str:
+    """Return how the contract says that a value may be missing."""
+    return "allow"
+
+
+WRITERS: list[Callable[[pd.DataFrame], tuple[str, bytes]]] = [
+    lambda frame: ("f.csv", frame.to_csv(index=False).encode()),
+    lambda frame: ("f.jsonl", frame.to_json(orient="records", lines=True).encode()),
+    lambda frame: ("f.parquet", parquet(frame)),
+]
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("words", "labels", "classes"),
+    [
+        (("1", "0"), [1, 0, 1], [0, 1, 0]),
+        (("1", "0"), [1.0, 0.0, 1.0], [0, 1, 0]),
+        (("1", "0"), ["1", "0", "1"], [0, 1, 0]),
+        (("1", "2"), [1, 2, 1], [0, 1, 0]),
+        (("0", "1"), [1, 0, 1], [1, 0, 1]),
+        (("true", "false"), [True, False, True], [0, 1, 0]),
+        (("True", "False"), ["True", "False", "True"], [0, 1, 0]),
+        (("no", "yes"), ["yes", "no", "yes"], [1, 0, 1]),
+        (("stays", "leaves"), [1, 0, 1], [1, 0, 1]),
+        (("stays", "leaves"), ["leaves", "stays", "leaves"], [1, 0, 1]),
+    ],
+)
+def test_labels_are_compared_as_the_contract_writes_them(tmp_path, write, words, labels, classes):
+    contract = contract_of(tmp_path, *words)
+    name, content = write(pd.DataFrame({"x": [1, 2, 3], "y": labels}))
+    assert check(read_table(name, content, contract), contract) == (classes, [])
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive", "label"),
+    [("1", "2", "0"), ("true", "false", "1"), ("no", "yes", "0"), ("0", "1", "true")],
+)
+def test_a_class_number_is_rejected_where_it_could_mean_either_class(
+    tmp_path, negative, positive, label
+):
+    contract = contract_of(tmp_path, negative, positive)
+    table = read_table("f.csv", f"x,y\n1,{label}\n".encode(), contract)
+    expected = f"y: got '{label}', expected one of {negative}, {positive}"
+    assert check(table, contract) == ([], [expected])
+
+
+def test_the_message_about_a_label_names_the_class_numbers(loans):
+    table = read_table("f.csv", as_text([(1, 2, "car", "False")]).encode(), loans)
+    rule = "expected one of stays due, is repaid, or 0 or 1"
+    assert check(table, loans) == ([], [f"repaid: got 'False', {rule}"])
+
+
+def test_labels_that_the_file_writes_differently_are_named_in_the_format(loans):
+    table_format = TableFormat(labels={"1": "stays due", "Y": "is repaid"})
+    text = as_text([(1, 2, "car", "Y"), (1, 2, "car", "1"), (1, 2, "car", "0")])
+    table = read_table("f.csv", text.encode(), loans, table_format)
+    assert table.raw["repaid"].tolist() == ["is repaid", "stays due", "0"]
+
+
+def test_codes_as_categories_are_read_from_numbers(tmp_path):
+    contract = write_contract(
+        tmp_path,
+        "target: {name: churn, negative: stays, positive: leaves, description: who leaves}\n"
+        "features: [{name: senior, kind: nominal, description: 65 or older, categories: ['0', '1']}]",
+    )
+    frame = pd.DataFrame({"senior": [0, 1], "churn": ["stays", "leaves"]})
+    for write in WRITERS:
+        for table in (frame, frame.assign(senior=[0.0, 1.0])):
+            name, content = write(table)
+            raw = read_table(name, content, contract).raw
+            if name != "f.csv" or table is frame:
+                assert raw["senior"].tolist() == ["0", "1"]
+
+
+# --- what is not understood ---------------------------------------------------------------------
+
+ERRORS: list[tuple[str, str, bytes, str]] = [
+    ("empty", "f.csv", b"", "f.csv: the file is empty; expected"),
+    ("blank", "f.csv", b"\xef\xbb\xbf\n \n", "no rows"),
+    ("a header alone", "f.csv", HEADER.encode(), "f.csv: no rows below the header"),
+    ("no header", "f.csv", b"1200,3,car,is repaid\n", "f.csv, line 1: looks like a row of values"),
+    ("no header, no number", "f.csv", b"x,y,car,is repaid\n", "line 1: looks like a row of values"),
+    (
+        "UTF-16 without a mark",
+        "f.csv",
+        PLAIN.encode("utf-16-le"),
+        "line 1: zero bytes, as in UTF-16",
+    ),
+    (
+        "Latin-1",
+        "f.csv",
+        PLAIN.replace("car", "caf\xe9").encode("latin-1"),
+        "f.csv, line 2: not utf-8",
+    ),
+    ("damaged gzip", "f.csv.gz", zipped(PLAIN)[:40], "f.csv.gz: damaged gzip file"),
+    ("a workbook", "f.xlsx", b"PK\x03\x04", "f.xlsx: unknown format; got '.xlsx', expected .csv"),
+    ("no ending", "table", PLAIN.encode(), "table: unknown format; got ''"),
+    ("an open quote", "f.csv", f'{PLAIN}1,2,"car'.encode(), "f.csv, line 4: "),
+    (
+        "a column twice",
+        "f.csv",
+        b"amount,Amount,first_use,purpose,repaid\n1,2,3,car,0\n",
+        r"amount: got columns 1 \(amount\) and 2 \(Amount\), expected one",
+    ),
+    (
+        "columns missing",
+        "f.csv",
+        b"amount,firstuse,repaid\n1,2,0\n",
+        "missing first_use, purpose; firstuse: unknown column; did you mean first_use?",
+    ),
+    ("an unknown separator", "f.csv", as_text(ROWS, ":").encode(), "missing amount, first_use"),
+    ("a JSON array", "f.jsonl", b'[{"amount": 1}]', "f.jsonl, line 1: a JSON array"),
+    (
+        "records without a column",
+        "f.jsonl",
+        b'{"record": {"amount": 3, "purpose": "car"}, "label": 1}',
+        "f.jsonl: wrong columns: missing first_use.",
+    ),
+    ("empty objects", "f.jsonl", b"{}\n", "missing amount, first_use, purpose, repaid"),
+    ("not Parquet", "f.parquet", PLAIN.encode(), "f.parquet: not a Parquet file"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"), [case[1:] for case in ERRORS], ids=[case[0] for case in ERRORS]
+)
+def test_a_file_that_is_not_understood_is_one_error_without_its_values(
+    loans, name, content, message
+):
+    with pytest.raises(TableError, match=message) as caught:
+        read_table(name, content, loans)
+    for value in ("1200", "900", "school trip", "caf"):
+        assert value not in str(caught.value)
+
+
+def test_a_parquet_column_that_is_there_twice_is_named(loans):
+    frame = pd.DataFrame(ROWS, columns=COLUMNS).assign(Amount=1)
+    with pytest.raises(TableError, match=r"columns 1 \(amount\) and 5 \(Amount\)"):
+        read_table("f.parquet", parquet(frame), loans)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2\n3,4\n", "f.csv, line 1: looks like a row of values; expected a header line"),
+        ("a,b,a\n3,4,5\n", "f.csv, line 1: .*a are there more than once"),
+    ],
+)
+def test_without_a_contract_the_header_is_checked_too(text, message):
+    with pytest.raises(TableError, match=message):
+        read_table("f.csv", text.encode(), None)
