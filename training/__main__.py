@@ -22,24 +22,34 @@ from config.runtime.settings import (
     read_settings,
 )
 from training.batch_scoring.spark import SparkUnavailable
-from training.data.batches import BatchRejected, forget_rejected, ingest
+from training.data.batches import BatchRejected, Limits, forget_rejected, ingest
 from training.data.download import UCI, read_files
 from training.data.errors import SourceError, SourceUnavailable
 from training.data.feedback import FeedbackUnavailable
 from training.data.rows import write_requests
 from training.data.storage import FilesUnavailable, Folder
-from training.data.store import Store, StoreError
+from training.data.store import Store, StoreError, UnknownBatch
 from training.data.synthetic import synthesize
 from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.registry.retention import describe_each, find_expired, summary
-from training.settings import FoldCount, MaxEvals, Seed, Settings, Share, TimeoutS, Weight
+from training.settings import (
+    FoldCount,
+    MaxEvals,
+    Seed,
+    Settings,
+    Share,
+    TimeoutS,
+    Weight,
+    absolute,
+)
 
 EXPECTED_ERRORS = (
     SourceError,
     RegistryUnavailable,
     FilesUnavailable,
     StoreError,
+    UnknownBatch,
     BatchRejected,
     FeedbackUnavailable,
     SparkUnavailable,
@@ -82,10 +92,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         return command
 
     add_train_options(add("train", run_train, "train, evaluate and register one model"))
-    command = add("ingest", run_ingest, "add a batch of labelled rows to the training store")
-    command.add_argument("file", help="path or gs:// address of a .csv or .jsonl file")
-    month = f"{datetime.now(UTC):%Y-%m}"
-    command.add_argument("--period", default=month, help="month of the rows (default: %(default)s)")
+    text = "add a batch of labelled rows to the training store, or take one back"
+    add_ingest_options(add("ingest", run_ingest, text))
     text = "remove a prediction from the training store and the quarantine"
     add("forget", run_forget, text).add_argument("prediction_id", help="id of the prediction")
     command = add("worker", run_worker, "create the deployments and start scheduled runs")
@@ -176,6 +184,32 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
         type=number(Weight),
         default=1.0,
         help="weight of the newest joined rows, relative to other rows (default: %(default)s)",
+    )
+
+
+def add_ingest_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of `ingest`."""
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", nargs="?", help="path or gs:// address of a .csv or .jsonl file")
+    what.add_argument("--list", action="store_true", help="list the batches of the store")
+    what.add_argument(
+        "--undo",
+        metavar="BATCH",
+        help="remove a batch from the store; BATCH: its source, or the start of its sha256",
+    )
+    month = f"{datetime.now(UTC):%Y-%m}"
+    command.add_argument("--period", default=month, help="month of the rows (default: %(default)s)")
+    command.add_argument(
+        "--max-rejected",
+        type=number(Share),
+        default=Limits().max_rejected,
+        help="maximum share of rejected rows; with more, the whole batch is rejected"
+        " (default: %(default)s)",
+    )
+    command.add_argument(
+        "--allow-one-class",
+        action="store_true",
+        help="accept a batch whose valid rows all have the same label",
     )
 
 
@@ -290,11 +324,20 @@ def find_data(data: str, settings: Settings) -> str:
 
 
 def run_ingest(options: argparse.Namespace) -> None:
-    """Ingest a batch and print the numbers of its rows."""
-    settings = read_settings(Settings)
-    done = ingest(
-        options.file, options.period, open_store(), load_contract(), settings.batch_quarantine
-    )
+    """Ingest a batch and print the numbers of its rows; or list the batches, or remove one."""
+    settings, store = read_settings(Settings), open_store()
+    if options.list:
+        print(*[batch.described() for batch in store.batches()], sep="\n")
+        return
+    if options.undo:
+        undo_ingest(options.undo, store, settings.feed_address)
+        return
+    limits = Limits(options.max_rejected, options.allow_one_class)
+    where = store, load_contract(), settings.batch_quarantine
+    try:
+        done = ingest(options.file, options.period, *where, limits=limits)
+    except BatchRejected as err:
+        sys.exit("\n  ".join([str(err), *err.examples]))
     batch = done.batch
     what = f"{batch.rows} rows of {batch.period}, sha256 {batch.sha256[:12]}"
     if not done.is_new:
@@ -307,6 +350,24 @@ def run_ingest(options: argparse.Namespace) -> None:
         print(f"skipped {done.known} predictions that the store has")
     if done.quarantine:
         print(f"quarantined {batch.rejected} rows that break the contract in {done.quarantine}")
+        print(*[f"  {fault.example()}" for fault in done.faults], sep="\n")
+    for name, values in done.unseen.items():
+        print(f"read {sum(values.values())} values of {name} as missing, which the contract lacks:")
+        print(*[f"  {value!r}: {rows} rows" for value, rows in values.items()], sep="\n")
+
+
+def undo_ingest(name: str, store: Store, feed: str) -> None:
+    """Remove a batch from the store; print what was removed and what is left to do."""
+    batch = store.named(name)
+    store.remove(batch)
+    print(f"removed from {store.folder.address}:\n{batch.described()}")
+    print(
+        "The next training does without these rows. Versions that were trained with them stay: see"
+        f" sha256 {batch.sha256[:12]} in their data/lineage.json. To replace such a version, run"
+        " `python -m training rollback`, or `python -m training train --force`."
+    )
+    if feed and absolute(batch.source).startswith(f"{feed.rstrip('/')}/"):
+        print(f"{batch.source} is in FEED: remove it there, or Prefect ingests it again.")
 
 
 def run_forget(options: argparse.Namespace) -> None:
@@ -461,12 +522,13 @@ def run_synthesize(options: argparse.Namespace) -> None:
     contract = load_contract()
     rows = synthesize(contract, rows_train=options.rows, rows_test=0, seed=options.seed).train
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    columns = [*contract.input_names, contract.target.name]
+    labels = [contract.target.labels[index] for index in rows[contract.target.name]]
+    table = rows[list(contract.input_names)].assign(**{contract.target.name: labels})
     match options.out.suffix:
         case ".csv":
-            rows[columns].to_csv(options.out, index=False)
+            table.to_csv(options.out, index=False)
         case ".parquet":
-            rows[columns].to_parquet(options.out, index=False)
+            table.to_parquet(options.out, index=False)
         case _:
             write_requests(rows, contract, options.out)
     print(f"{options.rows} synthetic rows: {options.out}")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from msgspec.structs import replace as replace_fields
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
@@ -27,7 +28,7 @@ from training.data.census import Census, split_judge_traffic
 from training.data.feedback import Feedback
 from training.data.rows import row_digests
 from training.data.storage import Folder
-from training.data.store import Batch, Store
+from training.data.store import Batch, Store, StoreError
 from training.data.synthetic import synthesize
 
 
@@ -199,6 +200,39 @@ def test_rows_of_a_batch_are_checked_against_the_current_contract(contract, tmp_
     february = 31 * 86400.0
     assert found.rows["at"].tolist() == [february] * 4 + [5.0, 6.0, 7.0, 8.0, 9.0]
     assert len(found.rows["prediction_id"]) == 9
+
+
+def test_labels_of_a_batch_keep_their_meaning_if_the_contract_exchanges_them(contract, tmp_path):
+    """The store has classes. They turned over with the labels of the contract."""
+    store, frame = Store(Folder(str(tmp_path))), production(contract, 10)
+    batch = Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01")
+    store.append(replace_fields(batch, labels=contract.target.labels), frame)
+    negative, positive = contract.target.labels
+    target = replace_fields(contract.target, negative=positive, positive=negative)
+    (found,) = from_store(store, replace_fields(contract, target=target))
+    assert found.rows["income"].tolist() == (1 - frame["income"]).tolist()
+    other = replace_fields(contract.target, negative="low")
+    with pytest.raises(
+        StoreError, match="feed.csv: stored with other labels; got <=50K, >50K, .*low"
+    ):
+        list(from_store(store, replace_fields(contract, target=other)))
+
+
+def test_a_batch_that_was_taken_back_changes_the_digest_of_the_data(
+    census, judges, contract, tmp_path
+):
+    store = Store(Folder(str(tmp_path)))
+
+    def digest() -> str:
+        sources = list(from_store(store, contract))
+        return data_digest(census, assemble_rows(census, judges, sources, contract))
+
+    before = digest()
+    batch = Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01")
+    store.append(batch, production(contract, 10))
+    assert digest() != before
+    store.remove(store.named("feed.csv"))
+    assert digest() == before
 
 
 def test_the_digest_is_that_of_the_data(census, judges, contract):

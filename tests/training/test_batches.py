@@ -9,16 +9,17 @@ import pandas as pd
 import pytest
 from structlog.testing import capture_logs
 
-from config.contract import Contract
+from config.contract import Contract, Feature, Target
 from config.events import LabelledRecord
 from tests.conftest import gcs_emulator, made_up_rows
 from training.__main__ import main
-from training.data.batches import BatchRejected, Ingested, ingest, ingest_feed
+from training.data.batches import BatchRejected, Feed, Ingested, Limits, ingest, ingest_feed
 from training.data.rows import write_requests
 from training.data.storage import Folder
 from training.data.store import Batch, Store
 
 Add = Callable[..., Ingested]
+NO_LIMITS = Limits(max_rejected=1, allow_one_class=True)
 
 
 @pytest.fixture
@@ -31,9 +32,12 @@ def store(tmp_path) -> Store:
 def add(tmp_path: Path, contract: Contract, store: Store) -> Add:
     """Return a function that writes a file and ingests it."""
 
-    def add_text(text: str, name: str = "feed.csv", period: str = "2026-10") -> Ingested:
+    def add_text(
+        text: str, name: str = "feed.csv", period: str = "2026-10", limits: Limits = Limits()
+    ) -> Ingested:
         (tmp_path / name).write_text(text, encoding="utf-8")
-        return ingest(str(tmp_path / name), period, store, contract, tmp_path / "quarantine")
+        where = store, contract, tmp_path / "quarantine"
+        return ingest(str(tmp_path / name), period, *where, limits=limits)
 
     return add_text
 
@@ -72,8 +76,8 @@ def test_the_rows_of_a_csv_file_are_added_checked_and_typed(add, store, people, 
     pd.testing.assert_frame_equal(rows[numbers], people[numbers])
 
 
-def test_classes_may_be_numbers_columns_in_any_order_and_the_file_from_windows(add, store, people):
-    mixed = people.iloc[:, ::-1].assign(income=[0, 1] * 10, education_num=None, fnlwgt=5)
+def test_columns_may_be_in_any_order_and_the_file_from_windows(add, store, people):
+    mixed = people.iloc[:, ::-1].assign(income=["<=50K", ">50K"] * 10, education_num=None, fnlwgt=5)
     text = "\ufeff" + as_csv(mixed).replace("\n", "\r\n")
     assert add(text).batch.rows == 20
     assert stored(store)["income"].tolist() == [0, 1] * 10
@@ -98,17 +102,18 @@ def test_the_same_file_again_changes_nothing_whatever_its_name(add, store, peopl
 
 
 def test_rows_that_equal_an_earlier_one_of_their_period_are_noted_and_kept(add, store, people):
-    add(as_csv(people))
-    assert add(as_csv(people.head(5)), "more.csv").batch.duplicates == 5
-    assert add(as_csv(people.head(6)), "next.csv", "2026-11").batch.duplicates == 0
+    add(as_csv(people), period="2026-08")
+    more = as_csv(people.head(5))
+    assert add(more, "more.csv", "2026-08", NO_LIMITS).batch.duplicates == 5
+    assert add(as_csv(people.head(6)), "next.csv", "2026-09").batch.duplicates == 0
     twice = pd.concat([people.head(7), people.head(1)])
-    assert add(as_csv(twice), "twice.csv", "2026-12").batch.duplicates == 1
+    assert add(as_csv(twice), "twice.csv", "2026-10").batch.duplicates == 1
     assert len(stored(store)) == 20 + 5 + 6 + 8
 
 
 def labelled_lines(record: dict[str, Any], ids: range) -> str:
     """Return predictions as the journal exports them."""
-    rows = [LabelledRecord(record, 1, f"p{n}", 1.0 + n) for n in ids]
+    rows = [LabelledRecord(record, n % 2, f"p{n}", 1.0 + n) for n in ids]
     return "".join(
         json.dumps({name: getattr(row, name) for name in row.__struct_fields__}) + "\n"
         for row in rows
@@ -119,7 +124,7 @@ def test_an_export_adds_only_new_predictions(add, store, record):
     assert add(labelled_lines(record, range(4)), "rows.jsonl").known == 0
     second = add(labelled_lines(record, range(6)), "rows.jsonl")
     assert (second.known, second.batch.rows) == (4, 2)
-    rows = stored(store)
+    rows = stored(store).sort_values("predicted_at")
     assert rows["prediction_id"].tolist() == [f"p{n}" for n in range(6)]
     assert rows["predicted_at"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     nothing = add(labelled_lines(record, range(5)), "rows.jsonl")
@@ -145,7 +150,7 @@ def test_an_ingest_reads_no_rows_of_other_periods_and_no_ids_without_need(
 
     spy("rows")
     spy("prediction_ids")
-    add(as_csv(people.head(5)), "october.csv", "2026-10")
+    add(as_csv(people.head(6)), "october.csv", "2026-10")
     assert not read
     again = add(labelled_lines(record, range(1, 5)), "export.jsonl", "2026-10")
     assert again.known == 2
@@ -169,19 +174,39 @@ def test_a_feed_is_ingested_once_and_a_bad_file_does_not_stop_the_others(
 ):
     feed = tmp_path / "feed"
     feed.mkdir()
-    (feed / "2026-09.csv").write_text(as_csv(people[:10]), encoding="utf-8")
-    (feed / "2026-10-late.csv").write_text("age,sex\n3,4\n", encoding="utf-8")
-    (feed / "2026-11.csv").write_text(as_csv(people[10:]), encoding="utf-8")
-    (feed / "notes.txt").write_text("not a batch", encoding="utf-8")
+    (feed / "2026-08.csv").write_text(as_csv(people[:10]), encoding="utf-8")
+    (feed / "2026-09-late.csv").write_text("age,sex\n3,4\n", encoding="utf-8")
+    (feed / "2026-10.csv").write_text(as_csv(people[10:]), encoding="utf-8")
     ours = store, contract, tmp_path / "quarantine"
-    done, rejected = ingest_feed(str(feed), *ours)
+    done, rejected, _ = ingest_feed(str(feed), *ours)
     assert [(one.batch.period, one.is_new) for one in done] == [
-        ("2026-09", True),
-        ("2026-11", True),
+        ("2026-08", True),
+        ("2026-10", True),
     ]
-    assert len(rejected) == 1 and "2026-10-late.csv" in rejected[0]
+    assert len(rejected) == 1 and "2026-09-late.csv" in rejected[0]
     assert len(stored(store)) == 20
-    assert not any(one.is_new for one in ingest_feed(str(feed), *ours)[0])
+    assert not any(one.is_new for one in ingest_feed(str(feed), *ours).done)
+
+
+def test_files_with_another_name_are_listed_as_passed_over(store, people, tmp_path, contract):
+    """A feed whose files had other names was a success without one row."""
+    feed = tmp_path / "feed"
+    names = ["2026-09.CSV", "10-2026.csv", "202610.csv", "feed.csv", "2026-10.xls", "2026-13.csv"]
+    for number, name in enumerate([*names, "_SUCCESS", ".DS_Store"]):
+        Folder(str(feed)).write(name, as_csv(people.iloc[number:]).encode())
+    with capture_logs() as lines:
+        found = ingest_feed(str(feed), store, contract, tmp_path / "quarantine")
+    assert [Path(one.batch.source).name for one in found.done] == names[:1]
+    assert found == Feed(found.done, [], sorted(names[1:]))
+    assert lines[-1]["files"] == sorted(names[1:]) and "YYYY-MM*.csv" in lines[-1]["expected"]
+
+
+def test_unseen_values_that_are_read_as_missing_are_counted(add, store, people):
+    """Another spelling of a country was read as missing, and nothing said so."""
+    countries = ["Wakanda"] * 3 + ["Narnia"] + ["?", ""] + ["Cuba"] * 14
+    added = add(as_csv(people.assign(native_country=countries)))
+    assert added.unseen == {"native_country": {"Wakanda": 3, "Narnia": 1}}
+    assert stored(store)["native_country"].tolist() == ["?"] * 6 + ["Cuba"] * 14
 
 
 def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
@@ -198,7 +223,8 @@ def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
         for key in ("p1", "p12")
     ]
     kept = {"record": record, "label": 1, "prediction_id": "p1", "predicted_at": 5.0}
-    added = add("".join(f"{json.dumps(row)}\n" for row in [*rows, kept]), "export.jsonl")
+    text = "".join(f"{json.dumps(row)}\n" for row in [*rows, kept])
+    added = add(text, "export.jsonl", limits=NO_LIMITS)
     assert (added.batch.rows, added.batch.rejected) == (1, 6)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     main(["forget", "p1"])
@@ -217,7 +243,7 @@ def test_a_line_separator_in_a_string_does_not_cut_a_row(
     good = {"record": record, "label": 1, "prediction_id": "p\u2028\x85\x0b1", "predicted_at": 5.0}
     bad = good | {"prediction_id": "p2", "record": record | {"sex": "Male\x85\u2029"}}
     lines = [json.dumps(row, ensure_ascii=False) for row in (good, bad)]
-    added = add("\r\n".join(lines), "export.jsonl")
+    added = add("\r\n".join(lines), "export.jsonl", limits=NO_LIMITS)
     assert (added.batch.rows, added.batch.rejected) == (1, 1)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     main(["forget", "p2"])
@@ -239,7 +265,13 @@ def test_no_log_line_and_no_error_contains_a_value_of_a_record(add, people):
         "fields": {"age": 1, "sex": 1},
         "file": str(added.quarantine),
     }
-    for said in (str(lines), str(caught.value)):
+    bad.loc[:10, "native_country"] = "sesame"
+    with capture_logs() as more, pytest.raises(BatchRejected) as refused:
+        add(as_csv(bad), "unseen.csv")
+        add(as_csv(bad.assign(age=31337)), "bad.csv")
+    assert [line["event"] for line in more].count("values_read_as_missing") == 1
+    assert "got 31337; expected a whole number" in refused.value.examples[0]
+    for said in (str(lines), str(more), str(caught.value), str(refused.value)):
         assert "31337" not in said and "sesame" not in said
 
 
@@ -249,7 +281,7 @@ def test_rows_that_break_the_contract_are_quarantined_with_line_and_problems(add
     bad.loc[4, ["sex", "hours_per_week"]] = ["male", 40.5]
     bad.loc[5, "income"] = "50K"
     text = as_csv(bad).replace("\n", ",surplus\n", 8).replace(",surplus", "", 7)
-    added = add(text)
+    added = add(text, limits=NO_LIMITS)
     assert (added.batch.rows, added.batch.rejected) == (16, 4) and len(stored(store)) == 16
     lines = [json.loads(line) for line in added.quarantine.read_text("utf-8").splitlines()]
     assert [line["line"] for line in lines] == [4, 6, 7, 8]
@@ -257,7 +289,7 @@ def test_rows_that_break_the_contract_are_quarantined_with_line_and_problems(add
     assert problems[0] == ["age: got -3, expected a whole number from 17 to 90"]
     assert [text.split(":")[0] for text in problems[1]] == ["sex", "hours_per_week"]
     assert "did you mean 'Male'?" in problems[1][0]
-    assert problems[2] == ["income: got '50K', expected one of <=50K, >50K"]
+    assert problems[2][0].startswith("income: got '50K', expected one of <=50K, >50K")
     assert problems[3] == ["row: got '14 fields', expected 13 fields, separated by ','"]
     assert lines[0]["row"]["age"] == -3
 
@@ -275,18 +307,111 @@ def test_invalid_lines_are_quarantined(add, store, record):
         [record],
     ]
     text = "\n".join(map(json.dumps, bodies)) + '\n\n{"record": {"age"'
-    added = add(text, "rows.jsonl")
+    added = add(text, "rows.jsonl", limits=NO_LIMITS)
     assert (added.batch.rows, added.batch.rejected) == (1, 9) and len(stored(store)) == 1
     lines = [json.loads(line) for line in added.quarantine.read_text("utf-8").splitlines()]
     assert [line["line"] for line in lines] == [2, 3, 4, 5, 6, 7, 8, 9, 11]
     first = [line["problems"][0] for line in lines]
     assert first[0] == f"age: got {10**30}, expected a whole number from 17 to 90"
     assert first[2] == "agee: got 40, expected no such field; did you mean 'age'?"
-    assert first[3].startswith("age: got None") and first[4].startswith("income: got 2")
+    assert (
+        first[3].startswith("age: got None")
+        and first[4] == "label: got 2, expected 0 (<=50K) or 1 (>50K)"
+    )
     assert all(first[at].startswith("line: ") for at in (1, 5, 6, 7, 8))
 
 
 # --- rejected files -----------------------------------------------------------------------------
+
+
+def test_a_batch_that_lost_one_class_is_rejected_and_nothing_is_stored(add, store, people):
+    """One label had another spelling: eight rows of the other class were stored as a success."""
+    text = as_csv(people).replace("<=50K", "\u226450K")
+    for limits in (Limits(), Limits(max_rejected=1)):
+        with pytest.raises(BatchRejected, match="income: .* rows, expected one of <=50K, >50K"):
+            add(text, limits=limits)
+        assert store.batches() == []
+    with pytest.raises(BatchRejected, match="valid rows have the label >50K; .*--allow-one-class"):
+        add(text, limits=Limits(max_rejected=1))
+    added = add(text, limits=NO_LIMITS)
+    assert set(stored(store)["income"]) == {1} and added.faults[0].problem.field == "income"
+    assert "got '\u226450K'" in added.faults[0].example()
+
+
+def test_a_batch_of_one_class_needs_an_option_without_any_invalid_row(add, store, people):
+    one = as_csv(people[people["income"] == ">50K"])
+    with pytest.raises(BatchRejected, match="have the label >50K; .*Nothing was stored"):
+        add(one)
+    assert add(one, limits=Limits(allow_one_class=True)).is_new and store.batches()
+
+
+def with_bad_ages(contract: Contract, rows: int, bad: int) -> str:
+    """Return a file of the feed whose first rows break the contract."""
+    people = made_up_rows(contract, rows)[[*contract.input_names, "income"]]
+    ages = [5] * bad + [40] * (rows - bad)
+    return as_csv(people.assign(income=[">50K", "<=50K"] * (rows // 2), age=ages))
+
+
+@pytest.mark.parametrize(("rows", "bad"), [(20, 3), (100, 5)])
+def test_a_batch_may_have_a_few_invalid_rows(add, contract, rows, bad):
+    assert add(with_bad_ages(contract, rows, bad)).batch.rejected == bad
+
+
+@pytest.mark.parametrize(("rows", "bad"), [(20, 4), (100, 6)])
+def test_a_batch_with_too_many_invalid_rows_is_rejected(add, store, contract, rows, bad):
+    """A file that lost 14 of 24 rows was a success."""
+    text = with_bad_ages(contract, rows, bad)
+    with pytest.raises(BatchRejected) as caught:
+        add(text)
+    assert store.batches() == [] and f"feed.csv: {bad} of {rows} rows break" in str(caught.value)
+    assert "--max-rejected 0.05" in str(caught.value)
+    rule = "a whole number from 17 to 90"
+    assert caught.value.examples == [f"age: {bad} rows, e.g. got 5; expected {rule}"]
+    (path,) = (Path(store.folder.address).parent / "quarantine").iterdir()
+    assert len(path.read_text("utf-8").splitlines()) == bad
+    assert add(text, limits=Limits(max_rejected=0.3)).batch.rejected == bad
+    with pytest.raises(BatchRejected, match="expected at most 0 "):
+        add(text + "5\n", limits=Limits(max_rejected=0))
+
+
+@pytest.mark.parametrize(
+    "labels", [("1", "0"), ("1", "2"), ("0", "1"), ("-1", "1"), ("1.0", "0.0")]
+)
+def test_labels_are_compared_as_the_contract_writes_them(tmp_path, labels, store):
+    """A CSV file's label "1" was read as class 1, also where it is the negative label."""
+    negative, positive = labels
+    target = Target("repaid", negative, positive, "whether the loan was not repaid")
+    amount = Feature("amount", "integer", "amount", minimum=0, maximum=20_000)
+    contract = Contract(target, (amount,))
+    path = tmp_path / "feed.csv"
+    path.write_text(f"amount,repaid\n1200,{negative}\n900,{negative}\n700,{positive}\n", "utf-8")
+    assert ingest(str(path), "2026-10", store, contract, tmp_path / "q").batch.rows == 3
+    assert stored(store)["repaid"].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("labels", [["0", "1"], ["False", "True"]])
+def test_a_label_that_the_contract_does_not_write_is_not_guessed(add, people, labels):
+    with pytest.raises(BatchRejected, match="income: 20 rows, expected one of <=50K, >50K"):
+        add(as_csv(people.assign(income=labels * 10)))
+
+
+@pytest.mark.parametrize("predicted_at", [4e9, 1_760_000_000_000, -1])
+def test_a_prediction_of_the_future_is_quarantined(add, store, record, predicted_at):
+    """Such a row would be among the newest ones forever. One value is in milliseconds."""
+    line = {"record": record, "label": 1, "prediction_id": "p9", "predicted_at": predicted_at}
+    added = add(labelled_lines(record, range(4)) + json.dumps(line), "export.jsonl")
+    assert (added.batch.rows, added.batch.rejected) == (4, 1) and len(stored(store)) == 4
+    assert added.faults[0].problem.field == "predicted_at"
+
+
+@pytest.mark.parametrize("months", [1, 12, 432])
+def test_a_period_of_the_future_is_rejected(add, store, people, months):
+    """Its rows were the newest ones forever, and no command took them back."""
+    now = pd.Timestamp.now("UTC").tz_localize(None).to_period("M")
+    assert add(as_csv(people), period=str(now)).is_new
+    with pytest.raises(BatchRejected, match=f"feed.csv: its period .* at most {now} .*--period"):
+        add(as_csv(people) + "\n", period=str(now + months))
+    assert len(store.batches()) == 1
 
 
 def test_a_wrong_header_is_rejected_with_file_columns_and_remedy(add, store, people):
@@ -314,7 +439,7 @@ def test_a_file_without_a_row_is_rejected(add, text):
 
 
 def test_a_batch_without_a_valid_row_is_rejected_and_all_of_it_is_quarantined(add, store, people):
-    with pytest.raises(BatchRejected, match="no valid row, e.g. age: expected a whole .*jsonl"):
+    with pytest.raises(BatchRejected, match="no valid row. age: 20 rows, expected a whole .*jsonl"):
         add(as_csv(people.assign(age=5)))
     assert store.batches() == []
     (path,) = (Path(store.folder.address).parent / "quarantine").iterdir()
@@ -352,6 +477,59 @@ def test_the_command_prints_the_numbers_of_rows(people, tmp_path, monkeypatch, c
     assert "already ingested at" in capsys.readouterr().out
     main(["forget", "p1"])
     assert "0 rows removed" in capsys.readouterr().out
+
+
+def test_the_command_prints_what_was_rejected_and_what_is_read_as_missing(
+    people, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    feed = tmp_path / "feed.csv"
+    some = people.assign(
+        native_country=["Wakanda", *people["native_country"][1:]],
+        workclass=[*people["workclass"][:18], "privat", "privat"],
+    )
+    feed.write_text(as_csv(some), "utf-8")
+    main(["ingest", str(feed), "--period", "2026-10"])
+    said = capsys.readouterr().out
+    assert "workclass: 2 rows, e.g. got 'privat'; did you mean 'Private'?" in said
+    assert "values of native_country as missing" in said and "'Wakanda': 1 rows" in said
+    feed.write_text(as_csv(some.assign(sex="female")), "utf-8")
+    with pytest.raises(SystemExit, match="sex: 20 rows, e.g. got 'female'; did you mean 'Female'"):
+        main(["ingest", str(feed), "--period", "2026-10"])
+    one_class = as_csv(people.assign(income=">50K"))
+    feed.write_text(one_class + one_class.splitlines()[-1].replace(">50K", "more"), "utf-8")
+    with pytest.raises(SystemExit, match="have the label >50K"):
+        main(["ingest", str(feed), "--max-rejected", "0.1"])
+    main(["ingest", str(feed), "--max-rejected", "0.1", "--allow-one-class"])
+    assert "20 rows of" in capsys.readouterr().out
+
+
+def test_a_batch_is_listed_and_taken_back(people, tmp_path, monkeypatch, capsys):
+    """A batch with a wrong period could not be removed."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("FEED", str(tmp_path))
+    for period in ("2026-09", "2026-10"):
+        (tmp_path / f"{period}.csv").write_text(as_csv(people.tail(int(period[-2:]))), "utf-8")
+        main(["ingest", str(tmp_path / f"{period}.csv"), "--period", period])
+    before = Store(Folder(str(tmp_path / "data/store"))).batches()
+    capsys.readouterr()
+    main(["ingest", "--list"])
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in listed] == [
+        [one.period, one.sha256[:12], str(one.rows)] for one in before
+    ]
+    with pytest.raises(SystemExit, match="--undo: no such batch; got 2026-11.csv, (.*\n)+.*10.csv"):
+        main(["ingest", "--undo", "2026-11.csv"])
+    main(["ingest", "--undo", before[0].sha256[:12]])
+    said = capsys.readouterr().out
+    assert listed[0] in said and "Versions that were trained with them stay" in said
+    assert "is in FEED: remove it there" in said
+    assert Store(Folder(str(tmp_path / "data/store"))).batches() == before[1:]
+    main(["ingest", str(tmp_path / "2026-09.csv"), "--period", "2026-08"])
+    main(["ingest", "--list"])
+    assert "2026-08  " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["ingest"])
 
 
 def test_a_missing_file_is_one_message(tmp_path):

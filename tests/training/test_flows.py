@@ -227,6 +227,7 @@ def facts_of(result: dict) -> tuple[dict, dict]:
 def test_a_training_after_an_ingest_is_new_and_logs_its_lineage(contract, tracking_uri, tmp_path):
     before = flows.train(**SMALL, seed=6)
     batch = made_up_rows(contract, 400, seed=4)
+    batch["income"] = batch["income"].map(dict(enumerate(contract.target.labels)))
     (tmp_path / "feed.csv").write_text(batch.to_csv(index=False), "utf-8")
     main(["ingest", str(tmp_path / "feed.csv"), "--period", "2026-10"])
     assert flows.train(**SMALL, seed=6, with_store=False)["nothing_new"]
@@ -368,12 +369,20 @@ def test_the_monthly_flow_ingests_new_files_and_fails_for_rejected_ones(
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     flows.ingest()  # no FEED: nothing to do
     rows = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
-    (tmp_path / "feed").mkdir()
-    rows.to_csv(tmp_path / "feed" / "2026-10.csv", index=False)
-    monkeypatch.setenv("FEED", str(tmp_path / "feed"))
-    flows.ingest()
-    (tmp_path / "feed" / "2026-11.csv").write_text("age\n1\n", encoding="utf-8")
-    with pytest.raises(BatchRejected, match="2026-11.csv"):
+    rows = rows.assign(income=rows["income"].map(dict(enumerate(contract.target.labels))))
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    rows.to_csv(feed / "2026-09.csv", index=False)
+    rows.to_csv(feed / "September.csv", index=False)
+    monkeypatch.setenv("FEED", str(feed))
+    ended = flows.ingest(return_state=True)
+    assert ended.is_completed() and ended.message.startswith("1 new batches of 1; passed over Sep")
+    # A run once succeeded with the rows of one class, because the other had another spelling.
+    (feed / "2026-10.csv").write_text(
+        rows.to_csv(index=False).replace("<=", "\u2264"), encoding="utf-8"
+    )
+    (feed / "2026-08.csv").write_text("age\n1\n", encoding="utf-8")
+    with pytest.raises(BatchRejected, match="2026-08.csv(.*\n)+.*2026-10.csv(.*\n)+.*September"):
         flows.ingest()
     assert len(list((tmp_path / "data" / "store").glob("*.parquet"))) == 1
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import free_port, gcs_emulator, made_up_rows
 from training.data.storage import FilesUnavailable, Folder, read_file
-from training.data.store import Batch, Store, StoreError
+from training.data.store import Batch, Store, StoreError, UnknownBatch
 
 BATCH = Batch("ab" * 32, "feed.csv", "2026-10", 40, 0, 0, "2026-11-01T00:00:00+00:00")
 
@@ -182,6 +182,38 @@ def test_forgetting_completes_an_interrupted_forget(tmp_path, rows):
     before.write_bytes(content)
     store.forget("p0")
     assert not before.exists() and len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+def test_a_batch_is_removed_with_its_rows(store, rows):
+    other = msgspec.structs.replace(BATCH, sha256="cd" * 32, source="gs://feed/2026-09.csv")
+    same = msgspec.structs.replace(BATCH, sha256="ef" * 32, source="copy.csv")
+    for batch in (BATCH, same):
+        store.append(batch, rows)
+    store.append(other, rows.tail(5))
+    store.remove(store.named("ababab"))
+    assert [one.sha256[:2] for one in store.batches()] == ["cd", "ef"]
+    assert [len(store.rows(one)) for one in store.batches()] == [5, 40]  # the copy has its rows
+    store.remove(store.named("2026-09.csv"))
+    store.remove(store.named("copy.csv"))
+    assert store.batches() == [] and store.folder.names() == []
+    assert store.append(BATCH, rows)
+
+
+def test_a_name_of_no_batch_or_of_several_is_rejected_with_the_candidates(tmp_path, rows):
+    store = Store(Folder(str(tmp_path)))
+    with pytest.raises(UnknownBatch, match="no such batch; got abc, .*: none"):
+        store.named("abc")
+    for number in range(3):
+        sha256, source = f"abcdef{number}" + "0" * 57, f"{number}/feed.csv"
+        store.append(msgspec.structs.replace(BATCH, sha256=sha256, source=source), rows)
+    with pytest.raises(UnknownBatch, match="3 batches have this name; (.*\n){3}.*2/feed.csv"):
+        store.named("abcdef")
+    with pytest.raises(UnknownBatch, match="3 batches"):
+        store.named("feed.csv")
+    with pytest.raises(UnknownBatch, match="no such batch; got ab, "):
+        store.named("ab")
+    assert store.named("1/feed.csv") == store.named("ABCDEF1")
+    assert store.named("abcdef2").source == "2/feed.csv"
 
 
 def test_a_file_is_read_by_its_path_or_its_address(store):

@@ -21,7 +21,7 @@ from training.data.census import Census
 from training.data.download import TRAIN_FILE, UCI
 from training.data.feedback import Feedback
 from training.data.rows import frame_digest, row_digests
-from training.data.store import Batch, Store
+from training.data.store import Batch, Store, StoreError
 from training.data.validation import check_frame
 
 HOLDOUT_ONE_IN = 5  # joined rows
@@ -202,14 +202,31 @@ def from_store(store: Store, contract: Contract) -> Iterator[SourceRows]:
     Raises StoreError or FilesUnavailable.
     """
     for batch in store.batches():
-        stored = store.rows(batch)
-        checked, rejected = check_frame(stored, contract, has_classes=True)
+        stored = with_label_texts(store.rows(batch), batch, contract)
+        checked, rejected = check_frame(stored, contract)
         checked = checked.assign(
             prediction_id=stored.loc[checked.index, "prediction_id"],
             at=prediction_times(batch, stored)[checked.index],
         )
         source = Source(batch.period, batch.source, batch.sha256, 0, rejected=len(rejected))
         yield SourceRows(source, checked)
+
+
+def with_label_texts(stored: pd.DataFrame, batch: Batch, contract: Contract) -> pd.DataFrame:
+    """Return the rows of a batch with labels in place of classes.
+
+    A contract may exchange its labels after the batch was stored, and with them the classes. An old
+    batch does not have its labels. Raises StoreError for other labels.
+    """
+    labels = batch.labels or contract.target.labels
+    if set(labels) != set(contract.target.labels):
+        raise StoreError(
+            f"{batch.source}: stored with other labels; got {', '.join(labels)}, expected"
+            f" {', '.join(contract.target.labels)} (config/features.yaml). Take the batch back with"
+            f" `python -m training ingest --undo {batch.sha256[:12]}` and ingest the file again."
+        )
+    name = contract.target.name
+    return stored.assign(**{name: stored[name].map(dict(enumerate(labels)))})
 
 
 def from_feedback(feedback: Feedback, contract: Contract) -> SourceRows:

@@ -1,10 +1,13 @@
 """A batch of labelled rows, checked and added to the training store: `python -m training ingest`.
 
 A file comes from the monthly feed or from an export of the prediction log. The next training reads
-the store. Invalid rows are quarantined with their problems; an invalid file is rejected.
+the store. Invalid rows are quarantined with their problems. A file is rejected if too many of its
+rows are invalid, or if only one class is left.
 
-    .csv    a header of contract columns and the target; '?' or an empty field for a missing value
-    .jsonl  {"record": {...}, "label": 0 or 1} a line, as in `config.events.LabelledRecord`
+    .csv    a header of contract columns and the target, whose values are the contract's labels;
+            '?' or an empty field for a missing value
+    .jsonl  {"record": {...}, "label": 0 or 1} a line, as in `config.events.LabelledRecord`, where
+            0 is the class of the negative label
 """
 
 import csv
@@ -12,13 +15,17 @@ import hashlib
 import io
 import json
 import re
+import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 import pandas as pd
+import structlog
 
 from config.contract import MISSING, Contract, Problem, nearest
 from config.events import LabelledRecord
@@ -26,17 +33,56 @@ from training.data.parsing import misshapen_rows, to_numbers
 from training.data.rows import row_texts
 from training.data.storage import Folder, read_file, write_atomically
 from training.data.store import Batch, Store
-from training.data.validation import check_rows, first_problem, quarantine
+from training.data.validation import check_rows, quarantine
+
+log = structlog.get_logger(__name__)
 
 PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
-FEED_NAME = re.compile(rf"(?P<period>{PERIOD.pattern}).*\.(csv|jsonl)")
+FEED_NAME = re.compile(rf"(?P<period>{PERIOD.pattern}).*\.(csv|jsonl)", re.IGNORECASE)
+FEED_RULE = "YYYY-MM*.csv or YYYY-MM*.jsonl, as in 2026-10-feed.csv"
 IDENTITY = ["prediction_id", "predicted_at"]
 LINE_RULE = 'an object {"record": {column: value, ...}, "label": 0 or 1}'
 MAX_SHOWN = 200  # characters of an invalid line
+MAX_VALUE_SHOWN = 60  # characters of an invalid value
+MAX_FAULTS_SHOWN = 5  # fields
+MIN_SHARE_ROWS = 60  # a share of fewer rows says little
+CLOCK_SKEW_S = 300  # of the machine that predicted
 
 
 class BatchRejected(Exception):
-    """The file is not a batch; the message has file, problem, expectation and remedy."""
+    """The file is not a batch; the message has file, problem, expectation and remedy.
+
+    The message has no value of a record, because it may be sent to NOTIFY_URL. `examples` have
+    values: a command prints them to the person who has the file.
+    """
+
+    def __init__(self, message: str, examples: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.examples = list(examples)
+
+
+class Limits(NamedTuple):
+    """What a batch may lack."""
+
+    max_rejected: float = 0.05  # share of rows, in [0, 1]
+    allow_one_class: bool = False
+
+
+class Fault(NamedTuple):
+    """Rejected rows with a problem in the same field."""
+
+    rows: int
+    problem: Problem  # the most frequent one
+
+    def summary(self) -> str:
+        """Return field, number of rows and rule, without a value of a record."""
+        return f"{self.problem.field}: {self.rows} rows, expected {self.problem.expected}"
+
+    def example(self) -> str:
+        """Return field, number of rows, the most frequent value and its nearest valid one."""
+        field, value, expected, near = msgspec.structs.astuple(self.problem)
+        rule = f"did you mean {near!r}?" if near else f"expected {expected}"
+        return f"{field}: {self.rows} rows, e.g. got {shortened(value)}; {rule}"
 
 
 class Parsed(NamedTuple):
@@ -53,31 +99,54 @@ class Ingested(NamedTuple):
     is_new: bool
     known: int = 0  # skipped predictions: the store has them
     quarantine: Path | None = None  # file of the quarantined rows
+    faults: Sequence[Fault] = ()  # of the quarantined rows
+    # Rows by column and value that is read as missing:
+    unseen: Mapping[str, dict[str, int]] = MappingProxyType({})
 
 
+class Checked(NamedTuple):
+    """Rows of a file after the check."""
+
+    valid: pd.DataFrame  # typed, with prediction_id and predicted_at
+    rejected: pd.DataFrame
+    unseen: dict[str, dict[str, int]]
+
+
+class Feed(NamedTuple):
+    """Result of ingesting a folder."""
+
+    done: list[Ingested]
+    rejected: list[str]  # messages of rejected files
+    passed_over: list[str]  # names without a period or with another ending
+
+
+# pylint: disable-next=too-many-locals  # one step a line
 def ingest(
-    address: str, period: str, store: Store, contract: Contract, quarantine_dir: Path
+    address: str,
+    period: str,
+    store: Store,
+    contract: Contract,
+    quarantine_dir: Path,
+    *,
+    limits: Limits = Limits(),
 ) -> Ingested:
     """Check the file at a path or gs:// address and append its valid rows to the store.
 
     Rejected rows go to a new file in `quarantine_dir`. A file that the store has changes nothing.
     Raises BatchRejected, StoreError or FilesUnavailable.
     """
-    check_period(period)
+    check_period(address, period)
     content = read_file(address)
     sha256 = hashlib.sha256(content).hexdigest()
     if batch := store.find(sha256):
         return known_file(batch, address, period)
-    checked, rejected = check_batch(address, content, contract)
+    checked, rejected, unseen = check_batch(address, content, contract)
     rejects = quarantine_dir / f"{period}-{sha256[:12]}.jsonl" if len(rejected) else None
     if rejects:
         quarantine(rejected, rejects)
-    if checked.empty:
-        where = f" All rows are in {rejects}." if rejects else ""
-        raise BatchRejected(
-            f"{address}: no valid row, e.g. {first_problem(rejected)}.{where} Fix the file and"
-            " ingest it again."
-        )
+    faults = find_faults(rejected)
+    if problem := batch_problem(checked, len(rejected), limits, contract):
+        raise batch_rejected(address, problem, faults, rejects)
     new = new_predictions(checked, known_predictions(checked, store))
     same_period = [store.rows(batch) for batch in store.batches() if batch.period == period]
     batch = Batch(
@@ -88,31 +157,44 @@ def ingest(
         rejected=len(rejected),
         duplicates=count_duplicates(new, same_period, contract),
         ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        labels=contract.target.labels,
     )
     added = store.append(batch, new)
     if added is None:  # another process was faster
         return known_file(store.find(sha256) or batch, address, period)
-    return Ingested(added, True, len(checked) - len(new), rejects)
+    if unseen:  # no log line contains a value of a record
+        counts = {name: sum(values.values()) for name, values in unseen.items()}
+        log.warning("values_read_as_missing", source=address, fields=counts)
+    return Ingested(added, True, len(checked) - len(new), rejects, faults, unseen)
 
 
 def ingest_feed(
-    address: str, store: Store, contract: Contract, quarantine_dir: Path
-) -> tuple[list[Ingested], list[str]]:
+    address: str,
+    store: Store,
+    contract: Contract,
+    quarantine_dir: Path,
+    limits: Limits = Limits(),
+) -> Feed:
     """Ingest each file of a folder whose name starts with a period.
 
-    Returns the results, and the messages of rejected files. A rejected file does not stop the
-    others. Raises StoreError or FilesUnavailable.
+    A rejected file does not stop the others. Names that start with . or _ are not listed as passed
+    over. Raises StoreError or FilesUnavailable.
     """
-    done, rejected = [], []
+    feed = Feed([], [], [])
     for name in Folder(address).names():
         if not (named := FEED_NAME.fullmatch(name)):
+            if not name.startswith((".", "_")):
+                feed.passed_over.append(name)
             continue
+        file = f"{address.rstrip('/')}/{name}"
         try:
-            file = f"{address.rstrip('/')}/{name}"
-            done.append(ingest(file, named["period"], store, contract, quarantine_dir))
+            done = ingest(file, named["period"], store, contract, quarantine_dir, limits=limits)
+            feed.done.append(done)
         except BatchRejected as err:
-            rejected.append(str(err))
-    return done, rejected
+            feed.rejected.append(str(err))
+    if feed.passed_over:
+        log.warning("files_passed_over", feed=address, files=feed.passed_over, expected=FEED_RULE)
+    return feed
 
 
 def forget_rejected(quarantine_dir: Path, prediction_id: str) -> int:
@@ -134,10 +216,15 @@ def is_of(row: dict[str, Any] | str, prediction_id: str) -> bool:
     return row.get("prediction_id") == prediction_id
 
 
-def check_period(period: str) -> None:
-    """Raise BatchRejected unless the period is a month."""
+def check_period(address: str, period: str) -> None:
+    """Raise BatchRejected unless the period is a month that has begun."""
     if not PERIOD.fullmatch(period):
         raise BatchRejected(f"--period: got {period}, expected a year and a month, as in 2026-10.")
+    if period > (this_month := f"{datetime.now(UTC):%Y-%m}"):
+        raise BatchRejected(
+            f"{address}: its period is in the future; got {period}, expected at most {this_month}"
+            " (UTC). Correct --period, or the name of a file in the feed."
+        )
 
 
 def known_file(batch: Batch, address: str, period: str) -> Ingested:
@@ -145,26 +232,98 @@ def known_file(batch: Batch, address: str, period: str) -> Ingested:
     if batch.period != period:
         raise BatchRejected(
             f"--period: got {period}, expected {batch.period}. The store has {address} (sha256"
-            f" {batch.sha256[:12]}) with that period, from {batch.source}. Nothing was added."
+            f" {batch.sha256[:12]}) with that period, from {batch.source}. Nothing was added. If"
+            f" that period is wrong, run `python -m training ingest --undo {batch.sha256[:12]}`."
         )
     return Ingested(batch, False)
 
 
-def check_batch(
-    address: str, content: bytes, contract: Contract
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the valid rows, with prediction_id and predicted_at, and the rejected rows.
+def batch_problem(
+    valid: pd.DataFrame, rejected: int, limits: Limits, contract: Contract
+) -> str | None:
+    """Return the reason for which a batch is rejected, if any."""
+    total = len(valid) + rejected
+    if valid.empty:
+        return "no valid row" if total else "no valid row, because the file has no rows"
+    allowed = int(limits.max_rejected * max(total, MIN_SHARE_ROWS))
+    if rejected > allowed:
+        return (
+            f"{rejected} of {total} rows break the contract; expected at most {allowed}"
+            f" (--max-rejected {limits.max_rejected:g}; a file of fewer than {MIN_SHARE_ROWS} rows"
+            f" counts as {MIN_SHARE_ROWS})"
+        )
+    classes = valid[contract.target.name].unique()
+    if len(classes) == 1 and not limits.allow_one_class:
+        label = contract.target.labels[int(classes[0])]
+        return (
+            f"all {len(valid)} valid rows have the label {label}; expected rows of both labels"
+            " (--allow-one-class accepts one)"
+        )
+    return None
 
-    Raises BatchRejected for an invalid file.
+
+def batch_rejected(
+    address: str, problem: str, faults: Sequence[Fault], rejects: Path | None
+) -> BatchRejected:
+    """Return the error for a batch, with its problem, all faults of its rows and the remedy."""
+    summaries = "".join(f" {fault.summary()}." for fault in faults[:MAX_FAULTS_SHOWN])
+    if more := len(faults[MAX_FAULTS_SHOWN:]):
+        summaries += f" {more} more fields have problems."
+    where = f" The rejected rows are in {rejects}." if rejects else ""
+    return BatchRejected(
+        f"{address}: {problem}.{summaries} Nothing was stored.{where} Fix the file and ingest it"
+        " again.",
+        [fault.example() for fault in faults[:MAX_FAULTS_SHOWN]],
+    )
+
+
+def find_faults(rejected: pd.DataFrame) -> list[Fault]:
+    """Return the faults of rejected rows by field, the most frequent field first."""
+    by_field: dict[str, dict[str, list[Problem]]] = {}
+    for problems in rejected["problems"]:
+        for problem in {one.field: one for one in reversed(problems)}.values():
+            by_field.setdefault(problem.field, {}).setdefault(str(problem), []).append(problem)
+    faults = [
+        Fault(sum(map(len, same.values())), max(same.values(), key=len)[0])
+        for same in by_field.values()
+    ]
+    return sorted(faults, key=lambda fault: -fault.rows)
+
+
+def shortened(value: Any) -> str:
+    """Return a value as text of limited length."""
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_SHOWN else f"{text[:MAX_VALUE_SHOWN]}..."
+
+
+def unseen_values(
+    raw: pd.DataFrame, checked: pd.DataFrame, contract: Contract
+) -> dict[str, dict[str, int]]:
+    """Return the values of valid rows that are not in the contract and are read as missing.
+
+    The result has the number of rows by column and value, the most frequent value first.
     """
+    found = {}
+    for feature in contract.features:
+        if feature.unseen == "missing" and feature.name in checked:
+            values = raw.loc[checked.index, feature.name]
+            is_unseen = values.notna() & (values != MISSING) & (checked[feature.name] == MISSING)
+            if is_unseen.any():
+                found[feature.name] = values[is_unseen].value_counts().to_dict()
+    return found
+
+
+def check_batch(address: str, content: bytes, contract: Contract) -> Checked:
+    """Return the checked rows of a file. Raises BatchRejected for an invalid file."""
     raw, misshapen = parse(address, content.decode("utf-8-sig", errors="replace"), contract)
     checked, rejected = check_rows(address, raw, misshapen, contract)
+    unseen = unseen_values(raw, checked, contract)
     identity = raw.reindex(columns=IDENTITY).loc[checked.index]
     checked = checked.assign(
         prediction_id=identity["prediction_id"].astype(object),
         predicted_at=identity["predicted_at"].astype("float64"),
     )
-    return checked.reset_index(drop=True), rejected
+    return Checked(checked.reset_index(drop=True), rejected, unseen)
 
 
 def parse(address: str, text: str, contract: Contract) -> Parsed:
@@ -200,7 +359,7 @@ def parse_csv(address: str, text: str, contract: Contract) -> Parsed:
     raw = pd.DataFrame.from_dict(whole, orient="index", columns=header, dtype=object)
     raw = raw.replace({MISSING: None, "": None})
     for name in header:
-        if name == contract.target.name or not contract[name].is_categorical:
+        if name != contract.target.name and not contract[name].is_categorical:
             raw[name] = to_numbers(raw[name])
     return Parsed(raw, misshapen_rows(rows, len(header), separator=","))
 
@@ -243,10 +402,10 @@ def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
             problem = Problem("line", line[:MAX_SHOWN], f"{LINE_RULE}: {err}")
             misshapen.append((number, line, [problem]))
             continue
-        if row.record.keys() <= contract.by_name.keys():
-            rows[number] = row
+        if problems := line_problems(row, contract):
+            misshapen.append((number, msgspec.to_builtins(row), problems))
         else:
-            misshapen.append((number, msgspec.to_builtins(row), contract.check(row.record)))
+            rows[number] = row
     check_columns(address, list(rows.values()), contract)
     seen = [name for name in contract.by_name if any(name in row.record for row in rows.values())]
     raw = pd.DataFrame(
@@ -258,8 +417,23 @@ def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
     raw[contract.target.name] = [row.label for row in rows.values()]
     for name in IDENTITY:
         raw[name] = pd.Series([getattr(row, name) for row in rows.values()], raw.index, object)
-    failed = pd.DataFrame(misshapen, columns=["line", "row", "problems"], dtype=object)
-    return Parsed(raw, failed)
+    columns = ["line", "row", "problems"]
+    return Parsed(raw, pd.DataFrame(misshapen, columns=columns, dtype=object))
+
+
+def line_problems(row: LabelledRecord, contract: Contract) -> list[Problem]:
+    """Return the problems of a line that the check of a table does not find."""
+    problems = []
+    if not row.record.keys() <= contract.by_name.keys():
+        problems += contract.check(row.record)
+    if row.label not in (0, 1):
+        negative, positive = contract.target.labels
+        problems.append(Problem("label", row.label, f"0 ({negative}) or 1 ({positive})"))
+    latest = time.time() + CLOCK_SKEW_S
+    if row.predicted_at is not None and not 0 <= row.predicted_at <= latest:
+        rule = "a Unix time in seconds that is not in the future"
+        problems.append(Problem("predicted_at", row.predicted_at, rule))
+    return problems
 
 
 def check_columns(address: str, rows: list[LabelledRecord], contract: Contract) -> None:

@@ -7,6 +7,7 @@ concurrent appends of the same file succeeds.
 
 import hashlib
 import io
+from pathlib import Path
 
 import msgspec
 import pandas as pd
@@ -15,10 +16,15 @@ import pyarrow
 from training.data.storage import Folder
 
 ENTRY, ROWS = ".json", ".parquet"
+MIN_PREFIX = 6  # characters of a checksum that may name a batch
 
 
 class StoreError(Exception):
     """A file of the store does not match the manifest."""
+
+
+class UnknownBatch(Exception):
+    """A name stands for no batch, or for several; the message lists the candidates."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -31,7 +37,15 @@ class Batch(msgspec.Struct, frozen=True):
     rejected: int  # quarantined rows
     duplicates: int  # rows that equal an earlier one of the same period
     ingested_at: str  # ISO 8601, UTC
+    labels: tuple[str, ...] = ()  # of the contract, by class
     rows_sha256: str = ""  # of the Parquet file
+
+    def described(self) -> str:
+        """Return one line for the list of batches."""
+        return (
+            f"{self.period}  {self.sha256[:12]}  {self.rows} rows, {self.rejected} rejected,"
+            f" ingested at {self.ingested_at} from {self.source}"
+        )
 
 
 class Store:
@@ -78,6 +92,31 @@ class Store:
         self.folder.write(f"{batch.rows_sha256}{ROWS}", content)
         entry = msgspec.json.encode(batch)
         return batch if self.folder.create(f"{batch.sha256}{ENTRY}", entry) else None
+
+    def named(self, name: str) -> Batch:
+        """Return the batch with this checksum, start of a checksum, source or name of a file.
+
+        Raises UnknownBatch.
+        """
+        batches = self.batches()
+        found = [one for one in batches if name in (one.sha256, one.source, Path(one.source).name)]
+        if not found and len(name) >= MIN_PREFIX:
+            found = [one for one in batches if one.sha256.startswith(name.lower())]
+        if len(found) == 1:
+            return found[0]
+        candidates = found or batches
+        listed = "".join(f"\n{one.described()}" for one in candidates) or " none"
+        problem = f"{len(found)} batches have this name" if found else "no such batch"
+        raise UnknownBatch(
+            f"--undo: {problem}; got {name}, expected a source or at least {MIN_PREFIX} characters"
+            f" of the sha256 of one batch in {self.folder.address}:{listed}"
+        )
+
+    def remove(self, batch: Batch) -> None:
+        """Remove a batch. Without its entry, which goes first, the rows do not count."""
+        self.folder.remove(f"{batch.sha256}{ENTRY}")
+        if all(one.rows_sha256 != batch.rows_sha256 for one in self.batches()):
+            self.folder.remove(f"{batch.rows_sha256}{ROWS}")
 
     def forget(self, prediction_id: str) -> int:
         """Remove the rows of a prediction; return their number. Repeat it after an interruption."""

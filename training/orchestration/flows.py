@@ -19,6 +19,7 @@ import pandas as pd
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
+from prefect.states import Completed, State
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, contract_path, load_contract
@@ -38,7 +39,7 @@ from training.data.assemble import (
     from_store,
     reject_overlap,
 )
-from training.data.batches import BatchRejected, ingest_feed
+from training.data.batches import FEED_RULE, BatchRejected, Limits, ingest_feed
 from training.data.census import Census, load_census, split_judge_traffic
 from training.data.feedback import read_feedback
 from training.data.rows import frame_digest, records_of, write_requests
@@ -67,7 +68,7 @@ from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import InputFile, Registry
 from training.registry.retention import find_expired, summary
-from training.settings import FoldCount, MaxEvals, Seed, Settings, TimeoutS, Weight
+from training.settings import FoldCount, MaxEvals, Seed, Settings, Share, TimeoutS, Weight
 
 MAX_REFERENCE_ROWS = 5000
 NOTIFY: dict[str, Any] = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
@@ -204,24 +205,39 @@ def score(source: str, output: str, version: str = "", spark_master: str = "") -
 
 
 @flow(name="ingest", persist_result=False, **NOTIFY)
-def ingest(feed: str = "") -> None:
+def ingest(
+    feed: str = "",
+    max_rejected: Share = Limits().max_rejected,
+    allow_one_class: bool = False,
+) -> State | None:
     """Add new files of a folder or gs:// address (unset: FEED) to the training store.
 
-    Fails after all other files are ingested if a file was rejected.
+    max_rejected: maximum share of invalid rows of a file; with more, the whole file is rejected.
+    allow_one_class: accept a file whose valid rows all have the same label.
+
+    Fails after all other files are ingested if a file was rejected. The final state names the files
+    that were passed over because of their names.
     """
     settings, log = read_settings(Settings), get_run_logger()
     address = feed or settings.feed
     if not address:
         log.info("ingest_skipped reason=feed_not_set")
-        return
+        return None
     store = Store(Folder(settings.store_address))
-    done, rejected = ingest_feed(address, store, load_contract(), settings.batch_quarantine)
-    new = [one.batch for one in done if one.is_new]
-    log.info("feed_ingested feed=%s batches=%d new=%d", address, len(done), len(new))
+    limits = Limits(max_rejected, allow_one_class)
+    found = ingest_feed(address, store, load_contract(), settings.batch_quarantine, limits)
+    new = [one.batch for one in found.done if one.is_new]
+    log.info("feed_ingested feed=%s batches=%d new=%d", address, len(found.done), len(new))
     if new:
         create_table_artifact([msgspec.to_builtins(batch) for batch in new], key="ingested")
-    if rejected:
-        raise BatchRejected("\n".join(rejected))
+    ending = f"{len(new)} new batches of {len(found.done)}"
+    if found.passed_over:
+        names = ", ".join(found.passed_over)
+        log.warning("files_passed_over files=%r expected=%r", names, FEED_RULE)
+        ending += f"; passed over {names}: expected names like {FEED_RULE}"
+    if found.rejected:
+        raise BatchRejected("\n".join([*found.rejected, ending]))
+    return Completed(message=ending)
 
 
 @flow(name="retain", persist_result=False, **NOTIFY)
