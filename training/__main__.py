@@ -34,6 +34,7 @@ from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.registry.retention import describe_each, find_expired, summary
 from training.settings import (
+    MAX_REJECTED,
     FoldCount,
     MaxEvals,
     Seed,
@@ -224,7 +225,7 @@ def add_score_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-rejected",
         type=number(Share),
-        default=0.01,
+        default=MAX_REJECTED,
         help="maximum share of rejected rows for exit status 0 (default: %(default)s)",
     )
 
@@ -352,7 +353,8 @@ def run_ingest(options: argparse.Namespace) -> None:
         print(f"quarantined {batch.rejected} rows that break the contract in {done.quarantine}")
         print(*[f"  {fault.example()}" for fault in done.faults], sep="\n")
     for name, values in done.unseen.items():
-        print(f"read {sum(values.values())} values of {name} as missing, which the contract lacks:")
+        count = sum(values.values())
+        print(f"{name}: {count} values that the contract does not list were read as missing:")
         print(*[f"  {value!r}: {rows} rows" for value, rows in values.items()], sep="\n")
 
 
@@ -415,6 +417,13 @@ def run_score(options: argparse.Namespace) -> None:
     except score.ScoringError as err:
         sys.exit(str(err))
     print(f"{done.rows_scored} rows scored by version {done.version}: {done.output}")
+    for note in done.notes:
+        print(note, file=sys.stderr)
+    for name, count in done.unseen.items():
+        print(
+            f"{name}: {count} values that the contract does not list were read as missing",
+            file=sys.stderr,
+        )
     if done.rows_rejected:
         print(f"{done.rows_rejected} rows break the contract: {done.rejected}", file=sys.stderr)
     if done.share_rejected > options.max_rejected:

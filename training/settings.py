@@ -14,6 +14,7 @@ FoldCount = Annotated[int, Field(ge=2, le=100)]
 TimeoutS = Annotated[float, Field(ge=0, le=YEAR_S)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as NumPy's
 Share = Annotated[float, Field(ge=0, le=1)]
+MAX_REJECTED = 0.01  # share of the rows of a scored batch
 Weight = Annotated[float, Field(ge=1, le=1000)]
 
 

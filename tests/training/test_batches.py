@@ -492,7 +492,10 @@ def test_the_command_prints_what_was_rejected_and_what_is_read_as_missing(
     main(["ingest", str(feed), "--period", "2026-10"])
     said = capsys.readouterr().out
     assert "workclass: 2 rows, e.g. got 'privat'; did you mean 'Private'?" in said
-    assert "values of native_country as missing" in said and "'Wakanda': 1 rows" in said
+    assert (
+        "native_country: 1 values that the contract does not list" in said
+        and "'Wakanda': 1 rows" in said
+    )
     feed.write_text(as_csv(some.assign(sex="female")), "utf-8")
     with pytest.raises(SystemExit, match="sex: 20 rows, e.g. got 'female'; did you mean 'Female'"):
         main(["ingest", str(feed), "--period", "2026-10"])

@@ -7,15 +7,21 @@ into a file of its own. A retried task replaces this file, so no row is lost or 
 `_SUCCESS` is written last; a failed job removes its output. Rows that break the contract go to
 `OUTPUT-rejected` with their problems.
 
+Columns match the contract by `data.columns`; other columns stay. A folder `sex=Female` adds a
+column. Names that start with _ or . are passed over, as Spark does: logs and uncommitted parts.
+
 Spark distributes the tasks, but does not read or write the files: its own commit protocol needs a
 Hadoop connector for gs://, which is not part of pyspark.
 """
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import onnxruntime
@@ -25,14 +31,20 @@ from pyarrow import dataset, parquet
 
 from config.contract import Contract, load_contract
 from training.batch_scoring.spark import spark_session
+from training.data.columns import match_columns
+from training.data.errors import TableError
 from training.data.rows import frame_of
-from training.data.storage import atomic_writer, open_address
-from training.data.validation import check_inputs
+from training.data.storage import FileSystem, atomic_writer, open_address
+from training.data.validation import check_inputs, unseen_values
 from training.model.onnx_export import Package, as_tensors
 from training.registry.mlflow_registry import Registry
 
 BATCH_ROWS = 65_536
 SUCCESS = "_SUCCESS"  # Spark's name for it
+SUFFIX = ".parquet"
+DELTA_LOG = "_delta_log"
+NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # in place of a missing value in a folder's name
+MAX_FILES_SHOWN = 5
 ADDED = {"probability": pa.float32(), "income_class": pa.int8(), "model_version": pa.string()}
 
 
@@ -45,6 +57,23 @@ class Task(NamedTuple):
 
     number: int
     fragment: dataset.ParquetFileFragment
+    folder_values: dict[str, Any]  # by column: sex=Female/part.parquet
+
+
+class Files(NamedTuple):
+    """The files below an address."""
+
+    parquet: list[str]
+    passed_over: list[str]  # with another ending
+    is_delta: bool
+
+
+class Counts(NamedTuple):
+    """Rows of one task."""
+
+    scored: int
+    rejected: int
+    unseen: Counter[str]  # by column: values that the contract does not list, read as missing
 
 
 class Summary(NamedTuple):
@@ -55,6 +84,8 @@ class Summary(NamedTuple):
     rows_rejected: int
     output: str
     rejected: str  # empty if no row was rejected
+    unseen: dict[str, int]  # by column: values that the contract does not list, read as missing
+    notes: list[str]  # about files
 
     @property
     def share_rejected(self) -> float:
@@ -86,17 +117,24 @@ class Scorer:
         feeds = as_tensors(frame, self.contract, self.session)
         return self.session.run(["probability"], feeds)[0]
 
-    def split(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Return the scored and the rejected rows of a table, with the columns that they add."""
-        frame = table.select(list(self.contract.input_names)).to_pandas()
+    def split(self, table: pa.Table) -> tuple[pa.Table, pa.Table, Counter[str]]:
+        """Return the scored and the rejected rows of a table, with the columns that they add.
+
+        Also returns the number of unseen values of scored rows by column.
+        """
+        places = match_columns("", table.column_names, self.contract, labelled=False).places
+        names = self.contract.input_names
+        frame = pa.table([table.column(places[name]) for name in names], names).to_pandas()
         valid, typed, problems = check_inputs(frame, self.contract)
+        unseen = unseen_values(frame[valid], typed, self.contract)
         good, bad = table.filter(pa.array(valid)), table.filter(pa.array(~valid))
         probability = self.score(typed)
         classes = (probability >= self.threshold).astype(np.int8)
         added = (probability, classes, [self.version] * len(probability))
         for (name, kind), values in zip(ADDED.items(), added, strict=True):
             good = good.append_column(name, pa.array(values, kind))
-        return good, bad.append_column("problems", pa.array(problems, pa.string()))
+        bad = bad.append_column("problems", pa.array(problems, pa.string()))
+        return good, bad, Counter({name: sum(values.values()) for name, values in unseen.items()})
 
 
 def score_batch(
@@ -144,7 +182,8 @@ def score_files(scorer: Scorer, source: str, output: str, spark: Any = None) -> 
     for filesystem, path in folders:
         if filesystem.exists(path):
             raise ScoringError(f"{path}: exists. Choose another output, or remove it.")
-    tasks = list(find_tasks(source, scorer.contract))
+    files = find_files(source)
+    tasks = list(find_tasks(source, files.parquet, scorer.contract))
     try:
         counts = list(run(scorer, tasks, addresses, spark))
     except BaseException:
@@ -152,46 +191,141 @@ def score_files(scorer: Scorer, source: str, output: str, spark: Any = None) -> 
             if filesystem.exists(path):
                 filesystem.rm(path, recursive=True)
         raise
-    scored, rejected = map(sum, zip(*counts))
+    scored, rejected = (sum(column) for column in list(zip(*counts))[:2])
     for (filesystem, path), rows in zip(folders, (scored, rejected), strict=True):
         if rows:
             filesystem.pipe(f"{path}/{SUCCESS}", b"")
-    return Summary(scorer.version, scored, rejected, output, addresses[1] if rejected else "")
+    return Summary(
+        scorer.version,
+        scored,
+        rejected,
+        output,
+        addresses[1] if rejected else "",
+        dict(sum((one.unseen for one in counts), Counter())),
+        file_notes(source, files),
+    )
 
 
-def find_tasks(source: str, contract: Contract) -> Iterator[Task]:
+def find_files(source: str) -> Files:
+    """Return the files below an address, without names that start with _ or .
+
+    Raises ScoringError without a Parquet file.
+    """
+    filesystem, path = open_address(source)
+    found = [path] if filesystem.isfile(path) else sorted(filesystem.find(path))
+    inside = {name: PurePosixPath(name[len(path) :].lstrip("/")).parts for name in found}
+    visible = [name for name, parts in inside.items() if not any(map(is_hidden, parts))]
+    files = Files(
+        [name for name in visible if name.lower().endswith(SUFFIX)],
+        [name for name in visible if not name.lower().endswith(SUFFIX)],
+        any(DELTA_LOG in parts for parts in inside.values()),
+    )
+    if not files.parquet:
+        got = f"got {some_of(files.passed_over)}" if files.passed_over else "found no file"
+        raise ScoringError(
+            f"{source}: {got}, expected {SUFFIX} files, the only format that is read. Write the"
+            " rows as Parquet, for example with pandas: read_csv(...).to_parquet(...)."
+        )
+    return files
+
+
+def is_hidden(name: str) -> bool:
+    """Return True for a name that Spark passes over: _temporary, _SUCCESS, .crc files."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first names of a list, and the number of the others."""
+    more = len(names) - MAX_FILES_SHOWN
+    return ", ".join(names[:MAX_FILES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def file_notes(source: str, files: Files) -> list[str]:
+    """Return sentences about files that a reader may not expect."""
+    notes = []
+    if files.passed_over:
+        notes.append(f"passed over, because they do not end in {SUFFIX}: {some_of(files[1])}")
+    if files.is_delta:
+        notes.append(
+            f"{source} is a Delta table. Every file was scored, also files that its log has removed;"
+            " VACUUM removes them."
+        )
+    return notes
+
+
+def find_tasks(source: str, files: Sequence[str], contract: Contract) -> Iterator[Task]:
     """Yield every row group of every file. Raises ScoringError naming an unusable file."""
     filesystem, path = open_address(source)
-    files = [path] if path.endswith(".parquet") else sorted(filesystem.glob(f"{path}/**/*.parquet"))
     number = 0
     for name in files:
-        try:
-            (fragment,) = dataset.dataset(
-                name, format="parquet", filesystem=filesystem
-            ).get_fragments()
-        except pa.ArrowInvalid as err:
-            raise ScoringError(f"{name}: not a Parquet file: {err}") from err
-        check_columns(name, fragment.physical_schema.names, contract)
+        columns = column_names(filesystem, name)
+        texts = folder_texts(name, path, contract)
+        texts = {key: text for key, text in texts.items() if key not in columns}
+        found = match_file(name, [*columns, *texts], contract)
+        (fragment,) = dataset.dataset(name, format="parquet", filesystem=filesystem).get_fragments()
         for row_group in fragment.split_by_row_group():
-            yield Task(number, row_group)
+            yield Task(number, row_group, folder_values(texts, found, contract))
             number += 1
     if not number:
-        raise ScoringError(f"{source}: no rows; expected .parquet files with rows.")
+        raise ScoringError(f"{source}: no rows; expected {SUFFIX} files with rows.")
 
 
-def check_columns(name: str, columns: list[str], contract: Contract) -> None:
-    """Raise ScoringError unless a file has the input columns and none that scoring adds."""
-    missing = [column for column in contract.input_names if column not in columns]
-    if missing:
-        raise ScoringError(f"{name}: missing column(s) {', '.join(missing)}; it has {columns}.")
+def column_names(filesystem: FileSystem, name: str) -> list[str]:
+    """Return the columns of a Parquet file. Raises ScoringError for a damaged file."""
+    try:
+        with filesystem.open(name, "rb") as file:
+            return parquet.read_schema(file).names
+    except (pa.ArrowInvalid, OSError) as err:
+        raise ScoringError(f"{name}: not a Parquet file: {err}") from err
+
+
+def folder_texts(name: str, source: str, contract: Contract) -> dict[str, str | None]:
+    """Return the values in the names of a file's folders: sex=Female.
+
+    Folders above the source count if they name a column of the contract.
+    """
+    texts: dict[str, str | None] = {}
+    folders = PurePosixPath(name).parent.parts
+    n_above = len(PurePosixPath(source).parts)
+    for depth, folder in enumerate(folders):
+        key, is_value, text = folder.partition("=")
+        if is_value and (depth >= n_above or key in contract.by_name):
+            texts[key] = None if text == NULL_FOLDER else unquote(text)
+    return texts
+
+
+def folder_values(
+    texts: dict[str, str | None], columns: dict[str, str], contract: Contract
+) -> dict[str, Any]:
+    """Return the values of folders' names; those of the contract's columns have its types."""
+    features = {column: contract[name] for name, column in columns.items()}
+    return {
+        column: features[column].parse(text) if text is not None and column in features else text
+        for column, text in texts.items()
+    }
+
+
+def match_file(name: str, columns: list[str], contract: Contract) -> dict[str, str]:
+    """Return the file's column for each column of the contract.
+
+    Raises ScoringError unless the file has the input columns, each column once, and none that
+    scoring adds.
+    """
+    try:
+        places = match_columns(name, columns, contract, labelled=False).places
+    except TableError as err:
+        raise ScoringError(f"{err} The file has {', '.join(columns)}.") from err
+    if twice := [column for column, count in Counter(columns).items() if count > 1]:
+        raise ScoringError(f"{name}: two columns have the name {twice[0]}. Rename one of them.")
     if taken := [column for column in (*ADDED, "problems") if column in columns]:
         raise ScoringError(f"{name}: scoring adds {', '.join(taken)}. Rename this column first.")
+    return {feature: columns[place] for feature, place in places.items()}
 
 
 def run(
     scorer: Scorer, tasks: list[Task], addresses: tuple[str, str], spark: Any
-) -> Iterator[tuple[int, int]]:
-    """Yield the numbers of scored and rejected rows of each task."""
+) -> Iterator[Counts]:
+    """Yield the numbers of rows of each task."""
     if spark is None:
         yield from (score_task(scorer, task, addresses) for task in tasks)
         return
@@ -200,15 +334,21 @@ def run(
     yield from distributed.map(lambda task: score_task(shared.value, task, addresses)).collect()
 
 
-def score_task(scorer: Scorer, task: Task, addresses: tuple[str, str]) -> tuple[int, int]:
+def score_task(scorer: Scorer, task: Task, addresses: tuple[str, str]) -> Counts:
     """Score one row group into the folders of scored and of rejected rows; return their numbers."""
     name = f"part-{task.number:05d}.parquet"
+    unseen: Counter[str] = Counter()
     with Part(f"{addresses[0]}/{name}") as scored, Part(f"{addresses[1]}/{name}") as rejected:
         for batch in task.fragment.to_batches(batch_size=BATCH_ROWS):
-            good, bad = scorer.split(pa.Table.from_batches([batch]))
+            table = pa.Table.from_batches([batch])
+            for column, value in task.folder_values.items():
+                kind = pa.string() if value is None else None
+                table = table.append_column(column, pa.array([value] * len(table), kind))
+            good, bad, read_as_missing = scorer.split(table)
             scored.write(good)
             rejected.write(bad)
-    return scored.rows, rejected.rows
+            unseen += read_as_missing
+    return Counts(scored.rows, rejected.rows, unseen)
 
 
 class Part:

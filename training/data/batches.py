@@ -33,7 +33,7 @@ from training.data.parsing import misshapen_rows, to_numbers
 from training.data.rows import row_texts
 from training.data.storage import Folder, read_file, write_atomically
 from training.data.store import Batch, Store
-from training.data.validation import check_rows, quarantine
+from training.data.validation import check_rows, quarantine, unseen_values
 
 log = structlog.get_logger(__name__)
 
@@ -296,28 +296,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= MAX_VALUE_SHOWN else f"{text[:MAX_VALUE_SHOWN]}..."
 
 
-def unseen_values(
-    raw: pd.DataFrame, checked: pd.DataFrame, contract: Contract
-) -> dict[str, dict[str, int]]:
-    """Return the values of valid rows that are not in the contract and are read as missing.
-
-    The result has the number of rows by column and value, the most frequent value first.
-    """
-    found = {}
-    for feature in contract.features:
-        if feature.unseen == "missing" and feature.name in checked:
-            values = raw.loc[checked.index, feature.name]
-            is_unseen = values.notna() & (values != MISSING) & (checked[feature.name] == MISSING)
-            if is_unseen.any():
-                found[feature.name] = values[is_unseen].value_counts().to_dict()
-    return found
-
-
 def check_batch(address: str, content: bytes, contract: Contract) -> Checked:
     """Return the checked rows of a file. Raises BatchRejected for an invalid file."""
     raw, misshapen = parse(address, content.decode("utf-8-sig", errors="replace"), contract)
     checked, rejected = check_rows(address, raw, misshapen, contract)
-    unseen = unseen_values(raw, checked, contract)
+    unseen = unseen_values(raw.loc[checked.index], checked, contract)
     identity = raw.reindex(columns=IDENTITY).loc[checked.index]
     checked = checked.assign(
         prediction_id=identity["prediction_id"].astype(object),

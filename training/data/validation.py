@@ -192,6 +192,25 @@ def typed_column(column: pd.Series, feature: Feature) -> pd.Series:
     return frame_numbers(column, feature)
 
 
+def unseen_values(
+    frame: pd.DataFrame, typed: pd.DataFrame, contract: Contract
+) -> dict[str, dict[str, int]]:
+    """Return the values that the contract does not list and that are read as missing.
+
+    `frame` has valid rows before they are `typed`. The result has the number of rows by column and
+    value, the most frequent value first.
+    """
+    found = {}
+    for feature in contract.features:
+        if feature.unseen == "missing" and feature.name in typed:
+            values = frame[feature.name].astype(object)
+            given = values.notna() & (values != MISSING)
+            unseen = values[given.to_numpy() & (typed[feature.name] == MISSING).to_numpy()]
+            if len(unseen):
+                found[feature.name] = unseen.value_counts().to_dict()
+    return found
+
+
 def known_categories(feature: Feature) -> list[str]:
     """Return the categories of a checked column, with '?' if it may occur."""
     return [*feature.categories, MISSING] if feature.has_missing else list(feature.categories)

@@ -25,7 +25,7 @@ from sklearn.pipeline import Pipeline
 from config.contract import Contract, contract_path, load_contract
 from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
 from config.runtime.settings import read_settings
-from training.batch_scoring.score import score_batch
+from training.batch_scoring.score import ScoringError, score_batch
 from training.batch_scoring.spark import spark_session
 from training.batch_scoring.spark_search import run_spark_search
 from training.code_bundle import code_digest
@@ -68,7 +68,16 @@ from training.orchestration.tasks import io_step, notify_failure, promotion_turn
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import InputFile, Registry
 from training.registry.retention import find_expired, summary
-from training.settings import FoldCount, MaxEvals, Seed, Settings, Share, TimeoutS, Weight
+from training.settings import (
+    MAX_REJECTED,
+    FoldCount,
+    MaxEvals,
+    Seed,
+    Settings,
+    Share,
+    TimeoutS,
+    Weight,
+)
 
 MAX_REFERENCE_ROWS = 5000
 NOTIFY: dict[str, Any] = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
@@ -195,13 +204,28 @@ def train(
 
 
 @flow(name="score", result_serializer="json", **NOTIFY)
-def score(source: str, output: str, version: str = "", spark_master: str = "") -> dict[str, Any]:
-    """Score Parquet files with a version (unset: production), here or on Spark."""
+def score(
+    source: str,
+    output: str,
+    version: str = "",
+    spark_master: str = "",
+    max_rejected: Share = MAX_REJECTED,
+) -> dict[str, Any]:
+    """Score Parquet files with a version (unset: production), here or on Spark.
+
+    max_rejected: maximum share of rejected rows; with more, the run fails after its output is
+        written.
+    """
     registry = Registry(read_settings(Settings).mlflow_tracking_uri)
-    done = score_batch(registry, source, output, version, spark_master)._asdict()
-    get_run_logger().info("batch_scored %s", key_values(done))
-    create_table_artifact([done], key="scoring-results")
-    return done
+    done = score_batch(registry, source, output, version, spark_master)
+    get_run_logger().info("batch_scored %s", key_values(done._asdict()))
+    create_table_artifact([done._asdict()], key="scoring-results")
+    if done.share_rejected > max_rejected:
+        raise ScoringError(
+            f"max_rejected: {done.share_rejected:.1%} of the rows were rejected, expected at most"
+            f" {max_rejected:.1%}. They are in {done.rejected} with their problems."
+        )
+    return done._asdict()
 
 
 @flow(name="ingest", persist_result=False, **NOTIFY)
