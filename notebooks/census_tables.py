@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from config.contract import Contract, Feature, load_contract
 from config.runtime.settings import exit_with_message, read_settings
-from training.data.census import Census, load_census
+from training.data.dataset import Dataset, load_dataset
 from training.data.errors import SourceError
 from training.data.storage import write_atomically
 from training.data.synthetic import (
@@ -270,7 +270,7 @@ def write_tables(tables: Tables, path: Path) -> None:
 # --- comparing drawn with real rows -------------------------------------------------------------
 
 
-def compare(real: Census, synthetic: Census, contract: Contract) -> dict[str, float]:
+def compare(real: Dataset, synthetic: Dataset, contract: Contract) -> dict[str, float]:
     """Return how far the synthetic training split is from the real one.
 
     Distances are total variation, in [0, 1], of single columns (`one_way age`) and of pairs.
@@ -351,9 +351,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     contract, settings = load_contract(), read_settings(Settings)
     try:
-        census = load_census(
-            contract, settings.raw_dir, settings.census_folder, settings.quarantine
-        )
+        census = load_dataset(contract, settings)
         if options.command == "tables":
             write_tables(build_tables(census.train, contract), options.out)
             print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
@@ -364,7 +362,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def run_compare(options: argparse.Namespace, census: Census, contract: Contract) -> None:
+def run_compare(options: argparse.Namespace, census: Dataset, contract: Contract) -> None:
     """Print the figures with a goal and the largest distances; write all figures."""
     drawn = synthesize(contract, options.rows, 0, options.seed, read_tables(options.tables))
     figures: dict[str, Any] = compare(census, drawn, contract)

@@ -23,13 +23,14 @@ from config.runtime.settings import (
 )
 from training.batch_scoring.spark import SparkUnavailable
 from training.data.batches import BatchRejected, Limits, forget_rejected, ingest
-from training.data.download import UCI, read_files
-from training.data.errors import SourceError, SourceUnavailable
+from training.data.download import read_files
+from training.data.errors import SourceError, SourceUnavailable, TableError
 from training.data.feedback import FeedbackUnavailable
 from training.data.rows import write_requests
+from training.data.source import CENSUS, SYNTHETIC, check_source, load_source
 from training.data.storage import FilesUnavailable, Folder
 from training.data.store import Store, StoreError, UnknownBatch
-from training.data.synthetic import synthesize
+from training.data.synthetic import TABLES_PATH, check_tables, read_tables, synthesize
 from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.registry.retention import describe_each, find_expired, summary
@@ -47,6 +48,7 @@ from training.settings import (
 
 EXPECTED_ERRORS = (
     SourceError,
+    TableError,
     RegistryUnavailable,
     FilesUnavailable,
     StoreError,
@@ -141,10 +143,9 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     command.add_argument(
         "--data",
-        choices=["uci", "synthetic", "auto"],
-        default="uci",
-        help="source of rows; auto: the real census, or synthetic rows if it is unavailable"
-        " (default: %(default)s)",
+        default="source",
+        help="source: the rows that SOURCE describes (or its name, uci for the census); synthetic:"
+        " made-up census rows; auto: these if the census is unavailable (default: %(default)s)",
     )
     command.add_argument(
         "--unless-production",
@@ -308,20 +309,27 @@ def spark_of(options: argparse.Namespace) -> str:
 
 
 def find_data(data: str, settings: Settings) -> str:
-    """Return the source of rows; for `auto`, synthetic if the census is unavailable.
+    """Return the source of rows; for `auto`, synthetic rows if the census is unavailable.
 
     Raises SourceError before the flow starts, so the user gets one message.
     """
-    if data == "synthetic":
-        return data
-    try:
-        read_files(settings.census_folder, settings.raw_dir, UCI)
-    except SourceUnavailable as err:
-        if data == "uci":
-            raise
-        print(f"{err}\n{BANNER}", file=sys.stderr)
-        return "synthetic"
-    return "uci"
+    source, contract = load_source(settings.source_path), load_contract()
+    if data in ("source", "auto", source.name):
+        check_source(source, contract)
+        try:
+            read_files(source, settings)
+            return source.name
+        except SourceUnavailable as err:
+            if data != "auto" or source.name != CENSUS:
+                raise
+            print(f"{err}\n{BANNER}", file=sys.stderr)
+    elif data != SYNTHETIC:
+        raise SourceError(
+            f"--data: got {data}, expected source, {source.name} (its name), {SYNTHETIC} or auto."
+            " SOURCE names the description of another source."
+        )
+    check_tables(read_tables(TABLES_PATH), contract)
+    return SYNTHETIC
 
 
 def run_ingest(options: argparse.Namespace) -> None:

@@ -7,6 +7,9 @@ from pydantic import Field, SecretStr
 
 from config.runtime.api_keys import KeyHashes
 from config.runtime.settings import YEAR_S, BaseSettings, Port
+from training.code_bundle import ROOT
+
+SOURCE_PATH = ROOT / "config/source.yaml"
 
 # Limits of settings, of options and of the training flow's parameters.
 MaxEvals = Annotated[int, Field(ge=1, le=10_000)]
@@ -22,13 +25,18 @@ class Settings(BaseSettings):
     """Addresses of data and registry, and limits of trainings."""
 
     mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", description="Address of MLflow.")
+    source: str = Field(
+        "",
+        description="Path of the description of the rows' source. Unset: `config/source.yaml`, the"
+        " census.",
+    )
     census_data_dir: str = Field(
         "",
         description="Folder with `adult.data` and `adult.test`. Unset: the cache, else a download.",
     )
     data_dir: str = Field(
         "data",
-        description="Folder of the cached census files, quarantined rows and ingested batches.",
+        description="Folder of downloaded files, quarantined rows and ingested batches.",
     )
     training_store: str = Field(
         "",
@@ -105,19 +113,19 @@ class Settings(BaseSettings):
     )
 
     @property
+    def source_path(self) -> Path:
+        """The description of the rows' source."""
+        return Path(self.source) if self.source else SOURCE_PATH
+
+    @property
     def census_folder(self) -> Path | None:
         """The folder of CENSUS_DATA_DIR, if set."""
         return Path(self.census_data_dir) if self.census_data_dir else None
 
     @property
     def raw_dir(self) -> Path:
-        """The cache of the downloaded census files."""
+        """The cache of downloaded files, one folder a source."""
         return Path(self.data_dir) / "raw"
-
-    @property
-    def quarantine(self) -> Path:
-        """The file of quarantined census rows."""
-        return Path(self.data_dir) / "quarantine.jsonl"
 
     @property
     def batch_quarantine(self) -> Path:

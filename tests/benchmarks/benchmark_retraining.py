@@ -30,7 +30,7 @@ from training.data.assemble import (
     from_feedback,
     reject_overlap,
 )
-from training.data.census import Census, split_judge_traffic
+from training.data.dataset import Dataset, split_judge_traffic
 from training.data.feedback import Feedback
 from training.data.rows import write_requests
 from training.data.validation import check_frame
@@ -84,7 +84,7 @@ def compare(
     models = {"champion": champion}
     for weight in WEIGHTS:
         models[f"weight {weight:g}"] = fit(downsample_old_rows(rows, weight, SEED).frame, contract)
-    for judge, frame in (("newest", rows.recent_holdout), ("census", rows.census_holdout)):
+    for judge, frame in (("newest", rows.recent_holdout), ("census", rows.test_holdout)):
         before = measured(champion, frame, contract)["roc_auc"]
         for who, model in models.items():
             metrics = measured(model, frame, contract)
@@ -96,7 +96,7 @@ def compare(
                 yield at_least(f"{what}: ROC AUC gain", gain, "", -MARGIN_FLOOR_ROC_AUC)
 
 
-def read_traffic(census: Census, contract: Contract) -> tuple[pd.DataFrame, list[Row]]:
+def read_traffic(census: Dataset, contract: Contract) -> tuple[pd.DataFrame, list[Row]]:
     """Return the floor set of the test split, and the other rows as the generator sends them."""
     judges, traffic = split_judge_traffic(census.test, contract)
     with tempfile.TemporaryDirectory() as scratch:

@@ -4,18 +4,18 @@ import sys
 
 from config.contract import CONTRACT_PATH, Contract
 from config.runtime.settings import read_settings
-from training.data.census import Census, load_census
+from training.data.dataset import Dataset, load_dataset
 from training.data.errors import SourceUnavailable
 from training.data.synthetic import synthesize
 from training.model.search_space import SEARCH_FILE, SearchSpace, load_search
 from training.settings import Settings
 
 
-def read_census(contract: Contract) -> Census:
+def read_census(contract: Contract) -> Dataset:
     """Return the real census, or synthetic rows with a warning if it is unavailable."""
     settings = read_settings(Settings)
     try:
-        return load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
+        return load_dataset(contract, settings)
     except SourceUnavailable as err:
         print(f"{err}\nSYNTHETIC ROWS: the figures do not describe real people", file=sys.stderr)
         return synthesize(contract)

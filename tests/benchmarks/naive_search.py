@@ -14,7 +14,7 @@ from hyperopt import fmin, hp
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from config.contract import Contract
-from training.data.census import Census
+from training.data.dataset import Dataset
 from training.model.pipeline import Params, make_pipeline
 from training.model.search import starting_at
 from training.model.search_space import SearchSpace
@@ -24,7 +24,7 @@ N_TREES = 300  # of the first trial: about as many as the search finds for it
 
 
 def naive_search(
-    census: Census, contract: Contract, space: SearchSpace, max_evals: int, folder: Path
+    census: Dataset, contract: Contract, space: SearchSpace, max_evals: int, folder: Path
 ) -> float:
     """Run the search and return its seconds; MLflow stores its runs in `folder`."""
     mlflow.set_tracking_uri(f"sqlite:///{folder}/naive.db")

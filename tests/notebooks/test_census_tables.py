@@ -10,11 +10,11 @@ import pytest
 from config.contract import Contract
 from notebooks import census_tables
 from training.data import synthetic
-from training.data.census import Census
+from training.data.dataset import Dataset
 
 
 @pytest.fixture(scope="module")
-def drawn(contract: Contract) -> Census:
+def drawn(contract: Contract) -> Dataset:
     """A synthetic census of the real one's size."""
     return synthetic.synthesize(contract)
 
@@ -46,12 +46,12 @@ def test_total_variation_is_half_the_sum_of_differences():
 
 
 def test_a_census_has_no_distance_from_itself_and_a_shifted_one_has(drawn, contract):
-    part = Census(drawn.train[:4000], drawn.test[:2000], "synthetic", {}, 0)
+    part = Dataset(drawn.train[:4000], drawn.test[:2000], "synthetic", {}, 0)
     same = census_tables.compare(part, part, contract)
     assert same["worst_one_way"] == same["worst_two_way"] == 0
     assert same["roc_auc_synthetic"] == same["roc_auc_real"] > 0.85
     older = part.train.assign(age=(part.train["age"] + 10).clip(upper=90))
-    moved = census_tables.compare(part, Census(older, part.test, "synthetic", {}, 0), contract)
+    moved = census_tables.compare(part, Dataset(older, part.test, "synthetic", {}, 0), contract)
     assert moved["one_way age"] > 0.2 and moved["one_way sex"] == 0
     assert moved["worst_two_way"] >= moved["worst_one_way"] == moved["one_way age"]
 

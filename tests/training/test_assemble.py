@@ -24,7 +24,7 @@ from training.data.assemble import (
     is_held_out,
     reject_overlap,
 )
-from training.data.census import Census, split_judge_traffic
+from training.data.dataset import Dataset, split_judge_traffic
 from training.data.feedback import Feedback
 from training.data.rows import row_digests
 from training.data.storage import Folder
@@ -33,10 +33,10 @@ from training.data.synthetic import synthesize
 
 
 @pytest.fixture(scope="module")
-def census(contract) -> Census:
+def census(contract) -> Dataset:
     """A small made-up census."""
     train, test = made_up_rows(contract, 400, seed=1), made_up_rows(contract, 300, seed=2)
-    return Census(train, test, "uci", {}, 0)
+    return Dataset(train, test, "uci", {}, 0)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_leaking_would_raise_the_score_and_does_not(census, judges, contract, mo
     assert 0.4 < honest < 0.6 and leaky > 0.8
 
 
-@pytest.mark.parametrize("leaked", ["census_holdout", "recent_holdout"])
+@pytest.mark.parametrize("leaked", ["test_holdout", "recent_holdout"])
 def test_a_holdout_row_among_training_rows_is_rejected(census, judges, contract, leaked):
     rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
     one = getattr(rows, leaked)[list(rows.frame)].head(1)

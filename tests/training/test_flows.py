@@ -36,7 +36,7 @@ from tests.conftest import free_port, gcs_emulator, made_up_rows, mlflow_server
 from training.__main__ import main
 from training.data.assemble import LeakError, assemble_rows
 from training.data.batches import BatchRejected
-from training.data.census import Census, split_judge_traffic
+from training.data.dataset import Dataset, ReadFile, split_judge_traffic
 from training.data.errors import UntrainableRows
 from training.data.rows import write_requests
 from training.model.calibration import Platt
@@ -66,18 +66,19 @@ def small_census(contract, monkeypatch, tracking_uri, tmp_path):
     The training store is empty.
     """
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    census = Census(
+    census = Dataset(
         made_up_rows(contract, 500, seed=1),
         made_up_rows(contract, 300, seed=2),
         source="uci",
         problems={},
         duplicates=0,
         rejected=0,
+        files=(ReadFile("adult.data", "5b00", 500), ReadFile("adult.test", "a2a9", 0)),
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
 
-    def use(census: Census) -> None:
-        monkeypatch.setattr(flows, "read_census", lambda *_: census)
+    def use(census: Dataset) -> None:
+        monkeypatch.setattr(flows, "read_dataset", lambda *_: census)
 
     use(census)
     return census, use
@@ -482,7 +483,7 @@ def test_a_retraining_reads_the_source_of_production(small_census, tracking_uri,
     census, _ = small_census
     flows.train(**SMALL, seed=5, force=True)
     asked = []
-    monkeypatch.setattr(flows, "read_census", lambda data, *_: asked.append(data) or census)
+    monkeypatch.setattr(flows, "read_dataset", lambda data, *_: asked.append(data) or census)
     flows.train(**SMALL, seed=5, data="production")
     production = MlflowClient(tracking_uri).get_model_version_by_alias(MODEL_NAME, "production")
     assert asked == [production.tags["data_source"]] == ["uci"]

@@ -7,7 +7,7 @@ import pytest
 
 from config.contract import Contract
 from training.data import synthetic
-from training.data.census import Census
+from training.data.dataset import Dataset
 from training.data.errors import SourceError
 from training.data.synthetic import Cells, Tables
 from training.data.validation import check_frame
@@ -20,7 +20,7 @@ def tables() -> Tables:
 
 
 @pytest.fixture(scope="module")
-def drawn(contract: Contract) -> Census:
+def drawn(contract: Contract) -> Dataset:
     """A synthetic census of the real one's size."""
     return synthetic.synthesize(contract)
 

@@ -1,8 +1,8 @@
-"""The rows of one training: the census's training split and the labelled rows that join it.
+"""The rows of one training: the source's training split and the labelled rows that join it.
 
 Rows join from ingested batches (`store`) and labelled production rows (`feedback`). One joined row
 in five is never used for training: a hash of its input columns decides. The newest of these holdout
-rows judge a model after drift. Joined rows that look like a holdout row of the census are dropped.
+rows judge a model after drift. Joined rows that look like a holdout row of the source are dropped.
 Every count goes into the run as its lineage.
 """
 
@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 
 from config.contract import Contract
-from training.data.census import Census
-from training.data.download import TRAIN_FILE, UCI
+from training.data.dataset import Dataset
 from training.data.feedback import Feedback
 from training.data.rows import frame_digest, row_digests
 from training.data.store import Batch, Store, StoreError
@@ -36,12 +35,12 @@ class LeakError(Exception):
 class Source(msgspec.Struct, frozen=True):
     """One source of rows with its counts, for the lineage of a run."""
 
-    name: str  # census, the period of a batch, or production
+    name: str  # of the described source, the period of a batch, or production
     source: str  # a file, an address or mongodb
     sha256: str  # of the file, or of the rows if there is no file
     rows: int  # training rows, before old ones are downsampled
     held_out: int = 0  # holdout rows
-    like_judges: int = 0  # dropped: they look like a holdout row of the census
+    like_judges: int = 0  # dropped: they look like a holdout row of the described source
     repeated: int = 0  # dropped: an earlier source has the same prediction
     rejected: int = 0  # dropped: they break the contract, or their label is disputed
 
@@ -58,51 +57,51 @@ class TrainingRows:
     """The rows of one training, which of them are new, and the rows that may judge it."""
 
     frame: pd.DataFrame  # inputs and target
-    joined: np.ndarray  # (n_samples,) bool: not from the census
+    joined: np.ndarray  # (n_samples,) bool: not from the described source
     recent: np.ndarray  # (n_samples,) bool: among the newest joined rows
-    census_holdout: pd.DataFrame  # judge half of the test split, with every column
+    test_holdout: pd.DataFrame  # judge half of the test split, with every column
     recent_holdout: pd.DataFrame  # holdout rows among the newest joined rows; may be empty
     lineage: tuple[Source, ...]
 
 
 def assemble_rows(
-    census: Census,
-    census_holdout: pd.DataFrame,
+    dataset: Dataset,
+    test_holdout: pd.DataFrame,
     sources: Sequence[SourceRows],
     contract: Contract,
     *,
     recent_since: float = 0.0,
     max_recent: int = MAX_RECENT,
 ) -> TrainingRows:
-    """Return the census's training split with the rows that join it.
+    """Return the dataset's training split with the rows that join it.
 
     Joined rows are recent from the Unix time `recent_since` on, at most `max_recent` of them. No
-    row of `recent_holdout` looks like a training row. The official split of the census stays as
-    published, although some rows of its two sides look alike.
+    row of `recent_holdout` looks like a training row. The dataset's own split stays as it
+    is, although some rows of its two sides may look alike.
     """
     columns = [*contract.input_names, contract.target.name]
-    new = classify_rows(sources, census_holdout, contract)
+    new = classify_rows(sources, test_holdout, contract)
     added = new[new["use"] == "rows"]
-    # An empty frame has no types and would change the census's types.
-    frames = [census.train[columns], *([added[columns]] if len(added) else [])]
+    # An empty frame has no types and would change the dataset's types.
+    frames = [dataset.train[columns], *([added[columns]] if len(added) else [])]
     frame = pd.concat(frames, ignore_index=True)
-    n_census = len(census.train)
+    n_own = len(dataset.train)
     newest = new[new["use"].isin(["rows", "held_out"]) & (new["at"] >= recent_since)]
     newest = newest.sort_values("at", kind="stable").tail(max_recent)
     trained = set(row_digests(frame, contract))
     holdout = newest[(newest["use"] == "held_out") & ~newest["digest"].isin(trained)]
     return TrainingRows(
         frame,
-        joined=np.arange(len(frame)) >= n_census,
-        recent=np.r_[np.zeros(n_census, bool), added.index.isin(newest.index)],
-        census_holdout=census_holdout,
+        joined=np.arange(len(frame)) >= n_own,
+        recent=np.r_[np.zeros(n_own, bool), added.index.isin(newest.index)],
+        test_holdout=test_holdout,
         recent_holdout=holdout[columns].reset_index(drop=True),
-        lineage=(census_source(census), *with_counts(sources, new)),
+        lineage=(*dataset_sources(dataset), *with_counts(sources, new)),
     )
 
 
 def classify_rows(
-    sources: Sequence[SourceRows], census_holdout: pd.DataFrame, contract: Contract
+    sources: Sequence[SourceRows], test_holdout: pd.DataFrame, contract: Contract
 ) -> pd.DataFrame:
     """Return all rows of the sources with `source` (its index), `digest` and `use`.
 
@@ -115,7 +114,7 @@ def classify_rows(
     new = pd.concat(frames, ignore_index=True)
     new["digest"] = row_digests(new, contract)
     new["use"] = "rows"  # each later rule overrides the earlier ones
-    new.loc[new["digest"].isin(set(row_digests(census_holdout, contract))), "use"] = "like_judges"
+    new.loc[new["digest"].isin(set(row_digests(test_holdout, contract))), "use"] = "like_judges"
     new.loc[is_held_out(new["digest"]), "use"] = "held_out"
     known = new["prediction_id"].notna() & new["prediction_id"].duplicated()
     new.loc[known, "use"] = "repeated"
@@ -125,7 +124,7 @@ def classify_rows(
 def is_held_out(digests: Sequence[str] | pd.Series) -> np.ndarray:
     """Return True for each digest whose row is never used for training (n_samples,).
 
-    The first digits decide. The last digit decides between the halves of the census's test split.
+    The first digits decide. The last digit decides between the halves of the test split.
     """
     return np.array([int(digest[:8], 16) % HOLDOUT_ONE_IN == 0 for digest in digests], dtype=bool)
 
@@ -162,12 +161,12 @@ def downsample_old_rows(rows: TrainingRows, recent_weight: float, seed: int) -> 
 def reject_overlap(rows: TrainingRows, contract: Contract) -> None:
     """Raise LeakError if a holdout row looks like a training row.
 
-    For the census's holdout rows only joined rows count. `assemble_rows` drops such rows; this
+    For holdout rows of the test split only joined rows count. `assemble_rows` drops such rows; this
     check catches a mistake there.
     """
     digests = pd.Series(row_digests(rows.frame, contract))
     for name, holdout, trained in (
-        ("census", rows.census_holdout, digests[rows.joined]),
+        ("test split", rows.test_holdout, digests[rows.joined]),
         ("newest labelled", rows.recent_holdout, digests),
     ):
         held_out = pd.Series(row_digests(holdout, contract), dtype=object)
@@ -181,19 +180,21 @@ def reject_overlap(rows: TrainingRows, contract: Contract) -> None:
             )
 
 
-def data_digest(census: Census, rows: TrainingRows) -> str:
+def data_digest(dataset: Dataset, rows: TrainingRows) -> str:
     """Return the sha256 of the data of a training and of its gate, without the weights."""
-    return hashlib.sha256(msgspec.json.encode([census.digest, rows.lineage])).hexdigest()
+    return hashlib.sha256(msgspec.json.encode([dataset.digest, rows.lineage])).hexdigest()
 
 
 # --- sources ------------------------------------------------------------------------------------
 
 
-def census_source(census: Census) -> Source:
-    """Return the census's training split as a source; the file's checksum for the real one."""
-    if census.source == "uci":
-        return Source("census", TRAIN_FILE, UCI.checksums[TRAIN_FILE], len(census.train))
-    return Source("census", census.source, census.digest, len(census.train))
+def dataset_sources(dataset: Dataset) -> Iterator[Source]:
+    """Yield each file that gave training rows, with its checksum; synthetic rows have no file."""
+    if not dataset.files:
+        yield Source(dataset.source, dataset.source, dataset.digest, len(dataset.train))
+    for file in dataset.files:
+        if file.rows_train:
+            yield Source(dataset.source, file.name, file.sha256, file.rows_train)
 
 
 def from_store(store: Store, contract: Contract) -> Iterator[SourceRows]:

@@ -1,14 +1,12 @@
-"""The census files: read from a folder or the cache, else downloaded, and checked by checksum.
+"""The files of a source: read from its address, the cache or a given folder, checked by checksum.
 
-The files are those of the UCI "Adult" data set (Becker & Kohavi, 1996, doi:10.24432/C5XW20).
-`parsing` reads their text.
+Files from the web are cached. `table_files` reads their rows.
 """
 
 import hashlib
 import io
 import time
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,103 +15,107 @@ import structlog
 from tqdm import tqdm
 
 from training.data.errors import SourceError, SourceUnavailable
-from training.data.storage import write_atomically
+from training.data.source import CENSUS, Source
+from training.data.storage import read_file, write_atomically
+from training.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-TRAIN_FILE, TEST_FILE = "adult.data", "adult.test"
-REMEDY = (
-    "Put adult.data and adult.test into a folder and name it in CENSUS_DATA_DIR,"
-    " or train on synthetic rows with `--data synthetic`."
-)
-
 
 @dataclass(frozen=True)
-class Origin:
-    """Address of the zip file, and the sha256 of each file in it."""
+class Retries:
+    """How often and how patiently a file is downloaded."""
 
-    url: str
-    checksums: Mapping[str, str]
     attempts: int = 4
     backoff_s: float = 1.0  # before the second attempt; doubled before each further one
     timeout_s: float = 15.0  # to connect, and between two bytes
 
 
-UCI = Origin(
-    url="https://archive.ics.uci.edu/static/public/2/adult.zip",
-    checksums={
-        TRAIN_FILE: "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
-        TEST_FILE: "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
-    },
-)
+def read_files(
+    source: Source, settings: Settings, retries: Retries = Retries()
+) -> dict[str, bytes]:
+    """Return the content of each file of a source by name.
 
-
-def read_files(folder: Path | None, cache_dir: Path, origin: Origin) -> dict[str, bytes]:
-    """Return the content of each file by name, from `folder`, else the cache, else the origin.
-
-    Raises SourceUnavailable without a cache or a download, SourceError for a wrong file.
+    CENSUS_DATA_DIR replaces the census's address. Raises SourceUnavailable for a failed download,
+    FilesUnavailable for one from a bucket, SourceError for a missing file or another checksum.
     """
-    if folder is not None:
-        return read_folder(folder, origin.checksums)
-    if all((cache_dir / name).exists() for name in origin.checksums):
+    if source.name == CENSUS and settings.census_folder is not None:
+        return read_all(source, str(settings.census_folder), retries)
+    if not source.is_web:
+        return read_all(source, source.address, retries)
+    cache = settings.raw_dir / source.name
+    if all((cache / name).exists() for name in source.files):
         try:
-            return read_folder(cache_dir, origin.checksums)
+            return read_all(source, str(cache), retries)
         except SourceError as err:
             log.warning("cache_invalid", error=str(err))
-    contents = fetch(origin)
+    contents = read_all(source, source.address, retries)
     for name, content in contents.items():
-        write_atomically(cache_dir / name, content)
+        write_atomically(cache / name, content)
     return contents
 
 
-def read_folder(folder: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the files of a folder. Raises SourceError for a missing or a wrong file."""
-    contents = {}
-    for name, expected in checksums.items():
-        path = folder / name
-        try:
-            contents[name] = path.read_bytes()
-        except OSError as err:
-            raise SourceError(f"{path}: {err.strerror}. {REMEDY}") from err
-        check_checksum(str(path), contents[name], expected)
+def read_all(source: Source, address: str, retries: Retries) -> dict[str, bytes]:
+    """Return the files at an address, once every checksum is right."""
+    names = list(source.files)
+    if address.endswith(".zip"):
+        contents = unzip(read(address, source, retries), address, source)
+    elif len(names) == 1 and address.rpartition("/")[2] == names[0]:
+        contents = {names[0]: read(address, source, retries)}
+    else:
+        contents = {name: read(f"{address.rstrip('/')}/{name}", source, retries) for name in names}
+    for name, content in contents.items():
+        check_checksum(f"{name} of {address}", content, source, source.files[name])
     return contents
 
 
-def check_checksum(name: str, content: bytes, expected: str) -> None:
+def unzip(content: bytes, address: str, source: Source) -> dict[str, bytes]:
+    """Return the source's files of a zip file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: archive.read(name) for name in source.files}
+    except (KeyError, zipfile.BadZipFile) as err:
+        raise SourceError(f"{address}: unreadable zip file: {err}. {source.remedy}") from err
+
+
+def check_checksum(where: str, content: bytes, source: Source, expected: str) -> None:
     """Raise SourceError, naming both checksums, if they differ."""
     found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    if not expected and source.is_web:
         raise SourceError(
-            f"{name}: truncated or changed; got {len(content)} bytes with sha256 {found},"
-            f" expected {expected}. {REMEDY}"
+            f"{where}: no sha256 in the description of the source, expected one for a file from the"
+            f" web. Check the file, and add its sha256: {found}"
+        )
+    if expected and found != expected:
+        raise SourceError(
+            f"{where}: truncated or changed; got {len(content)} bytes with sha256 {found}, expected"
+            f" {expected}. {source.remedy}"
         )
 
 
-def fetch(origin: Origin) -> dict[str, bytes]:
-    """Return the files of the downloaded zip, once every checksum is right."""
-    files = {}
-    with zipfile.ZipFile(io.BytesIO(download(origin))) as archive:
-        for name, expected in origin.checksums.items():
-            label = f"{name} of {origin.url}"
-            try:
-                files[name] = archive.read(name)
-            except (KeyError, zipfile.BadZipFile) as err:
-                raise SourceError(f"{label}: unreadable in the zip file: {err}. {REMEDY}") from err
-            check_checksum(label, files[name], expected)
-    return files
+def read(address: str, source: Source, retries: Retries) -> bytes:
+    """Return the content at a web address, a gs:// address or a path."""
+    if address.startswith(("https://", "http://")):
+        return download(address, source, retries)
+    if "://" in address:
+        return read_file(address)
+    try:
+        return Path(address).read_bytes()
+    except OSError as err:
+        raise SourceError(f"{address}: {err.strerror}. {source.remedy}") from err
 
 
-def download(origin: Origin) -> bytes:
-    """Return the zip file; retry transient failures with exponential back-off."""
+def download(address: str, source: Source, retries: Retries) -> bytes:
+    """Return the file at a web address; retry transient failures with exponential back-off."""
     reason = ""
-    for attempt in range(origin.attempts):
+    for attempt in range(retries.attempts):
         if attempt:
-            pause_s = origin.backoff_s * 2 ** (attempt - 1)
+            pause_s = retries.backoff_s * 2 ** (attempt - 1)
             log.warning("download_retried", in_s=pause_s, reason=reason)
             time.sleep(pause_s)
         try:
-            content = download_once(origin)
-            if zipfile.is_zipfile(io.BytesIO(content)):
+            content = download_once(address, retries.timeout_s)
+            if not address.endswith(".zip") or zipfile.is_zipfile(io.BytesIO(content)):
                 return content
             reason = f"the response is not a zip file; it starts with {content[:40]!r}"
         except requests.HTTPError as err:
@@ -123,17 +125,17 @@ def download(origin: Origin) -> bytes:
         except requests.RequestException as err:
             reason = str(err)
     raise SourceUnavailable(
-        f"{origin.url}: could not be downloaded in {attempt + 1} attempt(s): {reason}. {REMEDY}"
+        f"{address}: could not be downloaded in {attempt + 1} attempt(s): {reason}. {source.remedy}"
     )
 
 
-def download_once(origin: Origin) -> bytes:
+def download_once(address: str, timeout_s: float) -> bytes:
     """Return the body of one GET, with a progress bar on a terminal. Raises requests' errors."""
     content = io.BytesIO()
-    with requests.get(origin.url, stream=True, timeout=origin.timeout_s) as response:
+    with requests.get(address, stream=True, timeout=timeout_s) as response:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
-        name = origin.url.rsplit("/", 1)[-1]
+        name = address.rsplit("/", 1)[-1]
         with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None) as progress:
             for chunk in response.iter_content(64 * 1024):
                 content.write(chunk)

@@ -1,6 +1,6 @@
 """Synthetic census rows, drawn from the aggregate tables in `config/census_tables.json`.
 
-Replaces `census.load_census` where the real files are missing: it returns a `Census`, marked as
+Replaces `dataset.load_dataset` where the census's files are missing, and marks its `Dataset` as
 synthetic. `python -m notebooks.census_tables` makes the tables and compares drawn with real rows.
 
 The model is a Bayesian network: the income first, and each other column after its parents. These
@@ -16,15 +16,17 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from config.contract import CONTRACT_PATH, Contract, Feature
-from training.data.census import Census
+from config.contract import Contract, Feature
+from training.code_bundle import ROOT
+from training.data.dataset import Dataset
 from training.data.errors import SourceError
+from training.data.source import SYNTHETIC
 from training.data.validation import known_categories
 
-TABLES_PATH = CONTRACT_PATH.with_name("census_tables.json")
+TABLES_PATH = ROOT / "config/census_tables.json"
 ROWS_TRAIN, ROWS_TEST = 32_561, 16_281  # the sizes of the real split
 SMOOTHING = 20  # rows; weight of the table with one parent less, for each group of parents
-REMEDY = "Make new tables from the real files: `python -m notebooks.census_tables tables`."
+REMEDY = "make new tables from the real files: `python -m notebooks.census_tables tables`."
 
 Counts = np.ndarray  # (n_configurations, n_states)
 
@@ -83,7 +85,7 @@ def synthesize(
     rows_test: int = ROWS_TEST,
     seed: int = 0,
     tables: Tables | None = None,
-) -> Census:
+) -> Dataset:
     """Return a synthetic census that keeps the contract; the same seed draws the same rows.
 
     Raises SourceError for tables of other columns or categories.
@@ -93,7 +95,7 @@ def synthesize(
     frame = draw_frame(tables, contract, rows_train + rows_test, seed)
     test = frame[rows_train:].reset_index(drop=True)
     duplicates = int(frame[:rows_train].duplicated().sum() + test.duplicated().sum())
-    return Census(frame[:rows_train], test, "synthetic", {}, duplicates)
+    return Dataset(frame[:rows_train], test, SYNTHETIC, {}, duplicates)
 
 
 def read_tables(path: Path) -> Tables:
@@ -101,7 +103,7 @@ def read_tables(path: Path) -> Tables:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Tables)
     except (OSError, msgspec.DecodeError) as err:
-        raise SourceError(f"{path}: {err}. {REMEDY}") from err
+        raise SourceError(f"{path}: {err}. Fix the file, or {REMEDY}") from err
 
 
 def check_tables(tables: Tables, contract: Contract) -> None:
@@ -115,7 +117,9 @@ def check_tables(tables: Tables, contract: Contract) -> None:
             wrong.append(feature.name)
     if wrong:
         raise SourceError(
-            f"census tables: column(s) {', '.join(wrong)} do not match config/features.yaml."
+            f"synthetic rows: column(s) {', '.join(wrong)} of the contract and of"
+            f" {TABLES_PATH.name} do not match; synthetic rows exist for the census alone. Train"
+            " on the rows of your source (`--data source`). After a change of the census's contract:"
             f" {REMEDY}"
         )
 
@@ -134,7 +138,7 @@ def drawn_features(contract: Contract) -> list[Feature]:
 
 
 def draw_frame(tables: Tables, contract: Contract, n_rows: int, seed: int) -> pd.DataFrame:
-    """Draw rows (n_rows, contract columns and target), typed as in `Census`."""
+    """Draw rows (n_rows, contract columns and target), typed as in `Dataset`."""
     rng = np.random.default_rng(seed)
     sizes = {column.name: column.n_groups for column in tables.columns}
     groups: dict[str, np.ndarray] = {}

@@ -28,6 +28,7 @@ from config.contract import Contract, Target
 from config.feature import Feature, Problem
 from config.events import LabelledRecord
 from training.data.columns import (
+    column_key,
     find_places,
     ignored_columns,
     match_columns,
@@ -65,10 +66,11 @@ class TableFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     kind: Literal["csv", "jsonl", "parquet"] | None = None  # unset: by the file's name
     separator: str | None = None  # unset: found in the first line
-    header: Literal[True] | tuple[str, ...] = True  # or the names, if the file has no header line
+    header: tuple[str, ...] = ()  # names of the columns, if the file has no header line
     quote: str = '"'  # empty: none
     encoding: str = "utf-8"  # a byte-order mark overrides it
     missing: tuple[str, ...] = MISSING_MARKS  # a listed category is never missing
+    missing_in: Mapping[str, tuple[str, ...]] = {}  # more marks, by column
     decimal: Literal[".", ","] = "."
     thousands: Literal["", ".", ",", "'", " "] = ""
     skip: str = ""  # lines before the table that start with this text
@@ -202,7 +204,7 @@ def csv_lines(name: str, text: str, contract: Contract | None, table_format: Tab
         if separator != ",":
             notes.append(f"the fields are separated by {SEPARATORS[separator]}")
     rows = csv_rows(name, text, above, separator, table_format)
-    if table_format.header is True:
+    if not table_format.header:
         number, header = next(rows, (above + 1, []))
         check_header(f"{name}, line {number}", header, contract)
     else:
@@ -464,12 +466,14 @@ def value_reader(feature: Feature, table_format: TableFormat) -> Callable[[Any],
 
     A value that does not fit stays as it is, so that the contract names it.
     """
-    missing = set(table_format.missing) - set(map(to_text, feature.categories))
+    own = {column_key(name): marks for name, marks in table_format.missing_in.items()}
+    marks = {*table_format.missing, *own.get(column_key(feature.name), ())}
+    missing = marks - set(map(to_text, feature.categories))
 
     @lru_cache(maxsize=None, typed=True)
     def read(value: Any) -> Scalar:
         value = to_json_value(value)
-        if value is None or (isinstance(value, str) and value.strip() in missing):
+        if value is None or (to_text(value) or "").strip() in missing:
             return None
         if is_number(feature):
             if isinstance(value, float) and value.is_integer() and feature.kind == "integer":

@@ -2,7 +2,7 @@
 
 Runs after registration. Both models are scored on the same holdout set. The candidate must be
 significantly better; otherwise models that differ by chance would replace each other. After a drift
-retrain the newest labelled rows are the holdout set, and the census of 1994 is the floor set. The
+retrain the newest labelled rows are the holdout set, and the source's test split is the floor set. The
 verdict records the digest of each set.
 """
 
@@ -24,7 +24,7 @@ MARGIN_SEGMENT = 0.02  # of log loss
 # On the floor set a model for a changed world loses up to 0.003 of ROC AUC with 4,000 new rows, and
 # up to 0.015 if these weigh three times as much (`make bench NAME=retraining`).
 MARGIN_FLOOR_ROC_AUC = 0.02
-CENSUS, RECENT = "census", "newest labelled rows"  # names of holdout sets
+TEST_SPLIT, RECENT = "test split", "newest labelled rows"  # names of holdout sets
 RESAMPLES = 1000
 MIN_ROWS, MIN_OF_EACH_CLASS = 200, 30  # of a segment; with fewer its interval is too wide
 MAX_SIZE_MB = 50.0
@@ -57,7 +57,7 @@ class HoldoutSet(NamedTuple):
     frame: pd.DataFrame
     y: np.ndarray
     digest: str
-    name: str = CENSUS
+    name: str = TEST_SPLIT
 
 
 class Interval(NamedTuple):
@@ -108,7 +108,7 @@ class Verdict(msgspec.Struct, frozen=True):
     roc_auc_gain: Interval | None = None
     log_loss_gain: Interval | None = None  # positive: the candidate is better
     segments: tuple[Segment, ...] = ()
-    judge: str = CENSUS
+    judge: str = TEST_SPLIT
     floor: Floor | None = None
 
     def as_tags(self) -> dict[str, str]:

@@ -40,18 +40,20 @@ from training.data.assemble import (
     reject_overlap,
 )
 from training.data.batches import FEED_RULE, BatchRejected, Limits, ingest_feed
-from training.data.census import Census, load_census, split_judge_traffic
+from training.data.dataset import Dataset, load_dataset, split_judge_traffic
+from training.data.errors import SourceError
 from training.data.feedback import read_feedback
 from training.data.rows import frame_digest, records_of, write_requests
+from training.data.source import SYNTHETIC, load_source
 from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
 from training.data.trainable import check_trainable
 from training.evaluation.gate import (
-    CENSUS,
     MIN_OF_EACH_CLASS,
     MIN_ROWS,
     RECENT,
+    TEST_SPLIT,
     HoldoutSet,
     Interval,
     Verdict,
@@ -100,7 +102,7 @@ class SearchSettings:
 # pylint: disable=too-many-arguments, too-many-positional-arguments, too-many-locals
 @flow(name="train", result_serializer="json", **NOTIFY)
 def train(
-    data: str = "uci",
+    data: str = "source",
     max_evals: MaxEvals | None = None,
     timeout_s: TimeoutS | None = None,
     n_folds: FoldCount = 5,
@@ -115,7 +117,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, register and evaluate one model; promote it if the gate passes.
 
-    data: `uci`, `synthetic` or `production`, which is the source of the production version.
+    data: `source` (the rows that SOURCE describes) or its name, `synthetic`, or `production`: the
+        kind of rows that the production version was trained on.
     max_evals: trials of the search; unset: MAX_EVALS.
     trigger: manual, schedule or drift. After drift the newest labelled rows are the holdout set
         and the reference data.
@@ -144,17 +147,17 @@ def train(
     registry = Registry(settings.mlflow_tracking_uri)
     production = registry.production_tags()
     if data == "production":
-        data = production.get("data_source", "uci")
+        data = SYNTHETIC if production.get("data_source") == SYNTHETIC else "source"
         if production.get("with_feedback") == "True":
             with_feedback |= bool(settings.mongodb_address)
 
-    census = read_census(data, seed, contract, settings)
-    judge_rows, traffic_rows = split(census.test, contract)
+    dataset = read_dataset(data, seed, contract, settings)
+    judge_rows, traffic_rows = split(dataset.test, contract)
     sources = read_sources(contract, settings, with_store, with_feedback)
-    rows = join(census, judge_rows, sources, contract, recent_since)
+    rows = join(dataset, judge_rows, sources, contract, recent_since)
     rows = downsample_old_rows(rows, recent_weight, seed)
     digests = {
-        "data_digest": data_digest(census, rows),
+        "data_digest": data_digest(dataset, rows),
         "code_digest": code_digest(),
         "settings_digest": digest(msgspec.json.encode(options)),
     }
@@ -163,28 +166,28 @@ def train(
         return {"run_id": known, "nothing_new": True}
 
     holdouts = choose_holdouts(rows, contract, trigger, production)
-    test = unseen_test(census, rows)
+    test = unseen_test(dataset, rows)
     judged = {one.name: one.frame for one in holdouts if one}
-    check_trainable(rows.frame, {"test split": test, **judged}, contract, n_folds)
-    tags = {**digests, "data_source": census.source, "trigger": trigger}
-    params = msgspec.to_builtins(options) | row_counts(census, rows)
+    check_trainable(rows.frame, judged, contract, n_folds)
+    tags = {**digests, "data_source": dataset.source, "trigger": trigger}
+    params = msgspec.to_builtins(options) | row_counts(dataset, rows)
     with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
         log_lineage(rows, holdouts, registry, run_id)
         best = search(rows.frame, contract, registry, run_id, options)
         model, pipeline = fit(rows.frame, contract, best, seed)
         metrics = evaluate(model, pipeline, test, contract, registry)
         facts = {
-            "data_source": census.source,
+            "data_source": dataset.source,
             "run_id": run_id,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "metrics": json.dumps(metrics),
         }
-        package = export(Path(scratch), model, contract, census.test, facts)
+        package = export(Path(scratch), model, contract, dataset.test, facts)
         write_card(package, rows, test, facts, registry)
         compared = rows.recent if holdouts[0].name == RECENT else np.ones(len(rows.frame), bool)
         reference = make_reference(rows.frame, contract, best, model.threshold, compared)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
-        kept = {"data_source": census.source, "with_feedback": str(with_feedback)}
+        kept = {"data_source": dataset.source, "with_feedback": str(with_feedback)}
         version = register(package, pipeline, registry, kept)
         with promotion_turn():
             verdict = judge(package, registry, holdouts, version)
@@ -278,16 +281,25 @@ def retain() -> None:
 
 
 @io_step
-def read_census(data: str, seed: int, contract: Contract, settings: Settings) -> Census:
-    """Return the checked census, real or synthetic, with its official split."""
-    if data == "synthetic":
+def read_dataset(data: str, seed: int, contract: Contract, settings: Settings) -> Dataset:
+    """Return the checked rows of the source, or synthetic rows, with their split."""
+    if data == SYNTHETIC:
         return synthesize(contract, seed=seed)
-    if data != "uci":
-        raise ValueError(f"data: got {data!r}, expected 'uci', 'synthetic' or 'production'.")
-    census = load_census(contract, settings.raw_dir, settings.census_folder, settings.quarantine)
-    counts = {"train": len(census.train), "test": len(census.test), "rejected": census.rejected}
-    get_run_logger().info("census_read %s", key_values(counts | {"duplicates": census.duplicates}))
-    return census
+    source = load_source(settings.source_path)
+    if data not in ("source", source.name):
+        raise SourceError(
+            f"data: got {data!r}, expected 'source', {source.name!r} (its name), {SYNTHETIC!r} or"
+            " 'production'. SOURCE names the description of another source."
+        )
+    dataset, log = load_dataset(contract, settings, source), get_run_logger()
+    counts = {"train": len(dataset.train), "test": len(dataset.test), "rejected": dataset.rejected}
+    counts["duplicates"] = dataset.duplicates
+    for file in dataset.files:
+        log.info("file_read source=%s %s", source.name, key_values(asdict(file)))
+    for note in dataset.notes:
+        log.info("file_noted source=%s note=%r", source.name, note)
+    log.info("source_read source=%s %s", source.name, key_values(counts))
+    return dataset
 
 
 @step
@@ -300,7 +312,7 @@ def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.Data
 def read_sources(
     contract: Contract, settings: Settings, with_store: bool, with_feedback: bool
 ) -> list[SourceRows]:
-    """Return the labelled rows that may join the census."""
+    """Return the labelled rows that may join the dataset."""
     sources: list[SourceRows] = []
     if with_store:
         sources += from_store(Store(Folder(settings.store_address)), contract)
@@ -311,29 +323,29 @@ def read_sources(
 
 @step
 def join(
-    census: Census,
+    dataset: Dataset,
     judge_rows: pd.DataFrame,
     sources: list[SourceRows],
     contract: Contract,
     recent_since: float,
 ) -> TrainingRows:
-    """Return the census's training split with the rows that join it, without holdout rows."""
-    rows = assemble_rows(census, judge_rows, sources, contract, recent_since=recent_since)
+    """Return the dataset's training split with the rows that join it, without holdout rows."""
+    rows = assemble_rows(dataset, judge_rows, sources, contract, recent_since=recent_since)
     reject_overlap(rows, contract)
     for source in rows.lineage:
         get_run_logger().info("source_joined %s", key_values(msgspec.to_builtins(source)))
     return rows
 
 
-def row_counts(census: Census, rows: TrainingRows) -> dict[str, int]:
+def row_counts(dataset: Dataset, rows: TrainingRows) -> dict[str, int]:
     """Return the numbers of rows, as parameters of the run."""
     return {
         "train_rows": len(rows.frame),
         "joined_rows": int(rows.joined.sum()),
         "recent_rows": int(rows.recent.sum()),
-        "test_rows": len(census.test),
-        "rejected_rows": census.rejected,
-        "duplicate_rows": census.duplicates,
+        "test_rows": len(dataset.test),
+        "rejected_rows": dataset.rejected,
+        "duplicate_rows": dataset.duplicates,
     }
 
 
@@ -342,22 +354,22 @@ def choose_holdouts(
 ) -> tuple[HoldoutSet, HoldoutSet | None]:
     """Return the holdout set and the floor set.
 
-    After drift these are the newest labelled rows and the census. The same holds while the
+    After drift these are the newest labelled rows and the test split. The same holds while the
     production version was judged on such rows. Otherwise the next training would prefer models of
-    1994 again. With too few such rows the census is the holdout set.
+    the time before drift. With too few such rows the test split is the holdout set.
     """
-    census = make_holdout(CENSUS, rows.census_holdout, contract)
+    own = make_holdout(TEST_SPLIT, rows.test_holdout, contract)
     if trigger != "drift" and production.get("judge") != RECENT:
-        return census, None
+        return own, None
     recent = make_holdout(RECENT, rows.recent_holdout, contract)
     counts = np.bincount(recent.y, minlength=2)
     if counts.sum() >= MIN_ROWS and counts.min() >= MIN_OF_EACH_CLASS:
-        return recent, census
+        return recent, own
     get_run_logger().warning(
         "recent_holdout_too_small rows=%d of_rarer_class=%d min_rows=%d min_of_each_class=%d",
         *(counts.sum(), counts.min(), MIN_ROWS, MIN_OF_EACH_CLASS),
     )
-    return census, None
+    return own, None
 
 
 def make_holdout(name: str, frame: pd.DataFrame, contract: Contract) -> HoldoutSet:
@@ -366,12 +378,12 @@ def make_holdout(name: str, frame: pd.DataFrame, contract: Contract) -> HoldoutS
     return HoldoutSet(frame, y, frame_digest(frame)[:16], name)
 
 
-def unseen_test(census: Census, rows: TrainingRows) -> pd.DataFrame:
+def unseen_test(dataset: Dataset, rows: TrainingRows) -> pd.DataFrame:
     """Return the rows to report on: the test split, or its judge half if rows joined.
 
     The traffic half may be among the joined rows, as labelled production rows.
     """
-    return rows.census_holdout if rows.joined.any() else census.test
+    return rows.test_holdout if rows.joined.any() else dataset.test
 
 
 @step

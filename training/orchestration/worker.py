@@ -35,7 +35,7 @@ from config.runtime.settings import read_settings
 from training.data.storage import GCSFS, storage_options
 from training.orchestration.crashes import NO_HEARTBEAT, SILENCE_S, WORKER_STOPPED
 from training.orchestration.tasks import PrefectUnavailable, find_prefect
-from training.settings import Settings
+from training.settings import Settings, absolute
 from training.code_bundle import ROOT, code_digest, code_files
 
 POOL = "income"
@@ -101,6 +101,7 @@ def run_environment(settings: Settings, server: str) -> dict[str, str]:
         "TRAINING_STORE": settings.store_address,
         "FEED": settings.feed_address,
         "CENSUS_DATA_DIR": str(census.resolve()) if census else "",
+        "SOURCE": absolute(settings.source) if settings.source else "",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         # A run that is fetched early would hold the only slot of its deployment.
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
