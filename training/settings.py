@@ -5,11 +5,9 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
+from config.contract import contract_path
 from config.runtime.api_keys import KeyHashes
 from config.runtime.settings import YEAR_S, BaseSettings, Port
-from training.code_bundle import ROOT
-
-SOURCE_PATH = ROOT / "config/source.yaml"
 
 # Limits of settings, of options and of the training flow's parameters.
 MaxEvals = Annotated[int, Field(ge=1, le=10_000)]
@@ -27,8 +25,8 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", description="Address of MLflow.")
     source: str = Field(
         "",
-        description="Path of the description of the rows' source. Unset: `config/source.yaml`, the"
-        " census.",
+        description="The description of the rows' source: a YAML file. Unset: `source.yaml` beside"
+        " the contract.",
     )
     census_data_dir: str = Field(
         "",
@@ -115,7 +113,7 @@ class Settings(BaseSettings):
     @property
     def source_path(self) -> Path:
         """The description of the rows' source."""
-        return Path(self.source) if self.source else SOURCE_PATH
+        return Path(self.source) if self.source else contract_path().with_name("source.yaml")
 
     @property
     def census_folder(self) -> Path | None:

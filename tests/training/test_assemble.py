@@ -24,7 +24,7 @@ from training.data.assemble import (
     is_held_out,
     reject_overlap,
 )
-from training.data.dataset import Dataset, split_judge_traffic
+from training.data.dataset import Dataset, ReadFile, split_judge_traffic
 from training.data.feedback import Feedback
 from training.data.rows import row_digests
 from training.data.storage import Folder
@@ -36,7 +36,7 @@ from training.data.synthetic import synthesize
 def census(contract) -> Dataset:
     """A small made-up census."""
     train, test = made_up_rows(contract, 400, seed=1), made_up_rows(contract, 300, seed=2)
-    return Dataset(train, test, "uci", {}, 0)
+    return Dataset(train, test, "uci", {}, 0, files=(ReadFile("adult.data", "5b00", 400),))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_without_joined_rows_it_is_the_census(census, judges, contract):
     pd.testing.assert_frame_equal(rows.frame, census.train[columns])
     assert not rows.joined.any() and not rows.recent.any() and rows.recent_holdout.empty
     (part,) = rows.lineage
-    assert (part.source, part.rows) == ("adult.data", 400) and part.sha256.startswith("5b002646")
+    assert (part.source, part.rows) == ("adult.data", 400) and part.sha256 == "5b00"
 
 
 def test_one_row_in_five_is_held_out_and_judges(census, judges, contract):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from config.contract import Contract, Problem
-from training.data.columns import label_rule
+from config.contract import Contract
+from config.feature import Problem
 from training.data.download import Retries, read_files
 from training.data.errors import SourceError
 from training.data.rows import row_digests, row_texts
@@ -167,7 +167,7 @@ def rejected_problems(rejected: pd.DataFrame, valid: int, contract: Contract) ->
     if len(others) > MAX_OTHER_LABELS * rows:
         yield (
             f"{target.name}: {len(others)} of {rows} rows have {len(set(others))} other label(s);"
-            f" expected {label_rule(target)}. Name the files' labels in `format.labels` of the"
+            f" expected {target.negative} or {target.positive}. Name the files' labels in `format.labels` of the"
             " source, or correct the contract's target."
         )
     if len(rejected) > MAX_REJECTED * rows:

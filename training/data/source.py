@@ -1,4 +1,4 @@
-"""The description of where rows come from: `config/source.yaml`, or the file that SOURCE names.
+"""The description of where rows come from: the file that SOURCE names, or `source.yaml`.
 
 `download` reads the files, `table_files` their rows, and `dataset` checks and splits them.
 """
@@ -10,12 +10,12 @@ from typing import Annotated
 import msgspec
 import yaml
 
-from config.contract import Contract
+from config.contract import CONTRACT_PATH, Contract
 from training.data.columns import column_key
 from training.data.errors import SourceError
 from training.data.table_files import TableFormat
-from training.settings import SOURCE_PATH
 
+CENSUS_PATH = CONTRACT_PATH.with_name("source.yaml")
 CENSUS = "uci"  # the only source with synthetic rows and with a folder of its own in the settings
 SYNTHETIC = "synthetic"
 RESERVED_NAMES = (SYNTHETIC, "production", "auto", "source")
@@ -79,7 +79,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def load_source(path: Path = SOURCE_PATH) -> Source:
+def load_source(path: Path = CENSUS_PATH) -> Source:
     """Return the description of a YAML file. A relative address starts at the file's folder.
 
     Raises SourceError naming the file and the field.
