@@ -192,7 +192,9 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
 def add_ingest_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `ingest`."""
     what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("file", nargs="?", help="path or gs:// address of a .csv or .jsonl file")
+    what.add_argument(
+        "file", nargs="?", help="path or gs:// address of a table (CSV, JSON lines, Parquet)"
+    )
     what.add_argument("--list", action="store_true", help="list the batches of the store")
     what.add_argument(
         "--undo",
@@ -336,7 +338,8 @@ def run_ingest(options: argparse.Namespace) -> None:
     """Ingest a batch and print the numbers of its rows; or list the batches, or remove one."""
     settings, store = read_settings(Settings), open_store()
     if options.list:
-        print(*[batch.described() for batch in store.batches()], sep="\n")
+        listed = [batch.described() for batch in store.batches()]
+        print(*(listed or [f"{settings.store_address}: no batches"]), sep="\n")
         return
     if options.undo:
         undo_ingest(options.undo, store, settings.feed_address)
@@ -353,6 +356,7 @@ def run_ingest(options: argparse.Namespace) -> None:
         print(f"already ingested at {batch.ingested_at}: {what}; nothing was added")
         return
     print(f"ingested {options.file} into {settings.store_address}: {what}")
+    print(*[f"{note}\n" for note in done.notes], sep="", end="")
     if batch.duplicates:
         print(f"kept {batch.duplicates} rows that equal an earlier row of {batch.period}")
     if done.known:

@@ -43,8 +43,8 @@ class Settings(BaseSettings):
     )
     feed: str = Field(
         "",
-        description="Folder or `gs://bucket/folder` where batches arrive as `YYYY-MM*.csv` or"
-        " `.jsonl`. Prefect ingests new ones on the second of each month.",
+        description="Folder or `gs://bucket/folder` where batches arrive as `YYYY-MM*.csv`,"
+        " `.parquet` or `.jsonl`. Prefect ingests new ones on the second of each month.",
     )
     mongodb_address: str = Field(
         "", description="Address of the prediction log in MongoDB, for `--with-feedback`."

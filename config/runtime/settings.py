@@ -88,8 +88,10 @@ def read_env_file(path: Path) -> dict[str, str]:
             if one.error or (one.key and one.value is None):
                 text = one.original.string.lstrip("\n")  # of empty lines before it
                 line = one.original.line + len(one.original.string) - len(text)
+                name, is_set, _ = text.strip().partition("=")  # the value may be a password
+                got = f"{name}=... with an open quote" if is_set else repr(name)
                 raise SettingsError(
-                    f"{path}, line {line}: got {text.strip()!r}, expected NAME=value."
+                    f"{path}, line {line}: got {got}, expected NAME=value."
                     ' Put a value with quotes or # between other quotes: NAME="it\'s"'
                 )
             if one.key:

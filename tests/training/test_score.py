@@ -5,16 +5,20 @@ import os
 import shutil
 import signal
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tests.conftest import gcs_emulator, made_up_rows
 from training.data.storage import open_address
 from training.batch_scoring.score import Scorer, ScoringError, Summary, score_batch, score_files
+from training.model.onnx_export import Package
 
 ROWS = 3000
 
@@ -74,7 +78,7 @@ def engine(request):
 
 def test_every_row_gets_the_probability_of_the_graph(package, people, tmp_path, engine):
     done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"), engine)
-    assert done == Summary("7", ROWS, 0, str(tmp_path / "out"), "")
+    assert done == Summary("7", ROWS, 0, str(tmp_path / "out"), "", {}, [])
     raw, scored = read(people), read(tmp_path / "out")
     assert scored[raw.columns.tolist()].equals(raw)
     assert scored["probability"].to_numpy() == pytest.approx(package.score(raw), abs=1e-6)
@@ -121,7 +125,8 @@ def test_a_bucket_is_read_and_written(package, people, tmp_path, monkeypatch):
         spoil(people, age=300)
         bucket.put(str(people / "0.parquet"), "tests/people/0.parquet")
         done = score_files(scorer, "gs://tests/people", "gs://tests/scored")
-        assert done == Summary("7", ROWS - 1, 1, "gs://tests/scored", "gs://tests/scored-rejected")
+        outputs = "gs://tests/scored", "gs://tests/scored-rejected"
+        assert done == Summary("7", ROWS - 1, 1, *outputs, {}, [])
         bucket.get("tests/scored/", str(tmp_path / "back"), recursive=True)
         assert len(read(tmp_path / "back")) == ROWS - 1
         assert bucket.exists("tests/scored/_SUCCESS")
@@ -130,8 +135,9 @@ def test_a_bucket_is_read_and_written(package, people, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda frame: frame.drop(columns=["age", "sex"]), "missing column(s) age, sex; it has"),
+        (lambda frame: frame.drop(columns=["age", "sex"]), "missing age, sex;"),
         (lambda frame: frame.assign(probability=0.5), "scoring adds probability"),
+        (lambda frame: frame.assign(AGE=5), "age: got columns 2 (age) and 14 (AGE), expected one"),
     ],
 )
 def test_a_file_that_cannot_be_scored_is_named_before_any_work(
@@ -150,7 +156,7 @@ def test_an_empty_folder_another_format_and_an_existing_output_are_rejected(
 ):
     scorer, out = Scorer(package, "7"), str(tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ScoringError, match="no rows; expected .parquet files"):
+    with pytest.raises(ScoringError, match="found no file, expected .parquet files"):
         score_files(scorer, str(tmp_path / "empty"), out)
     (people / "2.parquet").write_text("age,sex\n")
     with pytest.raises(ScoringError, match="2.parquet: not a Parquet file"):
@@ -198,3 +204,110 @@ def test_numbers_may_be_of_any_width(package, people, tmp_path):
     score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
     scored = read(tmp_path / "out")["probability"].to_numpy()
     assert scored == pytest.approx(package.score(raw), abs=1e-6)
+
+
+def score_table(package: Package, table: pa.Table, folder: Path) -> tuple[Summary, pd.DataFrame]:
+    """Score one table; return the summary and the scored rows."""
+    folder.mkdir()
+    parquet.write_table(table, folder / "rows.parquet")
+    done = score_files(Scorer(package, "7"), str(folder / "rows.parquet"), str(folder / "out"))
+    return done, pd.read_parquet(folder / "out")
+
+
+def test_types_of_other_tools_are_read(package, contract, tmp_path):
+    """pandas' categories with missing values, and decimals, ended in a traceback or no row."""
+    frame = made_up_rows(contract, 40)[list(contract.input_names)]
+    frame["workclass"] = [None, "?", *frame["workclass"][2:]]
+    plain, _ = score_table(package, pa.Table.from_pandas(frame), tmp_path / "plain")
+    assert plain.rows_scored == 40
+    categories = frame.replace({"?": None}).assign(
+        **{name: frame[name].astype("category") for name in ("workclass", "sex", "native_country")}
+    )
+    decimals = frame.assign(age=[Decimal(int(age)) for age in frame["age"]])
+    large = pa.Table.from_pandas(frame)
+    large = large.cast(
+        pa.schema(
+            [
+                field.with_type(pa.large_string()) if field.type == pa.string() else field
+                for field in large.schema
+            ]
+        )
+    )
+    expected = pd.read_parquet(tmp_path / "plain/out")["probability"].tolist()
+    for name, table in {
+        "categories": pa.Table.from_pandas(categories),
+        "decimals": pa.Table.from_pandas(decimals),
+        "large": large,
+    }.items():
+        done, scored = score_table(package, table, tmp_path / name)
+        assert (done.rows_scored, done.rows_rejected) == (40, 0), name
+        assert scored["probability"].tolist() == expected
+
+
+def test_columns_match_by_the_rule_of_headers_and_keep_their_names(package, contract, tmp_path):
+    frame = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
+    frame.columns = [name.upper().replace("_", "-") for name in frame.columns]
+    done, scored = score_table(package, pa.Table.from_pandas(frame), tmp_path / "upper")
+    assert done.rows_scored == 20 and list(scored)[:-3] == list(frame)
+
+
+def test_a_repeated_column_is_named_before_any_work(package, contract, tmp_path):
+    """Such a file ended in a traceback."""
+    table = pa.Table.from_pandas(made_up_rows(contract, 20)[list(contract.input_names)])
+    twice = table.append_column("age", table.column("age"))
+    with pytest.raises(ScoringError, match=r"age: got columns 1 \(age\) and 13 \(age\)"):
+        score_table(package, twice, tmp_path / "age")
+    notes = table.append_column("note", table["sex"]).append_column("note", table["sex"])
+    with pytest.raises(ScoringError, match="two columns have the name note. Rename"):
+        score_table(package, notes, tmp_path / "note")
+
+
+def test_names_that_start_with_a_point_or_underscore_are_passed_over(package, people, tmp_path):
+    """Parts of a job that was never committed were scored, and a Delta table's log was an error."""
+    for name in ("_temporary/0/part.parquet", ".spark-staging/part.parquet", "._0.parquet"):
+        (people / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(people / "0.parquet", people / name)
+    (people / "_delta_log").mkdir()
+    pd.DataFrame({"add": [1]}).to_parquet(people / "_delta_log" / "00.checkpoint.parquet")
+    (people / "empty.parquet").write_bytes((people / "0.parquet").read_bytes())
+    pd.read_parquet(people / "0.parquet")[:0].to_parquet(people / "empty.parquet")
+    (people / "more.csv").write_text("age,sex\n")
+    done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
+    assert done.rows_scored == ROWS
+    assert done.notes[0].endswith(f".parquet: {people}/more.csv")
+    assert "is a Delta table" in done.notes[1] and len(done.notes) == 2
+
+
+def test_the_names_of_folders_add_columns(package, contract, tmp_path, engine):
+    frame = made_up_rows(contract, 60).assign(person=range(60), day="2026-11-28 #1")
+    frame["occupation"] = [None, *frame["occupation"][1:]]
+    inputs = frame[["person", "day", *contract.input_names]]
+    folder, whole = tmp_path / "people", tmp_path / "whole"
+    inputs.to_parquet(folder, partition_cols=["day", "sex", "age", "occupation"])
+    scorer = Scorer(package, "7")
+    done = score_files(scorer, str(folder), str(tmp_path / "out"), engine)
+    assert (done.rows_scored, done.rows_rejected) == (60, 0)
+    scored = read(tmp_path / "out")
+    assert scored["probability"].to_numpy() == pytest.approx(package.score(frame), abs=1e-6)
+    assert scored["sex"].tolist() == frame["sex"].tolist() and set(scored["day"]) == set(
+        frame["day"]
+    )
+    whole.mkdir()
+    one = next(folder.glob("day=*")) / "sex=Male"
+    done = score_files(scorer, str(one), str(whole / "out"))
+    assert done.rows_scored == (frame["sex"] == "Male").sum()
+    assert "day" not in read(whole / "out")
+
+
+def test_unseen_values_that_are_read_as_missing_are_counted(package, people, tmp_path):
+    spoil(people, native_country="Wakanda")
+    done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
+    assert done.unseen == {"native_country": 1} and done.rows_scored == ROWS
+
+
+def test_another_format_is_named(package, tmp_path):
+    (tmp_path / "rows.csv").write_text("age,sex\n39,Male\n")
+    with pytest.raises(ScoringError, match="rows.csv: got .*rows.csv, expected .parquet files"):
+        score_files(Scorer(package, "7"), str(tmp_path / "rows.csv"), str(tmp_path / "out"))
+    with pytest.raises(ScoringError, match="none: found no file, expected .parquet"):
+        score_files(Scorer(package, "7"), str(tmp_path / "none"), str(tmp_path / "out"))

@@ -122,19 +122,26 @@ class Scorer:
 
         Also returns the number of unseen values of scored rows by column.
         """
-        places = match_columns("", table.column_names, self.contract, labelled=False).places
-        names = self.contract.input_names
-        frame = pa.table([table.column(places[name]) for name in names], names).to_pandas()
+        frame = self.inputs(table)
         valid, typed, problems = check_inputs(frame, self.contract)
-        unseen = unseen_values(frame[valid], typed, self.contract)
+        values = unseen_values(frame[valid], typed, self.contract)
+        unseen = Counter({name: sum(rows.values()) for name, rows in values.items()})
         good, bad = table.filter(pa.array(valid)), table.filter(pa.array(~valid))
+        for (name, kind), column in zip(ADDED.items(), self.added(typed), strict=True):
+            good = good.append_column(name, pa.array(column, kind))
+        return good, bad.append_column("problems", pa.array(problems, pa.string())), unseen
+
+    def added(self, typed: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return the columns that scoring adds to valid rows."""
         probability = self.score(typed)
         classes = (probability >= self.threshold).astype(np.int8)
-        added = (probability, classes, [self.version] * len(probability))
-        for (name, kind), values in zip(ADDED.items(), added, strict=True):
-            good = good.append_column(name, pa.array(values, kind))
-        bad = bad.append_column("problems", pa.array(problems, pa.string()))
-        return good, bad, Counter({name: sum(values.values()) for name, values in unseen.items()})
+        return probability, classes, [self.version] * len(probability)
+
+    def inputs(self, table: pa.Table) -> pd.DataFrame:
+        """Return the contract's input columns of a table, under the contract's names."""
+        places = match_columns("", table.column_names, self.contract, labelled=False).places
+        names = self.contract.input_names
+        return pa.table([table.column(places[name]) for name in names], names).to_pandas()
 
 
 def score_batch(
@@ -247,8 +254,8 @@ def file_notes(source: str, files: Files) -> list[str]:
         notes.append(f"passed over, because they do not end in {SUFFIX}: {some_of(files[1])}")
     if files.is_delta:
         notes.append(
-            f"{source} is a Delta table. Every file was scored, also files that its log has removed;"
-            " VACUUM removes them."
+            f"{source} is a Delta table. Every file was scored, also files that its log has"
+            " removed. VACUUM deletes these."
         )
     return notes
 
@@ -314,7 +321,7 @@ def match_file(name: str, columns: list[str], contract: Contract) -> dict[str, s
     try:
         places = match_columns(name, columns, contract, labelled=False).places
     except TableError as err:
-        raise ScoringError(f"{err} The file has {', '.join(columns)}.") from err
+        raise ScoringError(f"{err} The file has {', '.join(columns)}. Nothing was scored.") from err
     if twice := [column for column, count in Counter(columns).items() if count > 1]:
         raise ScoringError(f"{name}: two columns have the name {twice[0]}. Rename one of them.")
     if taken := [column for column in (*ADDED, "problems") if column in columns]:

@@ -4,19 +4,14 @@ A file comes from the monthly feed or from an export of the prediction log. The 
 the store. Invalid rows are quarantined with their problems. A file is rejected if too many of its
 rows are invalid, or if only one class is left.
 
-    .csv    a header of contract columns and the target, whose values are the contract's labels;
-            '?' or an empty field for a missing value
-    .jsonl  {"record": {...}, "label": 0 or 1} a line, as in `config.events.LabelledRecord`, where
-            0 is the class of the negative label
+The file is a table with the contract's columns and the target, in any format of `table_files`, or
+JSON lines of `config.events.LabelledRecord`: {"record": {...}, "label": 0 or 1}, where 0 is the
+class of the negative label.
 """
 
-import csv
 import hashlib
-import io
 import json
 import re
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,26 +22,24 @@ import msgspec
 import pandas as pd
 import structlog
 
-from config.contract import MISSING, Contract, Problem, nearest
-from config.events import LabelledRecord
-from training.data.parsing import misshapen_rows, to_numbers
+from config.contract import Contract, Problem
+from training.data.errors import TableError
 from training.data.rows import row_texts
 from training.data.storage import Folder, read_file, write_atomically
 from training.data.store import Batch, Store
+from training.data.table_files import IDENTITY, TableFormat, read_table
 from training.data.validation import check_rows, quarantine, unseen_values
 
 log = structlog.get_logger(__name__)
 
 PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
-FEED_NAME = re.compile(rf"(?P<period>{PERIOD.pattern}).*\.(csv|jsonl)", re.IGNORECASE)
-FEED_RULE = "YYYY-MM*.csv or YYYY-MM*.jsonl, as in 2026-10-feed.csv"
-IDENTITY = ["prediction_id", "predicted_at"]
-LINE_RULE = 'an object {"record": {column: value, ...}, "label": 0 or 1}'
-MAX_SHOWN = 200  # characters of an invalid line
+FEED_NAME = re.compile(
+    rf"(?P<period>{PERIOD.pattern}).*\.(csv|tsv|jsonl|ndjson|parquet)(\.gz)?", re.IGNORECASE
+)
+FEED_RULE = "YYYY-MM*.csv (or .tsv, .jsonl, .ndjson, .parquet, and .gz), as in 2026-10-feed.csv"
 MAX_VALUE_SHOWN = 60  # characters of an invalid value
 MAX_FAULTS_SHOWN = 5  # fields
 MIN_SHARE_ROWS = 60  # a share of fewer rows says little
-CLOCK_SKEW_S = 300  # of the machine that predicted
 
 
 class BatchRejected(Exception):
@@ -85,13 +78,6 @@ class Fault(NamedTuple):
         return f"{field}: {self.rows} rows, e.g. got {shortened(value)}; {rule}"
 
 
-class Parsed(NamedTuple):
-    """Rows of a file by line number (contract columns and target), and its misshapen lines."""
-
-    raw: pd.DataFrame
-    misshapen: pd.DataFrame
-
-
 class Ingested(NamedTuple):
     """Result of ingesting one file."""
 
@@ -102,6 +88,7 @@ class Ingested(NamedTuple):
     faults: Sequence[Fault] = ()  # of the quarantined rows
     # Rows by column and value that is read as missing:
     unseen: Mapping[str, dict[str, int]] = MappingProxyType({})
+    notes: Sequence[str] = ()  # how the file was read, and its ignored columns
 
 
 class Checked(NamedTuple):
@@ -110,6 +97,7 @@ class Checked(NamedTuple):
     valid: pd.DataFrame  # typed, with prediction_id and predicted_at
     rejected: pd.DataFrame
     unseen: dict[str, dict[str, int]]
+    notes: list[str]
 
 
 class Feed(NamedTuple):
@@ -129,6 +117,7 @@ def ingest(
     quarantine_dir: Path,
     *,
     limits: Limits = Limits(),
+    table_format: TableFormat = TableFormat(),
 ) -> Ingested:
     """Check the file at a path or gs:// address and append its valid rows to the store.
 
@@ -140,13 +129,13 @@ def ingest(
     sha256 = hashlib.sha256(content).hexdigest()
     if batch := store.find(sha256):
         return known_file(batch, address, period)
-    checked, rejected, unseen = check_batch(address, content, contract)
+    checked, rejected, unseen, notes = check_batch(address, content, contract, table_format)
     rejects = quarantine_dir / f"{period}-{sha256[:12]}.jsonl" if len(rejected) else None
     if rejects:
         quarantine(rejected, rejects)
     faults = find_faults(rejected)
     if problem := batch_problem(checked, len(rejected), limits, contract):
-        raise batch_rejected(address, problem, faults, rejects)
+        raise batch_rejected(address, problem, faults, notes, rejects)
     new = new_predictions(checked, known_predictions(checked, store))
     same_period = [store.rows(batch) for batch in store.batches() if batch.period == period]
     batch = Batch(
@@ -165,7 +154,9 @@ def ingest(
     if unseen:  # no log line contains a value of a record
         counts = {name: sum(values.values()) for name, values in unseen.items()}
         log.warning("values_read_as_missing", source=address, fields=counts)
-    return Ingested(added, True, len(checked) - len(new), rejects, faults, unseen)
+    if notes:
+        log.info("table_read", source=address, notes=notes)
+    return Ingested(added, True, len(checked) - len(new), rejects, faults, unseen, notes)
 
 
 def ingest_feed(
@@ -263,12 +254,17 @@ def batch_problem(
 
 
 def batch_rejected(
-    address: str, problem: str, faults: Sequence[Fault], rejects: Path | None
+    address: str,
+    problem: str,
+    faults: Sequence[Fault],
+    notes: Sequence[str],
+    rejects: Path | None,
 ) -> BatchRejected:
     """Return the error for a batch, with its problem, all faults of its rows and the remedy."""
     summaries = "".join(f" {fault.summary()}." for fault in faults[:MAX_FAULTS_SHOWN])
     if more := len(faults[MAX_FAULTS_SHOWN:]):
         summaries += f" {more} more fields have problems."
+    summaries += "".join(f" {note[0].upper()}{note[1:]}." for note in notes)
     where = f" The rejected rows are in {rejects}." if rejects else ""
     return BatchRejected(
         f"{address}: {problem}.{summaries} Nothing was stored.{where} Fix the file and ingest it"
@@ -296,9 +292,14 @@ def shortened(value: Any) -> str:
     return text if len(text) <= MAX_VALUE_SHOWN else f"{text[:MAX_VALUE_SHOWN]}..."
 
 
-def check_batch(address: str, content: bytes, contract: Contract) -> Checked:
+def check_batch(
+    address: str, content: bytes, contract: Contract, table_format: TableFormat
+) -> Checked:
     """Return the checked rows of a file. Raises BatchRejected for an invalid file."""
-    raw, misshapen = parse(address, content.decode("utf-8-sig", errors="replace"), contract)
+    try:
+        raw, misshapen, notes = read_table(address, content, contract, table_format)
+    except TableError as err:
+        raise BatchRejected(f"{err} Nothing was stored.") from err
     checked, rejected = check_rows(address, raw, misshapen, contract)
     unseen = unseen_values(raw.loc[checked.index], checked, contract)
     identity = raw.reindex(columns=IDENTITY).loc[checked.index]
@@ -306,128 +307,7 @@ def check_batch(address: str, content: bytes, contract: Contract) -> Checked:
         prediction_id=identity["prediction_id"].astype(object),
         predicted_at=identity["predicted_at"].astype("float64"),
     )
-    return Checked(checked.reset_index(drop=True), rejected, unseen)
-
-
-def parse(address: str, text: str, contract: Contract) -> Parsed:
-    """Return the rows of a file in the format that its name ends in. Raises BatchRejected."""
-    kind = Path(address).suffix.lower()
-    if kind == ".csv":
-        return parse_csv(address, text, contract)
-    if kind == ".jsonl":
-        return parse_lines(address, text, contract)
-    raise BatchRejected(
-        f"{address}: unknown format; got {kind!r}, expected .csv (with a header) or .jsonl"
-        f" ({LINE_RULE} a line)."
-    )
-
-
-def parse_csv(address: str, text: str, contract: Contract) -> Parsed:
-    """Return the rows of a CSV file with a header.
-
-    Whole numbers become int; '?' and empty fields become None.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-    rows: dict[int, list[str]] = {}
-    try:
-        header = next(reader, [])
-        check_header(address, header, contract)
-        rows = {reader.line_num: fields for fields in reader if fields}
-    except csv.Error as err:
-        raise BatchRejected(
-            f"{address}, line {reader.line_num}: {err}; expected comma-separated values, with"
-            ' quotes (") around a value that contains a comma.'
-        ) from err
-    whole = {line: fields for line, fields in rows.items() if len(fields) == len(header)}
-    raw = pd.DataFrame.from_dict(whole, orient="index", columns=header, dtype=object)
-    raw = raw.replace({MISSING: None, "": None})
-    for name in header:
-        if name != contract.target.name and not contract[name].is_categorical:
-            raw[name] = to_numbers(raw[name])
-    return Parsed(raw, misshapen_rows(rows, len(header), separator=","))
-
-
-def check_header(address: str, header: list[str], contract: Contract) -> None:
-    """Raise BatchRejected naming every missing, unknown or repeated column."""
-    target = contract.target.name
-    known = (*contract.by_name, target)
-    missing = [name for name in (*contract.input_names, target) if name not in header]
-    problems = [f"missing {', '.join(missing)}"] if missing else []
-    for name, count in Counter(header).items():
-        if name not in known:
-            hint = nearest(name, known)
-            problems.append(f"{name}: unknown column" + (f"; did you mean {hint}?" if hint else ""))
-        elif count > 1:
-            problems.append(f"{name}: got {count} columns, expected one")
-    if problems:
-        optional = ", ".join(feature.name for feature in contract.features if not feature.used)
-        raise BatchRejected(
-            f"{address}: wrong header: {'; '.join(problems)}. Expected {', '.join(known)}"
-            f" ({optional} may be absent; config/features.yaml). Fix the first line and ingest the"
-            " file again."
-        )
-
-
-def parse_lines(address: str, text: str, contract: Contract) -> Parsed:
-    """Return the rows of a JSON-lines file.
-
-    Raises BatchRejected if all records lack a needed column.
-    """
-    decode = msgspec.json.Decoder(LabelledRecord).decode
-    rows: dict[int, LabelledRecord] = {}
-    misshapen: list[tuple[int, object, list[Problem]]] = []
-    for number, line in enumerate(text.split("\n"), start=1):  # a string may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            row = decode(line)
-        except msgspec.DecodeError as err:
-            problem = Problem("line", line[:MAX_SHOWN], f"{LINE_RULE}: {err}")
-            misshapen.append((number, line, [problem]))
-            continue
-        if problems := line_problems(row, contract):
-            misshapen.append((number, msgspec.to_builtins(row), problems))
-        else:
-            rows[number] = row
-    check_columns(address, list(rows.values()), contract)
-    seen = [name for name in contract.by_name if any(name in row.record for row in rows.values())]
-    raw = pd.DataFrame(
-        [[row.record.get(name) for name in seen] for row in rows.values()],
-        index=list(rows),
-        columns=seen or list(contract.by_name),
-        dtype=object,
-    )
-    raw[contract.target.name] = [row.label for row in rows.values()]
-    for name in IDENTITY:
-        raw[name] = pd.Series([getattr(row, name) for row in rows.values()], raw.index, object)
-    columns = ["line", "row", "problems"]
-    return Parsed(raw, pd.DataFrame(misshapen, columns=columns, dtype=object))
-
-
-def line_problems(row: LabelledRecord, contract: Contract) -> list[Problem]:
-    """Return the problems of a line that the check of a table does not find."""
-    problems = []
-    if not row.record.keys() <= contract.by_name.keys():
-        problems += contract.check(row.record)
-    if row.label not in (0, 1):
-        negative, positive = contract.target.labels
-        problems.append(Problem("label", row.label, f"0 ({negative}) or 1 ({positive})"))
-    latest = time.time() + CLOCK_SKEW_S
-    if row.predicted_at is not None and not 0 <= row.predicted_at <= latest:
-        rule = "a Unix time in seconds that is not in the future"
-        problems.append(Problem("predicted_at", row.predicted_at, rule))
-    return problems
-
-
-def check_columns(address: str, rows: list[LabelledRecord], contract: Contract) -> None:
-    """Raise BatchRejected naming the needed columns that all records lack."""
-    missing = [n for n in contract.input_names if not any(n in row.record for row in rows)]
-    if rows and missing:
-        raise BatchRejected(
-            f"{address}: all records lack {', '.join(missing)}; expected"
-            f" {', '.join(contract.input_names)} in each (config/features.yaml). Add them and"
-            " ingest the file again."
-        )
+    return Checked(checked.reset_index(drop=True), rejected, unseen, notes)
 
 
 def known_predictions(checked: pd.DataFrame, store: Store) -> set[str]:

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import re
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +56,7 @@ DATE_WITH_TIME = re.compile(r"(\d{4}-\d{2}-\d{2})[T ]\d{2}:\d{2}.*")
 IDENTITY = ["prediction_id", "predicted_at"]  # of a labelled record
 RECORD_RULE = 'an object {"record": {column: value, ...}, "label": 0 or 1}'
 LINE_RULE = f"an object {{column: value, ...}} or {RECORD_RULE}"
+CLOCK_SKEW_S = 300  # of the machine that predicted
 MAX_SHOWN = 200  # characters of an invalid line in the quarantine
 
 Scalar = str | int | float | bool | None
@@ -330,7 +332,8 @@ def check_header(where: str, header: list[str], contract: Contract | None) -> No
 def json_lines(name: str, text: str, contract: Contract | None) -> Lines:
     """Return the rows of a JSON-lines file: flat objects, or labelled records.
 
-    A labelled record with an unknown column is misshapen. Other objects may have more columns.
+    A labelled record with an unknown column, class or time is misshapen. Other objects may have
+    more columns.
     """
     if text.lstrip().startswith("["):
         raise TableError(
@@ -340,10 +343,10 @@ def json_lines(name: str, text: str, contract: Contract | None) -> Lines:
     rows, records, misshapen = decode_lines(text)
     for number, record in records.items():
         row = in_contracts_names(record.record, contract)
-        if contract is None or row.keys() <= contract.by_name.keys():
-            rows[number] = row | label_of(record, contract)
+        if problems := list(record_problems(record, row, contract)):
+            misshapen.append((number, msgspec.to_builtins(record), problems))
         else:
-            misshapen.append((number, msgspec.to_builtins(record), contract.check(row)))
+            rows[number] = row | label_of(record, contract)
     rows = dict(sorted(rows.items()))
     misshapen.sort(key=lambda one: one[0])
     header = list(dict.fromkeys(key for row in rows.values() for key in row))
@@ -391,12 +394,29 @@ def in_contracts_names(
     return {names.get(key, key): value for key, value in record.items()}
 
 
+def record_problems(
+    record: LabelledRecord, row: Mapping[str, Scalar], contract: Contract | None
+) -> Iterator[Problem]:
+    """Yield the problems of a labelled record that the check of its columns does not find.
+
+    A prediction of the future would be among the newest rows forever.
+    """
+    if record.label not in (0, 1):
+        negative, positive = contract.target.labels if contract else ("negative", "positive")
+        yield Problem("label", record.label, f"0 ({negative}) or 1 ({positive})")
+    latest = time.time() + CLOCK_SKEW_S
+    if record.predicted_at is not None and not 0 <= record.predicted_at <= latest:
+        rule = "a Unix time in seconds that is not in the future"
+        yield Problem("predicted_at", record.predicted_at, rule)
+    if contract is not None and not row.keys() <= contract.by_name.keys():
+        yield from contract.check(dict(row))
+
+
 def label_of(record: LabelledRecord, contract: Contract | None) -> dict[str, Scalar]:
-    """Return the label of a record, in the contract's words if it is a class."""
+    """Return the label of a record: the contract's label for its class."""
     if contract is None:
         return {"label": record.label}
-    target = contract.target
-    return {target.name: target.labels[record.label] if record.label in (0, 1) else record.label}
+    return {contract.target.name: contract.target.labels[record.label]}
 
 
 def parquet_lines(name: str, content: bytes) -> Lines:

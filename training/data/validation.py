@@ -207,7 +207,8 @@ def unseen_values(
             given = values.notna() & (values != MISSING)
             unseen = values[given.to_numpy() & (typed[feature.name] == MISSING).to_numpy()]
             if len(unseen):
-                found[feature.name] = unseen.value_counts().to_dict()
+                counts = unseen.value_counts()
+                found[feature.name] = dict(zip(counts.index.map(str), counts.tolist()))
     return found
 
 
