@@ -27,7 +27,7 @@ from training.data.download import read_files
 from training.data.errors import SourceError, SourceUnavailable, TableError
 from training.data.feedback import FeedbackUnavailable
 from training.data.rows import write_requests
-from training.data.source import CENSUS, SYNTHETIC, check_source, load_source
+from training.data.source import CENSUS, SYNTHETIC, check_source, feed_format, load_source
 from training.data.storage import FilesUnavailable, Folder
 from training.data.store import Store, StoreError, UnknownBatch
 from training.data.synthetic import TABLES_PATH, check_tables, read_tables, synthesize
@@ -347,7 +347,13 @@ def run_ingest(options: argparse.Namespace) -> None:
     limits = Limits(options.max_rejected, options.allow_one_class)
     where = store, load_contract(), settings.batch_quarantine
     try:
-        done = ingest(options.file, options.period, *where, limits=limits)
+        done = ingest(
+            options.file,
+            options.period,
+            *where,
+            limits=limits,
+            table_format=feed_format(settings),
+        )
     except BatchRejected as err:
         sys.exit("\n  ".join([str(err), *err.examples]))
     batch = done.batch

@@ -1,5 +1,6 @@
 """A batch of labelled rows: added, quarantined and rejected ones."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,24 @@ def test_files_with_another_name_are_listed_as_passed_over(store, people, tmp_pa
     assert [Path(one.batch.source).name for one in found.done] == names[:1]
     assert found == Feed(found.done, [], sorted(names[1:]))
     assert lines[-1]["files"] == sorted(names[1:]) and "YYYY-MM*.csv" in lines[-1]["expected"]
+
+
+def test_a_feed_has_tables_of_each_format(store, people, tmp_path, contract):
+    feed = Folder(str(tmp_path / "feed"))
+    records = people.assign(age=people["age"] - 1).to_json(orient="records", lines=True)
+    feed.write("2026-08.csv.gz", gzip.compress(as_csv(people).encode("utf-16")))
+    feed.write("2026-09.jsonl", records.encode())
+    people.assign(age=people["age"] + 0.0).to_parquet(tmp_path / "feed" / "2026-10.parquet")
+    found = ingest_feed(feed.address, store, contract, tmp_path / "quarantine")
+    assert [one.batch.rows for one in found.done] == [20, 20, 20] and not found.rejected
+    assert set(stored(store)["income"]) == {0, 1}
+
+
+def test_a_misspelt_value_is_not_read_as_missing(add, store, people):
+    """14 of 24 countries were read as missing, and the next training learned that."""
+    with pytest.raises(BatchRejected, match="native_country: 20 rows, nearest valid .*'United-St"):
+        add(as_csv(people.assign(native_country="United States")))
+    assert store.batches() == []
 
 
 def test_unseen_values_that_are_read_as_missing_are_counted(add, store, people):
@@ -530,6 +549,19 @@ def test_the_command_prints_what_was_rejected_and_what_is_read_as_missing(
         main(["ingest", str(feed), "--max-rejected", "0.1"])
     main(["ingest", str(feed), "--max-rejected", "0.1", "--allow-one-class"])
     assert "20 rows of" in capsys.readouterr().out
+
+
+def test_the_command_and_the_source_agree_on_the_format(people, tmp_path, monkeypatch, capsys):
+    """The labels of the census's test file end in a full stop; every row of them was rejected."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    feed = tmp_path / "feed.csv"
+    feed.write_text(as_csv(people.assign(income=people["income"] + ".", extra=1)), "utf-8")
+    main(["ingest", str(feed), "--period", "2026-10"])
+    said = capsys.readouterr().out
+    assert "20 rows of 2026-10" in said and "does not have: extra\n" in said
+    monkeypatch.setenv("SOURCE", str(tmp_path / "none.yaml"))
+    with pytest.raises(SystemExit, match="none.yaml: .*SOURCE"):
+        main(["ingest", str(feed), "--period", "2026-10"])
 
 
 def test_a_batch_is_listed_and_taken_back(people, tmp_path, monkeypatch, capsys):

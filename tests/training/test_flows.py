@@ -34,6 +34,7 @@ from prediction_service.models.model_folder import ModelFolder
 from prediction_service.models.registry import Registry as ServiceRegistry
 from tests.conftest import free_port, gcs_emulator, made_up_rows, mlflow_server
 from training.__main__ import main
+from training.batch_scoring.score import ScoringError
 from training.data.assemble import LeakError, assemble_rows
 from training.data.batches import BatchRejected
 from training.data.dataset import Dataset, ReadFile, split_judge_traffic
@@ -349,7 +350,9 @@ def test_a_holdout_row_among_training_rows_stops_the_training(contract, monkeypa
         return replace(rows, frame=frame, joined=joined, recent=np.zeros(len(frame), bool))
 
     monkeypatch.setattr(flows, "assemble_rows", leaky)
-    with pytest.raises(LeakError, match=r"holdout rows \(test split\): 3 of .* are also training rows"):
+    with pytest.raises(
+        LeakError, match=r"holdout rows \(test split\): 3 of .* are also training rows"
+    ):
         flows.train(**SMALL, seed=16)
 
 
@@ -414,6 +417,9 @@ def test_files_are_scored_with_production_by_flow_and_by_command(
     assert (done["version"], done["rows_scored"], done["rows_rejected"]) == (version, 50, 0)
 
     frame.assign(age=[200, *frame["age"][1:]]).to_parquet(tmp_path / "people.parquet")
+    with pytest.raises(ScoringError, match="max_rejected: 2.0% of the rows were rejected"):
+        flows.score(str(tmp_path / "people.parquet"), str(tmp_path / "failed"))
+    assert (tmp_path / "failed-rejected").exists()
     command = ["score", str(tmp_path / "people.parquet"), "--engine", "local"]
     with pytest.raises(SystemExit, match="--max-rejected: 2.0% of the rows"):
         main([*command, str(tmp_path / "strict")])

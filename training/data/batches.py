@@ -69,7 +69,9 @@ class Fault(NamedTuple):
 
     def summary(self) -> str:
         """Return field, number of rows and rule, without a value of a record."""
-        return f"{self.problem.field}: {self.rows} rows, expected {self.problem.expected}"
+        near = self.problem.nearest
+        rule = f"nearest valid value {near!r}" if near else f"expected {self.problem.expected}"
+        return f"{self.problem.field}: {self.rows} rows, {rule}"
 
     def example(self) -> str:
         """Return field, number of rows, the most frequent value and its nearest valid one."""
@@ -164,7 +166,9 @@ def ingest_feed(
     store: Store,
     contract: Contract,
     quarantine_dir: Path,
+    *,
     limits: Limits = Limits(),
+    table_format: TableFormat = TableFormat(),
 ) -> Feed:
     """Ingest each file of a folder whose name starts with a period.
 
@@ -179,8 +183,10 @@ def ingest_feed(
             continue
         file = f"{address.rstrip('/')}/{name}"
         try:
-            done = ingest(file, named["period"], store, contract, quarantine_dir, limits=limits)
-            feed.done.append(done)
+            where = store, contract, quarantine_dir
+            feed.done.append(
+                ingest(file, named["period"], *where, limits=limits, table_format=table_format)
+            )
         except BatchRejected as err:
             feed.rejected.append(str(err))
     if feed.passed_over:
@@ -264,7 +270,7 @@ def batch_rejected(
     summaries = "".join(f" {fault.summary()}." for fault in faults[:MAX_FAULTS_SHOWN])
     if more := len(faults[MAX_FAULTS_SHOWN:]):
         summaries += f" {more} more fields have problems."
-    summaries += "".join(f" {note[0].upper()}{note[1:]}." for note in notes)
+    summaries += "".join(f" {note}." for note in notes)
     where = f" The rejected rows are in {rejects}." if rejects else ""
     return BatchRejected(
         f"{address}: {problem}.{summaries} Nothing was stored.{where} Fix the file and ingest it"

@@ -14,6 +14,7 @@ from config.contract import CONTRACT_PATH, Contract
 from training.data.columns import column_key
 from training.data.errors import SourceError
 from training.data.table_files import TableFormat
+from training.settings import Settings
 
 CENSUS_PATH = CONTRACT_PATH.with_name("source.yaml")
 CENSUS = "uci"  # the only source with synthetic rows and with a folder of its own in the settings
@@ -96,6 +97,16 @@ def load_source(path: Path = CENSUS_PATH) -> Source:
         address = str((path.parent / source.address).resolve())
         source = msgspec.structs.replace(source, address=address)
     return source
+
+
+def feed_format(settings: Settings) -> TableFormat:
+    """Return the format of ingested files; the default one if no description exists.
+
+    Raises SourceError for an invalid description, and a missing one that SOURCE names.
+    """
+    if settings.source or settings.source_path.exists():
+        return load_source(settings.source_path).feed_format
+    return TableFormat()
 
 
 def source_problems(source: Source) -> Iterator[str]:

@@ -44,7 +44,7 @@ from training.data.dataset import Dataset, load_dataset, split_judge_traffic
 from training.data.errors import SourceError
 from training.data.feedback import read_feedback
 from training.data.rows import frame_digest, records_of, write_requests
-from training.data.source import SYNTHETIC, load_source
+from training.data.source import SYNTHETIC, feed_format, load_source
 from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
@@ -252,7 +252,8 @@ def ingest(
         return None
     store = Store(Folder(settings.store_address))
     limits = Limits(max_rejected, allow_one_class)
-    found = ingest_feed(address, store, load_contract(), settings.batch_quarantine, limits)
+    where = store, load_contract(), settings.batch_quarantine
+    found = ingest_feed(address, *where, limits=limits, table_format=feed_format(settings))
     new = [one.batch for one in found.done if one.is_new]
     log.info("feed_ingested feed=%s batches=%d new=%d", address, len(found.done), len(new))
     if new:
