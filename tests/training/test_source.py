@@ -24,8 +24,9 @@ from training.data.dataset import Dataset, ReadFile, load_dataset, split_judge_t
 from training.data.download import Retries
 from training.data.errors import SourceError, SourceUnavailable, TableError
 from training.data.rows import row_digests, write_requests
-from training.data.source import Source, load_source
+from training.data.source import Source, feed_format, load_source
 from training.data.storage import Folder
+from training.data.table_files import TableFormat, read_table
 from training.settings import Settings
 
 ROW = "41, Private, 100000, HS-grad, 9, Divorced, Sales, Unmarried, Black, Female, 0, 0, 38, ?, "
@@ -544,12 +545,6 @@ WRONG: list[tuple[str, str, str, str]] = [
         r"split.column: got amount \(kind integer\), expected a column of kind date",
     ),
     (
-        "one class",
-        "1: yes, 2: no",
-        "1: yes, 2: yes",
-        "repaid: the train split has .* none has the label no; expected rows of both labels",
-    ),
-    (
         "other labels",
         "1: yes, 2: no",
         "1: yes, 3: no",
@@ -600,8 +595,45 @@ def test_the_marks_of_one_column_are_missing_there_alone(loans):
     assert set(found.train["purpose"]) == {"?", "school"}
 
 
-def test_the_format_of_ingested_files_keeps_the_values_and_finds_the_rest():
-    source = load_source()
-    feed = source.feed_format
-    assert (feed.kind, feed.separator, feed.header, feed.skip) == (None, None, (), "")
-    assert (feed.label_suffix, feed.missing) == (source.format.label_suffix, source.format.missing)
+def test_ingested_files_have_the_values_of_the_source_and_any_kind(
+    loans, contract, tmp_path, monkeypatch
+):
+    """The census's test half was rejected as a feed: its labels end with a full stop."""
+    header = ",".join([*contract.by_name, "income"]) + "\n"
+    text = header + FILES["adult.test"].decode().partition("\n")[2]
+    table = read_table("2026-10.csv", text.encode(), contract, feed_format(Settings()))
+    assert table.raw["income"].tolist() == [">50K", "<=50K"]
+    loans.load()
+    path = loans.folder / "source.yaml"
+    rows = b'{"amount": 3, "purpose": "car", "Repaid": 2}'
+    table = read_table("2026-10.jsonl", rows, load_loans(loans), feed_format(Settings.model_validate({"source": str(path)})))
+    assert table.raw["repaid"].tolist() == ["no"]
+    monkeypatch.setenv("CONTRACT", str(tmp_path / "rows/features.yaml"))
+    assert feed_format(Settings()) == TableFormat(), "no description lies beside the contract"
+
+
+def load_loans(table: Table) -> Contract:
+    """Return the contract of a table that has been loaded."""
+    return load_contract(table.folder / "features.yaml")
+
+
+def test_a_split_by_time_trains_on_the_past(loans):
+    loans.contract = LOANS + """
+  - {name: day, kind: date, description: day, minimum: 2026-01-01, maximum: 2026-12-31,
+     used: false}
+"""
+    loans.description = DESCRIPTION.replace(
+        "{by: hash, test_share: 0.25}", "{by: time, column: day, test_from: 2026-07-01}"
+    )
+    lines = loan_rows(365).splitlines()
+    days = pd.date_range("2026-01-01", periods=365).strftime("%Y-%m-%d").tolist()
+    days[5:7] = ["", "2026-13-01"]
+    dated = [f"{line};{day}" for line, day in zip(lines, ["Day", *days], strict=True)]
+    loans.write("loans.csv", "\n".join(dated))
+    found = loans.load()
+    assert (len(found.train), len(found.test)) == (181 - 2, 184)
+    assert found.train["day"].max() < found.test["day"].min()
+    assert found.problems == {"day": 2} and found.rejected == 2
+    text = (loans.folder / "data/quarantine-loans.jsonl").read_text("utf-8")
+    problems = [json.loads(line)["problems"][0] for line in text.splitlines()]
+    assert any("a date: the source is split by time" in problem for problem in problems)

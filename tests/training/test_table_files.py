@@ -415,7 +415,7 @@ def test_codes_as_categories_are_read_from_numbers(tmp_path):
     contract = write_contract(
         tmp_path,
         "target: {name: churn, negative: stays, positive: leaves, description: who leaves}\n"
-        "features: [{name: senior, kind: nominal, description: 65 or older, categories: ['0', '1']}]",
+        "features: [{name: senior, kind: nominal, description: old, categories: ['0', '1']}]",
     )
     frame = pd.DataFrame({"senior": [0, 1], "churn": ["stays", "leaves"]})
     for write in WRITERS:

@@ -43,8 +43,7 @@ def match_columns(
     words = words_of(contract, labelled)
     needed = [*contract.input_names, *([contract.target.name] if labelled else [])]
     found = find_places(words, names)
-    claimed = {number for numbers in found.values() for number in numbers}
-    ignored = [number for number in range(len(names)) if number not in claimed]
+    ignored = [n for n in range(len(names)) if not any(n in numbers for numbers in found.values())]
     problems = [*missing_columns(found, needed, [names[n] for n in ignored])]
     for name, numbers in found.items():
         if len(numbers) > 1:

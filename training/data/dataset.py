@@ -89,13 +89,9 @@ def load_dataset(
     problems = quarantine(rejected, quarantine_file)
     train = joined([part.train for part in parts])
     test = joined([part.test for part in parts])
-    for problem in (
-        *rejected_problems(rejected, len(train) + len(test), contract),
-        *split_problems({"train": train, "test": test}, contract),
-    ):
+    for problem in rejected_problems(rejected, len(train) + len(test), contract):
         raise SourceError(
-            f"{', '.join(contents)}: {problem} Rejected rows are in {quarantine_file} with their"
-            " problems."
+            f"{', '.join(contents)}: {problem} The rejected rows are in {quarantine_file}."
         )
     return Dataset(
         train,
@@ -150,7 +146,7 @@ def without_date(name: str, raw: pd.DataFrame, undated: pd.Series, column: str) 
 
 
 def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of all files; an empty frame has no types and would change those of others."""
+    """Return the rows of all files. An empty frame has no types and would change other types."""
     filled = [frame for frame in frames if len(frame)]
     return pd.concat(filled or frames[:1], ignore_index=True)
 
@@ -167,27 +163,14 @@ def rejected_problems(rejected: pd.DataFrame, valid: int, contract: Contract) ->
     if len(others) > MAX_OTHER_LABELS * rows:
         yield (
             f"{target.name}: {len(others)} of {rows} rows have {len(set(others))} other label(s);"
-            f" expected {target.negative} or {target.positive}. Name the files' labels in `format.labels` of the"
-            " source, or correct the contract's target."
+            f" expected {target.negative} or {target.positive}. Name the files' labels in"
+            " `format.labels` of the source, or correct the contract's target."
         )
     if len(rejected) > MAX_REJECTED * rows:
         yield (
             f"{len(rejected)} of {rows} rows break the contract, e.g. {first_problem(rejected)};"
             f" expected at most {MAX_REJECTED:.0%}. Correct the contract or the source's format."
         )
-
-
-def split_problems(splits: Mapping[str, pd.DataFrame], contract: Contract) -> Iterator[str]:
-    """Yield the problem of a split without rows of a class."""
-    target = contract.target
-    for name, rows in splits.items():
-        for number, label in enumerate(target.labels):
-            if not (rows[target.name] == number).any():
-                yield (
-                    f"{target.name}: the {name} split has {len(rows)} rows, and none has the label"
-                    f" {label}; expected rows of both labels. Correct the contract's target, or"
-                    " `split` and `format.labels` of the source."
-                )
 
 
 def split_judge_traffic(

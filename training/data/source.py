@@ -56,12 +56,6 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: TableFormat = TableFormat()
 
     @property
-    def feed_format(self) -> TableFormat:
-        """The format of ingested files: values as in the source, but any kind, with a header."""
-        found_in_file = {"kind": None, "separator": None, "header": (), "skip": ""}
-        return msgspec.structs.replace(self.format, **found_in_file)
-
-    @property
     def is_web(self) -> bool:
         """True if the files are downloaded from the web, and cached."""
         return self.address.startswith(("https://", "http://"))
@@ -100,13 +94,15 @@ def load_source(path: Path = CENSUS_PATH) -> Source:
 
 
 def feed_format(settings: Settings) -> TableFormat:
-    """Return the format of ingested files; the default one if no description exists.
+    """Return the format of ingested files: values as in the described source, any kind of file.
 
-    Raises SourceError for an invalid description, and a missing one that SOURCE names.
+    Without a description it is the default one. Raises SourceError for an invalid description, and
+    for a missing one that SOURCE names.
     """
-    if settings.source or settings.source_path.exists():
-        return load_source(settings.source_path).feed_format
-    return TableFormat()
+    if not settings.source and not settings.source_path.exists():
+        return TableFormat()
+    found_in_file = {"kind": None, "separator": None, "header": (), "skip": ""}
+    return msgspec.structs.replace(load_source(settings.source_path).format, **found_in_file)
 
 
 def source_problems(source: Source) -> Iterator[str]:
@@ -131,7 +127,7 @@ def source_problems(source: Source) -> Iterator[str]:
 
 
 def check_source(source: Source, contract: Contract) -> None:
-    """Raise SourceError if a description does not suit a contract; the message lists all problems."""
+    """Raise SourceError with all problems if a description does not suit a contract."""
     labels = contract.target.labels
     problems = [
         f"format.labels: got {label}, expected {labels[0]} or {labels[1]}"

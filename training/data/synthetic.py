@@ -119,7 +119,7 @@ def check_tables(tables: Tables, contract: Contract) -> None:
         raise SourceError(
             f"synthetic rows: column(s) {', '.join(wrong)} of the contract and of"
             f" {TABLES_PATH.name} do not match; synthetic rows exist for the census alone. Train"
-            " on the rows of your source (`--data source`). After a change of the census's contract:"
+            " on the rows of your source (`--data source`). If the census's contract changed:"
             f" {REMEDY}"
         )
 

@@ -2,7 +2,7 @@
 
 Runs after registration. Both models are scored on the same holdout set. The candidate must be
 significantly better; otherwise models that differ by chance would replace each other. After a drift
-retrain the newest labelled rows are the holdout set, and the source's test split is the floor set. The
+retrain the newest labelled rows are the holdout set, and the test split is the floor set. The
 verdict records the digest of each set.
 """
 

@@ -296,7 +296,7 @@ def read_dataset(data: str, seed: int, contract: Contract, settings: Settings) -
     counts = {"train": len(dataset.train), "test": len(dataset.test), "rejected": dataset.rejected}
     counts["duplicates"] = dataset.duplicates
     for file in dataset.files:
-        log.info("file_read source=%s %s", source.name, key_values(asdict(file)))
+        log.info("file_read source=%s %s", source.name, key_values(vars(file)))
     for note in dataset.notes:
         log.info("file_noted source=%s note=%r", source.name, note)
     log.info("source_read source=%s %s", source.name, key_values(counts))
