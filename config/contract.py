@@ -31,6 +31,7 @@ from config.feature import (
     nearest,
 )
 from config.runtime.settings import BaseSettings, SettingsError, read_settings
+from config.segments import Segment
 
 CONTRACT_PATH = Path(__file__).with_name("features.yaml")
 PROBABILITY = "{probability}"  # placeholder in the target's messages
@@ -69,6 +70,7 @@ class Target(
     negative: str
     positive: str
     description: str
+    limits: str | None = None
     negative_message: str | None = None
     positive_message: str | None = None
 
@@ -155,6 +157,11 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
                 source = record[feature.rank_of]
                 record[feature.name] = self[feature.rank_of].categories.index(str(source)) + 1
         return record
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The columns whose groups have figures of their own, in contract order."""
+        return tuple(Segment.of(feature) for feature in self.features if feature.segment)
 
     @cached_property
     def digest(self) -> str:
@@ -333,6 +340,8 @@ def feature_problems(feature: Feature) -> Iterator[str]:
         yield f"unseen: got missing, expected reject, as for every {feature.kind} column"
     if not feature.parts or len(set(feature.parts)) < len(feature.parts):
         yield "parts: expected at least one, each once"
+    if problem := segment_problem(feature):
+        yield problem
     if feature.default is not None and (wrong := feature.check(feature.default)):
         yield f"default: got {wrong.value!r}, expected {wrong.expected}"
 
@@ -356,12 +365,17 @@ def category_problems(feature: Feature) -> Iterator[str]:
         )
 
 
+def limit_type(kind: str) -> Any:
+    """Return the type or types of minimum, maximum and bounds in the file, for `isinstance`."""
+    return {"integer": int, "number": (int, float), "date": date}[kind]
+
+
 def limits_problem(feature: Feature) -> str | None:
     """Return the problem with minimum and maximum, or None."""
     limits = (feature.minimum, feature.maximum)
     if None in limits:
         return "minimum and maximum: expected both"
-    kind: Any = {"integer": int, "number": (int, float), "date": date}[feature.kind]
+    kind = limit_type(feature.kind)
     for name, value in zip(("minimum", "maximum"), limits):
         if not isinstance(value, kind):
             words = {"integer": "a whole number", "number": "a number"}
@@ -372,6 +386,29 @@ def limits_problem(feature: Feature) -> str | None:
     if max(abs(low), abs(high)) > MAX_NUMBER:
         return (
             f"minimum and maximum: expected at most {MAX_NUMBER:g}, because the graph has float32"
+        )
+    return None
+
+
+def segment_problem(feature: Feature) -> str | None:
+    """Return the problem with a feature's groups, or None."""
+    bounds = feature.segment
+    if isinstance(bounds, bool):
+        if bounds and not feature.is_categorical:
+            return "segment: got true, expected upper bounds of bands, as in [29, 44, 59]"
+        return None
+    if feature.is_categorical:
+        return "segment: got bands, expected true or false, as for every column of categories"
+    kind = limit_type(feature.kind)
+    if not bounds or not all(isinstance(bound, kind) for bound in bounds):
+        words = "whole numbers" if feature.kind == "integer" else f"{feature.kind}s"
+        return f"segment: expected upper bounds of bands, which are {words}"
+    values = [feature.number(bound) for bound in bounds]
+    low, high = feature.bounds
+    if values != sorted(set(values)) or not low <= values[0] <= values[-1] < high:
+        return (
+            "segment: expected upper bounds in ascending order, at least the minimum and below the"
+            " maximum"
         )
     return None
 

@@ -67,6 +67,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parts: tuple[DatePart, ...] = ("days",)
     default: Value = None
     aliases: tuple[str, ...] = ()
+    segment: bool | tuple[Limit, ...] = False
 
     def __post_init__(self) -> None:
         if self.kind == "boolean" and not self.categories:
@@ -91,12 +92,12 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def bounds(self) -> tuple[float, float]:
         """Minimum and maximum, as frame values. Only for columns that are not categorical."""
         assert self.minimum is not None and self.maximum is not None
-        return self._number(self.minimum), self._number(self.maximum)
+        return self.number(self.minimum), self.number(self.maximum)
 
     @property
     def rules(self) -> dict[str, Any]:
-        """Everything that a model depends on: all keys but texts, default and aliases."""
-        other = ("description", "unit", "default", "aliases")
+        """Everything that a model depends on: no texts, default, aliases and segment."""
+        other = ("description", "unit", "default", "aliases", "segment")
         return {k: v for k, v in msgspec.structs.asdict(self).items() if k not in other}
 
     @property
@@ -213,9 +214,9 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _is_within(self, value: Any) -> bool:
         low, high = self.bounds
-        return low <= self._number(value) <= high
+        return low <= self.number(value) <= high
 
-    def _number(self, value: Any) -> float:
+    def number(self, value: Any) -> float:
         """Return a number, or a date as days since the reference date."""
         if isinstance(value, str):
             value = date.fromisoformat(value)
@@ -244,7 +245,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             value = json_text(value)
         if self.is_categorical:
             return value if isinstance(value, str) and value in self.categories else MISSING
-        return math.nan if value is None else self._number(value)
+        return math.nan if value is None else self.number(value)
 
     def show(self, value: Any) -> Value:
         """Return the JSON value of a frame value: None if it is missing."""

@@ -1,19 +1,73 @@
-"""The groups of people with figures of their own: by sex, race and age band.
+"""The groups with figures of their own: categories or bands of each column with `segment`.
 
 The gate, the model card and the monitoring use the same groups, so their figures are comparable.
 """
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import NamedTuple
 
-PROTECTED = ("sex", "race")  # columns of the contract; each category is a group
-AGE_BANDS = {"to 29": (0, 29), "30 to 44": (30, 44), "45 to 59": (45, 59), "from 60": (60, 200)}
-NO_BAND = "out of range"
+import numpy as np
+import pandas as pd
+
+from config.feature import MISSING, Feature, Limit, Value
+
+NO_VALUE = "missing"  # the group of rows without a value
 
 
-def segment_groups(features: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
-    """Return the row's group in each segment whose column it has: `PROTECTED` and "age"."""
-    groups = {column: str(features[column]) for column in PROTECTED if column in features}
-    if isinstance(age := features.get("age"), (int, float)):
-        bands = (name for name, (low, high) in AGE_BANDS.items() if low <= age <= high)
-        groups["age"] = next(bands, NO_BAND)
-    return groups
+class Segment(NamedTuple):
+    """A column of the contract that is divided into groups."""
+
+    feature: Feature
+    groups: tuple[str, ...]  # all names in their order; the last is NO_VALUE
+    bounds: tuple[float, ...]  # of a column with bands: their upper bounds, as frame values
+
+    @classmethod
+    def of(cls, feature: Feature) -> "Segment":
+        """Return the segment of a column with `segment`."""
+        if isinstance(feature.segment, bool):
+            return cls(feature, (*feature.categories, NO_VALUE), ())
+        names = band_names(feature.segment, is_decimal=feature.kind == "number")
+        return cls(feature, (*names, NO_VALUE), tuple(map(feature.number, feature.segment)))
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+        return self.feature.name
+
+    def group(self, value: Value) -> str:
+        """Return the group of a JSON value; a missing or unlisted value is in NO_VALUE."""
+        known = self.feature.known(value)
+        if isinstance(known, str):
+            return NO_VALUE if known == MISSING else known
+        return NO_VALUE if known != known else self.groups[bisect_left(self.bounds, known)]
+
+    def frame_groups(self, column: pd.Series) -> np.ndarray:
+        """Return the group of each frame value of the column (n_rows,)."""
+        if self.feature.is_categorical:
+            return column.replace(MISSING, NO_VALUE).to_numpy()
+        # NaN sorts behind every bound, so it gets the last band first.
+        bands = np.array(self.groups, object)[np.searchsorted(self.bounds, column.to_numpy(float))]
+        return np.where(column.isna(), NO_VALUE, bands)
+
+
+def segment_groups(features: Mapping[str, Value], segments: Sequence[Segment]) -> dict[str, str]:
+    """Return the group of a record of JSON values in each segment whose column it has."""
+    return {
+        one.feature.name: one.group(features[one.feature.name])
+        for one in segments
+        if one.feature.name in features
+    }
+
+
+def band_names(bounds: Sequence[Limit], is_decimal: bool) -> list[str]:
+    """Return the names of bands: "to 29", "30 to 44", "from 45"; of decimals "above 1.5"."""
+    starts = [f"above {bound}" if is_decimal else str(next_of(bound)) for bound in bounds]
+    between = [f"{low} to {high}" for low, high in zip(starts, bounds[1:])]
+    return [f"to {bounds[0]}", *between, starts[-1] if is_decimal else f"from {starts[-1]}"]
+
+
+def next_of(bound: Limit) -> Limit:
+    """Return the whole number or the day after an upper bound."""
+    return bound + timedelta(days=1) if isinstance(bound, date) else bound + 1

@@ -84,6 +84,12 @@ def contract() -> Contract:
     return load_contract()
 
 
+@pytest.fixture(scope="session")
+def churn() -> Contract:
+    """Return a contract of another table, with columns of every kind."""
+    return load_contract(ROOT / "tests" / "end_to_end" / "churn.yaml")
+
+
 @pytest.fixture
 def record(contract: Contract) -> dict[str, Any]:
     """Return a valid request record: every default of the contract."""

@@ -1,4 +1,4 @@
-"""Measure how the predictions treat sex, race and age groups, with and without labels.
+"""Measure how the predictions treat the contract's groups, with and without labels.
 
 Only groups of the model's input columns: a prediction carries no other column. A rate needs enough
 rows: over fewer rows it is noise, and may reveal single people.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config.segments import AGE_BANDS, PROTECTED
+from config.segments import Segment as ContractSegment
 from evidently_service.store.records import Segment
 
 
@@ -21,13 +21,17 @@ class ClassifiedRows(NamedTuple):
 
 
 def measure_segments(
-    window: ClassifiedRows, labelled: ClassifiedRows, label: np.ndarray, min_rows: int
+    window: ClassifiedRows,
+    labelled: ClassifiedRows,
+    label: np.ndarray,
+    min_rows: int,
+    segments: Sequence[ContractSegment],
 ) -> tuple[Segment, ...]:
     """Return the groups with at least `min_rows` rows in the window, by segment.
 
     `label` (n_labelled,) are the true classes of `labelled`, 0 or 1; may be empty.
     """
-    labelled_groups = dict(groups_of(labelled.groups))
+    labelled_groups = dict(groups_of(labelled.groups, segments))
     no_rows = np.zeros(len(label), bool)
     return tuple(
         Segment(
@@ -38,7 +42,7 @@ def measure_segments(
                 labelled.income_class, label, labelled_groups.get(name, no_rows), min_rows
             ),
         )
-        for name, rows in groups_of(window.groups)
+        for name, rows in groups_of(window.groups, segments)
         if rows.sum() >= min_rows
     )
 
@@ -61,11 +65,10 @@ def group_quality(
 
 
 def groups_of(
-    rows: Sequence[Mapping[str, str]],
+    rows: Sequence[Mapping[str, str]], segments: Sequence[ContractSegment]
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Yield ((segment, group), rows) for each group in the rows, in a fixed order."""
-    for segment in (*PROTECTED, "age"):
-        values = np.array([row[segment] for row in rows if segment in row])
-        names = AGE_BANDS if segment == "age" else np.unique(values)
-        for name in names if len(values) == len(rows) else ():
-            yield (segment, str(name)), values == name
+    """Yield ((segment, group), rows) for each group of a column that all rows have."""
+    for segment in segments:
+        values = np.array([row[segment.name] for row in rows if segment.name in row])
+        for group in segment.groups if len(values) == len(rows) else ():
+            yield (segment.name, group), values == group

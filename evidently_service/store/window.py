@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -23,7 +23,7 @@ import msgspec
 
 from config.events import Label, Prediction, earliest
 from config.runtime.sqlite import open_durable
-from config.segments import segment_groups
+from config.segments import Segment, segment_groups
 from evidently_service.store.records import (
     Counters,
     Judgement,
@@ -176,15 +176,17 @@ class Window:
         self,
         path: Path,
         *,
+        segments: Sequence[Segment] = (),
         label_s: float = math.inf,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open or create the file. Threads may share a Window; each process opens its own.
 
-        A label that comes more than `label_s` seconds after its prediction is late: it is counted
-        and not stored.
+        The outputs are stored with the row's group in each of `segments`. A label that comes more
+        than `label_s` seconds after its prediction is late: it is counted and not stored.
         """
+        self.segments = segments
         self.label_s = label_s
         self.clock = clock
         # After a 2xx the relay forgets its rows, so they must be on disk before it.
@@ -200,7 +202,7 @@ class Window:
                     connection.execute(statement)
                 stored = connection.execute("SELECT body FROM predictions ORDER BY arrival")
                 predictions = [msgspec.json.decode(body, type=Prediction) for (body,) in stored]
-                _add_outputs(connection, [_row(one) for one in predictions], after=0)
+                _add_outputs(connection, [self._row(one) for one in predictions], after=0)
 
     def close(self) -> None:
         """Close the file."""
@@ -212,7 +214,7 @@ class Window:
         The prediction of an id with the earliest time replaces a later one, in the later one's
         place.
         """
-        rows = [_row(prediction) for prediction in earliest(predictions)]
+        rows = [self._row(prediction) for prediction in earliest(predictions)]
         with self._transaction() as connection:
             after = connection.execute("SELECT max(arrival) FROM predictions").fetchone()[0] or 0
             added = connection.executemany(ADD_PREDICTION, rows).rowcount
@@ -393,6 +395,18 @@ class Window:
             connection.execute(statement, (msgspec.json.encode(measurement),))
             connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
+    def _row(self, prediction: Prediction) -> dict[str, Any]:
+        groups = segment_groups(prediction.features, self.segments)
+        return {
+            "prediction_id": prediction.prediction_id,
+            "body": msgspec.json.encode(prediction),
+            "key": id_key(prediction.prediction_id),
+            "predicted_at": prediction.predicted_at,
+            "probability": prediction.probability,
+            "income_class": prediction.income_class,
+            "profile": msgspec.json.encode(Profile(prediction.model_version, groups)),
+        }
+
     def _load(self, query: str, kind: type[T]) -> T | None:
         found = self._read(query)
         return msgspec.json.decode(found[0][0], type=kind) if found else None
@@ -425,19 +439,6 @@ def id_key(prediction_id: str) -> bytes:
         if len(key) == KEY_BYTES
         else blake2b(prediction_id.encode(), digest_size=KEY_BYTES).digest()
     )
-
-
-def _row(prediction: Prediction) -> dict[str, Any]:
-    profile = Profile(prediction.model_version, segment_groups(prediction.features))
-    return {
-        "prediction_id": prediction.prediction_id,
-        "body": msgspec.json.encode(prediction),
-        "key": id_key(prediction.prediction_id),
-        "predicted_at": prediction.predicted_at,
-        "probability": prediction.probability,
-        "income_class": prediction.income_class,
-        "profile": msgspec.json.encode(profile),
-    }
 
 
 def _add_outputs(connection: sqlite3.Connection, rows: list[dict[str, Any]], after: int) -> None:

@@ -22,7 +22,7 @@ from tests.benchmarks.census import read_census, read_space
 from tests.benchmarks.report import result, write
 from training.model.calibration import best_f1_threshold
 from training.evaluation.model_card import MIN_ROWS, gaps
-from training.evaluation.metrics import measure, segment_table
+from training.evaluation.metrics import groups_of, measure, segment_table
 from training.evaluation.gate import RESAMPLES, Bootstrap, auc_gain
 from training.model.pipeline import Params, make_encoder, make_sampler
 from training.model.search import Folds, Trial, run_search
@@ -126,7 +126,9 @@ def describe(
         )
         interval = f"{gain.low:+.5f} to {gain.high:+.5f}"
         rows.append(result(f"{name}: ROC AUC gain, {interval}", gain.estimate, ""))
-    table = gaps(segment_table(frame, y, trial.probability, threshold, MIN_ROWS))
+    segments = load_contract().segments
+    groups = groups_of(frame, segments)
+    table = gaps(segment_table(groups, y, trial.probability, threshold, MIN_ROWS), segments)
     for column in table.index:
         rate = float(table.loc[column, "selection_rate"])
         rows.append(result(f"{name}: selection rate gap by {column}", rate, ""))

@@ -96,6 +96,30 @@ WRONG = [
         "a: missing: got category, expected one of reject, allow",
     ),
     (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 9, segment: true}",
+        "a: segment: got true, expected upper bounds of bands, as in [29, 44, 59]",
+    ),
+    (
+        "{name: a, kind: nominal, description: it, categories: [b], segment: [3]}",
+        "a: segment: got bands, expected true or false",
+    ),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 9, segment: [2.5]}",
+        "a: segment: expected upper bounds of bands, which are whole numbers",
+    ),
+    (
+        "{name: a, kind: number, description: it, minimum: 1, maximum: 9, segment: []}",
+        "a: segment: expected upper bounds of bands, which are numbers",
+    ),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 9, segment: [5, 3]}",
+        "a: segment: expected upper bounds in ascending order, at least the minimum",
+    ),
+    (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 9, segment: [9]}",
+        "a: segment: expected upper bounds in ascending order, at least the minimum and below the",
+    ),
+    (
         "{name: a, kind: integer, description: it, minimum: 1, maximum: 2.5}",
         "a: maximum: got 2.5, expected a whole number",
     ),

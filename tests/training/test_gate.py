@@ -34,7 +34,8 @@ class FakeScorer:
 def judge(contract):
     """A holdout set."""
     rows = made_up_rows(contract, 2000)
-    return HoldoutSet(rows, rows["income"].to_numpy(), digest="d1")
+    y = rows["income"].to_numpy()
+    return HoldoutSet(rows, y, digest="d1", segments=contract.segments)
 
 
 class Weak:
@@ -138,7 +139,7 @@ def test_a_candidate_that_harms_one_segment_is_rejected_however_good_for_the_res
 
 
 def test_a_segment_of_few_rows_is_named_and_not_judged(judge):
-    few = HoldoutSet(judge.frame.head(300), judge.y[:300], "few")
+    few = judge._replace(frame=judge.frame.head(300), y=judge.y[:300])
     verdict = gate(FakeScorer(0.6), FakeScorer(0.5), few)
     unjudged = [segment for segment in verdict.segments if segment.log_loss_rise is None]
     assert unjudged and all(segment.rows < 200 for segment in unjudged if "race" in segment.name)

@@ -9,8 +9,8 @@ import pytest
 
 from config.runtime.statistics import percentile_interval
 from tests.conftest import made_up_rows
-from training.evaluation.model_card import Facts, gaps, model_card
-from training.evaluation.metrics import bootstrap_intervals, measure, segment_table
+from training.evaluation.model_card import Facts, gaps, model_card, segment_words
+from training.evaluation.metrics import bootstrap_intervals, groups_of, measure, segment_table
 
 
 def facts(source: str = "uci") -> Facts:
@@ -28,22 +28,22 @@ def page(contract) -> str:
     return model_card(facts(), contract, rows, probability, 0.5)
 
 
-def test_rates_and_gaps_of_groups_are_those_counted_by_hand():
+def test_rates_and_gaps_of_groups_are_those_counted_by_hand(contract):
     frame = pd.DataFrame({"sex": ["Female"] * 4 + ["Male"] * 4})
     y = np.array([1, 1, 0, 0, 1, 1, 0, 0])
     probability = np.array([0.9, 0.1, 0.2, 0.1, 0.9, 0.8, 0.7, 0.1])
-    table = segment_table(frame, y, probability, 0.5, min_rows=4)
+    table = segment_table(groups_of(frame, contract.segments), y, probability, 0.5, 4)
     rates = ["selection_rate", "true_positive_rate", "false_positive_rate"]
     assert table.loc["sex Female", rates].tolist() == [0.25, 0.5, 0.0]
     assert table.loc["sex Male", rates].tolist() == [0.75, 1.0, 0.5]
-    assert gaps(table).loc["sex"].tolist() == [0.5, 0.5, 0.5]
+    assert gaps(table, contract.segments).loc["sex"].tolist() == [0.5, 0.5, 0.5]
 
 
-def test_a_group_of_few_rows_is_left_out():
+def test_a_group_of_few_rows_is_left_out(contract):
     frame = pd.DataFrame({"sex": ["Female"] * 3 + ["Male"] * 5})
     y, probability = np.array([1, 0, 1, 0, 1, 0, 1, 0]), np.linspace(0, 1, 8)
-    table = segment_table(frame, y, probability, 0.5, min_rows=4)
-    assert list(table.index) == ["sex Male"] and gaps(table).empty
+    table = segment_table(groups_of(frame, contract.segments), y, probability, 0.5, 4)
+    assert list(table.index) == ["sex Male"] and gaps(table, contract.segments).empty
 
 
 def test_an_interval_holds_the_metric_and_narrows_with_rows():
@@ -81,11 +81,11 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
         "1994",
         "neither credit",
         "4 times",
-        "uses race and sex",
+        "uses age, race and sex",
         "roc_auc",
         "age 30 to 44",
     ):
-        assert needed in text.replace("uses sex and race", "uses race and sex"), needed
+        assert needed in text, needed
     assert "r&lt;1&gt;" in page and "synthetic rows" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from anywhere
 
@@ -103,12 +103,35 @@ def test_the_card_fits_a_phone_and_the_dark(page):
 
 
 def test_the_card_has_the_contracts_words(contract):
-    target = msgspec.structs.replace(
-        contract.target, positive="<leaves>", description="whether a subscriber leaves"
-    )
+    words = {"description": "whether a subscriber leaves", "limits": "Only for <this> year."}
+    target = msgspec.structs.replace(contract.target, positive="<leaves>", **words)
     other = msgspec.structs.replace(contract, target=target)
     page = model_card(facts(), other, made_up_rows(contract, 300), np.full(300, 0.3), 0.5)
-    assert "Estimates whether a subscriber leaves" in page and "share of &lt;leaves&gt;" in page
+    assert "Estimates whether a subscriber leaves. Only for &lt;this&gt; year." in page
+    assert "share of &lt;leaves&gt;" in page
+    assert not re.search("census|1994|50,000|relationship", page)
+
+
+def test_the_card_of_another_table_names_its_groups_or_that_it_has_none(churn, contract):
+    """A card of another table once said what sex, race and the census of 1994 are."""
+    assert segment_words(churn) == ("The contract names no groups: no column has the key segment.")
+    names = {"plan", "tenure", "account"}
+    features = tuple(
+        (
+            msgspec.structs.replace(one, segment=one.is_categorical or (40,))
+            if one.name in names
+            else one
+        )
+        for one in churn.features
+    )
+    assert segment_words(msgspec.structs.replace(churn, features=features)) == (
+        "The model uses tenure and plan. The model does not use account."
+        " The team that trains it decides that."
+    )
+    target = msgspec.structs.replace(contract.target, limits=None)
+    rows = made_up_rows(contract, 300)
+    other = msgspec.structs.replace(contract, target=target)
+    assert "states no limits" in model_card(facts(), other, rows, np.full(300, 0.3), 0.5)
 
 
 def test_a_model_of_synthetic_rows_says_so_first(contract):

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from config.runtime.statistics import log_losses, percentile_interval
-from training.evaluation.metrics import measure, segments_of, weighted_auc
+from config.segments import Segment as ContractSegment
+from config import segments as contract_segments
+from training.evaluation.metrics import groups_of, measure, weighted_auc
 
 CHANCE = 0.5  # ROC AUC without skill
 # Non-inferiority margins, for the far end of the interval: on all rows and in each segment.
@@ -58,6 +60,7 @@ class HoldoutSet(NamedTuple):
     y: np.ndarray
     digest: str
     name: str = TEST_SPLIT
+    segments: tuple[ContractSegment, ...] = ()
 
 
 class Interval(NamedTuple):
@@ -301,7 +304,7 @@ def compare_segments(
     holdout: HoldoutSet, rises: np.ndarray, bootstrap: Bootstrap
 ) -> Iterator[Segment]:
     """Yield the non-inferiority test of each segment; too small segments pass."""
-    for name, rows in segments_of(holdout.frame):
+    for name, rows in groups_of(holdout.frame, holdout.segments):
         counts = np.bincount(holdout.y[rows], minlength=2)
         if counts.sum() < MIN_ROWS or counts.min() < MIN_OF_EACH_CLASS:
             yield Segment(name, int(counts.sum()), None, True)

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import matplotlib
 import numpy as np
@@ -22,7 +22,7 @@ from sklearn.metrics import (
 )
 
 from config.runtime.statistics import expected_calibration_error, percentile_interval
-from config.segments import AGE_BANDS, PROTECTED
+from config.segments import Segment
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -43,29 +43,37 @@ def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[st
     }
 
 
-def segments_of(frame: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, mask of rows) for each sex, race and age band whose column the frame has."""
-    for column in PROTECTED:
-        for value in sorted(frame[column].unique()) if column in frame else ():
-            yield f"{column} {value}", (frame[column] == value).to_numpy()
-    for name, (low, high) in AGE_BANDS.items() if "age" in frame else ():
-        yield f"age {name}", frame["age"].between(low, high).to_numpy()
+def groups_of(frame: pd.DataFrame, segments: Sequence[Segment]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (column and group, mask of rows) for each group in the frame, in contract order."""
+    for segment in segments:
+        if segment.name in frame:
+            group_of_row = segment.frame_groups(frame[segment.name])
+            for group in segment.groups:
+                if (rows := group_of_row == group).any():
+                    yield f"{segment.name} {group}", rows
 
 
 def segment_table(
-    frame: pd.DataFrame, y: np.ndarray, probability: np.ndarray, threshold: float, min_rows: int
+    groups: Iterable[tuple[str, np.ndarray]],
+    y: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    min_rows: int,
 ) -> pd.DataFrame:
-    """Return a row per segment of at least `min_rows`: count, rates in [0, 1], AUC, log loss."""
+    """Return a row per group of at least `min_rows`: count, rates in [0, 1], AUC, log loss.
+
+    groups: as `groups_of` yields them.
+    """
     selected = probability >= threshold
     rows = []
-    for name, of in segments_of(frame):
+    for name, of in groups:
         if of.sum() < min_rows or len(set(y[of])) < 2:
             continue
         rows.append(
             {
                 "segment": name,
                 "rows": int(of.sum()),
-                "above_50k": y[of].mean(),
+                "positive_share": y[of].mean(),
                 "selection_rate": selected[of].mean(),
                 "true_positive_rate": selected[of & (y == 1)].mean(),
                 "false_positive_rate": selected[of & (y == 0)].mean(),

@@ -1,13 +1,14 @@
 """The model card: purpose, quality and fairness of a model version, as one HTML page.
 
 It is part of the package: MLflow keeps it beside the model, and the prediction service serves it at
-`/model/card`. Every figure is measured on the official test split.
+`/model/card`. Every figure is measured on the test split.
 Source: Mitchell et al. (2019), Model cards for model reporting, doi:10.1145/3287560.3287596.
 """
 
 import base64
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +17,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from config.contract import Contract
-from config.segments import PROTECTED
+from config.segments import Segment
 from training.evaluation.metrics import (
     bootstrap_intervals,
     draw_calibration,
+    groups_of,
     measure,
     segment_table,
 )
 
 RESAMPLES = 200
 MIN_ROWS = 200  # of a segment
+
+NO_LIMITS = (
+    "The contract states no limits of the label: write them into the key limits of its target."
+)
 
 PAGE = Path(__file__).with_suffix(".html")
 
@@ -48,20 +54,22 @@ def model_card(
 ) -> str:
     """Return the page for a test frame with its target and probabilities (n_samples,)."""
     y = test[contract.target.name].to_numpy()
-    segments = segment_table(test, y, probability, threshold, MIN_ROWS)
+    groups = groups_of(test, contract.segments)
+    segments = segment_table(groups, y, probability, threshold, MIN_ROWS)
     target = contract.target
     calibration, calibration_words = calibration_plot(y, probability, target.positive)
     words = {name: getattr(target, name) for name in ("description", "negative", "positive")}
     return PAGE.read_text("utf-8").format(
         **{name: escaped(value) for name, value in (vars(facts) | words).items()},
+        limits=escaped(target.limits or NO_LIMITS),
         warning=synthetic_warning(facts),
         threshold=threshold,
-        protected=protected_words(contract),
+        groups=escaped(segment_words(contract)),
         test_rows=len(test),
         metrics=as_html(metrics_table(y, probability, threshold)),
         min_rows=MIN_ROWS,
         segments=as_html(segments),
-        gaps=as_html(gaps(segments)),
+        gaps=as_html(gaps(segments, contract.segments)),
         calibration=calibration,
         calibration_words=calibration_words,
     )
@@ -80,12 +88,22 @@ def synthetic_warning(facts: Facts) -> str:
     return f'<p class="warning">{text}</p>'
 
 
-def protected_words(contract: Contract) -> str:
-    """Return a sentence on the protected columns that the model uses."""
-    seen = [name for name in PROTECTED if name in contract.input_names]
-    if not seen:
-        return "The model uses neither sex nor race."
-    return f"The model uses {' and '.join(seen)}; the team that trains it decides that."
+def segment_words(contract: Contract) -> str:
+    """Return whether the model uses the columns of the contract's groups."""
+    names = [segment.name for segment in contract.segments]
+    if not names:
+        return "The contract names no groups: no column has the key segment."
+    unused = [name for name in names if name not in contract.input_names]
+    used = [name for name in names if name not in unused]
+    words = [f"The model uses {in_words(used)}."] if used else []
+    words += [f"The model does not use {in_words(unused)}."] if unused else []
+    return " ".join([*words, "The team that trains it decides that."])
+
+
+def in_words(names: list[str]) -> str:
+    """Return names as an enumeration: "age, race and sex"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> pd.DataFrame:
@@ -98,14 +116,14 @@ def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> p
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def gaps(segments: pd.DataFrame) -> pd.DataFrame:
-    """Return the maximum difference between the groups of each protected column."""
+def gaps(table: pd.DataFrame, segments: Sequence[Segment]) -> pd.DataFrame:
+    """Return the maximum difference between the groups of each column."""
     rates = ["selection_rate", "true_positive_rate", "false_positive_rate"]
     rows = {}
-    for column in PROTECTED:
-        of = segments[segments.index.str.startswith(f"{column} ")] if len(segments) else segments
+    for one in segments:
+        of = table[table.index.str.startswith(f"{one.name} ")] if len(table) else table
         if len(of) > 1:
-            rows[column] = of[rates].max() - of[rates].min()
+            rows[one.name] = of[rates].max() - of[rates].min()
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -376,7 +376,7 @@ def choose_holdouts(
 def make_holdout(name: str, frame: pd.DataFrame, contract: Contract) -> HoldoutSet:
     """Return rows as a holdout set."""
     y = labels(frame, contract).astype("int64")
-    return HoldoutSet(frame, y, frame_digest(frame)[:16], name)
+    return HoldoutSet(frame, y, frame_digest(frame)[:16], name, contract.segments)
 
 
 def unseen_test(dataset: Dataset, rows: TrainingRows) -> pd.DataFrame:
