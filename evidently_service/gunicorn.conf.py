@@ -5,7 +5,6 @@
 The arbiter reads this file once. So invalid settings end the start with one message.
 """
 
-from pathlib import Path
 from typing import Any
 
 from config.contract import load_contract
@@ -19,7 +18,7 @@ def configure() -> None:
     """Set gunicorn's options from the settings; check the monitoring file too."""
     settings = read_settings(Settings)
     check_folder("WINDOW_DIR", settings.window_path.parent)
-    load_monitoring(Path(settings.monitoring_file), load_contract())
+    load_monitoring(settings.monitoring_path, load_contract())
     globals().update(
         bind=f"{settings.bind_address}:{settings.evidently_port}",
         workers=settings.evidently_workers,

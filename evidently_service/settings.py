@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from config.contract import CONTRACT_PATH
+from config.contract import contract_path
 from config.runtime.api_keys import KeyHashes
 from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
 from config.runtime.logs import LogFormat, LogLevel
@@ -32,8 +32,9 @@ class Settings(BaseSettings):
         "var/window", description="Folder of the window, the cached reference data and the reports."
     )
     monitoring_file: str = Field(
-        str(CONTRACT_PATH.with_name("monitoring.yaml")),
-        description="File with drift tests by column, window sizes and the false-alarm budget.",
+        "",
+        description="File with drift tests by column, window sizes and the false-alarm budget."
+        " Unset: `monitoring.yaml` beside the contract. Without that file, each value has a default.",
     )
     measure_period_s: Seconds | None = Field(
         None, description="Seconds between two measurements. Unset: as in MONITORING_FILE."
@@ -51,6 +52,14 @@ class Settings(BaseSettings):
     heartbeat_file: str = Field(
         "", description="File that the measure process touches in each round, for health checks."
     )
+
+    @property
+    def monitoring_path(self) -> Path | None:
+        """The monitoring file; None if the setting is unset and the contract has none beside it."""
+        if self.monitoring_file:
+            return Path(self.monitoring_file)
+        beside = contract_path().with_name("monitoring.yaml")
+        return beside if beside.exists() else None
 
     @property
     def window_path(self) -> Path:

@@ -1,7 +1,5 @@
 """The WSGI app that gunicorn loads in each worker, after the fork."""
 
-from pathlib import Path
-
 from prometheus_client import CollectorRegistry
 
 from config.contract import load_contract
@@ -15,6 +13,6 @@ from evidently_service.store.window import Window
 settings = read_settings(Settings)
 set_up(settings.log_format, settings.log_level)
 contract = load_contract()
-monitoring = load_monitoring(Path(settings.monitoring_file), contract)
-window = Window(settings.window_path, label_s=monitoring.label_s)
+monitoring = load_monitoring(settings.monitoring_path, contract)
+window = Window(settings.window_path, segments=contract.segments, label_s=monitoring.label_s)
 app = create_app(settings, monitoring, contract, window, CollectorRegistry())

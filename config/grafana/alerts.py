@@ -71,7 +71,7 @@ ALERTS = (
         runbook="""\
 The feature's drift score was above 1 in several windows in a row that share no rows. Chance
 explains this rarely: the drift overview shows the false-alarm budget (false_alarms_per_month
-in config/monitoring.yaml). Open the feature on the dashboard "Feature drill-down". If its
+in the monitoring file). Open the feature on the dashboard "Feature drill-down". If its
 invalid values have increased, an upstream field is broken. Fix it there: no training helps. If
 the values are right and the drift effect is small, wait: one feature starts no training. The
 distributions are in the report of the window that triggered the alert: port 3000, /report.""",
@@ -86,7 +86,7 @@ distributions are in the report of the window that triggered the alert: port 300
         severity="warning",
         panel=("income-drift", "Drift verdict"),
         runbook="""\
-The share of drifted features has reached share_drifted in config/monitoring.yaml. A broken
+The share of drifted features has reached share_drifted in the monitoring file. A broken
 upstream field looks like drift: first check "Data quality" on the drift overview, and compare
 the newest records with the contract. If the world has changed, the deployment `watch` starts a
 training once it has enough new labels (in Prefect: train, tag drift). python -m training
@@ -120,10 +120,10 @@ Only predictions of the reference data's own version are compared.""",
         panel=("income-drift", "Rise of invalid values"),
         runbook="""\
 The feature's share of missing, out-of-range and unseen values is far above that of the reference
-data (max_invalid_share_rise in config/monitoring.yaml). The panel "Invalid values" shows which of
+data (max_invalid_share_rise in the monitoring file). The panel "Invalid values" shows which of
 the three it is. Fix the upstream field. Until then drift starts no training: the rule "upstream"
-in python -m training decisions. If the new values are right, add them to config/features.yaml and
-start a training by hand.""",
+in python -m training decisions. If the new values are right, add them to the contract and start a
+training by hand.""",
     ),
     Alert(
         name="PerformanceBelowFloor",
@@ -140,7 +140,7 @@ start a training by hand.""",
         panel=("income-performance", "ROC AUC"),
         runbook="""\
 The model ranks the newest labelled predictions much worse than its own reference data, from which
-the floor follows (roc_auc_floor in config/monitoring.yaml replaces it). Look at the groups
+the floor follows (roc_auc_floor in the monitoring file replaces it). Look at the groups
 on the dashboard "Classification performance". If one group alone is worse, its labels or
 fields may be broken. If no feature has drifted, this is concept shift: only newer labels help.
 The deployment `watch` starts a training once it has enough labels, and python -m training
@@ -182,7 +182,7 @@ LabelsUnmatched) and at the relay (make logs S=relay): labels reach the monitori
         panel=("income-performance", "Labels without a prediction"),
         runbook="""\
 Quality is measured without these labels. Reason late: the label came more than label_days of
-config/monitoring.yaml after its prediction. Raise label_days, and label_rows with it. Reason
+the monitoring file after its prediction. Raise label_days, and label_rows with it. Reason
 unknown: no prediction with the label's id was stored within an hour. A label can join a
 prediction that is at most income_label_horizon_seconds old. If labels take longer, raise
 label_rows. Otherwise the sender uses wrong ids, or the predictions did not reach the monitoring

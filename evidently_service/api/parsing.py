@@ -4,16 +4,19 @@ Each value must have its column's type, but may be out of the column's range: th
 checks ranges, and monitoring shows what passed.
 """
 
-from typing import Any, TypeVar
+from datetime import date
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from config.contract import Contract
 from config.events import Label, Prediction
+from config.feature import Feature
 
 MAX_PROBLEMS = 20  # in a response
 MAX_VALUE_LENGTH = 100  # characters of a rejected value in a response
 
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # fits into a frame's column
 T = TypeVar("T", Prediction, Label)
 
 
@@ -52,8 +55,16 @@ def decode_labels(body: bytes) -> list[Label]:
 
 def features_type(contract: Contract) -> type[msgspec.Struct]:
     """Return a struct of the monitored columns with their types; other columns pass."""
-    types = [(f.name, str | None if f.is_categorical else int) for f in contract.inputs]
-    return msgspec.defstruct("Features", types)
+    return msgspec.defstruct("Features", [(f.name, value_type(f)) for f in contract.inputs])
+
+
+def value_type(feature: Feature) -> Any:
+    """Return the type of a column's values, with None if a value may be missing."""
+    if feature.kind in ("nominal", "ordinal"):
+        return str | None
+    kind: Any = {"integer": Whole, "number": float, "date": date}.get(feature.kind)
+    kind = kind or type(feature.values[0])  # of a boolean: text, 0 and 1, or false and true
+    return kind | None if feature.missing == "allow" else kind
 
 
 def _decode(body: bytes, kind: type[T]) -> tuple[dict[int, T], list[dict[str, Any]]]:

@@ -120,8 +120,10 @@ def in_words(measurement: Measurement) -> str:
         words.append("The dataset has drifted.")
     elif any(one.persistent for one in (*measurement.features, *measurement.prediction)):
         words.append("Some columns have drifted, but not the dataset as a whole.")
-    elif not words:
+    elif not words and measurement.features:
         words.append("No drift: the window matches the reference data.")
+    if measurement.not_compared:
+        words.append(f"Too few values to compare: {', '.join(measurement.not_compared)}.")
     return " ".join(words)
 
 

@@ -6,7 +6,6 @@ python -m evidently_service.measure
 import signal
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 
 from config.contract import load_contract
@@ -27,10 +26,10 @@ def main() -> None:
     check_folder("WINDOW_DIR", settings.window_path.parent)
     set_up(settings.log_format, settings.log_level)
     contract = load_contract()
-    monitoring = load_monitoring(Path(settings.monitoring_file), contract)
+    monitoring = load_monitoring(settings.monitoring_path, contract)
     period_s = settings.measure_period_s or monitoring.measure_period_s
     measure = Measure(
-        Window(settings.window_path, label_s=monitoring.label_s),
+        Window(settings.window_path, segments=contract.segments, label_s=monitoring.label_s),
         ReferenceCache(settings.reference_dir, Registry(settings.mlflow_tracking_uri)),
         monitoring,
         contract,

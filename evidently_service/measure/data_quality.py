@@ -1,6 +1,7 @@
 """Count the faulty values of the window, by the rules of the feature contract.
 
-This runs before `monitored_frame`, which turns missing and unseen categories into '?'. The
+This runs before `monitored_frame`, which turns missing and unseen categories into '?'. The drift
+score of a number is that of its values alone, so its missing values are counted here only. The
 prediction service rejects records that break the contract and counts them there
 (`income_invalid_records_total`), so they are in no window.
 """
@@ -8,6 +9,7 @@ prediction service rejects records that break the contract and counts them there
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pandas as pd
 
 from config.contract import Contract
@@ -29,17 +31,26 @@ def measure_data_quality(rows: Iterable[Row], contract: Contract) -> tuple[Featu
 
 
 def feature_quality(feature: Feature, values: list[Value]) -> FeatureQuality:
-    """Return the shares of one column's faulty values; None for a fault that cannot occur.
-
-    A number is never missing: `parsing.features_type` rejects such an event.
-    """
+    """Return the shares of one column's faulty values; None for a fault that cannot occur."""
+    if not feature.is_categorical:
+        return number_quality(feature, np.array([feature.known(value) for value in values], float))
     counts: Counter[str | None] = Counter()
     for value, rows in Counter(values).items():  # a column has few distinct values
-        counts[fault(feature, value)] += rows
-    shares = {kind: counts[kind] / len(values) for kind in ("missing", "out_of_range", "unseen")}
-    if feature.is_categorical:
-        return FeatureQuality(feature.name, missing=shares["missing"], unseen=shares["unseen"])
-    return FeatureQuality(feature.name, out_of_range=shares["out_of_range"])
+        counts[category_fault(feature, value)] += rows
+    shares = {fault: counts[fault] / len(values) for fault in ("missing", "unseen")}
+    return FeatureQuality(feature.name, **shares)
+
+
+def number_quality(feature: Feature, numbers: np.ndarray) -> FeatureQuality:
+    """Return the shares of the faulty numbers (n_rows,) of a column; NaN is a missing one.
+
+    Dates are days since the column's reference date. `parsing.features_type` rejects an event with
+    a missing value where the contract does not allow it.
+    """
+    low, high = feature.bounds
+    missing = float(np.isnan(numbers).mean()) if feature.missing == "allow" else None
+    out_of_range = float(((numbers < low) | (numbers > high)).mean())
+    return FeatureQuality(feature.name, missing=missing, out_of_range=out_of_range)
 
 
 def invalid_share_rises(
@@ -52,7 +63,7 @@ def invalid_share_rises(
     """
     return {
         one.feature: invalid_share(one)
-        - invalid_share(feature_quality(contract[one.feature], reference[one.feature].tolist()))
+        - invalid_share(column_quality(contract[one.feature], reference[one.feature]))
         for one in current
     }
 
@@ -62,10 +73,15 @@ def invalid_share(quality: FeatureQuality) -> float:
     return sum(filter(None, (quality.missing, quality.out_of_range, quality.unseen)))
 
 
-def fault(feature: Feature, value: Value) -> str | None:
-    """Return the fault of a value, or None. The census files write a missing value as '?'."""
+def column_quality(feature: Feature, column: pd.Series) -> FeatureQuality:
+    """Return the shares of the faulty frame values of one column."""
     if feature.is_categorical:
-        if value is None or value == MISSING:
-            return "missing"
-        return None if value in feature.categories else "unseen"
-    return "out_of_range" if feature.check(value) else None
+        return feature_quality(feature, column.tolist())
+    return number_quality(feature, column.to_numpy(float))
+
+
+def category_fault(feature: Feature, value: Value) -> str | None:
+    """Return the fault of a category or a boolean, or None; '?' is a missing one."""
+    if value is None or value == MISSING:
+        return "missing"
+    return "unseen" if feature.known(value) == MISSING else None

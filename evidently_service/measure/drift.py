@@ -4,8 +4,9 @@ The only module that imports Evidently; only the measure process loads it.
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from config.contract import Contract
@@ -22,7 +23,7 @@ with warnings.catch_warnings():
 
 
 class Drift(NamedTuple):
-    """The drift of each feature and output, and Evidently's snapshot of it."""
+    """The drift of each compared feature and output, and Evidently's snapshot of it."""
 
     features: tuple[ColumnDrift, ...]
     prediction: tuple[ColumnDrift, ...]
@@ -32,7 +33,7 @@ class Drift(NamedTuple):
     @property
     def share_drifted(self) -> float:
         """Drifted features over all features, in [0, 1]."""
-        return sum(feature.drifted for feature in self.features) / len(self.features)
+        return sum(feature.drifted for feature in self.features) / max(1, len(self.features))
 
     def html(self) -> str:
         """Return the report as one self-contained page of about 4 MB."""
@@ -48,8 +49,9 @@ def measure_drift(
 ) -> Drift:
     """Compare the current window with the reference data, column by column.
 
-    Both frames as `monitored_frame` returns them; every test has a threshold. Without outputs
-    `Drift.prediction` is empty.
+    Both frames as `monitored_frame` returns them. `monitoring` as `Thresholds.apply` returns it:
+    every test has a threshold, and every column has values. Evidently leaves missing numbers out.
+    Without outputs `Drift.prediction` is empty.
     """
     features, outputs = monitoring.features, monitoring.outputs if with_outputs else {}
     columns = DataDefinition(
@@ -58,23 +60,22 @@ def measure_drift(
         categorical_columns=[f.name for f in contract.inputs if f.is_categorical]
         + ["income_class"],
     )
-    report = Report(
-        [
-            DataDriftPreset(
-                columns=list(features),
-                per_column_method={name: test.test for name, test in features.items()},
-                per_column_threshold={name: test.threshold for name, test in features.items()},
-                drift_share=monitoring.share_drifted,
-            ),
-            *(
-                ValueDrift(column=name, method=test.test, threshold=test.threshold)
-                for name, test in outputs.items()
-            ),
-        ]
-    )
-    snapshot = report.run(
-        Dataset.from_pandas(window, columns), Dataset.from_pandas(reference, columns)
-    )
+    metrics: list[Any] = [
+        ValueDrift(column=name, method=test.test, threshold=test.threshold)
+        for name, test in outputs.items()
+    ]
+    if features:  # Evidently would compare all columns
+        of_features = DataDriftPreset(
+            columns=list(features),
+            per_column_method={name: test.test for name, test in features.items()},
+            per_column_threshold={name: test.threshold for name, test in features.items()},
+            drift_share=monitoring.share_drifted,
+        )
+        metrics.insert(0, of_features)
+    with np.errstate(invalid="ignore"):  # for correlations, constant columns are divided by 0
+        snapshot = Report(metrics).run(
+            Dataset.from_pandas(window, columns), Dataset.from_pandas(reference, columns)
+        )
     scores = _scores(snapshot)
     return Drift(
         tuple(column_drift(name, test, scores[name]) for name, test in features.items()),

@@ -9,7 +9,8 @@ Limits:
 - A bin's mean probability includes the influence of correlated features. Each of these
   features shows the shift, so impacts must not be summed.
 - Opposite shifts within one feature cancel out.
-- A value that is new in the window counts with the overall mean.
+- A value that is new in the window counts with the overall mean. So do missing values if the
+  reference data have none.
 - A shift within a bin has no impact.
 - Concept shift is invisible.
 """
@@ -23,6 +24,7 @@ from config.contract import Contract
 from evidently_service.store.records import DriftImpact
 
 BINS = 20  # of a number, with equal shares of the reference data where its values allow that
+NO_VALUE = -1  # the bin of missing numbers
 
 
 def measure_drift_impacts(
@@ -43,9 +45,19 @@ def measure_drift_impacts(
 
 
 def binned(before: pd.Series, after: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Return the bin number of each value. The bins are quantiles of `before`, ends included."""
-    edges = np.unique(np.quantile(before, np.arange(1, BINS) / BINS, method="lower"))
-    return pd.Series(np.searchsorted(edges, before)), pd.Series(np.searchsorted(edges, after))
+    """Return the bin number of each value; missing values have a bin of their own.
+
+    The bins are quantiles of `before`, ends included.
+    """
+    values = before.dropna()
+    edges = np.array([])
+    if len(values):
+        edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS, method="lower"))
+
+    def bins(column: pd.Series) -> pd.Series:
+        return pd.Series(np.where(column.isna(), NO_VALUE, np.searchsorted(edges, column)))
+
+    return bins(before), bins(after)
 
 
 def drift_impact(

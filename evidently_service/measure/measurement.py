@@ -190,6 +190,7 @@ class Measure:
             drifted=share >= self.monitoring.share_drifted,
             share_drifted=share,
             features=with_verdicts(drift.features, judgement),
+            not_compared=not_compared(drift, self.monitoring),
             prediction=with_verdicts(drift.prediction, judgement),
             impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
             duration_s=time.perf_counter() - started,
@@ -197,8 +198,8 @@ class Measure:
 
     def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:
         """Return the drift; of the outputs only if the reference's version predicted all rows."""
-        monitoring = self.judge.thresholds.apply(reference, len(rows))
         current = prediction_frame(rows, self.contract)
+        monitoring = self.judge.thresholds.apply(reference, current)
         with_outputs = all(row.model_version == reference.version.number for row in rows)
         return measure_drift(reference.frame, current, monitoring, self.contract, with_outputs)
 
@@ -219,15 +220,17 @@ class Measure:
         """Return the fields that need no reference data; none if the window has too few rows."""
         if len(rows) < self.monitoring.min_rows:
             return {}
+        segments, (classes, probability) = self.contract.segments, outputs(rows)
         return {
             "data_quality": measure_data_quality([row.features for row in rows], self.contract),
             "segments": measure_segments(
-                ClassifiedRows([segment_groups(row.features) for row in rows], outputs(rows)[0]),
+                ClassifiedRows([segment_groups(row.features, segments) for row in rows], classes),
                 ClassifiedRows([one.groups for one in labelled], outputs(labelled)[0]),
                 np.array([one.label for one in labelled], int),
                 self.monitoring.min_segment_rows,
+                segments,
             ),
-            "estimated": estimate_quality(*outputs(rows)),
+            "estimated": estimate_quality(classes, probability),
         }
 
     def _roc_auc_floor(self, reference: Reference | None) -> float | None:
@@ -291,6 +294,12 @@ def with_verdicts(
         msgspec.structs.replace(column, persistent=column.name in judgement.persistent)
         for column in columns
     )
+
+
+def not_compared(drift: Drift, monitoring: Monitoring) -> tuple[str, ...]:
+    """Return the features with too few values for a drift score."""
+    compared = {column.name for column in drift.features}
+    return tuple(name for name in monitoring.features if name not in compared)
 
 
 def of_version(

@@ -5,13 +5,15 @@ rest.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import yaml
 
-from config.contract import Contract, nearest
+from config.contract import Contract
+from config.feature import Feature, nearest
 from config.runtime.settings import SettingsError
 
 OUTPUTS = ("probability", "income_class")  # of the model
@@ -67,31 +69,34 @@ class ColumnTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PredictionTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tests of the model's two outputs."""
 
-    probability: ColumnTest
-    income_class: ColumnTest
+    probability: ColumnTest = ColumnTest(NUMERIC_TESTS[0])
+    income_class: ColumnTest = ColumnTest(CATEGORICAL_TESTS[0])
 
 
 class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One monitored dataset; `config/monitoring.yaml` explains the fields."""
+    """One monitored dataset; `config/monitoring.yaml` explains the fields.
 
-    dataset: str
-    window_rows: Count
-    min_rows: Count
-    min_labels: Count
-    min_segment_rows: Count
-    measure_period_s: Seconds
-    judge_period_s: Seconds
-    persistent_windows: Count
-    false_alarms_per_month: Positive
-    html_period_s: Seconds
-    retention_rows: Count
-    label_days: Positive
-    label_rows: Count
-    share_drifted: Share
-    max_invalid_share_rise: Share
-    reports_kept: Count
-    features: dict[str, ColumnTest]
-    prediction: PredictionTests
+    `load_monitoring` adds the name and the tests that the file leaves out.
+    """
+
+    dataset: str = ""
+    window_rows: Count = 1000
+    min_rows: Count = 500
+    min_labels: Count = 200
+    min_segment_rows: Count = 30
+    measure_period_s: Seconds = 5.0
+    judge_period_s: Seconds = 900.0
+    persistent_windows: Count = 2
+    false_alarms_per_month: Positive = 1.0
+    html_period_s: Seconds = 60.0
+    retention_rows: Count = 50_000
+    label_days: Positive = 30.0
+    label_rows: Count = 10_000_000
+    share_drifted: Share = 0.2
+    max_invalid_share_rise: Share = 0.1
+    reports_kept: Count = 20
+    features: dict[str, ColumnTest] = {}
+    prediction: PredictionTests = PredictionTests()
     window_s: Seconds | None = None
     roc_auc_floor: Share | None = None  # None: found from the reference data
 
@@ -117,37 +122,48 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         windows = MONTH_S / self.judge_period_s
         return self.false_alarms_per_month / windows / max(columns, 1)
 
-    def with_thresholds(self, found: dict[str, float]) -> "Monitoring":
-        """Return a copy with these columns' thresholds."""
-
-        def given(tests: dict[str, ColumnTest]) -> dict[str, ColumnTest]:
-            return {
-                name: msgspec.structs.replace(test, threshold=found.get(name, test.threshold))
-                for name, test in tests.items()
-            }
-
-        prediction = PredictionTests(**given(self.outputs))
-        return msgspec.structs.replace(self, features=given(self.features), prediction=prediction)
+    def with_tests(self, tests: Mapping[str, ColumnTest]) -> "Monitoring":
+        """Return a copy with these columns' tests in place of their own."""
+        features = {name: tests.get(name, test) for name, test in self.features.items()}
+        outputs = {name: tests.get(name, test) for name, test in self.outputs.items()}
+        prediction = PredictionTests(**outputs)
+        return msgspec.structs.replace(self, features=features, prediction=prediction)
 
 
-def load_monitoring(path: Path, contract: Contract) -> Monitoring:
-    """Read and check the file. Raises MonitoringError listing every problem."""
+def load_monitoring(path: Path | None, contract: Contract) -> Monitoring:
+    """Read and check the file, and add what it leaves out; without a file every value is a default.
+
+    Raises MonitoringError listing every problem.
+    """
     try:
-        monitoring = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Monitoring)
-    except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
+        raw = yaml.safe_load(path.read_text("utf-8")) if path else None
+        monitoring = msgspec.convert(raw or {}, Monitoring)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as err:
         raise MonitoringError(f"{path}: {err}") from err
+    monitoring = with_defaults(monitoring, contract)
     if problems := [*_column_problems(monitoring, contract), *_size_problems(monitoring)]:
         raise MonitoringError("\n".join(f"{path}: {problem}" for problem in problems))
     return monitoring
 
 
+def with_defaults(monitoring: Monitoring, contract: Contract) -> Monitoring:
+    """Return the monitoring with a test for each input column, in contract order, and a name."""
+    tests = {one.name: ColumnTest(default_test(one)) for one in contract.inputs}
+    return msgspec.structs.replace(
+        monitoring,
+        dataset=monitoring.dataset or contract.target.name,
+        features=tests | monitoring.features,
+    )
+
+
+def default_test(feature: Feature) -> str:
+    """Return the test of a column that the file does not name."""
+    return (CATEGORICAL_TESTS if feature.is_categorical else NUMERIC_TESTS)[0]
+
+
 def _column_problems(monitoring: Monitoring, contract: Contract) -> list[str]:
     inputs = contract.input_names
-    problems = [
-        f"features.{name}: no test; expected one for each input column of the model."
-        for name in inputs
-        if name not in monitoring.features
-    ]
+    problems = []
     for name in monitoring.features:
         if name not in inputs:
             like = nearest(name, inputs)

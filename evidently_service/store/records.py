@@ -163,9 +163,9 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """The figures of one group of people."""
+    """The figures of one group."""
 
-    segment: str  # a column, or "age"
+    segment: str  # a column
     group: str
     rows: int  # in the window
     selection_rate: float  # share with predicted class 1
@@ -185,6 +185,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     share_threshold: float
     features: tuple[ColumnDrift, ...] = ()
     prediction: tuple[ColumnDrift, ...] = ()
+    not_compared: tuple[str, ...] = ()  # features with too few values for a drift score
     impacts: tuple[DriftImpact, ...] = ()  # of the features, the largest first
     model_version: str | None = None  # the version of the reference data
     reference_rows: int = 0

@@ -98,7 +98,7 @@ class DriftJudge:
     def ratios(self, rows: Sequence[Prediction], reference: Reference) -> dict[str, float]:
         """Return each column's score over its threshold.
 
-        Outputs are absent unless the reference's version predicted at least `min_rows` rows.
+        Features with too few values are absent. Outputs are absent unless the reference's version predicted at least `min_rows` rows.
         """
         frame = prediction_frame(rows, self.contract)
         own = np.array([row.model_version == reference.version.number for row in rows])
@@ -110,10 +110,11 @@ class DriftJudge:
     def _ratios(
         self, frame: pd.DataFrame, reference: Reference, columns: Sequence[str]
     ) -> dict[str, float]:
-        tests = self.thresholds.apply(reference, len(frame)).tests
+        tests = self.thresholds.apply(reference, frame).tests
         return {
             name: tests[name].ratio(score(reference.frame[name], frame[name], tests[name].test))
             for name in columns
+            if name in tests
         }
 
 

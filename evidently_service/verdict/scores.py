@@ -35,7 +35,8 @@ class Counts(NamedTuple):
 
 
 def count(reference: pd.Series, window: pd.Series) -> Counts:
-    """Return the counts of one window: `windows` has one row."""
+    """Return the counts of one window: `windows` has one row. Missing numbers do not count."""
+    reference, window = reference.dropna(), window.dropna()
     codes, values = pd.factorize(pd.concat([reference, window]), sort=True)
     of_reference, of_window = (
         np.bincount(part, minlength=len(values)) for part in np.split(codes, [len(reference)])

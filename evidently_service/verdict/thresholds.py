@@ -18,15 +18,21 @@ chance of an alarm, p^k, is averaged over the references.
 A sample of a column with many rare categories lacks some of them, so its scores are a few per cent
 too small. The bootstrap of the bootstrap estimates and corrects this (Hall and Martin 1988,
 doi:10.1093/biomet/75.4.661).
+
+Missing numbers are left out of the score and of the samples. A window with fewer values than the
+reference data lets expect gets the threshold for about its own number of values.
 """
 
+import math
 from bisect import bisect_left
 
+import msgspec
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.special import comb
 
-from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.reference.monitoring_config import ColumnTest, Monitoring
 from evidently_service.reference.reference_data import Reference
 from evidently_service.reference.registry import Version
 from evidently_service.verdict import scores
@@ -35,28 +41,40 @@ from evidently_service.verdict.scores import Counts
 REFERENCES, WINDOWS = 400, 100  # drawn for each column: references, and windows for each
 # For the correction: samples of the reference data, references for each, windows for each of those.
 SAMPLES, SAMPLE_REFERENCES, SAMPLE_WINDOWS = 40, 10, 20
-MIN_DISTANCE = 1e-9  # the threshold of a constant column: every change is drift
-MAX_P_VALUE = 1 - 1e-9
+MIN_DISTANCE = 1e-9  # of a threshold, which must be above 0
+MIN_VALUES = 30  # of a column, in the window and in the reference data
+MIN_OTHER_VALUES = 10  # beside the commonest: with fewer, their standard deviation is chance
+MAX_P_VALUE = 0.9  # of a threshold: nearer to 1, a ratio of logarithms is without bound
 MAX_VALUES = 1000  # more distinct values are grouped by rank: a score changes by less than 0.1 %
 
 
 class Thresholds:
-    """The thresholds for the current reference data, found once for each window size."""
+    """The thresholds for the current reference data, found once for each column and size."""
 
     def __init__(self, monitoring: Monitoring) -> None:
         self.monitoring = monitoring
         self._version: Version | None = None
-        self._by_size: dict[int, Monitoring] = {}
+        self._found: dict[tuple[str, int], ColumnTest] = {}
 
-    def apply(self, reference: Reference, rows: int) -> Monitoring:
-        """Return the monitoring with all thresholds for a window of this many rows."""
+    def apply(self, reference: Reference, window: pd.DataFrame) -> Monitoring:
+        """Return the monitoring with all thresholds for a window.
+
+        Features with too few values in the window or in the reference data are left out. Both frames as `monitored_frame` returns them.
+        """
         if reference.version != self._version:
-            self._version, self._by_size = reference.version, {}
-        size = window_size(self.monitoring, rows)
-        if size not in self._by_size:
-            found = find_thresholds(reference.frame, self.monitoring, size)
-            self._by_size[size] = self.monitoring.with_thresholds(found)
-        return self._by_size[size]
+            self._version, self._found = reference.version, {}
+        rows, tests = window_size(self.monitoring, len(window)), {}
+        for name, test in self.monitoring.tests.items():
+            before, after = reference.frame[name].dropna(), window[name].dropna()
+            if min(len(before), len(after)) < min(MIN_VALUES, self.monitoring.min_rows):
+                continue
+            expected = round(rows * len(before) / len(reference.frame))
+            key = name, values_size(expected, len(after))
+            if test.threshold is None and key not in self._found:
+                self._found[key] = find_threshold(name, before, self.monitoring, key[1])
+            tests[name] = test if test.threshold is not None else self._found[key]
+        features = {name: tests[name] for name in self.monitoring.features if name in tests}
+        return msgspec.structs.replace(self.monitoring.with_tests(tests), features=features)
 
 
 def window_size(monitoring: Monitoring, rows: int) -> int:
@@ -70,19 +88,70 @@ def window_size(monitoring: Monitoring, rows: int) -> int:
     return size
 
 
+def values_size(expected: int, values: int) -> int:
+    """Return the number of values whose threshold a column gets: as expected, a half, a quarter...
+
+    `expected` values follow from the missing values of the reference data. A window may have fewer
+    by chance, but not by more than three standard errors.
+    """
+    size = expected
+    while size > values + 3 * math.sqrt(values):
+        size //= 2
+    return size
+
+
 def find_thresholds(
     reference: pd.DataFrame, monitoring: Monitoring, rows: int, seed: int = 0
-) -> dict[str, float]:
-    """Return the threshold of each column without its own, for windows of this many rows."""
-    chance = monitoring.false_alarm_chance
+) -> dict[str, ColumnTest]:
+    """Return each column's test with its threshold for windows of this many rows.
+
+    Columns with a threshold of their own are left out. Every column has values.
+    """
     found = {}
-    for number, (name, test) in enumerate(monitoring.tests.items()):
+    for name, test in monitoring.tests.items():
         if test.threshold is None:
-            rng = np.random.default_rng((seed, number))
-            distances = draw_distances(reference[name], test.test, rows, rng)
-            limit = limit_of(distances, monitoring.persistent_windows, chance)
-            found[name] = as_score(limit, test.test, rows, len(reference))
+            values = reference[name].dropna()
+            size = round(rows * len(values) / len(reference))
+            found[name] = find_threshold(name, values, monitoring, size, seed)
     return found
+
+
+def find_threshold(
+    name: str, values: pd.Series, monitoring: Monitoring, size: int, seed: int = 0
+) -> ColumnTest:
+    """Return a column's test with its threshold for windows with this many values.
+
+    `values` (n_values,) are those of the reference data, without missing ones.
+    """
+    test = usable_test(monitoring.tests[name].test, values)
+    rng = np.random.default_rng((seed, list(monitoring.tests).index(name)))
+    distances = draw_distances(values, test, size, rng)
+    k, chance = monitoring.persistent_windows, monitoring.false_alarm_chance
+    limit = limit_of(distances, k, chance) or unshown_distance(test, size, len(values), chance, k)
+    return ColumnTest(test, as_score(limit, test, size, len(values)))
+
+
+def usable_test(test: str, values: pd.Series) -> str:
+    """Return ks in place of wasserstein for a column that is constant or nearly so.
+
+    Its standard deviation, the unit of wasserstein, is 0 or that of a few rows.
+    """
+    few = test == "wasserstein" and len(values) - values.value_counts().max() < MIN_OTHER_VALUES
+    return "ks" if few else test
+
+
+def unshown_distance(test: str, rows: int, reference_rows: int, chance: float, k: int) -> float:
+    """Return the distance that a value absent from a constant column can have without drift.
+
+    The reference data cannot exclude a share of 3 / reference_rows: at such a share, one sample in
+    20 lacks the value (rule of three; Hanley and Lippman-Hand 1983, doi:10.1001/jama.249.13.1743).
+    So many rows have it that more of them come in k windows in a row with at most this chance.
+    """
+    share = min(1.0, 3 / reference_rows)
+    others = int(stats.binom.isf(chance ** (1 / k), rows, share))
+    windows = np.array([[rows - others, others]])
+    counts = Counts(np.array([0, 1]), np.array([reference_rows, 0]), windows)
+    return float(scores.distances(test, counts)[0])
 
 
 def limit_of(distances: np.ndarray, persistent_windows: int, chance: float) -> float:

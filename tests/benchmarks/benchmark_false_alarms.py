@@ -102,7 +102,7 @@ class World:
 def judging_of(reference: pd.DataFrame, monitoring: Monitoring) -> Monitoring:
     """Return the monitoring with the thresholds of a reference."""
     found = find_thresholds(reference, monitoring, monitoring.window_rows)
-    return monitoring.with_thresholds(found)
+    return monitoring.with_tests(found)
 
 
 def alarms(windows: list[dict[str, float]], monitoring: Monitoring) -> tuple[dict[str, int], int]:

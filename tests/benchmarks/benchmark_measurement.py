@@ -86,14 +86,16 @@ def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callab
     reference = monitored_frame(reference_rows, CONTRACT)
     window = prediction_frame(events, CONTRACT)
     columns = outputs(events)
-    groups = ClassifiedRows([segment_groups(one) for one in features], columns[0])
+    groups = ClassifiedRows(
+        [segment_groups(one, CONTRACT.segments) for one in features], columns[0]
+    )
     least = MONITORING.min_segment_rows
     found = find_thresholds(reference, MONITORING, MONITORING.window_rows)
-    judging = MONITORING.with_thresholds(found)
+    judging = MONITORING.with_tests(found)
     return {
         "Evidently's report": lambda: measure_drift(reference, window, judging, CONTRACT),
         "data quality": lambda: measure_data_quality(features, CONTRACT),
-        "segments": lambda: measure_segments(groups, groups, label, least),
+        "segments": lambda: measure_segments(groups, groups, label, least, CONTRACT.segments),
         "measured performance": lambda: measure_quality(label, *columns),
         "estimated performance": lambda: estimate_quality(*columns),
         "impact of drift": lambda: measure_drift_impacts(reference, window, CONTRACT),

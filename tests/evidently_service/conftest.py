@@ -28,13 +28,13 @@ def monitoring(contract: Contract) -> Monitoring:
 def judging(monitoring: Monitoring, contract: Contract) -> Monitoring:
     """Return it with thresholds for windows of 500 made-up rows, found once for all tests."""
     reference = monitored_frame(made_up_rows(contract, 2000, seed=1), contract)
-    return monitoring.with_thresholds(find_thresholds(reference, monitoring, 500))
+    return monitoring.with_tests(find_thresholds(reference, monitoring, 500))
 
 
 @pytest.fixture
-def window(tmp_path: Path) -> Iterator[Window]:
+def window(tmp_path: Path, contract: Contract) -> Iterator[Window]:
     """Return an empty window."""
-    with closing(Window(tmp_path / "window.db")) as opened:
+    with closing(Window(tmp_path / "window.db", segments=contract.segments)) as opened:
         yield opened
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from config.contract import Contract
 from config.events import Label, Prediction
+from evidently_service.reference.monitoring_config import ColumnTest, Monitoring
 
 Shift = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -57,6 +58,12 @@ def made_up_predictions(
         )
         for number, row in enumerate(made_up_rows(contract, rows, seed, shift))
     ]
+
+
+def with_thresholds(monitoring: Monitoring, own: dict[str, float]) -> Monitoring:
+    """Return a monitoring in which these columns have a threshold of their own."""
+    tests = monitoring.tests
+    return monitoring.with_tests({n: ColumnTest(tests[n].test, limit) for n, limit in own.items()})
 
 
 def labels_of(predictions: list[Prediction], wrong_every: int) -> list[Label]:

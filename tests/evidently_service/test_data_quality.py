@@ -6,8 +6,11 @@ import pytest
 
 from config.contract import Contract
 from evidently_service.store.records import FeatureQuality
-from evidently_service.measure.data_quality import measure_data_quality
+from evidently_service.measure.data_quality import invalid_share_rises, measure_data_quality
+from evidently_service.reference.reference_data import monitored_frame
 from tests.evidently_service.events import made_up_rows
+
+OUTPUTS = {"probability": 0.5, "income_class": 1}
 
 
 def measured(contract: Contract, *changes: dict[str, Any]) -> dict[str, FeatureQuality]:
@@ -47,3 +50,24 @@ def test_a_row_without_a_column_is_a_key_error_that_names_it(contract: Contract)
     del row["occupation"]
     with pytest.raises(KeyError, match="occupation"):
         measure_data_quality([row], contract)
+
+
+def test_missing_numbers_booleans_and_dates_are_counted_apart_from_other_faults(
+    churn: Contract,
+) -> None:
+    row = {"tenure": 3, "plan": "basic", "charges": 1, "autopay": "Yes", "senior": 1}
+    row |= {"joined": "2020-02-29", "contentment": "fair"}
+    nothing = dict.fromkeys(("charges", "autopay", "joined", "plan"), None)
+    wrong = {"charges": 200.5, "autopay": "Maybe", "joined": "1999-12-31", "plan": "luxury"}
+    rows = [row, row | nothing, row | nothing, row | wrong | {"senior": 2}]
+    found = {one.feature: one for one in measure_data_quality(rows, churn)}
+    assert found["tenure"] == FeatureQuality("tenure", None, 0.0, None)
+    assert found["charges"] == FeatureQuality("charges", 0.5, 0.25, None)
+    assert found["joined"] == FeatureQuality("joined", 0.5, 0.25, None)
+    assert found["autopay"] == FeatureQuality("autopay", 0.5, None, 0.25)
+    assert found["plan"] == FeatureQuality("plan", 0.5, None, 0.25)
+    assert found["senior"] == FeatureQuality("senior", 0.0, None, 0.25)
+    reference = monitored_frame([one | OUTPUTS for one in [row, row, row, row | nothing]], churn)
+    rises = invalid_share_rises(found.values(), reference, churn)
+    expected = {"charges": 0.5, "joined": 0.5, "autopay": 0.5, "plan": 0.5, "senior": 0.25}
+    assert rises == pytest.approx(expected | {"tenure": 0.0, "contentment": 0.0})

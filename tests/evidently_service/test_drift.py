@@ -123,10 +123,10 @@ from config.contract import load_contract
 from evidently_service.measure.drift import measure_drift
 from evidently_service.reference.reference_data import monitored_frame
 from evidently_service.reference.monitoring_config import load_monitoring
-from tests.evidently_service.events import made_up_rows
+from tests.evidently_service.events import made_up_rows, with_thresholds
 contract = load_contract()
 monitoring = load_monitoring(Path("config/monitoring.yaml"), contract)
-monitoring = monitoring.with_thresholds({name: 0.1 for name in monitoring.tests})
+monitoring = with_thresholds(monitoring, {name: 0.1 for name in monitoring.tests})
 frame = monitored_frame(made_up_rows(contract, 500, seed=1), contract)
 measure_drift(frame, frame, monitoring, contract).html()
 from evidently.telemetry import event_logger
@@ -165,7 +165,7 @@ def test_on_census_rows_only_a_sudden_shift_is_drift(
     reference, window = frame.iloc[:5000], frame.iloc[5000:]
 
     reference = monitored_frame(records(reference), contract)
-    judging = monitoring.with_thresholds(find_thresholds(reference, monitoring, 1000))
+    judging = monitoring.with_tests(find_thresholds(reference, monitoring, 1000))
 
     def measured(rows: pd.DataFrame) -> Drift:
         frame = monitored_frame(records(rows), contract)

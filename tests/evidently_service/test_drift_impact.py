@@ -79,3 +79,19 @@ def test_a_number_that_is_mostly_one_value_has_bins_too(contract: Contract) -> N
     found = measure_drift_impacts(reference, monitored_frame(window, contract), contract)
     assert found[0].feature == "capital_gain"
     assert found[0].shift == pytest.approx(0.8 - (0.1 * 0.8 + 0.9 * 0.2))
+
+
+def test_missing_numbers_have_a_bin_of_their_own(churn: Contract) -> None:
+    """In the reference half the charges are missing, with a mean of 0.8; in the window none is."""
+    row = {"tenure": 3, "plan": None, "autopay": None, "senior": 1, "joined": None}
+    rows = [
+        row | {"contentment": None, "charges": charges, "probability": p, "income_class": 0}
+        for charges, p in ((None, 0.8), (20.5, 0.2))
+        for _ in range(50)
+    ]
+    reference, window = monitored_frame(rows, churn), monitored_frame(rows[50:], churn)
+    found = {one.feature: one for one in measure_drift_impacts(reference, window, churn)}
+    assert found["charges"].shift == pytest.approx(0.2 - 0.5)
+    assert found["joined"].impact == pytest.approx(0)  # missing everywhere, before and after
+    again = {one.feature: one for one in measure_drift_impacts(window, reference, churn)}
+    assert again["charges"].impact == pytest.approx(0)  # the reference has no missing value: the overall mean

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -15,6 +16,7 @@ from evidently_service.reference.monitoring_config import (
     MonitoringError,
     load_monitoring,
 )
+from evidently_service.settings import Settings
 from tests.evidently_service.conftest import MONITORING_PATH
 
 Edit = Callable[[dict[str, Any]], None]
@@ -36,9 +38,71 @@ def test_every_used_column_of_the_contract_has_a_named_test(
     assert list(monitoring.outputs) == ["probability", "income_class"]
 
 
-def test_a_column_without_a_test_is_named(tmp_path: Path, contract: Contract) -> None:
-    with pytest.raises(MonitoringError, match="features.age: no test"):
-        load_edited(tmp_path, contract, lambda raw: raw["features"].pop("age"))
+def test_a_column_that_the_file_leaves_out_gets_the_test_of_its_kind(
+    tmp_path: Path, contract: Contract, monitoring: Monitoring
+) -> None:
+    def leave_out(raw: dict[str, Any]) -> None:
+        raw["features"] = {"capital_gain": {"test": "ks"}, "capital_loss": {"test": "ks"}}
+
+    assert load_edited(tmp_path, contract, leave_out) == monitoring
+
+
+def test_another_table_needs_no_file_or_one_with_a_name_alone(
+    tmp_path: Path, churn: Contract, monitoring: Monitoring
+) -> None:
+    """The census's file has the defaults, but for what follows from the census."""
+    default = load_monitoring(None, churn)
+    assert default.dataset == "churn"
+    assert {name: test.test for name, test in default.tests.items()} == {
+        "tenure": "wasserstein",
+        "plan": "jensenshannon",
+        "charges": "wasserstein",
+        "autopay": "jensenshannon",
+        "senior": "jensenshannon",
+        "joined": "wasserstein",
+        "contentment": "jensenshannon",
+        "probability": "wasserstein",
+        "income_class": "jensenshannon",
+    }
+    census = {name: getattr(monitoring, name) for name in ("dataset", "features", "roc_auc_floor")}
+    assert msgspec.structs.replace(default, **census) == monitoring
+    path = tmp_path / "monitoring.yaml"
+    path.write_text("dataset: subscribers\nfeatures: {joined: {test: ks, threshold: 0.01}}\n")
+    named = load_monitoring(path, churn)
+    assert named.dataset == "subscribers"
+    assert named.features["joined"] == ColumnTest("ks", 0.01)
+    path.write_text("")
+    assert load_monitoring(path, churn) == default
+
+
+def test_the_file_beside_the_contract_is_read_if_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings().monitoring_path == MONITORING_PATH
+    monkeypatch.setenv("CONTRACT", str(tmp_path / "churn.yaml"))
+    assert Settings().monitoring_path is None
+    (tmp_path / "monitoring.yaml").touch()
+    assert Settings().monitoring_path == tmp_path / "monitoring.yaml"
+    assert Settings(monitoring_file="other.yaml").monitoring_path == Path("other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("column", "test", "expected"),
+    [
+        ("joined", "jensenshannon", "one of wasserstein, ks for a column of numbers"),
+        ("charges", "jensenshannon", "one of wasserstein, ks for a column of numbers"),
+        ("senior", "ks", "one of jensenshannon for a column of categories"),
+    ],
+)
+def test_a_test_must_fit_a_date_a_decimal_and_a_boolean(
+    tmp_path: Path, churn: Contract, column: str, test: str, expected: str
+) -> None:
+    path = tmp_path / "monitoring.yaml"
+    path.write_text(f"features: {{{column}: {{test: {test}}}}}\n")
+    with pytest.raises(
+        MonitoringError, match=f"{column}: unusable test; got {test}, expected {expected}"
+    ):
+        load_monitoring(path, churn)
 
 
 def test_an_unknown_column_is_named_with_the_nearest_one(
@@ -49,7 +113,6 @@ def test_an_unknown_column_is_named_with_the_nearest_one(
 
     with pytest.raises(MonitoringError) as caught:
         load_edited(tmp_path, contract, misspell)
-    assert "features.age: no test" in str(caught.value)
     assert "features.ages: not an input column of the model. Did you mean age?" in str(caught.value)
 
 

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial import distance
 from scipy.stats import norm
 
 from config.contract import Contract
@@ -19,12 +20,15 @@ from evidently_service.reference.registry import Version
 from evidently_service.verdict.scores import score
 from evidently_service.verdict.thresholds import (
     Thresholds,
+    find_threshold,
     find_thresholds,
     limit_of,
     population_of,
+    unshown_distance,
+    values_size,
     window_size,
 )
-from tests.evidently_service.events import made_up_rows
+from tests.evidently_service.events import made_up_rows, with_thresholds
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,12 @@ def reference(contract: Contract) -> Reference:
 def two_columns(monitoring: Monitoring) -> Monitoring:
     """Return the real file with thresholds for all columns but two."""
     own = {name: 1.0 for name in monitoring.tests if name not in ("age", "sex")}
-    return monitoring.with_thresholds(own)
+    return with_thresholds(monitoring, own)
+
+
+def window_of(reference: Reference, rows: int) -> pd.DataFrame:
+    """Return a window of this many rows."""
+    return reference.frame.sample(rows, replace=True, random_state=0)
 
 
 def test_the_budget_is_shared_by_the_columns_without_a_threshold_and_a_months_windows(
@@ -85,7 +94,7 @@ def test_undrifted_windows_of_other_samples_keep_the_budget(
         for name, values in (("age", np.arange(17, 91)), ("sex", np.array(["Female", "Male"]))):
             test = lenient.tests[name].test
             drawn = [pd.Series(rng.choice(values, 400)) for _ in range(200)]
-            ratios = [score(frame[name], one, test) / found[name] for one in drawn]
+            ratios = [found[name].ratio(score(frame[name], one, test)) for one in drawn]
             alarms[name] += 2880 * chance_of_two(ratios) / samples
     # The budget is 30 for each. The 12 references differ much: within a factor of 2.5.
     assert 12 < alarms["age"] < 75, alarms
@@ -93,7 +102,7 @@ def test_undrifted_windows_of_other_samples_keep_the_budget(
 
 
 def test_a_column_keeps_its_own_threshold(reference: Reference, two_columns: Monitoring) -> None:
-    found = Thresholds(two_columns).apply(reference, 1000).tests
+    found = Thresholds(two_columns).apply(reference, window_of(reference, 1000)).tests
     assert found["race"].threshold == 1.0
     assert 0 < (found["age"].threshold or 0) < 0.3
 
@@ -102,12 +111,13 @@ def test_thresholds_are_found_once_for_each_size_and_reference(
     reference: Reference, two_columns: Monitoring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = Thresholds(two_columns)
-    full, half = cached.apply(reference, 1000), cached.apply(reference, 999)
+    windows = window_of(reference, 1000), window_of(reference, 999)
+    full, half = (cached.apply(reference, one) for one in windows)
     assert (half.tests["age"].threshold or 0) > (full.tests["age"].threshold or 0)
-    monkeypatch.setattr(thresholds, "find_thresholds", None)  # not called again
-    assert cached.apply(reference, 1000) is full and cached.apply(reference, 999) is half
+    monkeypatch.setattr(thresholds, "find_threshold", None)  # not called again
+    assert [cached.apply(reference, one) for one in windows] == [full, half]
     with pytest.raises(TypeError):
-        cached.apply(reference._replace(version=Version("2", "run-2")), 1000)
+        cached.apply(reference._replace(version=Version("2", "run-2")), windows[0])
 
 
 def test_a_smaller_budget_raises_the_thresholds(
@@ -115,7 +125,8 @@ def test_a_smaller_budget_raises_the_thresholds(
 ) -> None:
     small = msgspec.structs.replace(two_columns, false_alarms_per_month=0.1)
     found = [find_thresholds(reference.frame, one, 1000) for one in (two_columns, small)]
-    assert found[1]["age"] > found[0]["age"]
+    few, many = (one["age"].threshold or 0 for one in found)
+    assert many > few
 
 
 @pytest.mark.parametrize(
@@ -128,20 +139,73 @@ def test_a_window_gets_the_thresholds_of_the_size_it_has_reached(
 
 
 @pytest.mark.parametrize("test", [*NUMERIC_TESTS, *CATEGORICAL_TESTS])
-def test_any_change_of_a_constant_column_exceeds_its_threshold(
-    monitoring: Monitoring, test: str
+@pytest.mark.parametrize("others_before", [0, 1])
+def test_a_constant_column_drifts_from_more_rows_than_its_reference_can_exclude(
+    monitoring: Monitoring, test: str, others_before: int
 ) -> None:
+    """One other row in 1,000 once was 18,600,000 times beyond the threshold of 5,000 equal rows.
+
+    They cannot exclude a share of 3 / 5,000, by which three rows in 1,000 come by chance.
+    """
     name = "age" if test in NUMERIC_TESTS else "sex"
-    column = ColumnTest(test)
-    own = {other: 1.0 for other in monitoring.tests if other != name}
-    only = monitoring.with_thresholds(own)
-    only = msgspec.structs.replace(only, features=only.features | {name: column})
-    frame = pd.DataFrame({"age": [40] * 300, "sex": ["Male"] * 300})
-    limit = find_thresholds(frame, only, 100)[name]
-    tested = msgspec.structs.replace(column, threshold=limit)
-    changed = pd.DataFrame({"age": [40] * 90 + [41] * 10, "sex": ["Male"] * 90 + ["Female"] * 10})
-    for window, beyond in ((frame[:100], False), (changed, True)):
-        assert (tested.ratio(score(frame[name], window[name], test)) > 1) is beyond
+    common, other = (40, 4000) if test in NUMERIC_TESTS else ("Male", "Female")
+
+    def column(others: int, rows: int) -> pd.Series:
+        return pd.Series([other] * others + [common] * (rows - others), name=name)
+
+    only = msgspec.structs.replace(
+        monitoring, features=monitoring.features | {name: ColumnTest(test)}
+    )
+    before = column(others_before, 5000)
+    found = find_threshold(name, before, only, 1000)
+    assert found.test == ("ks" if test in NUMERIC_TESTS else test)
+    ratios = [
+        found.ratio(score(before, column(others, 1000), found.test))
+        for others in (0, 1, 3, 50, 900)
+    ]
+    assert ratios == sorted(ratios)
+    assert ratios[2] <= 1 < ratios[3], ratios
+    assert ratios[4] < 300, ratios
+
+
+def test_an_unshown_value_is_allowed_in_the_rows_worked_out_by_hand() -> None:
+    """A share of 3 / 5,000 gives 0.6 rows in 1,000; more than three have a chance of 0.0034."""
+    assert unshown_distance("ks", 1000, 5000, 0.005**2, 2) == pytest.approx(3 / 1000)
+    assert unshown_distance("ks", 1000, 5000, 0.003**2, 2) == pytest.approx(4 / 1000)
+    assert unshown_distance("jensenshannon", 1000, 5000, 0.005**2, 2) == pytest.approx(
+        distance.jensenshannon([1, 0], [0.997, 0.003])
+    )
+
+
+def test_missing_numbers_have_no_part_in_a_threshold(monitoring: Monitoring) -> None:
+    """Of 700 values in 1,000 rows, the threshold is that of 700 rows without missing values."""
+    values = pd.Series(np.random.default_rng(0).normal(50, 10, 2100), name="age")
+    column = values.reindex(range(3000))
+    frame = pd.DataFrame({name: column for name in monitoring.tests})
+    only = with_thresholds(monitoring, {n: 1.0 for n in monitoring.tests if n != "age"})
+    assert find_thresholds(frame, only, 1000) == {"age": find_threshold("age", values, only, 700)}
+
+
+@pytest.mark.parametrize(
+    ("expected", "values", "size"),
+    [(700, 700, 700), (700, 640, 700), (700, 600, 350), (700, 100, 87), (1000, 30, 31)],
+)
+def test_a_window_with_fewer_values_than_expected_gets_a_larger_threshold(
+    expected: int, values: int, size: int
+) -> None:
+    """640 of 700 are within three standard errors of chance, 600 are not."""
+    assert values_size(expected, values) == size
+
+
+def test_a_column_with_too_few_values_has_no_test(
+    reference: Reference, two_columns: Monitoring
+) -> None:
+    window = window_of(reference, 1000)
+    emptied = window.assign(age=window["age"].where(np.arange(1000) < 29))
+    found = Thresholds(two_columns).apply(reference, emptied)
+    assert set(two_columns.features) - set(found.features) == {"age"}
+    kept = Thresholds(two_columns).apply(reference, window.assign(age=window["age"]))
+    assert set(kept.features) == set(two_columns.features)
 
 
 def test_many_values_are_grouped_by_rank() -> None:
@@ -161,14 +225,14 @@ def test_thresholds_on_census_rows_keep_the_budget(
     that there are alarms to count: 40 a month for each of three columns.
     """
     columns = ("hours_per_week", "capital_gain", "native_country")
-    only = monitoring.with_thresholds({n: 1.0 for n in monitoring.tests if n not in columns})
+    only = with_thresholds(monitoring, {n: 1.0 for n in monitoring.tests if n not in columns})
     only = msgspec.structs.replace(only, false_alarms_per_month=120.0)
     rng = np.random.default_rng(0)
     alarms = []
     for seed in range(8):
         order = rng.permutation(len(census_rows))
         reference, others = census_rows.iloc[order[:5000]], census_rows.iloc[order[5000:]]
-        found = only.with_thresholds(find_thresholds(reference, only, 1000, seed))
+        found = only.with_tests(find_thresholds(reference, only, 1000, seed))
         for name in columns:
             windows = [others[name].sample(1000, random_state=rng) for _ in range(100)]
             test = found.tests[name]

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from config.contract import load_contract
 from config.events import Label, Prediction
 from evidently_service.store.records import (
     Counters,
@@ -238,9 +239,9 @@ def test_a_file_of_an_earlier_version_opens_and_its_rows_get_their_labels(tmp_pa
         old.execute("INSERT INTO counters VALUES ('ingested', 2), ('duplicates', 0)")
         old.commit()
     for _ in range(2):
-        with closing(Window(path)) as window:
+        with closing(Window(path, segments=load_contract().segments)) as window:
             assert window.last_labelled(10)[0] == labelled(1)
-    with closing(Window(path)) as window:
+    with closing(Window(path, segments=load_contract().segments)) as window:
         assert window.add_labels([label("a", 0), label("b", 0, 3.5)]) == 1
         assert window.add_predictions([prediction("b"), prediction("waits")]) == 1
         assert window.last_labelled(10) == [labelled(), labelled(), labelled(0, 3.5)]
