@@ -36,7 +36,7 @@ from stream_generator.traffic.scenarios import SCENARIOS
 
 FAILED, CANNOT_START, INTERRUPTED = 1, 2, 130
 DESCRIPTION = """\
-Simulate clients: send people's records to the prediction service and, later, the true labels of
+Simulate clients: send records to the prediction service and, later, the true labels of
 some predictions. Print a table of the outcomes at the end."""
 
 
@@ -201,6 +201,7 @@ def on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
 def summary_table(summary: Summary) -> Table:
     """Return the summary as a table for the terminal."""
     rows = {
+        "change": summary.change,
         "records": f"{summary.sent:,} sent: {summary.answered:,} answered,"
         f" {summary.rejected:,} rejected, {summary.failed:,} failed",
         "requests": f"{summary.requests:,}, and {summary.retries:,} retries",

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from config.contract import load_contract
 from config.local_stack.observe import (
     addresses,
     backlog,
@@ -177,7 +178,7 @@ class Demo:
         before = self.stage("measure", "drift and quality of that window", self.measured)
         shifted = self.stage(
             "drift",
-            f"{rows} records of other people, with other odds of a high income",
+            f"{rows} records with half of the columns changed, and their old labels",
             lambda: self.send(SHIFTED, seed, labels=1.0),
         )
         after = self.stage("measure again", "drift and quality of that window", self.measured)
@@ -201,6 +202,7 @@ class Demo:
         return {
             "traffic": {CALM: calm, SHIFTED: shifted, AGAIN: again},
             "drift": {
+                "change": shifted["change"],
                 "before": brief(before),
                 "after": brief(after),
                 "retrained": brief(resolved),
@@ -254,7 +256,10 @@ class Demo:
         self.wait(both, f"waiting for both services to have version {version}")
 
     def send(self, name: str, seed: int, labels: float) -> dict[str, Any]:
-        """Send one scenario's traffic with the generator; return its summary."""
+        """Send one scenario's traffic with the generator; return its summary.
+
+        Raises StackError if the service rejects a record: the drift would not be as described.
+        """
         out = self.out_dir / f"traffic-{name}.json"
         run_command(
             self.stack,
@@ -263,7 +268,13 @@ class Demo:
             *("--rows", str(self.options.rows), "--seed", str(seed), "--labels", str(labels)),
             *("--summary", str(out), "--answers", str(self.answers_path(name))),
         )
-        return json.loads(out.read_text("utf-8"))
+        found = json.loads(out.read_text("utf-8"))
+        if found["rejected"]:
+            raise StackError(
+                f"{name}: {found['rejected']} of {found['sent']} records were rejected;"
+                f" expected none. Reasons: {'; '.join(found['reasons'])}"
+            )
+        return found
 
     def measured(self) -> dict[str, Any]:
         """Wait until the relay has delivered all rows; return the next drift verdict."""
@@ -391,6 +402,7 @@ def main() -> None:
     # A process that a shell starts in the background ignores Ctrl-C without this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        load_contract()  # a problem is reported before a process starts
         demo = Demo(options)
         check_ports(demo.env, demo.logs)
         if options.only_train:

@@ -49,10 +49,12 @@ DEFAULTS = {
 PER_COMMAND = (
     *PORTS,
     "CENSUS_DATA_DIR",
+    "CONTRACT",
     "DATA_DIR",
     "MAX_EVALS",
     "MONGODB_ADDRESS",
     "MONGODB_DATABASE",
+    "SOURCE",
 )
 # Health pages by process.
 HEALTH = {
@@ -99,9 +101,13 @@ def stack_environment(
         "STORAGE_EMULATOR_HOST": local + env["GCS_PORT"],
         "FLOW_STORAGE": f"gs://{env['ARTIFACT_BUCKET']}/prefect",
     }
+    files = {name: Path(env[name]).resolve() for name in ("CONTRACT", "SOURCE") if env.get(name)}
+    if "CONTRACT" in files:
+        files.setdefault("SOURCE", files["CONTRACT"].with_name("source.yaml"))
     path = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     fixed = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return {**env, **{k: str(v) for k, v in folders.items()}, **addresses, **fixed}
+    paths = {name: str(path) for name, path in (folders | files).items()}
+    return {**env, **paths, **addresses, **fixed}
 
 
 def settings_script(env: Mapping[str, str], own: Mapping[str, str]) -> str:

@@ -44,6 +44,7 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
         "predictions": ", ".join(f"{value} {name}" for name, value in counts.items()),
         "throughput": f"{traffic['requests_per_s']:.0f} requests/s,"
         f" {traffic['latency_p50_ms']:.1f} ms median latency",
+        "change": drift["change"],
         "drift before": drift_words(drift["before"]),
         "drift after": drift_words(drift["after"]),
         "retraining": f"flow run {retraining['flow_run']}, started by drift, promoted version"

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 from tqdm import tqdm
 
-from config.contract import load_contract
 from stream_generator.client.options import Options
 from stream_generator.client.queues import NEVER, DelayedLabels, PacedBatches, PlannedRow
 from stream_generator.client.retries import RETRIED_STATUSES, RetryingClient
 from stream_generator.client.summary import Ended, LabelledPrediction, Outcome, Summary, Tally
+from stream_generator.traffic.changes import load_changes
 from stream_generator.traffic.rows import Row
 from stream_generator.traffic.scenarios import SCENARIOS
 
@@ -186,11 +186,14 @@ def send(
     """Send what the options say; return when every record and label has its outcome.
 
     `stop` or the deadline ends the run early; its summary is exact too. `keep` receives the
-    predictions as they arrive. Raises TrafficError if the rows do not fit the scenario.
+    predictions as they arrive. Raises TrafficError if the rows do not fit the scenario, and
+    SettingsError for an unusable file of scenarios.
     """
     stop = stop or threading.Event()
     deadline = time.monotonic() + (options.deadline_s or NEVER)
-    scenario = SCENARIOS[options.scenario](rows, options.rows, options.seed, load_contract())
+    changes = load_changes(rows)
+    change = changes.text(options.scenario)  # raises errors before the first request
+    scenario = SCENARIOS[options.scenario](changes, options.rows, options.seed)
     rng = random.Random(f"labels {options.seed}")
     planned = (PlannedRow(row, rng.random() < options.labels) for row in scenario)
     tally = Tally()
@@ -203,7 +206,7 @@ def send(
     ended: Ended = "done"
     if sender.has_work:
         ended = "interrupted" if stop.is_set() else "deadline"
-    return tally.summary(options.scenario, ended)
+    return tally.summary(options.scenario, ended, change)
 
 
 def check_reachable(options: Options) -> None:

@@ -50,6 +50,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     scenario: str
+    change: str  # what the scenario changes
     ended: Ended
     sent: int  # records
     answered: int  # with a prediction
@@ -106,7 +107,7 @@ class Tally:
         if outcome.kind in RECORD_OUTCOMES:
             self._ended_at = self._now()
 
-    def summary(self, scenario: str, ended: Ended) -> Summary:
+    def summary(self, scenario: str, ended: Ended, change: str = "nothing") -> Summary:
         """Return the summary. Records without an outcome count as failed from now on."""
         counts, latencies = self._counts, sorted(self._latencies_s)
         if unfinished := counts["sent"] - self.finished:
@@ -115,6 +116,7 @@ class Tally:
         names = ("sent", "requests", "retries", *RECORD_OUTCOMES, *LABEL_OUTCOMES)
         return Summary(
             scenario=scenario,
+            change=change,
             ended=ended,
             **{name: counts[name] for name in names},
             labels_unsent=counts["known_later"] - sum(counts[name] for name in LABEL_OUTCOMES),

@@ -18,7 +18,7 @@ class TrafficError(Exception):
 
 
 class Row(NamedTuple):
-    """A census record as a request carries it, and its true class: 1 for >50K, else 0."""
+    """A record as a request carries it, and its true class: 1 for the positive label, else 0."""
 
     record: dict[str, Any]
     label: int

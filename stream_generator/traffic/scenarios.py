@@ -1,120 +1,76 @@
 """Simulate drift: seeded changes to the rows that are sent.
 
-A scenario takes the traffic rows, the number of rows to send, a seed and the contract. It yields
+A scenario takes the changes for the traffic rows, the number of rows to send and a seed. It yields
 the rows to send. It copies every row that it changes; a valid record stays valid. Under the same
-seed, `sudden` and `none` send the same people in the same order.
-
-`sudden` and `gradual` shift six of the model's twelve features:
-
-| feature        | change                                                        |
-| -------------- | ------------------------------------------------------------- |
-| age            | 12 years more, up to the feature's maximum                    |
-| hours_per_week | 12 hours less, down to the minimum                            |
-| capital_gain   | resampled: 40 % have 10,000 or 20,000 dollars                 |
-| workclass      | resampled: 80 % self-employed                                 |
-| occupation     | resampled: services, sales, households; few managers          |
-| native_country | resampled: 80 % from Mexico, the Philippines and India        |
+seed, `sudden` and `none` send the same rows in the same order.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
+from operator import add
 from typing import Any
 
-from config.contract import Contract, Feature
-from stream_generator.traffic.rows import Row, TrafficError, endless
+from stream_generator.traffic.changes import Changes, divided, is_in, moved
+from stream_generator.traffic.rows import Row, endless
 
-Scenario = Callable[[Sequence[Row], int, int, Contract], Iterator[Row]]
-
-# Added to a number, in its feature's unit.
-ADDED = {"age": 12, "hours_per_week": -12}
-# The values that replace the old one, with their shares. Most capital gains are 0 and a few are
-# 99,999: no drift test detects some thousands more on that scale, so capital_gain is resampled too.
-RESAMPLED: dict[str, dict[str | int, float]] = {
-    "capital_gain": {0: 0.6, 10_000: 0.25, 20_000: 0.15},
-    "workclass": {"Self-emp-not-inc": 0.5, "Self-emp-inc": 0.3, "Private": 0.2},
-    "occupation": {
-        "Other-service": 0.4,
-        "Sales": 0.3,
-        "Priv-house-serv": 0.2,
-        "Exec-managerial": 0.1,
-    },
-    "native_country": {
-        "Mexico": 0.3,
-        "Philippines": 0.3,
-        "India": 0.2,
-        "United-States": 0.2,
-    },
-}
-
-POSITIVE_SHARE = 0.6  # of label_shift; 0.24 in the census
-
-HOURS_A_DAY = 8  # of unit_change
-UNSEEN = "Atlantis"  # of unseen_category
-
-# concept_shift flips the labels of this group: a quarter of the people, with the highest incomes.
-FLIPPED_FEATURE = "occupation"
-FLIPPED_GROUP = ("Exec-managerial", "Prof-specialty")
+Scenario = Callable[[Changes, int, int], Iterator[Row]]
 
 
-def none(rows: Sequence[Row], n_rows: int, seed: int, _contract: Contract) -> Iterator[Row]:
+def none(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
     """Send the rows unchanged."""
-    return islice(endless(rows, random.Random(seed)), n_rows)
+    return islice(endless(changes.rows, random.Random(seed)), n_rows)
 
 
-def sudden(rows: Sequence[Row], n_rows: int, seed: int, contract: Contract) -> Iterator[Row]:
-    """Make all people older, working less, self-employed and foreign-born (6 of 12 features)."""
+def sudden(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Change half of the columns: move numbers and dates, give categories new shares."""
     rng = shift_rng(seed)
-    return (shifted(row, contract, rng) for row in none(rows, n_rows, seed, contract))
+    return (shifted(row, changes, rng) for row in none(changes, n_rows, seed))
 
 
-def gradual(rows: Sequence[Row], n_rows: int, seed: int, contract: Contract) -> Iterator[Row]:
-    """Apply the shift of `sudden` to a share of the rows that grows from 0 to 100 %."""
+def gradual(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Apply the change of `sudden` to a share of the rows that grows from 0 to 100 %."""
     rng = shift_rng(seed)
     last = max(n_rows - 1, 1)
-    for position, row in enumerate(none(rows, n_rows, seed, contract)):
-        yield shifted(row, contract, rng) if rng.random() < position / last else row
+    for position, row in enumerate(none(changes, n_rows, seed)):
+        yield shifted(row, changes, rng) if rng.random() < position / last else row
 
 
-def label_shift(rows: Sequence[Row], n_rows: int, seed: int, _contract: Contract) -> Iterator[Row]:
-    """Sample people above 50K more often: 60 % of the rows instead of 24 %."""
-    rng = shift_rng(seed)
-    by_label = [[row for row in rows if row.label == label] for label in (0, 1)]
-    if not all(by_label):
-        raise TrafficError(
-            "--scenario label_shift: all rows have the same label; expected both labels."
-            " Use another file or scenario."
-        )
+def label_shift(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Sample the rows of one label, usually the rarer one, more often."""
+    rng, share = shift_rng(seed), changes.label_shift
+    by_label = ([row for row in changes.rows if row.label == label] for label in (0, 1))
     negatives, positives = (endless(group, random.Random(seed)) for group in by_label)
-    return (next(positives if rng.random() < POSITIVE_SHARE else negatives) for _ in range(n_rows))
+    return (next(positives if rng.random() < share else negatives) for _ in range(n_rows))
 
 
-def concept_shift(rows: Sequence[Row], n_rows: int, seed: int, contract: Contract) -> Iterator[Row]:
-    """Flip the true labels of managers and specialists (needs --labels)."""
-    for row in none(rows, n_rows, seed, contract):
-        flips = row.record.get(FLIPPED_FEATURE) in FLIPPED_GROUP
+def concept_shift(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Flip the true labels of a group of rows (needs --labels)."""
+    group = changes.concept_shift
+    feature = changes.contract[group.column]
+    for row in none(changes, n_rows, seed):
+        flips = is_in(group, row.record.get(group.column), feature)
         yield row._replace(label=1 - row.label) if flips else row
 
 
-def unit_change(rows: Sequence[Row], n_rows: int, seed: int, contract: Contract) -> Iterator[Row]:
-    """Send hours_per_week in days of eight hours: another unit, still within the range."""
-
-    def in_days(value: Any) -> Any:
-        return max(value // HOURS_A_DAY, 1) if isinstance(value, int) else value
-
-    return changed(none(rows, n_rows, seed, contract), "hours_per_week", in_days)
-
-
-def missing_field(rows: Sequence[Row], n_rows: int, seed: int, contract: Contract) -> Iterator[Row]:
-    """Send occupation as null, as if the clients no longer knew it."""
-    return changed(none(rows, n_rows, seed, contract), "occupation", lambda _: None)
+def unit_change(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Send a number in another unit, still within its range."""
+    name, divisor = changes.unit_change.column, changes.unit_change.divisor
+    feature = changes.contract[name]
+    rows = none(changes, n_rows, seed)
+    return changed(rows, name, lambda value: divided(value, divisor, feature))
 
 
-def unseen_category(
-    rows: Sequence[Row], n_rows: int, seed: int, contract: Contract
-) -> Iterator[Row]:
-    """Send a native_country that the contract does not list."""
-    return changed(none(rows, n_rows, seed, contract), "native_country", lambda _: UNSEEN)
+def missing_field(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Send a column as null, as if the clients no longer knew it."""
+    return changed(none(changes, n_rows, seed), changes.missing_field, lambda _: None)
+
+
+def unseen_category(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Send a category that the contract does not list."""
+    unseen = changes.unseen_category
+    return changed(none(changes, n_rows, seed), unseen.column, lambda _: unseen.value)
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -141,20 +97,16 @@ def shift_rng(seed: int) -> random.Random:
     return random.Random(f"shift {seed}")
 
 
-def shifted(row: Row, contract: Contract, rng: random.Random) -> Row:
-    """Return the row with the features of the table above shifted and its label unchanged."""
-    record = dict(row.record)
-    for name, step in ADDED.items():
+def shifted(row: Row, changes: Changes, rng: random.Random) -> Row:
+    """Return the row with the columns of `sudden` changed and its label unchanged."""
+    record, contract = dict(row.record), changes.contract
+    for name, step in changes.sudden.shift.items():
         if name in record:
-            record[name] = add_within_range(record[name], step, contract[name])
-    for name, shares in RESAMPLED.items():
+            record[name] = moved(record[name], partial(add, step), contract[name])
+    for name, shares in changes.sudden.resample.items():
         record[name] = rng.choices(list(shares), list(shares.values()))[0]
+    for feature in contract.features:  # a rank follows its column
+        if feature.rank_of in changes.sudden.resample and feature.name in record:
+            categories = contract[feature.rank_of].categories
+            record[feature.name] = categories.index(record[feature.rank_of]) + 1
     return Row(record, row.label)
-
-
-def add_within_range(value: Any, step: int, feature: Feature) -> Any:
-    """Return a number plus `step`, limited to the feature's range; other values unchanged."""
-    if not isinstance(value, int):
-        return value
-    assert feature.minimum is not None and feature.maximum is not None
-    return min(max(value + step, feature.minimum), feature.maximum)

@@ -19,8 +19,9 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
-from stream_generator.traffic.scenarios import SCENARIOS
+from stream_generator.traffic.changes import load_changes
 from stream_generator.traffic.rows import Row, read_rows
+from stream_generator.traffic.scenarios import SCENARIOS
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_least, result, write
 from training.data.assemble import (
@@ -64,7 +65,7 @@ def fit(frame: pd.DataFrame, contract: Contract) -> FittedModel:
 
 def labelled_requests(rows: list[Row], name: str, n_rows: int, contract: Contract) -> pd.DataFrame:
     """Return labelled requests of a scenario, as read from the prediction log."""
-    sent = list(SCENARIOS[name](rows, n_rows, SEED, contract))
+    sent = list(SCENARIOS[name](load_changes(rows), n_rows, SEED))
     raw = pd.DataFrame([row.record | {contract.target.name: row.label} for row in sent])
     checked, _ = check_frame(raw, contract)
     ids = [str(number) for number in checked.index]

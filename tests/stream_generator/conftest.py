@@ -28,14 +28,7 @@ def stand_in(contract: Contract) -> Iterator[StandIn]:
 @pytest.fixture(scope="session")
 def rows(contract: Contract) -> list[Row]:
     """Return 200 different valid rows; every third has the label 1."""
-    rng = random.Random(7)
-    return [
-        Row(
-            {feature.name: random_value(feature, rng) for feature in contract.inputs},
-            int(n % 3 == 0),
-        )
-        for n in range(200)
-    ]
+    return random_rows(contract, 200)
 
 
 @pytest.fixture
@@ -47,10 +40,25 @@ def traffic_file(rows: list[Row], tmp_path: Path) -> Path:
     return path
 
 
+def random_rows(contract: Contract, n_rows: int) -> list[Row]:
+    """Return random valid rows with the columns of the model; every third has the label 1."""
+    rng = random.Random(7)
+    return [
+        Row(
+            {feature.name: random_value(feature, rng) for feature in contract.inputs},
+            int(n % 3 == 0),
+        )
+        for n in range(n_rows)
+    ]
+
+
 def random_value(feature: Feature, rng: random.Random) -> Any:
-    """Return a random valid value of a feature, often a bound of its range."""
+    """Return a random valid value of a feature, often a bound of its range or a missing value."""
     if feature.is_categorical:
-        return rng.choice([*feature.categories, *([None] if feature.optional else [])])
+        missing = [None] if feature.optional else []
+        return feature.show(rng.choice([*feature.categories, *missing]))
+    if feature.missing == "allow" and rng.random() < 0.3:
+        return None
     low, high = map(int, feature.bounds)
     inside = rng.randint(low, high)
-    return rng.choice([inside, inside, low, high])
+    return feature.show(rng.choice([inside, inside, low, high]))
