@@ -53,7 +53,8 @@ class ContractSettings(BaseSettings):
     contract: str = Field(
         str(CONTRACT_PATH),
         description="The contract: a YAML file, see [own-data.md](own-data.md). The files"
-        " `source.yaml`, `search.yaml` and `monitoring.yaml` beside it belong to it.",
+        " `source.yaml`, `search.yaml`, `monitoring.yaml` and `scenarios.yaml` beside it belong to"
+        " it.",
     )
 
 

@@ -31,7 +31,7 @@ class Metrics:
         self.registry = registry
         predictions = Counter(
             "income_predictions_total",
-            "Number of predictions by class (1: above 50,000 US dollars a year).",
+            "Number of predictions by class (1: the positive label).",
             ["income_class"],
             registry=registry,
         )

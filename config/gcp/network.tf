@@ -11,7 +11,7 @@ resource "google_compute_subnetwork" "income" {
   private_ip_google_access = true
 }
 
-# Egress for packages, images and the census, because the machines have no external addresses. Google
+# Egress for packages, images and the training data, because the machines have no external addresses. Google
 # charges for it by the hour and by traffic, even if nobody uses the machines.
 resource "google_compute_router" "income" {
   name    = "income"

@@ -102,8 +102,6 @@ def stack_environment(
         "FLOW_STORAGE": f"gs://{env['ARTIFACT_BUCKET']}/prefect",
     }
     files = {name: Path(env[name]).resolve() for name in ("CONTRACT", "SOURCE") if env.get(name)}
-    if "CONTRACT" in files:
-        files.setdefault("SOURCE", files["CONTRACT"].with_name("source.yaml"))
     path = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     fixed = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     paths = {name: str(path) for name, path in (folders | files).items()}
