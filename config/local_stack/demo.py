@@ -63,6 +63,7 @@ class Demo:
     """One run of the demo: environment, options and results of its stages."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        load_contract()  # raises ContractError before any process starts
         self.options = options
         asked = {"MAX_EVALS": str(options.max_evals)} if options.max_evals else {}
         self.state: Path = options.state_dir
@@ -402,7 +403,6 @@ def main() -> None:
     # A process that a shell starts in the background ignores Ctrl-C without this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        load_contract()  # a problem is reported before a process starts
         demo = Demo(options)
         check_ports(demo.env, demo.logs)
         if options.only_train:

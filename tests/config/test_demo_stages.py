@@ -1,5 +1,6 @@
 """The demo's stages: what is kept of them, and what becomes of the stack when one fails."""
 
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from config.local_stack import demo as local_demo
 from config.local_stack.demo import Demo, parse
 from config.local_stack.stack import StackError
+from config.runtime.settings import SettingsError
 
 
 @pytest.fixture
@@ -46,6 +48,31 @@ def test_a_demo_that_fails_leaves_its_stack_up_if_asked_to(make_demo, monkeypatc
         make_demo(out_of_time, "--keep").run()
     assert len(stayed) == 1
     assert "gold-owl is Late, not begun" in capsys.readouterr().out
+
+
+def test_rejected_records_end_the_demo_with_their_reasons(make_demo, monkeypatch):
+    """The demo once sent columns that the table lacks, and then waited for drift in vain."""
+    found = {
+        "sent": 2500,
+        "rejected": 2500,
+        "reasons": {"/predict: capital_gain: no such field": 2},
+    }
+    demo = make_demo(lambda demo: demo.send("sudden", 0, 1.0))
+    written = demo.out_dir / "traffic-sudden.json"
+    monkeypatch.setattr(
+        local_demo, "run_command", lambda *_: written.write_text(json.dumps(found), "utf-8")
+    )
+    wrong = "sudden: 2500 of 2500 records were rejected; expected none. .*capital_gain: no such"
+    with pytest.raises(StackError, match=wrong):
+        demo.run()
+
+
+def test_an_invalid_contract_is_reported_before_any_process_starts(tmp_path, monkeypatch):
+    path = tmp_path / "features.yaml"
+    path.write_text("target: {}\nfeatures: []\n", "utf-8")
+    monkeypatch.setenv("CONTRACT", str(path))
+    with pytest.raises(SettingsError, match=f"{path}: target: "):
+        Demo(parse([]))
 
 
 def test_a_resumed_demo_runs_only_the_stages_that_were_not_finished(make_demo, capsys):

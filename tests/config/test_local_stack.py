@@ -67,6 +67,15 @@ def test_addresses_follow_the_ports(dotenv):
     assert env["PREFECT_API_URL"] == "http://127.0.0.1:4201/api"
 
 
+def test_every_process_reads_the_same_contract_and_source_from_any_folder(dotenv, monkeypatch):
+    monkeypatch.chdir(dotenv)
+    own = {"CONTRACT": "mine/features.yaml", "SOURCE": "mine/source.yaml"}
+    env = stack.stack_environment(own, dotenv, {})
+    assert env["CONTRACT"] == str(dotenv / "mine/features.yaml")
+    assert f"export SOURCE={dotenv}/mine/source.yaml\n" in stack.settings_script(env, own)
+    assert "CONTRACT" not in stack.stack_environment({}, dotenv, {})
+
+
 def test_another_shell_takes_over_what_the_stack_runs_with(dotenv):
     own = {"PATH": "/usr/bin:/bin", "MAX_EVALS": "3", "TOKEN": "its own"}
     env = stack.stack_environment(own | {"TRAINING_STORE": "it's here"}, dotenv, {})
