@@ -1,4 +1,4 @@
-"""From the census files to a registered, promoted model: one Prefect flow and its steps."""
+"""From labelled rows to a registered, promoted model: one Prefect flow and its steps."""
 
 from config.runtime.telemetry import turn_off
 
