@@ -281,13 +281,20 @@ class Demo:
         """Wait until the relay has delivered all rows; return the next drift verdict."""
         self.wait(lambda: backlog(self.env) == 0, "waiting for the relay to deliver")
         delivered_at = time.time()
+        address = f"{self.env['EVIDENTLY_ADDRESS']}/drift"
 
         def fresh() -> dict[str, Any] | None:
-            verdict = get(f"{self.env['EVIDENTLY_ADDRESS']}/drift") or {}
+            verdict = get(address) or {}
             newer = (verdict.get("measured_at") or 0) > delivered_at
             return verdict if newer and verdict["state"] == "ok" else None
 
-        return self.wait(fresh, "waiting for a measurement of the window")
+        def state() -> str:
+            verdict = get(address)
+            return (
+                f"{verdict['state']}, {verdict['window']['rows']} rows" if verdict else "no verdict"
+            )
+
+        return self.wait(fresh, "waiting for a measurement of the window", state=state)
 
     def hand_over_labels(self) -> None:
         """Without MongoDB, export labelled rows from the journals for the next training."""
