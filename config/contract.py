@@ -74,6 +74,7 @@ class Target(
     limits: str | None = None
     negative_message: str | None = None
     positive_message: str | None = None
+    aliases: tuple[str, ...] = ()
 
     @cached_property
     def labels(self) -> tuple[str, str]:
@@ -416,13 +417,13 @@ def segment_problem(feature: Feature) -> str | None:
 
 def alias_problems(features: Sequence[Feature], target: Target | None) -> Iterator[str]:
     """Yield a problem for each alias that also names another column."""
-    names = [feature.name for feature in features] + ([target.name] if target else [])
-    names += [alias for feature in features for alias in feature.aliases]
+    named: list[Feature | Target] = [*features, *([target] if target else [])]
+    names = [name for one in named for name in (one.name, *one.aliases)]
     columns = Counter(map(column_name, names))
-    for feature in features:
-        for alias in feature.aliases:
+    for one in named:
+        for alias in one.aliases:
             if columns[column_name(alias)] > 1:
-                yield f"{feature.name}: aliases: got {alias}, which names a column already"
+                yield f"{one.name}: aliases: got {alias}, which names a column already"
 
 
 def column_name(header: str) -> str:

@@ -94,6 +94,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command.set_defaults(run=run)
         return command
 
+    add_init_options(add("init", run_init, "propose a contract and a source for a table"))
     add_train_options(add("train", run_train, "train, evaluate and register one model"))
     text = "add a batch of labelled rows to the training store, or take one back"
     add_ingest_options(add("ingest", run_ingest, text))
@@ -137,6 +138,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help=".jsonl for the stream generator, .csv or .parquet (default: %(default)s)",
     )
     return parser.parse_args(arguments)
+
+
+def add_init_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of `init`."""
+    command.add_argument(
+        "table", help="path or gs:// address of a CSV, JSON-lines or Parquet file, also with .gz"
+    )
+    command.add_argument("--target", required=True, help="column to predict, with two values")
+    command.add_argument(
+        "--positive", required=True, help="value of the target whose probability is predicted"
+    )
+    command.add_argument("--output", default="", help="new folder (default: the table's name)")
+    command.add_argument(
+        "--names",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        default=[],
+        help="names of the columns, with commas between them, for a file without a header line",
+    )
 
 
 def add_train_options(command: argparse.ArgumentParser) -> None:
@@ -270,6 +289,19 @@ def name_user() -> None:
 
 
 # --- the commands -------------------------------------------------------------------------------
+
+
+def run_init(options: argparse.Namespace) -> None:
+    """Write a contract and a source description; print what was found and what comes next."""
+    from training.data.proposal import init_table  # pylint: disable=import-outside-toplevel
+
+    written = init_table(
+        options.table, options.target, options.positive, options.output, options.names
+    )
+    print(*written.lines, sep="\n")
+    print(f"wrote {written.contract} and {written.source}; edit them, then")
+    print(f"  CONTRACT={written.contract} {sys.executable} -m training train")
+    print(f"  make demo CONTRACT={written.contract}")
 
 
 def run_train(options: argparse.Namespace) -> None:

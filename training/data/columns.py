@@ -75,7 +75,8 @@ def missing_columns(
 def words_of(contract: Contract, labelled: bool = True) -> dict[str, tuple[str, ...]]:
     """Return the names that a file may give each column of the contract."""
     words = {one.name: (one.name, *one.aliases) for one in contract.features}
-    return words | {contract.target.name: (contract.target.name,)} if labelled else words
+    target = contract.target
+    return words | {target.name: (target.name, *target.aliases)} if labelled else words
 
 
 def find_places(words: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, list[int]]:

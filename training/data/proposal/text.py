@@ -1,0 +1,177 @@
+"""A proposal as text: `features.yaml` and `source.yaml`, with comments for a person who edits."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from config.feature import EPOCH, Feature
+from training.data.proposal.headers import shorten
+from training.data.proposal.columns import Column, Proposal
+from training.data.source import CENSUS, RESERVED_NAMES
+from training.data.table_files import TableFormat
+
+WIDTH = 100
+TEST_SHARE = 0.25
+CONTRACT_HEAD = (
+    "The contract of {table}, proposed by `python -m training init` from {rows:,} rows. Check each"
+    " line, and decide where a comment says CHECK. Write descriptions and units."
+    " config/features.yaml explains the keys.",
+    "",
+    "Ranges have 10% head-room beyond the smallest and the largest value. AUC is that of a model"
+    " with this column alone: 0.5 is chance. An order of categories cannot be seen in a table: sort"
+    " them and write kind: ordinal. A column that is left out is ignored in files and rejected in"
+    " requests.",
+)
+SOURCE_HEAD = (
+    "Where the rows of {name} come from. config/source.yaml explains the keys. A file with another"
+    ' checksum is rejected: write "" in place of the checksum if the file may change.'
+)
+
+
+def scalar(value: Any) -> str:
+    """Return a value as YAML reads it back, on one line: text such as no and 1 in quotes."""
+    flow = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**9)
+    return flow.strip()[1:-1]
+
+
+def comment(text: str, indent: str = "") -> Iterator[str]:
+    """Yield the lines of a comment."""
+    lines = textwrap.wrap(
+        text, WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False
+    )
+    return (f"{indent}# {line}".rstrip() for line in lines or [""])
+
+
+def contract_text(proposal: Proposal, table: str) -> str:
+    """Return the contract as YAML."""
+    target, counts = proposal.target, proposal.labels.value_counts()
+    share = counts[target.positive] / counts.sum()
+    about = {"table": shorten(table), "rows": proposal.n_rows}
+    lines = [
+        *(line for text in CONTRACT_HEAD for line in comment(text.format(**about))),
+        "",
+        "target:",
+        f"  name: {scalar(target.name)}",
+    ]
+    if target.aliases:
+        lines.append(f"  aliases: [{scalar(target.aliases[0])}]")
+    lines += [
+        f"  negative: {scalar(target.negative)}  # {counts[target.negative]:,} rows",
+        f"  positive: {scalar(target.positive)}  # {counts[target.positive]:,} rows, {share:.1%}",
+        f"  description: {scalar(target.description)}",
+        "",
+        "features:",
+    ]
+    for column in proposal.columns:
+        lines += [*column_lines(column), ""]
+    return "\n".join(lines)
+
+
+def column_lines(column: Column) -> Iterator[str]:
+    """Yield the lines of one column."""
+    if column.feature is None:
+        for check in column.checks:
+            yield from comment(f"CHECK {shorten(column.header)}: {check}.", "  ")
+        return
+    notes = [*column.notes, *missing_note(column)]
+    if notes:
+        yield from comment(f"{'. '.join(note[0].upper() + note[1:] for note in notes)}.", "  ")
+    for check in column.checks:
+        yield from comment(f"CHECK: {check}.", "  ")
+    yield from feature_lines(column.feature, column.counts)
+
+
+def missing_note(column: Column) -> Iterator[str]:
+    """Yield the share of missing values and how the table writes them."""
+    n_missing = int(column.texts.isna().sum())
+    if n_missing:
+        written = ", ".join(map(shorten, column.written))
+        marks = f", written {written}" if written else ""
+        share = n_missing / len(column.texts)
+        yield f"missing in {n_missing:,} rows ({share:.1%}){marks}"
+
+
+def feature_lines(feature: Feature, counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield the keys of a feature that differ from the defaults."""
+    yield f"  - name: {scalar(feature.name)}"
+    keys: dict[str, Any] = {"kind": feature.kind, "used": feature.used, "rank_of": feature.rank_of}
+    keys |= {"missing": feature.missing, "unseen": feature.unseen}
+    keys |= {"minimum": feature.minimum, "maximum": feature.maximum}
+    unset = {"used": True, "missing": "reject", "unseen": "reject"}
+    for key, value in keys.items():
+        if value is not None and value != unset.get(key):
+            yield f"    {key}: {scalar(value)}"
+    if feature.kind == "boolean" and not isinstance(feature.values[0], bool):
+        yield f"    values: [{', '.join(map(scalar, feature.values))}]"
+    if feature.kind == "date" and feature.reference == EPOCH:
+        yield "    parts: [days]  # or also year, month, day, weekday"
+    if feature.used and feature.default is not None:
+        yield f"    default: {scalar(feature.default)}"
+    if feature.aliases:
+        yield f"    aliases: [{', '.join(map(scalar, feature.aliases))}]"
+    yield f"    description: {scalar(feature.description)}"
+    if feature.kind in ("nominal", "ordinal"):
+        order = "from lowest to highest" if feature.kind == "ordinal" else "with rows"
+        yield f"    categories:  # {order}"
+        for category in feature.categories:
+            yield f"      - {scalar(category)}  # {counts[category]:,}"
+
+
+def source_text(proposal: Proposal, address: str, files: Mapping[str, str]) -> str:
+    """Return the description of the source as YAML; `files` are checksums by name."""
+    name = source_name(next(iter(files)))
+    lines = [
+        *comment(SOURCE_HEAD.format(name=name)),
+        "",
+        f"name: {scalar(name)}",
+        f"address: {scalar(address)}",
+        "files:",
+        *(f"  {scalar(file)}: {checksum}" for file, checksum in files.items()),
+        "format:",
+        *format_lines(proposal.table_format, proposal.columns),
+        *comment("A hash of a row's input columns decides, so equal rows are in one split."),
+        f"split: {{by: hash, test_share: {TEST_SHARE}}}",
+    ]
+    dates = [
+        column for column in proposal.columns if column.feature and column.feature.kind == "date"
+    ]
+    for column in dates:
+        assert column.feature is not None and column.numbers is not None
+        known = column.texts[column.numbers.notna()]
+        start = sorted(known)[int(len(known) * (1 - TEST_SHARE))]
+        lines += [
+            *comment("CHECK: do the rows differ with time? Then test on the latest of them:"),
+            f"# split: {{by: time, column: {scalar(column.feature.name)}, test_from: {start}}}",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def format_lines(table_format: TableFormat, columns: Sequence[Column]) -> Iterator[str]:
+    """Yield the keys of the format that differ from the defaults."""
+    default = TableFormat()
+    for key in ("kind", "separator", "encoding", "decimal", "thousands"):
+        value = getattr(table_format, key)
+        if value != getattr(default, key):
+            yield f"  {key}: {scalar(value)}"
+    if table_format.header:
+        yield "  header:"
+        yield from (f"    - {scalar(name)}" for name in table_format.header)
+    odd = {column.feature.name: column.odd for column in columns if column.feature and column.odd}
+    if odd:
+        yield "  missing_in:"
+        for name, texts in odd.items():
+            yield f"    {scalar(name)}: [{', '.join(map(scalar, texts))}]"
+    marks = sorted({mark for column in columns for mark in column.written})
+    shown = f"; found: {', '.join(map(shorten, marks))}" if marks else ""
+    yield from comment(
+        f"missing: {', '.join(map(shorten, default.missing))} (default){shown}", "  "
+    )
+
+
+def source_name(file: str) -> str:
+    """Return the name of a source for the name of its file."""
+    stem = re.sub(r"[^a-z0-9]+", "-", file.partition(".")[0].lower()).strip("-")[:34] or "table"
+    return f"{stem}-table" if stem in (*RESERVED_NAMES, CENSUS) else stem
