@@ -313,11 +313,11 @@ def check_header(where: str, header: list[str], contract: Contract | None) -> No
             NUMBER.fullmatch(text) or text in values for text in header
         )
     if is_data:
-        names_rule = ", ".join(words_of(contract)) if contract else "the names of the columns"
+        names_rule = f" ({', '.join(words_of(contract))})" if contract else ""
+        other = "list them as `header` in the source's format" if contract else "give --names"
         raise TableError(
             f"{where}: looks like a row of values; expected a header line. Add a line with the"
-            f" names of the columns above it ({names_rule}), or list them as `header` in the"
-            " source's format."
+            f" names of the columns above it{names_rule}, or {other}."
         )
     if twice:
         raise TableError(

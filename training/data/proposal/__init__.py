@@ -60,6 +60,7 @@ def init_table(
     table = read_table(address, content, None, table_format)
     proposal = propose(table.raw, target, positive, replace(table_format, missing=default_marks()))
     compare_columns(proposal)
+    check_inputs(proposal)
     checksums = {file: hashlib.sha256(content).hexdigest()}
     write_new(paths[0], contract_text(proposal, file))
     write_new(paths[1], source_text(proposal, home(address, folder), checksums))
@@ -68,6 +69,17 @@ def init_table(
     if len(table.misshapen):
         notes.append(f"{len(table.misshapen)} line(s) are no rows and were passed over")
     return Written(*paths, [f"{address}: {note}" for note in notes] + [*summary(proposal, address)])
+
+
+def check_inputs(proposal: Proposal) -> None:
+    """Raise TableError with the reasons if a model would have no input."""
+    columns = proposal.columns
+    if not any(column.is_used for column in columns):
+        reasons = "; ".join(f"{one.header}: {one.checks[-1]}" for one in columns)
+        raise TableError(
+            f"no column can be an input of a model: {reasons or 'there is none'}. Add columns to"
+            " the table."
+        )
 
 
 def write_new(path: Path, text: str) -> None:

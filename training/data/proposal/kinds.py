@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from config.contract import Target
 from config.feature import INTEGER_TEXT, MAX_NUMBER, NUMBER_TEXT, Feature, is_date
-from training.data.errors import TableError
 from training.data.proposal.categories import MISSING_WORDS, boolean_pair, infer_text
 from training.data.proposal.columns import Column, Proposal
 from training.data.proposal.headers import (
@@ -50,9 +49,6 @@ def propose(raw: pd.DataFrame, target: str, positive: str, table_format: TableFo
     columns = [column_of(name, raw[name]) for name in headers if name != header]
     for column in columns:
         infer(column, *names[column.header], table_format)
-    if not any(column.is_used for column in columns):
-        reasons = "; ".join(f"{one.header}: {one.checks[0]}" for one in columns)
-        raise TableError(f"no column can be an input of a model: {reasons}. Name another table.")
     labels = column_of(header, raw[header]).texts.map(label_text, na_action="ignore")
     negative, positive = find_labels(header, Counter(labels.dropna()), positive)
     goal = Target(
