@@ -151,8 +151,8 @@ def auc_alone(column: Column, rows: pd.Index, is_positive: np.ndarray) -> float 
     if folds < 2:
         return None
     values = column.texts[rows]
-    if column.numbers is not None:
-        bins = max(4, min(MAX_BINS, len(rows) // ROWS_PER_VALUE))
+    bins = max(4, min(MAX_BINS, len(rows) // ROWS_PER_VALUE))
+    if column.numbers is not None and column.numbers[rows].nunique() > bins:
         values = pd.qcut(column.numbers[rows], bins, labels=False, duplicates="drop")
     codes = pd.factorize(values)[0].reshape(-1, 1)
     split = StratifiedKFold(int(folds), shuffle=True, random_state=0)
