@@ -157,7 +157,6 @@ def _measured(measurement: Measurement) -> Iterator[Sample]:
         yield "segment_selection_rate", one.selection_rate, one.segment, one.group
         for metric, value in one.quality.items():
             yield "segment_quality", value, one.segment, one.group, metric
-    yield "quality_roc_auc_floor", measurement.roc_auc_floor
     yield "label_coverage_ratio", measurement.label_coverage
     yield "label_horizon_seconds", measurement.label_horizon_s
     for quantile, delay_s in measurement.label_delay_s.items():
@@ -185,6 +184,7 @@ def _quality(measurement: Measurement) -> Iterator[Sample]:
     if measurement.quality:
         for name in QUALITY:
             yield f"quality_{name}", getattr(quality, name)
+        yield "quality_roc_auc_floor", measurement.roc_auc_floor
     yield from _bounds("quality_bound", quality.bounds)
     if counts := quality.confusion:
         yield "confusion_rows", counts.true_negatives, "0", "0"
