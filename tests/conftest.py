@@ -217,7 +217,7 @@ def random_columns(contract: Contract, rows: int, random: np.random.Generator) -
             f.name: (
                 random.choice(f.categories, rows)
                 if f.is_categorical
-                else random.integers(f.bounds[0], f.bounds[1], rows, endpoint=True)
+                else random.integers(int(f.bounds[0]), int(f.bounds[1]), rows, endpoint=True)
             )
             for f in contract.features
         }

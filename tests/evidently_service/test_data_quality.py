@@ -55,7 +55,13 @@ def test_a_row_without_a_column_is_a_key_error_that_names_it(contract: Contract)
 def test_missing_numbers_booleans_and_dates_are_counted_apart_from_other_faults(
     churn: Contract,
 ) -> None:
-    row: dict[str, Any] = {"tenure": 3, "plan": "basic", "charges": 1, "autopay": "Yes", "senior": 1}
+    row: dict[str, Any] = {
+        "tenure": 3,
+        "plan": "basic",
+        "charges": 1,
+        "autopay": "Yes",
+        "senior": 1,
+    }
     row |= {"joined": "2020-02-29", "contentment": "fair"}
     nothing = dict.fromkeys(("charges", "autopay", "joined", "plan"), None)
     wrong = {"charges": 200.5, "autopay": "Maybe", "joined": "1999-12-31", "plan": "luxury"}

@@ -94,4 +94,6 @@ def test_missing_numbers_have_a_bin_of_their_own(churn: Contract) -> None:
     assert found["charges"].shift == pytest.approx(0.2 - 0.5)
     assert found["joined"].impact == pytest.approx(0)  # missing everywhere, before and after
     again = {one.feature: one for one in measure_drift_impacts(window, reference, churn)}
-    assert again["charges"].impact == pytest.approx(0)  # the reference has no missing value: the overall mean
+    assert again["charges"].impact == pytest.approx(
+        0
+    )  # the reference has no missing value: the overall mean

@@ -16,7 +16,8 @@ SEGMENTS = load_contract().segments
 
 def measured(window: ClassifiedRows, *labels: Any, min_rows: int) -> tuple[Segment, ...]:
     """Return the census's groups."""
-    return measure_segments(window, *(labels or NO_LABELS), min_rows, SEGMENTS)
+    labelled, truth = labels or NO_LABELS
+    return measure_segments(window, labelled, truth, min_rows, SEGMENTS)
 
 
 def people(*groups: tuple[str, str, int, str]) -> ClassifiedRows:

@@ -606,7 +606,12 @@ def test_ingested_files_have_the_values_of_the_source_and_any_kind(
     loans.load()
     path = loans.folder / "source.yaml"
     rows = b'{"amount": 3, "purpose": "car", "Repaid": 2}'
-    table = read_table("2026-10.jsonl", rows, load_loans(loans), feed_format(Settings.model_validate({"source": str(path)})))
+    table = read_table(
+        "2026-10.jsonl",
+        rows,
+        load_loans(loans),
+        feed_format(Settings.model_validate({"source": str(path)})),
+    )
     assert table.raw["repaid"].tolist() == ["no"]
     monkeypatch.setenv("CONTRACT", str(tmp_path / "rows/features.yaml"))
     assert feed_format(Settings()) == TableFormat(), "no description lies beside the contract"
