@@ -272,7 +272,7 @@ def test_the_floor_of_the_roc_auc_follows_from_the_reference_data(
     # Three standard errors of 300 labels; half of them of each class: about 0.027 each.
     assert 0.06 < auc - found["roc_auc_floor"] < 0.1
     assert not found["below_floor"]
-    assert f"income_roc_auc_floor {found['roc_auc_floor']}" in client.get("/metrics").text
+    assert f"income_quality_roc_auc_floor {found['roc_auc_floor']}" in client.get("/metrics").text
     wrong = [msgspec.structs.replace(one, label=1 - one.label) for one in labels]
     turned = predictions(churn, 500, seed=5)
     post(client, "/iterate", turned)

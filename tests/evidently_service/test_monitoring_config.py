@@ -64,7 +64,7 @@ def test_another_table_needs_no_file_or_one_with_a_name_alone(
         "probability": "wasserstein",
         "income_class": "jensenshannon",
     }
-    census = {name: getattr(monitoring, name) for name in ("dataset", "features", "roc_auc_floor")}
+    census = {name: getattr(monitoring, name) for name in ("dataset", "features")}
     assert msgspec.structs.replace(default, **census) == monitoring
     path = tmp_path / "monitoring.yaml"
     path.write_text("dataset: subscribers\nfeatures: {joined: {test: ks, threshold: 0.01}}\n")
