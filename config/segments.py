@@ -3,6 +3,7 @@
 The gate, the model card and the monitoring use the same groups, so their figures are comparable.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
@@ -41,7 +42,7 @@ class Segment(NamedTuple):
         known = self.feature.known(value)
         if isinstance(known, str):
             return NO_VALUE if known == MISSING else known
-        return NO_VALUE if known != known else self.groups[bisect_left(self.bounds, known)]
+        return NO_VALUE if math.isnan(known) else self.groups[bisect_left(self.bounds, known)]
 
     def frame_groups(self, column: pd.Series) -> np.ndarray:
         """Return the group of each frame value of the column (n_rows,)."""

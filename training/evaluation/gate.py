@@ -16,7 +16,6 @@ import pandas as pd
 
 from config.runtime.statistics import log_losses, percentile_interval
 from config.segments import Segment as ContractSegment
-from config import segments as contract_segments
 from training.evaluation.metrics import groups_of, measure, weighted_auc
 
 CHANCE = 0.5  # ROC AUC without skill
