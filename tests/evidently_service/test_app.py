@@ -462,7 +462,7 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
         "drift_effect",
         "drift_share",
         "drift_detected",
-        "income_quality",
+        "income_quality_rows",
     ):
         assert absent not in text
 
