@@ -115,7 +115,7 @@ def post(client: FlaskClient, path: str, events: Any) -> Any:
 
 
 def drift(client: FlaskClient) -> dict[str, Any]:
-    """Return the body of /drift; fail if it, the metrics or the page have a figure that is none."""
+    """Return the body of /drift; fail for an invalid figure there, in /metrics or the page."""
 
     def reject(constant: str) -> None:
         raise AssertionError(constant)

@@ -50,7 +50,7 @@ def test_a_column_that_the_file_leaves_out_gets_the_test_of_its_kind(
 def test_another_table_needs_no_file_or_one_with_a_name_alone(
     tmp_path: Path, churn: Contract, monitoring: Monitoring
 ) -> None:
-    """The census's file has the defaults, but for what follows from the census."""
+    """The census's file has the defaults, except for its name and its own tests."""
     default = load_monitoring(None, churn)
     assert default.dataset == "churn"
     assert {name: test.test for name, test in default.tests.items()} == {
