@@ -138,9 +138,9 @@ class Settings(BaseSettings):
     @property
     def feed_address(self) -> str:
         """The feed: a gs:// address, an absolute path, or an empty text."""
-        return absolute(self.feed) if self.feed else ""
+        return absolute(self.feed)
 
 
 def absolute(address: str) -> str:
-    """Return a gs:// address unchanged and a path as an absolute one."""
-    return address if "://" in address else str(Path(address).resolve())
+    """Return a gs:// address and an empty text unchanged, and a path as an absolute one."""
+    return address if "://" in address or not address else str(Path(address).resolve())

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -199,6 +200,49 @@ def test_auto_uses_synthetic_rows_and_warns_only_without_files(flow_runs, monkey
         main(["train", "--data", "auto"])
     assert "SYNTHETIC DATA" not in capsys.readouterr().err
     assert [given["data"] for given in flow_runs] == ["uci", "synthetic"]
+
+
+@pytest.fixture
+def other_table(tmp_path, monkeypatch) -> Path:
+    """Return the folder of another table's contract and description; its rows are missing."""
+    (tmp_path / "features.yaml").write_text(
+        "target: {name: repaid, negative: 'yes', positive: 'no', description: whether not repaid}\n"
+        "features: [{name: amount, kind: integer, minimum: 0, maximum: 9, description: amount}]\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "source.yaml").write_text(
+        "name: loans\naddress: rows\nfiles: {loans.csv: ''}\nsplit: {by: hash}\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("CONTRACT", str(tmp_path / "features.yaml"))
+    monkeypatch.setenv("CENSUS_DATA_DIR", str(tmp_path / "none"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ("source", "rows/loans.csv: No such file or directory. Check `address`"),
+        ("auto", "rows/loans.csv: No such file or directory. Check `address`"),
+        ("loans", "rows/loans.csv: No such file or directory. Check `address`"),
+        ("uci", r"--data: got uci, expected source, loans \(its name\), synthetic or auto"),
+        (
+            "synthetic",
+            "synthetic rows: column.s. age, amount, .*synthetic rows exist for the census",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("other_table")
+def test_another_table_is_read_from_its_source_or_ends_in_one_message(data, message):
+    """It asked UCI for the census, went on with synthetic rows and ended in a traceback."""
+    with pytest.raises(SystemExit, match=message):
+        main(["train", "--data", data])
+
+
+def test_another_tables_flow_gets_the_name_of_its_source(flow_runs, other_table):
+    assert (other_table / "source.yaml").exists()
+    main(["train"])
+    main(["train", "--data", "auto"])
+    assert [given["data"] for given in flow_runs] == ["loans", "loans"]
 
 
 def test_unless_production_trains_only_before_the_first_promotion(flow_runs, monkeypatch, capsys):

@@ -35,6 +35,7 @@ from training.orchestration.worker import (
     create_pool,
     deploy,
     end_orphaned_runs,
+    run_environment,
     upload_code,
     wait_for_server,
 )
@@ -62,6 +63,17 @@ def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_pe
     assert schedules["ingest"][0]["cron"] == "0 6 2 * *" and not schedules["score"]
     assert {d["work_pool_name"] for d in found.values()} == {POOL}
     assert found["train"]["parameters"] == {"trigger": "schedule", "data": "production"}
+
+
+def test_runs_get_absolute_paths_of_contract_and_source(monkeypatch):
+    """Each run has its own working folder."""
+    monkeypatch.setenv("CONTRACT", "config/bank/features.yaml")
+    given = run_environment(Settings(source="config/bank/source.yaml"), "http://here")
+    assert given["CONTRACT"] == str(Path("config/bank/features.yaml").resolve())
+    assert given["SOURCE"] == str(Path("config/bank/source.yaml").resolve())
+    monkeypatch.delenv("CONTRACT")
+    given = run_environment(Settings(), "http://here")
+    assert given["CONTRACT"] == given["SOURCE"] == "", "the code of a run has its own files"
 
 
 def test_a_run_of_a_dead_worker_holds_no_slot():

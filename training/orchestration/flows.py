@@ -159,7 +159,7 @@ def train(
     digests = {
         "data_digest": data_digest(dataset, rows),
         "code_digest": code_digest(),
-        "settings_digest": digest(msgspec.json.encode(options)),
+        "settings_digest": digest(msgspec.json.encode([options, contract.digest])),
     }
     if not force and (known := registry.finished_run(digests)):
         get_run_logger().info("training_skipped reason=nothing_new run_id=%s", known)

@@ -101,7 +101,8 @@ def run_environment(settings: Settings, server: str) -> dict[str, str]:
         "TRAINING_STORE": settings.store_address,
         "FEED": settings.feed_address,
         "CENSUS_DATA_DIR": str(census.resolve()) if census else "",
-        "SOURCE": absolute(settings.source) if settings.source else "",
+        "CONTRACT": absolute(os.environ.get("CONTRACT", "")),
+        "SOURCE": absolute(settings.source),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         # A run that is fetched early would hold the only slot of its deployment.
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
