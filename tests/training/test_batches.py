@@ -220,6 +220,19 @@ def test_a_misspelt_value_is_not_read_as_missing(add, store, people):
     assert store.batches() == []
 
 
+def test_a_column_without_one_listed_value_is_not_read_as_missing(add, store, contract):
+    """Codes in place of names were read as missing in every row."""
+    people = made_up_rows(contract, 80)[[*contract.input_names, "income"]]
+    labels = people["income"].map(dict(enumerate(contract.target.labels)))
+    people = people.assign(income=labels, native_country=["US", "MX", None, "DE"] * 20)
+    with pytest.raises(BatchRejected, match="native_country: none of 60 values is listed in the"):
+        add(as_csv(people))
+    assert store.batches() == []
+    few = add(as_csv(people.assign(native_country=["US", *["Cuba"] * 79])))
+    assert few.unseen == {"native_country": {"US": 1}}
+    assert few.counts()["read_as_missing"] == {"native_country": 1}
+
+
 def test_unseen_values_that_are_read_as_missing_are_counted(add, store, people):
     """Another spelling of a country was read as missing, and nothing said so."""
     countries = ["Wakanda"] * 3 + ["Narnia"] + ["?", ""] + ["Cuba"] * 14

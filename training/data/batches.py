@@ -22,7 +22,8 @@ import msgspec
 import pandas as pd
 import structlog
 
-from config.contract import Contract, Problem
+from config.contract import Contract
+from config.feature import MISSING, Problem
 from training.data.errors import TableError
 from training.data.rows import row_texts
 from training.data.storage import Folder, read_file, write_atomically
@@ -92,6 +93,15 @@ class Ingested(NamedTuple):
     unseen: Mapping[str, dict[str, int]] = MappingProxyType({})
     notes: Sequence[str] = ()  # how the file was read, and its ignored columns
 
+    def counts(self) -> dict[str, Any]:
+        """Return the manifest entry and all counts, without a value of a record."""
+        return {
+            **msgspec.to_builtins(self.batch),
+            "rejected_by_field": {fault.problem.field: fault.rows for fault in self.faults},
+            "read_as_missing": {name: sum(rows.values()) for name, rows in self.unseen.items()},
+            "notes": list(self.notes),
+        }
+
 
 class Checked(NamedTuple):
     """Rows of a file after the check."""
@@ -131,12 +141,12 @@ def ingest(
     sha256 = hashlib.sha256(content).hexdigest()
     if batch := store.find(sha256):
         return known_file(batch, address, period)
-    checked, rejected, unseen, notes = check_batch(address, content, contract, table_format)
+    checked, rejected, unseen, notes = found = check_batch(address, content, contract, table_format)
     rejects = quarantine_dir / f"{period}-{sha256[:12]}.jsonl" if len(rejected) else None
     if rejects:
         quarantine(rejected, rejects)
     faults = find_faults(rejected)
-    if problem := batch_problem(checked, len(rejected), limits, contract):
+    if problem := batch_problem(found, limits, contract):
         raise batch_rejected(address, problem, faults, notes, rejects)
     new = new_predictions(checked, known_predictions(checked, store))
     same_period = [store.rows(batch) for batch in store.batches() if batch.period == period]
@@ -235,10 +245,9 @@ def known_file(batch: Batch, address: str, period: str) -> Ingested:
     return Ingested(batch, False)
 
 
-def batch_problem(
-    valid: pd.DataFrame, rejected: int, limits: Limits, contract: Contract
-) -> str | None:
+def batch_problem(found: Checked, limits: Limits, contract: Contract) -> str | None:
     """Return the reason for which a batch is rejected, if any."""
+    valid, rejected = found.valid, len(found.rejected)
     total = len(valid) + rejected
     if valid.empty:
         return "no valid row" if total else "no valid row, because the file has no rows"
@@ -256,6 +265,12 @@ def batch_problem(
             f"all {len(valid)} valid rows have the label {label}; expected rows of both labels"
             " (--allow-one-class accepts one)"
         )
+    for name, values in found.unseen.items():
+        if (count := sum(values.values())) >= MIN_SHARE_ROWS and (valid[name] == MISSING).all():
+            return (
+                f"{name}: none of {count} values is listed in the contract, so all would be read as"
+                f" missing; expected some of {', '.join(contract[name].categories)}"
+            )
     return None
 
 

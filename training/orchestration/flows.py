@@ -254,10 +254,12 @@ def ingest(
     limits = Limits(max_rejected, allow_one_class)
     where = store, load_contract(), settings.batch_quarantine
     found = ingest_feed(address, *where, limits=limits, table_format=feed_format(settings))
-    new = [one.batch for one in found.done if one.is_new]
+    new = [one for one in found.done if one.is_new]
+    for one in new:
+        log.info("file_ingested %s", key_values(one.counts()))
     log.info("feed_ingested feed=%s batches=%d new=%d", address, len(found.done), len(new))
     if new:
-        create_table_artifact([msgspec.to_builtins(batch) for batch in new], key="ingested")
+        create_table_artifact([one.counts() for one in new], key="ingested")
     ending = f"{len(new)} new batches of {len(found.done)}"
     if found.passed_over:
         names = ", ".join(found.passed_over)
