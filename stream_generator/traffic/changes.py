@@ -5,12 +5,12 @@ contract and the traffic rows, and so are all without a file:
 
 | scenario        | change                                                                     |
 | --------------- | -------------------------------------------------------------------------- |
-| sudden, gradual | Every second column, beginning with the one that tells most of the label.  |
+| sudden, gradual | Every second column, beginning with the one that separates the labels most.|
 |                 | Numbers and dates move by SHIFT_SD standard deviations, to the end of the  |
 |                 | range with more room. Categories get new shares: the rarest is the most    |
 |                 | common, and each next one is half as common.                               |
 | label_shift     | LABEL_SHIFT more of the rarer label                                        |
-| concept_shift   | the labels of the group that tells most of the label: the most common      |
+| concept_shift   | the labels of the group that separates the labels most: the most common    |
 |                 | category of a column, or the upper half of a number or date                |
 | unit_change     | the number that changes most, in standard deviations, divided by DIVISOR   |
 | missing_field   | the column with `missing: allow` that has the fewest missing values        |
@@ -165,11 +165,10 @@ class Changes:
     @cached_property
     def concept_shift(self) -> Group:
         """The rows whose labels are flipped."""
-        low, high = GROUP_SHARES
-        best = max(self.columns, key=lambda one: (low <= one.share <= high, one.gap), default=None)
-        found = best and best.group
         return self.described.concept_shift or self._required(
-            "concept_shift", found, "a column of the model with two different values"
+            "concept_shift",
+            best_group(self.columns),
+            "a column of the model with two different values",
         )
 
     @cached_property
@@ -201,7 +200,7 @@ class Changes:
 
     @cached_property
     def columns(self) -> list[Column]:
-        """The inputs with two different values; first those that tell most of the label."""
+        """The inputs with two different values; first those that separate the labels most."""
         found = (column_of(one, self.rows) for one in self.contract.inputs if not one.rank_of)
         return sorted(filter(None, found), key=lambda column: -column.gap)
 
@@ -261,6 +260,13 @@ def is_in(group: Group, value: Any, feature: Feature) -> bool:
         return value in group.values
     known: Any = feature.known
     return not feature.check(value) and known(value) >= known(group.minimum)
+
+
+def best_group(columns: Sequence[Column]) -> Group | None:
+    """Return the group that separates the labels most, if possible one of a medium size."""
+    low, high = GROUP_SHARES
+    best = max(columns, key=lambda one: (low <= one.share <= high, one.gap), default=None)
+    return best and best.group
 
 
 def make_shift(columns: Sequence[Column]) -> Shift | None:

@@ -75,7 +75,7 @@ def test_every_record_of_another_table_is_valid(
     assert len(sent) == N_ROWS and {row.label for row in sent} == {0, 1}
 
 
-def test_sudden_changes_every_second_column_and_the_most_telling_one(
+def test_sudden_changes_every_second_column_and_the_most_separating_one(
     churn: Contract, churn_rows: list[Row]
 ) -> None:
     changes = Changes(churn_rows, churn)
@@ -132,7 +132,7 @@ def test_a_boolean_keeps_the_values_of_its_records(churn: Contract) -> None:
     assert share(sent, "senior", 1) == pytest.approx(2 / 3, abs=0.045)
 
 
-def test_concept_shift_flips_the_group_that_tells_most_of_the_label(
+def test_concept_shift_flips_the_group_that_separates_the_labels_most(
     churn: Contract, churn_rows: list[Row]
 ) -> None:
     changes = Changes(churn_rows, churn)
