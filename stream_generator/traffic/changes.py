@@ -58,8 +58,10 @@ class Shift(Part, frozen=True):
     resample: dict[str, dict[Any, Positive]] = {}
 
     def __str__(self) -> str:
-        moved = [f"{name} {step:+g}" for name, step in self.shift.items()]
-        return ", ".join(moved + [f"new shares of {name}" for name in self.resample])
+        changes = [f"{name} {step:+g}" for name, step in self.shift.items()]
+        if self.resample:
+            changes.append(f"new shares of {', '.join(self.resample)}")
+        return ", ".join(changes)
 
 
 class Group(Part, frozen=True):

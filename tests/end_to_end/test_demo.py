@@ -146,6 +146,7 @@ def check_summary(summary: dict[str, Any], real: bool) -> None:
     drift, quality = summary["drift"], summary["quality"]
     assert not drift["before"]["drifted"]
     assert drift["after"]["drifted"] and "age" in drift["after"]["features"]
+    assert drift["change"].startswith("age +12, hours_per_week -12, new shares of capital_gain")
     assert drift["resolved"] and not drift["retrained"]["drifted"]
     assert summary["model_version"] == "1" and summary["run_id"]
     assert summary["retraining"]["flow_run"] and summary["retraining"]["model_version"] == "2"
