@@ -133,7 +133,7 @@ FAST := $(addprefix tests/,config/test_contract.py config/test_logs.py config/te
   project/test_import_rules.py project/test_lock.py project/test_settings_documented.py \
   stream_generator/test_changes.py stream_generator/test_scenarios.py stream_generator/test_summary.py \
   stream_generator/test_traffic.py \
-  training/test_calibration.py training/test_census.py training/test_policy.py \
+  training/test_calibration.py training/test_source.py training/test_policy.py \
   training/test_metrics.py training/test_gate.py training/test_assemble.py)
 
 .PHONY: test-fast
