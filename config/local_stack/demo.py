@@ -25,6 +25,7 @@ from config.local_stack.observe import (
     backlog,
     current_step,
     drift_runs,
+    gate_reason,
     get,
     journal,
     journal_status,
@@ -336,8 +337,9 @@ class Demo:
         facts = production_facts(self.env)
         if state != "COMPLETED" or facts["model_version"] == before:
             page = f"{self.env['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{flow_run}"
+            reason = f" The gate: {gate_reason(self.env)}." if state == "COMPLETED" else ""
             raise StackError(
-                f"the training that drift started: ended as {state} and promoted no version."
+                f"the training that drift started: ended as {state} and promoted no version.{reason}"
                 f" Read {self.stack.logs}/worker.log, or run make demo KEEP=1 and open {page}"
             )
         return facts

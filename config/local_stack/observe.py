@@ -46,6 +46,17 @@ def production_facts(env: Env) -> dict[str, Any]:
     }
 
 
+def gate_reason(env: Env) -> str:
+    """Return the gate's reason for or against the newest version."""
+    found = get(
+        f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/model-versions/search"
+        f"?filter=name='{MODEL_NAME}'&order_by=version_number DESC&max_results=1"
+    )
+    versions = (found or {}).get("model_versions", [])
+    tags = {tag["key"]: tag["value"] for one in versions for tag in one.get("tags", [])}
+    return tags.get("gate_reason", "unknown")
+
+
 def drift_runs(env: Env) -> list[dict[str, Any]]:
     """Return the flow runs that `watch` started."""
     return prefect_filter(env, "flow_runs", {"flow_runs": {"tags": {"all_": ["drift"]}}})
