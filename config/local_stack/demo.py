@@ -339,8 +339,8 @@ class Demo:
             page = f"{self.env['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{flow_run}"
             reason = f" The gate: {gate_reason(self.env)}." if state == "COMPLETED" else ""
             raise StackError(
-                f"the training that drift started: ended as {state} and promoted no version.{reason}"
-                f" Read {self.stack.logs}/worker.log, or run make demo KEEP=1 and open {page}"
+                f"the training that drift started: ended as {state} and promoted no version."
+                f"{reason} Read {self.stack.logs}/worker.log, or run make demo KEEP=1 and open {page}"
             )
         return facts
 
