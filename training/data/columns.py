@@ -5,7 +5,6 @@ its own name and its `aliases`.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from config.contract import Contract
+from config.contract import Contract, column_name
 from config.feature import json_text, nearest
 from training.data.errors import TableError
 
@@ -25,11 +24,6 @@ class Columns(NamedTuple):
 
     places: dict[str, int]  # from 0, by the contract's name, in the contract's order
     notes: list[str]  # the columns that are ignored
-
-
-def column_key(name: str) -> str:
-    """Return a column's name as names are compared."""
-    return re.sub(r"[\s.-]", "_", name.strip().lower())
 
 
 def match_columns(
@@ -84,15 +78,15 @@ def find_places(words: Mapping[str, Sequence[str]], names: Sequence[str]) -> dic
 
     Columns of the contract whose names differ in case alone are compared exactly.
     """
-    claims = Counter(key for each in words.values() for key in set(map(column_key, each)))
+    claims = Counter(key for each in words.values() for key in set(map(column_name, each)))
     found = {}
     for column, each in words.items():
-        exact = {word for word in each if claims[column_key(word)] > 1}
-        keys = {column_key(word) for word in each} - set(map(column_key, exact))
+        exact = {word for word in each if claims[column_name(word)] > 1}
+        keys = {column_name(word) for word in each} - set(map(column_name, exact))
         found[column] = [
             number
             for number, name in enumerate(names)
-            if column_key(name) in keys or name.strip() in exact
+            if column_name(name) in keys or name.strip() in exact
         ]
     return found
 

@@ -10,8 +10,7 @@ from typing import Annotated
 import msgspec
 import yaml
 
-from config.contract import CONTRACT_PATH, Contract
-from training.data.columns import column_key
+from config.contract import CONTRACT_PATH, Contract, column_name
 from training.data.errors import SourceError
 from training.data.table_files import TableFormat
 from training.settings import Settings
@@ -134,11 +133,11 @@ def check_source(source: Source, contract: Contract) -> None:
         for label in source.format.labels.values()
         if label not in labels
     ]
-    known = {column_key(name) for name in contract.by_name}
+    known = {column_name(name) for name in contract.by_name}
     problems += [
         f"format.missing_in: got {name}, expected a column of the contract"
         for name in source.format.missing_in
-        if column_key(name) not in known
+        if column_name(name) not in known
     ]
     if isinstance(source.split, ByTime):
         feature = contract.by_name.get(source.split.column)

@@ -25,11 +25,10 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from config.contract import Contract, Target
-from config.feature import Feature, Problem
+from config.contract import Contract, Target, column_name
+from config.feature import MISSING_MARKS, Feature, Problem
 from config.events import LabelledRecord
 from training.data.columns import (
-    column_key,
     find_places,
     ignored_columns,
     match_columns,
@@ -39,7 +38,6 @@ from training.data.columns import (
 )
 from training.data.errors import TableError
 
-MISSING_MARKS = ("", "?", "NA", "N/A", "nan", "NaN", "null", "None")
 KINDS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -486,8 +484,8 @@ def value_reader(feature: Feature, table_format: TableFormat) -> Callable[[Any],
 
     A value that does not fit stays as it is, so that the contract names it.
     """
-    own = {column_key(name): marks for name, marks in table_format.missing_in.items()}
-    marks = {*table_format.missing, *own.get(column_key(feature.name), ())}
+    own = {column_name(name): marks for name, marks in table_format.missing_in.items()}
+    marks = {*table_format.missing, *own.get(column_name(feature.name), ())}
     missing = marks - set(map(to_text, feature.categories))
 
     @lru_cache(maxsize=None, typed=True)
