@@ -533,7 +533,7 @@ WRONG: list[tuple[str, str, str, str]] = [
         "split.test: got no file(.|\n)*split: got a.csv, expected names of `files`",
     ),
     (
-        "a date that is none",
+        "an invalid date",
         "by: hash, test_share: 0.25",
         "by: time, column: amount, test_from: 2026",
         "test_from",

@@ -79,7 +79,7 @@ def load_source(path: Path = CENSUS_PATH) -> Source:
     Raises SourceError naming the file and the field.
     """
     try:
-        # Every scalar is read as text, so that `no` is no boolean and 1 is no number in a label.
+        # Scalars are read as text: YAML would read the label `no` as false, and `1` as a number.
         content = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)
         source = msgspec.convert(content, Source, strict=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as err:
