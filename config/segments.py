@@ -10,7 +10,6 @@ from datetime import date, timedelta
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from config.feature import MISSING, Feature, Limit, Value
 
@@ -44,13 +43,14 @@ class Segment(NamedTuple):
             return NO_VALUE if known == MISSING else known
         return NO_VALUE if math.isnan(known) else self.groups[bisect_left(self.bounds, known)]
 
-    def frame_groups(self, column: pd.Series) -> np.ndarray:
+    def frame_groups(self, values: np.ndarray) -> np.ndarray:
         """Return the group of each frame value of the column (n_rows,)."""
         if self.feature.is_categorical:
-            return column.replace(MISSING, NO_VALUE).to_numpy()
+            return np.where(values == MISSING, NO_VALUE, values)
+        numbers = values.astype(float)
         # NaN sorts behind every bound, so it gets the last band first.
-        bands = np.array(self.groups, object)[np.searchsorted(self.bounds, column.to_numpy(float))]
-        return np.where(column.isna(), NO_VALUE, bands)
+        bands = np.array(self.groups, object)[np.searchsorted(self.bounds, numbers)]
+        return np.where(np.isnan(numbers), NO_VALUE, bands)
 
 
 def segment_groups(features: Mapping[str, Value], segments: Sequence[Segment]) -> dict[str, str]:

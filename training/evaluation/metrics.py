@@ -47,7 +47,7 @@ def groups_of(frame: pd.DataFrame, segments: Sequence[Segment]) -> Iterator[tupl
     """Yield (column and group, mask of rows) for each group in the frame, in contract order."""
     for segment in segments:
         if segment.name in frame:
-            group_of_row = segment.frame_groups(frame[segment.name])
+            group_of_row = segment.frame_groups(frame[segment.name].to_numpy())
             for group in segment.groups:
                 if (rows := group_of_row == group).any():
                     yield f"{segment.name} {group}", rows
