@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
-from training.evaluation.gate import HoldoutSet, gate
+from training.evaluation.gate import HoldoutSet, Interval, auc_problem, gate
 from training.evaluation.metrics import weighted_auc
 
 
@@ -230,3 +230,17 @@ def test_a_model_that_returns_nan_is_an_error_not_a_promotion(judge):
 
     with pytest.raises(ValueError):
         gate(Broken(0.5), FakeScorer(0.5), judge)
+
+
+@pytest.mark.parametrize(
+    ("gain", "problem"),
+    [
+        (Interval(0.0005, -0.001, 0.002), ""),
+        (Interval(-0.0015, -0.003, 0.0), "roc_auc may be worse by 0.0030, margin 0.002"),
+        (Interval(-0.001, -0.02, 0.018), ""),  # no interval of so few rows is narrower
+        (Interval(-0.01, -0.03, 0.01), "roc_auc may be worse by 0.0300, margin 0.002"),
+    ],
+)
+def test_the_estimate_decides_where_few_rows_cannot_show_the_margin(gain, problem):
+    """On 700 rows of another table, every candidate might have been worse by more than it."""
+    assert auc_problem(gain, 0.002) == problem
