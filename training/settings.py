@@ -72,8 +72,8 @@ class Settings(BaseSettings):
         description="Minimum time between two trainings that drift starts. It doubles after each"
         " one that was not promoted.",
     )
-    # One labelled row in five is a holdout row. Up to one in five of those equals a training row and
-    # is dropped. Of 1,500 labels fewer than `gate.MIN_ROWS` (200) holdout rows remain once in 500
+    # One labelled row in five is a holdout row. Up to one in five of those equals a training row
+    # and is dropped. Of 1,500 labels fewer than `gate.MIN_ROWS` (200) holdout rows remain once in 500
     # times, of 1,000 nearly always.
     watch_min_labels: Annotated[int, Field(ge=1000, le=10**9)] = Field(
         1500,

@@ -340,7 +340,7 @@ class Demo:
             reason = f" The gate: {gate_reason(self.env)}." if state == "COMPLETED" else ""
             raise StackError(
                 f"the training that drift started: ended as {state} and promoted no version."
-                f"{reason} Read {self.stack.logs}/worker.log, or run make demo KEEP=1 and open {page}"
+                f"{reason} Read {self.stack.logs}/worker.log, or run make demo KEEP=1, then {page}"
             )
         return facts
 

@@ -40,6 +40,10 @@ class ScaledSMOTE(SMOTE):  # pylint: disable=too-many-ancestors  # imbalanced-le
     Source: Chawla et al. (2002), SMOTE, doi:10.1613/jair.953.
     """
 
+    # Of the rows to resample, for the methods that imbalanced-learn calls.
+    _missing, _scale = np.empty((0, 0), bool), np.empty(0)
+    _n_rarer = 0
+
     def fit_resample(
         self, X: np.ndarray, y: np.ndarray, **params: Any
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -45,8 +45,8 @@ SCREENING_FOLDS = 2
 class Pruning(NamedTuple):
     """When a setting is given up. Two folds rank settings nearly as five do.
 
-    Chance moves a mean loss by the inverse root of the number of rows, so the margins are divided by
-    that root. With 32,561 rows they are 0.0002 and 0.0007.
+    Chance moves a mean loss by the inverse root of the number of rows, so the margins are divided
+    by that root. With 32,561 rows they are 0.0002 and 0.0007.
     """
 
     margin: float = 0.036  # log loss behind the best setting, mean of the first folds, by the root

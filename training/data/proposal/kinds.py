@@ -155,7 +155,8 @@ def infer_number(column: Column, plain: dict[str, str]) -> None:
         share = (values == mark).mean()
         column.checks.append(
             f"{mark:g} in {share:.1%} of the rows may stand for no value; if so, write missing:"
-            f' allow, and add it to missing_in of source.yaml, as in {{{column.name}: ["{mark:g}"]}}'
+            " allow, and add it to missing_in of source.yaml, as in"
+            f' {{{column.name}: ["{mark:g}"]}}'
         )
     kind, to_number = ("integer", int) if whole else ("number", float)
     default = to_number(values.quantile(0.5, interpolation="lower"))
