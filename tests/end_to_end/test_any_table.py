@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,19 +201,28 @@ class Loop:
             yield measured
 
 
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server on a database of its own."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
 @pytest.fixture(name="loop", params=KINDS, ids=lambda kind: kind.make.__name__)
 def _loop(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Loop]:
-    """Return a table's file, and servers of its own for MLflow and Prefect."""
-    with prefect_test_harness(server_startup_timeout=120), mlflow_server(tmp_path) as address:
+    """A table without files, and an MLflow server of its own."""
+    with mlflow_server(tmp_path) as address:
         loop = Loop(tmp_path, request.param, address)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
         monkeypatch.setenv("CONTRACT", str(loop.contract_path))
         yield loop
+    mlflow.set_registry_uri("")  # the services' registries change MLflow's global address
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_a_strangers_table_goes_through_the_whole_loop(
     loop: Loop, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,5 +274,6 @@ def predict(client: FlaskClient, records: list[dict[str, Any]]) -> np.ndarray:
     for start in range(0, len(records), 500):
         response = client.post("/predict", json=records[start : start + 500])
         assert response.status_code == 200, response.text[:2000]
+        assert response.json is not None
         found += [one["probability"] for one in response.json]
     return np.array(found)
