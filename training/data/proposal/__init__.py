@@ -58,6 +58,11 @@ def init_table(
     content = read_file(address)
     table_format = format_of(file, content, tuple(names))
     table = read_table(address, content, None, table_format)
+    if table.raw.empty:
+        raise TableError(
+            f"{address}: {'; '.join([*table.notes, 'no row has as many fields as the header'])}."
+            " Write the file again."
+        )
     proposal = propose(table.raw, target, positive, replace(table_format, missing=default_marks()))
     compare_columns(proposal)
     check_inputs(proposal)
