@@ -60,8 +60,8 @@ $(VENV)/.spark: $(VENV)/.locked
 	@touch $@
 
 #: Use it
-#:   demo             the whole loop on this machine; KEEP=1 leaves it up, RESUME=1 resumes;
-#:                    CONTRACT=path/features.yaml runs it on another table
+#:   demo             the whole loop here. KEEP=1 leaves it up, RESUME=1 resumes,
+#:                    CONTRACT=path/features.yaml takes another table
 #:   up down logs ps  the stack in containers; S=relay: the logs of one service
 #:   train            the training flow, with its own MLflow and Prefect
 #:   jupyter          Jupyter Lab on port 8888; prints the address with its access token

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     monitoring_file: str = Field(
         "",
         description="File with drift tests by column, window sizes and the false-alarm budget."
-        " Unset: `monitoring.yaml` beside the contract. Without that file, each value has a default.",
+        " Unset: `monitoring.yaml` beside the contract. Without that file, values have defaults.",
     )
     measure_period_s: Seconds | None = Field(
         None, description="Seconds between two measurements. Unset: as in MONITORING_FILE."

@@ -98,7 +98,8 @@ class DriftJudge:
     def ratios(self, rows: Sequence[Prediction], reference: Reference) -> dict[str, float]:
         """Return each column's score over its threshold.
 
-        Features with too few values are absent. Outputs are absent unless the reference's version predicted at least `min_rows` rows.
+        Features with too few values are absent. Outputs are absent unless the reference's version
+        predicted at least `min_rows` rows.
         """
         frame = prediction_frame(rows, self.contract)
         own = np.array([row.model_version == reference.version.number for row in rows])

@@ -59,7 +59,8 @@ class Thresholds:
     def apply(self, reference: Reference, window: pd.DataFrame) -> Monitoring:
         """Return the monitoring with all thresholds for a window.
 
-        Features with too few values in the window or in the reference data are left out. Both frames as `monitored_frame` returns them.
+        Features with too few values in the window or in the reference data are left out. Both
+        frames as `monitored_frame` returns them.
         """
         if reference.version != self._version:
             self._version, self._found = reference.version, {}

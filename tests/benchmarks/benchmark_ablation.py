@@ -127,8 +127,8 @@ def describe(
         interval = f"{gain.low:+.5f} to {gain.high:+.5f}"
         rows.append(result(f"{name}: ROC AUC gain, {interval}", gain.estimate, ""))
     segments = load_contract().segments
-    groups = groups_of(frame, segments)
-    table = gaps(segment_table(groups, y, trial.probability, threshold, MIN_ROWS), segments)
+    table = segment_table(groups_of(frame, segments), y, trial.probability, threshold, MIN_ROWS)
+    table = gaps(table, segments)
     for column in table.index:
         rate = float(table.loc[column, "selection_rate"])
         rows.append(result(f"{name}: selection rate gap by {column}", rate, ""))

@@ -81,7 +81,7 @@ def test_there_are_no_groups_of_columns_that_are_no_input() -> None:
 
 def test_a_table_without_groups_has_none_and_missing_values_are_a_group(churn: Contract) -> None:
     rows = ClassifiedRows([{}, {}], np.array([1, 0]))
-    assert measure_segments(rows, *NO_LABELS, 1, churn.segments) == ()
+    assert not measure_segments(rows, *NO_LABELS, 1, churn.segments)
     people_without_sex = [segment_groups({"sex": None}, SEGMENTS)] * 2
     found = measured(ClassifiedRows(people_without_sex, np.array([1, 0])), min_rows=1)
     assert found == (Segment("sex", "missing", 2, 0.5, {}),)
