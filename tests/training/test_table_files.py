@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 import pandas as pd
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from config.contract import Contract, load_contract
 from training.data.errors import TableError
@@ -497,9 +499,18 @@ def test_a_parquet_column_that_is_there_twice_is_named(loans):
     ("text", "message"),
     [
         ("1,2\n3,4\n", "f.csv, line 1: looks like a row of values; expected a header line"),
-        ("a,b,a\n3,4,5\n", "f.csv, line 1: .*a are there more than once"),
+        ("a,b,a\n3,4,5\n", "f.csv: a: named more than once"),
     ],
 )
 def test_without_a_contract_the_header_is_checked_too(text, message):
     with pytest.raises(TableError, match=message):
         read_table("f.csv", text.encode(), None)
+
+
+def test_a_parquet_file_with_a_column_twice_is_rejected_without_a_contract_too():
+    """The last of both columns was taken without a word."""
+    file = io.BytesIO()
+    numbers = pyarrow.array([1, 2])
+    parquet.write_table(pyarrow.Table.from_arrays([numbers, numbers], ["age", "age"]), file)
+    with pytest.raises(TableError, match="f.parquet: age: named more than once"):
+        read_table("f.parquet", file.getvalue(), None)

@@ -297,16 +297,13 @@ def csv_rows(
 
 
 def check_header(where: str, header: list[str], contract: Contract | None) -> None:
-    """Raise TableError if the first line is a row of values, or names a column twice."""
+    """Raise TableError if the first line is a row of values."""
     if contract is None:
-        names = Counter(filter(None, header))
-        twice = [name for name, count in names.items() if count > 1]
-        is_data = any(NUMBER.fullmatch(name) for name in names)
+        is_data = any(map(NUMBER.fullmatch, header))
     else:
         places = find_places(words_of(contract), header)
         values = {text for one in contract.features for text in map(to_text, one.categories)}
         values |= {*contract.target.labels}
-        twice = []
         is_data = not any(places.values()) and any(
             NUMBER.fullmatch(text) or text in values for text in header
         )
@@ -316,11 +313,6 @@ def check_header(where: str, header: list[str], contract: Contract | None) -> No
         raise TableError(
             f"{where}: looks like a row of values; expected a header line. Add a line with the"
             f" names of the columns above it{names_rule}, or {other}."
-        )
-    if twice:
-        raise TableError(
-            f"{where}: the column name(s) {', '.join(twice)} are there more than once, expected"
-            " each once. Rename the columns; if it is a row of values, add a header line above it."
         )
 
 
@@ -435,6 +427,16 @@ def parquet_lines(name: str, content: bytes) -> Lines:
 # --- values -------------------------------------------------------------------------------------
 
 
+def check_repeated(name: str, header: list[str]) -> None:
+    """Raise TableError if columns have the same name."""
+    repeated = [column for column, count in Counter(filter(None, header)).items() if count > 1]
+    if repeated:
+        raise TableError(
+            f"{name}: {', '.join(repeated)}: named more than once, expected once. Rename the"
+            " columns; if the first line is a row of values, add a header line above it."
+        )
+
+
 def typed(
     name: str,
     lines: Lines,
@@ -445,6 +447,7 @@ def typed(
     """Return the values of the matched columns; without a contract, the texts of all columns."""
     raw: dict[str, list[Any]] = {}
     if contract is None:
+        check_repeated(name, lines.header)
         read_text = text_reader(table_format)
         for number, column in enumerate(lines.header):
             if column:
