@@ -432,7 +432,7 @@ def test_the_description_moves_with_a_table_beside_it(tmp_path: Path) -> None:
         ("x,y\n", "y", "a", "no rows below the header"),
         ("", "y", "a", "the file is empty"),
         ("x,y\n1,5,a\n2,6,b\n", "y", "a", "one field more than the header; .*no row has as many"),
-        ("x,x,y\n1,1,a\n", "y", "a", "there more than once"),
+        ("x,x,y\n1,1,a\n", "y", "a", "named more than once"),
         ("a b,a-b,y\n1,2,a\n2,3,b\n", "y", "a", "columns a b, a-b: got one name, a_b"),
         ("39,Private,a\n40,State,b\n", "y", "a", "looks like a row of values.*--names"),
         ("x,y\n" + "7,a\n8,b\n" * 9, "y", "a", "no column can be an input .* x: a leak"),

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pandas as pd
 import pyarrow
+import pyarrow.parquet
 import pytest
-from pyarrow import parquet
 
 from config.contract import Contract, load_contract
 from training.data.errors import TableError
@@ -508,9 +508,9 @@ def test_without_a_contract_the_header_is_checked_too(text, message):
 
 
 def test_a_parquet_file_with_a_column_twice_is_rejected_without_a_contract_too():
-    """The last of both columns was taken without a word."""
+    """The last of both columns was taken silently."""
     file = io.BytesIO()
     numbers = pyarrow.array([1, 2])
-    parquet.write_table(pyarrow.Table.from_arrays([numbers, numbers], ["age", "age"]), file)
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([numbers, numbers], ["age", "age"]), file)
     with pytest.raises(TableError, match="f.parquet: age: named more than once"):
         read_table("f.parquet", file.getvalue(), None)
