@@ -443,9 +443,11 @@ def name_problem(name: str) -> str | None:
 def rank_problems(features: Mapping[str, Feature]) -> Iterator[str]:
     """Yield a problem for each `rank_of` that names a column without a rank in every record."""
     for feature in features.values():
-        source = features.get(feature.rank_of or feature.name)
-        if feature.rank_of and (not source or source.kind != "ordinal" or source.optional):
-            expected = "an ordinal column with used: true and missing: reject"
+        if not feature.rank_of:
+            continue
+        source = features.get(feature.rank_of)
+        if not source or source.kind != "ordinal" or source.optional or source.has_missing:
+            expected = "an ordinal column with used: true, and missing and unseen: reject"
             yield f"{feature.name}: rank_of: got {feature.rank_of}, expected {expected}"
 
 

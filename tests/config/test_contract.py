@@ -66,10 +66,11 @@ target: {name: churn, negative: stays, positive: leaves, description: who leaves
 features:
 - {name: plan, kind: nominal, description: it, categories: [basic, family], default: basic}
 - {name: mood, kind: ordinal, description: it, categories: [poor, good], used: false}
+- {name: scale, kind: ordinal, description: it, categories: [low, high], unseen: missing}
 """
 MANY = [f"c{n}" for n in range(1001)]
 WRONG = [
-    ("{kind: integer, description: it}", "feature 3: Object missing required field `name`"),
+    ("{kind: integer, description: it}", "feature 4: Object missing required field `name`"),
     (
         "{name: a, kind: real, description: it}",
         "a: kind: got real, expected one of integer, number, boolean, nominal, ordinal, date",
@@ -165,6 +166,10 @@ WRONG = [
         "a: rank_of: got nobody, expected an ordinal column with",
     ),
     (
+        "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: scale}",
+        "a: rank_of: got scale, expected an ordinal column with used: true, and missing and unseen:",
+    ),
+    (
         "{name: plan, kind: nominal, description: it, categories: [b]}",
         "plan: named 2 times, expected once",
     ),
@@ -204,7 +209,7 @@ def test_every_mistake_of_a_contract_is_named_at_once(tmp_path):
         load_contract(path)
     said = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
     assert said == [
-        "feature 3: Object missing required field `name`",
+        "feature 4: Object missing required field `name`",
         "a: kind: got real, expected one of integer, number, boolean, nominal, ordinal, date",
         "a: named 2 times, expected once",
         "a: categories: expected at least one, each once, without '?'",
