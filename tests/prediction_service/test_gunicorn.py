@@ -179,7 +179,7 @@ def test_the_latency_of_an_overloaded_worker_includes_the_wait(
     """
     assert model_folder.current()
     one_worker = settings.model_copy(update={"workers": 1})
-    body = json.dumps([record] * 50).ljust(MAX_BATCHED_BYTES + 1)
+    body = json.dumps([record] * 400).ljust(MAX_BATCHED_BYTES + 1)  # milliseconds each
     with ExitStack() as stack:
         (worker,) = workers_of(stack.enter_context(arbiter(start, one_worker)))
         port = one_worker.prediction_port
