@@ -93,8 +93,8 @@ WRONG = [
         "a: unseen: got missing, expected reject, as for every integer column",
     ),
     (
-        "{name: a, kind: nominal, description: it, categories: [b], missing: category}",
-        "a: missing: got category, expected one of reject, allow",
+        "{name: a, kind: nominal, description: it, categories: [b], missing: maybe}",
+        "a: missing: got maybe, expected one of reject, allow",
     ),
     (
         "{name: a, kind: integer, description: it, minimum: 1, maximum: 9, segment: true}",
@@ -389,3 +389,13 @@ def test_labels_are_compared_as_the_contract_writes_them(loans, contract):
     assert str(contract.target.check(">50K.")) == (
         "income: got '>50K.', expected one of <=50K, >50K, or 0 or 1; did you mean '>50K'?"
     )
+
+
+def test_a_contract_of_an_earlier_release_allows_missing_categories_as_before(tmp_path):
+    path = tmp_path / "features.yaml"
+    column = "{name: a, kind: nominal, description: it, categories: [b], missing: %s}"
+    digests = []
+    for word in ("category", "allow"):
+        path.write_text(f"{TARGET}- {column % word}\n")
+        digests.append(load_contract(path).digest)
+    assert load_contract(path)["a"].missing == "allow" and len(set(digests)) == 1
