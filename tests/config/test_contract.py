@@ -167,7 +167,7 @@ WRONG = [
     ),
     (
         "{name: a, kind: integer, description: it, minimum: 1, maximum: 2, rank_of: scale}",
-        "a: rank_of: got scale, expected an ordinal column with used: true, and missing and unseen:",
+        "a: rank_of: got scale, expected an ordinal column with used: true, and missing and",
     ),
     (
         "{name: plan, kind: nominal, description: it, categories: [b]}",

@@ -1,6 +1,7 @@
 """Raw rows checked against the contract: valid rows typed for the model, the others quarantined.
 
-`parsing`, `batches` and `feedback` provide the rows; `assemble` uses the valid ones.
+`table_files` and `feedback` provide the rows. `dataset`, `batches` and `assemble` use the valid
+ones.
 """
 
 import json
