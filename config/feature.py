@@ -312,10 +312,20 @@ def near_miss(word: str, candidates: tuple[str, ...]) -> str | None:
 
     Both have the same letters and digits, or difflib's ratio is above NEAR.
     """
-    same = tuple(one for one in candidates if letters(one) and letters(one) == letters(word))
+    same = by_letters(candidates).get(letters(word), ())
     if len(same) > 1:  # `<=50K` and `>50K`: marks tell them apart
         return nearest(word, same, NEAR_MARKS)
     return same[0] if same else nearest(word, candidates, NEAR)
+
+
+@lru_cache(maxsize=256)
+def by_letters(candidates: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the candidates by their letters and digits, without those that have none."""
+    found: dict[str, tuple[str, ...]] = {}
+    for one in candidates:
+        if key := letters(one):
+            found[key] = (*found.get(key, ()), one)
+    return found
 
 
 def letters(word: str) -> str:
