@@ -321,9 +321,10 @@ class Demo:
         return self.wait(begun, "a training started by drift", state=state)
 
     def trained(self, flow_run: str, before: str) -> dict[str, Any]:
-        """Wait for the end of a flow run; return the facts of the version that it promoted.
+        """Wait for the end of a flow run; return the facts of the production version.
 
-        Raises StackError if it promoted no version.
+        `rejected` has the gate's reason if that is still the version `before`. Raises StackError
+        if the run failed.
         """
         url = f"{self.env['PREFECT_API_URL']}/flow_runs/{flow_run}"
 
@@ -334,14 +335,17 @@ class Demo:
         state = self.wait(
             ended, "the training", TRAINING_TIMEOUT_S, lambda: current_step(self.env, flow_run)
         )
-        facts = production_facts(self.env)
-        if state != "COMPLETED" or facts["model_version"] == before:
+        if state != "COMPLETED":
             page = f"{self.env['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{flow_run}"
-            reason = f" The gate: {gate_reason(self.env)}." if state == "COMPLETED" else ""
             raise StackError(
-                f"the training that drift started: ended as {state} and promoted no version."
-                f"{reason} Read {self.stack.logs}/worker.log, or run make demo KEEP=1, then {page}"
+                f"the training that drift started: ended as {state}. Read"
+                f" {self.stack.logs}/worker.log, or run make demo KEEP=1 and open {page}"
             )
+        facts = production_facts(self.env)
+        if facts["model_version"] != before:
+            return facts
+        facts["rejected"] = gate_reason(self.env)
+        warn(f"The gate rejected the new version: {facts['rejected']}")
         return facts
 
     def stored(self) -> dict[str, int]:

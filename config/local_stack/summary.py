@@ -47,8 +47,8 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
         "change": drift["change"],
         "drift before": drift_words(drift["before"]),
         "drift after": drift_words(drift["after"]),
-        "retraining": f"flow run {retraining['flow_run']}, started by drift, promoted version"
-        f" {retraining['model_version']}",
+        "retraining": f"flow run {retraining['flow_run']}, started by drift, promoted"
+        f" {promoted_words(retraining)}",
         "drift at the end": ("resolved, " if drift["resolved"] else "")
         + drift_words(drift["retrained"]),
         "quality before": quality_words(quality["before"]),
@@ -62,6 +62,13 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def promoted_words(retraining: dict[str, Any]) -> str:
+    """Return the version that a training promoted, or the gate's reason."""
+    if reason := retraining.get("rejected"):
+        return f"no version: {reason}"
+    return f"version {retraining['model_version']}"
 
 
 def drift_words(drift: dict[str, Any]) -> str:
