@@ -73,8 +73,8 @@ class Settings(BaseSettings):
         " one that was not promoted.",
     )
     # One labelled row in five is a holdout row. Up to one in five of those equals a training row
-    # and is dropped. Of 1,500 labels fewer than `gate.MIN_ROWS` (200) holdout rows remain once in 500
-    # times, of 1,000 nearly always.
+    # and is dropped. Of 1,500 labels fewer than `gate.MIN_ROWS` (200) holdout rows remain once in
+    # 500 times, of 1,000 nearly always.
     watch_min_labels: Annotated[int, Field(ge=1000, le=10**9)] = Field(
         1500,
         description="Minimum number of new labelled rows before drift starts a training. At least"

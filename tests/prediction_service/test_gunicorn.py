@@ -178,13 +178,14 @@ def test_the_latency_of_an_overloaded_worker_includes_the_wait(
     counted with its own few milliseconds, so no overload could fire the alert.
     """
     assert model_folder.current()
-    limits = {"workers": 1, "max_records": 400, "max_body_bytes": 10**6}
-    one_worker = settings.model_copy(update=limits)
+    one_worker = settings.model_copy(
+        update={"workers": 1, "max_records": 400, "max_body_bytes": 10**6}
+    )
     body = json.dumps([record] * 400).ljust(MAX_BATCHED_BYTES + 1)  # milliseconds each
     with ExitStack() as stack:
         (worker,) = workers_of(stack.enter_context(arbiter(start, one_worker)))
-        port = one_worker.prediction_port
-        clients = [HTTPConnection("127.0.0.1", port, timeout=20) for _ in range(40)]
+        address = "127.0.0.1", one_worker.prediction_port
+        clients = [HTTPConnection(*address, timeout=20) for _ in range(40)]
         for client in clients:
             stack.callback(client.close)
             client.request("GET", "/health/live")
