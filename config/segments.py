@@ -55,11 +55,7 @@ class Segment(NamedTuple):
 
 def segment_groups(features: Mapping[str, Value], segments: Sequence[Segment]) -> dict[str, str]:
     """Return the group of a record of JSON values in each segment whose column it has."""
-    return {
-        one.feature.name: one.group(features[one.feature.name])
-        for one in segments
-        if one.feature.name in features
-    }
+    return {one.name: one.group(features[one.name]) for one in segments if one.name in features}
 
 
 def band_names(bounds: Sequence[Limit], is_decimal: bool) -> list[str]:

@@ -403,7 +403,7 @@ def run_ingest(options: argparse.Namespace) -> None:
         print(f"quarantined {batch.rejected} rows that break the contract in {done.quarantine}")
         print(*[f"  {fault.example()}" for fault in done.faults], sep="\n")
     for name, values in done.unseen.items():
-        count = sum(values.values())
+        count = done.read_as_missing[name]
         print(f"{name}: {count} values that the contract does not list were read as missing:")
         print(*[f"  {value!r}: {rows} rows" for value, rows in values.items()], sep="\n")
 

@@ -93,12 +93,17 @@ class Ingested(NamedTuple):
     unseen: Mapping[str, dict[str, int]] = MappingProxyType({})
     notes: Sequence[str] = ()  # how the file was read, and its ignored columns
 
+    @property
+    def read_as_missing(self) -> dict[str, int]:
+        """Rows with an unlisted value, by column."""
+        return {name: sum(rows.values()) for name, rows in self.unseen.items()}
+
     def counts(self) -> dict[str, Any]:
         """Return the manifest entry and all counts, without a value of a record."""
         return {
             **msgspec.to_builtins(self.batch),
             "rejected_by_field": {fault.problem.field: fault.rows for fault in self.faults},
-            "read_as_missing": {name: sum(rows.values()) for name, rows in self.unseen.items()},
+            "read_as_missing": self.read_as_missing,
             "notes": list(self.notes),
         }
 
@@ -163,12 +168,12 @@ def ingest(
     added = store.append(batch, new)
     if added is None:  # another process was faster
         return known_file(store.find(sha256) or batch, address, period)
+    done = Ingested(added, True, len(checked) - len(new), rejects, faults, unseen, notes)
     if unseen:  # no log line contains a value of a record
-        counts = {name: sum(values.values()) for name, values in unseen.items()}
-        log.warning("values_read_as_missing", source=address, fields=counts)
+        log.warning("values_read_as_missing", source=address, fields=done.read_as_missing)
     if notes:
         log.info("table_read", source=address, notes=notes)
-    return Ingested(added, True, len(checked) - len(new), rejects, faults, unseen, notes)
+    return done
 
 
 def ingest_feed(

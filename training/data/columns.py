@@ -5,6 +5,7 @@ its own name and its `aliases`.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -125,3 +126,8 @@ def to_text(value: Any) -> str | None:
     """Return a value as a file writes it: 1.0 as `1`, true as `true`; None if it is missing."""
     value = to_json_value(value)
     return None if value is None else json_text(value)
+
+
+def label_text(text: str) -> str:
+    """Return a label as it is compared: 1.0 as 1."""
+    return re.sub(r"(\d)\.0+$", r"\1", text)

@@ -31,6 +31,7 @@ from config.events import LabelledRecord
 from training.data.columns import (
     find_places,
     ignored_columns,
+    label_text,
     match_columns,
     to_json_value,
     to_text,
@@ -552,7 +553,7 @@ def label_reader(target: Target, table_format: TableFormat) -> Callable[[Any], S
     def read(value: Any) -> Scalar:
         value = to_json_value(value)
         text = (to_text(value) or "").strip()
-        for one in (text, text.removesuffix(suffix), re.sub(r"(\d)\.0+$", r"\1", text)):
+        for one in (text, text.removesuffix(suffix), label_text(text)):
             if one in table_format.labels:
                 return table_format.labels[one]
             if one in target.labels:

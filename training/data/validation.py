@@ -7,8 +7,6 @@ ones.
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import date
-from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import structlog
 
 from config.contract import Contract
 from config.feature import MISSING, Feature, Problem, is_date, json_text
+from training.data.columns import to_json_value, to_text
 from training.data.errors import TableError
 from training.data.storage import write_atomically
 
@@ -111,13 +110,7 @@ def json_column(column: pd.Series, feature: Feature) -> pd.Series:
 
 def json_value(value: Any, feature: Feature) -> Any:
     """Return a Python value as JSON has it; a whole number may stand for a category's text."""
-    if isinstance(value, date):
-        return value.isoformat()[:10]
-    if isinstance(value, Decimal):
-        value = int(value) if value % 1 == 0 else float(value)
-    if feature.is_categorical and pd.notna(value):
-        return feature.show(json_text(value))
-    return value
+    return feature.show(to_text(value)) if feature.is_categorical else to_json_value(value)
 
 
 def category_texts(column: pd.Series, feature: Feature) -> pd.Series:

@@ -263,7 +263,6 @@ def ingest(
     ending = f"{len(new)} new batches of {len(found.done)}"
     if found.passed_over:
         names = ", ".join(found.passed_over)
-        log.warning("files_passed_over files=%r expected=%r", names, FEED_RULE)
         ending += f"; passed over {names}: expected names like {FEED_RULE}"
     if found.rejected:
         raise BatchRejected("\n".join([*found.rejected, ending]))

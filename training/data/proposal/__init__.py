@@ -10,6 +10,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from config.contract import load_contract
+from config.feature import MISSING_MARKS
 from training.data.errors import TableError
 from training.data.proposal.columns import Proposal
 from training.data.proposal.kinds import propose
@@ -63,7 +64,7 @@ def init_table(
             f"{address}: {'; '.join([*table.notes, 'no row has as many fields as the header'])}."
             " Write the file again."
         )
-    proposal = propose(table.raw, target, positive, replace(table_format, missing=default_marks()))
+    proposal = propose(table.raw, target, positive, replace(table_format, missing=MISSING_MARKS))
     compare_columns(proposal)
     check_inputs(proposal)
     checksums = {file: hashlib.sha256(content).hexdigest()}
@@ -95,11 +96,6 @@ def write_new(path: Path, text: str) -> None:
             file.write(text)
     except OSError as err:
         raise TableError(f"{path}: {err.strerror}. Name another folder with --output.") from err
-
-
-def default_marks() -> tuple[str, ...]:
-    """Return the default marks of a missing value, as the source description leaves them out."""
-    return TableFormat().missing
 
 
 def format_of(file: str, content: bytes, names: tuple[str, ...]) -> TableFormat:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from config.contract import RESERVED_NAMES, column_name
 from config.feature import nearest
+from training.data.columns import label_text
 from training.data.errors import TableError
 
 SHOWN = 40  # characters of a value in a comment
@@ -26,11 +27,6 @@ def find_target(headers: Sequence[str], target: str) -> str:
         f"--target: the table has no column {target}; expected one of {', '.join(headers)}.{hint}"
         " If these are values, name the columns with --names."
     )
-
-
-def label_text(text: str) -> str:
-    """Return a label as it is compared: 1.0 as 1."""
-    return re.sub(r"(\d)\.0+$", r"\1", text)
 
 
 def find_labels(header: str, counts: Counter[str], positive: str) -> tuple[str, str]:

@@ -15,7 +15,15 @@ import pandas as pd
 from msgspec.structs import replace
 
 from config.contract import Target
-from config.feature import INTEGER_TEXT, MAX_NUMBER, NUMBER_TEXT, Feature, is_date
+from config.feature import (
+    INTEGER_TEXT,
+    MAX_NUMBER,
+    MISSING_MARKS,
+    NUMBER_TEXT,
+    Feature,
+    is_date,
+)
+from training.data.columns import label_text
 from training.data.proposal.categories import MISSING_WORDS, boolean_pair, infer_text
 from training.data.proposal.columns import Column, Proposal
 from training.data.proposal.headers import (
@@ -23,10 +31,9 @@ from training.data.proposal.headers import (
     find_labels,
     find_target,
     in_words,
-    label_text,
     shorten,
 )
-from training.data.table_files import MISSING_MARKS, TableFormat, plain_number
+from training.data.table_files import TableFormat, plain_number
 
 HEAD_ROOM = 0.1  # of the range of a number, below its minimum and above its maximum
 LATER_YEARS = 2  # full years that are accepted after the latest date
