@@ -11,9 +11,11 @@ import msgspec
 
 from config.feature import Value
 
+API, PAGE = SOURCES = ("api", "page")  # of a prediction: a program, or a person at the page
+
 
 class Prediction(
-    msgspec.Struct, frozen=True, gc=False
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True
 ):  # created by the thousand, never part of a reference cycle
     """One record with its prediction."""
 
@@ -24,6 +26,7 @@ class Prediction(
     probability: float  # of the positive label, in [0, 1]
     income_class: int  # 0 or 1: probability >= threshold
     threshold: float
+    source: str = API  # monitoring and training use this one only
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):

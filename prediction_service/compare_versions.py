@@ -1,7 +1,7 @@
 """Compare a version with the stored predictions: `python -m prediction_service.compare_versions`.
 
-Reads the log of record and scores each prediction's own raw values with the version. Nothing is
-stored. The version comes from the model folder or, if it is not there, from the registry.
+Reads the programs' predictions in the log of record and scores their raw values with the version.
+Nothing is stored. The version comes from the model folder or, if it is not there, from the registry.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from config.contract import load_contract
-from config.events import Prediction
+from config.events import API, Prediction
 from config.model_registry import GRAPH
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable
@@ -145,7 +145,8 @@ def run(version: str, period: Period, settings: Settings, out: Path | None = Non
     """
     report = Report(version, {})
     with open_version(version, settings) as model, (out or Path(os.devnull)).open("wb") as lines:
-        for change in compare(stored_predictions(settings, period), model):
+        stored = (one for one in stored_predictions(settings, period) if one.source == API)
+        for change in compare(stored, model):
             if change is None:
                 report.not_scored += 1
             else:

@@ -31,7 +31,7 @@ class Metrics:
         self.registry = registry
         predictions = Counter(
             "income_predictions_total",
-            "Number of predictions by class (1: the positive label).",
+            "Number of stored predictions by class (1: the positive label).",
             ["income_class"],
             registry=registry,
         )
@@ -81,7 +81,7 @@ class Metrics:
             self.latency.observe(seconds)
 
     def count_predictions(self, n_positive: int, n_records: int) -> None:
-        """Count the predictions of `/predict` requests that were scored together."""
+        """Count the stored predictions of `/predict` requests that were scored together."""
         if n_positive:
             self.predictions_by_class[1].inc(n_positive)
         if n_positive < n_records:

@@ -6,6 +6,9 @@ the workers show. All these processes share the file.
 Drift needs the features of the newest predictions: table `predictions`. Quality needs labels, which
 come days later. So `outputs` keeps the rest of each prediction much longer, in about 80 bytes a
 row. Its key is the id's 16 bytes. Ids begin with the time, so new keys are neighbours.
+
+Predictions of people at the page are not measured. `left_out` keeps their keys, so that their
+labels are not counted as unknown.
 """
 
 import math
@@ -21,7 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from config.events import Label, Prediction, earliest
+from config.events import API, Label, Prediction, earliest
 from config.runtime.sqlite import open_durable
 from config.segments import Segment, segment_groups
 from evidently_service.store.records import (
@@ -66,6 +69,7 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NU
 INSERT OR IGNORE INTO counters VALUES
     ('ingested', 0), ('duplicates', 0),
     ('labels_matched', 0), ('labels_late', 0), ('labels_unknown', 0);
+CREATE TABLE IF NOT EXISTS left_out (key BLOB PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS profiles (id INTEGER PRIMARY KEY, body BLOB NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS outputs (
     arrival INTEGER PRIMARY KEY,
@@ -111,7 +115,8 @@ WHERE key = :key AND :predicted_at < predicted_at
 KNOWN = """
 SELECT (SELECT predicted_at FROM outputs WHERE key = :key),
     coalesce((SELECT label FROM outputs WHERE key = :key),
-             (SELECT label FROM labels WHERE prediction_id = :prediction_id))
+             (SELECT label FROM labels WHERE prediction_id = :prediction_id)),
+    EXISTS (SELECT 1 FROM left_out WHERE key = :key)
 """
 ADD_LABEL = """
 INSERT INTO labels (prediction_id, label, labelled_at, matched, received_at)
@@ -151,6 +156,7 @@ DELETE FROM predictions WHERE arrival <= (SELECT max(arrival) FROM predictions) 
 DELETE FROM labels WHERE matched = 1 AND arrival <=
     (SELECT arrival FROM labels WHERE matched = 1 ORDER BY arrival DESC LIMIT 1 OFFSET :retention);
 DELETE FROM conflicts WHERE rowid <= (SELECT max(rowid) FROM conflicts) - :retention;
+DELETE FROM left_out WHERE rowid <= (SELECT max(rowid) FROM left_out) - :retention;
 DELETE FROM measurements WHERE id <= (SELECT max(id) FROM measurements) - :measurements;
 """
 PRUNE_PENDING = """
@@ -209,12 +215,13 @@ class Window:
         self._connection.close()
 
     def add_predictions(self, predictions: list[Prediction]) -> int:
-        """Store the new predictions, all or none; return their number.
+        """Store the programs' new predictions, all or none; return their number.
 
         The prediction of an id with the earliest time replaces a later one, in the later one's
         place.
         """
-        rows = [self._row(prediction) for prediction in earliest(predictions)]
+        rows = [self._row(one) for one in earliest(predictions) if one.source == API]
+        others = [one.prediction_id for one in predictions if one.source != API]
         with self._transaction() as connection:
             after = connection.execute("SELECT max(arrival) FROM predictions").fetchone()[0] or 0
             added = connection.executemany(ADD_PREDICTION, rows).rowcount
@@ -222,9 +229,11 @@ class Window:
             if added < len(rows):
                 connection.executemany(REPLACE_PREDICTION, rows)
                 connection.executemany(REPLACE_OUTPUTS, rows)
-            ids = [(prediction.prediction_id,) for prediction in predictions]
+            ids = [(row["prediction_id"],) for row in rows]
             matched = connection.executemany(MATCH_LABEL, ids).rowcount
-            counts = [(added, "ingested"), (len(predictions) - added, "duplicates")]
+            _leave_out(connection, others)
+            duplicates = len(predictions) - len(others) - added
+            counts = [(added, "ingested"), (duplicates, "duplicates")]
             connection.executemany(COUNT, [*counts, (matched, "labels_matched")])
         return added
 
@@ -239,7 +248,9 @@ class Window:
 
     def _add_label(self, connection: sqlite3.Connection, label: Label, received_at: float) -> bool:
         row = {**msgspec.structs.asdict(label), "key": id_key(label.prediction_id)}
-        predicted_at, first = connection.execute(KNOWN, row).fetchone()
+        predicted_at, first, is_left_out = connection.execute(KNOWN, row).fetchone()
+        if is_left_out:
+            return False
         if first is not None:
             if first != label.label:
                 connection.execute(ADD_CONFLICT, row)
@@ -386,6 +397,7 @@ class Window:
             )
             key = (id_key(prediction_id),)
             erased += connection.execute("DELETE FROM outputs WHERE key = ?", key).rowcount
+            erased += connection.execute("DELETE FROM left_out WHERE key = ?", key).rowcount
         if self._read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             raise sqlite3.OperationalError("the write-ahead log is in use and still holds rows")
         return erased
@@ -446,6 +458,15 @@ def _add_outputs(connection: sqlite3.Connection, rows: list[dict[str, Any]], aft
     profiles = {(row["profile"],) for row in rows}
     connection.executemany("INSERT OR IGNORE INTO profiles (body) VALUES (?)", profiles)
     connection.executemany(ADD_OUTPUTS, [{**row, "after": after} for row in rows])
+
+
+def _leave_out(connection: sqlite3.Connection, ids: list[str]) -> None:
+    """Keep the keys of predictions, and drop their labels that have already arrived."""
+    keys = [(id_key(one),) for one in ids]
+    connection.executemany("INSERT OR IGNORE INTO left_out VALUES (?)", keys)
+    connection.executemany(
+        "DELETE FROM labels WHERE prediction_id = ? AND NOT matched", ((one,) for one in ids)
+    )
 
 
 def _statements(script: str) -> list[str]:

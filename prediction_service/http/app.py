@@ -19,7 +19,7 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 
-from config.events import Label
+from config.events import SOURCES, Label
 from config.runtime.cross_site import JSON, find_body_fault
 from config.runtime.logs import where
 from prediction_service.predict.parsing import FeedbackReader
@@ -117,8 +117,12 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
     def predict() -> Response:
         body = read_body(settings.max_body_bytes)
         key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
-        explain = bool(request.query_string) and read_flag("explain")
-        prediction = PredictionRequest(body, key, explain)
+        prediction = PredictionRequest(body, key)
+        if request.query_string:
+            prediction.explain = read_choice("explain", "false", "true") == "true"
+            prediction.source = read_choice("source", *SOURCES)
+            if read_choice("record", "true", "false") == "false":
+                prediction.source = None
         batcher.predict(prediction)
         if isinstance(prediction.outcome, Exception):
             raise prediction.outcome
@@ -205,12 +209,12 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
     app.register_error_handler(JournalUnavailable, unavailable("journal_unavailable"))
 
 
-def read_flag(name: str) -> bool:
-    """Return a boolean parameter of the query. Raises InvalidQuery."""
-    value = request.args.get(name, "false")
-    if value not in ("true", "false"):
-        raise InvalidQuery(f"{name}: got {value!r}, expected true or false.")
-    return value == "true"
+def read_choice(name: str, *choices: str) -> str:
+    """Return a parameter of the query, by default the first choice. Raises InvalidQuery."""
+    value = request.args.get(name, choices[0])
+    if value not in choices:
+        raise InvalidQuery(f"{name}: got {value!r}, expected {' or '.join(choices)}.")
+    return value
 
 
 def read_body(max_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from config.events import Label, LabelledRecord, Prediction, labelled
+from config.events import API, Label, LabelledRecord, Prediction, labelled
 from prediction_service.journal.line import StoredEvent
 from prediction_service.journal.reader import read_all
 
@@ -79,8 +79,9 @@ def journalled_labels(root: Path, callers: Sequence[str] = ()) -> dict[str, Labe
 
 
 def journalled_labelled(root: Path, callers: Sequence[str] = ()) -> Iterator[LabelledRecord]:
-    """Yield the predictions that have a label without a conflict."""
+    """Yield the programs' predictions that have a label without a conflict."""
     labels = journalled_labels(root, callers)
     for prediction in journalled_predictions(root):
-        if label := labels.get(prediction.prediction_id):
+        label = labels.get(prediction.prediction_id)
+        if label and prediction.source == API:
             yield labelled(prediction, label)

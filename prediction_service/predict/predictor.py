@@ -10,9 +10,10 @@ import time
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from config.contract import Target
-from config.events import Prediction
+from config.events import API, Prediction
 from prediction_service.predict.parsing import Notes, RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
@@ -30,13 +31,19 @@ MAX_EXPLAINED = 100  # records of a request; each takes milliseconds
 class PredictionRequest:
     """The body of one request and its outcome."""
 
-    __slots__ = ("body", "key", "explain", "rows", "is_list", "notes", "outcome")
+    __slots__ = ("body", "key", "explain", "source", "rows", "is_list", "notes", "outcome")
 
-    def __init__(self, body: bytes, key: str | None, explain: bool = False) -> None:
-        """`key` is the Idempotency-Key, which makes a retry safe."""
+    def __init__(
+        self, body: bytes, key: str | None, explain: bool = False, source: str | None = API
+    ) -> None:
+        """`key` is the Idempotency-Key, which makes a retry safe.
+
+        Predictions are stored with their `source`, or not at all if it is None.
+        """
         self.body = body
         self.key = key
         self.explain = explain
+        self.source = source
         self.rows: list[Row] = []
         self.is_list = False
         self.notes: Notes = {}
@@ -54,7 +61,7 @@ class Predictor:
         self.metrics = metrics
         self._target = live.contract.target
         # Encoded like a dict of the columns, and made in a tenth of the time.
-        self._features = msgspec.defstruct("Features", live.contract.input_names, gc=False)
+        self._features: Any = msgspec.defstruct("Features", live.contract.input_names, gc=False)
         self._read_records = RecordReader(live.contract, max_records).read
         self._encode = msgspec.json.Encoder().encode
 
@@ -91,19 +98,35 @@ class Predictor:
                 predictions[index].notes = texts
             if request.explain:
                 add_explanations(predictions, model, request.rows)
+            if request.source:
+                events += self._make_events(request.source, request.rows, ids, predictions)
+            else:
+                for prediction in predictions:
+                    prediction.prediction_id = UNSET
             contents.append(self._encode(predictions if request.is_list else predictions[0]))
-            events += self._make_events(predictions, request.rows)
-        self.journal.append(events)
+        if events:
+            self.journal.append(events)
         for request, content in zip(valid, contents):
             request.outcome = content
-        n_positive = sum(one.income_class for one in events)
-        self.metrics.count_predictions(n_positive, len(rows))
+        self.metrics.count_predictions(sum(one.income_class for one in events), len(events))
 
     def _make_events(
-        self, predictions: list[PredictionResponse], rows: list[Row]
+        self, source: str, rows: list[Row], ids: list[str], predictions: list[PredictionResponse]
     ) -> list[Prediction]:
         now, features = time.time(), self._features
-        return [make_event(one, now, features(*row)) for one, row in zip(predictions, rows)]
+        return [
+            Prediction(
+                prediction_id=key,
+                predicted_at=now,
+                model_version=one.model_version,
+                features=features(*row),
+                probability=one.probability,
+                income_class=one.income_class,
+                threshold=one.threshold,
+                source=source,
+            )
+            for row, key, one in zip(rows, ids, predictions)
+        ]
 
     def _read(self, request: PredictionRequest) -> bool:
         """Return whether the body holds valid records; if not, its outcome is the error."""
@@ -148,19 +171,6 @@ def add_explanations(predictions: list[PredictionResponse], model: Model, rows: 
     explanations = in_native_thread(lambda: model.explainer.explain(rows))
     for one, explanation in zip(predictions, explanations):
         one.explanation = explanation
-
-
-def make_event(one: PredictionResponse, predicted_at: float, features: Any) -> Prediction:
-    """Return the journal's event of a prediction; `predicted_at` is Unix time."""
-    return Prediction(
-        prediction_id=one.prediction_id,
-        predicted_at=predicted_at,
-        model_version=one.model_version,
-        features=features,
-        probability=one.probability,
-        income_class=one.income_class,
-        threshold=one.threshold,
-    )
 
 
 def check_key(key: str | None) -> None:

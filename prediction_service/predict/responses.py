@@ -57,10 +57,10 @@ class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 # gc=False: a request creates up to a thousand of them, without cycles. Scanning them for cycles
 # costs a tenth of the time of a list.
-class PredictionResponse(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The prediction for one record."""
+class PredictionResponse(msgspec.Struct, gc=False, forbid_unknown_fields=True, kw_only=True):
+    """The prediction for one record, with an id if it is stored."""
 
-    prediction_id: PredictionId
+    prediction_id: PredictionId | UnsetType = UNSET
     income_class: Annotated[
         BinaryClass, Meta(description="Predicted class: 1 if probability >= threshold, else 0.")
     ]

@@ -30,7 +30,7 @@ def stored_predictions(settings: Settings, period: Period = ALL_TIME) -> Iterato
 
 
 def stored_labelled(settings: Settings) -> Iterator[LabelledRecord]:
-    """Yield the predictions that have a label without a conflict.
+    """Yield the programs' predictions that have a label without a conflict.
 
     If API keys are on, only labels of callers with a key count. Raises SinkUnavailable or
     JournalUnavailable.

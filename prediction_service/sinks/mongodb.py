@@ -1,7 +1,7 @@
 """MongoDB as a sink and the log of record: one document per prediction, its label joined on.
 
     {_id: prediction_id, predicted_at: Date, model_version, features: {...}, probability,
-     income_class, threshold, label?, labelled_at?: Date, labelled_by?,
+     income_class, threshold, source?, label?, labelled_at?: Date, labelled_by?,
      conflicts?: [{label, labelled_at, labelled_by?}]}
 
 The prediction of an id with the earliest `predicted_at` wins, in any order of arrival. The first
@@ -26,7 +26,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from config.events import Label, LabelledRecord, Prediction, earliest, labelled
+from config.events import API, Label, LabelledRecord, Prediction, earliest, labelled
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.journal.export import ALL_TIME, Period
@@ -151,7 +151,7 @@ class MongoSink:
                 yield prediction_of(document)
 
     def labelled(self, callers: Sequence[str] = ()) -> Iterator[LabelledRecord]:
-        """Yield the predictions that have a label without a conflict, oldest label first.
+        """Yield the programs' predictions with a label without a conflict, oldest label first.
 
         With `callers`, the names of API keys, only labels of these callers count. Raises
         SinkUnavailable.
@@ -160,6 +160,7 @@ class MongoSink:
             "predicted_at": {"$exists": True},
             "labelled_at": {"$exists": True},  # so the sort may use its sparse index
             "conflicts": {"$exists": False},
+            "source": {"$in": [API, None]},  # None: absent
         }
         if callers:
             query["labelled_by"] = {"$in": list(callers)}

@@ -100,6 +100,29 @@ def test_the_answer_is_journalled_with_the_raw_values_of_the_used_columns(
     assert stored["probability"] == answer["probability"]
 
 
+def test_a_dry_run_is_the_same_prediction_and_leaves_no_trace(
+    client: FlaskClient, journal: Journal, record: Record
+) -> None:
+    path = "/predict?record=false&explain=true"
+    dry = client.post(path, json=record, headers={"Idempotency-Key": "k"}).get_json()
+    assert not events_of(journal)
+    metrics = client.get("/metrics").text
+    assert all(f'income_predictions_total{{income_class="{one}"}} 0.0' in metrics for one in (0, 1))
+    real = client.post("/predict?explain=true", json=record).get_json()
+    assert real.pop("prediction_id") and real == dry
+
+
+def test_the_source_is_stored(client: FlaskClient, journal: Journal, record: Record) -> None:
+    for path in ("/predict", "/predict?source=api", "/predict?source=page"):
+        assert client.post(path, json=record).status_code == 200
+    stored = [one.source for one in journalled_predictions(journal.root)]
+    assert stored == ["api", "api", "page"]
+    assert "source" not in json.loads(events_of(journal)[0].body)  # as in earlier releases
+    response = client.post("/predict?source=robot&record=false", json=record)
+    assert response.status_code == 400
+    assert "source: got 'robot', expected api or page." in response.text
+
+
 def test_an_unknown_country_scores_as_a_missing_one(client: FlaskClient, record: Record) -> None:
     countries = ("Atlantis", None)
     answers = client.post("/predict", json=[record | {"native_country": c} for c in countries])

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 
-from config.events import Prediction
+from config.events import API, Prediction
 from prediction_service.journal import Journal, read_after
 from prediction_service.journal.export import Period
 from prediction_service.sinks.log_of_record import stored_predictions
@@ -27,10 +27,14 @@ from tests.prediction_service.conftest import Start, install, with_metadata
 
 @pytest.fixture
 def stored(client: FlaskClient, settings: Settings, record: dict) -> list[Prediction]:
-    """Store six predictions of version 1: income is high from about 45 years on."""
+    """Store six predictions of version 1: income is high from about 45 years on.
+
+    Questions at the page do not count.
+    """
     records = [record | {"age": age} for age in (20, 30, 40, 60, 70, 80)]
     assert client.post("/predict", json=records).status_code == 200
-    found = list(stored_predictions(settings))
+    assert client.post("/predict?source=page", json=records).status_code == 200
+    found = [one for one in stored_predictions(settings) if one.source == API]
     assert sorted(one.income_class for one in found) == [0, 0, 0, 1, 1, 1]
     return found
 

@@ -21,9 +21,10 @@ from pymongo.monitoring import (
 
 from config.events import Label, LabelledRecord
 from config.runtime.settings import SettingsError
+from evidently_service.store.records import Counters
 from evidently_service.store.window import Window
 from prediction_service.journal import Journal, StoredEvent, read_after
-from prediction_service.journal.export import journalled_predictions
+from prediction_service.journal.export import journalled_labelled, journalled_predictions
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
@@ -75,6 +76,7 @@ def test_a_prediction_is_stored_as_one_document_and_read_back(
         "probability": 0.25,
         "income_class": 0,
         "threshold": 0.5,
+        "source": "api",
     }
 
 
@@ -105,6 +107,31 @@ def test_every_store_keeps_the_earliest_prediction_of_an_id_in_any_order_of_arri
     assert list(sink.predictions()) == in_window == exported == [first]
     assert (labelled.model_version, labelled.probability) == ("1", 0.25)
     assert [one.record for one in sink.labelled()] == [first.features]
+
+
+def test_monitoring_and_training_leave_out_what_people_ask_at_the_page(
+    sink: MongoSink, write: Write, journal: Journal
+) -> None:
+    """5,000 uploaded rows replaced all rows of the monitoring window."""
+    page, older, api = made_predictions(3)
+    page = msgspec.structs.replace(page, source="page")
+    labels = [Label(one.prediction_id, 1.8e9, 1) for one in (page, older, api)]
+    sink.send(write(page, older, api, *labels))
+    sink.collection.update_one({"_id": older.prediction_id}, {"$unset": {"source": 1}})
+    assert list(sink.predictions()) == [page, older, api]
+    with closing(Window(journal.root / "window.db")) as window:
+        window.add_labels(labels[:1])
+        window.add_predictions([page, older, api])
+        window.add_labels(labels)
+        assert window.last_predictions(10) == [older, api]
+        assert len(window.last_labelled(10)) == 2
+        assert window.counters() == Counters(ingested=2, labels_matched=2)
+        assert window.label_counts().pending == 0
+        assert window.erase(page.prediction_id) == 1
+    for labelled in (sink.labelled(), journalled_labelled(journal.root)):
+        assert [one.prediction_id for one in labelled] == [
+            one.prediction_id for one in (older, api)
+        ]
 
 
 def test_the_first_label_wins_and_a_conflict_is_kept_once(sink: MongoSink, write: Write) -> None:

@@ -59,10 +59,11 @@ def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings
         sink,
         predicted("good", null),
         predicted("unlabelled", record),
+        msgspec.structs.replace(predicted("asked at the page", record), source="page"),
         predicted("disputed", record),
         predicted("older contract", record | {"age": 12}),
         predicted("lacks one", {name: record[name] for name in record if name != "sex"}),
-        *(Label(key, 10.0, 1) for key in ("good", "pending", "disputed")),
+        *(Label(key, 10.0, 1) for key in ("good", "pending", "disputed", "asked at the page")),
         *(Label(key, 10.0, 1) for key in ("older contract", "lacks one")),
         Label("disputed", 11.0, 0),
     )

@@ -1,8 +1,8 @@
 """Labelled production rows from MongoDB: predictions whose label has arrived.
 
 The only module of this part that uses MongoDB. The prediction service's relay writes the documents,
-`{_id, predicted_at, features: {...}, label?, labelled_at?, labelled_by?, conflicts?}`. This module
-reads them and checks them against the contract.
+`{_id, predicted_at, features: {...}, source?, label?, labelled_at?, labelled_by?, conflicts?}`.
+This module reads those of programs and checks them against the contract.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from pymongo.collection import Collection
 from pymongo.errors import ConfigurationError, PyMongoError
 
 from config.contract import Contract
+from config.events import API
 from config.runtime import api_keys
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from training.data.validation import check_frame
@@ -115,8 +116,15 @@ def open_log(
 
 
 def trusted_label_query(settings: Settings) -> dict[str, Any]:
-    """Return the query for labelled predictions; with API keys, labels of current callers only."""
-    query: dict[str, Any] = {"predicted_at": {"$exists": True}, "label": {"$exists": True}}
+    """Return the query for the programs' labelled predictions.
+
+    With API keys, only labels of current callers count.
+    """
+    query: dict[str, Any] = {
+        "predicted_at": {"$exists": True},
+        "label": {"$exists": True},
+        "source": {"$in": [API, None]},  # None: absent
+    }
     if callers := api_keys.names(settings.api_key_hashes):
         query["labelled_by"] = {"$in": callers}
     return query
