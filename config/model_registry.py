@@ -17,10 +17,7 @@ BOOSTER = "booster.ubj"  # in the package: the trees in XGBoost's format, for ex
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 
-# Tags of a version: the sha256 of each file of its package, as JSON; in earlier releases only the
-# graph's.
-FILE_SHA256 = "file_sha256"
-GRAPH_SHA256 = "model_sha256"
+FILE_SHA256 = "file_sha256"  # tag of a version: the sha256 of each file of its package, as JSON
 
 
 def file_digests(package: Path) -> dict[str, str]:

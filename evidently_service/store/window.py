@@ -57,7 +57,8 @@ CREATE TABLE IF NOT EXISTS labels (
     prediction_id TEXT NOT NULL UNIQUE,
     label INTEGER NOT NULL,
     labelled_at REAL NOT NULL,
-    matched INTEGER NOT NULL
+    matched INTEGER NOT NULL,
+    received_at REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS labels_by_match ON labels (matched, arrival);
 CREATE TABLE IF NOT EXISTS conflicts (
@@ -83,12 +84,6 @@ CREATE TABLE IF NOT EXISTS outputs (
 CREATE TABLE IF NOT EXISTS measurements (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS last_run (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS judgement (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
-"""
-
-# Version 1 of the file, PRAGMA user_version, has `outputs`.
-UPGRADE = """
-ALTER TABLE labels ADD COLUMN received_at REAL NOT NULL DEFAULT 0;
-PRAGMA user_version = 1
 """
 
 ADD_PREDICTION = """
@@ -203,12 +198,6 @@ class Window:
         with self._transaction() as connection:
             for statement in _statements(SCHEMA):
                 connection.execute(statement)
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _statements(UPGRADE):
-                    connection.execute(statement)
-                stored = connection.execute("SELECT body FROM predictions ORDER BY arrival")
-                predictions = [msgspec.json.decode(body, type=Prediction) for (body,) in stored]
-                _add_outputs(connection, [self._row(one) for one in predictions], after=0)
 
     def close(self) -> None:
         """Close the file."""

@@ -107,9 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print only labelled predictions, in the format of `python -m training ingest`",
     )
-    again = commands.add_parser(
-        "resend", aliases=["replay"], help="send rejected events to their sinks again"
-    )
+    again = commands.add_parser("resend", help="send rejected events to their sinks again")
     again.add_argument(
         "--all", action="store_true", help="send every event that the journals still hold"
     )

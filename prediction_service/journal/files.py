@@ -7,12 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from prediction_service.journal.line import (
-    DECODE_ERRORS,
-    VERSION,
-    VERSION_LINE_START,
-    decode_version,
-)
+from prediction_service.journal.line import DECODE_ERRORS, VERSION, decode_version
 
 
 class JournalUnavailable(Exception):
@@ -49,15 +44,12 @@ def open_or_empty(path: Path, mode: Literal["rb", "rb+"]) -> BinaryIO:
 
 
 def skip_version_line(file: BinaryIO, path: Path) -> None:
-    """Go to the first event. Files of earlier releases have no version line.
+    """Go to the first event. A file whose version line was cut short has none.
 
-    A version line that was cut short is skipped too: such a file has no events. Raises
-    JournalUnavailable for an unknown version.
+    Raises JournalUnavailable for an unknown version.
     """
     content = file.readline()
-    if not content.startswith(VERSION_LINE_START):
-        file.seek(0)
-    elif content.endswith(b"\n"):
+    if content.endswith(b"\n"):
         _, version = decode_version(content)
         if version != VERSION:
             raise JournalUnavailable(

@@ -12,7 +12,6 @@ Line = tuple[int, int, Kind, str, float, msgspec.Raw]
 
 VERSION = 1
 VERSION_LINE = msgspec.json.encode(("journal", VERSION)) + b"\n"
-VERSION_LINE_START = b'["'  # an event's line starts with a number
 
 decode_line = msgspec.json.Decoder(Line).decode
 decode_version = msgspec.json.Decoder(tuple[Literal["journal"], int]).decode

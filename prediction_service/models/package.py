@@ -81,8 +81,6 @@ def check_digests(package: Path, expected: dict[str, str]) -> None:
         )
     for name, digest in expected.items():
         check_digest(package / name, digest)
-    if set(expected) == {GRAPH}:  # by an earlier release: the graph holds the booster's checksum
-        return
     for name in (GOLDEN, BOOSTER, CARD):
         if name not in expected and (package / name).exists():
             raise ModelRejected(

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from requests import RequestException
 
-from config.model_registry import ALIAS, FILE_SHA256, GRAPH, GRAPH_SHA256, MODEL_NAME, PACKAGE
+from config.model_registry import ALIAS, FILE_SHA256, MODEL_NAME, PACKAGE
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
@@ -111,10 +111,8 @@ def wanted_of(version: ModelVersion) -> Wanted:
 
 
 def digests_in(tags: dict[str, str]) -> dict[str, str]:
-    """Return the checksums in a version's tags; versions of earlier releases have the graph's."""
-    if FILE_SHA256 in tags:
-        try:
-            return msgspec.json.decode(tags[FILE_SHA256], type=dict[str, str])
-        except msgspec.DecodeError:
-            return {}
-    return {GRAPH: tags[GRAPH_SHA256]} if GRAPH_SHA256 in tags else {}
+    """Return the checksums in a version's tags; none without a valid tag."""
+    try:
+        return msgspec.json.decode(tags.get(FILE_SHA256, "{}"), type=dict[str, str])
+    except msgspec.DecodeError:
+        return {}

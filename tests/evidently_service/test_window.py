@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from config.contract import load_contract
 from config.events import Label, Prediction
 from evidently_service.store.records import (
     Counters,
@@ -24,18 +23,6 @@ from evidently_service.store.window import MAX_WAIT_S, Window
 
 NOW = 1_700_000_000.0
 DAY_S = 86_400
-# As the files of earlier versions were, without a table for late labels.
-OLD_SCHEMA = """
-CREATE TABLE predictions (arrival INTEGER PRIMARY KEY AUTOINCREMENT,
-    prediction_id TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
-CREATE TABLE labels (arrival INTEGER PRIMARY KEY AUTOINCREMENT,
-    prediction_id TEXT NOT NULL UNIQUE, label INTEGER NOT NULL, labelled_at REAL NOT NULL,
-    matched INTEGER NOT NULL);
-CREATE INDEX labels_by_match ON labels (matched, arrival);
-CREATE TABLE conflicts (prediction_id TEXT PRIMARY KEY, label INTEGER NOT NULL,
-    labelled_at REAL NOT NULL);
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-"""
 
 
 def prediction(identity: str, probability: float = 0.7) -> Prediction:
@@ -227,25 +214,6 @@ def test_what_labels_join_expires_by_prediction_time_and_by_rows(tmp_path: Path)
         assert window.label_coverage(10, NOW) == LabelCoverage(2, 0, 200)
         window.prune(retention_rows=10, label_rows=2, at=250)  # the clock may also be right
         assert window.label_coverage(10, NOW).oldest_at == 200
-
-
-def test_a_file_of_an_earlier_version_opens_and_its_rows_get_their_labels(tmp_path: Path) -> None:
-    path = tmp_path / "w.db"
-    with closing(sqlite3.connect(path)) as old:
-        old.executescript(OLD_SCHEMA)
-        bodies = [(one.prediction_id, msgspec.json.encode(one)) for one in map(prediction, "ab")]
-        old.executemany("INSERT INTO predictions (prediction_id, body) VALUES (?, ?)", bodies)
-        old.execute("INSERT INTO labels VALUES (1, 'a', 1, 2.5, 1), (2, 'waits', 1, 2.5, 0)")
-        old.execute("INSERT INTO counters VALUES ('ingested', 2), ('duplicates', 0)")
-        old.commit()
-    for _ in range(2):
-        with closing(Window(path, segments=load_contract().segments)) as window:
-            assert window.last_labelled(10)[0] == labelled(1)
-    with closing(Window(path, segments=load_contract().segments)) as window:
-        assert window.add_labels([label("a", 0), label("b", 0, 3.5)]) == 1
-        assert window.add_predictions([prediction("b"), prediction("waits")]) == 1
-        assert window.last_labelled(10) == [labelled(), labelled(), labelled(0, 3.5)]
-        assert window.label_counts() == LabelCounts(matched=3, pending=0, conflicting=1)
 
 
 def test_pruning_an_empty_window_removes_nothing(window: Window) -> None:

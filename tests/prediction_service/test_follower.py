@@ -11,11 +11,10 @@ import mlflow
 import pytest
 
 from config.contract import Contract
-from config.model_registry import ALIAS, BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH, GRAPH_SHA256
+from config.model_registry import ALIAS, BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH
 from config.model_registry import MODEL_NAME, PACKAGE, file_digests
 from prediction_service.follower import Follower
 from prediction_service.models.backoff import FIRST_PAUSE_S
-from prediction_service.models.package import sha256_of
 from prediction_service.models.model_folder import ModelFolder, Status
 from prediction_service.models.registry import Registry, RegistryUnavailable
 from prediction_service.settings import Settings
@@ -299,18 +298,6 @@ def test_a_version_without_checksums_is_rejected(
     follower.follow()
     assert current_version(folder) is None
     assert "The registry has no sha256 of model.onnx" in rejection_of(folder)
-
-
-def test_a_version_of_an_earlier_release_is_checked_by_the_checksum_of_its_graph(
-    follower: Follower, folder: ModelFolder, register: Register, package: Path
-) -> None:
-    register(tags={GRAPH_SHA256: sha256_of(package / GRAPH)})
-    follower.follow()
-    assert current_version(folder) == "1"
-    register(tags={GRAPH_SHA256: "0" * 64})
-    follower.follow()
-    assert current_version(folder) == "1"
-    assert f"expected {'0' * 64}" in rejection_of(folder)
 
 
 def test_a_run_can_be_pinned(

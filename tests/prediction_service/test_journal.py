@@ -434,14 +434,6 @@ def test_a_journal_that_was_removed_reads_as_empty(journal: Journal) -> None:
 # --- the format version ---------------------------------------------------------------------------
 
 
-def as_earlier_release(journal: Journal) -> Path:
-    """Remove the version line from a journal's file, as earlier releases wrote it."""
-    content = journal.path.read_bytes()
-    assert content.startswith(VERSION_LINE)
-    journal.path.write_bytes(content.removeprefix(VERSION_LINE))
-    return journal.path
-
-
 def test_the_first_line_is_the_format_version(journal: Journal) -> None:
     journal.append(made_predictions(1))
     first, event = journal.path.read_bytes().splitlines()
@@ -456,20 +448,6 @@ def test_a_later_file_of_a_worker_has_a_version_line_too(tmp_path: Path) -> None
         journal.run_maintenance(0.01)
         wait_until(lambda: journal.path != first, 10, "another file")
         assert journal.path.read_bytes() == VERSION_LINE
-
-
-def test_a_file_of_an_earlier_release_is_read_like_a_new_one(journal: Journal) -> None:
-    """Every reader: in order, from any number on, the newest event, and erasing."""
-    predictions = made_predictions(50)
-    for one in predictions:
-        journal.append([one])
-    expected = [read_after(journal.path, seq, 3) for seq in range(51)]
-    newest_event = newest(journal.path)
-    path = as_earlier_release(journal)
-    assert [read_after(path, seq, 3) for seq in range(51)] == expected
-    assert newest(path) == newest_event == (50, 1.7e9 + 49)
-    assert erase(path, predictions[0].prediction_id) == 1
-    assert [one.kind for one in read_after(path, 0, 2)] == ["erased", "prediction"]
 
 
 @pytest.mark.parametrize("n_kept", [len(VERSION_LINE), len(VERSION_LINE) - 1, 3, 1, 0])

@@ -401,8 +401,8 @@ def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
         assert start(small, "prediction_service.journal", "resend", "--all").wait(20) == 0
     others = {one.prediction_id for one in predictions} - {evidently.poison}
     assert sorted(evidently.received) == sorted(others)
-    # By the subcommand's former name, to a sink that is down.
-    assert start(small, "prediction_service.journal", "replay", "--all").wait(20) == 1
+    # To a sink that is down.
+    assert start(small, "prediction_service.journal", "resend", "--all").wait(20) == 1
     first, second = sorted(tmp_path.glob("prediction_service.journal-*.log"))
     assert first.read_text() == "evidently: 9 sent, 1 rejected\n"
     assert second.read_text().startswith("journal: EVIDENTLY_ADDRESS: http://127.0.0.1")

@@ -14,7 +14,6 @@ from mlflow.entities import RunTag
 PROMOTIONS = "income-promotions"  # experiment with one run per promotion
 DECISIONS = "income-decisions"  # experiment with one run per change of decision
 NONE = "none"  # in place of a version, before the first promotion
-UNRECORDED = {name: "not recorded" for name in ("rule", "version", "cause", "why")}
 
 
 class Promotion(NamedTuple):
@@ -79,7 +78,7 @@ class Ledger:
         last = self.client.search_runs([experiment_id], max_results=1)
         if last and all(last[0].data.tags.get(name) == tags[name] for name in tags):
             run_id = last[0].info.run_id
-            details = {**details, "times": str(int(last[0].data.tags.get("times", 1)) + 1)}
+            details = {**details, "times": str(int(last[0].data.tags["times"]) + 1)}
             changed = [RunTag(name, text) for name, text in details.items()]
             self.client.log_batch(run_id, tags=changed)
         else:  # in one request, so no entry lacks a part
@@ -90,13 +89,11 @@ class Ledger:
     def decisions(self) -> list[dict[str, str]]:
         """Return every decision about a training, newest first: at, until, times and its tags.
 
-        An entry whose writing was interrupted may lack details or its end.
+        An entry whose writing was interrupted may lack its end.
         """
         runs = self.client.search_runs([self._experiment(DECISIONS)])
         return [
-            UNRECORDED
-            | {"times": "1"}
-            | run.data.tags
+            run.data.tags
             | {
                 "at": local_time(run.info.start_time),
                 "until": local_time(run.info.end_time or run.info.start_time),

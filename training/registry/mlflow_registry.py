@@ -40,8 +40,6 @@ from config.model_registry import (
     ALIAS,
     CARD,
     FILE_SHA256,
-    GRAPH,
-    GRAPH_SHA256,
     MODEL_NAME,
     PACKAGE,
     file_digests,
@@ -192,8 +190,7 @@ class Registry:
             pip_requirements=["onnxruntime"],
         )
         self.client.log_model_artifacts(logged.model_id, str(folder))
-        digests = file_digests(folder)
-        checksums = {GRAPH_SHA256: digests[GRAPH], FILE_SHA256: json.dumps(digests)}
+        checksums = {FILE_SHA256: json.dumps(file_digests(folder))}
         version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=checksums | tags)
         description = f"Model card: {PACKAGE}/{CARD} in the artifacts of the run."
         self.client.update_model_version(MODEL_NAME, version.version, description=description)
