@@ -116,7 +116,7 @@ def add_results(
 
     @app.get("/drift")
     def drift() -> Response:
-        return json_response(drift_body(monitoring, window))
+        return json_response(drift_body(monitoring, window, period_s))
 
 
 def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
@@ -201,8 +201,11 @@ def add_errors(app: Flask) -> None:
         return error_response(500, "internal_error", "Internal error. See the service's log.")
 
 
-def drift_body(monitoring: Monitoring, window: Window) -> dict[str, Any]:
-    """Return the latest measurement, the last run, and the current counts of events."""
+def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[str, Any]:
+    """Return the latest measurement, the last run, and the current counts of events.
+
+    `period_s` is the time between two measurements. An old measurement has the verdict `stale`.
+    """
     counters, labels = window.counters(), window.label_counts()
     measurement = window.latest() or Measurement(
         dataset=monitoring.dataset,
@@ -213,6 +216,7 @@ def drift_body(monitoring: Monitoring, window: Window) -> dict[str, Any]:
     run = window.last_run()  # read last: so a new measurement never has an old error beside it
     return {
         **msgspec.to_builtins(measurement),
+        "verdict": "stale" if status_page.is_stale(measurement, period_s) else measurement.verdict,
         "last_run_at": run.at if run else None,
         "error": run.error if run else None,
         "received": {**msgspec.to_builtins(counters), "labels": msgspec.to_builtins(labels)},

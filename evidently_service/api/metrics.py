@@ -32,7 +32,7 @@ HELP = {
     "feature_drift_effect": "Absolute shift of the mean probability by this drift alone.",
     "windows_judged": "Windows judged against this reference data.",
     "drift_share": "Share of features with a drift verdict.",
-    "drift_detected": "1 if income_drift_share has reached its threshold.",
+    "drift_detected": "1 if income_drift_share has reached its threshold; absent if not judged.",
     "data_quality_share": "Share of the window's rows with the problem.",
     "invalid_share_rise": "Share of rows with an invalid value minus that of the reference data.",
     "segment_rows": "The group's predictions in the window.",
@@ -170,13 +170,15 @@ def _drift(measurement: Measurement) -> Iterator[Sample]:
     ):
         for column in columns:
             yield f"{kind}_drift_score", column.ratio, column.name
-            yield f"{kind}_drift_persistent", int(column.persistent), column.name
+            if column.persistent or column.name in measurement.judgement.streaks:
+                yield f"{kind}_drift_persistent", int(column.persistent), column.name
             yield "drift_threshold", column.threshold, column.name
     for one in measurement.impacts:
         yield "feature_drift_effect", one.impact, one.feature
     yield "windows_judged", measurement.judgement.windows
-    yield "drift_share", measurement.share_drifted
-    yield "drift_detected", int(measurement.drifted)
+    if measurement.is_judged:
+        yield "drift_share", measurement.share_drifted
+        yield "drift_detected", int(measurement.drifted)
 
 
 def _quality(measurement: Measurement) -> Iterator[Sample]:

@@ -6,7 +6,7 @@ It shows what the measure process stored in the window. Only the chart's coordin
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from flask import Response, render_template, request
 
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
     """The first sentence of the page."""
 
     words: str
-    is_bad: bool
+    style: Literal["", "unsure", "bad"] = ""
 
 
 class Column(NamedTuple):
@@ -78,11 +78,11 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     """Return the page of the newest measurements; `period_s` is the time between two."""
     measurements = window.newest(MEASUREMENTS)
     latest = measurements[-1] if measurements else None
-    oldest = time.time() - STALE_PERIODS * period_s
     page = render_template(
         "page.html",
         latest=latest,
-        verdict=verdict_of(latest, oldest),
+        verdict=verdict_of(latest, monitoring, period_s),
+        next_window=next_window(latest, monitoring) if latest else "",
         columns=by_impact(latest) if latest else [],
         metrics=quality_rows(latest) if latest else [],
         chart=chart_of(measurements, monitoring.share_drifted),
@@ -95,36 +95,63 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     return Response(page, headers=headers)
 
 
-def verdict_of(latest: Measurement | None, oldest: float) -> Verdict:
-    """Return the verdict; a measurement before `oldest` (Unix time in seconds) is stale."""
+def is_stale(measurement: Measurement, period_s: float) -> bool:
+    """Return whether the measurement is old; `period_s` is the time between two."""
+    oldest = time.time() - STALE_PERIODS * period_s
+    return measurement.measured_at is not None and measurement.measured_at < oldest
+
+
+def verdict_of(latest: Measurement | None, monitoring: Monitoring, period_s: float) -> Verdict:
+    """Return the verdict; `period_s` is the time between two measurements."""
     if latest is None:
-        return Verdict(STATES["not_measured"], False)
-    words, is_bad = in_words(latest), latest.drifted or latest.below_floor
-    if latest.measured_at is None or latest.measured_at >= oldest:
-        return Verdict(words, is_bad)
-    measured_at = format_time(latest.measured_at)
-    stale = f"No measurement since {measured_at} UTC. Check the measure process."
-    return Verdict(f"{stale} Last result: {words}", True)
+        return Verdict(STATES["not_measured"])
+    words = in_words(latest, monitoring)
+    if is_stale(latest, period_s):
+        measured_at = format_time(latest.measured_at or 0.0)
+        stale = f"No measurement since {measured_at} UTC. Check the measure process."
+        return Verdict(f"{stale} Last result: {words}", "bad")
+    if latest.drifted or latest.below_floor:
+        return Verdict(words, "bad")
+    return Verdict(words, "unsure" if latest.state == "ok" and latest.beyond else "")
 
 
-def in_words(measurement: Measurement) -> str:
+def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
     """Return a measurement's results on quality and drift, the worst first."""
+    beyond, waiting = measurement.beyond, next_window(measurement, monitoring)
     words = []
     if measurement.below_floor:
         floor = measurement.roc_auc_floor
-        beyond = f"its floor, {floor:.3f}" if floor is not None else "its floor"
-        words.append(f"Quality is too low: the whole interval of the ROC AUC is below {beyond}.")
-    if measurement.state != "ok":
-        words.append(STATES[measurement.state])
-    elif measurement.drifted:
-        words.append("The dataset has drifted.")
-    elif any(one.persistent for one in (*measurement.features, *measurement.prediction)):
-        words.append("Some columns have drifted, but not the dataset as a whole.")
-    elif not words and measurement.features:
-        words.append("No drift: the window matches the reference data.")
+        limit = f"its floor, {floor:.3f}" if floor is not None else "its floor"
+        words.append(f"Quality is too low: the whole interval of the ROC AUC is below {limit}.")
+    match measurement.verdict:
+        case "drifted":
+            words.append("The dataset has drifted.")
+        case "columns_drifted":
+            words.append("Some columns have drifted, but not the dataset as a whole.")
+        case "not_judged":
+            columns = len(measurement.features) + len(measurement.prediction)
+            words.append(f"Not judged yet: {len(beyond)} of {columns} columns are beyond their")
+            words.append(f"threshold so far. {waiting}")
+        case "suspicious":
+            words.append(f"Suspicious: {', '.join(beyond)} beyond the threshold. {waiting}")
+        case "calm":
+            if not words and measurement.features:
+                words.append("No drift: the window matches the reference data.")
+        case state:
+            words.append(STATES[state])
     if measurement.not_compared:
         words.append(f"Too few values to compare: {', '.join(measurement.not_compared)}.")
     return " ".join(words)
+
+
+def next_window(measurement: Measurement, monitoring: Monitoring) -> str:
+    """Return when the next window is judged, in a sentence."""
+    at, not_before = measurement.measured_at, measurement.judgement.not_before
+    if at is not None and at < not_before:
+        return f"The next window starts at {format_time(not_before)[-8:-3]} UTC."
+    return (
+        f"The next window has {measurement.open_rows:,} of {monitoring.window_rows:,} predictions."
+    )
 
 
 def format_time(at: float) -> str:

@@ -132,7 +132,7 @@ class Measure:
             log.info(
                 "measurement_done",
                 state=measurement.state,
-                drifted=measurement.drifted,
+                verdict=measurement.verdict,
                 share_drifted=measurement.share_drifted,
                 rows=measurement.window.rows,
                 model_version=measurement.model_version,
@@ -176,6 +176,7 @@ class Measure:
             model_version=reference.version.number,
             reference_rows=len(reference.frame),
             judgement=judgement,
+            open_rows=self.judge.open_rows,
             invalid_share_rises=rises,
             broken_features=tuple(name for name, rise in rises.items() if rise > limit),
         )

@@ -10,6 +10,9 @@ import msgspec
 
 State = Literal["ok", "not_enough_rows", "no_reference", "not_measured"]
 STATES: tuple[State, ...] = ("ok", "not_enough_rows", "no_reference", "not_measured")
+# `not_judged`: no window of this reference data yet. `suspicious`: a column is beyond its
+# threshold, which chance may explain. `columns_drifted`: fewer columns than dataset drift needs.
+Verdict = Literal["drifted", "not_judged", "columns_drifted", "suspicious", "calm"]
 
 
 class ColumnDrift(msgspec.Struct, frozen=True):
@@ -206,7 +209,32 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     estimated: Estimate | None = None  # of all rows of the window
     estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated minus measured
     judgement: Judgement = Judgement()
+    open_rows: int = 0  # of the next window to be judged, so far
     false_alarms_per_month: float | None = None  # the budget of the thresholds
+
+    @property
+    def beyond(self) -> tuple[str, ...]:
+        """The columns beyond their threshold, in this window or in the last judged one."""
+        columns = (*self.features, *self.prediction)
+        return tuple(c.name for c in columns if c.drifted or self.judgement.streaks.get(c.name))
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is a verdict: of this reference data, or drift that no window cleared."""
+        return self.drifted or self.judgement.windows > 0
+
+    @property
+    def verdict(self) -> Verdict | State:
+        """The drift verdict in one word, or the state that prevents one."""
+        if self.state != "ok":
+            return self.state
+        if self.drifted:
+            return "drifted"
+        if not self.is_judged:
+            return "not_judged"
+        if any(column.persistent for column in (*self.features, *self.prediction)):
+            return "columns_drifted"
+        return "suspicious" if self.beyond else "calm"
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -55,6 +55,7 @@ class DriftJudge:
         self.contract = contract
         self.monitoring = thresholds.monitoring
         self.newly_drifted: list[NewlyDriftedWindow] = []  # in the last run
+        self.open_rows = 0  # of the next window, after the last run
         self.period_s = self.monitoring.judge_period_s if judge_period_s is None else judge_period_s
 
     def run(self, reference: Reference) -> Judgement:
@@ -78,6 +79,7 @@ class DriftJudge:
         rows = self.window.next_predictions(
             judgement.arrival, judgement.not_before, self.monitoring.window_rows
         )
+        self.open_rows = len(rows)
         return rows[: closed_rows(rows, self.monitoring)]
 
     def _judge(

@@ -2,6 +2,7 @@
 
 import gzip
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from evidently_service.store.records import (
     Estimate,
     FeatureQuality,
     Interval,
+    Judgement,
     LabelCounts,
     Measurement,
     Quality,
@@ -61,6 +63,7 @@ MEASURED = Measurement(
     invalid_share_rises={"age": 0.125},
     broken_features=("age",),
     roc_auc_floor=0.85,
+    judgement=Judgement(windows=2, streaks={"age": 2, "sex": 0, "probability": 0}),
     segments=(
         Segment("sex", "Female", 330, 0.11, {"accuracy": 0.92, "fpr": 0.02}),
         Segment("age", "to 29", 300, 0.05, {}),
@@ -465,6 +468,23 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
         "income_quality_rows",
     ):
         assert absent not in text
+
+
+def test_metrics_have_no_verdict_before_the_first_judged_window(
+    client: FlaskClient, window: Window
+) -> None:
+    unjudged = msgspec.structs.replace(
+        MEASURED, drifted=False, features=MEASURED.features[1:], judgement=Judgement()
+    )
+    window.record(unjudged, Run(1.0))
+    text = get(client, "/metrics").text
+    assert 'income_feature_drift_score{feature="sex"} 0.2' in text
+    for absent in ("drift_share ", "drift_detected ", "drift_persistent{"):
+        assert absent not in text
+    now = time.time()
+    for at, verdict in ((now, "not_judged"), (now - 3600, "stale")):
+        window.record(msgspec.structs.replace(unjudged, measured_at=at), Run(at))
+        assert get(client, "/drift").json["verdict"] == verdict
 
 
 def test_metrics_show_the_latest_measurement(

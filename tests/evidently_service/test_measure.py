@@ -379,11 +379,30 @@ def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
     assert found.model_version == "2"
     assert not any(column.drifted for column in found.features)  # the scores are current
     assert found.drifted and found.judgement.windows == 0  # no window has been judged yet
+    assert found.verdict == "drifted"
     window.add_predictions(made_up_predictions(contract, 600, seed=6, shift=richer))
     measure.run_once()
     found = latest(window)
     assert not found.drifted and found.judgement.resolved_at == 1_700_000_599.0
     assert (found.judgement.drifted_from, found.judgement.reference) == ("1", "2")
+
+
+def test_a_promoted_version_has_no_verdict_before_its_first_judged_window(
+    measure: Measure, window: Window, source: Source, contract: Contract
+) -> None:
+    window.add_predictions(made_up_predictions(contract, 600, seed=3))
+    measure.run_once()
+    assert latest(window).verdict == "calm"
+    source.promote("2", made_up_rows(contract, 3000, seed=5))
+    measure.run_once()
+    window.add_predictions(made_up_predictions(contract, 599, seed=6, shift=richer))
+    measure.run_once()
+    found = latest(window)
+    assert (found.verdict, found.open_rows, found.is_judged) == ("not_judged", 599, False)
+    assert {"age", "sex", "race"} <= set(found.beyond)
+    window.add_predictions(made_up_predictions(contract, 1, seed=7, shift=richer))
+    measure.run_once()
+    assert (latest(window).verdict, latest(window).open_rows) == ("suspicious", 0)
 
 
 def test_outputs_are_compared_with_their_own_versions_reference_only(

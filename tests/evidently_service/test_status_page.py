@@ -81,8 +81,7 @@ def test_drift_is_shown_with_its_impact_and_its_times(client: FlaskClient, windo
 def test_the_verdict_is_shown_in_words(client: FlaskClient, window: Window) -> None:
     window.record(at(1.0, drifted=False), Run(1.0))
     assert "Some columns have drifted" in page(client)
-    calm = tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features)
-    window.record(at(2.0, drifted=False, features=calm), Run(2.0))
+    window.record(at(2.0, **CALM), Run(2.0))
     assert "No drift:" in page(client)
     window.record(at(3.0, below_floor=True), Run(3.0))
     assert "the whole interval of the ROC AUC is below" in page(client)
@@ -90,7 +89,13 @@ def test_the_verdict_is_shown_in_words(client: FlaskClient, window: Window) -> N
 
 CALM: dict[str, Any] = {
     "drifted": False,
-    "features": tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features),
+    "judgement": Judgement(windows=2),
+    "features": tuple(
+        msgspec.structs.replace(one, drifted=False, persistent=False) for one in MEASURED.features
+    ),
+}
+BEYOND = CALM | {
+    "features": tuple(msgspec.structs.replace(one, persistent=False) for one in MEASURED.features)
 }
 
 
@@ -160,6 +165,28 @@ def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict
     opened.route("**/*", lambda route: route.abort())
     opened.clock.run_for(30_000)
     expect(verdict).to_contain_text("does not respond")
+
+
+def test_a_browser_shows_calm_only_if_a_window_was_judged_and_no_column_is_beyond(
+    opened: Page, window: Window
+) -> None:
+    """The page once was calm after a promotion, with half of the columns far beyond."""
+    verdict, noon = opened.get_by_role("status"), 4_102_488_000.0
+    for changes, style, words in (
+        (BEYOND | {"judgement": Judgement(), "open_rows": 240}, "verdict unsure", "Not judged yet"),
+        (CALM | {"judgement": Judgement()}, "verdict", "0 of 3 columns are beyond"),
+        (BEYOND, "verdict unsure", "Suspicious: age beyond the threshold. The next window has 0"),
+        (
+            CALM | {"judgement": Judgement(windows=1, streaks={"sex": 1}, not_before=noon)},
+            "verdict unsure",
+            "Suspicious: sex beyond the threshold. The next window starts at 12:00 UTC.",
+        ),
+        (CALM, "verdict", "No drift: the window matches the reference data."),
+    ):
+        window.record(at(time.time(), **changes), Run(1.0))
+        opened.clock.run_for(30_000)
+        expect(verdict).to_contain_text(words)
+        expect(verdict).to_have_class(style)
 
 
 def test_the_chart_has_a_point_for_every_measurement(client: FlaskClient, window: Window) -> None:

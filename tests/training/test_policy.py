@@ -14,7 +14,7 @@ READY = Facts(production="2", fresh_labels=1000)
 NOW = 1000.0
 
 CALM = {
-    "state": "ok",
+    "verdict": "calm",
     "drifted": False,
     "below_floor": False,
     "broken_features": [],

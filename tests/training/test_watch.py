@@ -139,7 +139,7 @@ def remove_drift_runs():
 
 def test_a_calm_window_starts_nothing_and_leaves_no_entry(evidently, registry):
     evidently.update(CALM)
-    assert watch() == "no training: state ok, no cause"
+    assert watch() == "no training: the verdict of the monitoring is calm"
     assert not drift_runs() and registry.ledger.decisions() == []
 
 
@@ -314,7 +314,7 @@ def test_the_first_failure_of_a_series_is_reported(evidently, notifications, mon
     address = os.environ["EVIDENTLY_ADDRESS"]
     for reported in (1, 2):
         monkeypatch.setenv("EVIDENTLY_ADDRESS", address)
-        assert watch() == "no training: state ok, no cause"
+        assert watch() == "no training: the verdict of the monitoring is calm"
         monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{free_port()}")
         for _ in range(3):
             assert watch(return_state=True).is_failed()

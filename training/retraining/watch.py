@@ -64,7 +64,7 @@ def watch() -> str:
     verdict = fetch_verdict(settings.evidently_address)
     cause = cause_of(verdict)
     if cause is None:
-        outcome = f"no training: state {verdict['state']}, no cause"
+        outcome = f"no training: the verdict of the monitoring is {verdict['verdict']}"
     else:
         outcome = act(cause, settings)
     log.info("watch_done outcome=%r", outcome)
