@@ -26,7 +26,7 @@ from training.data.batches import BatchRejected, Limits, forget_rejected, ingest
 from training.data.download import read_files
 from training.data.errors import SourceError, SourceUnavailable, TableError
 from training.data.feedback import FeedbackUnavailable
-from training.data.rows import write_requests
+from training.data.rows import counted, write_requests
 from training.data.source import CENSUS, SYNTHETIC, check_source, feed_format, load_source
 from training.data.storage import FilesUnavailable, Folder
 from training.data.store import Store, StoreError, UnknownBatch
@@ -143,7 +143,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def add_init_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `init`."""
     command.add_argument(
-        "table", help="path or gs:// address of a CSV, JSON-lines or Parquet file, also with .gz"
+        "tables",
+        nargs="+",
+        metavar="TABLE",
+        help="path or gs:// address of a CSV, JSON-lines or Parquet file, also with .gz, or of a"
+        " folder of such files; several files make one table",
     )
     command.add_argument("--target", required=True, help="column to predict, with two values")
     command.add_argument(
@@ -296,7 +300,7 @@ def run_init(options: argparse.Namespace) -> None:
     from training.data.proposal import init_table  # pylint: disable=import-outside-toplevel
 
     written = init_table(
-        options.table, options.target, options.positive, options.output, options.names
+        options.tables, options.target, options.positive, options.output, options.names
     )
     print(*written.lines, sep="\n")
     print(f"wrote {written.contract} and {written.source}; edit them, then")
@@ -389,23 +393,23 @@ def run_ingest(options: argparse.Namespace) -> None:
     except BatchRejected as err:
         sys.exit("\n  ".join([str(err), *err.examples]))
     batch = done.batch
-    what = f"{batch.rows} rows of {batch.period}, sha256 {batch.sha256[:12]}"
+    what = f"{counted(batch.rows)} of {batch.period}, sha256 {batch.sha256[:12]}"
     if not done.is_new:
         print(f"already ingested at {batch.ingested_at}: {what}; nothing was added")
         return
     print(f"ingested {options.file} into {settings.store_address}: {what}")
     print(*[f"{note}\n" for note in done.notes], sep="", end="")
     if batch.duplicates:
-        print(f"kept {batch.duplicates} rows that equal an earlier row of {batch.period}")
+        print(f"kept {counted(batch.duplicates)} that equal an earlier row of {batch.period}")
     if done.known:
-        print(f"skipped {done.known} predictions that the store has")
+        print(f"skipped {counted(done.known, 'prediction')} that the store has")
     if done.quarantine:
-        print(f"quarantined {batch.rejected} rows that break the contract in {done.quarantine}")
+        print(f"quarantined {counted(batch.rejected, 'invalid row')}: {done.quarantine}")
         print(*[f"  {fault.example()}" for fault in done.faults], sep="\n")
     for name, values in done.unseen.items():
         count = done.read_as_missing[name]
-        print(f"{name}: {count} values that the contract does not list were read as missing:")
-        print(*[f"  {value!r}: {rows} rows" for value, rows in values.items()], sep="\n")
+        print(f"{name}: {counted(count, 'value')} not in the contract, read as missing:")
+        print(*[f"  {value!r}: {counted(rows)}" for value, rows in values.items()], sep="\n")
 
 
 def undo_ingest(name: str, store: Store, feed: str) -> None:
@@ -425,13 +429,13 @@ def undo_ingest(name: str, store: Store, feed: str) -> None:
 def run_forget(options: argparse.Namespace) -> None:
     """Remove a prediction's rows from the training store and the quarantine."""
     folder, store = read_settings(Settings).batch_quarantine, open_store()
-    print(f"training store: {store.forget(options.prediction_id)} rows removed")
+    print(f"training store: {counted(store.forget(options.prediction_id))} removed")
     if store.folder.is_bucket:
         print(
             f"{store.folder.address}: if the bucket has soft delete, it keeps removed objects until"
             " their retention ends"
         )
-    print(f"quarantine: {forget_rejected(folder, options.prediction_id)} rows removed")
+    print(f"quarantine: {counted(forget_rejected(folder, options.prediction_id))} removed")
 
 
 def open_store() -> Store:
@@ -466,16 +470,17 @@ def run_score(options: argparse.Namespace) -> None:
         )
     except score.ScoringError as err:
         sys.exit(str(err))
-    print(f"{done.rows_scored} rows scored by version {done.version}: {done.output}")
+    print(f"{counted(done.rows_scored)} scored by version {done.version}: {done.output}")
     for note in done.notes:
         print(note, file=sys.stderr)
     for name, count in done.unseen.items():
         print(
-            f"{name}: {count} values that the contract does not list were read as missing",
+            f"{name}: {counted(count, 'value')} not in the contract, read as missing",
             file=sys.stderr,
         )
     if done.rows_rejected:
-        print(f"{done.rows_rejected} rows break the contract: {done.rejected}", file=sys.stderr)
+        invalid = counted(done.rows_rejected, "invalid row")
+        print(f"rejected {invalid}: {done.rejected}", file=sys.stderr)
     if done.share_rejected > options.max_rejected:
         sys.exit(
             f"--max-rejected: {done.share_rejected:.1%} of the rows were rejected, expected at most"

@@ -247,7 +247,7 @@ def test_a_strangers_table_goes_through_the_whole_loop(
 
     main(["ingest", str(shifted), "--period", "2026-10"])
     main(["train", *SMALL])
-    assert f"{ROWS} rows of 2026-10" in capsys.readouterr().out
+    assert f"{ROWS:,} rows of 2026-10" in capsys.readouterr().out
     assert loop.versions() == ["1", "2"]
 
 

@@ -171,7 +171,7 @@ def take_the_tour(settings: Path, folder: Path) -> None:
             wait_until(partial(is_verdict, env, wanted), 60, f"the verdict: drifted {wanted}")
     assert '"base_value"' in output and '"nearest":"Private"' in output
     assert "rollback: the world went back" in output and "1 -> 2" in output
-    assert "20000 rows scored by version 2" in output and "3000 rows of 2026-10" in output
+    assert "20,000 rows scored by version 2" in output and "3,000 rows of 2026-10" in output
 
 
 def is_verdict(env: dict[str, str], drifted: bool) -> bool:

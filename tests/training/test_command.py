@@ -130,7 +130,7 @@ def test_forget_reports_that_a_bucket_may_keep_removed_objects(is_bucket, monkey
     monkeypatch.setattr("training.__main__.open_store", lambda: store)
     main(["forget", "p1"])
     printed = capsys.readouterr().out
-    assert "training store: 1 rows removed" in printed
+    assert "training store: 1 row removed" in printed
     assert ("gs://income/store: if the bucket has soft delete" in printed) == is_bucket
 
 

@@ -426,7 +426,7 @@ def test_files_are_scored_with_production_by_flow_and_by_command(
     main([*command, str(tmp_path / "lax"), "--max-rejected", "0.1"])
     printed = capsys.readouterr()
     assert f"49 rows scored by version {version}: {tmp_path}/lax" in printed.out
-    assert f"1 rows break the contract: {tmp_path}/lax-rejected" in printed.err
+    assert f"rejected 1 invalid row: {tmp_path}/lax-rejected" in printed.err
     with pytest.raises(SystemExit, match="version: got 999, expected a version in MLflow"):
         main([*command, str(tmp_path / "none"), "--version", "999"])
 

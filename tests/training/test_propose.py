@@ -38,7 +38,7 @@ def init(tmp_path: Path) -> Init:
         table = pd.DataFrame({"spent": RANDOM.permutation(ROWS) / 8, **columns, "y": labels()})
         decimal = "," if separator == ";" else "."
         table.to_csv(tmp_path / "table.csv", index=False, sep=separator, decimal=decimal)
-        return init_table(str(tmp_path / "table.csv"), "y", "1", str(tmp_path / "out"), **options)
+        return init_table([str(tmp_path / "table.csv")], "y", "1", str(tmp_path / "out"), **options)
 
     return run
 
@@ -74,7 +74,7 @@ def test_the_census_gives_the_contract_of_the_tree_but_for_words_and_the_survey_
     The order of `education` is found, because `education_num` numbers its values.
     """
     written = init_table(
-        str(census_dir / "adult.data"), "income", ">50K", str(tmp_path), CENSUS_NAMES.split(",")
+        [str(census_dir / "adult.data")], "income", ">50K", str(tmp_path), CENSUS_NAMES.split(",")
     )
     found = reload(written)
     assert found.target.name == contract.target.name
@@ -182,7 +182,7 @@ def test_a_few_texts_among_numbers_become_marks_of_a_missing_value(init: Init) -
     assert (contract["rate"].kind, contract["seen"].kind) == ("number", "date")
     assert contract["rate"].missing == "allow"
     assert source.format.missing_in == {"rate": ("n.k.",), "seen": ("0000-00-00",)}
-    assert "'n.k.' (1 rows)" in checks(written, "rate")
+    assert "'n.k.' (1 row)" in checks(written, "rate")
     assert contract["mixed"].kind == "nominal"
 
 
@@ -215,6 +215,36 @@ def test_decimal_commas_and_semicolons_are_found(init: Init) -> None:
     source = load_source(written.source)
     assert (source.format.separator, source.format.decimal) == (";", ",")
     assert reload(written)["price"].kind == "number"
+
+
+@pytest.mark.parametrize(
+    "day",
+    ["31.12.2024", "12/31/24", "2024/12/31", "20241231", "31-Dec-2024", "31. Dez. 2024"]
+    + ["Dec 31, 2024", "12/31/2024 10:30", "2024.12.31"],
+)
+@pytest.mark.parametrize("others", [[], ["unknown"]])
+def test_a_date_in_another_format_is_left_out_with_the_remedy(
+    init: Init, day: str, others: list[str]
+) -> None:
+    """Three different dates were categories, and 20241231 was a number."""
+    days = [day, day.replace("31", "30"), day.replace("31", "29")]
+    written = init({"seen": [*RANDOM.choice(days, ROWS - len(others)), *others]})
+    assert list(reload(written).by_name) == ["spent"]
+    assert "left out, dates in another format, such as '" in checks(written, "seen")
+    assert "write them as YYYY-MM-DD" in checks(written, "seen")
+
+
+def test_a_time_after_a_date_is_left_out_as_in_the_source(init: Init, tmp_path: Path) -> None:
+    days = pd.date_range("2024-02-29 10:30", periods=ROWS, freq="h").astype(str)
+    written = init({"seen": days})
+    assert reload(written)["seen"].kind == "date"
+    settings = Settings(data_dir=str(tmp_path))
+    assert load_dataset(reload(written), settings, load_source(written.source)).rejected == 0
+
+
+@pytest.mark.parametrize("version", ["1.2.3", "10.0.131", "1-2"])
+def test_a_version_is_not_a_date(init: Init, version: str) -> None:
+    assert reload(init({"seen": drawn(version, "2.0.0")}))["seen"].kind == "nominal"
 
 
 # --- what is suspicious -------------------------------------------------------------------------
@@ -351,7 +381,7 @@ def test_a_target_with_a_reserved_name_is_found_by_its_alias(tmp_path: Path) -> 
     table = pd.DataFrame({"x": range(60), "label": ["1.0", "0.0"] * 30})
     table["x"] %= 7
     table.to_csv(tmp_path / "t.csv", index=False)
-    written = init_table(str(tmp_path / "t.csv"), "Label", "1", str(tmp_path / "out"))
+    written = init_table([str(tmp_path / "t.csv")], "Label", "1", str(tmp_path / "out"))
     contract = reload(written)
     assert (contract.target.name, contract.target.labels) == ("label_", ("0", "1"))
     data = load_dataset(contract, Settings(data_dir=str(tmp_path)), load_source(written.source))
@@ -380,7 +410,7 @@ def test_every_format_gives_the_same_contract(suffix: str, tmp_path: Path) -> No
         case _:
             table.to_csv(path, index=False)
     positive = "True" if "csv" in suffix else "true"
-    written = init_table(str(path), "left", positive, str(tmp_path / "out"))
+    written = init_table([str(path)], "left", positive, str(tmp_path / "out"))
     contract, source = reload(written), load_source(written.source)
     kinds = {one.name: (one.kind, one.missing) for one in contract.features}
     assert kinds == {
@@ -402,17 +432,66 @@ def test_a_table_in_a_bucket_is_read_and_described_by_its_address(
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         Folder("gs://tests/tables").write("t.csv", rows.encode())
-        written = init_table("gs://tests/tables/t.csv", "y", "1", str(tmp_path / "out"))
+        written = init_table(["gs://tests/tables/t.csv"], "y", "1", str(tmp_path / "out"))
         source = load_source(written.source)
         assert source.address == "gs://tests/tables"
         data = load_dataset(reload(written), Settings(data_dir=str(tmp_path)), source)
     assert len(data.train) + len(data.test) == 60
 
 
+def part(tmp_path: Path, name: str, rows: int = 30, **columns: Any) -> str:
+    """Write one file of a table; return its path."""
+    path = tmp_path / "parts" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame({"x": np.arange(rows) % 7, "y": np.arange(rows) % 2, **columns})
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    else:
+        table.to_csv(path, index=False)
+    return str(path)
+
+
+def test_files_and_folders_of_parts_are_one_table(tmp_path: Path) -> None:
+    """The names of folders add columns; uncommitted, empty and other files are passed over."""
+    for name in ("sex=Female/0.parquet", "sex=Male/1.parquet", "_temporary/0/2.parquet"):
+        part(tmp_path, name)
+    part(tmp_path, "sex=Male/3.parquet", rows=0)
+    (tmp_path / "parts" / "readme.md").write_text("parts", encoding="utf-8")
+    written = init_table([str(tmp_path / "parts")], "y", "1", str(tmp_path / "out"))
+    contract, source = reload(written), load_source(written.source)
+    assert {*contract["sex"].categories} == {"Female", "Male"}
+    assert [*source.files] == ["sex=Female/0.parquet", "sex=Male/1.parquet"]
+    data = load_dataset(contract, Settings(data_dir=str(tmp_path)), source)
+    assert len(data.train) + len(data.test) == 60
+    assert "sex=Male/3.parquet: left out, it has no rows" in written.lines
+    assert any("passed over, because of their endings: " in line for line in written.lines)
+    files = [part(tmp_path, "2025/a.csv"), part(tmp_path, "b.csv")]
+    written = init_table(files, "y", "1", str(tmp_path / "two"))
+    assert [*load_source(written.source).files] == ["2025/a.csv", "b.csv"]
+    assert "a.csv: 60 rows, 2 columns" in written.lines
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "message"),
+    [
+        ("b.parquet", {}, "b.parquet: another format than a.csv. Write all"),
+        ("b.csv", {"z": 1}, "b.csv: other columns than a.csv: z are in one of both"),
+        ("b.txt.md", {}, "no table; got .*b.txt.md, expected files that end in .csv, "),
+    ],
+)
+def test_files_that_make_no_table_are_one_message(
+    tmp_path: Path, name: str, columns: dict[str, Any], message: str
+) -> None:
+    other = part(tmp_path, name, **columns)
+    files = [str(Path(other).parent)] if "md" in name else [part(tmp_path, "a.csv"), other]
+    with pytest.raises(TableError, match=message):
+        init_table(files, "y", "1", str(tmp_path / "out"))
+
+
 def test_the_description_moves_with_a_table_beside_it(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here/t.csv").write_text("x,y\n" + "3,a\n4,b\n3,b\n" * 20, encoding="utf-8")
-    init_table(str(tmp_path / "here/t.csv"), "y", "b", str(tmp_path / "here"))
+    init_table([str(tmp_path / "here/t.csv")], "y", "b", str(tmp_path / "here"))
     (tmp_path / "here").rename(tmp_path / "there")
     source = load_source(tmp_path / "there/source.yaml")
     assert source.address == str(tmp_path / "there")
@@ -425,9 +504,9 @@ def test_the_description_moves_with_a_table_beside_it(tmp_path: Path) -> None:
     ("text", "target", "positive", "message"),
     [
         ("x,churn\n1,a\n2,b\n", "chrun", "a", "the table has no column chrun; .* mean churn"),
-        ("x,y\n1,a\n2,b\n", "y", "c", r"--positive: got c, expected a value of y: 'a' \(1 rows\)"),
-        ("x,y\n1,a\n2,b\n3,c\n", "y", "a", "y has 3 different value.*expected two.*a and other"),
-        ("x,y\n1,a\n2,a\n", "y", "a", r"y has 1 different value\(s\), expected two"),
+        ("x,y\n1,a\n2,b\n", "y", "c", r"--positive: got c, expected a value of y: 'a' \(1 row\)"),
+        ("x,y\n1,a\n2,b\n3,c\n", "y", "a", "y has 3 different values.*expected two.*a and other"),
+        ("x,y\n1,a\n2,a\n", "y", "a", r"y has 1 different value, expected two"),
         ("x,y\n1,\n2,\n", "y", "a", "y has 0 different value.*: none"),
         ("x,y\n", "y", "a", "no rows below the header"),
         ("", "y", "a", "the file is empty"),
@@ -444,7 +523,7 @@ def test_a_table_that_makes_no_contract_is_one_message(
 ) -> None:
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     with pytest.raises(TableError, match=message) as caught:
-        init_table(str(tmp_path / "t.csv"), target, positive, str(tmp_path / "out"))
+        init_table([str(tmp_path / "t.csv")], target, positive, str(tmp_path / "out"))
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
@@ -452,7 +531,7 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
     (tmp_path / "source.yaml").write_text("mine", encoding="utf-8")
     (tmp_path / "t.csv").write_text("x,y\n1,a\n2,b\n", encoding="utf-8")
     with pytest.raises(TableError, match="source.yaml: exists"):
-        init_table(str(tmp_path / "t.csv"), "y", "a", str(tmp_path))
+        init_table([str(tmp_path / "t.csv")], "y", "a", str(tmp_path))
     assert (tmp_path / "source.yaml").read_text(encoding="utf-8") == "mine"
     assert not (tmp_path / "features.yaml").exists()
 
@@ -460,7 +539,7 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
 def test_fifty_rows_are_enough_and_few_of_a_label_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"{n % 11},{'yes' if n < 9 else 'no'},{n % 3}\n" for n in range(50))
     (tmp_path / "t.csv").write_text("x,y,z\n" + rows, encoding="utf-8")
-    written = init_table(str(tmp_path / "t.csv"), "y", "YES", str(tmp_path / "out"))
+    written = init_table([str(tmp_path / "t.csv")], "y", "YES", str(tmp_path / "out"))
     assert reload(written).target.labels == ("no", "yes")
     assert any("only 9 rows of the rarer label" in line for line in written.lines)
 

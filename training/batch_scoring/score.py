@@ -19,9 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import numpy as np
 import onnxruntime
@@ -31,10 +29,16 @@ from pyarrow import dataset, parquet
 
 from config.contract import Contract, load_contract
 from training.batch_scoring.spark import spark_session
-from training.data.columns import match_columns
+from training.data.columns import folder_values, match_columns
 from training.data.errors import TableError
 from training.data.rows import frame_of
-from training.data.storage import FileSystem, atomic_writer, open_address
+from training.data.storage import (
+    FileSystem,
+    atomic_writer,
+    delta_notes,
+    open_address,
+    visible_files,
+)
 from training.data.validation import check_inputs, unseen_values
 from training.model.onnx_export import Package, as_tensors
 from training.registry.mlflow_registry import Registry
@@ -42,8 +46,6 @@ from training.registry.mlflow_registry import Registry
 BATCH_ROWS = 65_536
 SUCCESS = "_SUCCESS"  # Spark's name for it
 SUFFIX = ".parquet"
-DELTA_LOG = "_delta_log"
-NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # in place of a missing value in a folder's name
 MAX_FILES_SHOWN = 5
 ADDED = {"probability": pa.float32(), "income_class": pa.int8(), "model_version": pa.string()}
 
@@ -58,14 +60,6 @@ class Task(NamedTuple):
     number: int
     fragment: dataset.ParquetFileFragment
     folder_values: dict[str, Any]  # by column: sex=Female/part.parquet
-
-
-class Files(NamedTuple):
-    """The files below an address."""
-
-    parquet: list[str]
-    passed_over: list[str]  # with another ending
-    is_delta: bool
 
 
 class Counts(NamedTuple):
@@ -189,8 +183,8 @@ def score_files(scorer: Scorer, source: str, output: str, spark: Any = None) -> 
     for filesystem, path in folders:
         if filesystem.exists(path):
             raise ScoringError(f"{path}: exists. Choose another output, or remove it.")
-    files = find_files(source)
-    tasks = list(find_tasks(source, files.parquet, scorer.contract))
+    files, notes = find_files(source)
+    tasks = list(find_tasks(source, files, scorer.contract))
     try:
         counts = list(run(scorer, tasks, addresses, spark))
     except BaseException:
@@ -209,55 +203,34 @@ def score_files(scorer: Scorer, source: str, output: str, spark: Any = None) -> 
         output,
         addresses[1] if rejected else "",
         dict(sum((one.unseen for one in counts), Counter())),
-        file_notes(source, files),
+        notes,
     )
 
 
-def find_files(source: str) -> Files:
-    """Return the files below an address, without names that start with _ or .
+def find_files(source: str) -> tuple[list[str], list[str]]:
+    """Return the Parquet files below an address, and sentences about what a reader may not expect.
 
     Raises ScoringError without a Parquet file.
     """
-    filesystem, path = open_address(source)
-    found = [path] if filesystem.isfile(path) else sorted(filesystem.find(path))
-    inside = {name: PurePosixPath(name[len(path) :].lstrip("/")).parts for name in found}
-    visible = [name for name, parts in inside.items() if not any(map(is_hidden, parts))]
-    files = Files(
-        [name for name in visible if name.lower().endswith(SUFFIX)],
-        [name for name in visible if not name.lower().endswith(SUFFIX)],
-        any(DELTA_LOG in parts for parts in inside.values()),
-    )
-    if not files.parquet:
-        got = f"got {some_of(files.passed_over)}" if files.passed_over else "found no file"
+    path = open_address(source)[1]
+    names = [f"{path}/{name}".rstrip("/") for name in visible_files(source)]
+    others = [name for name in names if not name.lower().endswith(SUFFIX)]
+    if len(others) == len(names):
+        got = f"got {some_of(others)}" if others else "found no file"
         raise ScoringError(
             f"{source}: {got}, expected {SUFFIX} files, the only format that is read. Write the"
             " rows as Parquet, for example with pandas: read_csv(...).to_parquet(...)."
         )
-    return files
-
-
-def is_hidden(name: str) -> bool:
-    """Return True for a name that Spark passes over: _temporary, _SUCCESS, .crc files."""
-    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+    notes = delta_notes(source)
+    if others:
+        notes.append(f"passed over, because they do not end in {SUFFIX}: {some_of(others)}")
+    return [name for name in names if name not in others], notes
 
 
 def some_of(names: Sequence[str]) -> str:
     """Return the first names of a list, and the number of the others."""
     more = len(names) - MAX_FILES_SHOWN
     return ", ".join(names[:MAX_FILES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def file_notes(source: str, files: Files) -> list[str]:
-    """Return sentences about files that a reader may not expect."""
-    notes = []
-    if files.passed_over:
-        notes.append(f"passed over, because they do not end in {SUFFIX}: {some_of(files[1])}")
-    if files.is_delta:
-        notes.append(
-            f"{source} is a Delta table. Every file was scored, also files that its log has"
-            " removed. VACUUM deletes these."
-        )
-    return notes
 
 
 def find_tasks(source: str, files: Sequence[str], contract: Contract) -> Iterator[Task]:
@@ -271,7 +244,7 @@ def find_tasks(source: str, files: Sequence[str], contract: Contract) -> Iterato
         found = match_file(name, [*columns, *texts], contract)
         (fragment,) = dataset.dataset(name, format="parquet", filesystem=filesystem).get_fragments()
         for row_group in fragment.split_by_row_group():
-            yield Task(number, row_group, folder_values(texts, found, contract))
+            yield Task(number, row_group, json_values(texts, found, contract))
             number += 1
     if not number:
         raise ScoringError(f"{source}: no rows; expected {SUFFIX} files with rows.")
@@ -287,21 +260,16 @@ def column_names(filesystem: FileSystem, name: str) -> list[str]:
 
 
 def folder_texts(name: str, source: str, contract: Contract) -> dict[str, str | None]:
-    """Return the values in the names of a file's folders: sex=Female.
+    """Return the values in the names of a file's folders.
 
     Folders above the source count if they name a column of the contract.
     """
-    texts: dict[str, str | None] = {}
-    folders = PurePosixPath(name).parent.parts
-    n_above = len(PurePosixPath(source).parts)
-    for depth, folder in enumerate(folders):
-        key, is_value, text = folder.partition("=")
-        if is_value and (depth >= n_above or key in contract.by_name):
-            texts[key] = None if text == NULL_FOLDER else unquote(text)
-    return texts
+    below = folder_values(name[len(source) :])
+    texts = folder_values(name)
+    return {key: texts[key] for key in texts if key in below or key in contract.by_name}
 
 
-def folder_values(
+def json_values(
     texts: dict[str, str | None], columns: dict[str, str], contract: Contract
 ) -> dict[str, Any]:
     """Return the values of folders' names; those of the contract's columns have its types."""

@@ -25,7 +25,7 @@ import structlog
 from config.contract import Contract
 from config.feature import MISSING, Problem
 from training.data.errors import TableError
-from training.data.rows import row_texts
+from training.data.rows import counted, row_texts
 from training.data.storage import Folder, read_file, write_atomically
 from training.data.store import Batch, Store
 from training.data.table_files import IDENTITY, TableFormat, read_table
@@ -72,13 +72,13 @@ class Fault(NamedTuple):
         """Return field, number of rows and rule, without a value of a record."""
         near = self.problem.nearest
         rule = f"nearest valid value {near!r}" if near else f"expected {self.problem.expected}"
-        return f"{self.problem.field}: {self.rows} rows, {rule}"
+        return f"{self.problem.field}: {counted(self.rows)}, {rule}"
 
     def example(self) -> str:
         """Return field, number of rows, the most frequent value and its nearest valid one."""
         field, value, expected, near = msgspec.structs.astuple(self.problem)
         rule = f"did you mean {near!r}?" if near else f"expected {expected}"
-        return f"{field}: {self.rows} rows, e.g. got {shortened(value)}; {rule}"
+        return f"{field}: {counted(self.rows)}, e.g. got {shortened(value)}; {rule}"
 
 
 class Ingested(NamedTuple):

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,8 @@ import pandas as pd
 from config.contract import Contract, column_name
 from config.feature import json_text, nearest
 from training.data.errors import TableError
+
+NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # in place of a missing value in a folder's name
 
 
 class Columns(NamedTuple):
@@ -101,6 +105,14 @@ def ignored_columns(names: Sequence[str], ignored: Sequence[int]) -> list[str]:
     if named := [names[number] for number in ignored if names[number]]:
         notes.append(f"ignored column(s) that the contract does not have: {', '.join(named)}")
     return notes
+
+
+def folder_values(path: str) -> dict[str, str | None]:
+    """Return the columns in the names of a file's folders: sex=Female/part.parquet."""
+    pairs = (folder.partition("=") for folder in PurePosixPath(path).parent.parts)
+    return {
+        key: None if text == NULL_FOLDER else unquote(text) for key, sign, text in pairs if sign
+    }
 
 
 # --- values -------------------------------------------------------------------------------------

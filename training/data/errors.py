@@ -5,6 +5,10 @@ class TableError(Exception):
     """A file or a frame is not a table with the contract's columns; the message has the remedy."""
 
 
+class EmptyTable(TableError):
+    """A file has columns and no rows."""
+
+
 class SourceError(Exception):
     """A source of rows or its description cannot be used; the message has the remedy."""
 

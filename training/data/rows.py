@@ -12,6 +12,11 @@ from config.feature import Value
 from training.data.storage import write_atomically
 
 
+def counted(number: int, noun: str = "row") -> str:
+    """Return a number of things in words: 1 row, 1,234 rows."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def row_texts(frame: pd.DataFrame) -> list[str]:
     """Return each row as one line of comma-separated values."""
     return list(map(",".join, zip(*(frame[name].astype(str) for name in frame))))

@@ -3,12 +3,13 @@
 STORAGE_EMULATOR_HOST replaces Cloud Storage by an emulator.
 """
 
+import errno
 import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from fsspec import AbstractFileSystem as FileSystem
@@ -118,6 +119,36 @@ class Folder:
             for version in versions.find(self.path, prefix=name, versions=True):
                 if version.rpartition("#")[0] == path:
                     versions.rm_file(version)
+
+
+def visible_files(address: str) -> list[str]:
+    """Return the names of all files below an address, sorted; of a file, an empty name.
+
+    Names that start with _ or . are left out, as Spark does: _temporary, _SUCCESS, .crc files.
+    Raises FilesUnavailable if there is nothing.
+    """
+    with _translated_errors(address):
+        filesystem, path = open_address(address)
+        found = [PurePosixPath(name[len(path) :].lstrip("/")) for name in filesystem.find(path)]
+        if not found and not filesystem.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    visible = [name for name in found if not any(map(_is_hidden, name.parts))]
+    return sorted("" if not name.parts else str(name) for name in visible)
+
+
+def delta_notes(address: str) -> list[str]:
+    """Return a sentence about a folder that is a Delta table."""
+    filesystem, path = open_address(address)
+    if not filesystem.exists(f"{path}/_delta_log"):
+        return []
+    return [
+        f"{address} is a Delta table. Every file is read, also files that its log has removed."
+        " VACUUM deletes these."
+    ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def read_file(address: str) -> bytes:

@@ -13,6 +13,7 @@ import msgspec
 import pandas as pd
 import pyarrow
 
+from training.data.rows import counted
 from training.data.storage import Folder
 
 ENTRY, ROWS = ".json", ".parquet"
@@ -43,7 +44,7 @@ class Batch(msgspec.Struct, frozen=True):
     def described(self) -> str:
         """Return one line for the list of batches."""
         return (
-            f"{self.period}  {self.sha256[:12]}  {self.rows} rows, {self.rejected} rejected,"
+            f"{self.period}  {self.sha256[:12]}  {counted(self.rows)}, {self.rejected} rejected,"
             f" ingested at {self.ingested_at} from {self.source}"
         )
 

@@ -30,6 +30,7 @@ from config.feature import MISSING_MARKS, Feature, Problem
 from config.events import LabelledRecord
 from training.data.columns import (
     find_places,
+    folder_values,
     ignored_columns,
     label_text,
     match_columns,
@@ -37,7 +38,7 @@ from training.data.columns import (
     to_text,
     words_of,
 )
-from training.data.errors import TableError
+from training.data.errors import EmptyTable, TableError
 
 KINDS = {
     ".csv": "csv",
@@ -126,8 +127,8 @@ def read_table(
     `prediction_id` and `predicted_at` too. Without a contract, `raw` has every named column as
     text. Raises TableError.
     """
-    content, plain_name = decompress(name, content)
-    kind = table_format.kind or kind_of(name, plain_name)
+    content = decompress(name, content)
+    kind = table_format.kind or kind_of(name)
     if not content.strip():
         raise TableError(f"{name}: the file is empty; expected a table. Write the file again.")
     if kind == "parquet":
@@ -137,7 +138,11 @@ def read_table(
     else:
         lines = csv_lines(name, decode(name, content, table_format), contract, table_format)
     if not lines.numbers and not lines.misshapen:
-        raise TableError(f"{name}: no rows below the header, expected some. Write the file again.")
+        raise EmptyTable(f"{name}: no rows below the header, expected some. Write the file again.")
+    for column, text in folder_values(name).items():
+        if column not in lines.header:
+            lines.header.append(column)
+            lines.columns = [*lines.columns, [text] * len(lines.numbers)]
     raw = typed(name, lines, contract, table_format, labelled)
     misshapen = pd.DataFrame(lines.misshapen, columns=["line", "row", "problems"], dtype=object)
     return Table(raw, misshapen, lines.notes)
@@ -146,20 +151,22 @@ def read_table(
 # --- bytes and text -----------------------------------------------------------------------------
 
 
-def decompress(name: str, content: bytes) -> tuple[bytes, str]:
-    """Return the content without gzip, and the name without .gz."""
-    plain_name = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)
-    if not content.startswith(b"\x1f\x8b"):
-        return content, plain_name
+def decompress(name: str, content: bytes) -> bytes:
+    """Return the content without gzip."""
     try:
-        return gzip.decompress(content), plain_name
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
     except (OSError, EOFError, zlib.error) as err:
         raise TableError(f"{name}: damaged gzip file: {err}. Compress the table again.") from err
 
 
-def kind_of(name: str, plain_name: str) -> str:
+def suffix_of(name: str) -> str:
+    """Return the ending of a file's name before .gz, in lower case."""
+    return PurePosixPath(name.lower().removesuffix(".gz")).suffix
+
+
+def kind_of(name: str) -> str:
     """Return the format that a file's name ends in. Raises TableError for another ending."""
-    suffix = PurePosixPath(plain_name).suffix.lower()
+    suffix = suffix_of(name)
     if suffix not in KINDS:
         raise TableError(
             f"{name}: unknown format; got {suffix!r}, expected {', '.join(KINDS)}, or one of these"
@@ -505,9 +512,7 @@ def value_reader(feature: Feature, table_format: TableFormat) -> Callable[[Any],
             plain = plain_number(value.strip(), table_format)
             return value.strip() if plain is None else feature.parse(plain)
         text = (to_text(value) or "").strip()
-        if feature.kind == "date" and (moment := DATE_WITH_TIME.fullmatch(text)):
-            text = moment[1]  # no column has times
-        return feature.parse(text)
+        return feature.parse(without_time(text) if feature.kind == "date" else text)
 
     return read
 
@@ -515,6 +520,12 @@ def value_reader(feature: Feature, table_format: TableFormat) -> Callable[[Any],
 def is_number(feature: Feature) -> bool:
     """Return True for the kinds whose values are numbers in a file."""
     return feature.kind in ("integer", "number")
+
+
+def without_time(text: str) -> str:
+    """Return the day of a date with a time, which no column has; else the same text."""
+    moment = DATE_WITH_TIME.fullmatch(text)
+    return moment[1] if moment else text
 
 
 def plain_number(text: str, table_format: TableFormat) -> str | None:

@@ -11,6 +11,7 @@ import structlog
 
 from config.contract import MISSING, Contract, Target
 from training.data.errors import UntrainableRows
+from training.data.rows import counted
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +44,8 @@ def train_problems(counts: dict[str, int], target: Target, n_folds: int) -> Iter
     for label, rows in counts.items():
         if rows == 0:
             yield (
-                f"no training row of {label}; got {sum(counts.values())} rows in all, expected both"
-                f" classes. Check the labels in the contract: {' and '.join(target.labels)}."
+                f"no training row of {label}; got {counted(sum(counts.values()))} in all, expected"
+                f" both classes. Check the labels in the contract: {' and '.join(target.labels)}."
             )
         elif rows < n_folds:
             yield (
@@ -56,9 +57,11 @@ def train_problems(counts: dict[str, int], target: Target, n_folds: int) -> Iter
 def judged_problems(name: str, counts: dict[str, int], target: Target) -> Iterator[str]:
     """Yield why a model cannot be measured on rows with these classes."""
     if missing := [label for label, rows in counts.items() if rows == 0]:
+        n_rows = sum(counts.values())
+        remedy = "Add rows to it." if n_rows else "Add different rows: equal ones stay together."
         yield (
-            f"no row of {' and '.join(missing)} in the {name}; got {sum(counts.values())} rows in"
-            f" all, expected both {' and '.join(target.labels)}. Add rows to it."
+            f"no row of {' and '.join(missing)} in the {name}; got {counted(n_rows)} in"
+            f" all, expected both {' and '.join(target.labels)}. {remedy}"
         )
 
 

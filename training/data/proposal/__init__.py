@@ -1,7 +1,5 @@
 """The command `init`: a table in, a contract and a source description for it out."""
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,24 +11,15 @@ from config.contract import load_contract
 from config.feature import MISSING_MARKS
 from training.data.errors import TableError
 from training.data.proposal.columns import Proposal
+from training.data.proposal.files import address_from, find_files
 from training.data.proposal.kinds import propose
 from training.data.proposal.suspicion import compare_columns
-from training.data.proposal.text import contract_text, source_name, source_text
+from training.data.proposal.text import contract_text, format_keys, source_name, source_text
+from training.data.rows import counted
 from training.data.source import check_source, load_source
-from training.data.storage import read_file
-from training.data.table_files import (
-    KINDS,
-    TableFormat,
-    decode,
-    decompress,
-    find_separator,
-    read_table,
-    without_top,
-)
 
 CONTRACT_FILE = "features.yaml"
 SOURCE_FILE = "source.yaml"
-OTHER_ENCODING = "windows-1252"  # of files that are not UTF-8
 FEW_ROWS = 50  # of the rarer label
 
 
@@ -43,38 +32,35 @@ class Written(NamedTuple):
 
 
 def init_table(
-    address: str, target: str, positive: str, output: str = "", names: Sequence[str] = ()
+    addresses: Sequence[str],
+    target: str,
+    positive: str,
+    output: str = "",
+    names: Sequence[str] = (),
 ) -> Written:
-    """Write the contract and the source description that suit a table.
+    """Write the contract and the source description that suit a table of one or more files.
 
-    `names` are those of the columns of a file without a header line. Raises TableError for a
-    table, a target or a folder that cannot be used, FilesUnavailable for an unreadable file.
+    addresses: files or folders. `names` are those of the columns of files without a header line.
+    Raises TableError for a table, a target or a folder that cannot be used, FilesUnavailable for
+    an unreadable file.
     """
-    file = PurePosixPath(address).name
-    folder = Path(output or source_name(file))
+    name = PurePosixPath(addresses[0]).name
+    folder = Path(output or source_name(name))
     paths = folder / CONTRACT_FILE, folder / SOURCE_FILE
     for path in paths:
         if path.exists():
             raise TableError(f"{path}: exists. Remove it, or name another folder with --output.")
-    content = read_file(address)
-    table_format = format_of(file, content, tuple(names))
-    table = read_table(address, content, None, table_format)
-    if table.raw.empty:
-        raise TableError(
-            f"{address}: {'; '.join([*table.notes, 'no row has as many fields as the header'])}."
-            " Write the file again."
-        )
-    proposal = propose(table.raw, target, positive, replace(table_format, missing=MISSING_MARKS))
+    files = find_files(addresses)
+    raw = files.read(tuple(names))
+    table_format = replace(files.table_format, missing=MISSING_MARKS)
+    proposal = propose(raw, target, positive, table_format)
     compare_columns(proposal)
     check_inputs(proposal)
-    checksums = {file: hashlib.sha256(content).hexdigest()}
-    write_new(paths[0], contract_text(proposal, file))
-    write_new(paths[1], source_text(proposal, home(address, folder), checksums))
+    address = address_from(paths[1], files.folder)
+    write_new(paths[0], contract_text(proposal, name))
+    write_new(paths[1], source_text(proposal, source_name(name), address, files.checksums))
     check_source(load_source(paths[1]), load_contract(paths[0]))
-    notes = list(table.notes)
-    if len(table.misshapen):
-        notes.append(f"{len(table.misshapen)} line(s) are no rows and were passed over")
-    return Written(*paths, [f"{address}: {note}" for note in notes] + [*summary(proposal, address)])
+    return Written(*paths, [*files.notes, *summary(proposal, name)])
 
 
 def check_inputs(proposal: Proposal) -> None:
@@ -98,44 +84,22 @@ def write_new(path: Path, text: str) -> None:
         raise TableError(f"{path}: {err.strerror}. Name another folder with --output.") from err
 
 
-def format_of(file: str, content: bytes, names: tuple[str, ...]) -> TableFormat:
-    """Return how a file writes its table, without marks of a missing value: `kinds` counts them."""
-    content, plain_name = decompress(file, content)
-    kind = KINDS.get(PurePosixPath(plain_name).suffix.lower())
-    if kind is None:
-        kind = "parquet" if content.startswith(b"PAR1") else "csv"
-    found = TableFormat(kind=kind, header=names, missing=())  # type: ignore[arg-type]
-    if kind == "parquet":
-        return found
-    try:
-        text = decode(file, content, found)
-    except TableError:
-        found = replace(found, encoding=OTHER_ENCODING)
-        text = decode(file, content, found)
-    if kind == "csv":
-        text, _, separator = without_top(text, found, [])
-        found = replace(found, separator=separator or find_separator(text, None, found))
-    return found
-
-
-def home(address: str, folder: Path) -> str:
-    """Return the folder of a table: relative to the description if the table is below it."""
-    place = address.rpartition("/")[0] if "://" in address else str(Path(address).resolve().parent)
-    if "://" not in address and Path(place).is_relative_to(folder.resolve()):
-        return os.path.relpath(place, folder.resolve())
-    return place
-
-
-def summary(proposal: Proposal, address: str) -> Iterator[str]:
+def summary(proposal: Proposal, name: str) -> Iterator[str]:
     """Yield what was found, in short sentences."""
     target, counts = proposal.target, proposal.labels.value_counts()
-    yield f"{address}: {proposal.n_rows:,} rows, {len(proposal.columns) + 1} columns"
+    yield f"{name}: {counted(proposal.n_rows)}, {len(proposal.columns) + 1} columns"
+    written = [line.strip() for line in format_keys(proposal.table_format)]
+    yield f"{name}: read as {', '.join(written)}"
     for label in (target.positive, target.negative):
-        yield f"{target.name}: {counts[label]:,} rows ({counts[label] / counts.sum():.1%}) {label}"
+        share = counts[label] / counts.sum()
+        yield f"{target.name}: {counted(counts[label])} ({share:.1%}) {label}"
     if unlabelled := int(proposal.labels.isna().sum()):
-        yield f"{target.name}: missing in {unlabelled:,} rows; a training rejects them"
+        yield f"{target.name}: missing in {counted(unlabelled)}; a training rejects them"
     if (rarer := min(counts)) < FEW_ROWS:
-        yield f"{target.name}: only {rarer} rows of the rarer label; a model of so few is uncertain"
+        yield (
+            f"{target.name}: only {counted(rarer)} of the rarer label; a model of so few is"
+            " uncertain"
+        )
     kinds = Counter(one.feature.kind for one in proposal.columns if one.feature)
     yield f"kinds: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
     for column in proposal.columns:

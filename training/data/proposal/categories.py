@@ -8,13 +8,17 @@ from config.contract import MAX_CATEGORIES
 from config.feature import MAX_LENGTH, letters, near_miss
 from training.data.proposal.columns import Column
 from training.data.proposal.headers import shorten
+from training.data.rows import counted
 
 MAX_LISTED = 50  # categories of a column, unless others are too similar to these
+ODD_SHARE = 0.05  # of the rows, in a column of numbers or dates
 MIN_TEXTS = 20  # a column with so few different texts is nominal
 FREE_TEXT_WORDS = 5  # mean words of a value
 BOOLEANS = (("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("off", "on"))
 OTHER_DATES = re.compile(
-    r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}[- ][A-Za-z]{3,9}[- ]\d{2,4}"
+    r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2})"
+    r"|\d{1,2}\.?[- ][^\W\d]{3,9}\.?[- ]\d{2,4}|[^\W\d]{3,9}\.? \d{1,2}, ?\d{4}"
+    r"|(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01]))([T ,].*)?"
 )
 OTHER_NUMBERS = re.compile(r"-?[$€£¥] ?-?\d[\d.,' ]*|-?\d[\d.,']* ?([%$€£¥]| [A-Za-z]{1,3})")
 MISSING_WORDS = frozenset(
@@ -63,19 +67,27 @@ def infer_text(column: Column) -> None:
 def text_reason(counts: Mapping[str, int]) -> str | None:
     """Return why a column of texts cannot be nominal, or None."""
     n_texts, n_rows = len(counts), sum(counts.values())
+    if reason := date_reason(counts):
+        return reason
     if n_texts <= MIN_TEXTS:
         return None
     example = shorten(next(iter(counts)))
-    if all(map(OTHER_DATES.fullmatch, counts)):
-        return f"dates in another format, such as {example}: write them as YYYY-MM-DD"
     if all(map(OTHER_NUMBERS.fullmatch, counts)):
         return f"numbers with a sign or a unit, such as {example}: write the numbers alone"
     words = sum(len(text.split()) * count for text, count in counts.items()) / n_rows
     if words >= FREE_TEXT_WORDS and n_texts > MAX_LISTED or max(map(len, counts)) > MAX_LENGTH:
         return f"free text: {n_texts:,} different values of {words:.0f} words"
     if n_texts > n_rows / 2:
-        return f"an identifier or free text: {n_texts:,} different values in {n_rows:,} rows"
+        return f"an identifier or free text: {n_texts:,} different values in {counted(n_rows)}"
     return None
+
+
+def date_reason(counts: Mapping[str, int]) -> str | None:
+    """Return the problem with a column whose texts are nearly all dates in another format."""
+    dates = [text for text in counts if OTHER_DATES.fullmatch(text)]
+    if sum(counts[text] for text in dates) < (1 - ODD_SHARE) * sum(counts.values()):
+        return None
+    return f"dates in another format, such as {shorten(dates[0])}: write them as YYYY-MM-DD"
 
 
 def category_checks(texts: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from config.contract import RESERVED_NAMES, column_name
 from config.feature import nearest
 from training.data.columns import label_text
 from training.data.errors import TableError
+from training.data.rows import counted
 
 SHOWN = 40  # characters of a value in a comment
 
@@ -35,12 +36,14 @@ def find_labels(header: str, counts: Counter[str], positive: str) -> tuple[str, 
     given = label_text(positive.strip())
     found = [value for value in values if value == given]
     found = found or [value for value in values if value.lower() == given.lower()]
-    shown = ", ".join(f"{shorten(value)} ({count} rows)" for value, count in counts.most_common(10))
+    shown = ", ".join(
+        f"{shorten(value)} ({counted(count)})" for value, count in counts.most_common(10)
+    )
     if len(values) > 10:
         shown += f" and {len(values) - 10} more"
     if len(values) != 2:
         raise TableError(
-            f"--target: {header} has {len(values)} different value(s), expected two:"
+            f"--target: {header} has {counted(len(values), 'different value')}, expected two:"
             f" {shown or 'none'}. Write a column with two values, for example {given} and other."
         )
     if len(found) != 1:

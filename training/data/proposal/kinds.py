@@ -24,7 +24,13 @@ from config.feature import (
     is_date,
 )
 from training.data.columns import label_text
-from training.data.proposal.categories import MISSING_WORDS, boolean_pair, infer_text
+from training.data.proposal.categories import (
+    MISSING_WORDS,
+    ODD_SHARE,
+    boolean_pair,
+    date_reason,
+    infer_text,
+)
 from training.data.proposal.columns import Column, Proposal
 from training.data.proposal.headers import (
     column_names,
@@ -33,12 +39,12 @@ from training.data.proposal.headers import (
     in_words,
     shorten,
 )
-from training.data.table_files import TableFormat, plain_number
+from training.data.rows import counted
+from training.data.table_files import TableFormat, plain_number, without_time
 
 HEAD_ROOM = 0.1  # of the range of a number, below its minimum and above its maximum
 LATER_YEARS = 2  # full years that are accepted after the latest date
 MAX_ODD = 5  # different texts in a column of numbers or dates that are read as missing
-ODD_SHARE = 0.05  # of the rows
 SAMPLE_ROWS = 1000  # to find decimal and thousands marks
 IDENTIFIER_NAME = re.compile(r"(?i:(\b|_)(id|no|nr|number|key|code))$|[a-z]I[dD]$")
 CODE = re.compile(r"[-+]?(0\d.*|\d{19,})")  # digits that are no number
@@ -95,7 +101,7 @@ def infer(column: Column, name: str, aliases: tuple[str, ...], table_format: Tab
     )
     if numbers := fit_kind(column, lambda text: number_text(text, table_format)):
         infer_number(column, numbers)
-    elif dates := fit_kind(column, lambda text: text if is_date(text) else None):
+    elif dates := fit_kind(column, date_text):
         infer_date(column, dates)
     elif pair := boolean_pair(list(counts)):
         is_true = list(counts)[0].lower() == str(pair[1]).lower()
@@ -114,11 +120,17 @@ def fit_kind(column: Column, convert: Callable[[str], str | None]) -> dict[str, 
     if odd:
         if len(texts) - len(odd) < 2:
             return None
-        shown = ", ".join(f"{shorten(text)} ({count} rows)" for text, count in odd.items())
+        shown = ", ".join(f"{shorten(text)} ({counted(count)})" for text, count in odd.items())
         column.checks.append(f"read as missing, see missing_in of source.yaml: {shown}")
         column.odd = tuple(odd)
         column.propose(missing="allow")
     return {text: fitted for text, fitted in texts.items() if fitted is not None}
+
+
+def date_text(text: str) -> str | None:
+    """Return a date's text without its time; None for other texts."""
+    day = without_time(text)
+    return day if is_date(day) else None
 
 
 def number_text(text: str, table_format: TableFormat) -> str | None:
@@ -152,7 +164,7 @@ def infer_number(column: Column, plain: dict[str, str]) -> None:
     if whole and {*numbers.values()} == {0, 1}:
         column.propose(kind="boolean", values=(0, 1), default=int(values.mean() > 0.5))
         return
-    if whole and (reason := identifier_reason(column, values)):
+    if whole and (reason := date_reason(column.counts) or identifier_reason(column, values)):
         column.leave_out(reason)
         return
     mark = stand_in(values)
@@ -211,7 +223,7 @@ def identifier_reason(column: Column, values: pd.Series) -> str | None:
         return None
     equal_pairs = n_values**2 / 2 / (values.max() - values.min())
     if IDENTIFIER_NAME.search(column.header) or equal_pairs > 5 or values.is_monotonic_increasing:
-        return f"an identifier: {n_values:,} rows, no number twice"
+        return f"an identifier: {counted(n_values)}, no number twice"
     return None
 
 

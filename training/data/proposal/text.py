@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import yaml
@@ -10,13 +11,14 @@ import yaml
 from config.feature import EPOCH, Feature
 from training.data.proposal.headers import shorten
 from training.data.proposal.columns import Column, Proposal
+from training.data.rows import counted
 from training.data.source import CENSUS, RESERVED_NAMES
 from training.data.table_files import TableFormat
 
 WIDTH = 100
 TEST_SHARE = 0.25
 CONTRACT_HEAD = (
-    "The contract of {table}, proposed by `python -m training init` from {rows:,} rows. Check each"
+    "The contract of {table}, proposed by `python -m training init` from {rows}. Check each"
     " line, and decide where a comment says CHECK. Write descriptions and units."
     " config/features.yaml explains the keys.",
     "",
@@ -49,7 +51,7 @@ def contract_text(proposal: Proposal, table: str) -> str:
     """Return the contract as YAML."""
     target, counts = proposal.target, proposal.labels.value_counts()
     share = counts[target.positive] / counts.sum()
-    about = {"table": shorten(table), "rows": proposal.n_rows}
+    about = {"table": shorten(table), "rows": counted(proposal.n_rows)}
     lines = [
         *(line for text in CONTRACT_HEAD for line in comment(text.format(**about))),
         "",
@@ -59,8 +61,8 @@ def contract_text(proposal: Proposal, table: str) -> str:
     if target.aliases:
         lines.append(f"  aliases: [{scalar(target.aliases[0])}]")
     lines += [
-        f"  negative: {scalar(target.negative)}  # {counts[target.negative]:,} rows",
-        f"  positive: {scalar(target.positive)}  # {counts[target.positive]:,} rows, {share:.1%}",
+        f"  negative: {scalar(target.negative)}  # {counted(counts[target.negative])}",
+        f"  positive: {scalar(target.positive)}  # {counted(counts[target.positive])}, {share:.1%}",
         f"  description: {scalar(target.description)}",
         "",
         "features:",
@@ -91,7 +93,7 @@ def missing_note(column: Column) -> Iterator[str]:
         written = ", ".join(map(shorten, column.written))
         marks = f", written {written}" if written else ""
         share = n_missing / len(column.texts)
-        yield f"missing in {n_missing:,} rows ({share:.1%}){marks}"
+        yield f"missing in {counted(n_missing)} ({share:.1%}){marks}"
 
 
 def feature_lines(feature: Feature, counts: Mapping[str, int]) -> Iterator[str]:
@@ -120,9 +122,8 @@ def feature_lines(feature: Feature, counts: Mapping[str, int]) -> Iterator[str]:
             yield f"      - {scalar(category)}  # {counts[category]:,}"
 
 
-def source_text(proposal: Proposal, address: str, files: Mapping[str, str]) -> str:
+def source_text(proposal: Proposal, name: str, address: str, files: Mapping[str, str]) -> str:
     """Return the description of the source as YAML; `files` are checksums by name."""
-    name = source_name(next(iter(files)))
     lines = [
         *comment(SOURCE_HEAD.format(name=name)),
         "",
@@ -140,8 +141,8 @@ def source_text(proposal: Proposal, address: str, files: Mapping[str, str]) -> s
     ]
     for column in dates:
         assert column.feature is not None and column.numbers is not None
-        known = column.texts[column.numbers.notna()]
-        start = sorted(known)[int(len(known) * (1 - TEST_SHARE))]
+        days = column.numbers.dropna()
+        start = date.fromordinal(int(days.quantile(1 - TEST_SHARE, interpolation="higher")))
         lines += [
             *comment("CHECK: do the rows differ with time? Then test on the latest of them:"),
             f"# split: {{by: time, column: {scalar(column.feature.name)}, test_from: {start}}}",
@@ -152,10 +153,7 @@ def source_text(proposal: Proposal, address: str, files: Mapping[str, str]) -> s
 def format_lines(table_format: TableFormat, columns: Sequence[Column]) -> Iterator[str]:
     """Yield the keys of the format that differ from the defaults."""
     default = TableFormat()
-    for key in ("kind", "separator", "encoding", "decimal", "thousands"):
-        value = getattr(table_format, key)
-        if value != getattr(default, key):
-            yield f"  {key}: {scalar(value)}"
+    yield from format_keys(table_format)
     if table_format.header:
         yield "  header:"
         yield from (f"    - {scalar(name)}" for name in table_format.header)
@@ -169,6 +167,14 @@ def format_lines(table_format: TableFormat, columns: Sequence[Column]) -> Iterat
     yield from comment(
         f"missing: {', '.join(map(shorten, default.missing))} (default){shown}", "  "
     )
+
+
+def format_keys(table_format: TableFormat) -> Iterator[str]:
+    """Yield how a file writes its values, where that differs from the defaults."""
+    for key in ("kind", "separator", "encoding", "decimal", "thousands"):
+        value = getattr(table_format, key)
+        if value != getattr(TableFormat(), key):
+            yield f"  {key}: {scalar(value)}"
 
 
 def source_name(file: str) -> str:
