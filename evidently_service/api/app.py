@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
+from config.events import BACKLOG_HEADER
 from config.runtime.api_keys import hashes, owner_of
 from config.runtime.cross_site import (
     JSON,
@@ -26,7 +27,12 @@ from config.runtime.cross_site import (
 from config.runtime.logs import where
 from evidently_service.api import status_page
 from evidently_service.api.metrics import WindowCollector
-from evidently_service.api.parsing import RequestError, decode_labels, decode_predictions
+from evidently_service.api.parsing import (
+    RequestError,
+    decode_backlog,
+    decode_labels,
+    decode_predictions,
+)
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.settings import Settings
 from evidently_service.store.records import Measurement, WindowFacts
@@ -91,6 +97,8 @@ def add_ingest(
         check_key(known)
         check_dataset(dataset, monitoring)
         predictions = decode_predictions(read_body(), contract)
+        if header := request.headers.get(BACKLOG_HEADER):
+            window.store_backlog(decode_backlog(header))
         return receipt(len(predictions), window.add_predictions(predictions))
 
     @app.post("/labels")
@@ -122,6 +130,7 @@ def add_results(
 def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
     """Add the list of reports, the reports, and the pages' static files."""
     app.add_template_filter(status_page.format_time, "time")
+    app.add_template_filter(status_page.format_age, "age")
     app.add_template_filter(
         lambda name: status_page.format_time(datetime.fromisoformat(name).timestamp()), "name_time"
     )
@@ -220,6 +229,7 @@ def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[
         "last_run_at": run.at if run else None,
         "error": run.error if run else None,
         "received": {**msgspec.to_builtins(counters), "labels": msgspec.to_builtins(labels)},
+        "backlog": msgspec.to_builtins(window.backlog()),
     }
 
 

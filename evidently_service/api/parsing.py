@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from config.contract import Contract
-from config.events import Label, Prediction
+from config.events import BACKLOG_HEADER, Label, Prediction
 from config.feature import Feature
 
 MAX_PROBLEMS = 20  # in a response
@@ -51,6 +51,14 @@ def decode_labels(body: bytes) -> list[Label]:
     for record, label in labels.items():
         problems += _class_problems(record, "label", label.label)
     return _accepted(labels, problems)
+
+
+def decode_backlog(header: str) -> dict[str, int | None]:
+    """Decode the undelivered events of each instance. Raises RequestError (422)."""
+    try:
+        return msgspec.json.decode(header, type=dict[str, Whole | None])
+    except msgspec.MsgspecError as err:
+        raise RequestError(422, "invalid_backlog", f"{BACKLOG_HEADER}: {err}.") from err
 
 
 def features_type(contract: Contract) -> type[msgspec.Struct]:

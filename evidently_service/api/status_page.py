@@ -12,6 +12,7 @@ from flask import Response, render_template, request
 
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.store.records import (
+    Backlog,
     ColumnDrift,
     DriftImpact,
     Interval,
@@ -26,6 +27,7 @@ POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none';"
     " frame-ancestors 'none'"
 )
+MAX_SILENCE_S = 60.0  # of a relay, twice its longest pause; then the page warns
 STALE_PERIODS = 12  # without a measurement; then the page warns
 METRICS = ("roc_auc", "log_loss", "accuracy", "precision", "recall", "f1")
 STATES = {
@@ -78,10 +80,16 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     """Return the page of the newest measurements; `period_s` is the time between two."""
     measurements = window.newest(MEASUREMENTS)
     latest = measurements[-1] if measurements else None
+    backlog, newest = window.backlog(), window.last_predictions(1)
+    verdict = with_backlog(verdict_of(latest, monitoring, period_s), backlog, monitoring)
     page = render_template(
         "page.html",
         latest=latest,
-        verdict=verdict_of(latest, monitoring, period_s),
+        verdict=verdict,
+        backlog=backlog,
+        newest_at=newest[0].predicted_at if newest else None,
+        now=time.time(),
+        max_silence_s=MAX_SILENCE_S,
         next_window=next_window(latest, monitoring) if latest else "",
         columns=by_impact(latest) if latest else [],
         metrics=quality_rows(latest) if latest else [],
@@ -115,6 +123,20 @@ def verdict_of(latest: Measurement | None, monitoring: Monitoring, period_s: flo
     return Verdict(words, "unsure" if latest.state == "ok" and latest.beyond else "")
 
 
+def with_backlog(verdict: Verdict, backlog: Sequence[Backlog], monitoring: Monitoring) -> Verdict:
+    """Return the verdict after what the monitoring lacks: a silent relay, or a window of rows."""
+    for one in backlog:
+        if one.at < time.time() - MAX_SILENCE_S:
+            silent = f"The relay of {one.instance} is silent since {format_time(one.at)} UTC."
+            words = (
+                f"{silent} Newer predictions of it are missing here. Last result: {verdict.words}"
+            )
+            return Verdict(words, "bad")
+    if (waiting := sum(one.events for one in backlog)) >= monitoring.window_rows:
+        return Verdict(f"{waiting:,} predictions wait in the journals. {verdict.words}", "bad")
+    return verdict
+
+
 def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
     """Return a measurement's results on quality and drift, the worst first."""
     beyond, waiting = measurement.beyond, next_window(measurement, monitoring)
@@ -142,6 +164,14 @@ def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
     if measurement.not_compared:
         words.append(f"Too few values to compare: {', '.join(measurement.not_compared)}.")
     return " ".join(words)
+
+
+def format_age(seconds: float) -> str:
+    """Return an age in words, in its largest unit."""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(0, seconds):.0f} seconds ago"
 
 
 def next_window(measurement: Measurement, monitoring: Monitoring) -> str:

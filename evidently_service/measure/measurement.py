@@ -104,7 +104,7 @@ class Measure:
         except Exception as err:  # pylint: disable=broad-exception-caught  # the next run may pass
             log.exception("measurement_failed")
             with contextlib.suppress(sqlite3.Error):  # the disk may be full: the log has the error
-                self.window.note_run(Run(at, f"{type(err).__name__}: {err}"))
+                self.window.record(None, Run(at, f"{type(err).__name__}: {err}"))
 
     def _refresh_reference(self) -> str | None:
         """Return the error if MLflow is unavailable; the cached reference data then stays."""
@@ -125,7 +125,7 @@ class Measure:
         inputs = Inputs(counters, self.window.label_counts(), version, len(rows))
         if self._measured and self._measured[0] == inputs:
             measurement = msgspec.structs.replace(self._measured[1], measured_at=run.at)
-            self.window.confirm(measurement, run)
+            self.window.record(measurement, run, is_new=False)
         else:
             measurement = self._compare(run.at, inputs, rows)
             self.window.record(measurement, run)

@@ -237,6 +237,14 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
         return "suspicious" if self.beyond else "calm"
 
 
+class Backlog(msgspec.Struct, frozen=True):
+    """What an instance of the prediction service has not delivered, as its relay reported."""
+
+    instance: str
+    events: int
+    at: float  # Unix time of the report
+
+
 class Run(msgspec.Struct, frozen=True):
     """The last run of the measure process."""
 

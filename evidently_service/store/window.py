@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -28,6 +28,7 @@ from config.events import API, Label, Prediction, earliest
 from config.runtime.sqlite import open_durable
 from config.segments import Segment, segment_groups
 from evidently_service.store.records import (
+    Backlog,
     Counters,
     Judgement,
     LabelCounts,
@@ -43,6 +44,7 @@ BUSY_TIMEOUT_S = 10.0  # for another process's write; a batch takes milliseconds
 MAX_MEASUREMENTS = 1000
 MAX_LOG_BYTES = 1 << 26  # of the write-ahead log after a checkpoint
 KEY_BYTES = 16
+MAX_SILENCE_S = 86_400.0  # of an instance's relay; then the instance is forgotten
 MAX_WAIT_S = 3600.0  # of a label for its prediction; the relay sends both within seconds
 MAX_EXPIRED_ROWS = 20_000  # in one transaction, which blocks other writers
 
@@ -83,6 +85,9 @@ CREATE TABLE IF NOT EXISTS outputs (
 );
 CREATE TABLE IF NOT EXISTS measurements (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS last_run (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS backlog (
+    instance TEXT PRIMARY KEY, events INTEGER NOT NULL, at REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS judgement (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
 """
 
@@ -142,10 +147,10 @@ SELECT count(*), count(label) FROM
     (SELECT label FROM outputs WHERE arrival < ? ORDER BY arrival DESC LIMIT ?)
 """
 COUNT = "UPDATE counters SET value = value + ? WHERE name = ?"
+ADD_MEASUREMENT = "INSERT INTO measurements (body) VALUES (?)"
 CONFIRM_MEASUREMENT = """
 UPDATE measurements SET body = ? WHERE id = (SELECT max(id) FROM measurements)
 """
-NOTE_RUN = "REPLACE INTO last_run VALUES (0, ?)"
 PRUNE = """
 DELETE FROM predictions WHERE arrival <= (SELECT max(arrival) FROM predictions) - :retention;
 DELETE FROM labels WHERE matched = 1 AND arrival <=
@@ -253,6 +258,23 @@ class Window:
             connection.execute(ADD_LABEL, {**row, "matched": is_known, "received_at": received_at})
         return True
 
+    def store_backlog(self, waiting: Mapping[str, int | None]) -> None:
+        """Store the undelivered events of instances; None removes an instance."""
+        at = self.clock()
+        with self._transaction() as connection:
+            for instance, events in waiting.items():
+                connection.execute("DELETE FROM backlog WHERE instance = ?", (instance,))
+                if events is not None:
+                    connection.execute(
+                        "INSERT INTO backlog VALUES (?, ?, ?)", (instance, events, at)
+                    )
+            connection.execute("DELETE FROM backlog WHERE at < ?", (at - MAX_SILENCE_S,))
+
+    def backlog(self) -> list[Backlog]:
+        """Return the last report of each instance, the oldest first."""
+        query = "SELECT instance, events, at FROM backlog ORDER BY at, instance"
+        return [Backlog(*row) for row in self._read(query)]
+
     def last_predictions(self, rows: int) -> list[Prediction]:
         """Return the newest predictions by arrival, oldest first."""
         found = self._read(LAST_PREDICTIONS, (rows,))
@@ -297,13 +319,16 @@ class Window:
         conflicting = self._read("SELECT count(*) FROM conflicts")[0][0]
         return LabelCounts(counts.get(1, 0), counts.get(0, 0), conflicting)
 
-    def record(self, measurement: Measurement, run: Run) -> None:
-        """Store a new measurement, and the run that made it."""
-        self._store_measurement("INSERT INTO measurements (body) VALUES (?)", measurement, run)
+    def record(self, measurement: Measurement | None, run: Run, is_new: bool = True) -> None:
+        """Store a run and its measurement, if it made one.
 
-    def confirm(self, measurement: Measurement, run: Run) -> None:
-        """Replace the latest measurement by the same figures at a later time."""
-        self._store_measurement(CONFIRM_MEASUREMENT, measurement, run)
+        A measurement that is not new replaces the latest one: the same figures at a later time.
+        """
+        with self._transaction() as connection:
+            if measurement is not None:
+                statement = ADD_MEASUREMENT if is_new else CONFIRM_MEASUREMENT
+                connection.execute(statement, (msgspec.json.encode(measurement),))
+            connection.execute("REPLACE INTO last_run VALUES (0, ?)", (msgspec.json.encode(run),))
 
     def latest(self) -> Measurement | None:
         """Return the latest measurement, or None before the first."""
@@ -314,11 +339,6 @@ class Window:
         """Return the newest measurements, oldest first."""
         found = self._read("SELECT body FROM measurements ORDER BY id DESC LIMIT ?", [limit])
         return [msgspec.json.decode(body, type=Measurement) for (body,) in reversed(found)]
-
-    def note_run(self, run: Run) -> None:
-        """Store a run without a measurement, in place of the previous run."""
-        with self._transaction() as connection:
-            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
     def last_run(self) -> Run | None:
         """Return the last run of the measure process, or None before the first."""
@@ -390,11 +410,6 @@ class Window:
         if self._read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             raise sqlite3.OperationalError("the write-ahead log is in use and still holds rows")
         return erased
-
-    def _store_measurement(self, statement: str, measurement: Measurement, run: Run) -> None:
-        with self._transaction() as connection:
-            connection.execute(statement, (msgspec.json.encode(measurement),))
-            connection.execute(NOTE_RUN, (msgspec.json.encode(run),))
 
     def _row(self, prediction: Prediction) -> dict[str, Any]:
         groups = segment_groups(prediction.features, self.segments)

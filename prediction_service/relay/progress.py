@@ -6,6 +6,7 @@ for their gauges.
 
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -152,14 +153,20 @@ def erase_dead_letters(root: Path, prediction_id: str, lock_wait_s: float = LOCK
 
 def backlog(root: Path, sink: str) -> int:
     """Return how many journalled events a sink still has to store."""
+    return sum(backlog_by_instance(root, sink).values())
+
+
+def backlog_by_instance(root: Path, sink: str) -> dict[str, int]:
+    """Return how many journalled events of each instance a sink still has to store."""
     positions = dict(_read(root, "SELECT journal, seq FROM cursor WHERE sink = ?", (sink,)))
-    n_waiting = 0
+    waiting: Counter[str] = Counter()
     for path in journal_paths(root):
         try:
-            n_waiting += max(0, newest(path)[0] - positions.get(path.stem, 0))
+            n_events = newest(path)[0] - positions.get(path.stem, 0)
         except JournalUnavailable:  # the relay logs it
-            continue
-    return n_waiting
+            n_events = 0
+        waiting[path.parent.name] += max(0, n_events)
+    return dict(waiting)
 
 
 def dead_letters(root: Path) -> dict[str, int]:

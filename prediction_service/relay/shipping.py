@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from prediction_service.journal import (
     read_after,
     remove_journal,
 )
-from prediction_service.relay.progress import Progress
+from prediction_service.relay.progress import Progress, backlog_by_instance
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, Sink, SinkMisconfigured, SinkUnavailable
 from prediction_service.sinks.evidently import EvidentlySink
@@ -45,6 +46,7 @@ MAX_DEAD_LETTERS = 10_000  # of the monitoring: they take room that predictions 
 LAG_S = 10.0  # rows of that age should have reached every sink that works
 MAINTENANCE_PERIOD_S = 5.0
 INDEX_RETRY_S = 30.0
+REPORT_PERIOD_S = 5.0  # between two reports of the backlog to the monitoring
 LOG_PERIOD_S = 60.0  # between two lines about a sink that stays unavailable
 LABEL_STATES_PERIOD_S = 30.0
 MAX_WARNINGS = 1000  # remembered
@@ -82,6 +84,8 @@ class Shipper:
         self._finished: set[Path] = set()  # journals without a writer that are shipped completely
         self._failing: dict[Path, Failing] = {}
         self._stored_at = -math.inf
+        self._reported: set[str] = set()  # instances in the last report of the backlog
+        self._report_at = -math.inf
         self._n_failures = 0  # in a row, of all journals
         self._log_at = -math.inf
         self._is_misconfigured: bool | None = None  # None: as an earlier relay recorded it
@@ -91,6 +95,7 @@ class Shipper:
         while not stop.is_set():
             try:
                 pause_s = 0.0 if self.ship() else self.pause_s()
+                self._report_backlog()
             except Exception as err:  # pylint: disable=broad-exception-caught
                 # An unexpected error must not end the thread.
                 log.error("shipping_failed", sink=self.sink.name, error=where(err))
@@ -124,6 +129,16 @@ class Shipper:
             pass
         if self._failing:
             log.warning("stopped_with_backlog", sink=self.sink.name, journals=len(self._failing))
+
+    def _report_backlog(self) -> None:
+        """Tell the monitoring that this relay runs, and how many events it lacks."""
+        if not isinstance(self.sink, EvidentlySink) or time.monotonic() < self._report_at:
+            return
+        self._report_at = time.monotonic() + REPORT_PERIOD_S
+        waiting = backlog_by_instance(self.settings.journal_path, self.sink.name)
+        with suppress(SinkUnavailable, EventsRejected):  # shipping logs it
+            self.sink.report_backlog(waiting | dict.fromkeys(self._reported - waiting.keys()))
+            self._reported = set(waiting)
 
     def pause_s(self) -> float:
         """Return the time until the next batch is due."""

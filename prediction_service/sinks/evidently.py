@@ -1,7 +1,11 @@
 """The Evidently service as a sink: events as JSON lists over HTTP."""
 
+import json
+from collections.abc import Mapping
+
 import requests
 
+from config.events import BACKLOG_HEADER
 from prediction_service.journal import Kind, StoredEvent
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
@@ -36,12 +40,19 @@ class EvidentlySink:
             if bodies := [event.body for event in events if event.kind == kind]:
                 self._post(f"{self.address}/{route}", b"[" + b",".join(bodies) + b"]")
 
+    def report_backlog(self, waiting: Mapping[str, int | None]) -> None:
+        """Report the undelivered events of each instance; None for a removed instance.
+
+        Raises SinkUnavailable or EventsRejected.
+        """
+        self._post(f"{self.address}/iterate", b"[]", {BACKLOG_HEADER: json.dumps(waiting)})
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
 
-    def _post(self, url: str, body: bytes) -> None:
-        headers = {"Content-Type": "application/json"}
+    def _post(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        headers = {"Content-Type": "application/json", **(headers or {})}
         try:
             response = self._session.post(
                 url, data=body, headers=headers, timeout=self.timeout_s, allow_redirects=False

@@ -470,6 +470,20 @@ def test_metrics_show_counts_and_state_but_no_drift_without_a_verdict(
         assert absent not in text
 
 
+def test_the_relay_reports_the_backlog_of_each_instance(client: FlaskClient) -> None:
+    for reported, stored in (
+        ({"a": 3, "b": 0}, {"a": 3, "b": 0}),
+        ({"a": 4, "b": None}, {"a": 4}),
+        ({"a": "x"}, {"a": 4}),
+    ):
+        headers = {"X-Relay-Backlog": msgspec.json.encode(reported).decode()}
+        response = client.post("/iterate", data=b"[]", content_type=JSON, headers=headers)
+        assert response.status_code == (422 if reported == {"a": "x"} else 200)
+        found = get(client, "/drift").json
+        assert {one["instance"]: one["events"] for one in found["backlog"]} == stored
+        assert found["received"]["ingested"] == found["received"]["duplicates"] == 0
+
+
 def test_metrics_have_no_verdict_before_the_first_judged_window(
     client: FlaskClient, window: Window
 ) -> None:

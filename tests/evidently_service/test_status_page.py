@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -20,6 +21,7 @@ from evidently_service.api.status_page import HEIGHT, STALE_PERIODS, WIDTH, char
 from evidently_service.settings import Settings
 from evidently_service.store.window import Window
 from tests.conftest import CHROMIUM
+from tests.evidently_service.events import made_up_predictions
 from tests.evidently_service.test_app import MEASURED
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -187,6 +189,28 @@ def test_a_browser_shows_calm_only_if_a_window_was_judged_and_no_column_is_beyon
         opened.clock.run_for(30_000)
         expect(verdict).to_contain_text(words)
         expect(verdict).to_have_class(style)
+
+
+def test_a_browser_shows_a_silent_relay_and_a_backlog_in_place_of_calm(
+    opened: Page, window: Window, contract: Contract
+) -> None:
+    """The page once was calm while the relay was dead and 2,200 shifted rows waited."""
+    (made,) = made_up_predictions(contract, 1, seed=1)
+    window.add_predictions([msgspec.structs.replace(made, predicted_at=time.time() - 7300)])
+    window.record(at(time.time() + 3600, **CALM), Run(1.0))
+    verdict, figures = opened.get_by_role("status"), opened.locator("#figures")
+    for age_s, events, words, row in (
+        (0, 12, "No drift", "12 predictions and labels to deliver"),
+        (0, 2200, "2,200 predictions wait in the journals. No drift", "2200 predictions and"),
+        (600, 0, "The relay of host-a is silent since", "reported 10 minutes ago"),
+    ):
+        window.clock = partial(float, time.time() - age_s)
+        window.store_backlog({"host-a": events})
+        opened.clock.run_for(30_000)
+        expect(verdict).to_contain_text(words)
+        expect(figures).to_contain_text(row)
+        expect(verdict).to_have_class("verdict" if words == "No drift" else "verdict bad")
+    expect(figures).to_contain_text("the newest made 2 hours ago")
 
 
 def test_the_chart_has_a_point_for_every_measurement(client: FlaskClient, window: Window) -> None:

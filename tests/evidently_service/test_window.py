@@ -246,15 +246,15 @@ def test_the_latest_measurement_is_the_last_recorded_or_confirmed(window: Window
     assert window.latest() is None
     window.record(measurement("not_enough_rows", measured_at=1), Run(1.0))
     window.record(measurement("ok", measured_at=2), Run(2.0))
-    window.confirm(measurement("ok", measured_at=3), Run(3.0))
+    window.record(measurement("ok", measured_at=3), Run(3.0), is_new=False)
     assert window.latest() == measurement("ok", measured_at=3)
     assert window.last_run() == Run(3.0)
 
 
 def test_the_last_run_replaces_the_one_before(window: Window) -> None:
     assert window.last_run() is None
-    window.note_run(Run(1.0, "failed"))
-    window.note_run(Run(2.0))
+    window.record(None, Run(1.0, "failed"))
+    window.record(None, Run(2.0))
     assert window.last_run() == Run(2.0, None)
 
 

@@ -18,10 +18,11 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from config.events import Label, Prediction
+from config.events import BACKLOG_HEADER, Label, Prediction
 from prediction_service.http.app import create_app
 from prediction_service.metrics import Metrics
 from prediction_service.models.live_model import LiveModel
+from prediction_service.relay import shipping
 from prediction_service.relay.progress import (
     Progress,
     backlog,
@@ -71,6 +72,7 @@ class Evidently:
         self.delay_s = 0.0
         self.n_requests = 0
         self.keys: set[str | None] = set()
+        self.backlogs: list[dict[str, int | None]] = []
 
     def take(self, path: str, body: bytes) -> int:
         """Store the ids of one request; return its HTTP status."""
@@ -89,7 +91,7 @@ class Evidently:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Respond as long as the body runs."""
-        take, keys = self.take, self.keys
+        take, keys, backlogs = self.take, self.keys, self.backlogs
 
         class Handler(BaseHTTPRequestHandler):
             """Pass each POST to `take`."""
@@ -99,6 +101,8 @@ class Evidently:
             def do_POST(self) -> None:  # pylint: disable=invalid-name  # the base class's name
                 """Receive one batch."""
                 keys.add(self.headers["Authorization"])
+                if header := self.headers[BACKLOG_HEADER]:
+                    backlogs.append(json.loads(header))
                 status = take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
@@ -177,6 +181,21 @@ def test_a_sink_that_is_down_delays_no_other_and_catches_up(
     assert sorted(stored_ids(to_both)) == sorted(evidently.received) == ids
     assert evidently.labels == [ids[0]]
     assert newest(journal.path)[0] == 701
+
+
+def test_the_relay_reports_the_backlog_of_each_instance_also_without_traffic(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch
+) -> None:
+    """The monitoring took a dead relay for a quiet hour."""
+    monkeypatch.setattr(shipping, "REPORT_PERIOD_S", 0.05)
+    journal.append(made_predictions(3))
+    (path,) = journal_paths(to_evidently.journal_path)
+    name = path.parent.name
+    with evidently.listening(), relaying(to_evidently):
+        wait_until(lambda: evidently.backlogs.count({name: 0}) > 1, 10, "two reports")
+        assert len(evidently.received) == 3
+        path.unlink()
+        wait_until(lambda: {name: None} in evidently.backlogs, 10, "the end of the instance")
 
 
 @pytest.mark.parametrize(("key", "header"), [("", None), ("income_abc", "Bearer income_abc")])
