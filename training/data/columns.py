@@ -78,6 +78,12 @@ def words_of(contract: Contract, labelled: bool = True) -> dict[str, tuple[str, 
     return words | {target.name: (target.name, *target.aliases)} if labelled else words
 
 
+def names_of(contract: Contract) -> dict[str, str]:
+    """Return the features by their names and aliases, as `column_name` compares them."""
+    words = words_of(contract, labelled=False)
+    return {column_name(word): name for name, each in words.items() for word in each}
+
+
 def find_places(words: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, list[int]]:
     """Return the places of the names that match each column's words.
 

@@ -26,7 +26,7 @@ import pyarrow
 import pyarrow.parquet
 
 from config.contract import Contract, Target, column_name
-from config.feature import MISSING_MARKS, Feature, Problem
+from config.feature import MISSING_MARKS, NUMBER_TEXT, Feature, Problem, nearest
 from config.events import LabelledRecord
 from training.data.columns import (
     find_places,
@@ -36,6 +36,7 @@ from training.data.columns import (
     match_columns,
     to_json_value,
     to_text,
+    names_of,
     words_of,
 )
 from training.data.errors import EmptyTable, TableError
@@ -50,7 +51,6 @@ KINDS = {
 }
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's first line
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 MARKED_NUMBER = re.compile(r"[+-]?\d[\d.,' ]*")  # with decimal or thousands marks
 DATE_WITH_TIME = re.compile(r"(\d{4}-\d{2}-\d{2})[T ]\d{2}:\d{2}.*")
 IDENTITY = ["prediction_id", "predicted_at"]  # of a labelled record
@@ -307,13 +307,13 @@ def csv_rows(
 def check_header(where: str, header: list[str], contract: Contract | None) -> None:
     """Raise TableError if the first line is a row of values."""
     if contract is None:
-        is_data = any(map(NUMBER.fullmatch, header))
+        is_data = any(map(NUMBER_TEXT.fullmatch, header))
     else:
         places = find_places(words_of(contract), header)
         values = {text for one in contract.features for text in map(to_text, one.categories)}
         values |= {*contract.target.labels}
         is_data = not any(places.values()) and any(
-            NUMBER.fullmatch(text) or text in values for text in header
+            NUMBER_TEXT.fullmatch(text) or text in values for text in header
         )
     if is_data:
         names_rule = f" ({', '.join(words_of(contract))})" if contract else ""
@@ -338,62 +338,50 @@ def json_lines(name: str, text: str, contract: Contract | None) -> Lines:
             f"{name}, line 1: a JSON array; expected one object a line. Write the table as JSON"
             ' lines, for example with pandas: to_json(path, orient="records", lines=True).'
         )
-    rows, records, misshapen = decode_lines(text)
-    for number, record in records.items():
-        row = in_contracts_names(record.record, contract)
-        if problems := list(record_problems(record, row, contract)):
-            misshapen.append((number, msgspec.to_builtins(record), problems))
-        else:
-            rows[number] = row | label_of(record, contract)
-    rows = dict(sorted(rows.items()))
-    misshapen.sort(key=lambda one: one[0])
-    header = list(dict.fromkeys(key for row in rows.values() for key in row))
-    columns = [[row.get(key) for row in rows.values()] for key in header]
-    lines = Lines(header, list(rows), columns, misshapen)
-    if records:
-        lines.identity = {
-            name: [getattr(records.get(number), name, None) for number in rows] for name in IDENTITY
-        }
+    names = names_of(contract) if contract else {}
+    rows, records, misshapen = [], {}, []
+    for number, line in enumerate(text.split("\n"), start=1):  # a string may hold U+2028
+        if line.strip():
+            row, record, problems = decode_line(line, contract, names)
+            if problems:
+                misshapen.append((number, row, problems))
+            else:
+                rows.append(row)
+                records[number] = record
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    lines = Lines(header, list(records), [[row.get(key) for row in rows] for key in header])
+    lines.misshapen = misshapen
+    for key in IDENTITY if any(records.values()) else ():
+        lines.identity[key] = [getattr(record, key, None) for record in records.values()]
     return lines
 
 
-def decode_lines(
-    text: str,
-) -> tuple[dict[int, dict[str, Scalar]], dict[int, LabelledRecord], list[Misshapen]]:
-    """Return the flat objects and the labelled records by line number, and the invalid lines."""
-    rows: dict[int, dict[str, Scalar]] = {}
-    records: dict[int, LabelledRecord] = {}
-    misshapen: list[Misshapen] = []
-    for number, line in enumerate(text.split("\n"), start=1):  # a string may hold U+2028
-        if not line.strip():
-            continue
-        rule = LINE_RULE
-        try:
-            row = msgspec.json.decode(line)
-            if isinstance(row, dict) and "record" in row:
-                rule = RECORD_RULE
-                records[number] = msgspec.convert(row, LabelledRecord)
-            else:
-                rows[number] = msgspec.convert(row, dict[str, Scalar])
-        except msgspec.DecodeError as err:
-            misshapen.append((number, line, [Problem("line", line[:MAX_SHOWN], f"{rule}: {err}")]))
-    return rows, records, misshapen
+def decode_line(
+    line: str, contract: Contract | None, names: Mapping[str, str]
+) -> tuple[Any, LabelledRecord | None, list[Problem]]:
+    """Return the row of a line, its labelled record and its problems.
 
-
-def in_contracts_names(
-    record: Mapping[str, Scalar], contract: Contract | None
-) -> dict[str, Scalar]:
-    """Return a record with the contract's names in place of its own, unless two match one."""
-    if contract is None or record.keys() <= contract.by_name.keys():
-        return dict(record)
-    keys = list(record)
-    places = find_places(words_of(contract, labelled=False), keys)
-    names = {keys[numbers[0]]: name for name, numbers in places.items() if len(numbers) == 1}
-    return {names.get(key, key): value for key, value in record.items()}
+    names: the contract's columns by their names as headers are compared.
+    """
+    rule = LINE_RULE
+    try:
+        row = msgspec.json.decode(line)
+        if not isinstance(row, dict) or "record" not in row:
+            return msgspec.convert(row, dict[str, Scalar]), None, []
+        rule = RECORD_RULE
+        record = msgspec.convert(row, LabelledRecord)
+    except msgspec.DecodeError as err:
+        return line, None, [Problem("line", line[:MAX_SHOWN], f"{rule}: {err}")]
+    if problems := list(record_problems(record, contract, names)):
+        return row, None, problems
+    flat = {names.get(column_name(key), key): value for key, value in record.record.items()}
+    target = contract.target if contract else None
+    label = {target.name: target.labels[record.label]} if target else {"label": record.label}
+    return flat | label, record, []
 
 
 def record_problems(
-    record: LabelledRecord, row: Mapping[str, Scalar], contract: Contract | None
+    record: LabelledRecord, contract: Contract | None, names: Mapping[str, str]
 ) -> Iterator[Problem]:
     """Yield the problems of a labelled record that the check of its columns does not find.
 
@@ -406,15 +394,9 @@ def record_problems(
     if record.predicted_at is not None and not 0 <= record.predicted_at <= latest:
         rule = "a Unix time in seconds that is not in the future"
         yield Problem("predicted_at", record.predicted_at, rule)
-    if contract is not None and not row.keys() <= contract.by_name.keys():
-        yield from contract.check(dict(row))
-
-
-def label_of(record: LabelledRecord, contract: Contract | None) -> dict[str, Scalar]:
-    """Return the label of a record: the contract's label for its class."""
-    if contract is None:
-        return {"label": record.label}
-    return {contract.target.name: contract.target.labels[record.label]}
+    for key, value in record.record.items():
+        if names and column_name(key) not in names:
+            yield Problem(key, value, "no such field", nearest(key, tuple(names.values())))
 
 
 def parquet_lines(name: str, content: bytes) -> Lines:
