@@ -25,6 +25,7 @@ from config.runtime.cross_site import (
     is_trusted_host,
 )
 from config.runtime.logs import where
+from config.web import STYLE
 from evidently_service.api import status_page
 from evidently_service.api.metrics import WindowCollector
 from evidently_service.api.parsing import (
@@ -158,7 +159,8 @@ def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
 
     @app.get("/style.css")
     def style() -> Response:
-        return Response(render_template("style.css"), mimetype="text/css")
+        own = render_template("style.css")
+        return Response(STYLE.read_text("utf-8") + own, mimetype="text/css")
 
     @app.get("/page.js")
     def script() -> Response:

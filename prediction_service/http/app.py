@@ -247,6 +247,7 @@ def model_card(model: Model) -> Response:
         page = model.card_path.read_bytes()
     except OSError as err:
         raise NotFound(f"Version {model.version} has no model card. Train a new version.") from err
+    page = page.replace(b"<body>", b'<body>\n<nav><a href="../">Predict</a></nav>', 1)
     response = Response(page, content_type="text/html; charset=utf-8")
     # The page comes from the registry. It must not run or load anything.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"

@@ -52,7 +52,10 @@ class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     margin: Annotated[float, Meta(description="Score before calibration, in log-odds.")]
     calibration: Annotated[Calibration, Meta(description="Maps `margin` to `probability`.")]
-    reasons: Annotated[list[str], Meta(description="The strongest contributions in words.")]
+    reasons: Annotated[
+        list[str],
+        Meta(description="The strongest contributions in words, against the average record."),
+    ]
 
 
 # gc=False: a request creates up to a thousand of them, without cycles. Scanning them for cycles

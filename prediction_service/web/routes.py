@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from flask import Flask, Response, request
 
+from config.web import STYLE
 from prediction_service.predict.responses import IndexResponse
 from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
@@ -17,7 +18,12 @@ from prediction_service.web.form import make_form_page
 from prediction_service.web.openapi import Json, make_document
 
 TEMPLATES = Path(__file__).with_name("templates")
-FILES = {"/web.css": "text/css", "/form.css": "text/css", "/form.js": "text/javascript"}
+FILES = {
+    "/style.css": (STYLE, "text/css"),
+    "/docs.css": (TEMPLATES / "docs.css", "text/css"),
+    "/form.css": (TEMPLATES / "form.css", "text/css"),
+    "/form.js": (TEMPLATES / "form.js", "text/javascript"),
+}
 PATHS = ("/", "/docs", "/openapi.json", *FILES)
 JSON = "application/json"
 BASE_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -47,8 +53,8 @@ def add_web_routes(app: Flask, live_model: LiveModel, settings: Settings) -> Non
     def docs() -> Response:
         return send_html(make_docs_page(document), BASE_POLICY)
 
-    for path, media_type in FILES.items():
-        app.add_url_rule(path, path, partial(send_file, path, media_type))
+    for url, (path, media_type) in FILES.items():
+        app.add_url_rule(url, url, partial(send_file, path, media_type))
 
 
 def accepts_html() -> bool:
@@ -72,7 +78,6 @@ def send_html(page: str, policy: str) -> Response:
     return Response(page, headers=headers, content_type="text/html; charset=utf-8")
 
 
-def send_file(path: str, media_type: str) -> Response:
+def send_file(path: Path, media_type: str) -> Response:
     """Return one of `FILES`."""
-    content = (TEMPLATES / path[1:]).read_bytes()
-    return Response(content, content_type=f"{media_type}; charset=utf-8")
+    return Response(path.read_bytes(), content_type=f"{media_type}; charset=utf-8")

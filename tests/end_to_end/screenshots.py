@@ -31,9 +31,9 @@ def ask(page: Page) -> None:
     page.get_by_label("education").select_option("Masters")
     page.get_by_label("occupation").select_option("Exec-managerial")
     page.get_by_role("button", name="Predict").click()
-    page.locator("#answer .verdict").wait_for()
+    page.locator("#prediction .verdict").wait_for()
     page.evaluate("scrollTo(0, 0)")
-    box = page.locator("#answer").bounding_box()
+    box = page.locator("#prediction").bounding_box()
     assert box
     page.set_viewport_size(SIZE | {"height": int(box["y"] + box["height"])})
 
@@ -47,7 +47,7 @@ def file(page: Page) -> None:
     page.locator("#file").set_input_files(
         {"name": "people.csv", "mimeType": "text/csv", "buffer": content}
     )
-    page.locator(".histogram").wait_for()
+    page.locator(".counts").wait_for()
     page.locator("#file-title").evaluate("title => title.scrollIntoView()")
 
 

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from config.contract import Contract, load_contract
 from config.events import Label, Prediction
 from config.runtime.api_keys import hash_of, make_key
+from config.web import STYLE
 from evidently_service.api.app import create_app
 from evidently_service.store.records import (
     ColumnDrift,
@@ -411,7 +412,8 @@ def test_the_list_of_reports_shows_the_saved_ones_or_what_the_first_one_needs(
     assert "default-src 'none'" in index.headers["Content-Security-Policy"]
     assert "1970-01-01 00:00:01" in index.text and "1970-01-01 00:00:00" not in index.text
     assert "&lt;age&gt;, sex" in index.text and "2023-11-14 22:13:20 to" in index.text
-    assert get(client, "/style.css").mimetype == "text/css"
+    style = get(client, "/style.css")
+    assert style.mimetype == "text/css" and style.data.startswith(STYLE.read_bytes())
     for name, html in (("latest", "drift"), ("19700101T000002Z", "2"), ("19700101T000001Z", "1")):
         assert f"/report/{name}" in index.text
         with get(client, f"/report/{name}") as found:

@@ -52,7 +52,7 @@ def make_package(contract: Contract, folder: Path, column: str = "age", limit: i
         "data_source": "synthetic",
         "trained_at": "2026-11-01T00:00:00+00:00",
         "run_id": "0" * 32,
-        "metrics": json.dumps({"roc_auc": 0.99}),
+        "metrics": json.dumps({"roc_auc": 0.99, "precision": 0.714, "recall": 0.6}),
     }
     write_package(folder, FittedModel(pipeline, Platt(1.0, 0.0), 0.5), contract, rows, facts)
     return folder

@@ -401,7 +401,7 @@ def test_the_model_says_where_it_comes_from(client: FlaskClient, contract: Contr
         "trained_at": "2026-11-01T00:00:00+00:00",
         "threshold": 0.5,
         "contract_digest": contract.digest,
-        "metrics": {"roc_auc": 0.99},
+        "metrics": {"roc_auc": 0.99, "precision": 0.714, "recall": 0.6},
     }
 
 

@@ -90,7 +90,7 @@ def test_the_scheme_may_be_in_any_case_and_be_followed_by_several_spaces(
 
 
 def test_pages_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) -> None:
-    pages = ("/", "/form.js", "/form.css", "/docs", "/web.css", "/openapi.json")
+    pages = ("/", "/form.js", "/form.css", "/docs", "/docs.css", "/style.css", "/openapi.json")
     for path in (*pages, "/model", "/health/live", "/health/ready", "/metrics"):
         assert guarded.get(path).status_code == 200, path
     assert guarded.get("/model/card").status_code == 404  # asked for, but this version has none

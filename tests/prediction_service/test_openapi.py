@@ -224,7 +224,7 @@ def test_docs_shows_every_operation_schema_and_field_and_loads_only_its_own_styl
         assert forbidden not in response.text
     policy = response.headers["Content-Security-Policy"]
     assert "style-src 'self'" in policy and "unsafe" not in policy
-    style = client.get("/web.css")
+    style = client.get("/style.css")
     assert style.content_type == "text/css; charset=utf-8"
     assert "url(" not in style.text and "@import" not in style.text
 

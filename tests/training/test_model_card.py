@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from config.runtime.statistics import percentile_interval
+from config.web import STYLE
 from tests.conftest import made_up_rows
 from training.evaluation.model_card import Facts, gaps, model_card, segment_words
 from training.evaluation.metrics import bootstrap_intervals, groups_of, measure, segment_table
@@ -98,7 +99,7 @@ def test_the_plot_is_told_in_figures_too(page):
 
 
 def test_the_card_fits_a_phone_and_the_dark(page):
-    assert 'name="viewport"' in page and "color-scheme: light dark" in page
+    assert 'name="viewport"' in page and STYLE.read_text("utf-8") in page
     assert page.count("<table") == page.count('<div class="wide"><table')
 
 

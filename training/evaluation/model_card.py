@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from config.contract import Contract
 from config.segments import Segment
+from config.web import STYLE
 from training.evaluation.metrics import (
     bootstrap_intervals,
     draw_calibration,
@@ -72,6 +73,7 @@ def model_card(
         gaps=as_html(gaps(segments, contract.segments)),
         calibration=calibration,
         calibration_words=calibration_words,
+        style=STYLE.read_text("utf-8"),
     )
 
 

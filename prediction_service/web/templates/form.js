@@ -8,7 +8,7 @@ const MAX_SHOWN_NOTES = 20;
 const SEPARATORS = { ",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars" };
 const INTEGER = /^[-+]?[0-9]{1,18}(\.0*)?$/; // as in config/feature.py
 const NUMBER = /^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$/;
-const BINS = 20;
+const BINS = 10;
 
 const settings = document.body.dataset;
 const columns = JSON.parse(settings.columns); // the model's columns, as in form.py
@@ -16,7 +16,6 @@ const missingMarks = JSON.parse(settings.missingMarks);
 const byId = (id) => document.getElementById(id);
 let currentRun = 0; // a newer file stops the run of an older one
 let downloadUrl = "";
-let unfinished = null; // the last file with rows that have no prediction yet
 
 /** The service rejected a request or did not respond. `problems` as in its error body. */
 class RequestError extends Error {
@@ -29,16 +28,28 @@ class RequestError extends Error {
 
 /** Return an element with attributes (`text` is its text) and children. */
 function make(name, attributes = {}, ...children) {
-  const isSvg = ["svg", "rect", "text", "line"].includes(name);
-  const element = isSvg
-    ? document.createElementNS("http://www.w3.org/2000/svg", name)
-    : document.createElement(name);
+  const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key === "text") element.textContent = value;
     else element.setAttribute(key, value);
   }
   element.append(...children);
   return element;
+}
+
+/** Return a bar from `left` to `left + width`, both in percent. */
+function makeBar(left, width, look = "") {
+  const bar = make("div", { class: look });
+  bar.style.left = `${left}%`;
+  if (width) bar.style.width = `${width}%`;
+  return bar;
+}
+
+/** Return a table. */
+function makeTable(look, caption, heads, rows) {
+  const head = heads.map((text) => make("th", { scope: "col", text }));
+  return make("table", { class: look }, make("caption", { text: caption }),
+    make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
 }
 
 const words = (name) => name.replaceAll("_", " ");
@@ -51,9 +62,10 @@ async function predict(body, explain, idempotencyKey = "") {
   const apiKey = byId("key")?.value.trim();
   if (apiKey) headers.Authorization = `Bearer ${apiKey}`;
   if (idempotencyKey) headers["Idempotency-Key"] = idempotencyKey;
+  const query = new URLSearchParams({ source: "page", explain, record: !byId("dry-run").checked });
   let response, content;
   try {
-    response = await fetch(explain ? "predict?explain=true" : "predict", {
+    response = await fetch(`predict?${query}`, {
       method: "POST",
       headers,
       body: JSON.stringify(body),
@@ -78,7 +90,7 @@ function describe(problem) {
 /** Show an error in an element. Each problem has an id, `ELEMENT-0` and up, for its input. */
 function showError(element, error) {
   const problems = error.problems.map((one, i) => make("li", { id: `${element.id}-${i}`, text: describe(one) }));
-  element.replaceChildren(make("p", { class: "problem", text: error.message }), make("ul", {}, ...problems));
+  element.replaceChildren(make("p", { class: "bad", text: error.message }), make("ul", {}, ...problems));
 }
 
 /** Return the JSON value of a text. Text that does not fit the column stays as it is: the service names it. */
@@ -99,16 +111,20 @@ function parseValue(column, text) {
 
 // One record
 
+/** Return the record in the form. */
+function readForm() {
+  const entered = new FormData(byId("record"));
+  const values = columns.map((column) => {
+    const text = entered.get(column.name).trim();
+    return [column.name, text === "" ? null : parseValue(column, text)];
+  });
+  return Object.fromEntries(values);
+}
+
 async function predictRecord(event) {
   event.preventDefault();
-  const form = event.target;
-  const button = form.querySelector("button");
-  const entered = new FormData(form);
-  const record = {};
-  for (const column of columns) {
-    const text = entered.get(column.name).trim();
-    record[column.name] = text === "" ? null : parseValue(column, text);
-  }
+  const record = readForm();
+  const button = event.target.querySelector("button");
   button.disabled = true;
   byId("explanation").replaceChildren();
   markInputs([]);
@@ -121,6 +137,12 @@ async function predictRecord(event) {
   } finally {
     button.disabled = false;
   }
+  markStale(JSON.stringify(readForm()) !== JSON.stringify(record));
+}
+
+/** Grey the prediction if it is not that of the form. */
+function markStale(isStale) {
+  byId("prediction").classList.toggle("stale", isStale && byId("outcome").hasChildNodes());
 }
 
 /** Connect problems to their inputs and focus the first of these. */
@@ -145,59 +167,46 @@ async function predictAndExplain(record) {
   }
 }
 
-function showPrediction(record, prediction) {
-  const bar = make("div", { class: "part" });
-  bar.style.width = `${100 * prediction.probability}%`;
-  const threshold = make("div", { class: "threshold" });
-  threshold.style.left = `${100 * prediction.threshold}%`;
+function showPrediction(record, { probability, threshold, message, model_version, notes = [], explanation }) {
+  const scale = make("div", { class: "track scale", "aria-hidden": "true" });
+  scale.append(makeBar(0, 100 * probability), makeBar(100 * threshold, 0, "mark"));
   const sentence =
-    `Probability of ${settings.positive}: ${percent(prediction.probability)}. ` +
-    `The line marks the threshold, ${percent(prediction.threshold)}. Model version ${prediction.model_version}.`;
-  const notes = (prediction.notes ?? []).map((text) => make("p", { class: "note", text }));
+    `The line is the threshold, ${percent(threshold)}: from there on, the model calls a record ${settings.positive}. ` +
+    `Model version ${model_version}.`;
   byId("outcome").replaceChildren( // screen readers announce this element, without the explanation
-    make("p", { class: "verdict", text: prediction.label }),
-    make("p", { text: prediction.message }),
-    make("div", { class: "scale", "aria-hidden": "true" }, bar, threshold),
+    make("p", { class: "verdict", text: message }),
+    scale,
     make("p", { text: sentence }),
-    ...notes,
+    ...notes.map((text) => make("p", { class: "unsure", text })),
   );
   byId("explanation").replaceChildren(
-    ...(prediction.explanation ? explain(record, prediction.explanation) : [
+    ...(explanation ? explain(record, explanation) : [
       make("p", { class: "soft", text: "This model version cannot explain its predictions." }),
     ]),
   );
+  const { top, bottom } = byId("outcome").getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) byId("prediction").scrollIntoView();
 }
 
 /** Return the reasons, and the contributions as bars, largest first. */
-function explain(record, explanation) {
-  const contributions = Object.entries(explanation.contributions).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-  const largest = Math.max(...contributions.map(([, value]) => Math.abs(value)), 1e-9);
-  const rows = contributions.map(([name, value]) => {
-    const bar = make("div", { class: value > 0 ? "up" : "down" });
+function explain(record, { reasons, contributions }) {
+  const sorted = Object.entries(contributions).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  const largest = Math.abs(sorted[0][1]) || 1;
+  const rows = sorted.map(([name, value]) => {
     const length = (50 * Math.abs(value)) / largest;
-    bar.style.width = `${length}%`;
-    bar.style.left = `${value > 0 ? 50 : 50 - length}%`;
+    const bar = value > 0 ? makeBar(50, length, "up") : makeBar(50 - length, length, "down");
     return make("tr", {},
       make("th", { scope: "row", text: words(name) }),
       make("td", { text: record[name] ?? "not given" }),
-      make("td", { class: "bar", "aria-hidden": "true" }, make("div", { class: "track" }, bar)),
+      make("td", { class: "bar", "aria-hidden": "true" }, make("div", { class: "track" }, bar, makeBar(50, 0, "mark"))),
       make("td", { class: "number", text: signed(value) }),
     );
   });
-  const caption =
-    `Contribution of each feature to the score, in log-odds. Bars to the right favour ${settings.positive}. ` +
-    `The base value is ${signed(explanation.base_value)}, the score before calibration ${signed(explanation.margin)}.`;
-  const head = make("tr", {},
-    make("th", { scope: "col", text: "feature" }),
-    make("th", { scope: "col", text: "value" }),
-    make("th", { scope: "col", "aria-hidden": "true" }),
-    make("th", { scope: "col", class: "number", text: "log-odds" }),
-  );
+  const caption = `What each value adds to the score, in log-odds. Bars to the right favour ${settings.positive}.`;
   return [
-    make("ul", {}, ...explanation.reasons.map((text) => make("li", { text }))),
-    make("div", { class: "table" },
-      make("table", { class: "bars" }, make("caption", { text: caption }),
-        make("thead", {}, head), make("tbody", {}, ...rows))),
+    make("p", { text: "Compared with the average record of the training data:" }),
+    make("ul", {}, ...reasons.map((text) => make("li", { text }))),
+    make("div", { class: "wide" }, makeTable("bars", caption, ["feature", "value", "", "log-odds"], rows)),
   ];
 }
 
@@ -304,7 +313,7 @@ function showColumns({ header, matched, missing, separator, encoding }) {
   const format = `${encoding}, separated by ${SEPARATORS[separator] ?? separator}`;
   const facts = [["read", read], ["not found", missing.map((one) => one.name)], ["left out", leftOut], ["format", [format]]];
   byId("columns").replaceChildren(make("dl", {}, ...facts.filter(([, names]) => names.length).flatMap(([term, names]) => {
-    const look = term === "not found" ? { class: "problem" } : {};
+    const look = term === "not found" ? { class: "bad" } : {};
     return [make("dt", { ...look, text: term }), make("dd", { ...look, text: names.join(", ") })];
   })));
 }
@@ -358,7 +367,7 @@ async function predictFile(chosen) {
     }
     showColumns(table);
     checkTable(table);
-    const file = { ...table, name: chosen.name, key: idempotencyKeyOf(chosen) };
+    const file = { ...table, name: chosen.name, key: `${Date.now()}-${Math.random()}` };
     if (table.missing.length) confirmMissing(file);
     else await predictRows(file);
   } catch (error) {
@@ -374,7 +383,7 @@ function confirmMissing(file) {
   const names = listNames(file.missing);
   const text = `The file has no column ${names}. The model would read them as not given in every row, which changes the predictions.`;
   byId("progress").replaceChildren(
-    make("p", { class: "problem", text }),
+    make("p", { class: "bad", text }),
     make("p", { text: `If they have another name, rename them in line ${file.headerLine} and choose the file again.` }),
     make("p", {}, button),
   );
@@ -386,15 +395,6 @@ function batchSize(rows) {
   const bytes = rows.map((row) => encoder.encode(JSON.stringify(row.record ?? 0)).length);
   const largest = bytes.reduce((a, b) => Math.max(a, b), 1) + 1; // a comma
   return Math.min(Number(settings.maxRecords), Math.max(1, Math.floor((Number(settings.maxBytes) - 1) / largest)));
-}
-
-/** Return a file's idempotency key. An unfinished file that is chosen again keeps its key. */
-function idempotencyKeyOf({ name, size, lastModified }) {
-  if (unfinished?.name !== name || unfinished.size !== size || unfinished.lastModified !== lastModified) {
-    const key = [...crypto.getRandomValues(new Uint32Array(4))].map((one) => one.toString(16)).join("-");
-    unfinished = { name, size, lastModified, key };
-  }
-  return unfinished.key;
 }
 
 /** Predict the open rows of a file, batch by batch, until one fails. */
@@ -410,7 +410,6 @@ async function predictRows(file) {
       if (run !== currentRun) return;
       byId("progress").textContent = `${Math.min(first + size, rows.length)} of ${rows.length} rows`;
     }
-    unfinished = null;
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     if (run !== currentRun) return;
@@ -421,57 +420,60 @@ async function predictRows(file) {
 
 /** Show the predictions of a file. `failure` is the reason for open rows, or null. */
 function showResults(file, failure) {
-  const lines = file.rows.map((row) => ({ ...row, problem: row.problem ?? (row.record && !row.prediction ? failure.message : undefined) }));
-  const rows = lines.filter((row) => !row.isBlank);
+  const rows = file.rows.filter((row) => row.prediction || row.problem);
   const predictions = rows.flatMap((row) => row.prediction ?? []);
-  if (failure) showError(byId("progress"), failure);
-  else byId("progress").replaceChildren();
-  byId("progress").append(...summarize(file, rows, predictions));
+  const n = file.rows.filter((row) => !row.isBlank).length;
+  byId("progress").replaceChildren(...summarize(file, rows, predictions, n));
+  if (failure) {
+    const retry = make("button", { type: "button", text: `Predict the other ${n - rows.length} rows` });
+    retry.addEventListener("click", () => predictRows(file));
+    byId("progress").prepend(make("p", { class: "bad", text: failure.message }), retry);
+  }
   URL.revokeObjectURL(downloadUrl);
-  downloadUrl = URL.createObjectURL(new Blob([predictedCsv(file.header, lines)], { type: "text/csv" }));
+  downloadUrl = URL.createObjectURL(new Blob([predictedCsv(file)], { type: "text/csv" }));
   const download = `${file.name.replace(/\.csv$/i, "")}-predicted.csv`;
-  const retry = make("button", { type: "button", text: "Predict the other rows" });
-  retry.addEventListener("click", () => predictRows(file));
   byId("results").replaceChildren(
-    ...(failure ? [make("p", {}, retry)] : []),
-    ...(predictions.length ? [histogram(predictions.map((one) => one.probability), predictions[0].threshold)] : []),
+    ...(predictions.length ? [histogram(predictions)] : []),
     make("p", {}, make("a", { href: downloadUrl, download, text: `Download ${download}` })),
     resultsTable(rows),
   );
 }
 
 /** Return paragraphs with the counts of a file: predictions, problems, notes, and columns that it lacks. */
-function summarize({ name, missing, rows: lines }, rows, predictions) {
+function summarize({ name, missing, rows: lines }, rows, predictions, n) {
   const positive = predictions.filter((one) => one.income_class === 1).length;
   const bad = rows.length - predictions.length;
-  const blank = lines.length - rows.length;
+  const blank = lines.length - n;
   const noted = predictions.filter((one) => one.notes);
   const counts = new Map();
   for (const text of noted.flatMap((one) => one.notes)) counts.set(text, (counts.get(text) ?? 0) + 1);
   const commonest = [...counts].sort((a, b) => b[1] - a[1]).slice(0, MAX_SHOWN_NOTES);
-  const summary =
-    `${name}: ${predictions.length} rows predicted, ${positive} of them ${settings.positive}. ` +
-    (bad ? `${bad} rows with a problem, listed first. ` : missing.length || noted.length ? "" : "No problems. ") +
-    (blank ? `Blank lines: ${blank}.` : "");
+  const isCalm = rows.length === n && !missing.length && !noted.length;
+  const summary = [
+    `${name}: ${predictions.length} of ${n} rows predicted, ${positive} of them ${settings.positive}.`,
+    bad ? `${bad} rows with a problem, listed first.` : isCalm ? "No problems." : "",
+    blank ? `Blank lines: ${blank}.` : "",
+  ];
   return [
-    make("p", { text: summary.trim() }),
-    ...(missing.length ? [make("p", { class: "problem", text: `All rows were predicted without ${listNames(missing)}.` })] : []),
+    make("p", { text: summary.filter(Boolean).join(" ") }),
+    ...(missing.length ? [make("p", { class: "bad", text: `All rows were predicted without ${listNames(missing)}.` })] : []),
     ...(noted.length ? [
-      make("p", { class: "note", text: `${noted.length} rows have a value that the model reads as missing:` }),
-      make("ul", { class: "note" }, ...commonest.map(([text, n]) => make("li", { text: `${text} (${n} rows)` }))),
+      make("p", { class: "unsure", text: `${noted.length} rows have a value that the model reads as missing:` }),
+      make("ul", { class: "unsure" }, ...commonest.map(([text, times]) => make("li", { text: `${text} (${times} rows)` }))),
     ] : []),
   ];
 }
 
 /** Return the file as CSV with every line and cell, each with its line number and prediction. */
-function predictedCsv(header, lines) {
-  const width = lines.reduce((most, { cells }) => Math.max(most, cells.length), header.length);
+function predictedCsv({ header, rows }) {
+  const width = rows.reduce((most, { cells }) => Math.max(most, cells.length), header.length);
   const filled = (cells) => Array.from({ length: width }, (_, i) => cells[i] ?? "");
   const ownName = (name) => (header.includes(name) ? ownName(`predicted_${name}`) : name);
   const names = ["line", "prediction_id", "label", "probability", "model_version", "problem", "notes"];
-  const rows = lines.map(({ line, cells, prediction, problem }) => [...filled(cells), line, prediction?.prediction_id,
-    prediction?.label, prediction?.probability, prediction?.model_version, problem, prediction?.notes?.join("; ")]);
-  return [[...filled(header), ...names.map(ownName)], ...rows].map(csvLine).join("");
+  const lines = rows.map(({ line, cells, prediction, problem, isBlank }) => [...filled(cells), line, prediction?.prediction_id,
+    prediction?.label, prediction?.probability, prediction?.model_version,
+    problem ?? (prediction || isBlank ? "" : "not predicted"), prediction?.notes?.join("; ")]);
+  return [[...filled(header), ...names.map(ownName)], ...lines].map(csvLine).join("");
 }
 
 const csvLine = (cells) =>
@@ -479,49 +481,41 @@ const csvLine = (cells) =>
 
 /** Return a table of rows; those with a problem or a note come first. */
 function resultsTable(rows) {
-  const order = (row) => (row.problem ? 0 : row.prediction?.notes ? 1 : 2);
+  const order = (row) => (row.problem ? 0 : row.prediction.notes ? 1 : 2);
   const sorted = [...rows].sort((a, b) => order(a) - order(b));
   const shown = sorted.slice(0, MAX_SHOWN_ROWS).map(({ line, prediction, problem }) =>
     make("tr", {},
       make("th", { scope: "row", text: line }),
       make("td", { text: prediction?.label ?? "not predicted" }),
-      make("td", { class: "number", text: prediction ? percent(prediction.probability) : "" }),
-      make("td", { class: problem ? "problem" : "note", text: problem ?? prediction.notes?.join("; ") ?? "" }),
+      make("td", { text: prediction ? percent(prediction.probability) : "" }),
+      make("td", { class: problem ? "bad" : "unsure", text: problem ?? prediction.notes?.join("; ") ?? "" }),
     ));
-  const head = ["line", words(settings.target), "probability", "problem or note"].map((text) => make("th", { scope: "col", text }));
   const count = rows.length > MAX_SHOWN_ROWS ? `${MAX_SHOWN_ROWS} of ${rows.length} rows. The download has all rows.` : "All rows.";
-  const caption = `${count} Rows with a problem or a note come first.`;
-  const scrolled = { class: "tall", role: "region", tabindex: 0, "aria-label": "Rows of the file" };
-  return make("div", scrolled,
-    make("table", {}, make("caption", { text: caption }),
-      make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...shown)));
+  const heads = ["line", words(settings.target), "probability", "problem or note"];
+  return make("div", { class: "tall", role: "region", tabindex: 0, "aria-label": "Rows of the file" },
+    makeTable("", `${count} Rows with a problem or a note come first.`, heads, shown));
 }
 
-/** Return a histogram of probabilities, with the threshold as a line. */
-function histogram(probabilities, threshold) {
+/** Return a histogram of probabilities: a bar and a count for each tenth. */
+function histogram(predictions) {
+  const { threshold } = predictions[0];
   const counts = new Array(BINS).fill(0);
-  for (const one of probabilities) counts[Math.min(BINS - 1, Math.floor(one * BINS))]++;
+  const binOf = (probability) => Math.min(BINS - 1, Math.floor(probability * BINS));
+  for (const { probability } of predictions) counts[binOf(probability)]++;
   const maximum = Math.max(...counts);
-  const [left, top, width, height] = [10, 20, 480, 120];
-  const bars = counts.map((count, i) => {
-    const length = (height * count) / maximum;
-    return make("rect", { x: left + (i * width) / BINS + 1, width: width / BINS - 2, y: top + height - length, height: length });
+  const rows = counts.map((count, i) => {
+    const range = `${(100 * i) / BINS} to ${(100 * (i + 1)) / BINS} %`;
+    return make("tr", {},
+      make("th", { scope: "row", text: i === binOf(threshold) ? `${range}, threshold ${percent(threshold)}` : range }),
+      make("td", { class: "bar", "aria-hidden": "true" }, make("div", { class: "track" }, makeBar(0, (100 * count) / maximum))),
+      make("td", { class: "number", text: count }),
+    );
   });
-  const x = left + threshold * width;
-  const label = `Number of rows by probability of ${settings.positive}: ` +
-    counts.map((count, i) => `${count} from ${Math.round((100 * i) / BINS)} %`).join(", ");
-  return make("svg", { class: "histogram", viewBox: "0 0 500 165", role: "img", "aria-label": label },
-    make("text", { x: left, y: 12, text: `rows by probability of ${settings.positive}; highest bar: ${maximum}` }),
-    ...bars,
-    make("line", { x1: left, x2: left + width, y1: top + height, y2: top + height }),
-    make("line", { x1: x, x2: x, y1: top, y2: top + height, "stroke-dasharray": "4 3" }),
-    make("text", { x: left, y: 158, text: "0 %" }),
-    make("text", { x, y: 158, "text-anchor": "middle", text: "threshold" }),
-    make("text", { x: left + width, y: 158, "text-anchor": "end", text: "100 %" }),
-  );
+  return makeTable("bars counts", "Rows by probability", [`probability of ${settings.positive}`, "", "rows"], rows);
 }
 
 byId("record").addEventListener("submit", predictRecord);
+byId("record").addEventListener("input", () => markStale(true));
 byId("file").addEventListener("change", (event) => {
   if (event.target.files.length) predictFile(event.target.files[0]);
   event.target.value = ""; // lets the user choose the same file again
