@@ -7,13 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
-from tests.conftest import made_up_rows
+from config.feature import MISSING
+from tests.conftest import made_up_rows, random_columns
 from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
@@ -59,6 +61,18 @@ def package(
     """The model's package."""
     folder: Path = tmp_path_factory.mktemp("package")
     return write_package(folder, model, contract, inputs, {"data_source": "uci", "run_id": "r"})
+
+
+@pytest.fixture(scope="session")
+def churn_rows(churn: Contract) -> pd.DataFrame:
+    """400 random rows with columns of every kind, a third of the values missing."""
+    random = np.random.default_rng(2)
+    frame = random_columns(churn, 400, random)
+    for one in churn.features:
+        if one.missing == "allow":
+            missing = MISSING if one.is_categorical else np.nan
+            frame[one.name] = frame[one.name].mask(random.random(400) < 0.33, missing)
+    return frame.assign(churn=np.arange(400) % 2)
 
 
 @pytest.fixture(scope="session")

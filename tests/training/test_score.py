@@ -16,9 +16,11 @@ import pytest
 from pyarrow import parquet
 
 from tests.conftest import gcs_emulator, made_up_rows
+from tests.training.conftest import fit_small
+from training.data.rows import records_of
 from training.data.storage import FilesUnavailable, open_address
 from training.batch_scoring.score import Scorer, ScoringError, Summary, score_batch, score_files
-from training.model.onnx_export import Package
+from training.model.onnx_export import Package, write_package
 
 ROWS = 3000
 
@@ -297,6 +299,25 @@ def test_the_names_of_folders_add_columns(package, contract, tmp_path, engine):
     done = score_files(scorer, str(one), str(whole / "out"))
     assert done.rows_scored == (frame["sex"] == "Male").sum()
     assert "day" not in read(whole / "out")
+
+
+def test_a_contract_of_every_kind_is_scored(churn, churn_rows, tmp_path, engine):
+    """Decimals, dates, booleans, an order, and missing values of each."""
+    inputs = churn_rows[list(churn.input_names)]
+    model = fit_small(churn, churn_rows)
+    package = write_package(tmp_path / "model", model, churn, inputs, {"run_id": "r"})
+    sent = pd.DataFrame(records_of(inputs, churn)).assign(person=range(400))
+    sent.loc[5, "charges"] = 1e6
+    (tmp_path / "rows").mkdir()
+    sent.to_parquet(tmp_path / "rows" / "0.parquet", row_group_size=150)
+    sent["joined"] = pd.to_datetime(sent["joined"])
+    sent.assign(person=sent["person"] + 400).to_parquet(tmp_path / "rows" / "1.parquet")
+    done = score_files(Scorer(package, "7"), str(tmp_path / "rows"), str(tmp_path / "out"), engine)
+    assert (done.rows_scored, done.rows_rejected) == (798, 2)
+    scored = read(tmp_path / "out")["probability"].to_numpy()
+    expected = np.delete(package.score(inputs), 5)
+    assert scored == pytest.approx(np.concatenate([expected, expected]), abs=1e-6)
+    assert "charges: got 1000000.0, expected a number" in read(done.rejected)["problems"][0]
 
 
 def test_unseen_values_that_are_read_as_missing_are_counted(package, people, tmp_path):

@@ -73,6 +73,13 @@ def test_one_trial_at_a_time_scores_as_on_one_machine(spark, make_folds):
     assert theirs.probability == pytest.approx(ours.probability, abs=1e-6)
 
 
+def test_a_contract_of_every_kind_is_searched(spark, churn, churn_rows):
+    folds = Folds.of(churn_rows, churn, n_folds=2, seed=0)
+    ours = run_search(folds, 1, None, seed=3)
+    theirs = run_spark_search(spark, folds, 1, None, seed=3)
+    assert theirs.probability == pytest.approx(ours.probability, abs=1e-6)
+
+
 def test_a_lost_executor_loses_no_trial(spark, make_folds, tmp_path):
     folds = replace(make_folds(KillsOnce), marker=tmp_path / "killed")
     seen = []
