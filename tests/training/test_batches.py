@@ -77,13 +77,6 @@ def test_the_rows_of_a_csv_file_are_added_checked_and_typed(add, store, people, 
     pd.testing.assert_frame_equal(rows[numbers], people[numbers])
 
 
-def test_columns_may_be_in_any_order_and_the_file_from_windows(add, store, people):
-    mixed = people.iloc[:, ::-1].assign(income=["<=50K", ">50K"] * 10, education_num=None, fnlwgt=5)
-    text = "\ufeff" + as_csv(mixed).replace("\n", "\r\n")
-    assert add(text).batch.rows == 20
-    assert stored(store)["income"].tolist() == [0, 1] * 10
-
-
 def test_the_traffic_file_of_a_training_can_be_ingested(add, store, contract, tmp_path):
     rows = made_up_rows(contract, 30)
     write_requests(rows, contract, tmp_path / "traffic.jsonl")
@@ -213,13 +206,6 @@ def test_a_feed_has_tables_of_each_format(store, people, tmp_path, contract):
     assert set(stored(store)["income"]) == {0, 1}
 
 
-def test_a_misspelt_value_is_not_read_as_missing(add, store, people):
-    """14 of 24 countries were read as missing, and the next training learned that."""
-    with pytest.raises(BatchRejected, match="native_country: 20 rows, nearest valid .*'United-St"):
-        add(as_csv(people.assign(native_country="United States")))
-    assert store.batches() == []
-
-
 def test_a_column_without_one_listed_value_is_not_read_as_missing(add, store, contract):
     """Codes in place of names were read as missing in every row."""
     people = made_up_rows(contract, 80)[[*contract.input_names, "income"]]
@@ -231,14 +217,6 @@ def test_a_column_without_one_listed_value_is_not_read_as_missing(add, store, co
     few = add(as_csv(people.assign(native_country=["US", *["Cuba"] * 79])))
     assert few.unseen == {"native_country": {"US": 1}}
     assert few.counts()["read_as_missing"] == {"native_country": 1}
-
-
-def test_unseen_values_that_are_read_as_missing_are_counted(add, store, people):
-    """Another spelling of a country was read as missing, and nothing said so."""
-    countries = ["Wakanda"] * 3 + ["Narnia"] + ["?", ""] + ["Cuba"] * 14
-    added = add(as_csv(people.assign(native_country=countries)))
-    assert added.unseen == {"native_country": {"Wakanda": 3, "Narnia": 1}}
-    assert stored(store)["native_country"].tolist() == ["?"] * 6 + ["Cuba"] * 14
 
 
 def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
@@ -370,13 +348,6 @@ def test_a_batch_that_lost_one_class_is_rejected_and_nothing_is_stored(add, stor
     assert "got '\u226450K'" in added.faults[0].example()
 
 
-def test_a_batch_of_one_class_needs_an_option_without_any_invalid_row(add, store, people):
-    one = as_csv(people[people["income"] == ">50K"])
-    with pytest.raises(BatchRejected, match="have the label >50K; .*Nothing was stored"):
-        add(one)
-    assert add(one, limits=Limits(allow_one_class=True)).is_new and store.batches()
-
-
 def with_bad_ages(contract: Contract, rows: int, bad: int) -> str:
     """Return a file of the feed whose first rows break the contract."""
     people = made_up_rows(contract, rows)[[*contract.input_names, "income"]]
@@ -404,27 +375,6 @@ def test_a_batch_with_too_many_invalid_rows_is_rejected(add, store, contract, ro
     assert add(text, limits=Limits(max_rejected=0.3)).batch.rejected == bad
     with pytest.raises(BatchRejected, match="expected at most 0 "):
         add(text + "5\n", limits=Limits(max_rejected=0))
-
-
-@pytest.mark.parametrize(
-    "labels", [("1", "0"), ("1", "2"), ("0", "1"), ("-1", "1"), ("1.0", "0.0")]
-)
-def test_labels_are_compared_as_the_contract_writes_them(tmp_path, labels, store):
-    """A CSV file's label "1" was read as class 1, also where it is the negative label."""
-    negative, positive = labels
-    target = Target("repaid", negative, positive, "whether the loan was not repaid")
-    amount = Feature("amount", "integer", "amount", minimum=0, maximum=20_000)
-    contract = Contract(target, (amount,))
-    path = tmp_path / "feed.csv"
-    path.write_text(f"amount,repaid\n1200,{negative}\n900,{negative}\n700,{positive}\n", "utf-8")
-    assert ingest(str(path), "2026-10", store, contract, tmp_path / "q").batch.rows == 3
-    assert stored(store)["repaid"].tolist() == [0, 0, 1]
-
-
-@pytest.mark.parametrize("labels", [["yes", "no"], ["False", "True"], ["1", "2"]])
-def test_a_label_that_the_contract_does_not_write_is_not_guessed(add, people, labels):
-    with pytest.raises(BatchRejected, match="income: .* rows, expected one of <=50K, >50K"):
-        add(as_csv(people.assign(income=labels * 10)))
 
 
 @pytest.mark.parametrize("labels", [("1", "2"), ("2", "3")])
@@ -461,55 +411,30 @@ def test_a_period_of_the_future_is_rejected(add, store, people, months):
     assert len(store.batches()) == 1
 
 
-def test_a_wrong_header_is_rejected_with_file_columns_and_remedy(add, store, people):
-    wrong = people.rename(columns={"workclass": "workklass"}).drop(columns="sex")
-    with pytest.raises(BatchRejected) as caught:
-        add(as_csv(wrong.assign(copy=people["age"])).replace("copy", "age", 1))
-    said = str(caught.value)
-    assert "feed.csv: wrong columns: missing workclass, sex; " in said
-    assert "workklass: unknown column; did you mean workclass?" in said
-    assert "age: got columns 1 (age) and 13 (age), expected one" in said
-    assert "Expected age, workclass, fnlwgt" in said and "Rename or remove columns" in said
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"native_country": "United States"}, "native_country: 20 rows, nearest .*'United-States'"),
+        ({"age": 5}, "no valid row. age: 20 rows, expected a whole .*jsonl"),
+        ({"sex": "Male", "age ": 3}, "age: got columns 1 .age. and 14 .age., expected one"),
+        ({"income": ["1", "2"] * 10}, "income: .* rows, expected one of <=50K, >50K"),
+        ({"income": ">50K"}, "have the label >50K; .*--allow-one-class.*Nothing was stored"),
+    ],
+)
+def test_a_file_that_is_no_batch_is_rejected_as_a_whole(add, store, people, change, problem):
+    """14 of 24 countries were read as missing, and the next training learned that."""
+    with pytest.raises(BatchRejected, match=f"feed.csv: .*{problem}"):
+        add(as_csv(people.assign(**change)))
     assert store.batches() == []
-
-
-def test_records_that_all_lack_a_column_are_rejected_with_its_name(add, record):
-    del record["sex"]
-    with pytest.raises(
-        BatchRejected, match="rows.jsonl: wrong columns: missing sex. Expected age, "
-    ):
-        add(json.dumps({"record": record, "label": 1}), "rows.jsonl")
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [
-        ("", "the file is empty"),
-        ("\n", "the file is empty"),
-        ("{}\n", "wrong columns: missing age, "),
-        ("5\n", "no valid row. line: 1 row, expected an object"),
-    ],
+    [("", "the file is empty"), ("5\n", "no valid row. line: 1 row, expected an object")],
 )
 def test_a_file_without_a_row_is_rejected(add, text, problem):
-    with pytest.raises(BatchRejected, match=f"rows.jsonl: {problem}"):
+    with pytest.raises(BatchRejected, match=f"rows.jsonl: {problem}.* Nothing was stored"):
         add(text, "rows.jsonl")
-
-
-def test_a_batch_without_a_valid_row_is_rejected_and_all_of_it_is_quarantined(add, store, people):
-    with pytest.raises(BatchRejected, match="no valid row. age: 20 rows, expected a whole .*jsonl"):
-        add(as_csv(people.assign(age=5)))
-    assert store.batches() == []
-    (path,) = (Path(store.folder.address).parent / "quarantine").iterdir()
-    assert len(path.read_text("utf-8").splitlines()) == 20
-
-
-def test_an_invalid_csv_is_rejected_with_its_line(add, people):
-    with pytest.raises(BatchRejected, match="feed.csv, line 22: "):
-        add(as_csv(people) + '"open')
-    with pytest.raises(
-        BatchRejected, match="feed.xlsx: unknown format; got '.xlsx', expected .csv"
-    ):
-        add("", "feed.xlsx")
 
 
 @pytest.mark.parametrize("period", ["2026-13", "2026-1", "October", "2026-10-01"])

@@ -118,13 +118,11 @@ def read_table(
     content: bytes,
     contract: Contract | None,
     table_format: TableFormat = TableFormat(),
-    *,
-    labelled: bool = True,
 ) -> Table:
     """Return the rows of a file, given by its path or address and its content.
 
-    `raw` has the contract's columns and, if `labelled`, the target; labelled records have
-    `prediction_id` and `predicted_at` too. Without a contract, `raw` has every named column as
+    `raw` has the contract's columns and the target; labelled records have `prediction_id` and
+    `predicted_at` too. Without a contract, `raw` has every named column as
     text. Raises TableError.
     """
     content = decompress(name, content)
@@ -143,7 +141,7 @@ def read_table(
         if column not in lines.header:
             lines.header.append(column)
             lines.columns = [*lines.columns, [text] * len(lines.numbers)]
-    raw = typed(name, lines, contract, table_format, labelled)
+    raw = typed(name, lines, contract, table_format)
     misshapen = pd.DataFrame(lines.misshapen, columns=["line", "row", "problems"], dtype=object)
     return Table(raw, misshapen, lines.notes)
 
@@ -432,7 +430,6 @@ def typed(
     lines: Lines,
     contract: Contract | None,
     table_format: TableFormat,
-    labelled: bool,
 ) -> pd.DataFrame:
     """Return the values of the matched columns; without a contract, the texts of all columns."""
     raw: dict[str, list[Any]] = {}
@@ -445,10 +442,10 @@ def typed(
         unnamed = [number for number, column in enumerate(lines.header) if not column]
         lines.notes += ignored_columns(lines.header, unnamed)
         return pd.DataFrame(raw, index=lines.numbers, dtype=object)
-    names = list(words_of(contract, labelled))
+    names = list(words_of(contract))
     if not lines.header and not lines.numbers:  # no line of a JSON-lines file is valid
         return pd.DataFrame(columns=names, dtype=object)
-    found = match_columns(name, lines.header, contract, labelled)
+    found = match_columns(name, lines.header, contract)
     lines.notes += found.notes
     for column, place in found.places.items():
         if column == contract.target.name:
