@@ -26,7 +26,7 @@ from config.runtime.telemetry import SWITCHES
 
 ROOT = Path(__file__).parents[2]
 PROCFILE = Path(__file__).parent / "Procfile"
-STOP_TIMEOUT_S = 30
+STOP_S = 20  # after SIGTERM, until supervisord sends SIGKILL
 WAIT_TIMEOUT_S = 120
 
 PORTS = {
@@ -163,7 +163,7 @@ def supervisor_file(logs: Path, processes: tuple[str, ...]) -> Path:
                 "startsecs": str(START_S),
                 "startretries": str(START_TRIES),
                 "stopasgroup": "true",
-                "stopwaitsecs": str(STOP_TIMEOUT_S - 10),
+                "stopwaitsecs": str(STOP_S),
                 "redirect_stderr": "true",
                 "stdout_logfile": str(logs / f"{name}.log").replace("%", "%%"),
                 "stdout_logfile_maxbytes": "0",
@@ -252,10 +252,14 @@ class Stack:
         return "\n".join([f"End of {log}:", *(f"  {line}" for line in lines[-count:])])
 
     def stop(self) -> None:
-        """End every process; kill the remaining ones after a deadline."""
+        """End every process.
+
+        supervisord ends one after the other, which takes minutes on a busy machine. If it were
+        killed before, the remaining ones would keep their ports.
+        """
         self._supervisor.send_signal(signal.SIGTERM)
         try:
-            self._supervisor.wait(STOP_TIMEOUT_S)
+            self._supervisor.wait((len(list(procfile())) + 1) * STOP_S)
         except subprocess.TimeoutExpired:
             self._supervisor.kill()
 

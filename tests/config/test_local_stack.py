@@ -134,6 +134,19 @@ def log(folder):
     return path.read_text("utf-8") if path.exists() else ""
 
 
+def test_processes_that_do_not_end_are_killed_one_after_the_other(env, tmp_path, monkeypatch):
+    """Services that took longer than 30 s together once kept their ports after the demo."""
+    names, pids = ("slow", "slower", "slowest"), tmp_path / "pids"
+    line = 'sh -c \'trap "" TERM; echo $$ >>' + str(pids) + "; while :; do sleep 1; done'"
+    stack.PROCFILE.write_text("".join(f"{name}: {line}\n" for name in names))
+    monkeypatch.setattr(stack, "STOP_S", 2)
+    with running(env, tmp_path / "logs", names):
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 3, 30)
+    for pid in map(int, pids.read_text().split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 def test_a_process_that_cannot_start_ends_the_wait_with_what_it_said(env, tmp_path):
     with running(env, tmp_path / "logs", ("broken",), [].append) as services:
         with pytest.raises(
