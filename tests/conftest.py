@@ -7,17 +7,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from wsgiref.types import WSGIApplication
 
 import numpy as np
 import pandas as pd
 import pytest
 import requests
+from werkzeug.serving import make_server
 
 from config.contract import Contract, load_contract
 from config.runtime.telemetry import SWITCHES, turn_off
@@ -140,6 +143,32 @@ def accepts_connections(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def run(*command: str | Path, status: int = 0, timeout_s: float = 60, **options: Any) -> str:
+    """Run a command in the project's folder; return its output, with its errors if it must fail.
+
+    `options` are those of `subprocess.run`. Raises AssertionError for another exit status.
+    """
+    own = {"cwd": ROOT, "capture_output": True, "text": True} | options
+    done = subprocess.run(command, timeout=timeout_s, check=False, **own)
+    output = done.stdout + done.stderr
+    assert done.returncode == status, f"{command}: status {done.returncode}\n{output[-4000:]}"
+    return output if status else done.stdout
+
+
+@contextmanager
+def served(app: WSGIApplication, port: int = 0) -> Iterator[str]:
+    """Serve an app over HTTP; yield its address."""
+    server = make_server("127.0.0.1", port, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
 
 
 @contextmanager

@@ -2,16 +2,15 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import hcl2
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT, run
+
 FOLDER = ROOT / "config" / "gcp"
 STARTUP = (FOLDER / "startup.sh.tftpl").read_text("utf-8")
 IAP = "35.235.240.0/20"  # cloud.google.com/iap/docs/using-tcp-forwarding
@@ -175,7 +174,7 @@ def test_the_start_up_script_is_bash_and_calls_what_exists(name, tmp_path):
     script = re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], script)
     path = tmp_path / "startup.sh"
     path.write_text(script, "utf-8")
-    subprocess.run(["bash", "-n", path], check=True, timeout=10)
+    run("bash", "-n", path)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     assert set(re.findall(r"^make ([a-z-]+)$", script, re.M)) <= targets
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
@@ -208,13 +207,6 @@ def test_the_project_machine_waits_for_the_prefect_server_before_its_worker_star
 def test_terraform_refuses_open_doors_and_what_breaks_the_script(setting, accepted, tmp_path):
     shutil.copy(FOLDER / "variables.tf", tmp_path)  # alone it needs no provider
     given = ["project=p", "repository_url=https://example.org/a.git", setting]
-    done = subprocess.run(
-        ["terraform", "plan", "-input=false", *(f"-var={one}" for one in given)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode == 0) is accepted, done.stdout + done.stderr
-    assert accepted or "Invalid value for variable" in done.stderr
+    command = ["terraform", "plan", "-input=false", *(f"-var={one}" for one in given)]
+    said = run(*command, cwd=tmp_path, status=0 if accepted else 1)
+    assert accepted or "Invalid value for variable" in said

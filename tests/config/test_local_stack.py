@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 
 import pytest
 import requests
@@ -11,7 +10,7 @@ from config.local_stack import stack
 from config.runtime.settings import SettingsError
 from config.local_stack.stack import HEALTH, PORTS, StackError, check_ports, running
 from config.runtime.telemetry import SWITCHES
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, run, wait_until
 
 
 @pytest.fixture
@@ -81,15 +80,8 @@ def test_another_shell_takes_over_what_the_stack_runs_with(dotenv):
     env = stack.stack_environment(own | {"TRAINING_STORE": "it's here"}, dotenv, {})
     script = stack.settings_script(env, own)
     assert "MAX_EVALS=3" in script and "TOKEN" not in script
-    shown = subprocess.run(
-        ["sh", "-c", f'{script}\necho "$TRAINING_STORE|$JOURNAL_DIR|$MLFLOW_TRACKING_URI|$PATH"'],
-        env=own,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=10,
-    )
-    store, journal, mlflow, path = shown.stdout.strip().split("|")
+    script += '\necho "$TRAINING_STORE|$JOURNAL_DIR|$MLFLOW_TRACKING_URI|$PATH"'
+    store, journal, mlflow, path = run("sh", "-c", script, env=own).strip().split("|")
     assert store == "it's here" and journal == str(dotenv / "journal")
     assert mlflow == "http://127.0.0.1:5001" and path.endswith(own["PATH"])
 

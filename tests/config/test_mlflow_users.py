@@ -1,7 +1,6 @@
 """The users of MLflow's server in containers: roles, passwords, replaced secrets."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pytest
 import requests
 
 from config.model_registry import ALIAS, MODEL_NAME
-from tests.conftest import ROOT, mlflow_server
+from tests.conftest import ROOT, mlflow_server, run
 
 AUTH = (ROOT / "config/mlflow/auth.ini").read_text("utf-8")
 PASSWORDS = {
@@ -35,7 +34,7 @@ def server(folder: Path, passwords: dict[str, str]) -> Iterator[str]:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "s" * 32,
     }
     command = [sys.executable, "-m", "config.mlflow.users", f"sqlite:///{folder}/mlflow.db"]
-    subprocess.run(command, env=os.environ | env, cwd=ROOT, check=True, timeout=120)
+    run(*command, env=os.environ | env, timeout_s=120)
     with mlflow_server(folder, options=("--app-name=basic-auth",), **env) as address:
         yield address
 

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -20,7 +19,6 @@ import yaml
 from flask import Flask
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from werkzeug.serving import make_server
 
 from config.contract import Contract
 from config.grafana.alerts import ALERTS
@@ -37,10 +35,9 @@ from prediction_service.models.model_folder import ModelFolder
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings as PredictionSettings
-from tests.conftest import free_port, wait_until
+from tests.conftest import ROOT, free_port, run, served, wait_until
 from tests.evidently_service.test_app import MEASURED
 
-ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "config" / "grafana"
 DASHBOARDS = [json.loads(path.read_text("utf-8")) for path in GRAFANA.glob("dashboards/*.json")]
 (HOME,) = [board for board in DASHBOARDS if board["uid"] == "income-drift"]
@@ -132,13 +129,6 @@ def debian(program: str) -> str:
     return path
 
 
-def run(*command: str) -> str:
-    """Return the output of a command; fail unless its status is 0."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture
 def services(tmp_path: Path, contract: Contract) -> Iterator[dict[str, Flask]]:
     """Return both services by target: one without a model, one with a measurement of drift."""
@@ -163,20 +153,6 @@ def services(tmp_path: Path, contract: Contract) -> Iterator[dict[str, Flask]]:
 
 
 @contextmanager
-def served(app: Flask) -> Iterator[str]:
-    """Serve an app over HTTP; return host and port."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join(10)
-        server.server_close()
-
-
-@contextmanager
 def scraping(targets: dict[str, str], folder: Path, rules: Path = RULES) -> Iterator[str]:
     """Run Prometheus with the project's files and other targets; return its query URL."""
     program, own = debian("prometheus"), f"127.0.0.1:{free_port()}"
@@ -189,7 +165,7 @@ def scraping(targets: dict[str, str], folder: Path, rules: Path = RULES) -> Iter
     ]
     text = yaml.safe_dump(content)
     for name, address in targets.items():
-        text = text.replace(name, address)
+        text = text.replace(name, address.removeprefix("http://"))
     path = folder / "prometheus.yml"
     path.write_text(text, "utf-8")
     command = [program, f"--config.file={path}", f"--web.listen-address={own}"]
@@ -244,11 +220,11 @@ def test_the_committed_files_are_what_make_alerts_writes():
 
 def test_promtool_finds_no_fault_with_the_files_and_the_expressions(tmp_path):
     promtool = debian("promtool")
-    assert "SUCCESS" in run(promtool, "check", "config", str(PROMETHEUS))
+    assert "SUCCESS" in run(promtool, "check", "config", PROMETHEUS)
     rules = [{"record": f"r{n}", "expr": text} for n, text in enumerate(sorted(set(expressions())))]
     path = tmp_path / "rules.yml"
     path.write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}), "utf-8")
-    assert f"{len(rules)} rules found" in run(promtool, "check", "rules", str(path))
+    assert f"{len(rules)} rules found" in run(promtool, "check", "rules", path)
 
 
 def test_a_real_prometheus_scrapes_both_services_and_evaluates_every_expression(prometheus):
@@ -356,6 +332,8 @@ def test_every_dashboard_can_be_provisioned_and_leads_to_the_others():
         assert board["uid"].startswith("income-")
         # Only the runbooks are generated. The other files are edited in Grafana and exported.
         assert board["editable"] == (board["uid"] != "income-runbooks")
+        for key in ("id", "title"):  # alerts lead to a panel by them
+            assert len({panel[key] for panel in board["panels"]}) == len(board["panels"])
         (link,) = board["links"]
         assert link["type"] == "dashboards" and set(link["tags"]) <= set(board["tags"])
     environment = COMPOSE["services"]["grafana"]["environment"]
@@ -426,18 +404,6 @@ def test_contact_points_get_every_variable_and_an_alert_reaches_those_that_are_s
         assert not any(re.fullmatch(unset, severity) for severity in severities)
         assert all(re.fullmatch(given, severity) for severity in severities)
     assert "object_matchers" not in nobody and nobody["mute_time_intervals"] == ["always"]
-
-
-def test_panels_have_ids_and_titles_of_their_own_and_do_not_overlap():
-    for board in DASHBOARDS:
-        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
-        assert len({panel["title"] for panel in board["panels"]}) == len(board["panels"])
-        cells = []
-        for place in (panel["gridPos"] for panel in board["panels"]):
-            assert place["x"] + place["w"] <= 24
-            xs, ys = range(place["x"], place["x"] + place["w"]), range(place["h"])
-            cells += [(x, place["y"] + y) for x in xs for y in ys]
-        assert len(cells) == len(set(cells)), board["uid"]
 
 
 def test_prometheus_scrapes_both_services_by_their_names_in_compose():

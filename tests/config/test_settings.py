@@ -1,7 +1,6 @@
 """Settings: typed, from the environment, `.env` and secret files, with every problem at once."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from config.runtime.settings import (
     read_settings,
 )
 from prediction_service.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 
 
 class Example(BaseSettings):
@@ -92,24 +91,10 @@ def test_the_env_file_is_read_as_a_shell_reads_it(tmp_path):
         "ADDRESS='a # b'  # with a comment\nPORT=1 # a port\nexport SYNC=\"true\"\n#OTHER=1\n"
     )
     script = 'import os; print(os.environ["ADDRESS"], os.environ["PORT"], os.environ["SYNC"])'
-    shell = subprocess.run(
-        ["sh", "-c", 'set -a; . ./.env; exec "$0" "$@"', sys.executable, "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    ours = subprocess.run(
-        [sys.executable, "-m", "config.runtime", sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert ours.stdout == shell.stdout == "a # b 1 true\n"
+    python, shell = (sys.executable, "-c", script), 'set -a; . ./.env; exec "$0" "$@"'
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    ours = run(sys.executable, "-m", "config.runtime", *python, cwd=tmp_path, env=env)
+    assert ours == run("sh", "-c", shell, *python, cwd=tmp_path) == "a # b 1 true\n"
 
 
 def test_the_environment_comes_before_the_env_file(tmp_path, monkeypatch):

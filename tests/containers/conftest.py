@@ -18,7 +18,7 @@ import requests
 import yaml
 from pymongo.collection import Collection
 
-from tests.conftest import ROOT, free_port, wait_until
+from tests.conftest import ROOT, free_port, run, wait_until
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 PORTS = {
@@ -48,18 +48,7 @@ class Stack:
 
         Raises AssertionError if it does not exit with `status`.
         """
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        output = done.stdout + done.stderr
-        assert done.returncode == status, f"{command}: {done.returncode}\n{output[-4000:]}"
-        return output if status else done.stdout
+        return run(*command, env=self.env, timeout_s=timeout_s, status=status)
 
     def compose(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Return the output of a docker compose command."""

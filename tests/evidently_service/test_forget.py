@@ -2,7 +2,6 @@
 
 import re
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from hashlib import sha256
@@ -17,10 +16,9 @@ from evidently_service.measure.drift import measure_drift
 from evidently_service.reference.reference_data import monitored_frame
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.store.window import Window
+from tests.conftest import run
 from tests.evidently_service.events import made_up_rows
 from tests.evidently_service.test_window import identities, label, prediction
-
-ROOT = Path(__file__).parents[2]
 
 
 def bytes_of(folder: Path) -> bytes:
@@ -28,17 +26,10 @@ def bytes_of(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
-def run(prediction_id: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command."""
-    return subprocess.run(
-        [sys.executable, "-m", "evidently_service.forget", prediction_id],
-        cwd=ROOT,
-        env={"WINDOW_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def forget(prediction_id: str, folder: Path, status: int = 0) -> str:
+    """Run the command; return what it prints."""
+    command = [sys.executable, "-m", "evidently_service.forget", prediction_id]
+    return run(*command, env={"WINDOW_DIR": str(folder)}, status=status)
 
 
 def test_a_prediction_its_outputs_label_and_conflicts_are_gone_from_the_files(
@@ -88,14 +79,12 @@ def test_the_command_also_erases_an_unmatched_label_and_reports_when_nothing_is_
     window: Window, tmp_path: Path
 ) -> None:
     window.add_labels([label("erased-one")])
-    assert "window rows       1 erased" in run("erased-one", tmp_path).stdout
-    again = run("erased-one", tmp_path)
-    assert again.returncode == 0 and "no stored rows of erased-one" in again.stdout
+    assert "window rows       1 erased" in forget("erased-one", tmp_path)
+    assert "no stored rows of erased-one" in forget("erased-one", tmp_path)
 
 
 def test_a_folder_without_a_window_is_named_and_not_created(tmp_path: Path) -> None:
-    ended = run("erased-one", tmp_path / "elsewhere")
-    assert ended.returncode == 1 and "WINDOW_DIR" in ended.stderr
+    assert "WINDOW_DIR" in forget("erased-one", tmp_path / "elsewhere", status=1)
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT, run
+
 OPERATE = ROOT / "config/operate"
 VOLUMES = ("mongo", "mlflow", "prefect", "gcs", "data")
 DOCKER = """\
@@ -54,12 +54,8 @@ class Machine:
     def run(self, script: str, *arguments: str, status: int = 0) -> str:
         """Return the last line that a script prints. Raises AssertionError for another status."""
         env = os.environ | {"PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
-        command = [str(self.folder / "config/operate" / script), *arguments]
-        done = subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == status, done.stderr
-        return (done.stdout.splitlines() or [""])[-1]
+        command = self.folder / "config/operate" / script
+        return (run(command, *arguments, env=env, status=status).splitlines() or [""])[-1]
 
     def calls(self) -> list[str]:
         """Return the commands that Docker got."""
@@ -113,7 +109,7 @@ def test_a_restore_that_fails_replaces_no_secret(old: Machine, new: Machine) -> 
 
 def test_an_archive_of_an_earlier_release_has_no_secrets(new: Machine) -> None:
     disk, archive = new.folder / "disk", new.folder / "archive.tar.gz"
-    subprocess.run(["tar", "-C", disk, "-czf", archive, "mongo", "mlflow"], check=True, timeout=30)
+    run("tar", "-C", disk, "-czf", archive, "mongo", "mlflow")
     (disk / "data/file").write_text("newer")
     (disk / "mongo/file").write_text("newer")
     before = new.secrets()

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,9 +10,9 @@ from config.runtime.api_keys import ENTRY, hash_of
 from evidently_service.settings import Settings as EvidentlySettings
 from prediction_service.settings import Settings as PredictionSettings
 from stream_generator.settings import Settings as GeneratorSettings
+from tests.conftest import ROOT, run
 from training.settings import Settings as TrainingSettings
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
 COMPOSE = yaml.safe_load(TEXT)
 SERVICES = COMPOSE["services"]
@@ -109,13 +107,13 @@ def test_the_secrets_of_a_stack_are_random_and_the_relays_hash_fits_its_key(tmp_
     script = tmp_path / "config/operate/secrets"
     script.parent.mkdir(parents=True)
     shutil.copy(ROOT / "config/operate/secrets", script)
-    subprocess.run([script], check=True, timeout=30)
+    run(script)
     made = {path.name: path.read_text() for path in (tmp_path / "var/secrets").iterdir()}
     assert len(set(made.values())) == len(made) and all(len(one) >= 32 for one in made.values())
     assert made["relay_key_hash"] == f"relay={hash_of(made['relay_key'])}"
     assert re.fullmatch(rf"{ENTRY}", made["relay_key_hash"])
     (tmp_path / "var/secrets/relay_key").unlink()
-    subprocess.run([script], check=True, timeout=30)
+    run(script)
     again = {path.name: path.read_text() for path in (tmp_path / "var/secrets").iterdir()}
     changed = {name for name in made if made[name] != again[name]}
     assert changed == {"relay_key", "relay_key_hash"}

@@ -2,14 +2,14 @@
 
 import re
 import socket
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT, run
+
 DOCUMENTS = sorted(
     [
         *ROOT.glob("*.md"),
@@ -52,30 +52,21 @@ def test_make_targets_exist() -> None:
 
 
 def test_make_help_fits_a_screen_and_names_every_benchmark() -> None:
-    done = subprocess.run(
-        ["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
-    )
-    lines = done.stdout.splitlines()
+    shown = run("make", "help")
+    lines = shown.splitlines()
     assert len(lines) <= 24 and max(map(len, lines)) <= 88
     for path in (ROOT / "tests" / "benchmarks").glob("benchmark_*.py"):
-        assert path.stem.removeprefix("benchmark_").replace("_", "-") in done.stdout
+        assert path.stem.removeprefix("benchmark_").replace("_", "-") in shown
 
 
 def test_doctor_reports_missing_programs_with_their_use_and_ports_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        done = subprocess.run(
-            [sys.executable, "config/operate/doctor"],
-            cwd=ROOT,
-            env={"PATH": "/nowhere", "MLFLOW_PORT": port},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    assert re.search(r"^missing +Docker with Compose +make up", done.stdout, re.M)
-    assert re.search(r"^missing +Chromium .*apt-get install chromium", done.stdout, re.M)
-    assert f"MLFLOW_PORT={port}" in done.stdout
+        env = {"PATH": "/nowhere", "MLFLOW_PORT": port}
+        shown = run(sys.executable, "config/operate/doctor", env=env)
+    assert re.search(r"^missing +Docker with Compose +make up", shown, re.M)
+    assert re.search(r"^missing +Chromium .*apt-get install chromium", shown, re.M)
+    assert f"MLFLOW_PORT={port}" in shown
 
 
 def test_modules_exist() -> None:
@@ -90,13 +81,5 @@ def test_subcommands_exist() -> None:
     wanted = named(COMMAND)
     assert len(wanted) > 5
     for module in {module for module, _ in wanted}:
-        shown = subprocess.run(
-            [sys.executable, "-m", module, "--help"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-        commands = re.findall(r"^    ([a-z]+)", shown.stdout, re.M)
+        commands = re.findall(r"^    ([a-z]+)", run(sys.executable, "-m", module, "--help"), re.M)
         assert {name for of, name in wanted if of == module} <= set(commands)

@@ -2,7 +2,6 @@
 
 import ast
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT, run
+
 PARTS = ("training", "prediction_service", "evidently_service", "stream_generator")
 CONFIG_MAY_IMPORT = {
     "msgspec",
@@ -134,16 +134,7 @@ def test_a_request_worker_loads_neither_mlflow_nor_pandas_nor_pymongo(tmp_path):
     """XGBoost is not loaded either, before a model is live."""
     names = ", ".join(f"prediction_service.{name}" for name in WORKER)
     script = f"import sys, {names}; print(*(name.split('.')[0] for name in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,  # for the default folders
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    loaded = set(run(sys.executable, "-c", script, env=env, cwd=tmp_path).split())
     assert {"prediction_service", "onnxruntime"} <= loaded
     assert not loaded & HEAVY

@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT, run
+
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
 PUBLISH = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text("utf-8"))
@@ -33,7 +32,4 @@ def test_a_workflow_can_write_only_what_its_job_states(path):
 def test_actionlint_finds_no_problem():
     if not (actionlint := shutil.which("actionlint")):
         pytest.skip("actionlint is not installed")
-    done = subprocess.run(
-        [actionlint], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    run(actionlint)
