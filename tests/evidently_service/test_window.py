@@ -75,12 +75,6 @@ def test_a_prediction_sent_twice_is_stored_once_and_counted(window: Window) -> N
     assert window.counters() == Counters(ingested=3, duplicates=2)
 
 
-def test_the_first_version_of_a_prediction_stays(window: Window) -> None:
-    window.add_predictions([prediction("a", 0.7)])
-    window.add_predictions([prediction("a", 0.9)])
-    assert window.last_predictions(1)[0].probability == 0.7
-
-
 def test_the_newest_rows_are_the_last_to_arrive_not_counting_duplicates(window: Window) -> None:
     window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
     window.add_predictions([prediction("a")])
