@@ -6,17 +6,18 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
+from werkzeug import Request, Response
 
 from config.events import BACKLOG_HEADER, Label, Prediction
 from prediction_service.http.app import create_app
@@ -37,7 +38,6 @@ from prediction_service.journal import (
     StoredEvent,
     erase,
     folder_bytes,
-    is_live,
     journal_paths,
     newest,
     read_after,
@@ -55,7 +55,7 @@ from prediction_service.relay.shipping import (
 from prediction_service.relay.resend import Resent, resend
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, served, wait_until
 from tests.prediction_service.conftest import Start, made_predictions
 
 
@@ -74,48 +74,28 @@ class Evidently:
         self.keys: set[str | None] = set()
         self.backlogs: list[dict[str, int | None]] = []
 
-    def take(self, path: str, body: bytes) -> int:
-        """Store the ids of one request; return its HTTP status."""
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Store the ids of one request, or reject it."""
+        request = Request(environ)
+        self.keys.add(request.headers.get("Authorization"))
+        if header := request.headers.get(BACKLOG_HEADER):
+            self.backlogs.append(json.loads(header))
         self.n_requests += 1
-        ids = [event["prediction_id"] for event in json.loads(body)]
+        ids = [event["prediction_id"] for event in request.get_json()]
         time.sleep(self.delay_s)
-        if self.status != 200 or self.poison in ids:
-            return self.status if self.status != 200 else self.poison_status
-        {"/iterate": self.received, "/labels": self.labels}[path].extend(ids)
-        return 200
+        status = self.poison_status if self.poison in ids else 200
+        status = status if self.status == 200 else self.status
+        if status == 200:
+            {"/iterate": self.received, "/labels": self.labels}[request.path].extend(ids)
+        return Response(status=status)(environ, start_response)
 
     def has_received(self, n_rows: int) -> bool:
         """Return whether so many predictions have arrived."""
         return len(self.received) >= n_rows
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[str]:
         """Respond as long as the body runs."""
-        take, keys, backlogs = self.take, self.keys, self.backlogs
-
-        class Handler(BaseHTTPRequestHandler):
-            """Pass each POST to `take`."""
-
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:  # pylint: disable=invalid-name  # the base class's name
-                """Receive one batch."""
-                keys.add(self.headers["Authorization"])
-                if header := self.headers[BACKLOG_HEADER]:
-                    backlogs.append(json.loads(header))
-                status = take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
-                """Log nothing."""
-
-        with ThreadingHTTPServer(("127.0.0.1", self.port), Handler) as server:
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield
-            server.shutdown()
+        return served(self, self.port)
 
 
 @pytest.fixture
@@ -211,28 +191,16 @@ def test_the_relay_sends_its_key_to_the_evidently_service(
     assert evidently.keys == {header}
 
 
-def test_a_server_error_is_retried(
-    to_evidently: Settings, evidently: Evidently, journal: Journal
+@pytest.mark.parametrize("status", [422, 500])
+def test_an_event_at_fault_becomes_a_dead_letter_and_blocks_nothing(
+    to_evidently: Settings, evidently: Evidently, journal: Journal, status: int
 ) -> None:
-    journal.append(made_predictions(3))
-    evidently.status = 503
-    with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: evidently.n_requests >= 2, 10, "a second attempt")
-        assert waiting(to_evidently) == {"evidently": 3}
-        evidently.status = 200
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
-    assert len(evidently.received) == 3
-    assert not dead_letters(to_evidently.journal_path)
-
-
-def test_a_rejected_event_becomes_a_dead_letter_and_blocks_nothing(
-    to_evidently: Settings, evidently: Evidently, journal: Journal
-) -> None:
+    """A batch with a server error once failed for ever, and the journals filled."""
     predictions = made_predictions(100)
-    evidently.poison = predictions[41].prediction_id
+    evidently.poison, evidently.poison_status = predictions[41].prediction_id, status
     journal.append(predictions)
     with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
     others = {one.prediction_id for one in predictions} - {evidently.poison}
     assert set(evidently.received) == others
     assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
@@ -240,21 +208,7 @@ def test_a_rejected_event_becomes_a_dead_letter_and_blocks_nothing(
         ((seq, body, reason),) = connection.execute("SELECT seq, body, reason FROM dead_letter")
     assert seq == 42
     assert json.loads(body)["prediction_id"] == evidently.poison
-    assert "with status 422" in reason
-
-
-def test_an_event_that_fails_with_a_server_error_becomes_a_dead_letter(
-    to_evidently: Settings, evidently: Evidently, journal: Journal
-) -> None:
-    """Such a batch once failed for ever, and the journals filled until predictions got 503."""
-    predictions = made_predictions(100)
-    evidently.poison, evidently.poison_status = predictions[41].prediction_id, 500
-    journal.append(predictions)
-    with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
-    others = {one.prediction_id for one in predictions} - {evidently.poison}
-    assert set(evidently.received) == others
-    assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
+    assert f"status {status}" in reason
 
 
 def test_an_event_at_fault_is_found_even_alone_and_delays_no_other_journal(
@@ -377,24 +331,6 @@ def test_dead_letters_of_the_monitoring_have_a_maximum(
 def test_resent_dead_letters_are_removed_once_the_sink_stores_them(
     to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
-    predictions = made_predictions(10)
-    evidently.poison = predictions[3].prediction_id
-    journal.append(predictions)
-    with evidently.listening():
-        with relaying(to_evidently):
-            wait_until(lambda: dead_letters(to_evidently.journal_path), 20, "the rejection")
-        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 1)]
-        assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
-        evidently.poison = ""
-        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 1, 0)]
-        assert not dead_letters(to_evidently.journal_path)
-        assert sorted(evidently.received) == sorted(one.prediction_id for one in predictions)
-        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 0, 0)]
-
-
-def test_an_event_that_still_fails_keeps_no_other_from_being_resent(
-    to_evidently: Settings, evidently: Evidently, journal: Journal
-) -> None:
     predictions = made_predictions(3)
     journal.append(predictions)
     with closing(Progress(journal.root)) as progress:
@@ -406,7 +342,10 @@ def test_an_event_that_still_fails_keeps_no_other_from_being_resent(
     with evidently.listening():
         assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 2, 1)]
         assert list(resend(to_evidently, everything=True)) == [Resent("evidently", 2, 1)]
-    assert dead_letters(journal.root) == {"evidently": 1}
+        assert dead_letters(journal.root) == {"evidently": 1}
+        evidently.poison = ""
+        assert list(resend(to_evidently, everything=False)) == [Resent("evidently", 1, 0)]
+    assert not dead_letters(journal.root)
 
 
 def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
@@ -720,19 +659,6 @@ def test_maintenance_that_fails_does_not_end_the_relay(settings: Settings) -> No
     assert [one["event"] for one in logs] == ["maintenance_failed"] * 3
     assert "OperationalError" in logs[0]["error"]
     assert len(journal_paths(settings.journal_path)) == 1, "each round removed a file"
-
-
-def test_shipped_rows_of_a_running_worker_are_removed_too(settings: Settings) -> None:
-    settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
-    worker = Journal(settings.journal_path, "here", "normal", 10**8, max_file_age_s=0.2)
-    worker.run_maintenance(0.01)
-    worker.append(made_predictions(10))
-    first = worker.path
-    with closing(shipped(settings, worker)) as progress:
-        wait_until(lambda: not is_live(first), 10, "another file")
-        remove_shipped(settings, progress, now=2e9)
-        assert journal_paths(settings.journal_path) == [worker.path]
-    worker.close()
 
 
 def test_a_shipped_journal_is_removed_only_after_its_worker_has_ended(
