@@ -1,9 +1,6 @@
 """A small fitted model and its package, for the tests of training."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +9,11 @@ import pandas as pd
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 from sklearn.pipeline import Pipeline
+from werkzeug import Request, Response
 
 from config.contract import Contract
 from config.feature import MISSING
-from tests.conftest import made_up_rows, random_columns
+from tests.conftest import made_up_rows, random_columns, served
 from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
@@ -97,20 +95,11 @@ def notifications(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, An
     """The messages that NOTIFY_URL has received."""
     received: list[dict[str, Any]] = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        """Collects notifications."""
+    @Request.application
+    def receiver(request: Request) -> Response:
+        received.append(request.get_json())
+        return Response()
 
-        def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
-            """Store the notification."""
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
-            """Log nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{server.server_port}/failed")
+    with served(receiver) as address:
+        monkeypatch.setenv("NOTIFY_URL", f"{address.replace('http', 'json')}/failed")
         yield received
-        server.shutdown()

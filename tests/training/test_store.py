@@ -1,21 +1,18 @@
 """The training store in a folder and in a bucket: appends are atomic and happen once."""
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from werkzeug import Request, Response
 
-from tests.conftest import free_port, gcs_emulator, made_up_rows
+from tests.conftest import free_port, gcs_emulator, made_up_rows, served
 from training.data.storage import FilesUnavailable, Folder, read_file
 from training.data.store import Batch, Store, StoreError, UnknownBatch
 
@@ -125,51 +122,31 @@ def test_a_forgotten_prediction_is_in_no_file_of_the_store(store, rows):
     assert [batch.rows for batch in store.batches()] == [40, 39]
 
 
-class VersionedBucket(BaseHTTPRequestHandler):
-    """The part of Cloud Storage's JSON API that lists and deletes versions; emulators lack it."""
+def test_a_removed_file_leaves_no_version_in_a_bucket(monkeypatch):
+    """In a bucket with versioning the removed rows once stayed as an earlier version.
 
-    versions: ClassVar[list[tuple[str, str]]] = []  # name, generation
+    The emulator has no versions, so the test serves their part of Cloud Storage's API.
+    """
+    other = ("store/a.parquet.old", "3")
+    stored = [("store/a.parquet", "1"), ("store/a.parquet", "2"), other]
 
-    def do_GET(self) -> None:  # pylint: disable=invalid-name  # the base class's name
-        """List the versions with a prefix."""
-        query = parse_qs(urlsplit(self.path).query)
-        names = self.versions if query.get("versions") == ["true"] else []
+    @Request.application
+    def bucket(request: Request) -> Response:
+        if request.method == "DELETE":
+            stored.remove((request.path.partition("/o/")[2], request.args["generation"]))
+            return Response(status=204)
+        names = stored if request.args.get("versions") == "true" else []
         items = [
             {"bucket": "tests", "name": name, "generation": generation, "size": "1"}
             for name, generation in names
-            if name.startswith(query["prefix"][0])
+            if name.startswith(request.args["prefix"])
         ]
-        self.respond(200, json.dumps({"items": items}).encode())
+        return Response(json.dumps({"items": items}), content_type="application/json")
 
-    def do_DELETE(self) -> None:  # pylint: disable=invalid-name
-        """Delete one version."""
-        url = urlsplit(self.path)
-        name = unquote(url.path).partition("/o/")[2]
-        self.versions.remove((name, parse_qs(url.query)["generation"][0]))
-        self.respond(204, b"")
-
-    def respond(self, status: int, body: bytes) -> None:
-        """Send a response."""
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
-        """Log nothing."""
-
-
-def test_a_removed_file_leaves_no_version_in_a_bucket(monkeypatch):
-    """In a bucket with versioning the removed rows once stayed as an earlier version."""
-    other = ("store/a.parquet.old", "3")
-    VersionedBucket.versions[:] = [("store/a.parquet", "1"), ("store/a.parquet", "2"), other]
-    with ThreadingHTTPServer(("127.0.0.1", 0), VersionedBucket) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+    with served(bucket) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         Folder("gs://tests/store").remove("a.parquet")
-        server.shutdown()
-    assert VersionedBucket.versions == [other]
+    assert stored == [other]
 
 
 def test_forgetting_completes_an_interrupted_forget(tmp_path, rows):

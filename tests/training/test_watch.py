@@ -3,12 +3,10 @@
 import contextlib
 import json
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,11 @@ from prefect import flow, get_client
 from prefect.deployments.runner import RunnerDeployment
 from prefect.states import Completed
 from pymongo.collection import Collection
+from werkzeug import Request, Response
 
 from config.contract import Contract
 from config.model_registry import ALIAS, MODEL_NAME
-from tests.conftest import free_port, made_up_rows
+from tests.conftest import free_port, made_up_rows, served
 from tests.training.test_policy import BELOW, CALM, DRIFTED
 from training.retraining import watch as training_watch
 from training.__main__ import main
@@ -46,26 +45,9 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 def evidently(monkeypatch) -> Iterator[dict]:
     """The verdict that a stand-in for the Evidently service returns."""
     verdict: dict = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        """Serves GET /drift."""
-
-        def do_GET(self) -> None:  # pylint: disable=invalid-name  # http.server's own name
-            """Send the verdict."""
-            body = json.dumps(verdict).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:  # pylint: disable=arguments-differ
-            """Log nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{server.server_port}")
+    with served(Request.application(lambda _: Response(json.dumps(verdict)))) as address:
+        monkeypatch.setenv("EVIDENTLY_ADDRESS", address)
         yield verdict
-        server.shutdown()
 
 
 @flow(name="train")

@@ -23,6 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending, Running
 
 from tests.conftest import free_port, gcs_emulator, wait_until
+from tests.conftest import run as command_output
 from training.code_bundle import ROOT, code_digest, code_files
 from training.orchestration.crashes import FLOWS, NO_HEARTBEAT, REPORTED, report_crashes
 from training.orchestration.exporter import read_trainings
@@ -168,8 +169,7 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
 
 def kill_tree(root: int) -> None:
     """Kill a process and its descendants at once, as the death of their machine does."""
-    command = ["ps", "-e", "-o", "pid=,ppid="]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listed = command_output("ps", "-e", "-o", "pid=,ppid=")
     parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines())}
     tree = {root}
     while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
