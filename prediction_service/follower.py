@@ -18,6 +18,7 @@ from config.runtime.logs import set_up
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.models.backoff import Backoff
 from prediction_service.models.model_folder import (
+    REACHED,
     UNREADABLE,
     Current,
     ModelFolder,
@@ -52,11 +53,12 @@ class Follower:
             self._report(Status(describe(err), self._rejected[1] if self._rejected else None))
         else:
             self._fetch_if_new(wanted)
-            self._report(Status("reached", self._rejection_of(wanted)))
+            self._report(Status(REACHED, self._rejection_of(wanted)))
 
     def _report(self, status: Status) -> None:
         if status != self.folder.status():
-            log.info("registry_status", registry=status.registry, rejected=status.refused)
+            report = log.info if status.registry == REACHED else log.warning
+            report("registry_status", registry=status.registry, rejected=status.refused)
         self.folder.report(status)
 
     def _fetch_if_new(self, wanted: Wanted) -> None:

@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from prediction_service.journal import Journal, folder_bytes
 from prediction_service.models.live_model import LiveModel
+from prediction_service.models.model_folder import REACHED
 from prediction_service.relay.progress import (
     backlog,
     dead_letters,
@@ -100,6 +101,7 @@ class StateCollector:
         """Yield the gauges, as prometheus_client asks for them."""
         yield self._model_info()
         yield self._rejected()
+        yield from self._follower()
         waiting = GaugeMetricFamily(
             "income_journal_backlog_rows",
             "Number of journalled events that a sink has not stored yet.",
@@ -153,6 +155,15 @@ class StateCollector:
         for state, n_labels in label_states(self.journal.root).items():
             labels.add_metric([state], n_labels)
         yield labels
+
+    def _follower(self) -> Iterator[Metric]:
+        folder = self.live.folder
+        if (reported_at := folder.reported_at()) is not None:
+            text = "Unix time of the follower's last report."
+            yield GaugeMetricFamily("income_follower_report_timestamp_seconds", text, reported_at)
+        if status := folder.status():
+            text = "1 if the follower's last report says that it has reached MLflow."
+            yield GaugeMetricFamily("income_registry_reached", text, status.registry == REACHED)
 
     def _model_info(self) -> Metric:
         info = GaugeMetricFamily(

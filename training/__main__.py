@@ -34,6 +34,7 @@ from training.data.synthetic import TABLES_PATH, check_tables, read_tables, synt
 from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
 from training.registry.retention import describe_each, find_expired, summary
+from training.registry.serving import find_laggards
 from training.settings import (
     MAX_REJECTED,
     FoldCount,
@@ -118,8 +119,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument(
         "--force", action="store_true", help="promote a version that did not pass the gate"
     )
-    add_reason(command)
-    add_reason(add("rollback", run_rollback, "promote the predecessor of the production version"))
+    add_promotion_options(command)
+    text = "promote the predecessor of the production version"
+    add_promotion_options(add("rollback", run_rollback, text))
     add("history", run_history, "list all promotions: when, who, why")
     add("decisions", run_decisions, "list all decisions for or against a training after drift")
     command = add("retain", run_retain, "remove runs older than RUN_RETENTION_DAYS")
@@ -265,11 +267,14 @@ def add_engine(command: argparse.ArgumentParser, default: str, text: str) -> Non
     )
 
 
-def add_reason(command: argparse.ArgumentParser) -> None:
-    """Add the options that the history records."""
+def add_promotion_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that the history records, and whether to wait for the services."""
     command.add_argument("--why", required=True, help="reason, for the history")
     command.add_argument(
         "--who", default=getpass.getuser(), help="name, for the history (default: %(default)s)"
+    )
+    command.add_argument(
+        "--no-wait", action="store_true", help="do not wait until the services use the version"
     )
 
 
@@ -521,6 +526,7 @@ def run_promote(options: argparse.Namespace) -> None:
     with promotion_lock():
         promotion = Promotion(options.who, options.why, not passed)
         move_production(registry, version.version, promotion)
+    check_services(version.version, options.no_wait)
 
 
 def run_rollback(options: argparse.Namespace) -> None:
@@ -537,13 +543,23 @@ def run_rollback(options: argparse.Namespace) -> None:
                 " Choose a version with `python -m training promote`."
             )
         move_production(registry, earlier, Promotion(options.who, f"rollback: {options.why}"))
+    check_services(earlier, options.no_wait)
 
 
 def move_production(registry: Registry, version: str, promotion: Promotion) -> None:
     """Promote a version; print the move before it is made."""
     print(f"production: version {production_number(registry)} -> {version}", flush=True)
     registry.promote(version, promotion)
-    print(f"version {version} is production; the services load it within seconds")
+    print(f"version {version} is production", flush=True)
+
+
+def check_services(version: str, no_wait: bool) -> None:
+    """Wait until the services use a version; exit with status 1 and the reasons if they do not."""
+    if no_wait:
+        return
+    if late := find_laggards(str(version), read_settings(Settings)):
+        sys.exit("\n".join(late))
+    print(f"the prediction service and the monitoring use version {version}")
 
 
 def production_number(registry: Registry) -> str:

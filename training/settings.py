@@ -58,8 +58,13 @@ class Settings(BaseSettings):
         description="The prediction service's API_KEY_HASHES. If set, only labels of these callers"
         " are used for training.",
     )
+    prediction_address: str = Field(
+        "http://127.0.0.1:9696",
+        description="Where `promote` and `rollback` ask for the served version.",
+    )
     evidently_address: str = Field(
-        "http://127.0.0.1:3000", description="Where `watch` asks for the drift verdict."
+        "http://127.0.0.1:3000",
+        description="Where `watch` asks for the drift verdict, and `promote` for the version.",
     )
     train_period_minutes: Annotated[float, Field(ge=1, le=YEAR_S / 60)] | None = Field(
         None, description="Period of scheduled training. Unset: 240 minutes, as in prefect.yaml."

@@ -395,6 +395,34 @@ with python -m training rollback. The attempts are in the follower's log (make l
 and in the service's (make logs S=prediction), as model_rejected.""",
     ),
     Alert(
+        name="FollowerStale",
+        summary="The follower has reported nothing for two minutes.",
+        value="time() - max(income_follower_report_timestamp_seconds)",
+        comparison=">",
+        threshold=120,  # 24 times FOLLOW_PERIOD_S; a download of a large model takes less
+        lasting="2m",
+        severity="warning",
+        panel=("income-service", "Follower"),
+        runbook="""\
+No promotion and no rollback reaches the service while the follower is down; predictions continue
+with the live version. Look at the process follower (make ps, make logs S=follower) and start it
+again.""",
+    ),
+    Alert(
+        name="RegistryUnavailable",
+        summary="The follower cannot reach MLflow.",
+        value="min(income_registry_reached)",
+        comparison="<",
+        threshold=1,
+        lasting="5m",
+        severity="warning",
+        panel=("income-service", "MLflow"),
+        runbook="""\
+Nothing can be promoted, rolled back or trained; predictions and monitoring continue with what they
+have. GET /health/ready on port 9696 gives the error under "registry". Look at MLflow (make ps, make
+logs S=mlflow), then at MLFLOW_TRACKING_URI and the password of the follower.""",
+    ),
+    Alert(
         name="TrainingFailed",
         summary="The last training failed or crashed.",
         value="max(income_training_failed)",

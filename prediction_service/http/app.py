@@ -162,8 +162,10 @@ def add_state_routes(
             raise NotReady("The service cannot predict now. `problems` has the causes.", missing)
         status = live_model.folder.status()
         registry = status.registry if status else "not followed"
-        version = required_model(live_model).version
-        return json_response(ReadinessResponse(True, version, live_model.rejection(), registry))
+        version, reported_at = required_model(live_model).version, live_model.folder.reported_at()
+        age_s = None if reported_at is None else round(max(0.0, time.time() - reported_at), 1)
+        rejection = live_model.rejection()
+        return json_response(ReadinessResponse(True, version, rejection, registry, age_s))
 
     @app.get("/metrics")
     def prometheus() -> Response:

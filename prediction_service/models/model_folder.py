@@ -35,10 +35,13 @@ class Rejection(msgspec.Struct, frozen=True):
     reason: str
 
 
+REACHED = "reached"
+
+
 class Status(msgspec.Struct, frozen=True):
     """The follower's report, as in `status.json`."""
 
-    registry: str  # "reached", or the error
+    registry: str  # REACHED, or the error
     refused: Rejection | None = None
 
 
@@ -64,9 +67,18 @@ class ModelFolder:
         self._write("current.json", current)
 
     def report(self, status: Status) -> None:
-        """Replace the follower's report if it has changed."""
+        """Replace the follower's report if it has changed; its file's time shows its age."""
         if status != self.status():
             self._write("status.json", status)
+        else:
+            os.utime(self.path / "status.json")
+
+    def reported_at(self) -> float | None:
+        """Return the Unix time of the follower's last report; None before the first one."""
+        try:
+            return (self.path / "status.json").stat().st_mtime
+        except OSError:
+            return None
 
     def package(self, current: Current) -> Path:
         """Return the folder of a version's package."""

@@ -116,6 +116,9 @@ class ReadinessResponse(msgspec.Struct, forbid_unknown_fields=True):
         Rejection | None, Meta(description="Rejected model version, and the reason; null if none.")
     ]
     registry: Annotated[str, Meta(description="The follower's last report about the registry.")]
+    follower_age_s: Annotated[
+        float | None, Meta(description="Seconds since that report; null before the first one.")
+    ]
 
 
 class IndexResponse(msgspec.Struct, forbid_unknown_fields=True):

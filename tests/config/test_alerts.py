@@ -58,6 +58,8 @@ WITHIN = {
 ON_1, ON_2 = (f'income_workers{{version="{v}"}}' for v in ("1", "2"))
 OF_1, OF_2 = (f'income_reference_info{{model_version="{v}"}}' for v in ("1", "2"))
 REJECTED = 'income_model_version_refused{version="2"}'
+FOLLOWED = "income_follower_report_timestamp_seconds"
+REACHED = "income_registry_reached"
 UP = 'up{job="prediction_service"}'
 WORKER_UP = 'up{job="training_worker"}'
 FAILED_TRAINING = "income_training_failed"
@@ -276,6 +278,12 @@ CASES = [
         {7: NOTHING, 20: NOTHING},
     ),
     Case("ModelVersionSkew", "absent", {ON_1: "2x20"}, {20: NOTHING}),
+    Case("FollowerStale", "fires", {FOLLOWED: "0x20"}, {3: NOTHING, 5: ONCE}),
+    Case("FollowerStale", "silent", {FOLLOWED: "0+60x20"}, {20: NOTHING}),
+    Case("FollowerStale", "absent", {}, {20: NOTHING}),
+    Case("RegistryUnavailable", "fires", {REACHED: "1x4 0x20"}, {9: NOTHING, 10: ONCE}),
+    Case("RegistryUnavailable", "silent", {REACHED: "1x4 0x2 1x20"}, {20: NOTHING}),
+    Case("RegistryUnavailable", "absent", {}, {20: NOTHING}),
     Case("TrainingFailed", "fires", {FAILED_TRAINING: "0x4 1x20"}, {5: NOTHING, 6: ONCE}),
     Case("TrainingFailed", "silent", {FAILED_TRAINING: "0x20"}, {20: NOTHING}),
     Case(

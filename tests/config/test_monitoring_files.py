@@ -31,7 +31,7 @@ from evidently_service.store.window import Window
 from prediction_service.http.app import create_app as create_prediction_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.model_folder import REACHED, ModelFolder, Status
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings as PredictionSettings
@@ -133,6 +133,7 @@ def debian(program: str) -> str:
 def services(tmp_path: Path, contract: Contract) -> Iterator[dict[str, Flask]]:
     """Return both services by target: one without a model, one with a measurement of drift."""
     folder = ModelFolder(tmp_path / "model")
+    folder.report(Status(REACHED))
     monitoring = load_monitoring(MONITORING, contract)
     with (
         closing(Journal(tmp_path / "journal", "here", "normal", 10**8)) as journal,

@@ -19,7 +19,7 @@ import requests
 from config.contract import Contract
 from config.grafana.alerts import ALERTS
 from config.local_stack.stack import PORTS, running, stack_environment
-from prediction_service.models.model_folder import ModelFolder
+from prediction_service.models.model_folder import REACHED, ModelFolder, Status
 from tests.config.test_monitoring_files import (
     WITHOUT_DATA,
     debian,
@@ -76,7 +76,9 @@ def services(contract: Contract, folder: Path) -> Iterator[dict[str, str]]:
     settings = {name: str(free_port()) for name in PORTS} | {"MEASURE_PERIOD_S": "1"}
     env = stack_environment(os.environ | settings, folder / "var", {})
     env["MLFLOW_TRACKING_URI"] = registry.uri
-    install(ModelFolder(Path(env["MODEL_DIR"])), make_package(contract, folder / "model"), "1")
+    models = ModelFolder(Path(env["MODEL_DIR"]))
+    install(models, make_package(contract, folder / "model"), "1")
+    models.report(Status(REACHED))  # in place of the follower
     with running(env, folder / "logs", PROCESSES) as stack:
         stack.wait_healthy("prediction", "evidently")
         yield env

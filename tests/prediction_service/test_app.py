@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from prediction_service.journal import (
     read_after,
 )
 from prediction_service.journal.export import journalled_predictions
-from prediction_service.models.model_folder import Status
+from prediction_service.models.model_folder import REACHED, Status
 from prediction_service.predict.parsing import RecordReader
 from prediction_service.predict.predictor import prediction_ids
 from prediction_service.models.live_model import LiveModel
@@ -419,6 +420,21 @@ def test_without_a_model_the_service_says_so(
     assert client.post("/feedback", json={"prediction_id": SOME_ID, "label": 1}).status_code == 202
 
 
+def test_a_dead_follower_and_an_unavailable_registry_show(
+    client: FlaskClient, live_model: LiveModel
+) -> None:
+    """A promotion was announced as served within seconds while the follower was dead."""
+    for registry, reached in (("MLflow does not respond", 0), (REACHED, 1), (REACHED, 1)):
+        live_model.folder.report(Status(registry))
+        assert client.get("/health/ready").get_json()["follower_age_s"] < 60
+        assert f"income_registry_reached {reached}.0" in client.get("/metrics").text
+    os.utime(live_model.folder.path / "status.json", (1.7e9, 1.7e9))
+    assert client.get("/health/ready").get_json()["follower_age_s"] > 1e6
+    assert "income_follower_report_timestamp_seconds 1.7e+09" in client.get("/metrics").text
+    live_model.folder.report(Status(REACHED))
+    assert client.get("/health/ready").get_json()["follower_age_s"] < 60
+
+
 def test_a_full_journal_refuses_rather_than_loses(
     client: FlaskClient, journal: Journal, record: Record
 ) -> None:
@@ -454,7 +470,9 @@ def test_ready_names_the_version_and_what_was_refused(
         "model_version": "1",
         "refused": None,
         "registry": "not followed",
+        "follower_age_s": None,
     }
+    assert "income_follower_report" not in client.get("/metrics").text
     damaged = settings.model_path / "1" / "model.onnx"
     current = live_model.folder.current()
     assert current

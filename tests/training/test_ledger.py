@@ -1,5 +1,7 @@
 """The ledger: promotions and the way back through them, and decisions about trainings."""
 
+import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -9,11 +11,13 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
     PREFECT_API_URL,
     temporary_settings,
 )
+from werkzeug import Request, Response
 
 from config.model_registry import MODEL_NAME
-from tests.conftest import free_port
+from tests.conftest import free_port, served
 from training.__main__ import main
 from training.orchestration.tasks import promotion_turn
+from training.registry import serving
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
 
@@ -40,7 +44,7 @@ def promote(registry: Registry, *versions: str) -> None:
 
 def rollback() -> None:
     """Run the command."""
-    main(["rollback", "--why", "it is bad", "--who", "ann"])
+    main(["rollback", "--why", "it is bad", "--who", "ann", "--no-wait"])
 
 
 def production(registry: Registry) -> str:
@@ -66,6 +70,34 @@ def test_each_rollback_goes_one_version_further_back(registry, capsys):
         rollback()
     promote(registry, "4")
     rollback()
+    assert production(registry) == "1"
+
+
+def test_a_promotion_waits_until_the_services_use_the_version_or_says_which_does_not(
+    registry, capsys, monkeypatch
+):
+    """It announced that the services follow within seconds, while the follower was dead."""
+    promote(registry, "1", "2", "3")
+    states = {"/model": {"model_version": "3"}, "/drift": {"model_version": "2", "error": None}}
+    states["/health/ready"] = {"refused": None, "registry": "reached", "follower_age_s": 90.0}
+    command = ["rollback", "--why", "it is bad"]
+    respond = Request.application(lambda one: Response(json.dumps(states[one.path])))
+    with served(respond) as address:
+        monkeypatch.setenv("PREDICTION_ADDRESS", address)
+        monkeypatch.setenv("EVIDENTLY_ADDRESS", address)
+        threading.Timer(1.0, states["/model"].update, [{"model_version": "2"}]).start()
+        main(command)
+        assert "the monitoring use version 2" in capsys.readouterr().out
+        monkeypatch.setattr(serving, "WAIT_S", 1.0)
+        states["/drift"]["error"] = "MLflow does not respond"
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+    prediction, monitoring = str(ended.value).splitlines()
+    assert prediction == (
+        "the prediction service uses version 2, not 1. Its follower is silent for 90 s: start it"
+        " again."
+    )
+    assert monitoring.endswith("uses version 2, not 1. Error: MLflow does not respond")
     assert production(registry) == "1"
 
 
