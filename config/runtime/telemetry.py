@@ -10,6 +10,8 @@ SWITCHES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime; it also stores a device id in the home folder
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The pages of its second interface ask an analytics host from the browser, switched off or not.
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",
 }
 
 
