@@ -150,7 +150,7 @@ def run(*command: str | Path, status: int = 0, timeout_s: float = 60, **options:
 
     `options` are those of `subprocess.run`. Raises AssertionError for another exit status.
     """
-    own = {"cwd": ROOT, "capture_output": True, "text": True} | options
+    own: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True} | options
     done = subprocess.run(command, timeout=timeout_s, check=False, **own)
     output = done.stdout + done.stderr
     assert done.returncode == status, f"{command}: status {done.returncode}\n{output[-4000:]}"
