@@ -536,7 +536,7 @@ def test_the_command_prints_what_it_found_and_what_comes_next(
     main(["init", "My Table.csv", "--target", "y", "--positive", "B"])
     printed = capsys.readouterr().out
     assert "My Table.csv: 60 rows, 2 columns" in printed and "y: 30 rows (50.0%) b" in printed
-    assert "read as kind: csv, separator: ;, decimal: ','" in printed
+    assert "read as kind 'csv', separator ';', decimal ','" in printed
     assert "1 number" in printed and "y: only 30 rows of the rarer label" in printed
     assert "CONTRACT=my-table/features.yaml" in printed
     assert yaml.safe_load(Path("my-table/features.yaml").read_text(encoding="utf-8"))

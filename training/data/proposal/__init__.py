@@ -88,8 +88,8 @@ def summary(proposal: Proposal, name: str) -> Iterator[str]:
     """Yield what was found, in short sentences."""
     target, counts = proposal.target, proposal.labels.value_counts()
     yield f"{name}: {counted(proposal.n_rows)}, {len(proposal.columns) + 1} columns"
-    written = [line.strip() for line in format_keys(proposal.table_format)]
-    yield f"{name}: read as {', '.join(written)}"
+    keys = format_keys(proposal.table_format)
+    yield f"{name}: read as {', '.join(f'{key} {value!r}' for key, value in keys.items())}"
     for label in (target.positive, target.negative):
         share = counts[label] / counts.sum()
         yield f"{target.name}: {counted(counts[label])} ({share:.1%}) {label}"

@@ -241,5 +241,5 @@ def infer_date(column: Column, dates: dict[str, str]) -> None:
     )
     column.notes.append(
         f"dates from {first} to {last}; later ones are accepted to the end of {LATER_YEARS} years"
-        " more"
+        " more. parts: [days] may also have year, month, day, weekday"
     )

@@ -7,8 +7,9 @@ from datetime import date
 from typing import Any
 
 import yaml
+from msgspec.structs import asdict
 
-from config.feature import EPOCH, Feature
+from config.feature import Feature
 from training.data.proposal.headers import shorten
 from training.data.proposal.columns import Column, Proposal
 from training.data.rows import counted
@@ -17,6 +18,7 @@ from training.data.table_files import TableFormat
 
 WIDTH = 100
 TEST_SHARE = 0.25
+DEFAULT = Feature("", "", "")  # type: ignore[arg-type]
 CONTRACT_HEAD = (
     "The contract of {table}, proposed by `python -m training init` from {rows}. Check each"
     " line, and decide where a comment says CHECK. Write descriptions and units."
@@ -98,28 +100,26 @@ def missing_note(column: Column) -> Iterator[str]:
 
 def feature_lines(feature: Feature, counts: Mapping[str, int]) -> Iterator[str]:
     """Yield the keys of a feature that differ from the defaults."""
-    yield f"  - name: {scalar(feature.name)}"
-    keys: dict[str, Any] = {"kind": feature.kind, "used": feature.used, "rank_of": feature.rank_of}
-    keys |= {"missing": feature.missing, "unseen": feature.unseen}
-    keys |= {"minimum": feature.minimum, "maximum": feature.maximum}
-    unset = {"used": True, "missing": "reject", "unseen": "reject"}
-    for key, value in keys.items():
-        if value is not None and value != unset.get(key):
-            yield f"    {key}: {scalar(value)}"
-    if feature.kind == "boolean" and not isinstance(feature.values[0], bool):
-        yield f"    values: [{', '.join(map(scalar, feature.values))}]"
-    if feature.kind == "date" and feature.reference == EPOCH:
-        yield "    parts: [days]  # or also year, month, day, weekday"
-    if feature.used and feature.default is not None:
-        yield f"    default: {scalar(feature.default)}"
-    if feature.aliases:
-        yield f"    aliases: [{', '.join(map(scalar, feature.aliases))}]"
-    yield f"    description: {scalar(feature.description)}"
+    keys = {key: value for key, value in asdict(feature).items() if differs(key, value)}
+    if not feature.used:
+        keys.pop("default", None)
+    yield from dump([keys])
     if feature.kind in ("nominal", "ordinal"):
         order = "from lowest to highest" if feature.kind == "ordinal" else "with rows"
         yield f"    categories:  # {order}"
         for category in feature.categories:
             yield f"      - {scalar(category)}  # {counts[category]:,}"
+
+
+def differs(key: str, value: Any) -> bool:
+    """Return True for a value of a feature that is not the default: 0 is not false."""
+    return key != "categories" and repr(value) != repr(getattr(DEFAULT, key))
+
+
+def dump(value: Any) -> list[str]:
+    """Return lines of YAML, indented by two."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**9)
+    return textwrap.indent(text, "  ").splitlines()
 
 
 def source_text(proposal: Proposal, name: str, address: str, files: Mapping[str, str]) -> str:
@@ -136,45 +136,37 @@ def source_text(proposal: Proposal, name: str, address: str, files: Mapping[str,
         *comment("A hash of a row's input columns decides, so equal rows are in one split."),
         f"split: {{by: hash, test_share: {TEST_SHARE}}}",
     ]
-    dates = [
-        column for column in proposal.columns if column.feature and column.feature.kind == "date"
-    ]
-    for column in dates:
-        assert column.feature is not None and column.numbers is not None
+    for column in proposal.columns:
+        if not column.feature or column.feature.kind != "date":
+            continue
+        assert column.numbers is not None
         days = column.numbers.dropna()
         start = date.fromordinal(int(days.quantile(1 - TEST_SHARE, interpolation="higher")))
         lines += [
             *comment("CHECK: do the rows differ with time? Then test on the latest of them:"),
-            f"# split: {{by: time, column: {scalar(column.feature.name)}, test_from: {start}}}",
+            f"# split: {{by: time, column: {scalar(column.name)}, test_from: {start}}}",
         ]
     return "\n".join([*lines, ""])
 
 
 def format_lines(table_format: TableFormat, columns: Sequence[Column]) -> Iterator[str]:
     """Yield the keys of the format that differ from the defaults."""
-    default = TableFormat()
-    yield from format_keys(table_format)
+    keys = format_keys(table_format)
     if table_format.header:
-        yield "  header:"
-        yield from (f"    - {scalar(name)}" for name in table_format.header)
-    odd = {column.feature.name: column.odd for column in columns if column.feature and column.odd}
-    if odd:
-        yield "  missing_in:"
-        for name, texts in odd.items():
-            yield f"    {scalar(name)}: [{', '.join(map(scalar, texts))}]"
+        keys["header"] = table_format.header
+    odd = {column.name: column.odd for column in columns if column.feature and column.odd}
+    yield from dump(keys | ({"missing_in": odd} if odd else {}))
     marks = sorted({mark for column in columns for mark in column.written})
     shown = f"; found: {', '.join(map(shorten, marks))}" if marks else ""
-    yield from comment(
-        f"missing: {', '.join(map(shorten, default.missing))} (default){shown}", "  "
-    )
+    missing = ", ".join(map(shorten, TableFormat().missing))
+    yield from comment(f"missing: {missing} (default){shown}", "  ")
 
 
-def format_keys(table_format: TableFormat) -> Iterator[str]:
-    """Yield how a file writes its values, where that differs from the defaults."""
-    for key in ("kind", "separator", "encoding", "decimal", "thousands"):
-        value = getattr(table_format, key)
-        if value != getattr(TableFormat(), key):
-            yield f"  {key}: {scalar(value)}"
+def format_keys(table_format: TableFormat) -> dict[str, Any]:
+    """Return how a file writes its values, where that differs from the defaults."""
+    keys = ("kind", "separator", "encoding", "decimal", "thousands")
+    found = {key: getattr(table_format, key) for key in keys}
+    return {key: value for key, value in found.items() if value != getattr(TableFormat(), key)}
 
 
 def source_name(file: str) -> str:
