@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import Annotated, Any, BinaryIO, get_origin, get_type_hints
 
 import msgspec
 from msgspec.structs import asdict
@@ -40,38 +40,17 @@ Simulate clients: send records to the prediction service and, later, the true la
 some predictions. Print a table of the outcomes at the end."""
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """Return a flag's type: an integer from `minimum`."""
+def flag_type(annotation: Any) -> Callable[[str], Any]:
+    """Return the parser of a flag's text: a value of the annotated type."""
 
-    def parse(text: str) -> int:
-        if text.isascii() and text.isdigit() and int(text) >= minimum:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {minimum}")
-
-    return parse
-
-
-def number(minimum: float, maximum: float = sys.float_info.max) -> Callable[[str], float]:
-    """Return a flag's type: a finite number from `minimum` to `maximum`."""
-    up_to = f" to {maximum:g}" if maximum < sys.float_info.max else ""
-
-    def parse(text: str) -> float:
+    def parse(text: str) -> Any:
         try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if minimum <= value <= maximum:
-            return value
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from {minimum:g}{up_to}")
+            return msgspec.convert(text, annotation, strict=False)
+        except msgspec.ValidationError as err:
+            rule = str(err).replace("Expected", "expected")
+            raise argparse.ArgumentTypeError(f"got {text!r}, {rule}") from err
 
     return parse
-
-
-def url(text: str) -> str:
-    """Parse a flag's value: the address of a service."""
-    if text.startswith(("http://", "https://")):
-        return text.rstrip("/")
-    raise argparse.ArgumentTypeError(f"got {text!r}, expected http://host:port")
 
 
 def make_parser(settings: Settings) -> argparse.ArgumentParser:
@@ -83,60 +62,30 @@ def make_parser(settings: Settings) -> argparse.ArgumentParser:
         epilog=f"scenarios:\n{scenarios}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_row_flags(parser.add_argument_group("rows"))
-    add_request_flags(parser.add_argument_group("requests"))
-    add_output_flags(parser.add_argument_group("output"))
-    defaults = Options(
-        address=settings.prediction_address, api_key=settings.prediction_api_key.get_secret_value()
-    )
-    parser.set_defaults(tracking_uri=settings.mlflow_tracking_uri, **asdict(defaults))
-    return parser
-
-
-def add_row_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags on the rows and their labels."""
-    add = group.add_argument
+    add = parser.add_argument
     text = "JSON lines with record and label (default: the production run's rows, from MLflow)"
     add("--traffic", type=Path, metavar="FILE", help=text)
-    text = "MLflow server, unused with --traffic (MLFLOW_TRACKING_URI, %(default)s)"
-    add("--tracking-uri", type=url, metavar="URL", help=text)
-    text = "number of records; rows repeat if the file has fewer (%(default)s)"
-    add("--rows", type=integer(1), metavar="N", help=text)
-    text = "drift to simulate, see below (%(default)s)"
-    add("--scenario", choices=SCENARIOS, metavar="NAME", help=text)
-    text = "share of the predictions, 0-1, whose true label is sent later (%(default)g)"
-    add("--labels", type=number(0, 1), metavar="SHARE", help=text)
-    text = "seconds from a prediction to its label (%(default)g)"
-    add("--label-delay-s", type=number(0), metavar="S", help=text)
-    text = "seed of the order, the drift and the choice of labels (%(default)s)"
-    add("--seed", type=integer(0), metavar="N", help=text)
-
-
-def add_request_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags on requests."""
-    add = group.add_argument
-    text = "prediction service (PREDICTION_ADDRESS, %(default)s)"
-    add("--address", type=url, metavar="URL", help=text)
-    text = "requests per second, 0 for no limit (%(default)g)"
-    add("--rate", type=number(0), metavar="R", help=text)
-    add("--batch", type=integer(1), metavar="N", help="records per request (%(default)s)")
-    text = "maximum number of prediction requests in flight (%(default)s)"
-    add("--concurrency", type=integer(1), metavar="N", help=text)
-    text = "timeout of one attempt in seconds (%(default)g)"
-    add("--timeout-s", type=number(0.001), metavar="S", help=text)
-    text = "attempts per request, all with the same Idempotency-Key (%(default)s)"
-    add("--attempts", type=integer(1), metavar="N", help=text)
-    text = "end after so many seconds, 0 for no deadline (%(default)g)"
-    add("--deadline-s", type=number(0), metavar="S", help=text)
-
-
-def add_output_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags on files and progress."""
-    add = group.add_argument
+    text = "MLflow server, unused with --traffic (%(default)s)"
+    add("--tracking-uri", default=settings.mlflow_tracking_uri, metavar="URL", help=text)
+    for name, annotation in get_type_hints(Options, include_extras=True).items():
+        if get_origin(annotation) is Annotated:
+            (meta,) = annotation.__metadata__
+            add(
+                "--" + name.replace("_", "-"),
+                type=flag_type(annotation),
+                choices=SCENARIOS if name == "scenario" else None,
+                metavar=annotation.__origin__.__name__.upper(),
+                help=f"{meta.title} (%(default)s)",
+            )
     add("--summary", type=Path, metavar="FILE", help="write the summary as JSON")
     text = "write each prediction with its true label, one JSON object per line"
     add("--answers", type=Path, metavar="FILE", help=text)
     add("--quiet", action="store_true", help="show no progress bar")
+    defaults = Options(
+        address=settings.prediction_address, api_key=settings.prediction_api_key.get_secret_value()
+    )
+    parser.set_defaults(**asdict(defaults))
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -180,7 +180,7 @@ class Demo:
         before = self.stage("measure", "drift and quality of that window", self.measured)
         shifted = self.stage(
             "drift",
-            f"{rows} records with half of the columns changed, and their old labels",
+            f"{rows} records with half of the columns changed, and the labels that follow",
             lambda: self.send(SHIFTED, seed, labels=1.0),
         )
         after = self.stage("measure again", "drift and quality of that window", self.measured)

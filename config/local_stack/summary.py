@@ -58,7 +58,7 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
         **summary["addresses"],
         "details": str(path),
     }
-    table = Table(show_header=False, title="Income prediction pipeline")
+    table = Table(show_header=False, title="From the first training to the end of the drift")
     for name, value in rows.items():
         table.add_row(name, value)
     return table

@@ -4,14 +4,13 @@ Every record that was sent ends as answered, rejected or failed. A record withou
 end of the run counts as failed.
 """
 
-import math
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 RECORD_OUTCOMES = ("answered", "rejected", "failed")
 LABEL_OUTCOMES = ("labels_sent", "labels_failed")
@@ -82,7 +81,7 @@ class Tally:
         self._now = now
         self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._latencies_s = array("d")
+        self._latencies_s: list[float] = []
         self._started_at = self._ended_at = now()
 
     @property
@@ -109,7 +108,9 @@ class Tally:
 
     def summary(self, scenario: str, ended: Ended, change: str = "nothing") -> Summary:
         """Return the summary. Records without an outcome count as failed from now on."""
-        counts, latencies = self._counts, sorted(self._latencies_s)
+        counts, latencies = self._counts, self._latencies_s
+        percentiles = np.percentile(latencies or [np.nan], (50, 95, 99), method="inverted_cdf")
+        p50, p95, p99 = (round(float(s) * 1000, 3) if latencies else None for s in percentiles)
         if unfinished := counts["sent"] - self.finished:
             self.add(Outcome("failed", unfinished, NO_RESPONSE))
         seconds = self._ended_at - self._started_at
@@ -123,9 +124,9 @@ class Tally:
             seconds=round(seconds, 3),
             requests_per_s=per_second(len(latencies), seconds),
             rows_per_s=per_second(counts["answered"], seconds),
-            latency_p50_ms=percentile_ms(latencies, 50),
-            latency_p95_ms=percentile_ms(latencies, 95),
-            latency_p99_ms=percentile_ms(latencies, 99),
+            latency_p50_ms=p50,
+            latency_p95_ms=p95,
+            latency_p99_ms=p99,
             reasons=dict(self._reasons.most_common()),
         )
 
@@ -133,11 +134,3 @@ class Tally:
 def per_second(count: int, seconds: float) -> float:
     """Return a rate; 0 if no time has passed."""
     return round(count / seconds, 1) if seconds else 0.0
-
-
-def percentile_ms(sorted_s: Sequence[float], percent: int) -> float | None:
-    """Return the nearest-rank percentile in ms of sorted seconds; None if there are none."""
-    if not sorted_s:
-        return None
-    rank = math.ceil(len(sorted_s) * percent / 100)
-    return round(sorted_s[rank - 1] * 1000, 3)

@@ -6,9 +6,9 @@ contract and the traffic rows, and so are all without a file:
 | scenario        | change                                                                     |
 | --------------- | -------------------------------------------------------------------------- |
 | sudden, gradual | Every second column, beginning with the one that separates the labels most.|
-|                 | Numbers and dates move by SHIFT_SD standard deviations, to the end of the  |
-|                 | range with more room. Categories get new shares: the rarest is the most    |
-|                 | common, and each next one is half as common.                               |
+|                 | Numbers and dates move by SHIFT_SD standard deviations, to where the rarer |
+|                 | label is more common. Categories get new shares: the rarest is the most    |
+|                 | common, and each next one is half as common. `label_rule` draws the labels.|
 | label_shift     | LABEL_SHIFT more of the rarer label                                        |
 | concept_shift   | the labels of the group that separates the labels most: the most common    |
 |                 | category of a column, or the upper half of a number or date                |
@@ -30,7 +30,8 @@ import yaml
 
 from config.contract import Contract, Feature, contract_path, load_contract, quotes_remedy
 from config.runtime.settings import SettingsError
-from stream_generator.traffic.rows import Row, TrafficError
+from stream_generator.traffic.label_rule import LabelRule
+from stream_generator.traffic.rows import Row, TrafficError, known_value
 
 FILE = "scenarios.yaml"  # beside the contract
 SHIFT_SD = 1.0
@@ -40,6 +41,15 @@ UNSEEN = "Atlantis"
 # Where a column must be of one of these kinds.
 KINDS = {"sudden.shift": ("integer", "number", "date"), "unit_change": ("integer", "number")}
 GROUP_SHARES = (0.2, 0.8)  # a smaller or larger group hides a concept shift
+# What a table needs for a scenario.
+TWO_VALUES = "a column of the model with two different values"
+EXPECTED = {
+    "sudden": TWO_VALUES,
+    "concept_shift": TWO_VALUES,
+    "unit_change": "a number of the model that is within its range after a division",
+    "missing_field": "a column with used: true and missing: allow in the contract",
+    "unseen_category": "a column with used: true and unseen: missing in the contract",
+}
 TEXTS = {"label_shift": "{:.0%} positive labels", "missing_field": "{} is null"}
 
 T = TypeVar("T")
@@ -115,8 +125,13 @@ class Column(NamedTuple):
     values: list[Any]  # as in frames, without missing and invalid ones
     group: Group  # the most common category, or the upper half
     share: float  # of the values in the group
-    gap: float  # of the group's positive share to that of the other rows
+    lean: float  # the group's share of positive labels, less that of the other rows
     null_share: float  # of all rows
+
+    @property
+    def gap(self) -> float:
+        """How much the group separates the labels."""
+        return abs(self.lean)
 
 
 class Changes:
@@ -130,6 +145,7 @@ class Changes:
         self.rows = rows
         self.contract = contract
         self._path = path
+        self._positive = statistics.fmean(row.label for row in rows)
 
     def text(self, scenario: str) -> str:
         """Return what a scenario changes in one line."""
@@ -148,57 +164,46 @@ class Changes:
     @cached_property
     def sudden(self) -> Shift:
         """The columns that `sudden` and `gradual` change."""
-        return self.described.sudden or self._required(
-            "sudden", make_shift(self.columns), "a column of the model with two different values"
-        )
+        return self._part("sudden", lambda: make_shift(self.columns, self._positive < 0.5))
+
+    @cached_property
+    def label_rule(self) -> LabelRule:
+        """The rule that the labels of changed records follow."""
+        return LabelRule(self.rows, self.contract)
 
     @cached_property
     def label_shift(self) -> float:
         """The share of the positive label."""
-        positive = sum(row.label for row in self.rows) / len(self.rows)
-        if positive in (0, 1):
+        if self._positive in (0, 1):
             raise TrafficError(
                 "--scenario label_shift: all rows have the same label; expected both labels."
                 " Use another file or scenario."
             )
-        more = LABEL_SHIFT if positive < 0.5 else -LABEL_SHIFT
-        return self.described.label_shift or round(positive + more, 2)
+        more = LABEL_SHIFT if self._positive < 0.5 else -LABEL_SHIFT
+        return self.described.label_shift or round(self._positive + more, 2)
 
     @cached_property
     def concept_shift(self) -> Group:
         """The rows whose labels are flipped."""
-        return self.described.concept_shift or self._required(
-            "concept_shift",
-            best_group(self.columns),
-            "a column of the model with two different values",
-        )
+        return self._part("concept_shift", lambda: best_group(self.columns))
 
     @cached_property
     def unit_change(self) -> UnitChange:
         """The number that is sent in another unit."""
-        return self.described.unit_change or self._required(
-            "unit_change",
-            make_unit_change(self.columns),
-            "a number of the model that is within its range after a division",
-        )
+        return self._part("unit_change", lambda: make_unit_change(self.columns))
 
     @cached_property
     def missing_field(self) -> str:
         """The column that is sent as null."""
         found = self._most_known(lambda feature: feature.missing == "allow")
-        return self.described.missing_field or self._required(
-            "missing_field", found, "a column with used: true and missing: allow in the contract"
-        )
+        return self._part("missing_field", lambda: found)
 
     @cached_property
     def unseen_category(self) -> UnseenCategory:
         """The column and its value that the contract does not list."""
         found = self._most_known(lambda one: one.unseen == "missing" and not one.check(UNSEEN))
-        return self.described.unseen_category or self._required(
-            "unseen_category",
-            UnseenCategory(found, UNSEEN) if found else None,
-            "a column with used: true and unseen: missing in the contract",
-        )
+        made = UnseenCategory(found, UNSEEN) if found else None
+        return self._part("unseen_category", lambda: made)
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -209,17 +214,15 @@ class Changes:
     def _most_known(self, suits: Callable[[Feature], bool]) -> str | None:
         """Return the suitable input that has the most values in the rows, or None."""
         names = [feature.name for feature in self.contract.inputs if suits(feature)]
-        known = Counter({name: 0 for name in names})
-        for row in self.rows:
-            known.update(name for name in names if row.record.get(name) is not None)
+        known = Counter(n for row in self.rows for n in names if row.record.get(n) is not None)
         return max(names, key=known.__getitem__, default=None)
 
-    @staticmethod
-    def _required(scenario: str, found: T | None, expected: str) -> T:
-        if not found:
+    def _part(self, scenario: str, make: Callable[[], T | None]) -> T:
+        """Return what the file describes, or what is made from the rows."""
+        if not (found := getattr(self.described, scenario) or make()):
             raise TrafficError(
                 f"--scenario {scenario}: not possible for this table; got no such column, expected"
-                f" {expected}. Use another scenario."
+                f" {EXPECTED[scenario]}. Use another scenario."
             )
         return found
 
@@ -231,20 +234,18 @@ def load_changes(rows: Sequence[Row]) -> Changes:
 
 def column_of(feature: Feature, rows: Sequence[Row]) -> Column | None:
     """Return an input with its values, or None if it has fewer than two different ones."""
-    found = [(row.record.get(feature.name), row.label) for row in rows]
-    n_null = sum(value is None for value, _ in found)
-    found = [(feature.known(value), label) for value, label in found if not feature.check(value)]
-    found = [(value, label) for value, label in found if feature.show(value) is not None]
-    values = [value for value, _ in found]
+    found = [(known_value(feature, row.record), row.label) for row in rows]
+    values = [value for value, _ in found if value is not None]
     if len(set(values)) < 2:
         return None
     group = make_group(feature, values)
-    by_side: dict[bool, list[int]] = {True: [], False: []}
-    for value, label in found:
-        by_side[is_in(group, feature.show(value), feature)].append(label)
-    inside, outside = by_side[True], by_side[False]
-    gap = abs(statistics.fmean(inside) - statistics.fmean(outside))
-    return Column(feature, values, group, len(inside) / len(found), gap, n_null / len(rows))
+    inside = [label for value, label in found if is_in(group, feature.show(value), feature)]
+    all_labels = [label for value, label in found if value is not None]
+    share = len(inside) / len(values)
+    # The mean of all is between those of the two sides.
+    lean = (statistics.fmean(inside) - statistics.fmean(all_labels)) / (1 - share)
+    n_null = sum(row.record.get(feature.name) is None for row in rows)
+    return Column(feature, values, group, share, lean, n_null / len(rows))
 
 
 def make_group(feature: Feature, values: Sequence[Any]) -> Group:
@@ -271,7 +272,7 @@ def best_group(columns: Sequence[Column]) -> Group | None:
     return best and best.group
 
 
-def make_shift(columns: Sequence[Column]) -> Shift | None:
+def make_shift(columns: Sequence[Column], positive_is_rarer: bool) -> Shift | None:
     """Return the change of every second column, or None without columns."""
     shift: dict[str, float] = {}
     resample: dict[str, dict[Any, float]] = {}
@@ -280,7 +281,7 @@ def make_shift(columns: Sequence[Column]) -> Shift | None:
         if feature.is_categorical:
             resample[feature.name] = make_shares(column)
         else:
-            shift[feature.name] = make_step(column)
+            shift[feature.name] = make_step(column, (column.lean >= 0) == positive_is_rarer)
     return Shift(shift, resample) if columns else None
 
 
@@ -292,12 +293,13 @@ def make_shares(column: Column) -> dict[Any, float]:
     return shares | ({None: column.null_share} if column.null_share else {})
 
 
-def make_step(column: Column) -> float:
-    """Return what is added to a number or a date: up, or down if there is more room."""
+def make_step(column: Column, up: bool) -> float:
+    """Return what is added to a number or a date, or subtracted if not `up`, as far as it fits."""
     low, high = column.feature.bounds
     mean, step = statistics.fmean(column.values), SHIFT_SD * statistics.pstdev(column.values)
     step = float(f"{step:.3g}") if column.feature.kind == "number" else max(round(step), 1)
-    return step if high - mean >= mean - low else -step
+    fits_up, fits_down = high - mean >= step, mean - low >= step
+    return step if fits_up and (up or not fits_down) else -step
 
 
 def make_unit_change(columns: Sequence[Column]) -> UnitChange | None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from config.contract import Feature
+
 EXPECTED = 'expected {"record": {column: value, ...}, "label": 0 or 1}'
 
 
@@ -66,3 +68,12 @@ def endless(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
     while order:
         rng.shuffle(order)
         yield from order
+
+
+def known_value(feature: Feature, record: dict[str, Any]) -> Any:
+    """Return a record's value as in frames; None if it is missing, invalid or unseen."""
+    value = record.get(feature.name)
+    if value is None or feature.check(value):
+        return None
+    known = feature.known(value)
+    return None if feature.show(known) is None else known

@@ -2,7 +2,7 @@
 
 A scenario takes the changes for the traffic rows, the number of rows to send and a seed. It yields
 the rows to send. It copies every row that it changes; a valid record stays valid. Under the same
-seed, `sudden` and `none` send the same rows in the same order.
+seed, `sudden` and `none` take the same rows in the same order.
 """
 
 import random
@@ -24,7 +24,7 @@ def none(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
 
 
 def sudden(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
-    """Change half of the columns: move numbers and dates, give categories new shares."""
+    """Change half of the columns; the labels follow from the changed records."""
     rng = shift_rng(seed)
     return (shifted(row, changes, rng) for row in none(changes, n_rows, seed))
 
@@ -98,7 +98,7 @@ def shift_rng(seed: int) -> random.Random:
 
 
 def shifted(row: Row, changes: Changes, rng: random.Random) -> Row:
-    """Return the row with the columns of `sudden` changed and its label unchanged."""
+    """Return the row with the columns of `sudden` changed, and a label that follows from them."""
     record, contract = dict(row.record), changes.contract
     for name, step in changes.sudden.shift.items():
         if name in record:
@@ -109,4 +109,4 @@ def shifted(row: Row, changes: Changes, rng: random.Random) -> Row:
         if feature.rank_of in changes.sudden.resample and feature.name in record:
             categories = contract[feature.rank_of].categories
             record[feature.name] = categories.index(record[feature.rank_of]) + 1
-    return Row(record, row.label)
+    return Row(record, changes.label_rule.draw(record, rng))

@@ -2,13 +2,7 @@
 
 import pytest
 
-from stream_generator.client.summary import (
-    LabelledPrediction,
-    Outcome,
-    Tally,
-    per_second,
-    percentile_ms,
-)
+from stream_generator.client.summary import LabelledPrediction, Outcome, Tally
 
 ROW = LabelledPrediction("id", 1, 0.75, 1, "3")
 
@@ -24,15 +18,13 @@ class FakeClock:
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:
-    hundred = [n / 1000 for n in range(1, 101)]
-    assert [percentile_ms(hundred, p) for p in (50, 95, 99)] == [50, 95, 99]
-    assert [percentile_ms([0.002, 0.004], p) for p in (50, 95)] == [2, 4]
-    assert percentile_ms([], 50) is None
-
-
-def test_a_rate_over_no_time_is_zero() -> None:
-    assert per_second(10, 4) == 2.5
-    assert per_second(0, 0) == 0
+    tally = Tally(FakeClock().now)
+    for n in range(100, 0, -1):
+        tally.add_request(1)
+        tally.add(Outcome("answered", 1, latency_s=n / 1000))
+    found = tally.summary("none", "done")
+    assert (found.latency_p50_ms, found.latency_p95_ms, found.latency_p99_ms) == (50, 95, 99)
+    assert (found.seconds, found.rows_per_s) == (0, 0)  # no time has passed
 
 
 def test_figures_follow_from_the_outcomes() -> None:
@@ -64,7 +56,7 @@ def test_a_record_without_an_outcome_at_the_end_counts_as_failed() -> None:
     tally = Tally(FakeClock().now)
     tally.add_request(3)
     summary = tally.summary("none", "interrupted")
-    assert summary.sent == summary.failed == 3
+    assert summary.sent == summary.failed == 3 and summary.latency_p50_ms is None
     assert summary.reasons == {"no response before the end": 3}
     assert tally.summary("none", "interrupted") == summary
 
