@@ -10,7 +10,14 @@ from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import made_up_rows
-from training.evaluation.gate import HoldoutSet, Interval, auc_problem, gate
+from training.evaluation.gate import (
+    MARGIN_FLOOR_ROC_AUC,
+    MAX_FLOOR_HALF_WIDTH,
+    HoldoutSet,
+    Interval,
+    auc_problem,
+    gate,
+)
 from training.evaluation.metrics import weighted_auc
 
 
@@ -244,3 +251,17 @@ def test_a_model_that_returns_nan_is_an_error_not_a_promotion(judge):
 def test_the_estimate_decides_where_few_rows_cannot_show_the_margin(gain, problem):
     """On 700 rows of another table, every candidate might have been worse by more than it."""
     assert auc_problem(gain, 0.002) == problem
+
+
+@pytest.mark.parametrize(
+    ("gain", "rejected"),
+    [
+        (Interval(-0.0013, -0.0203, 0.018), False),  # as if equal, on 672 rows
+        (Interval(-0.021, -0.040, -0.002), True),
+        (Interval(-0.012, -0.0205, -0.004), True),  # shown by enough rows
+        (Interval(-0.012, -0.019, -0.004), False),
+    ],
+)
+def test_the_floor_set_of_a_small_table_rejects_by_the_estimate(gain, rejected):
+    """One candidate in two that were as good as the champion was once rejected there."""
+    assert bool(auc_problem(gain, MARGIN_FLOOR_ROC_AUC, MAX_FLOOR_HALF_WIDTH)) == rejected
