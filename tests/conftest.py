@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -145,13 +145,20 @@ def accepts_connections(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def run(*command: str | Path, status: int = 0, timeout_s: float = 60, **options: Any) -> str:
-    """Run a command in the project's folder; return its output, with its errors if it must fail.
+def run(
+    *command: str | Path,
+    status: int = 0,
+    timeout_s: float = 60,
+    cwd: Path = ROOT,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Return the output of a command, with its errors if it must fail.
 
-    `options` are those of `subprocess.run`. Raises AssertionError for another exit status.
+    Raises AssertionError for another exit status than `status`.
     """
-    own: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True} | options
-    done = subprocess.run(command, timeout=timeout_s, check=False, **own)
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
     output = done.stdout + done.stderr
     assert done.returncode == status, f"{command}: status {done.returncode}\n{output[-4000:]}"
     return output if status else done.stdout
