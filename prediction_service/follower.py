@@ -16,7 +16,7 @@ from config.model_registry import GRAPH
 from config.runtime.heartbeat import touch_heartbeat
 from config.runtime.logs import set_up
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.models.backoff import Backoff
+from prediction_service.backoff import Backoff
 from prediction_service.models.model_folder import (
     REACHED,
     UNREADABLE,

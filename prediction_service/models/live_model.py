@@ -13,7 +13,7 @@ import structlog
 
 from config.contract import Contract
 from config.model_registry import GRAPH
-from prediction_service.models.backoff import Backoff
+from prediction_service.backoff import Backoff
 from prediction_service.models.model_folder import UNREADABLE, Current, ModelFolder, Rejection
 from prediction_service.models.package import ModelRejected, check_digest, reason_of
 

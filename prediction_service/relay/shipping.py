@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import structlog
 
 from config.runtime.heartbeat import touch_heartbeat
 from config.runtime.logs import where
+from prediction_service.backoff import Backoff
 from prediction_service.journal import (
     JournalUnavailable,
     StoredEvent,
@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS = 5  # of a batch, before it is halved to find an event at fault
 FIRST_BACKOFF_S = 0.2
+JITTER = 0.5  # spreads out relays
 MAX_DEAD_LETTERS = 10_000  # of the monitoring: they take room that predictions need
 LAG_S = 10.0  # rows of that age should have reached every sink that works
 MAINTENANCE_PERIOD_S = 5.0
@@ -62,15 +63,6 @@ def make_sinks(settings: Settings) -> list[Sink]:
     return sinks
 
 
-@dataclass
-class Failing:
-    """The attempts in a row to ship a journal's next batch that failed; times are monotonic."""
-
-    attempts: int = 0
-    attempted_at: float = 0.0
-    retry_at: float = 0.0
-
-
 class Shipper:
     """The way of every journal's events to one sink.
 
@@ -82,7 +74,7 @@ class Shipper:
         self.progress = progress
         self.settings = settings
         self._finished: set[Path] = set()  # journals without a writer that are shipped completely
-        self._failing: dict[Path, Failing] = {}
+        self._failing: dict[Path, Backoff] = {}
         self._stored_at = -math.inf
         self._reported: set[str] = set()  # instances in the last report of the backlog
         self._report_at = -math.inf
@@ -109,8 +101,7 @@ class Shipper:
         paths = journal_paths(self.settings.journal_path)
         self._failing = {path: one for path, one in self._failing.items() if path in paths}
         for path in paths:
-            failing = self._failing.get(path)
-            if path in self._finished or (failing and time.monotonic() < failing.retry_at):
+            if path in self._finished or not self._backoff_of(path).is_over():
                 continue
             try:
                 more = self._ship_batch(path) or more
@@ -145,18 +136,20 @@ class Shipper:
         retries = [one.retry_at - time.monotonic() for one in self._failing.values()]
         return max(0.0, min([self.settings.relay_batch_age_s, *retries]))
 
+    def _backoff_of(self, path: Path) -> Backoff:
+        """Return a journal's back-off; a new one without a failure in a row."""
+        new = Backoff(FIRST_BACKOFF_S, self.settings.relay_backoff_max_s, JITTER)
+        return self._failing.get(path, new)
+
     def _back_off(self, path: Path, err: SinkUnavailable) -> None:
         """Set the time of a journal's next attempt."""
-        failing = self._failing.setdefault(path, Failing())
-        failing.attempts += 1
-        failing.attempted_at = time.monotonic()
-        pause_s = backoff_s(failing.attempts, self.settings.relay_backoff_max_s)
-        failing.retry_at = failing.attempted_at + pause_s
+        failing = self._failing[path] = self._backoff_of(path)
+        failing.start()
         self._n_failures += 1
         self._set_misconfigured(isinstance(err, SinkMisconfigured))
-        is_due = failing.attempted_at >= self._log_at
+        is_due = failing.failed_at >= self._log_at
         if is_due:
-            self._log_at = failing.attempted_at + LOG_PERIOD_S
+            self._log_at = failing.failed_at + LOG_PERIOD_S
         report = log.warning if is_due else log.debug
         report(
             "sink_unavailable",
@@ -192,13 +185,13 @@ class Shipper:
         try:
             self._deliver(path, events)
         except SinkUnavailable as err:
-            failing = self._failing.get(path, Failing())
-            if failing.attempts < ATTEMPTS or isinstance(err, SinkMisconfigured):
+            failing = self._backoff_of(path)
+            if failing.failures < ATTEMPTS or isinstance(err, SinkMisconfigured):
                 raise
             return self._isolate(path, events, failing)
         return len(events)
 
-    def _isolate(self, path: Path, events: list[StoredEvent], failing: Failing) -> int:
+    def _isolate(self, path: Path, events: list[StoredEvent], failing: Backoff) -> int:
         """Halve a batch that keeps failing until the first event at fault is a dead letter.
 
         The events before it are stored. Return their number with that event. An event is at fault
@@ -214,7 +207,7 @@ class Shipper:
             index = random.randrange(len(events))
             self._deliver(path, read(index, index + 1))
         except SinkUnavailable:
-            if self._stored_at < failing.attempted_at:
+            if self._stored_at < failing.failed_at:
                 raise
         low, high = 0, len(events)
         while high - low > 1:
@@ -231,7 +224,7 @@ class Shipper:
         except SinkUnavailable as err:
             for event in read(low, high):
                 self._keep_rejected(path.stem, event, str(err))
-        failing.attempted_at = time.monotonic()
+        failing.failed_at = time.monotonic()
         return high
 
     def _deliver(self, path: Path, events: list[StoredEvent]) -> None:
@@ -276,12 +269,6 @@ def deliver(
         middle = len(events) // 2
         deliver(sink, events[:middle], on_rejected)
         deliver(sink, events[middle:], on_rejected)
-
-
-def backoff_s(failures: int, max_s: float) -> float:
-    """Return a pause that doubles with each failure in a row, with jitter to spread out relays."""
-    pause_s = min(max_s, FIRST_BACKOFF_S * 2 ** min(failures - 1, 20))
-    return pause_s * random.uniform(0.5, 1.0)
 
 
 def remove_shipped(settings: Settings, progress: Progress, now: float) -> None:

@@ -14,7 +14,7 @@ from config.contract import Contract
 from config.model_registry import ALIAS, BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH
 from config.model_registry import MODEL_NAME, PACKAGE, file_digests
 from prediction_service.follower import Follower
-from prediction_service.models.backoff import FIRST_PAUSE_S
+from prediction_service.backoff import FIRST_PAUSE_S
 from prediction_service.models.model_folder import ModelFolder, Status
 from prediction_service.models.registry import Registry, RegistryUnavailable
 from prediction_service.settings import Settings
@@ -182,7 +182,7 @@ def test_a_rejected_version_becomes_live_once_the_fault_has_passed(
     follower.follow()
     assert current_version(folder) is None  # the pause is not over
     after = time.monotonic() + FIRST_PAUSE_S
-    monkeypatch.setattr("prediction_service.models.backoff.time.monotonic", lambda: after)
+    monkeypatch.setattr("prediction_service.backoff.time.monotonic", lambda: after)
     follower.follow()
     assert (current_version(folder), broken_loads) == ("1", ["1"])
     assert folder.status() == Status("reached")

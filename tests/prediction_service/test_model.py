@@ -121,7 +121,7 @@ def test_an_unexpected_error_is_a_rejection_and_the_version_is_loaded_again_afte
         return result
 
     now = 0.0
-    monkeypatch.setattr("prediction_service.models.backoff.time.monotonic", lambda: now)
+    monkeypatch.setattr("prediction_service.backoff.time.monotonic", lambda: now)
     live = LiveModel(model_folder, contract, load)
     attempts = []
     for now in (0.0, 29.0, 30.0, 89.0, 90.0):  # the pause doubles

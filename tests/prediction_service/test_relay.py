@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from werkzeug import Request, Response
 
 from config.events import BACKLOG_HEADER, Label, Prediction
+from prediction_service.backoff import Backoff
 from prediction_service.http.app import create_app
 from prediction_service.metrics import Metrics
 from prediction_service.models.live_model import LiveModel
@@ -46,7 +47,6 @@ from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.relay.shipping import (
     Shipper,
-    backoff_s,
     make_indexes,
     remove_shipped,
     run,
@@ -707,6 +707,11 @@ def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) 
 
 def test_the_pause_doubles_up_to_its_maximum_with_jitter() -> None:
     for failures, max_s in ((1, 0.2), (2, 0.4), (5, 3.2), (50, 30.0)):
-        pauses = [backoff_s(failures, 30.0) for _ in range(200)]
-        assert max_s / 2 <= min(pauses) <= max(pauses) <= max_s
+        pauses = []
+        for _ in range(200):
+            backoff = Backoff(0.2, 30.0, jitter=0.5)
+            for _ in range(failures):
+                backoff.start()
+            pauses.append(backoff.retry_at - backoff.failed_at)
+        assert max_s / 2 <= min(pauses) + 1e-6 and max(pauses) - 1e-6 <= max_s
         assert max(pauses) - min(pauses) > max_s / 10
