@@ -47,19 +47,6 @@ def test_a_line_of_dotenv_that_cannot_be_read_is_named_with_the_remedy(dotenv, l
     assert "sesame" not in said
 
 
-def test_quotes_and_comments_of_dotenv_are_read(dotenv):
-    (dotenv / ".env").write_text(
-        "A=\"it's # one\"\nE=it's\nB=two # a comment\n# C=3\nD=\n", "utf-8"
-    )
-    env = stack.stack_environment({}, dotenv, {})
-    assert (env["A"], env["B"], env["D"], env["E"]) == (
-        "it's # one",
-        "two",
-        "",
-        "it's",
-    ) and "C" not in env
-
-
 def test_addresses_follow_the_ports(dotenv):
     env = stack.stack_environment({"PREFECT_PORT": "4201"}, dotenv, {})
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5001"

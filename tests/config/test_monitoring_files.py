@@ -366,20 +366,6 @@ def test_every_alert_leads_to_a_panel_that_draws_its_threshold_and_has_a_runbook
         assert rule["condition"] in {query["refId"] for query in rule["data"]}
 
 
-def test_every_alert_leads_to_its_runbook_in_grafana_and_in_the_tree():
-    page = (GRAFANA / "runbooks.md").read_text("utf-8")
-    headings = {line.removeprefix("## ").lower() for line in page.splitlines() if line[:3] == "## "}
-    (board,) = [b for b in DASHBOARDS if b["uid"] == "income-runbooks"]
-    (panel,) = panels(board)
-    rules = yaml.safe_load(PROMETHEUS.with_name("alerts.yml").read_text("utf-8"))
-    for rule in alert_rules():
-        assert rule["annotations"]["runbook_url"] == "{{ externalURL }}d/income-runbooks"
-        assert f"## {rule['title']}\n" in panel["options"]["content"]
-    for rule in [rule for group in rules["groups"] for rule in group["rules"]]:
-        path, anchor = rule["annotations"]["runbook"].split("#")
-        assert (ROOT / path).exists() and anchor in headings
-
-
 def test_grafana_finds_no_variable_of_its_environment_in_an_alerts_texts():
     """Grafana expands `$labels` to nothing. Templates use `.Labels` instead."""
     for rule in alert_rules():

@@ -88,13 +88,13 @@ def test_a_password_is_masked_where_settings_are_printed(monkeypatch):
 def test_the_env_file_is_read_as_a_shell_reads_it(tmp_path):
     """A value in quotes kept them, and a comment after a value was part of it."""
     (tmp_path / ".env").write_text(
-        "ADDRESS='a # b'  # with a comment\nPORT=1 # a port\nexport SYNC=\"true\"\n#OTHER=1\n"
+        'ADDRESS="it\'s # b"  # with a comment\nPORT=1 # a port\nexport SYNC="true"\n#OTHER=1\n'
     )
     script = 'import os; print(os.environ["ADDRESS"], os.environ["PORT"], os.environ["SYNC"])'
     python, shell = (sys.executable, "-c", script), 'set -a; . ./.env; exec "$0" "$@"'
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     ours = run(sys.executable, "-m", "config.runtime", *python, cwd=tmp_path, env=env)
-    assert ours == run("sh", "-c", shell, *python, cwd=tmp_path) == "a # b 1 true\n"
+    assert ours == run("sh", "-c", shell, *python, cwd=tmp_path) == "it's # b 1 true\n"
 
 
 def test_the_environment_comes_before_the_env_file(tmp_path, monkeypatch):

@@ -126,33 +126,35 @@ def test_pruning_keeps_the_newest_rows_and_labels_and_the_counters(window: Windo
     assert window.counters() == Counters(ingested=5, labels_matched=5)
 
 
-def test_a_late_label_joins_a_prediction_whose_features_were_pruned(window: Window) -> None:
-    """A label once had to come before 50,000 later predictions, or it vanished silently."""
+@pytest.fixture
+def pruned(window: Window) -> Window:
+    """Return a window of five predictions that has the features of the last three."""
     window.add_predictions([prediction(name) for name in "abcde"])
     window.prune(retention_rows=3, label_rows=5, at=NOW)
-    assert window.add_labels([label("a", 0)]) == 1
-    assert window.label_counts() == LabelCounts(matched=1)
-    assert window.last_labelled(10) == [labelled(0)]
+    return window
+
+
+def test_a_late_label_joins_a_prediction_whose_features_were_pruned(pruned: Window) -> None:
+    """A label once had to come before 50,000 later predictions, or it vanished silently."""
+    assert pruned.add_labels([label("a", 0)]) == 1
+    assert pruned.label_counts() == LabelCounts(matched=1)
+    assert pruned.last_labelled(10) == [labelled(0)]
 
 
 def test_a_prediction_sent_again_after_its_features_were_pruned_is_a_duplicate(
-    window: Window,
+    pruned: Window,
 ) -> None:
-    window.add_predictions([prediction(name) for name in "abcde"])
-    window.prune(retention_rows=3, label_rows=5, at=NOW)
-    assert window.add_predictions([prediction("a")]) == 0
-    assert identities(window.last_predictions(10)) == ["c", "d", "e"]
+    assert pruned.add_predictions([prediction("a")]) == 0
+    assert identities(pruned.last_predictions(10)) == ["c", "d", "e"]
 
 
 def test_an_earlier_prediction_replaces_a_later_one_whose_features_were_pruned(
-    window: Window,
+    pruned: Window,
 ) -> None:
-    window.add_predictions([prediction(name) for name in "abcde"])
-    window.prune(retention_rows=3, label_rows=5, at=NOW)
-    window.add_predictions([msgspec.structs.replace(prediction("a", 0.2), predicted_at=1.0)])
-    window.add_labels([label("a")])
-    assert [one.probability for one in window.last_labelled(10)] == [0.2]
-    assert identities(window.last_predictions(10)) == ["c", "d", "e"]
+    pruned.add_predictions([msgspec.structs.replace(prediction("a", 0.2), predicted_at=1.0)])
+    pruned.add_labels([label("a")])
+    assert [one.probability for one in pruned.last_labelled(10)] == [0.2]
+    assert identities(pruned.last_predictions(10)) == ["c", "d", "e"]
 
 
 def test_a_label_sent_again_after_it_was_pruned_is_a_duplicate_or_a_conflict(

@@ -90,24 +90,22 @@ def test_every_candidate_that_was_not_promoted_doubles_the_cool_down(unpromoted,
         assert is_over or decision.rule == ("back-off" if unpromoted else "cool-down")
 
 
-def test_a_calm_verdict_is_no_cause():
-    assert cause_of(CALM) is None
+DRIFT = "25% of the features have drifted (age, sex, race)"
+LOW = "ROC AUC 0.700 of 600 labelled rows (at most 0.750) is below its floor"
 
 
-def test_drifted_features_are_a_cause_since_the_first_changed_window():
-    cause = cause_of(DRIFTED)
-    assert cause == Cause("25% of the features have drifted (age, sex, race)", "2", 7.0, True)
-
-
-def test_a_verdict_on_the_previous_version_is_not_judged_yet():
-    cause = cause_of(DRIFTED | {"model_version": "3"})
-    assert cause is not None and not cause.is_judged
-
-
-def test_quality_below_its_floor_is_a_cause_where_no_feature_has_drifted():
-    cause = cause_of(BELOW)
-    words = "ROC AUC 0.700 of 600 labelled rows (at most 0.750) is below its floor"
-    assert cause == Cause(words, "2", 9.0, True)
+@pytest.mark.parametrize(
+    ("verdict", "cause"),
+    [
+        (CALM, None),
+        (DRIFTED, Cause(DRIFT, "2", since=7.0)),
+        (DRIFTED | {"model_version": "3"}, Cause(DRIFT, "3", since=7.0, is_judged=False)),
+        (BELOW, Cause(LOW, "2", since=9.0)),
+    ],
+    ids=["calm", "drift", "on the previous version", "quality"],
+)
+def test_drift_or_a_low_quality_is_a_cause_from_its_first_change_on(verdict, cause):
+    assert cause_of(verdict) == cause
 
 
 @pytest.mark.parametrize("verdict", [DRIFTED, BELOW], ids=["drift", "quality"])

@@ -194,39 +194,41 @@ def test_runs_that_decide_at_the_same_time_start_one_training(evidently, labels,
     assert len(facts) == 2 and len(said) == 1 and f"flow run {run['name']}" in said.pop()
 
 
-@pytest.mark.usefixtures("deployment")
-def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
-    evidently, registry, labels, mongodb_uri, monkeypatch
-):
+@pytest.fixture
+def log(mongodb_uri: str, monkeypatch) -> Iterator[Collection]:
+    """The prediction log in MongoDB, in a database of the test's own."""
     database = f"test_{uuid.uuid4().hex}"
     monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
     monkeypatch.setenv("MONGODB_DATABASE", database)
+    with pymongo.MongoClient[dict[str, Any]](mongodb_uri) as client:
+        yield client[database]["predictions"]
+        client.drop_database(database)
+
+
+@pytest.mark.usefixtures("deployment")
+def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
+    evidently, registry, labels, log, monkeypatch
+):
     monkeypatch.setenv("WATCH_MIN_LABELS", "1000")
     evidently.update(BELOW | {"model_version": "1"})
     labels(20)
     now, earlier = datetime.now(UTC), datetime.now(UTC) - timedelta(seconds=2 * LONG_AGO_S)
-    with pymongo.MongoClient(mongodb_uri) as client:
-        log = client[database]["predictions"]
-        add_labelled(log, 30, earlier)
-        add_labelled(log, 979, now)
-        assert "999 fresh labelled rows" in watch()
-        add_labelled(log, 1, now)
-        assert "; 1000 fresh labelled rows" in watch()
-        client.drop_database(database)
+    add_labelled(log, 30, earlier)
+    add_labelled(log, 979, now)
+    assert "999 fresh labelled rows" in watch()
+    add_labelled(log, 1, now)
+    assert "; 1000 fresh labelled rows" in watch()
     (run,) = drift_runs()
     assert (run["parameters"]["with_feedback"], run["parameters"]["recent_since"]) == (True, 9.0)
     assert registry.ledger.decisions()[0]["cause"].endswith("is below its floor")
 
 
 def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(
-    evidently, registry, labels, mongodb_uri, monkeypatch
+    evidently, registry, labels, log
 ):
     """They once counted. The trainings then had no recent rows to learn from or to be judged by,
     nothing was promoted, and the next training was delayed.
     """
-    database = f"test_{uuid.uuid4().hex}"
-    monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
-    monkeypatch.setenv("MONGODB_DATABASE", database)
     now, hour = datetime.now(UTC), timedelta(hours=1)
     judgement = DRIFTED["judgement"] | {"drifted_from": "1"}
     judgement["changed_by"] = (now - hour).timestamp()
@@ -234,13 +236,10 @@ def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(
     labels(1600, predicted_at=(now - 2 * hour).timestamp())
     labels(1600)  # without a time: the first day of the period
     labels(20, predicted_at=now.timestamp())
-    with pymongo.MongoClient(mongodb_uri) as client:
-        log = client[database]["predictions"]
-        add_labelled(log, 1600, now, predicted_at=now - 2 * hour)
-        add_labelled(log, 1600, now, conflicts=[{"label": 0, "labelled_at": now}])
-        add_labelled(log, 30, now)
-        assert "50 fresh labelled rows, expected at least WATCH_MIN_LABELS" in watch()
-        client.drop_database(database)
+    add_labelled(log, 1600, now, predicted_at=now - 2 * hour)
+    add_labelled(log, 1600, now, conflicts=[{"label": 0, "labelled_at": now}])
+    add_labelled(log, 30, now)
+    assert "50 fresh labelled rows, expected at least WATCH_MIN_LABELS" in watch()
     assert not drift_runs() and registry.ledger.decisions()[0]["rule"] == "labels"
 
 

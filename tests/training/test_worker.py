@@ -136,35 +136,47 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
     monkeypatch.setenv("FLOW_STORAGE", "gs://tests/prefect")
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     registry = Registry(os.environ["MLFLOW_TRACKING_URI"])
-    log_path = tmp_path / "worker.log"
     with gcs_emulator(tmp_path / "bucket") as storage, own_prefect(tmp_path):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
-        env = os.environ | {
-            "PREFECT_API_URL": wait_for_server(120),
-            "PYTHONPATH": str(ROOT),
-            "METRICS_PORT": str(port := free_port()),
-        }
-        command = [sys.executable, "-m", "training", "worker"]
-        with log_path.open("wb") as log:
-            with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log) as worker:
-                try:
-                    wait_until(lambda: len(deployments()) == 5, 120, log_path.read_text)
-                    run = start_long_training()
-                    wait_until(lambda: is_searching(run), 180, log_path.read_text)
-                    assert find_facts(registry, 0.0, Settings()).running == run.name
-                    metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
-                    assert re.search(r"^income_training_age_seconds [1-9]", metrics, re.M), metrics
-                finally:
-                    kill_tree(worker.pid)
-
-        def final() -> State | None:
-            state = read_run(run).state
-            return state if state and state.is_final() else None
-
-        state = wait_until(final, 300, "the run to end")
+        with working(tmp_path, METRICS_PORT=str(port := free_port())) as log:
+            run = start_long_training()
+            wait_until(lambda: is_searching(run), 180, log.read_text)
+            assert find_facts(registry, 0.0, Settings()).running == run.name
+            metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+            assert re.search(r"^income_training_age_seconds [1-9]", metrics, re.M), metrics
+        state = wait_for_end(run, 300)
         assert (state.type, state.message) == (StateType.CRASHED, NO_HEARTBEAT)
         assert find_facts(registry, 0.0, Settings()).running is None
         assert read_trainings(registry, time.time()).last_failed
+
+
+@contextmanager
+def working(folder: Path, **environ: str) -> Iterator[Path]:
+    """Run a worker in a folder while the body runs, then kill it; yield its log.
+
+    It dies with its flow runs, as in the death of their machine.
+    """
+    env = {"PREFECT_API_URL": wait_for_server(120), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "training", "worker"]
+    with (path := folder / "worker.log").open("wb") as log:
+        with subprocess.Popen(
+            command, cwd=folder, env=os.environ | env | environ, stdout=log, stderr=log
+        ) as worker:
+            try:
+                wait_until(lambda: len(deployments()) == 5, 120, path.read_text)
+                yield path
+            finally:
+                kill_tree(worker.pid)
+
+
+def wait_for_end(run: FlowRun, timeout_s: float) -> State:
+    """Return the final state of a flow run."""
+
+    def final() -> State | None:
+        state = read_run(run).state
+        return state if state and state.is_final() else None
+
+    return wait_until(final, timeout_s, "the run to end")
 
 
 def kill_tree(root: int) -> None:
@@ -213,36 +225,17 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
         stored = tmp_path / "bucket" / ".cloudstorage" / "tests" / "prefect"
         kept = stored / "code" / code_digest()
         assert {p.relative_to(kept) for p in kept.rglob("*") if p.is_file()} == set(code_files())
-        env = os.environ | {
-            "PREFECT_API_URL": wait_for_server(120),
-            "PYTHONPATH": str(ROOT),
+        environ = {
             "FLOW_STORAGE": settings.flow_storage,
             "EVIDENTLY_ADDRESS": f"http://127.0.0.1:{free_port()}",
             "WATCH_PERIOD_S": "3600",
         }
-        command = [sys.executable, "-m", "training", "worker"]
-        with (tmp_path / "log").open("wb") as log:
-            with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log) as worker:
-                try:
-                    wait_until(lambda: len(deployments()) == 5, 120, (tmp_path / "log").read_text)
-                    state = run_watch()
-                finally:
-                    worker.kill()
-    printed = (tmp_path / "log").read_text("utf-8")
+        with working(tmp_path, **environ) as log, get_client(sync_client=True) as client:
+            watch = UUID(deployments()["watch"]["id"])
+            state = wait_for_end(client.create_flow_run_from_deployment(watch), 180)
+    printed = log.read_text("utf-8")
     assert state.is_failed() and "ConnectionError" in str(state.message), printed
     assert "/remote-file-system-income-code/training/retraining/watch.py" in printed
-
-
-def run_watch() -> State:
-    """Return the final state of a run of `watch` without an Evidently service."""
-    with get_client(sync_client=True) as client:
-        made = client.create_flow_run_from_deployment(UUID(deployments()["watch"]["id"]))
-
-        def final() -> State | None:
-            state = client.read_flow_run(made.id).state
-            return state if state and state.is_final() else None
-
-        return wait_until(final, 180, "the run")
 
 
 @pytest.mark.slow
