@@ -23,9 +23,9 @@ NOW, DAY_AGO, WEEK_AGO = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Alert:
-    """A figure, its threshold, and what to do about it.
+    """A figure, its threshold, and what to do about it. By default an alert fires above 0.
 
     `value` is PromQL. Each of its series is an alert of its own. `summary` may contain the labels
     of the series as `{{ .Labels.name }}`. Prometheus and Grafana both read this form. Grafana would
@@ -38,8 +38,8 @@ class Alert:
     name: str
     summary: str
     value: str
-    comparison: Literal[">", "<"]
-    threshold: float
+    comparison: Literal[">", "<"] = ">"
+    threshold: float = 0
     lasting: str  # time beyond the threshold before the alert fires
     severity: Literal["warning", "critical"]
     panel: tuple[str, str]  # the panel that shows the figure: uid of its dashboard, title
@@ -63,8 +63,6 @@ ALERTS = (
         name="FeatureDrift",
         summary="The feature {{ .Labels.feature }} has drifted.",
         value="max by (feature) (income_feature_drift_persistent)",
-        comparison=">",
-        threshold=0,
         lasting="1m",  # drift has already lasted for persistent_windows of config/monitoring.yaml
         severity="warning",
         panel=("income-drift", "Drifted features"),
@@ -80,8 +78,6 @@ distributions are in the report of the window that triggered the alert: port 300
         name="DatasetDrift",
         summary="Enough features have drifted for a drift verdict.",
         value="max(income_drift_detected)",
-        comparison=">",
-        threshold=0,
         lasting="2m",
         severity="warning",
         panel=("income-drift", "Drift verdict"),
@@ -98,8 +94,6 @@ that fits them.""",
         name="TargetDrift",
         summary="The model's {{ .Labels.output }} has drifted.",
         value="max by (output) (income_prediction_drift_persistent)",
-        comparison=">",
-        threshold=0,
         lasting="1m",
         severity="warning",
         panel=("income-drift", "Drifted outputs"),
@@ -113,7 +107,6 @@ Only predictions of the reference data's own version are compared.""",
         name="InvalidValues",
         summary="Far more values of {{ .Labels.feature }} are invalid than in training.",
         value="max by (feature) (income_invalid_share_rise)",
-        comparison=">",
         threshold=MONITORING["max_invalid_share_rise"],
         lasting="2m",
         severity="critical",
@@ -175,7 +168,6 @@ LabelsUnmatched) and at the relay (make logs S=relay): labels reach the monitori
             " / on () group_left () (sum(increase(income_labels_matched_total[1h]))"
             " + sum(increase(income_labels_unmatched_total[1h])) > 0)"
         ),
-        comparison=">",
         threshold=0.05,
         lasting="10m",
         severity="warning",
@@ -192,7 +184,6 @@ label_rows. Otherwise the sender uses wrong ids, or the predictions did not reac
         name="MonitoringStale",
         summary="The Evidently service has measured nothing for ten minutes.",
         value="time() - max(income_measurement_timestamp_seconds)",
-        comparison=">",
         threshold=600,  # 120 times measure_period_s in config/monitoring.yaml
         lasting="1m",
         severity="critical",
@@ -207,7 +198,6 @@ measurement failed. This alert also fires if Prometheus is down: make ps.""",
         name="SinkBacklog",
         summary="{{ .Labels.sink }} lags behind the journal.",
         value="max by (sink) (income_journal_backlog_rows)",
-        comparison=">",
         threshold=1000,  # two full batches of the relay (RELAY_BATCH_ROWS)
         lasting="5m",
         severity="warning",
@@ -223,7 +213,6 @@ before that: see the alert EventsDropped.""",
         name="JournalFilling",
         summary="The journals have reached 70 % of JOURNAL_MAX_MB.",
         value="max(income_journal_bytes) / max(income_journal_max_bytes)",
-        comparison=">",
         threshold=0.7,  # from half on, the relay deletes all that MongoDB has stored
         lasting="5m",
         severity="critical",
@@ -239,8 +228,6 @@ JOURNAL_MAX_MB, or set MONGODB_ADDRESS.""",
         name="EventsDropped",
         summary="Events were removed before {{ .Labels.sink }} had stored them.",
         value="max by (sink) (increase(income_journal_dropped_total[1h]))",
-        comparison=">",
-        threshold=0,
         lasting="1m",
         severity="warning",
         panel=("income-service", "Dropped events"),
@@ -254,8 +241,6 @@ Nobody sends the dropped events again. The alert resolves an hour after the last
         name="DeadLetters",
         summary="{{ .Labels.sink }} rejects journalled events.",
         value="max by (sink) (income_journal_dead_letters)",
-        comparison=">",
-        threshold=0,
         lasting="1m",
         severity="warning",
         panel=("income-service", "Dead letters"),
@@ -269,8 +254,6 @@ contracts, or an event is too large for MongoDB. Fix the cause, then send the ev
         name="SinkMisconfigured",
         summary="{{ .Labels.sink }} rejects the relay itself.",
         value="max by (sink) (income_sink_misconfigured)",
-        comparison=">",
-        threshold=0,
         lasting="2m",
         severity="critical",
         panel=("income-service", "Misconfigured sinks"),
@@ -288,7 +271,6 @@ backlog.""",
             f'(sum(rate(income_requests_total{{{PREDICTIONS},status=~"5.."}}[5m])) or vector(0))'
             f" / (sum(rate(income_requests_total{{{PREDICTIONS}}}[5m])) > 0)"
         ),
-        comparison=">",
         threshold=0.01,
         lasting="2m",
         severity="critical",
@@ -306,7 +288,6 @@ Idempotency-Key prevents a duplicate.""",
             f'sum by (endpoint) (rate(income_requests_total{{{PREDICTIONS},status=~"4.."}}[5m]))'
             f" / (sum by (endpoint) (rate(income_requests_total{{{PREDICTIONS}}}[5m])) > 0)"
         ),
-        comparison=">",
         threshold=0.05,
         lasting="5m",  # one bad request among few is forgotten by then
         severity="critical",
@@ -345,7 +326,6 @@ resolves within a week.""",
             "histogram_quantile(0.99,"
             " sum by (le) (rate(income_prediction_latency_seconds_bucket[5m])))"
         ),
-        comparison=">",
         threshold=0.1,
         lasting="5m",
         severity="warning",
@@ -364,7 +344,6 @@ priority), or the journal's disk is slow: JOURNAL_SYNC=full flushes the disk for
             "count((sum by (version) (income_workers) > 0) or max by (version) (label_replace("
             'income_reference_info, "version", "$1", "model_version", "(.*)")))'
         ),
-        comparison=">",
         threshold=1,
         lasting="5m",  # a promotion reaches every process within seconds
         severity="warning",
@@ -381,8 +360,6 @@ MODEL_RUN_ID set the skew is intended: silence the alert.""",
         summary="The promoted model version {{ .Labels.version }} is rejected.",
         # A worker reports its own rejection, and each scrape reaches one of the workers.
         value="max by (version) (max_over_time(income_model_version_refused[2m]))",
-        comparison=">",
-        threshold=0,
         lasting="3m",  # the first retry is after 30 seconds
         severity="warning",
         panel=("income-service", "Rejected versions"),
@@ -426,8 +403,6 @@ logs S=mlflow), then at MLFLOW_TRACKING_URI and the password of the follower."""
         name="TrainingFailed",
         summary="The last training failed or crashed.",
         value="max(income_training_failed)",
-        comparison=">",
-        threshold=0,
         lasting="1m",
         severity="warning",
         panel=("income-retraining", "Last training"),
@@ -442,8 +417,6 @@ run train/train. The alert resolves with the next training that ends well.""",
         summary="Drift starts no training: rule {{ .Labels.rule }}.",
         # The other rules end by themselves.
         value='max by (rule) (income_retraining_blocked{rule=~"upstream|version|budget|labels"})',
-        comparison=">",
-        threshold=0,
         lasting="30m",
         severity="warning",
         panel=("income-retraining", "Blocked trainings"),

@@ -73,12 +73,7 @@ CASES = [
         {AGE: "0x4 1x20", SEX: "0x30"},
         {5: NOTHING, 6: ['feature="age"'], 25: ['feature="age"']},
     ),
-    Case(
-        "FeatureDrift",
-        "silent",
-        {AGE: "0x4 1 0x20", SEX: "0x30"},
-        {5: NOTHING, 20: NOTHING},
-    ),
+    Case("FeatureDrift", "silent", {AGE: "0x4 1 0x20", SEX: "0x30"}, {5: NOTHING, 20: NOTHING}),
     Case("DatasetDrift", "fires", {"income_drift_detected": "0x4 1x20"}, {6: NOTHING, 7: ONCE}),
     Case(
         "DatasetDrift", "silent", {"income_drift_detected": "0x4 1 0x20"}, {5: NOTHING, 20: NOTHING}
@@ -94,23 +89,13 @@ CASES = [
     Case(
         "PerformanceBelowFloor",
         "fires",
-        {
-            "income_quality_roc_auc": "0.75x20",
-            UPPER: "0.84x20",
-            LOWER: "0.66x20",
-            FLOOR: "0.85x20",
-        },
+        {"income_quality_roc_auc": "0.75x20", UPPER: "0.84x20", LOWER: "0.66x20", FLOOR: "0.85x20"},
         {4: NOTHING, 5: ONCE},
     ),
     Case(
         "PerformanceBelowFloor",
         "silent",  # few labels: the interval reaches above the floor
-        {
-            "income_quality_roc_auc": "0.84x20",
-            UPPER: "0.88x20",
-            LOWER: "0.8x20",
-            FLOOR: "0.85x20",
-        },
+        {"income_quality_roc_auc": "0.84x20", UPPER: "0.88x20", LOWER: "0.8x20", FLOOR: "0.85x20"},
         {20: NOTHING},
     ),
     Case(

@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 from sklearn.pipeline import Pipeline
 
-from config.contract import Contract, load_contract
+from config.contract import Contract
 from config.events import Prediction
 from config.feature import Value
 from config.model_registry import BOOSTER
@@ -62,12 +62,6 @@ def make_package(contract: Contract, folder: Path, column: str = "age", limit: i
 def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, made once."""
     return make_package(contract, tmp_path_factory.mktemp("package") / "model")
-
-
-@pytest.fixture(scope="session")
-def churn() -> Contract:
-    """Return a contract with every kind of column."""
-    return load_contract(CHURN)
 
 
 @pytest.fixture(scope="session")

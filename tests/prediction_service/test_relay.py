@@ -511,37 +511,34 @@ def ended_journal(root: Path, predictions: list[Prediction]) -> Path:
 WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "http://elsewhere"}
 
 
-def test_a_file_is_removed_once_every_sink_has_stored_it_and_it_is_old(settings: Settings) -> None:
-    settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 100.0})
-    root = settings.journal_path
-    worker = Journal(root, "here", "normal", 10**8)
-    worker.append(made_predictions(1200))  # one a second from 1.7e9 on
-    with closing(shipped(settings, worker)) as progress:
-        worker.close()
-        progress.advance("evidently", worker.path.stem, 1199)
-        remove_shipped(settings, progress, now=2e9)
-        assert journal_paths(root) == [worker.path], "not stored by Evidently"
-        progress.advance("evidently", worker.path.stem, 1200)
-        remove_shipped(settings, progress, now=1.7e9 + 100 + 1199)
-        assert journal_paths(root) == [worker.path], "too young"
-        remove_shipped(settings, progress, now=1.7e9 + 100 + 1200)
-        assert not journal_paths(root)
-
-
-def test_shipped_files_are_removed_before_predictions_are_rejected(settings: Settings) -> None:
-    """However young the files are: rows that every sink has stored must not cause a 503."""
-    settings = settings.model_copy(update={**WITH_MONGODB, "journal_max_mb": 64})
-    root = settings.journal_path
-    worker = Journal(root, "here", "normal", 64 * 10**6)
-    worker.append(made_predictions(10))
-    worker.close()
-    with closing(shipped(settings, worker)) as progress:
-        remove_shipped(settings, progress, now=1.7e9 + 60)
-        assert journal_paths(root) == [worker.path], "there is room"
-        with (root / "ballast").open("wb") as file:
-            file.truncate(33 * 10**6)
-        remove_shipped(settings, progress, now=1.7e9 + 60)
-        assert not journal_paths(root)
+@pytest.mark.parametrize(
+    ("mongodb", "n_shipped", "age_s", "ballast_mb", "is_removed"),
+    [
+        ("mongodb://elsewhere", 1200, 101, 0, True),
+        ("mongodb://elsewhere", 1200, 99, 0, False),  # too young
+        ("mongodb://elsewhere", 1199, 1e8, 0, False),  # the monitoring lacks a row
+        ("mongodb://elsewhere", 1200, 1, 33, True),  # however young: it must cause no 503
+        ("", 1200, 1e8, 33, False),  # the journal is the log of record
+    ],
+)
+def test_a_file_is_removed_once_it_is_old_or_in_the_way_and_every_sink_has_it(
+    settings: Settings,
+    mongodb: str,
+    n_shipped: int,
+    age_s: float,
+    ballast_mb: int,
+    is_removed: bool,
+) -> None:
+    own = {"mongodb_address": mongodb, "journal_retention_s": 100.0, "journal_max_mb": 64}
+    settings = settings.model_copy(update=WITH_MONGODB | own)
+    path = ended_journal(settings.journal_path, made_predictions(1200))  # one a second
+    with (settings.journal_path / "ballast").open("wb") as file:
+        file.truncate(ballast_mb * 10**6)
+    with closing(Progress(settings.journal_path)) as progress:
+        progress.advance("mongodb", path.stem, 1200)
+        progress.advance("evidently", path.stem, n_shipped)
+        remove_shipped(settings, progress, now=1.7e9 + 1199 + age_s)
+    assert path.exists() != is_removed
 
 
 def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_rejected(
@@ -679,19 +676,6 @@ def test_a_shipped_journal_is_removed_only_after_its_worker_has_ended(
         remove_shipped(settings, progress, now=2e9)
         assert not list(worker.path.parent.iterdir())
         assert progress.position("mongodb", worker.path.stem) == 0
-
-
-def test_without_mongodb_the_journal_is_the_log_of_record_and_stays(settings: Settings) -> None:
-    settings = settings.model_copy(update={"evidently_address": "http://elsewhere"})
-    worker = Journal(settings.journal_path, "here", "normal", 10**8)
-    empty = Journal(settings.journal_path, "here", "normal", 10**8)
-    worker.append(made_predictions(5))
-    with closing(shipped(settings, worker)) as progress:
-        worker.close()
-        empty.close()
-        remove_shipped(settings, progress, now=2e9)
-    assert journal_paths(settings.journal_path) == [worker.path]
-    assert len(read_after(worker.path, 0, 10)) == 5
 
 
 def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) -> None:
