@@ -5,7 +5,9 @@ that folder, so any worker can report all of them. Gauges of the journals and of
 are read at each scrape.
 """
 
+import collections
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -23,6 +25,17 @@ from prediction_service.relay.progress import (
 )
 
 LATENCY_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+
+
+class FinishedRequest(NamedTuple):
+    """A request whose response is ready."""
+
+    finished_at: float  # Unix time in seconds
+    seconds: float  # since its arrival
+    request_id: str
+    endpoint: str
+    route: str
+    status: int
 
 
 class Metrics:
@@ -54,7 +67,6 @@ class Metrics:
             ["endpoint", "status"],
             registry=registry,
         )
-        self._by_outcome: dict[tuple[str, int], Counter] = {}
         self._workers = Gauge(
             "income_workers",
             "Number of running worker processes by their live model version.",
@@ -71,15 +83,14 @@ class Metrics:
         self._workers.labels(version).set(1)
         self._live_version = version
 
-    def count_request(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count one request with its response, `seconds` after its arrival."""
-        counter = self._by_outcome.get((endpoint, status))
-        if counter is None:
-            counter = self._requests.labels(endpoint, str(status))
-            self._by_outcome[endpoint, status] = counter
-        counter.inc()
-        if status == 200 and endpoint == "predict":
-            self.latency.observe(seconds)
+    def count_requests(self, requests: list[FinishedRequest]) -> None:
+        """Count finished requests."""
+        outcomes = collections.Counter((one.endpoint, str(one.status)) for one in requests)
+        for outcome, count in outcomes.items():
+            self._requests.labels(*outcome).inc(count)
+        for one in requests:
+            if one.status == 200 and one.endpoint == "predict":
+                self.latency.observe(one.seconds)
 
     def count_predictions(self, n_positive: int, n_records: int) -> None:
         """Count the stored predictions of `/predict` requests that were scored together."""

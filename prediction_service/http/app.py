@@ -6,6 +6,8 @@ Nothing here uses the network: models come from the model folder, and prediction
 import os
 import time
 from collections.abc import Callable
+from typing import cast
+from wsgiref.types import WSGIEnvironment
 
 import msgspec
 import structlog
@@ -18,18 +20,20 @@ from werkzeug.exceptions import (
     NotFound,
     RequestEntityTooLarge,
 )
+from werkzeug.wsgi import get_content_length
 
-from config.events import SOURCES, Label
+from config.events import API, SOURCES, Label
 from config.runtime.cross_site import JSON, find_body_fault
 from config.runtime.logs import where
 from prediction_service.predict.parsing import FeedbackReader
 from prediction_service.http.middleware import (
+    Predict,
     CALLER,
     REQUEST_ID,
     RequestMiddleware,
     raise_rejection,
 )
-from prediction_service.http.request_log import make_request_log
+from prediction_service.http.request_log import RequestLog
 from prediction_service.errors import (
     INTERNAL_ERROR,
     InvalidQuery,
@@ -80,27 +84,25 @@ def create_app(
     log_delay_s: float = 0.0,
     arrived_at: Callable[[], float] = time.time,
 ) -> Flask:
-    """Return the Flask application. A line of the request log waits for up to `log_delay_s`.
+    """Return the Flask application. A request is logged and counted up to `log_delay_s` late.
 
     `arrived_at` returns the Unix time at which the current request arrived.
     """
     app = Flask(__name__, static_folder=None, template_folder=str(routes.TEMPLATES))
     predictor = Predictor(live_model, journal, metrics, settings.max_records)
-    add_prediction_routes(app, settings, predictor)
+    predict = add_prediction_routes(app, settings, predictor)
     add_state_routes(app, settings, live_model, journal, metrics)
     routes.add_web_routes(app, live_model, settings)
     add_error_handlers(app, metrics)
 
     app.before_request(raise_rejection)
-    keys, log_request = Keys(settings.api_key_hashes), None
-    if settings.log_requests:
-        log_request = make_request_log(settings.log_format, log_delay_s)
+    log_format = settings.log_format if settings.log_requests else None
     middleware = RequestMiddleware(
         app.wsgi_app,
-        keys,
+        predict,
+        Keys(settings.api_key_hashes),
         OPEN_PATHS,
-        metrics,
-        log_request,
+        RequestLog(metrics, log_format, log_delay_s),
         trusted_hosts=settings.trusted_hosts,
         arrived_at=arrived_at,
     )
@@ -108,34 +110,37 @@ def create_app(
     return app
 
 
-def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) -> None:
-    """Add `/predict` and `/feedback`."""
+def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) -> Predict:
+    """Add `/predict` and `/feedback`. Return what predicts for requests without parameters."""
     read_feedback = FeedbackReader(settings.max_records).read
     batcher = Batcher(predictor.predict)
 
-    @app.post("/predict")
-    def predict() -> Response:
-        body = read_body(settings.max_body_bytes)
-        key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
-        prediction = PredictionRequest(body, key)
-        if request.query_string:
-            prediction.explain = read_choice("explain", "false", "true") == "true"
-            prediction.source = read_choice("source", *SOURCES)
-            if read_choice("record", "true", "false") == "false":
-                prediction.source = None
+    def predict(environ: WSGIEnvironment, explain: bool = False, source: str | None = API) -> bytes:
+        body, key = read_body(environ, settings.max_body_bytes), environ.get("HTTP_IDEMPOTENCY_KEY")
+        prediction = PredictionRequest(body, key, explain, source)
         batcher.predict(prediction)
         if isinstance(prediction.outcome, Exception):
             raise prediction.outcome
-        return Response(prediction.outcome, content_type=JSON)
+        return cast(bytes, prediction.outcome)
+
+    @app.post("/predict", endpoint="predict")
+    def predict_with_parameters() -> Response:
+        explain = read_choice("explain", "false", "true") == "true"
+        source = read_choice("source", *SOURCES)
+        is_recorded = read_choice("record", "true", "false") == "true"
+        content = predict(request.environ, explain, source if is_recorded else None)
+        return Response(content, content_type=JSON)
 
     @app.post("/feedback")
     def feedback() -> Response:
         now, caller = time.time(), request.environ.get(CALLER)
-        labels = read_feedback(read_body(settings.max_body_bytes))
+        labels = read_feedback(read_body(request.environ, settings.max_body_bytes))
         predictor.journal.append(
             [Label(one.prediction_id, now, one.label, caller) for one in labels]
         )
         return json_response(FeedbackResponse(len(labels)), 202)
+
+    return predict
 
 
 def add_state_routes(
@@ -219,7 +224,7 @@ def read_choice(name: str, *choices: str) -> str:
     return value
 
 
-def read_body(max_bytes: int) -> bytes:
+def read_body(environ: WSGIEnvironment, max_bytes: int) -> bytes:
     """Return the request's body.
 
     Raises RequestEntityTooLarge, BadRequest, ClientDisconnected or UnsupportedMediaType.
@@ -227,18 +232,18 @@ def read_body(max_bytes: int) -> bytes:
     The stream is read directly: Werkzeug's own limit truncates a chunked body without an error,
     and its wrapper costs a tenth of a request.
     """
-    length = request.content_length
+    length = get_content_length(environ)
     if length is not None and length > max_bytes:
         raise RequestEntityTooLarge()
     try:
-        body = request.environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
+        body = environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
     except Exception as err:  # pylint: disable=broad-exception-caught  # the server's own errors
         raise BadRequest("The body is not valid HTTP.") from err
     if len(body) > max_bytes:
         raise RequestEntityTooLarge()
     if length is not None and len(body) < length:
         raise ClientDisconnected()
-    if fault := find_body_fault(request.environ):
+    if fault := find_body_fault(environ):
         raise UnsupportedMediaType(fault)
     return body
 

@@ -87,6 +87,11 @@ def journalled_ids(settings: Settings) -> list[str]:
     ]
 
 
+def scrape(settings: Settings) -> str:
+    """Return the metrics of one worker, summed over all."""
+    return requests.get(f"{address_of(settings)}/metrics", timeout=10).text
+
+
 def two_workers_serve(address: str, version: str) -> bool:
     """True if /metrics says that two workers serve this version and none another."""
     text = requests.get(f"{address}/metrics", timeout=10).text
@@ -156,19 +161,21 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
         assert (load.failures, load.broken) == ([], 0)
         assert {one["prediction_id"] for one in load.answers} == set(journalled_ids(settings))
         assert len(set(journalled_ids(settings))) == 1
+        counted = f"income_prediction_latency_seconds_count {n_sent}.0"  # a moment later
+        wait_until(lambda: counted in scrape(settings), 20, "the counts")
         for _ in range(10):
-            text = requests.get(f"{address}/metrics", timeout=10).text
+            text = scrape(settings)
             classes = re.findall(r"^income_predictions_total{.*} (.+)$", text, re.MULTILINE)
             assert sum(map(float, classes)) == n_sent
-            assert f"income_prediction_latency_seconds_count {n_sent}.0" in text
+            assert counted in text
             assert f'income_journal_backlog_rows{{sink="evidently"}} {n_sent}.0' in text
             assert 'income_model_info{data_source="synthetic"' in text
 
 
 def latency_sum_s(settings: Settings) -> float:
     """The sum of all latencies that the service has counted."""
-    text = requests.get(f"{address_of(settings)}/metrics", timeout=10).text
-    return float(re.findall(r"^income_prediction_latency_seconds_sum (.+)$", text, re.MULTILINE)[0])
+    pattern = r"^income_prediction_latency_seconds_sum (.+)$"
+    return float(re.findall(pattern, scrape(settings), re.MULTILINE)[0])
 
 
 def test_the_latency_of_an_overloaded_worker_includes_the_wait(

@@ -17,8 +17,7 @@ from config.runtime.api_keys import hash_of
 from config.events import Label
 from config.runtime.settings import SettingsError, read_settings
 from prediction_service.http.app import create_app
-from prediction_service.http.auth import Keys
-from prediction_service.http.middleware import RequestMiddleware
+from prediction_service.http import request_log
 from prediction_service.journal import Journal, read_after
 from prediction_service.sinks.log_of_record import stored_labelled
 from prediction_service.metrics import Metrics
@@ -295,14 +294,53 @@ def test_lines_are_text_unless_json_is_set_and_can_be_left_out(
 
 
 def test_a_log_that_cannot_be_written_fails_no_request(
-    settings: Settings, live_model: LiveModel, journal: Journal, record: Record
+    make_client: MakeClient, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the disk is full: the prediction is stored by then."""
+    with open("/dev/full", "wb") as full:
+        monkeypatch.setattr(request_log, "STDERR", full.fileno())
+        client = make_client(log_requests=True)
+        assert client.post("/predict", json=record).status_code == 200
+        assert 'income_requests_total{endpoint="predict",status="200"} 1.0' in (
+            client.get("/metrics").text
+        )
 
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError("no space left on device")
 
-    metrics = Metrics(CollectorRegistry())
-    app = create_app(settings, live_model, journal, metrics)
-    app.wsgi_app = RequestMiddleware(app.wsgi_app, Keys(""), (), metrics, full)  # type: ignore
-    assert app.test_client().post("/predict", json=record).status_code == 200
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"headers": {"Idempotency-Key": "k" * 201}},
+        {"headers": {"Host": "a.example.org"}},
+        {"headers": {"Sec-Fetch-Site": "cross-site"}},
+        {"headers": {"Authorization": "Bearer wrong"}},
+        {"data": "{", "json": None},
+        {"json": {"age": -3}},
+        {"json": [{}] * 51},
+        {"data": b" " * 20_001, "json": None},
+        {"content_type": "text/plain"},
+        {"method": "GET"},
+    ],
+    ids=str,
+)
+def test_a_prediction_without_parameters_responds_as_within_flask(
+    guarded: FlaskClient, record: Record, request_: Record
+) -> None:
+    """The middleware makes it itself; with a parameter, Flask's route does."""
+    headers = {**WITH_KEY, "X-Request-ID": "an-id", **request_.get("headers", {})}
+    options = {"method": "POST", "json": record, **request_, "headers": headers}
+    if "content_type" in options or options["json"] is None:
+        options["data"] = options.get("data", json.dumps(options.pop("json")))
+        options.setdefault("content_type", "application/json")
+    plain, within_flask = (
+        guarded.open(path, **options) for path in ("/predict", "/predict?explain=false")
+    )
+    assert plain.status == within_flask.status
+    assert dict(plain.headers) == dict(within_flask.headers)
+    bodies = [plain.get_json(), within_flask.get_json()]
+    for body in bodies:
+        body.pop("prediction_id", None)
+    assert bodies[0] == bodies[1]
+    endpoint = "unknown" if plain.status_code == 405 else "predict"
+    counted = f'{{endpoint="{endpoint}",status="{plain.status_code}"}} 2.0'
+    assert counted in guarded.get("/metrics").text
