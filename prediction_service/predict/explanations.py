@@ -12,12 +12,14 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import xgboost
 
 from config.contract import Contract
 from config.feature import MISSING, Feature, Value
 from config.model_registry import BOOSTER, GOLDEN
+from config.rare_pairs import RARE_PAIRS, RarePairs
 from prediction_service.predict.responses import Calibration, Explanation
 from prediction_service.errors import NotExplained
 from prediction_service.models.package import ModelRejected, Row, read_golden, sha256_of
@@ -33,6 +35,7 @@ class Explainer:
         self.contract = contract
         try:
             self.calibration = read_calibration(folder, facts)
+            self._rare_pairs = msgspec.json.decode(facts.get(RARE_PAIRS, "{}"), type=RarePairs)
             self._booster = xgboost.Booster({"nthread": 1}, model_file=folder / BOOSTER)
             self._columns = [Column(name, contract) for name in self._booster.feature_names or ()]
             self._check_golden(folder / GOLDEN)
@@ -62,7 +65,9 @@ class Explainer:
             zip(self.contract.inputs, row), key=lambda one: -abs(shares[one[0].name])
         )
         reasons = [self._reason(f, value, shares[f.name]) for f, value in strongest[:N_REASONS]]
-        return Explanation(base, shares, margin, self.calibration, reasons)
+        record = {f.name: f.known(value) for f, value in zip(self.contract.inputs, row)}
+        unusual = list(self._rare_pairs.of(record, self.contract))
+        return Explanation(base, shares, margin, self.calibration, reasons, unusual)
 
     def _reason(self, feature: Feature, value: Value, contribution: float) -> str:
         """Return the effect of a feature on the odds, in words."""

@@ -56,6 +56,13 @@ class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[str],
         Meta(description="The strongest contributions in words, against the average record."),
     ]
+    unusual: Annotated[
+        list[str],
+        Meta(
+            description="Pairs of its values that are far rarer together than alone: at most one test"
+            " row in 1,000 has such a pair."
+        ),
+    ]
 
 
 # gc=False: a request creates up to a thousand of them, without cycles. Scanning them for cycles

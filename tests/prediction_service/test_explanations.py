@@ -24,6 +24,12 @@ from training.model.pipeline import make_encoder
 Record = dict[str, Any]
 
 
+UNUSUAL = {
+    "rows": 16281,
+    "pairs": [[[["age", 17.0, 19.0], ["relationship", "Husband", "Husband"]], 7, 341.8]],
+}
+
+
 def explain(client: FlaskClient, body: Any) -> Any:
     """Return the decoded response to a request for an explanation."""
     response = client.post("/predict?explain=true", json=body)
@@ -42,6 +48,18 @@ def test_contributions_sum_to_the_margin_and_the_calibrated_margin_is_the_probab
         )
         scaled = why["calibration"]["slope"] * why["margin"] + why["calibration"]["intercept"]
         assert expit(scaled) == pytest.approx(one["probability"], abs=1e-5)
+
+
+def test_a_record_unlike_the_test_rows_is_named_with_its_pair_of_values(
+    package: Path, contract: Contract, record: Record, tmp_path: Path
+) -> None:
+    """The page showed a confident prediction of a husband of 17 years."""
+    folder = with_metadata(package, tmp_path / "unusual", rare_pairs=json.dumps(UNUSUAL))
+    records = [record | {"age": age, "relationship": "Husband"} for age in (17, 20)]
+    rows = [[one[name] for name in contract.input_names] for one in records]
+    found = [one.unusual for one in Model(folder, "1", contract).explainer.explain(rows)]
+    words = "age 17 to 19 years with relationship Husband: 7 of 16,281 test rows, 342 if the two"
+    assert found == [[f"{words} were unrelated"], []]
 
 
 def test_contributions_are_those_of_xgboost_for_rows_encoded_by_training(

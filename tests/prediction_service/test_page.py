@@ -1,6 +1,7 @@
 """The form at `/`, in a real browser on the running service."""
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,8 +20,9 @@ from config.model_registry import CARD
 from prediction_service.journal.export import journalled_ids, journalled_predictions
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
-from tests.conftest import CHROMIUM
-from tests.prediction_service.conftest import CHURN, Start, gunicorn
+from tests.conftest import CHROMIUM, wait_until
+from tests.prediction_service.conftest import CHURN, Start, gunicorn, install, with_metadata
+from tests.prediction_service.test_explanations import UNUSUAL
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PHONE: ViewportSize = {"width": 360, "height": 740}
@@ -533,6 +535,24 @@ def test_a_prediction_is_greyed_with_the_first_edit(page: Page) -> None:
     expect(page.locator("#prediction.stale")).to_have_count(1)
     page.get_by_role("button", name="Predict").click()
     expect(page.locator("#prediction.stale")).to_have_count(0)
+
+
+def test_a_record_unlike_the_test_rows_is_marked(
+    page: Page, model_folder: ModelFolder, package: Path, tmp_path: Path
+) -> None:
+    unusual = with_metadata(package, tmp_path / "unusual", rare_pairs=json.dumps(UNUSUAL))
+    install(model_folder, unusual, "2")
+    page.get_by_label("age in years").fill("17")
+    page.get_by_label("relationship").select_option("Husband")
+
+    def ask() -> bool:
+        page.get_by_role("button", name="Predict").click()
+        expect(page.locator("#outcome")).to_contain_text("Model version")
+        return "Model version 2" in page.locator("#outcome").inner_text()
+
+    wait_until(ask, 20, "version 2")
+    words = "Unlike the model's data: age 17 to 19 years with relationship Husband: 7 of 16,281"
+    expect(page.locator("#outcome .unsure")).to_contain_text(words)
 
 
 def test_the_quality_is_in_words(page: Page) -> None:

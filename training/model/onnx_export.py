@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -31,11 +32,13 @@ from xgboost import XGBClassifier
 from config.contract import Contract, contract_path
 from config.feature import Feature
 from config.model_registry import BOOSTER
+from config.rare_pairs import RARE_PAIRS
 from training.data.rows import records_of
 from training.data.validation import known_categories
 from training.model.calibration import Platt
 from training.model.date_graph import DateGraph
 from training.model.pipeline import by_encoding, encoded_columns
+from training.model.rare_pairs import find_rare_pairs
 
 TOLERANCE = 1e-5  # in probability; the graph computes in float32
 GOLDEN_ROWS = 64
@@ -234,8 +237,8 @@ def write_package(
 ) -> Package:
     """Write the package, compare it with the model on every row of `rows`, and return it opened.
 
-    The graph's metadata gets `facts`, threshold, calibration, and the digests of contract and
-    booster. Raises ParityError if graph and model differ by more than TOLERANCE on any row.
+    The graph's metadata gets `facts`, threshold, calibration, the rare pairs of `rows`, and the
+    digests of contract and booster. Raises ParityError if graph and model differ by more than TOLERANCE on any row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     graph = to_graph(model, contract)
@@ -245,6 +248,7 @@ def write_package(
         "platt_intercept": repr(model.platt.intercept),
         "contract_digest": contract.digest,
         "booster_sha256": write_booster(folder / BOOSTER, model, contract),
+        RARE_PAIRS: msgspec.json.encode(find_rare_pairs(rows, contract)).decode(),
         **facts,
     }
     helper.set_model_props(graph, metadata)

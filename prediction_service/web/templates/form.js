@@ -178,6 +178,7 @@ function showPrediction(record, { probability, threshold, message, model_version
     scale,
     make("p", { text: sentence }),
     ...notes.map((text) => make("p", { class: "unsure", text })),
+    ...(explanation?.unusual ?? []).map((pair) => make("p", { class: "unsure", text: `Unlike the model's data: ${pair}.` })),
   );
   byId("explanation").replaceChildren(
     ...(explanation ? explain(record, explanation) : [
