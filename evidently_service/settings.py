@@ -10,6 +10,7 @@ from config.runtime.api_keys import KeyHashes
 from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
 from config.runtime.logs import LogFormat, LogLevel
 from config.runtime.settings import YEAR_S, BaseSettings, Count, Port, Seconds, Workers
+from config.web import LINKS_DESCRIPTION, PageLinks
 
 
 class Settings(BaseSettings):
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
         " printed by `python -m prediction_service.keys new relay`. Unset: no key is required.",
     )
     trusted_hosts: TrustedHosts = Field("", description=HOSTS_DESCRIPTION)
+    page_links: PageLinks = Field(
+        "Predict=9696,MLflow=5000,Prefect=4200", description=LINKS_DESCRIPTION
+    )
     window_dir: str = Field(
         "var/window", description="Folder of the window, the cached reference data and the reports."
     )

@@ -18,6 +18,7 @@ from config.runtime.settings import (
     Workers,
     matching,
 )
+from config.web import LINKS_DESCRIPTION, PageLinks
 
 FolderName = Annotated[
     str,
@@ -25,10 +26,6 @@ FolderName = Annotated[
         r"[A-Za-z0-9][A-Za-z0-9._-]*",
         "letters, digits, '.', '_' and '-', starting with a letter or a digit",
     ),
-]
-PageLinks = Annotated[
-    str,
-    matching(r"(\w+=\d+[\w./-]*(,|$))*", "NAME=PORT or NAME=PORT/PATH, separated by commas"),
 ]
 
 MAX_TTL_S = 2**31 - 1  # of MongoDB
@@ -59,9 +56,7 @@ class Settings(BaseSettings):
     )
     trusted_hosts: TrustedHosts = Field("", description=HOSTS_DESCRIPTION)
     page_links: PageLinks = Field(
-        "MLflow=5000,Prefect=4200,Drift=3000",
-        description="Links of the page at `/`, `NAME=PORT` or `NAME=PORT/PATH`, on the host of the"
-        " page.",
+        "MLflow=5000,Prefect=4200,Drift=3000", description=LINKS_DESCRIPTION
     )
     log_level: LogLevel = Field("INFO", description="Minimum level of a log line.")
     log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")

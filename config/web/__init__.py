@@ -1,5 +1,24 @@
-"""The style that all pages share: both services serve it, and each model card contains it."""
+"""What all pages share: the style, which each model card contains, and links between services."""
 
+import re
 from pathlib import Path
+from typing import Annotated
+
+from config.runtime.settings import matching
 
 STYLE = Path(__file__).with_name("style.css")
+
+PageLinks = Annotated[
+    str,
+    matching(r"(\w+=\d+[\w./-]*(,|$))*", "NAME=PORT or NAME=PORT/PATH, separated by commas"),
+]
+LINKS_DESCRIPTION = (
+    "Links of the page at `/`, `NAME=PORT` or `NAME=PORT/PATH`, on the host of the page."
+)
+
+
+def absolute_links(page_links: str, host_url: str) -> dict[str, str]:
+    """Return the URL of each linked page by its name, on the host of `host_url`."""
+    host = re.sub(r":\d+$", "", host_url.rstrip("/"))
+    named = (one.partition("=") for one in page_links.split(",") if one)
+    return {name: f"{host}:{port_and_path}" for name, _, port_and_path in named}

@@ -25,7 +25,7 @@ from config.runtime.cross_site import (
     is_trusted_host,
 )
 from config.runtime.logs import where
-from config.web import STYLE
+from config.web import STYLE, absolute_links
 from evidently_service.api import status_page
 from evidently_service.api.metrics import WindowCollector
 from evidently_service.api.parsing import (
@@ -71,6 +71,7 @@ def create_app(
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
+    app.context_processor(lambda: {"links": absolute_links(settings.page_links, request.host_url)})
     app.before_request(partial(check_access, settings.trusted_hosts))
     return app
 

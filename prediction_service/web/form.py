@@ -3,13 +3,12 @@
 The fields come from the contract. `form.js` sends requests to `/predict` like any other client.
 """
 
-import re
-
 import msgspec
 from flask import render_template, request
 
 from config.contract import Contract, column_name
 from config.feature import MISSING_MARKS
+from config.web import absolute_links
 from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 
@@ -26,7 +25,7 @@ def make_form_page(live_model: LiveModel, settings: Settings) -> str:
         missing_marks=MISSING_MARKS,
         model=live_model.model,
         metrics=msgspec.json.decode(facts.get("metrics") or "{}"),
-        links=absolute_links(settings.page_links),
+        links=absolute_links(settings.page_links, request.host_url),
         max_records=settings.max_records,
         max_body_bytes=settings.max_body_bytes,
         needs_key=bool(settings.api_key_hashes),
@@ -49,10 +48,3 @@ def describe_columns(contract: Contract) -> list[dict[str, object]]:
         }
         for one in contract.inputs
     ]
-
-
-def absolute_links(page_links: str) -> dict[str, str]:
-    """Return the URL of each of the stack's other pages by its name, on the host of the request."""
-    host = re.sub(r":\d+$", "", request.host)
-    named = (one.partition("=") for one in page_links.split(",") if one)
-    return {name: f"{request.scheme}://{host}:{port_and_path}" for name, _, port_and_path in named}

@@ -42,6 +42,7 @@ def page(client: FlaskClient) -> str:
     assert (
         "style=" not in response.text and "<script>" not in response.text
     )  # the policy forbids both
+    assert '<a href="http://localhost:9696">Predict</a>' in response.text
     return response.text
 
 
