@@ -20,6 +20,13 @@ GOLDEN = "golden.json"
 FILE_SHA256 = "file_sha256"  # tag of a version: the sha256 of each file of its package, as JSON
 
 
+def no_response(tracking_uri: str, err: Exception) -> str:
+    """Return why MLflow gave no response, in one sentence if it cannot be reached."""
+    if "ConnectionPool" in str(err):  # urllib3's words for every failed connection
+        return f"MLFLOW_TRACKING_URI: MLflow does not respond; got {tracking_uri}. Start it."
+    return f"MLFLOW_TRACKING_URI: no response; got {tracking_uri}: {err}"
+
+
 def file_digests(package: Path) -> dict[str, str]:
     """Return the hex sha256 of each file of a package, by name."""
     files = sorted(path for path in package.iterdir() if path.is_file())

@@ -33,7 +33,14 @@ METRICS = ("roc_auc", "log_loss", "accuracy", "precision", "recall", "f1")
 STATES = {
     "not_measured": "Nothing has been measured yet. The measure process has not run.",
     "not_enough_rows": "Too few predictions for a comparison.",
-    "no_reference": "No reference data: no version is in production yet.",
+    "no_reference": "Waiting for the first model: no version is in production yet.",
+}
+NEXT = {
+    "drifted": "`python -m training decisions` says whether a training has started, or why not."
+    " The reports show what has moved. Runbook: DatasetDrift.",
+    "columns_drifted": "The reports show what has moved. Runbook: FeatureDrift.",
+    "stale": "Start the measure process again. Runbook: MonitoringStale.",
+    "no_reference": "`python -m training train`, or wait for the scheduled training.",
 }
 
 
@@ -80,12 +87,14 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     """Return the page of the newest measurements; `period_s` is the time between two."""
     measurements = window.newest(MEASUREMENTS)
     latest = measurements[-1] if measurements else None
+    state = latest.verdict if latest else "not_measured"
     backlog, newest = window.backlog(), window.last_predictions(1)
     verdict = with_backlog(verdict_of(latest, monitoring, period_s), backlog, monitoring)
     page = render_template(
         "page.html",
         latest=latest,
         verdict=verdict,
+        next_step=NEXT.get("stale" if latest and is_stale(latest, period_s) else state, ""),
         backlog=backlog,
         newest_at=newest[0].predicted_at if newest else None,
         now=time.time(),

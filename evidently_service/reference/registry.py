@@ -16,13 +16,17 @@ import msgspec
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from config.model_registry import ALIAS, MODEL_NAME, REFERENCE
+from config.model_registry import ALIAS, MODEL_NAME, REFERENCE, no_response
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement tries again
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+
+# Error codes for a model or an alias that does not exist.
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class RegistryError(Exception):
@@ -39,8 +43,8 @@ class Version(msgspec.Struct, frozen=True):
 class ReferenceSource(Protocol):
     """A source of reference data: MLflow, or a fake in a test."""
 
-    def production_version(self) -> Version:
-        """Return the version in production. Raises RegistryError."""
+    def production_version(self) -> Version | None:
+        """Return the version in production; None before the first. Raises RegistryError."""
 
     def download_reference(self, version: Version, folder: Path) -> Path:
         """Download a version's reference file into the folder. Raises RegistryError."""
@@ -55,10 +59,15 @@ class Registry:
         self.tracking_uri = tracking_uri
         self.client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
-    def production_version(self) -> Version:
-        """Return the version with the production alias. Raises RegistryError."""
+    def production_version(self) -> Version | None:
+        """Return the version with the production alias, if any. Raises RegistryError."""
         with self._translated(f"{MODEL_NAME}@{ALIAS}"):
-            version = self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
+            try:
+                version = self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
+            except MlflowException as err:
+                if err.error_code in ABSENT:
+                    return None
+                raise
         return Version(str(version.version), version.run_id or "")
 
     def download_reference(self, version: Version, folder: Path) -> Path:
@@ -77,9 +86,7 @@ class Registry:
         try:
             yield
         except (MlflowException, RequestException, OSError) as err:
-            raise RegistryError(
-                f"MLFLOW_TRACKING_URI: {self.tracking_uri} returned no {wanted}: {err}"
-            ) from err
+            raise RegistryError(f"{wanted}: {no_response(self.tracking_uri, err)}") from err
 
 
 class ReferenceCache:
@@ -93,7 +100,7 @@ class ReferenceCache:
     def refresh(self) -> None:
         """Download the production version's file unless it is cached. Raises RegistryError."""
         version = self.source.production_version()
-        if version != self.version():
+        if version is not None and version != self.version():
             self._download(version)
 
     def version(self) -> Version | None:

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from requests import RequestException
 
-from config.model_registry import ALIAS, FILE_SHA256, MODEL_NAME, PACKAGE
+from config.model_registry import ALIAS, FILE_SHA256, MODEL_NAME, PACKAGE, no_response
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
@@ -95,12 +95,9 @@ class Registry:
                     f"MLflow at {self.tracking_uri} has no {wanted or followed}, or its files are"
                     f" missing: {err}. Train and promote a version."
                 ) from err
-            raise RegistryUnavailable(self._no_response(err)) from err
+            raise RegistryUnavailable(no_response(self.tracking_uri, err)) from err
         except (RequestException, OSError) as err:
-            raise RegistryUnavailable(self._no_response(err)) from err
-
-    def _no_response(self, err: Exception) -> str:
-        return f"MLFLOW_TRACKING_URI: no response; got {self.tracking_uri}: {err}"
+            raise RegistryUnavailable(no_response(self.tracking_uri, err)) from err
 
 
 def wanted_of(version: ModelVersion) -> Wanted:

@@ -58,7 +58,8 @@ def test_programs_get_json_and_browsers_a_page(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "words"), [("no_reference", "No reference data"), ("not_enough_rows", "Too few pred")]
+    ("state", "words"),
+    [("no_reference", "Waiting for the first model"), ("not_enough_rows", "Too few pred")],
 )
 def test_before_a_comparison_the_page_shows_what_is_missing(
     client: FlaskClient, window: Window, state: State, words: str
@@ -165,6 +166,13 @@ def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict
         expect(verdict).to_contain_text(words)
         assert opened.evaluate("window.replaced") == replaced
     expect(verdict).to_have_class("verdict bad")
+    expect(figures).to_contain_text("Next: `python -m training decisions`")
+    opened.set_viewport_size({"width": 390, "height": 844})
+    heights = opened.locator(".chart text").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().height)"
+    )
+    assert min(heights) > 12  # it once was 7 pixels high
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
     opened.route("**/*", lambda route: route.abort())
     opened.clock.run_for(30_000)
     expect(verdict).to_contain_text("does not respond")

@@ -43,6 +43,7 @@ from config.model_registry import (
     MODEL_NAME,
     PACKAGE,
     file_digests,
+    no_response,
 )
 from training.registry.ledger import NONE, Ledger, Promotion
 
@@ -98,8 +99,7 @@ class Registry:
             self.experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
         except MlflowException as err:
             raise RegistryUnavailable(
-                f"MLFLOW_TRACKING_URI: MLflow does not respond; got {tracking_uri}. Start it"
-                f" (`make demo KEEP=1` runs one) or set its address. {err}"
+                f"{no_response(tracking_uri, err)} `make demo KEEP=1` runs one."
             ) from err
 
     @contextmanager
