@@ -6,7 +6,7 @@ are read at each scrape.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -36,6 +36,7 @@ class FinishedRequest(NamedTuple):
     endpoint: str
     route: str
     status: int
+    logged: Mapping[str, str]  # further fields of its log line
 
 
 class Metrics:

@@ -4,6 +4,7 @@ Nothing here uses the network: models come from the model folder, and prediction
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import cast
@@ -29,6 +30,7 @@ from prediction_service.predict.parsing import FeedbackReader
 from prediction_service.http.middleware import (
     Predict,
     CALLER,
+    LOGGED,
     REQUEST_ID,
     RequestMiddleware,
     raise_rejection,
@@ -63,6 +65,9 @@ from prediction_service.settings import Settings
 from prediction_service.web import routes
 
 log = structlog.get_logger(__name__)
+
+MAX_LOGGED_FIELDS = 20
+is_name = re.compile(r"[A-Za-z_]\w{0,59}").fullmatch  # a caller may send any name
 
 # Paths that never need an API key.
 OPEN_PATHS = (
@@ -121,6 +126,8 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
         batcher.predict(prediction)
         if isinstance(prediction.outcome, Exception):
             raise prediction.outcome
+        if prediction.stored_id:
+            environ[LOGGED] = {"prediction_id": prediction.stored_id}
         return cast(bytes, prediction.outcome)
 
     @app.post("/predict", endpoint="predict")
@@ -302,5 +309,9 @@ def json_response(body: msgspec.Struct, status: int = 200) -> Response:
 def error_response(
     status: int, code: str, message: str, problems: list[ReportedProblem] | None = None
 ) -> Response:
-    """Return the error body with its status."""
+    """Return the error body with its status; the log line gets the code and the fields' names."""
+    logged: dict[str, str] = {"code": code}
+    if fields := {p.field for p in problems or [] if is_name(p.field)}:
+        logged["fields"] = ",".join(sorted(fields)[:MAX_LOGGED_FIELDS])
+    request.environ[LOGGED] = logged
     return Response(error_body(code, message, problems or []), status=status, content_type=JSON)

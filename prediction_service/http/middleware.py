@@ -28,11 +28,12 @@ Predict = Callable[[WSGIEnvironment], bytes]  # returns the body of a response, 
 REQUEST_ID = "prediction_service.request_id"
 CALLER = "prediction_service.caller"  # name of the API key; absent if no key is required
 REJECTION = "prediction_service.rejection"
+LOGGED = "prediction_service.logged"  # further fields of the request's log line
 FLASK_REQUEST = "werkzeug.request"  # set by Flask
 
 CROSS_SITE = "Cross-site request: a page of another site sent it. Use the page at / or a program."
-UNKNOWN = "unknown", "unknown"  # names in the metrics and in the log
-PREDICT = "predict", "POST /predict"
+PREDICT = "predict", "POST /predict"  # names in the metrics and in the log
+MAX_PATH = 100  # characters of an unknown path in the log
 is_request_id = re.compile(r"[A-Za-z0-9._:-]{1,100}").fullmatch
 POLICY = "Content-Security-Policy"
 DEFAULT_POLICY = (POLICY, "default-src 'none'; frame-ancestors 'none'")
@@ -79,8 +80,9 @@ class RequestMiddleware:
             # The whole response exists by now.
             name = PREDICT if content is not None else name_of(environ[FLASK_REQUEST])
             now = time.time()
+            logged = environ.get(LOGGED, {})
             self.request_log.add(
-                FinishedRequest(now, now - arrived_at, request_id, *name, int(status[:3]))
+                FinishedRequest(now, now - arrived_at, request_id, *name, int(status[:3]), logged)
             )
             headers = [*headers, *SECURITY_HEADERS, ("X-Request-ID", request_id)]
             if POLICY not in dict(headers):  # a page may have its own policy
@@ -109,7 +111,9 @@ class RequestMiddleware:
 def name_of(flask_request: Request) -> tuple[str, str]:
     """Return the name of the request's route in the metrics and in the log."""
     rule = flask_request.url_rule
-    return (rule.endpoint, f"{flask_request.method} {rule.rule}") if rule else UNKNOWN
+    if rule is None:
+        return "unknown", f"{flask_request.method} {ascii(flask_request.path[:MAX_PATH])[1:-1]}"
+    return rule.endpoint, f"{flask_request.method} {rule.rule}"
 
 
 def is_plain_prediction(environ: WSGIEnvironment) -> bool:

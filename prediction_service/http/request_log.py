@@ -82,6 +82,7 @@ def fields(request: FinishedRequest) -> EventDict:
         "route": request.route,
         "status": request.status,
         "ms": round(request.seconds * 1000, 3),
+        **request.logged,
     }
 
 

@@ -31,7 +31,17 @@ MAX_EXPLAINED = 100  # records of a request; each takes milliseconds
 class PredictionRequest:
     """The body of one request and its outcome."""
 
-    __slots__ = ("body", "key", "explain", "source", "rows", "is_list", "notes", "outcome")
+    __slots__ = (
+        "body",
+        "key",
+        "explain",
+        "source",
+        "rows",
+        "is_list",
+        "notes",
+        "stored_id",
+        "outcome",
+    )
 
     def __init__(
         self, body: bytes, key: str | None, explain: bool = False, source: str | None = API
@@ -47,6 +57,7 @@ class PredictionRequest:
         self.rows: list[Row] = []
         self.is_list = False
         self.notes: Notes = {}
+        self.stored_id: str | None = None  # of the first prediction
         self.outcome: bytes | Exception | None = None  # JSON of the response, or the error
 
 
@@ -99,6 +110,7 @@ class Predictor:
             if request.explain:
                 add_explanations(predictions, model, request.rows)
             if request.source:
+                request.stored_id = ids[0] if ids else None
                 events += self._make_events(request.source, request.rows, ids, predictions)
             else:
                 for prediction in predictions:

@@ -271,14 +271,30 @@ def test_each_request_is_logged_with_id_route_status_and_time(
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(line["route"], line["status"]) for line in lines] == [
         ("POST /predict", 200),
-        ("unknown", 405),
-        ("unknown", 404),
+        ("GET /predict", 405),
+        ("GET /no/age/38", 404),
     ]
     names = ["at", "level", "logger", "event", "request_id", "route", "status", "ms"]
-    for line in lines:
-        assert list(line) == names
+    for line, more in zip(lines, ("prediction_id", "code", "code")):
+        assert list(line) == [*names, more]
         assert (line["request_id"], line["event"], line["level"]) == ("an-id", "request", "info")
         assert 0 < line["ms"] < 10_000
+
+
+def test_a_request_is_logged_with_its_prediction_or_its_error_and_no_value(
+    make_client: MakeClient, record: Record, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = make_client(log_format="json", log_requests=True)
+    stored = client.post("/predict", json=[record, record]).get_json()
+    client.post("/predict?record=false", json=record)
+    client.post("/predict", json=record | {"age": 999, "sex": "Martian", "my name\n": 1})
+    client.get("/a%0Ab" + "c" * 200)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert lines[0]["prediction_id"] == stored[0]["prediction_id"]
+    assert "prediction_id" not in lines[1]
+    assert (lines[2]["code"], lines[2]["fields"]) == ("invalid_records", "age,sex")
+    assert "999" not in str(lines[2]) and "Martian" not in str(lines[2])
+    assert lines[3]["route"].startswith("GET /a\\nbcc") and len(lines[3]["route"]) < 120
 
 
 def test_lines_are_text_unless_json_is_set_and_can_be_left_out(
