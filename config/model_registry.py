@@ -17,7 +17,9 @@ BOOSTER = "booster.ubj"  # in the package: the trees in XGBoost's format, for ex
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 
-FILE_SHA256 = "file_sha256"  # tag of a version: the sha256 of each file of its package, as JSON
+# Tag of a version: the sha256 of each file of its package, as JSON. MLflow sorts tags by name, so
+# this name comes after the gate's.
+FILE_SHA256 = "sha256_of_files"
 
 
 def no_response(tracking_uri: str, err: Exception) -> str:

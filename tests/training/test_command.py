@@ -116,7 +116,7 @@ def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch,
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     main(["history"])
-    with Registry(f"sqlite:///{tmp_path}/mlflow.db").run({}, {}) as run_id:
+    with Registry(f"sqlite:///{tmp_path}/mlflow.db").run("a training", {}, {}) as run_id:
         assert run_id
     with pytest.raises(SystemExit):
         main(["promote", "--help"])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     package = Package(tmp_path / "package", contract)
     assert package.metadata["run_id"] == result["run_id"]
     assert json.loads(package.metadata["metrics"]) == result["test_metrics"]
-    assert "Model card" in (package.folder / "card.html").read_text("utf-8")
+    assert f"version {version.version}</h1>" in (package.folder / CARD).read_text("utf-8")
     assert (package.folder / "golden.json").exists() and (package.folder / "features.yaml").exists()
 
     mlflow.set_tracking_uri(tracking_uri)
@@ -119,6 +120,26 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     assert verdict["promote"] and verdict["candidate"]["metrics"]["roc_auc"] > 0.7
     plots = {Path(f.path).stem for f in client.list_artifacts(result["run_id"], "plots")}
     assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
+
+
+@pytest.mark.usefixtures("small_census")
+def test_mlflows_pages_say_what_a_training_chose_and_where_its_card_is(tracking_uri):
+    """Hashes filled them, and the description named a place without a card."""
+    client, run_id = MlflowClient(tracking_uri), flows.train(**SMALL)["run_id"]
+    run, (version,) = client.get_run(run_id), client.search_model_versions(f"run_id = '{run_id}'")
+    assert run.info.run_name == f"train manual {datetime.now(UTC):%Y-%m-%d} v{version.version}"
+    shown = {name for name in run.data.tags if not name.startswith("mlflow.")}
+    assert shown == {"data_source", "trigger", "inputs_digest"}
+    trials = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'")
+    assert any(trial.data.params.items() <= run.data.params.items() for trial in trials)
+    assert 0 < float(run.data.params["threshold"]) < 1
+    assert run.data.params["judge_rows"] == version.tags["judge_rows"]
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "trials of the search" in experiment.tags["mlflow.note.content"]
+    described = re.search(r"experiments/(\d+)/models/(m-\w+)/artifacts", version.description)
+    assert described and described[1] == run.info.experiment_id
+    assert CARD in {file.path for file in client.list_logged_model_artifacts(described[2])}
 
 
 @pytest.fixture
@@ -295,6 +316,8 @@ def test_after_drift_the_newest_labelled_rows_are_the_holdout_set_over_the_censu
     assert verdict["judge_digest"] == recent["sha256"] and verdict["judge_rows"] == recent["rows"]
     assert verdict["floor"]["judge_digest"] == floor["sha256"] and floor["name"] == "test split"
     assert recent["rows"] == lineage["training"][1]["held_out"] > 300
+    uri = f"models:/{MODEL_NAME}/{drift['model_version']}/{CARD}"
+    assert f"newest labelled rows, {recent['rows']:,} rows" in mlflow.artifacts.load_text(uri)
     assert verdict["champion"]["metrics"]["roc_auc"] < 0.5 < verdict["floor"]["champion"]["roc_auc"]
     assert Registry(tracking_uri).production().tags["judge_digest"] == recent["sha256"]
 
@@ -395,7 +418,7 @@ def test_the_daily_flow_removes_old_runs(monkeypatch, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     registry = Registry(uri)
-    with registry.run({}, {}) as run_id:
+    with registry.run("a training", {}, {}) as run_id:
         pass
     flows.retain()
     assert registry.client.get_run(run_id).info.lifecycle_stage == "active"

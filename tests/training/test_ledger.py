@@ -165,6 +165,21 @@ def test_a_predecessor_that_was_removed_is_named(registry):
     assert production(registry) == "2"
 
 
+def test_entries_and_experiments_have_words_on_mlflows_pages(registry):
+    """Their names were those of MLflow, such as `capable-tern-539`."""
+    promote(registry, "1", "2")
+    registry.ledger.write_decision({"rule": "cool-down", "version": "2"}, {})
+    registry.ledger.write_decision({"rule": "train", "flow_run": "amber-fox"}, {})
+    shown = []
+    for name in ("income-promotions", "income-decisions"):
+        experiment = registry.client.get_experiment_by_name(name)
+        assert experiment.tags["mlflow.note.content"].startswith("One run for each change")
+        runs = registry.client.search_runs([experiment.experiment_id])
+        shown += [run.info.run_name for run in runs]
+    assert shown[:2] == ["version 1 to 2", "version none to 1"]
+    assert shown[2:] == ["training: amber-fox", "no training: cool-down"]
+
+
 def test_an_interrupted_decision_is_listed_and_stops_no_command(registry, monkeypatch, capsys):
     """A decision without an end made the command crash for ever."""
 

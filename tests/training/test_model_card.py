@@ -7,18 +7,36 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from config.contract import Contract
 from config.runtime.statistics import percentile_interval
 from config.web import STYLE
 from tests.conftest import made_up_rows
-from training.evaluation.model_card import Facts, gaps, model_card, segment_words
+from training.evaluation.gate import RECENT, TEST_SPLIT, Floor, Interval, Model, Segment, Verdict
+from training.evaluation.model_card import (
+    Facts,
+    comparison_table,
+    gaps,
+    metrics_table,
+    model_card,
+    segment_words,
+)
 from training.evaluation.metrics import bootstrap_intervals, groups_of, measure, segment_table
+
+FIRST = Verdict(
+    True, "first model: <good>", "d1", 500, Model({"roc_auc": 0.9, "log_loss": 0.3}, 1, 1)
+)
 
 
 def facts(source: str = "uci") -> Facts:
     """Facts of a made-up run."""
     return Facts(
-        "income-classifier", "r<1>", "2026-11-01", source, 32561, joined_rows=1200, judge_uses=4
+        "income-classifier", "7", "6", "r<1>", "2026-11-01", source, 32561, 1200, judge_uses=4
     )
+
+
+def card_of(contract: Contract, rows: pd.DataFrame, source: str = "uci") -> str:
+    """The card of a first model that gives each row the probability 0.3."""
+    return model_card(facts(source), contract, rows, np.full(len(rows), 0.3), 0.5, FIRST)
 
 
 @pytest.fixture
@@ -26,7 +44,7 @@ def page(contract) -> str:
     """The card of a model that knows a little."""
     rows = made_up_rows(contract, 1500)
     probability = np.clip(0.2 + 0.5 * rows["income"].to_numpy(), 0, 1)
-    return model_card(facts(), contract, rows, probability, 0.5)
+    return model_card(facts(), contract, rows, probability, 0.5, FIRST)
 
 
 def test_rates_and_gaps_of_groups_are_those_counted_by_hand(contract):
@@ -85,10 +103,40 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
         "uses age, race and sex",
         "roc_auc",
         "age 30 to 44",
+        "income-classifier, version 7</h1>",
+        "The gate <b>passed</b>: first model: &lt;good&gt;.",
+        "country of birth, spelt as in the UCI files",
     ):
         assert needed in text, needed
     assert "r&lt;1&gt;" in page and "synthetic rows" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from anywhere
+
+
+def test_without_a_model_the_metrics_are_those_of_the_base_rate():
+    """One row of four is positive, so its share is 0.25."""
+    table = metrics_table(np.array([1, 0, 0, 0]), np.array([0.9, 0.1, 0.2, 0.3]), 0.5)
+    baseline = table["without a model"]
+    assert baseline["roc_auc"] == 0.5 and baseline["accuracy"] == 0.75 and baseline["f1"] == 0
+    assert baseline["log_loss"] == pytest.approx(-(np.log(0.25) + 3 * np.log(0.75)) / 4)
+
+
+def test_after_drift_the_card_compares_both_versions_on_the_newest_rows():
+    """The card of such a version once had figures of the test split alone."""
+    models = [Model({"roc_auc": auc, "log_loss": 1 - auc}, 1, 1) for auc in (0.8, 0.7)]
+    gain = Interval(0.1, 0.05, 0.15)
+    floor = Floor(
+        TEST_SPLIT, "d2", 8000, {"roc_auc": 0.90}, {"roc_auc": 0.91}, Interval(-0.01, -0.02, 0)
+    )
+    harmed = Segment("sex Female", 600, Interval(0.01, -0.02, 0.04), False)
+    verdict = Verdict(
+        False, "worse", "d1", 1500, *models, gain, gain, (harmed,), judge=RECENT, floor=floor
+    )
+    table = comparison_table(verdict)
+    assert list(table) == ["this version", "production before", "gain", "from", "to"]
+    assert table.loc["newest labelled rows, 1,500 rows: roc_auc"].tolist() == [0.8, 0.7, *gain]
+    assert table.loc["test split, 8,000 rows: roc_auc"].tolist() == [0.9, 0.91, -0.01, -0.02, 0]
+    assert table.loc["sex Female, 600 rows: log_loss"].tolist()[2:] == [-0.01, -0.04, 0.02]
+    assert list(comparison_table(FIRST)) == ["this version"]
 
 
 def test_the_plot_is_told_in_figures_too(page):
@@ -107,10 +155,11 @@ def test_the_card_has_the_contracts_words(contract):
     words = {"description": "whether a subscriber leaves", "limits": "Only for <this> year."}
     target = msgspec.structs.replace(contract.target, positive="<leaves>", **words)
     other = msgspec.structs.replace(contract, target=target)
-    page = model_card(facts(), other, made_up_rows(contract, 300), np.full(300, 0.3), 0.5)
+    page = card_of(other, made_up_rows(contract, 300))
     assert "Estimates whether a subscriber leaves. Only for &lt;this&gt; year." in page
     assert "share of &lt;leaves&gt;" in page
-    assert not re.search("census|1994|50,000|relationship", page)
+    own, _, _ = page.partition("<h2>Features")
+    assert not re.search("census|1994|50,000|relationship", own)
 
 
 def test_the_card_of_another_table_names_its_groups_or_that_it_has_none(churn, contract):
@@ -130,12 +179,10 @@ def test_the_card_of_another_table_names_its_groups_or_that_it_has_none(churn, c
         " The team that trains it decides that."
     )
     target = msgspec.structs.replace(contract.target, limits=None)
-    rows = made_up_rows(contract, 300)
     other = msgspec.structs.replace(contract, target=target)
-    assert "states no limits" in model_card(facts(), other, rows, np.full(300, 0.3), 0.5)
+    assert "states no limits" in card_of(other, made_up_rows(contract, 300))
 
 
 def test_a_model_of_synthetic_rows_says_so_first(contract):
-    rows = made_up_rows(contract, 300)
-    page = model_card(facts("synthetic"), contract, rows, np.full(300, 0.3), 0.5)
+    page = card_of(contract, made_up_rows(contract, 300), "synthetic")
     assert page.index("no figure here is about real people") < page.index("Purpose and limits")

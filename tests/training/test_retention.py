@@ -9,6 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from config.contract import Contract
 from config.runtime.settings import SettingsError, read_settings
+from config.model_registry import MODEL_NAME
 from tests.conftest import mlflow_server
 from training.__main__ import main
 from training.model.onnx_export import Package
@@ -36,10 +37,12 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
 
 def trained(registry: Registry, package: Package, contract: Contract) -> ModelVersion:
     """Make a run with a trial, a file and a version, as training does."""
-    with registry.run({}, {}) as run_id:
+    with registry.run("a training", {}, {}) as run_id:
         registry.log_trial(run_id, 1, {"depth": 3}, {"loss": 0.3})
         registry.log_files(package.folder)
-        return registry.register(package.folder, contract, {})
+        number = registry.register(package.folder, contract)
+        registry.complete(number, package.folder, "A version.", {})
+    return registry.client.get_model_version(MODEL_NAME, number)
 
 
 def files(folder: Path) -> int:
@@ -75,7 +78,7 @@ def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
 def test_the_command_lists_what_it_would_remove_and_then_removes_it(
     registry: Registry, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with registry.run({}, {}) as run_id:
+    with registry.run("a training", {}, {}) as run_id:
         pass
     main(["retain", "--dry-run"])
     assert "would remove 0 runs" in capsys.readouterr().out
@@ -93,9 +96,9 @@ def test_the_run_that_the_prediction_service_serves_stays(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retention removed the model that MODEL_RUN_ID names."""
-    with registry.run({}, {}) as pinned:
+    with registry.run("a training", {}, {}) as pinned:
         registry.log_trial(pinned, 1, {"depth": 3}, {"loss": 0.3})
-    with registry.run({}, {}) as other:
+    with registry.run("a training", {}, {}) as other:
         pass
     monkeypatch.setenv("MODEL_RUN_ID", pinned)
     expired = find_expired(registry, read_settings(Settings), IN_A_YEAR)

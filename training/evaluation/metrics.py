@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -140,32 +141,64 @@ def weighted_auc(y: np.ndarray, probability: np.ndarray) -> Callable[[np.ndarray
     return auc
 
 
-def draw_plots(
-    y: np.ndarray,
-    probability: np.ndarray,
-    threshold: float,
-    importances: pd.Series,
-    labels: tuple[str, str],
-) -> Iterator[tuple[str, Figure]]:
-    """Yield (name, figure) of ROC, precision-recall, calibration, confusion and importances.
+class Scores(NamedTuple):
+    """A version's probabilities (n_samples,) of labelled rows, for its plots."""
 
-    labels: the names of the negative and the positive class.
-    """
+    version: str
+    y: np.ndarray
+    probability: np.ndarray
+    threshold: float
+    labels: tuple[str, str]  # names of the negative and the positive class
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The predicted classes (n_samples,), 0 or 1."""
+        return (self.probability >= self.threshold).astype(int)
+
+
+def draw_plots(scores: Scores, importances: pd.Series) -> Iterator[tuple[str, Figure]]:
+    """Yield (name, figure) of ROC, precision-recall, calibration, confusion and importances."""
+    y, probability = scores.y, scores.probability
     for name, draw in (
-        ("roc", lambda ax: RocCurveDisplay.from_predictions(y, probability, ax=ax)),
-        (
-            "precision_recall",
-            lambda ax: PrecisionRecallDisplay.from_predictions(y, probability, ax=ax),
-        ),
-        ("calibration", lambda ax: draw_calibration(ax, y, probability, labels[1])),
-        ("confusion", lambda ax: draw_confusion(ax, y, probability >= threshold, labels)),
-        ("importances", lambda ax: importances.sort_values().plot.barh(ax=ax)),
+        ("roc", draw_roc),
+        ("precision_recall", draw_precision_recall),
+        ("calibration", lambda ax, _: draw_calibration(ax, y, probability, scores.labels[1])),
+        ("confusion", draw_confusion),
+        ("importances", lambda ax, _: draw_importances(ax, importances)),
     ):
-        figure = Figure(figsize=(6, 5), layout="constrained")
+        figure = Figure(figsize=(7, 6), layout="constrained")
         axes = figure.add_subplot()
-        draw(axes)
-        axes.set_title(name.replace("_", " "))
+        draw(axes, scores)
+        axes.set_title(
+            f"{name.replace('_', ' ')} of version {scores.version} on {len(y):,} test rows\n"
+            f"base rate of {scores.labels[1]} {y.mean():.3f}, threshold {scores.threshold:.3f}",
+            fontsize="medium",
+        )
         yield name, figure
+
+
+def draw_roc(axes: matplotlib.axes.Axes, scores: Scores) -> None:
+    """Draw the ROC curve with the point of the threshold, and the line of chance."""
+    y, predicted = scores.y, scores.predicted
+    RocCurveDisplay.from_predictions(y, scores.probability, ax=axes, plot_chance_level=True)
+    mark_threshold(axes, predicted[y == 0].mean(), predicted[y == 1].mean(), scores.threshold)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+
+
+def draw_precision_recall(axes: matplotlib.axes.Axes, scores: Scores) -> None:
+    """Draw precision against recall with the point of the threshold, and the base rate."""
+    y, predicted = scores.y, scores.predicted
+    PrecisionRecallDisplay.from_predictions(y, scores.probability, ax=axes, plot_chance_level=True)
+    axes.lines[-1].set_label(f"base rate {y.mean():.3f}")
+    recall, precision = recall_score(y, predicted), precision_score(y, predicted, zero_division=0)
+    mark_threshold(axes, recall, precision, scores.threshold)
+    axes.set(xlabel="recall", ylabel="precision")
+
+
+def mark_threshold(axes: matplotlib.axes.Axes, x: float, y: float, threshold: float) -> None:
+    """Mark the point of a curve at the served threshold."""
+    axes.plot(x, y, "o", color="tab:red", label=f"served threshold {threshold:.3f}")
+    axes.legend(loc="best")
 
 
 def draw_calibration(
@@ -178,10 +211,16 @@ def draw_calibration(
     axes.set(xlabel="mean probability", ylabel=f"observed share of {positive}")
 
 
-def draw_confusion(
-    axes: matplotlib.axes.Axes, y: np.ndarray, predicted: np.ndarray, labels: tuple[str, str]
-) -> None:
+def draw_confusion(axes: matplotlib.axes.Axes, scores: Scores) -> None:
     """Draw the counts of true against predicted class."""
     ConfusionMatrixDisplay.from_predictions(
-        y, predicted.astype(int), display_labels=labels, ax=axes, colorbar=False
+        scores.y, scores.predicted, display_labels=scores.labels, ax=axes, colorbar=False
+    )
+    axes.set(xlabel="predicted class (rows)", ylabel="true class (rows)")
+
+
+def draw_importances(axes: matplotlib.axes.Axes, importances: pd.Series) -> None:
+    """Draw XGBoost's importance of encoded columns: the mean gain of a split, as a share."""
+    importances.sort_values().plot.barh(
+        ax=axes, xlabel="mean gain of a split, share of all columns"
     )

@@ -1,7 +1,7 @@
 """The model card: purpose, quality and fairness of a model version, as one HTML page.
 
 It is part of the package: MLflow keeps it beside the model, and the prediction service serves it at
-`/model/card`. Every figure is measured on the test split.
+`/model/card`. Quality is measured on the test split, after drift also on the newest labelled rows.
 Source: Mitchell et al. (2019), Model cards for model reporting, doi:10.1145/3287560.3287596.
 """
 
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from config.contract import Contract
 from config.segments import Segment
 from config.web import STYLE
+from training.evaluation.gate import Interval, Verdict
 from training.evaluation.metrics import (
     bootstrap_intervals,
     draw_calibration,
@@ -42,6 +43,8 @@ class Facts:
     """Facts of the card that are not measured."""
 
     name: str
+    version: str
+    champion: str  # the production version that the gate compared, or `none`
     run_id: str
     trained_at: str
     data_source: str
@@ -50,8 +53,14 @@ class Facts:
     judge_uses: int
 
 
+# pylint: disable-next=too-many-arguments, too-many-positional-arguments
 def model_card(
-    facts: Facts, contract: Contract, test: pd.DataFrame, probability: np.ndarray, threshold: float
+    facts: Facts,
+    contract: Contract,
+    test: pd.DataFrame,
+    probability: np.ndarray,
+    threshold: float,
+    verdict: Verdict,
 ) -> str:
     """Return the page for a test frame with its target and probabilities (n_samples,)."""
     y = test[contract.target.name].to_numpy()
@@ -71,6 +80,12 @@ def model_card(
         min_rows=MIN_ROWS,
         segments=as_html(segments),
         gaps=as_html(gaps(segments, contract.segments)),
+        features=as_html(features_table(contract)),
+        decision="passed" if verdict.promote else "failed",
+        reason=escaped(verdict.reason),
+        judge=verdict.judge,
+        judge_rows=verdict.judge_rows,
+        comparison=as_html(comparison_table(verdict)),
         calibration=calibration,
         calibration_words=calibration_words,
         style=STYLE.read_text("utf-8"),
@@ -109,11 +124,61 @@ def in_words(names: list[str]) -> str:
 
 
 def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Return each metric with the ends of its interval."""
+    """Return each metric with the ends of its interval, and its value without a model.
+
+    Without a model, every row's probability is the share of the positive label.
+    """
     intervals = bootstrap_intervals(y, probability, threshold, RESAMPLES, seed=0)
+    baseline = measure(y, np.full(len(y), y.mean()), threshold)
     rows = {
-        name: {"value": value, "from": intervals[name][0], "to": intervals[name][1]}
+        name: {
+            "value": value,
+            "from": intervals[name][0],
+            "to": intervals[name][1],
+            "without a model": baseline[name],
+        }
         for name, value in measure(y, probability, threshold).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def comparison_table(verdict: Verdict) -> pd.DataFrame:
+    """Return the gate's figures: this version's, the champion's, and the gain with its interval.
+
+    Groups have the gain alone.
+    """
+    ours = verdict.candidate.metrics
+    theirs = verdict.champion.metrics if verdict.champion else {}
+    gains = {"roc_auc": verdict.roc_auc_gain, "log_loss": verdict.log_loss_gain}
+    where = f"{verdict.judge}, {verdict.judge_rows:,} rows"
+    rows = {
+        f"{where}: {name}": compared(ours[name], theirs.get(name), gain)
+        for name, gain in gains.items()
+    }
+    if floor := verdict.floor:
+        ours, theirs, gain = floor.candidate, floor.champion, floor.roc_auc_gain
+        where = f"{floor.judge}, {floor.judge_rows:,} rows"
+        rows[f"{where}: roc_auc"] = compared(ours["roc_auc"], theirs["roc_auc"], gain)
+    for segment in verdict.segments:
+        if rise := segment.log_loss_rise:
+            gain = Interval(-rise.estimate, -rise.high, -rise.low)
+            rows[f"{segment.name}, {segment.rows:,} rows: log_loss"] = compared(None, None, gain)
+    return pd.DataFrame.from_dict(rows, orient="index").dropna(axis="columns", how="all")
+
+
+def compared(
+    ours: float | None, theirs: float | None, gain: Interval | None
+) -> dict[str, float | None]:
+    """Return a row of the comparison."""
+    ends = dict(zip(("gain", "from", "to"), gain)) if gain else {}
+    return {"this version": ours, "production before": theirs, **ends}
+
+
+def features_table(contract: Contract) -> pd.DataFrame:
+    """Return kind, unit and meaning of each column that the model uses."""
+    rows = {
+        one.name: {"kind": one.kind, "unit": one.unit or "", "meaning": one.description}
+        for one in contract.inputs
     }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -133,7 +198,8 @@ def as_html(table: pd.DataFrame) -> str:
     """Return a table as HTML, or a sentence if it is empty."""
     if table.empty:
         return "<p>Too few rows.</p>"
-    return f'<div class="wide">{table.to_html(float_format="{:.4f}".format, border=0)}</div>'
+    page = table.to_html(float_format="{:.4f}".format, na_rep="", border=0)
+    return f'<div class="wide">{page}</div>'
 
 
 def calibration_plot(y: np.ndarray, probability: np.ndarray, positive: str) -> tuple[str, str]:

@@ -55,19 +55,18 @@ from training.evaluation.gate import (
     RECENT,
     TEST_SPLIT,
     HoldoutSet,
-    Interval,
     Verdict,
     gate,
 )
-from training.evaluation.metrics import draw_plots, measure
-from training.evaluation.model_card import Facts, model_card
+from training.evaluation.metrics import Scores, draw_plots, measure
+from training.evaluation.model_card import Facts, comparison_table, model_card
 from training.model.calibration import best_f1_threshold
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import Params, make_pipeline
 from training.model.search import Folds, Trial, run_search
 from training.model.search_space import SEARCH_FILE, SearchSpace, load_search
 from training.orchestration.tasks import io_step, notify_failure, promotion_turn, step
-from training.registry.ledger import Promotion
+from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import InputFile, Registry
 from training.registry.retention import find_expired, summary
 from training.settings import (
@@ -152,16 +151,17 @@ def train(
             with_feedback |= bool(settings.mongodb_address)
 
     dataset = read_dataset(data, seed, contract, settings)
-    judge_rows, traffic_rows = split(dataset.test, contract)
+    judge_rows, traffic_rows = split_judge_traffic(dataset.test, contract)
     sources = read_sources(contract, settings, with_store, with_feedback)
     rows = join(dataset, judge_rows, sources, contract, recent_since)
     rows = downsample_old_rows(rows, recent_weight, seed)
     digests = {
-        "data_digest": data_digest(dataset, rows),
-        "code_digest": code_digest(),
-        "settings_digest": digest(msgspec.json.encode([options, contract.digest])),
+        "data": data_digest(dataset, rows),
+        "code": code_digest(),
+        "settings": digest([options, contract.digest]),
     }
-    if not force and (known := registry.finished_run(digests)):
+    same = {"inputs_digest": digest(digests)}
+    if not force and (known := registry.finished_run(same)):
         get_run_logger().info("training_skipped reason=nothing_new run_id=%s", known)
         return {"run_id": known, "nothing_new": True}
 
@@ -169,13 +169,15 @@ def train(
     test = unseen_test(dataset, rows)
     judged = {one.name: one.frame for one in holdouts if one}
     check_trainable(rows.frame, judged, contract, n_folds)
-    tags = {**digests, "data_source": dataset.source, "trigger": trigger}
+    tags = {"data_source": dataset.source, "trigger": trigger, **same}
     params = msgspec.to_builtins(options) | row_counts(dataset, rows)
-    with registry.run(tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
-        log_lineage(rows, holdouts, registry, run_id)
+    name = f"train {trigger} {datetime.now(UTC):%Y-%m-%d}"
+    with registry.run(name, tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
+        log_lineage(rows, holdouts, digests, registry, run_id)
         best = search(rows.frame, contract, registry, run_id, options)
         model, pipeline = fit(rows.frame, contract, best, seed)
-        metrics = evaluate(model, pipeline, test, contract, registry)
+        registry.log(params=best.params | {"threshold": model.threshold})
+        metrics = evaluate(model, test, contract, registry)
         facts = {
             "data_source": dataset.source,
             "run_id": run_id,
@@ -183,14 +185,27 @@ def train(
             "metrics": json.dumps(metrics),
         }
         package = export(Path(scratch), model, contract, dataset.test, facts)
-        write_card(package, rows, test, facts, registry)
         compared = rows.recent if holdouts[0].name == RECENT else np.ones(len(rows.frame), bool)
         reference = make_reference(rows.frame, contract, best, model.threshold, compared)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
-        kept = {"data_source": dataset.source, "with_feedback": str(with_feedback)}
-        version = register(package, pipeline, registry, kept)
+        version = register(package, pipeline, registry)
+        plot(version, package, pipeline, test, registry)
         with promotion_turn():
-            verdict = judge(package, registry, holdouts, version)
+            verdict, champion = judge(package, registry, holdouts)
+            about = Facts(
+                name=MODEL_NAME,
+                version=version,
+                champion=champion,
+                run_id=run_id,
+                trained_at=facts["trained_at"],
+                data_source=dataset.source,
+                train_rows=len(rows.frame),
+                joined_rows=int(rows.joined.sum()),
+                judge_uses=registry.judged_versions() + 1,
+            )
+            write_card(package, about, test, verdict)
+            kept = {"data_source": dataset.source, "with_feedback": str(with_feedback)}
+            complete(version, package, verdict, kept | {"trigger": trigger}, registry)
             promote(registry, version, verdict, trigger)
     report(version, metrics, verdict)
     return {
@@ -304,12 +319,6 @@ def read_dataset(data: str, seed: int, contract: Contract, settings: Settings) -
     return dataset
 
 
-@step
-def split(test: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the judge and the traffic half of the test split; training uses neither."""
-    return split_judge_traffic(test, contract)
-
-
 @io_step
 def read_sources(
     contract: Contract, settings: Settings, with_store: bool, with_feedback: bool
@@ -392,10 +401,14 @@ def unseen_test(dataset: Dataset, rows: TrainingRows) -> pd.DataFrame:
 def log_lineage(
     rows: TrainingRows,
     holdouts: tuple[HoldoutSet, HoldoutSet | None],
+    digests: dict[str, str],
     registry: Registry,
     run_id: str,
 ) -> None:
-    """Log the sources of training and holdout rows, with their checksums, periods and counts."""
+    """Log the sources of training and holdout rows, with their checksums, periods and counts.
+
+    digests: those of data, code and settings, which tell whether a training is new.
+    """
     files = [InputFile(s.name, s.source, s.sha256, s.rows, "training") for s in rows.lineage]
     judging = [
         InputFile(one.name, "held out", one.digest, len(one.y), "judging")
@@ -405,6 +418,7 @@ def log_lineage(
     lineage = {
         "training": msgspec.to_builtins(rows.lineage),
         "judging": [file._asdict() for file in judging],
+        "digests": digests,
     }
     registry.log_json(LINEAGE, lineage)
     registry.log_inputs(run_id, files + judging)
@@ -435,7 +449,7 @@ def search(
             best = run_spark_search(spark, folds, *limits, **how)
     else:
         best = run_search(folds, *limits, **how)
-    registry.log_metrics(best.metrics)
+    registry.log(metrics=best.metrics)
     return best
 
 
@@ -453,23 +467,12 @@ def fit(
 
 @step
 def evaluate(
-    model: FittedModel,
-    pipeline: Pipeline,
-    test: pd.DataFrame,
-    contract: Contract,
-    registry: Registry,
+    model: FittedModel, test: pd.DataFrame, contract: Contract, registry: Registry
 ) -> dict[str, float]:
-    """Log metrics and plots on the official test split, which no choice depends on."""
-    y, probability = labels(test, contract), model.score(inputs(test, contract))
-    metrics = measure(y, probability, model.threshold)
-    registry.log_metrics({f"test_{name}": value for name, value in metrics.items()})
-    names = pipeline.named_steps["encoder"].get_feature_names_out()
-    gains = pipeline.named_steps["classifier"].feature_importances_
-    importances = pd.Series(gains, index=names).nlargest(20)
-    for name, figure in draw_plots(
-        y, probability, model.threshold, importances, contract.target.labels
-    ):
-        registry.log_figure(name, figure)
+    """Log metrics on the official test split, which no choice depends on."""
+    probability = model.score(inputs(test, contract))
+    metrics = measure(labels(test, contract), probability, model.threshold)
+    registry.log(metrics={f"test_{name}": value for name, value in metrics.items()})
     return metrics
 
 
@@ -483,33 +486,6 @@ def export(
 ) -> Package:
     """Write the package and compare it with the pipeline on every test row."""
     return write_package(folder / "package", model, contract, inputs(test, contract), facts)
-
-
-@step
-def write_card(
-    package: Package,
-    rows: TrainingRows,
-    test: pd.DataFrame,
-    facts: dict[str, str],
-    registry: Registry,
-) -> None:
-    """Write the model card into the package."""
-    card = model_card(
-        Facts(
-            name=MODEL_NAME,
-            run_id=facts["run_id"],
-            trained_at=facts["trained_at"],
-            data_source=facts["data_source"],
-            train_rows=len(rows.frame),
-            joined_rows=int(rows.joined.sum()),
-            judge_uses=registry.judged_versions() + 1,
-        ),
-        package.contract,
-        test,
-        package.score(test),
-        package.threshold,
-    )
-    (package.folder / CARD).write_text(card, encoding="utf-8")
 
 
 # --- registration and promotion -----------------------------------------------------------------
@@ -554,29 +530,58 @@ def log_rows(
 
 
 @io_step
-def register(package: Package, pipeline: Pipeline, registry: Registry, tags: dict[str, str]) -> str:
-    """Register the package as a new version; return its number."""
+def register(package: Package, pipeline: Pipeline, registry: Registry) -> str:
+    """Register the package's graph as a new version; return its number."""
     registry.log_pipeline(pipeline)
-    return str(registry.register(package.folder, package.contract, tags).version)
+    return registry.register(package.folder, package.contract)
+
+
+@step
+def plot(
+    version: str, package: Package, pipeline: Pipeline, test: pd.DataFrame, registry: Registry
+) -> None:
+    """Log the plots of a version on the official test split."""
+    names = pipeline.named_steps["encoder"].get_feature_names_out()
+    gains = pipeline.named_steps["classifier"].feature_importances_
+    importances = pd.Series(gains, index=names).nlargest(20)
+    y, target = labels(test, package.contract), package.contract.target
+    scores = Scores(version, y, package.score(test), package.threshold, target.labels)
+    for name, figure in draw_plots(scores, importances):
+        registry.log_figure(name, figure)
 
 
 @io_step
 def judge(
-    package: Package,
-    registry: Registry,
-    holdouts: tuple[HoldoutSet, HoldoutSet | None],
-    version: str,
-) -> Verdict:
-    """Return the gate's verdict against the production version, and tag the version with it."""
+    package: Package, registry: Registry, holdouts: tuple[HoldoutSet, HoldoutSet | None]
+) -> tuple[Verdict, str]:
+    """Return the gate's verdict against the production version, and that version's number."""
     production = registry.production()
     if production is None:
         verdict = gate(package, None, *holdouts)
     else:
         with registry.package_of(production) as folder:
             verdict = gate(package, Package(folder, package.contract), *holdouts)
-    registry.tag_version(version, verdict.as_tags())
     registry.log_json(VERDICT, msgspec.to_builtins(verdict))
-    return verdict
+    registry.log(params={"judge": verdict.judge, "judge_rows": verdict.judge_rows})
+    return verdict, str(production.version) if production else NONE
+
+
+@step
+def write_card(package: Package, facts: Facts, test: pd.DataFrame, verdict: Verdict) -> None:
+    """Write the model card into the package."""
+    probability = package.score(test)
+    card = model_card(facts, package.contract, test, probability, package.threshold, verdict)
+    (package.folder / CARD).write_text(card, encoding="utf-8")
+
+
+@io_step
+def complete(
+    version: str, package: Package, verdict: Verdict, tags: dict[str, str], registry: Registry
+) -> None:
+    """Add the package's files, the verdict and the tags to a version."""
+    decided = "passed" if verdict.promote else "failed"
+    about = f"Trained by the trigger {tags['trigger']}. The gate {decided}: {verdict.reason}."
+    registry.complete(version, package.folder, about, tags | verdict.as_tags())
 
 
 @io_step
@@ -593,30 +598,9 @@ def report(version: str, metrics: dict[str, float], verdict: Verdict) -> None:
     rows = [{"metric": name, "test split": f"{value:.4f}"} for name, value in metrics.items()]
     text = f"Version {version}: {'promoted' if verdict.promote else 'rejected'}, {verdict.reason}"
     create_table_artifact(rows, key="training-results", description=text)
-    if verdict.champion:
-        create_table_artifact(gate_rows(verdict), key="gate", description=verdict.reason)
-
-
-def gate_rows(verdict: Verdict) -> list[dict[str, str]]:
-    """Return the gate's figures as a table: gains of the candidate, and rises by segment."""
-    figures: list[tuple[str, Interval | None]] = [
-        ("log loss, gain", verdict.log_loss_gain),
-        ("ROC AUC, gain", verdict.roc_auc_gain),
-    ]
-    if verdict.floor:
-        name = f"ROC AUC, gain on the floor set: {verdict.floor.judge}"
-        figures.append((name, verdict.floor.roc_auc_gain))
-    for segment in verdict.segments:
-        name = f"log loss, rise for {segment.name}, {segment.rows} rows"
-        figures.append((name, segment.log_loss_rise))
-    return [{"compared": name, "95 % interval": in_words(one)} for name, one in figures]
-
-
-def in_words(interval: Interval | None) -> str:
-    """Return an interval as text."""
-    if interval is None:
-        return "too few rows"
-    return f"{interval.estimate:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+    table = comparison_table(verdict).rename_axis("rows and metric").reset_index()
+    compared = json.loads(table.to_json(orient="records", double_precision=4))
+    create_table_artifact(compared, key="gate", description=verdict.reason)
 
 
 def inputs(frame: pd.DataFrame, contract: Contract) -> pd.DataFrame:
@@ -629,9 +613,9 @@ def labels(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
     return frame[contract.target.name].to_numpy()
 
 
-def digest(content: bytes) -> str:
-    """Return a short sha256 of bytes."""
-    return hashlib.sha256(content).hexdigest()[:16]
+def digest(content: Any) -> str:
+    """Return a short sha256 of JSON."""
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
 
 def key_values(fields: dict[str, Any]) -> str:

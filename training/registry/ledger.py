@@ -11,8 +11,14 @@ from typing import NamedTuple
 import mlflow
 from mlflow.entities import RunTag
 
-PROMOTIONS = "income-promotions"  # experiment with one run per promotion
-DECISIONS = "income-decisions"  # experiment with one run per change of decision
+PROMOTIONS = "income-promotions"
+DECISIONS = "income-decisions"
+ABOUT = {
+    PROMOTIONS: "One run for each change of the production version, with who and why in its tags.",
+    DECISIONS: "One run for each change of the decision whether drift starts a training. Its tags"
+    " have the deciding rule, the reason, and how often the decision was repeated.",
+}
+KIND = "mlflow.experimentKind"  # MLflow's tag; without it, the page is the one for chatbots
 NONE = "none"  # in place of a version, before the first promotion
 
 
@@ -42,7 +48,8 @@ class Ledger:
         """Write a promotion; it counts once the body has succeeded."""
         facts = promotion._asdict() | {"from_version": before, "to_version": after}
         tags = {name: str(value) for name, value in facts.items()}
-        run = self.client.create_run(self._experiment(PROMOTIONS), tags=tags)
+        name = f"version {before} to {after}"
+        run = self.client.create_run(self._experiment(PROMOTIONS), tags=tags, run_name=name)
         yield
         self.client.set_terminated(run.info.run_id)
 
@@ -83,7 +90,10 @@ class Ledger:
             self.client.log_batch(run_id, tags=changed)
         else:  # in one request, so no entry lacks a part
             whole = {**tags, **details, "times": "1"}
-            run_id = self.client.create_run(experiment_id, tags=whole).info.run_id
+            started = tags.get("flow_run")
+            name = f"training: {started}" if started else f"no training: {tags['rule']}"
+            made = self.client.create_run(experiment_id, tags=whole, run_name=name)
+            run_id = made.info.run_id
         self.client.set_terminated(run_id)  # sets the end to the latest repetition
 
     def decisions(self) -> list[dict[str, str]]:
@@ -109,8 +119,14 @@ class Ledger:
         return None
 
     def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        return found.experiment_id if found else self.client.create_experiment(name)
+        if found := self.client.get_experiment_by_name(name):
+            return found.experiment_id
+        return self.client.create_experiment(name, tags=experiment_tags(ABOUT[name]))
+
+
+def experiment_tags(description: str) -> dict[str, str]:
+    """Return MLflow's tags of an experiment for model training, with its description."""
+    return {KIND: "custom_model_development", "mlflow.note.content": description}
 
 
 def local_time(milliseconds: int) -> str:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -45,10 +45,14 @@ from config.model_registry import (
     file_digests,
     no_response,
 )
-from training.registry.ledger import NONE, Ledger, Promotion
+from training.registry.ledger import KIND, NONE, Ledger, Promotion, experiment_tags
 
 EXPERIMENT = "income"
-MAX_DIGEST = 36  # characters that MLflow keeps of a data set's digest
+ABOUT = (
+    "One run for each training. Its child runs are the trials of the search. Parameters hold the"
+    " chosen setting, `test_` metrics the quality on the test split, `plots` the curves."
+)
+DIGEST_LENGTH = 8  # of a data set's name on MLflow's pages, as MLflow's own digests
 # MLflow's error codes for an unknown alias or version.
 MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 # MLflow's client reads these only from the environment.
@@ -86,6 +90,16 @@ class Expired(NamedTuple):
     versions: list[ModelVersion]
 
 
+def version_or_none(get: Callable[[str, str], ModelVersion], key: str) -> ModelVersion | None:
+    """Return the version that `get` finds by alias or number, or None."""
+    try:
+        return get(MODEL_NAME, key)
+    except MlflowException as err:
+        if err.error_code in MISSING:
+            return None
+        raise
+
+
 class Registry:
     """One MLflow server: tracking, artifacts and model registry."""
 
@@ -96,16 +110,19 @@ class Registry:
         self.client = mlflow.MlflowClient(tracking_uri)
         self.ledger = Ledger(self.client)
         try:
-            self.experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
+            experiment = mlflow.set_experiment(EXPERIMENT)
+            if KIND not in experiment.tags:
+                mlflow.set_experiment_tags(experiment_tags(ABOUT))
+            self.experiment_id = experiment.experiment_id
         except MlflowException as err:
             raise RegistryUnavailable(
                 f"{no_response(tracking_uri, err)} `make demo KEEP=1` runs one."
             ) from err
 
     @contextmanager
-    def run(self, tags: dict[str, str], params: dict[str, Any]) -> Iterator[str]:
+    def run(self, name: str, tags: dict[str, str], params: dict[str, Any]) -> Iterator[str]:
         """Open a training run and yield its id. The run fails if the body raises."""
-        with mlflow.start_run(tags=tags) as run:
+        with mlflow.start_run(run_name=name, tags=tags) as run:
             mlflow.log_params(params)
             yield run.info.run_id
 
@@ -130,9 +147,12 @@ class Registry:
         )
         self.client.set_terminated(run_id)
 
-    def log_metrics(self, metrics: dict[str, float]) -> None:
-        """Log metrics of the current run."""
-        mlflow.log_metrics(metrics)
+    def log(
+        self, *, params: dict[str, Any] | None = None, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Log parameters and metrics of the current run."""
+        mlflow.log_params(params or {})
+        mlflow.log_metrics(metrics or {})
 
     def log_inputs(self, run_id: str, inputs: Iterable[InputFile]) -> None:
         """Log the data sets of a run, for MLflow's page."""
@@ -142,7 +162,7 @@ class Registry:
                 DatasetInput(
                     Dataset(
                         one.name,
-                        one.sha256[:MAX_DIGEST],
+                        one.sha256[:DIGEST_LENGTH],
                         source_type="file",
                         source=json.dumps({"uri": one.source, "sha256": one.sha256}),
                         profile=json.dumps({"rows": one.rows}),
@@ -175,10 +195,10 @@ class Registry:
             pipeline, name="pipeline", serialization_format="cloudpickle", pip_requirements=[]
         )
 
-    def register(self, folder: Path, contract: Contract, tags: dict[str, str]) -> ModelVersion:
-        """Register the package of the current run as a new version of the model.
+    def register(self, folder: Path, contract: Contract) -> str:
+        """Register the graph of the current run as a new version; return its number.
 
-        The version's tags have the checksums of the files, for services to check their download.
+        The number becomes part of the run's name.
         """
         columns: list[Any] = [
             ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
@@ -189,26 +209,28 @@ class Registry:
             signature=ModelSignature(Schema(columns), Schema([ColSpec("float", "probability")])),
             pip_requirements=["onnxruntime"],
         )
-        self.client.log_model_artifacts(logged.model_id, str(folder))
-        checksums = {FILE_SHA256: json.dumps(file_digests(folder))}
-        version = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=checksums | tags)
-        description = f"Model card: {PACKAGE}/{CARD} in the artifacts of the run."
-        self.client.update_model_version(MODEL_NAME, version.version, description=description)
+        version = str(mlflow.register_model(logged.model_uri, MODEL_NAME).version)
+        if run := mlflow.active_run():
+            self.client.update_run(run.info.run_id, name=f"{run.info.run_name} v{version}")
         return version
 
-    def tag_version(self, version: str, tags: dict[str, str]) -> None:
-        """Add tags to a version."""
-        for name, value in tags.items():
+    def complete(self, version: str, folder: Path, description: str, tags: dict[str, str]) -> None:
+        """Add all files of the package, a description and tags to a version.
+
+        The last tag has the checksums of the files. No service loads a version without it.
+        """
+        source = self.client.get_model_version(MODEL_NAME, version).source
+        model_id = str(source).removeprefix("models:/")
+        self.client.log_model_artifacts(model_id, str(folder))
+        page = f"#/experiments/{self.experiment_id}/models/{model_id}/artifacts"
+        text = f"{description} [Model card: {CARD} of {PACKAGE}]({page})."
+        self.client.update_model_version(MODEL_NAME, version, description=text)
+        for name, value in {**tags, FILE_SHA256: json.dumps(file_digests(folder))}.items():
             self.client.set_model_version_tag(MODEL_NAME, version, name, value)
 
     def production(self) -> ModelVersion | None:
         """Return the production version, or None before the first promotion."""
-        try:
-            return self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
-        except MlflowException as err:
-            if err.error_code in MISSING:
-                return None
-            raise
+        return version_or_none(self.client.get_model_version_by_alias, ALIAS)
 
     def newest_promoted(self, production: ModelVersion | None) -> ModelVersion | None:
         """Return the newest version that is or was production, also after a rollback."""
@@ -227,12 +249,7 @@ class Registry:
 
     def version(self, number: str) -> ModelVersion | None:
         """Return a version by its number, or None for an unknown or invalid number."""
-        try:
-            return self.client.get_model_version(MODEL_NAME, number)
-        except MlflowException as err:
-            if err.error_code in MISSING:
-                return None
-            raise
+        return version_or_none(self.client.get_model_version, number)
 
     def promote(self, version: str, promotion: Promotion) -> None:
         """Point `production` at a version, and write the promotion to the ledger."""
