@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import mutual_info_score, roc_auc_score
 
 from config.contract import Contract, Feature, load_contract
 from config.runtime.settings import exit_with_message, read_settings
@@ -72,7 +72,7 @@ def build_tables(frame: pd.DataFrame, contract: Contract) -> Tables:
     columns = [root(states[target], contract)]
     shapes = {one.name: shape_of(frame, one, target) for one in drawn_features(contract)}
     states |= {name: state for name, (_, state) in shapes.items()}
-    order = sorted(shapes, key=lambda name: -mutual_information(states[name], states[target]))
+    order = sorted(shapes, key=lambda name: -mutual_info_score(states[name], states[target]))
     groups = {target: states[target]}
     for name in order:
         shape = shapes[name][0]
@@ -155,16 +155,6 @@ def group_bins(bins: np.ndarray) -> list[int]:
     """
     sizes = np.bincount(bins)
     return merge_runs(sizes, GROUP_SHARE * (len(bins) - sizes.max())).tolist()
-
-
-def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the mutual information of two columns of states, in nats."""
-    joint = np.bincount(a * (b.max() + 1) + b).astype(float)
-    joint = np.append(joint, np.zeros(-len(joint) % (b.max() + 1))).reshape(-1, b.max() + 1)
-    joint /= joint.sum()
-    product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
-    held = joint > 0
-    return float((joint[held] * np.log(joint[held] / product[held])).sum())
 
 
 def attach(
