@@ -65,7 +65,7 @@ $(VENV)/.spark: $(VENV)/.locked
 #:   up down logs ps  the stack in containers; S=relay: the logs of one service
 #:   train            the training flow, with its own MLflow and Prefect
 #:   jupyter          Jupyter Lab on port 8888; prints the address with its access token
-#:   notebooks        run every notebook on a running stack; pages go to build/notebooks
+#:   notebooks        run every notebook on a running demo or stack; pages go to build/notebooks
 #:   doctor           programs that this machine lacks, and their use
 #: Work on it
 #:   setup, lock      install Pipfile.lock and the pre-commit hooks; lock Pipfile again
@@ -176,16 +176,25 @@ notebooks jupyter: export JUPYTER_DATA_DIR = $(CURDIR)/.cache/jupyter
 notebooks jupyter: export IPYTHONDIR = $(CURDIR)/.cache/ipython
 notebooks jupyter: export PREDICTION_LOG ?= $(CURDIR)/build/notebooks/predictions.jsonl
 
+# Without MLFLOW_TRACKING_URI, the settings of a demo that runs (make demo KEEP=1).
+DEMO := if [ -z "$$MLFLOW_TRACKING_URI" ] && kill -0 $$(cat build/demo/logs/supervisord.pid) 2>/dev/null; \
+  then . var/demo/settings; fi 2>/dev/null
+
 .PHONY: notebooks
 notebooks: setup
 	@mkdir -p build/notebooks
-	@[ -n "$(MONGODB_ADDRESS)" ] || $(BIN)/python -m prediction_service.journal export >build/notebooks/predictions.jsonl
+	@$(DEMO); set -e; $(BIN)/python -m training history >/dev/null; \
+	if [ -z "$$MONGODB_ADDRESS" ]; then \
+	  $(BIN)/python -m prediction_service.journal export >build/notebooks/predictions.jsonl; \
+	  [ -s "$$PREDICTION_LOG" ] || \
+	    { echo "PREDICTION_LOG: no predictions; got $$PREDICTION_LOG. Run make demo KEEP=1."; exit 1; }; \
+	fi; \
 	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to html --output-dir build/notebooks \
 	  --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url= notebooks/*.ipynb
 
 .PHONY: jupyter
 jupyter: setup
-	$(BIN)/jupyter lab --ip 127.0.0.1 --port 8888 --notebook-dir notebooks
+	@$(DEMO); exec $(BIN)/jupyter lab --ip 127.0.0.1 --port 8888 --notebook-dir notebooks
 
 BENCHMARKS := $(subst _,-,$(patsubst tests/benchmarks/benchmark_%.py,%,$(wildcard tests/benchmarks/benchmark_*.py)))
 
