@@ -3,7 +3,6 @@
 `kinds` makes the columns; the functions here change their features and add checks.
 """
 
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -24,25 +23,23 @@ MAX_BINS = 50
 LATEST_SHARE = 0.9  # of the rows in which a date is not before any other
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Some rows of a column, as the comparisons need them."""
-
-    column: Column
-    codes: np.ndarray  # (n_rows,) number of the value, -1 if it is missing
-    entropy: float  # of the values
-    ranks: np.ndarray | None  # (n_rows,) of a number or a date, NaN if it is missing
-
-
 def compare_columns(proposal: Proposal, seed: int = 0) -> None:
     """Set `used: false` for near-duplicates and leaks, find ranks, and add checks."""
     n_rows = min(MAX_ROWS, proposal.n_rows)
     labels = proposal.labels.sample(n_rows, random_state=seed)
     columns = [column for column in proposal.columns if column.is_used]
-    samples = [sample_of(column, labels.index) for column in columns]
-    for earlier, later in combinations(samples, 2):
-        if earlier.column.is_used and later.column.is_used:
-            compare(earlier, later)
+    codes = {one.name: pd.factorize(one.texts[labels.index])[0] for one in columns}
+    numbers = {one.name: one.numbers[labels.index] for one in columns if one.numbers is not None}
+    many = {name: values for name, values in numbers.items() if values.nunique() > 2}
+    order = pd.DataFrame(many).corr("spearman", min_periods=ROWS_PER_VALUE).to_dict()
+    for first, second in combinations(columns, 2):
+        if not first.is_used or not second.is_used:
+            continue
+        if same_values(codes[first.name], codes[second.name]):
+            if not propose_rank(first, second) and not propose_rank(second, first):
+                drop(second, first)
+        elif abs(order.get(first.name, {}).get(second.name, 0)) > DUPLICATE_CORRELATION:
+            drop(second, first)
     compare_dates(columns)
     labels = labels.dropna()
     is_positive = (labels == proposal.target.positive).to_numpy().astype(int)
@@ -50,49 +47,35 @@ def compare_columns(proposal: Proposal, seed: int = 0) -> None:
         find_leak(column, auc_alone(column, labels.index, is_positive))
 
 
-def sample_of(column: Column, rows: pd.Index) -> Sample:
-    """Return some rows of a column."""
-    codes = pd.factorize(column.texts[rows])[0]
-    ranks = None
-    if column.numbers is not None and column.numbers[rows].nunique() > 2:
-        ranks = column.numbers[rows].rank().to_numpy()
-    return Sample(column, codes, float(entropy(np.unique(codes, return_counts=True)[1])), ranks)
+def drop(column: Column, other: Column) -> None:
+    """Set `used: false` for a column that says the same as another one."""
+    column.propose(used=False)
+    column.checks.append(f"nearly a duplicate of {other.name}; one of both is enough")
 
 
-def compare(earlier: Sample, later: Sample) -> None:
-    """Set `used: false` for one of two columns that say the same."""
-    first, second = earlier.column, later.column
-    if same_values(earlier, later):
-        for ranked, rank in ((first, second), (second, first)):
-            if order := rank_order(ranked, rank):
-                propose_rank(ranked, rank, order)
-                return
-    elif not same_order(earlier, later):
-        return
-    second.propose(used=False)
-    second.checks.append(f"nearly a duplicate of {first.name}; one of both is enough")
+def same_values(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return True if each value of a column nearly always goes with one value of the other.
 
-
-def same_values(one: Sample, other: Sample) -> bool:
-    """Return True if each value of a column nearly always goes with one value of the other."""
-    n_values = max(one.codes.max(), other.codes.max()) + 1
-    if n_values * ROWS_PER_VALUE > len(one.codes):
+    one, other: numbers of the values (n_rows,), -1 if missing.
+    """
+    if (max(one.max(), other.max()) + 1) * ROWS_PER_VALUE > len(one):
         return False  # rare values go with few others by chance
-    low, high = sorted([one.entropy, other.entropy])
+    low, high = sorted(float(entropy(np.bincount(codes + 1))) for codes in (one, other))
     if low < DUPLICATE_INFORMATION**2 * high:
         return False  # spares the slow comparison
-    return normalized_mutual_info_score(one.codes, other.codes) > DUPLICATE_INFORMATION
+    return normalized_mutual_info_score(one, other) > DUPLICATE_INFORMATION
 
 
-def same_order(one: Sample, other: Sample) -> bool:
-    """Return True for two columns of numbers with nearly equal ranks."""
-    if one.ranks is None or other.ranks is None:
+def propose_rank(ranked: Column, rank: Column) -> bool:
+    """Propose an ordinal column if another one numbers its categories; return True if so."""
+    order = rank_order(ranked, rank)
+    if order is None:
         return False
-    both = ~np.isnan(one.ranks) & ~np.isnan(other.ranks)
-    ranks = [one.ranks[both], other.ranks[both]]
-    if both.sum() < ROWS_PER_VALUE or min(map(np.ptp, ranks)) == 0:
-        return False
-    return abs(np.corrcoef(ranks)[0, 1]) > DUPLICATE_CORRELATION
+    ranked.propose(kind="ordinal", categories=order, unseen="reject")
+    ranked.checks.append(f"the order of the categories is that of {rank.name}")
+    rank.propose(used=False, rank_of=ranked.name, minimum=1, maximum=len(order))
+    rank.checks.append(f"nearly a duplicate: it numbers the categories of {ranked.name}")
+    return True
 
 
 def rank_order(ranked: Column, rank: Column) -> tuple[str, ...] | None:
@@ -105,14 +88,6 @@ def rank_order(ranked: Column, rank: Column) -> tuple[str, ...] | None:
         return None
     pairs = pairs.sort_values("rank")
     return tuple(pairs["text"]) if [*pairs["rank"]] == [*range(1, len(pairs) + 1)] else None
-
-
-def propose_rank(ranked: Column, rank: Column, order: tuple[str, ...]) -> None:
-    """Propose an ordinal column, whose order another column gives."""
-    ranked.propose(kind="ordinal", categories=order, unseen="reject")
-    ranked.checks.append(f"the order of the categories is that of {rank.name}")
-    rank.propose(used=False, rank_of=ranked.name, minimum=1, maximum=len(order))
-    rank.checks.append(f"nearly a duplicate: it numbers the categories of {ranked.name}")
 
 
 def compare_dates(columns: list[Column]) -> None:
