@@ -79,6 +79,11 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.kind in ("nominal", "ordinal", "boolean")
 
     @property
+    def is_number(self) -> bool:
+        """True for the kinds whose values are numbers in a request and a file."""
+        return self.kind in ("integer", "number")
+
+    @property
     def optional(self) -> bool:
         """True if a request may leave the field out."""
         return not self.used or self.missing == "allow"

@@ -247,7 +247,7 @@ def test_columns_match_by_the_rule_of_headers_and_keep_their_names(package, cont
     with pytest.raises(ScoringError, match=r"age: got columns 1 \(AGE\) and 14 \(AGE\)"):
         score_table(package, twice, tmp_path / "age")
     notes = table.append_column("note", table["SEX"]).append_column("note", table["SEX"])
-    with pytest.raises(ScoringError, match="two columns have the name note. Rename"):
+    with pytest.raises(ScoringError, match="note: named more than once, expected once. Rename"):
         score_table(package, notes, tmp_path / "note")
 
 

@@ -274,7 +274,7 @@ def test_marks_that_the_format_does_not_name_are_not_guessed(loans, number):
     text = as_text([(number, 3, "car", "is repaid")], ";")
     table = read_table("f.csv", text.encode(), loans, table_format)
     assert table.raw["amount"].tolist() == [number]
-    assert "amount: 1 value(s) have decimal or thousands marks" in table.notes[-1]
+    assert "amount: 1 value with decimal or thousands marks" in table.notes[-1]
     assert number not in str(table.notes)
 
 

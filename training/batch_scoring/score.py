@@ -29,7 +29,7 @@ from pyarrow import dataset, parquet
 
 from config.contract import Contract, load_contract
 from training.batch_scoring.spark import spark_session
-from training.data.columns import folder_values, match_columns
+from training.data.columns import check_repeated, folder_values, match_columns
 from training.data.errors import TableError
 from training.data.rows import frame_of
 from training.data.storage import (
@@ -288,10 +288,9 @@ def match_file(name: str, columns: list[str], contract: Contract) -> dict[str, s
     """
     try:
         places = match_columns(name, columns, contract, labelled=False).places
+        check_repeated(name, columns)
     except TableError as err:
         raise ScoringError(f"{err} The file has {', '.join(columns)}. Nothing was scored.") from err
-    if twice := [column for column, count in Counter(columns).items() if count > 1]:
-        raise ScoringError(f"{name}: two columns have the name {twice[0]}. Rename one of them.")
     if taken := [column for column in (*ADDED, "problems") if column in columns]:
         raise ScoringError(f"{name}: scoring adds {', '.join(taken)}. Rename this column first.")
     return {feature: columns[place] for feature, place in places.items()}

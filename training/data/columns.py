@@ -71,6 +71,16 @@ def missing_columns(
             yield f"{name}: unknown column" + (f"; did you mean {hint}?" if hint else "")
 
 
+def check_repeated(name: str, header: list[str]) -> None:
+    """Raise TableError if columns have the same name."""
+    repeated = [column for column, count in Counter(filter(None, header)).items() if count > 1]
+    if repeated:
+        raise TableError(
+            f"{name}: {', '.join(repeated)}: named more than once, expected once. Rename the"
+            " columns; if the first line is a row of values, add a header line above it."
+        )
+
+
 def words_of(contract: Contract, labelled: bool = True) -> dict[str, tuple[str, ...]]:
     """Return the names that a file may give each column of the contract."""
     words = {one.name: (one.name, *one.aliases) for one in contract.features}

@@ -13,7 +13,6 @@ import io
 import re
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,6 +28,7 @@ from config.contract import Contract, Target, column_name
 from config.feature import MISSING_MARKS, NUMBER_TEXT, Feature, Problem, nearest
 from config.events import LabelledRecord
 from training.data.columns import (
+    check_repeated,
     find_places,
     folder_values,
     ignored_columns,
@@ -40,6 +40,7 @@ from training.data.columns import (
     words_of,
 )
 from training.data.errors import EmptyTable, TableError
+from training.data.rows import counted
 
 KINDS = {
     ".csv": "csv",
@@ -415,16 +416,6 @@ def parquet_lines(name: str, content: bytes) -> Lines:
 # --- values -------------------------------------------------------------------------------------
 
 
-def check_repeated(name: str, header: list[str]) -> None:
-    """Raise TableError if columns have the same name."""
-    repeated = [column for column, count in Counter(filter(None, header)).items() if count > 1]
-    if repeated:
-        raise TableError(
-            f"{name}: {', '.join(repeated)}: named more than once, expected once. Rename the"
-            " columns; if the first line is a row of values, add a header line above it."
-        )
-
-
 def typed(
     name: str,
     lines: Lines,
@@ -453,8 +444,13 @@ def typed(
         else:
             read = value_reader(contract[column], table_format)
         raw[column] = list(map(read, lines.columns[place]))
-        if column in contract.by_name and is_number(contract[column]):
-            lines.notes += marked_numbers(column, raw[column])
+        if column in contract.by_name and contract[column].is_number:
+            texts = [value for value in raw[column] if isinstance(value, str)]
+            if marked := sum(1 for text in texts if MARKED_NUMBER.fullmatch(text)):
+                lines.notes.append(
+                    f"{column}: {counted(marked, 'value')} with decimal or thousands marks that the"
+                    " format does not name; set `decimal` or `thousands` in the source's format"
+                )
     return pd.DataFrame(raw | lines.identity, index=lines.numbers, dtype=object)
 
 
@@ -483,7 +479,7 @@ def value_reader(feature: Feature, table_format: TableFormat) -> Callable[[Any],
         value = to_json_value(value)
         if value is None or (to_text(value) or "").strip() in missing:
             return None
-        if is_number(feature):
+        if feature.is_number:
             if isinstance(value, float) and value.is_integer() and feature.kind == "integer":
                 return int(value)
             if not isinstance(value, str):
@@ -494,11 +490,6 @@ def value_reader(feature: Feature, table_format: TableFormat) -> Callable[[Any],
         return feature.parse(without_time(text) if feature.kind == "date" else text)
 
     return read
-
-
-def is_number(feature: Feature) -> bool:
-    """Return True for the kinds whose values are numbers in a file."""
-    return feature.kind in ("integer", "number")
 
 
 def without_time(text: str) -> str:
@@ -521,18 +512,6 @@ def plain_number(text: str, table_format: TableFormat) -> str | None:
     if decimal == ",":
         return None if "." in text else text.replace(",", ".")
     return text
-
-
-def marked_numbers(column: str, values: Sequence[Scalar]) -> list[str]:
-    """Return a note if a column of numbers has texts such as `1,234`."""
-    texts = [value for value in values if isinstance(value, str)]
-    marked = sum(1 for text in texts if MARKED_NUMBER.fullmatch(text))
-    if not marked:
-        return []
-    return [
-        f"{column}: {marked} value(s) have decimal or thousands marks that the format does not"
-        " name; set `decimal` or `thousands` in the source's format"
-    ]
 
 
 def label_reader(target: Target, table_format: TableFormat) -> Callable[[Any], Scalar]:
