@@ -102,7 +102,7 @@ async def send_all(port: int, generator: Generator, n_requests: int, outcome: Ou
 def run(folder: Path, n_requests: int, seed: int) -> Outcome:
     """Start a service, send hostile requests to it, and check it afterwards."""
     contract, outcome = load_contract(), Outcome()
-    record: Record = {feature.name: feature.default for feature in contract.inputs}
+    record: Record = {feature.name: feature.example for feature in contract.inputs}
     package = make_package(contract, folder / "package")
     server = service(folder, 2, TrainedModel(package, folder, [record]))
     server.environment |= {

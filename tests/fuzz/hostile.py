@@ -147,6 +147,7 @@ class Generator:
     def __init__(self, seed: int, record: Record) -> None:
         self.random = random.Random(seed)
         self.record = record
+        self.name = next(iter(record))  # of its first column
         self._kinds: list[Callable[[], Hostile]] = [
             self._json,
             self._json,
@@ -184,7 +185,7 @@ class Generator:
             float("nan"),
             float("-inf"),
             "",
-            "Private",
+            "text",
             "\x00",
             "\ud800",
             "é" * 50,
@@ -203,7 +204,7 @@ class Generator:
         """Return a record with one to three errors."""
         record: Any = dict(self.record)
         for _ in range(self.random.randrange(1, 4)):
-            name = self.random.choice([*self.record, "surprise", "", "age "])
+            name = self.random.choice([*self.record, "surprise", "", f"{self.name} "])
             match self.random.randrange(4):
                 case 0:
                     record.pop(name, None)
@@ -242,18 +243,20 @@ class Generator:
         """Return a body that is almost JSON, or JSON in another encoding."""
         text = json.dumps(self.record)
         at = self.random.randrange(len(text))
+        name = f'"{self.name}"'
+        escaped = f'"\\u{ord(self.name[0]):04x}{self.name[1:]}"'
         changed = self.random.choice(
             [
                 text[:at].encode(),
                 text[:at].encode() + bytes([self.random.randrange(256)]) + text[at:].encode(),
-                text.replace('"age"', '"age": 30, "age"').encode(),
-                text.replace('"age"', '"\\u0061ge": 30, "age"').encode(),
+                text.replace(name, f"{name}: 30, {name}").encode(),
+                text.replace(name, f"{escaped}: 30, {name}").encode(),
                 text.encode("utf-16"),
                 b"\xef\xbb\xbf" + text.encode(),
                 (text + text).encode(),
                 b"[" * self.random.choice([10, 1000, 19_000]),
                 b'{"a":' * self.random.choice([10, 3000]),
-                b'{"age": ' + b"9" * self.random.choice([30, 4000, 5000]) + b"}",
+                f"{{{name}: {'9' * self.random.choice([30, 4000, 5000])}}}".encode(),
                 b"{" + b",".join(b'"%d":1' % index for index in range(2000)) + b"}",
                 b"[" + b",".join([text.encode()] * 51) + b"]",
                 b" " * 20_000,

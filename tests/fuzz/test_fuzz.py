@@ -17,7 +17,7 @@ def test_no_hostile_request_causes_an_error_or_a_hang(tmp_path: Path) -> None:
 
 
 def test_a_seed_determines_the_requests(contract: Contract) -> None:
-    record = {feature.name: feature.default for feature in contract.inputs}
+    record = {feature.name: feature.example for feature in contract.inputs}
     one, other = Generator(3, record), Generator(3, record)
     assert [one.next() for _ in range(200)] == [other.next() for _ in range(200)]
     assert one.next() != Generator(4, record).next()

@@ -67,10 +67,10 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Load:
     """Sends requests to a port over kept connections; opens one if none is idle."""
 
-    def __init__(self, port: int, record: Record) -> None:
+    def __init__(self, port: int, records: list[Record]) -> None:
         self.port = port
         self.ledger = Ledger()
-        self._record = record
+        self._records = records
         self._idle: list[Stream] = []
 
     async def run(self, rate: float, seconds: float) -> None:
@@ -88,7 +88,8 @@ class Load:
 
     async def _send(self, number: int) -> None:
         n_records = LONG_LIST if number % LIST_EVERY == 0 else 1
-        records = [self._record | {"age": 17 + (number + i) % 70} for i in range(n_records)]
+        chosen = range(number, number + n_records)
+        records = [self._records[index % len(self._records)] for index in chosen]
         body = json.dumps(records if n_records > 1 else records[0]).encode()
         head = "POST /predict HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"

@@ -29,6 +29,7 @@ from tests.benchmarks.report import result, write
 from tests.soak.link import Link
 from tests.soak.load import Ledger, Load
 from tests.soak.system import System
+from tests.stream_generator.conftest import random_rows
 
 DRAIN_TIMEOUT_S = 180.0  # after the load; the sinks are up again by then
 
@@ -79,9 +80,8 @@ class Soak:
             f"mongodb://127.0.0.1:{self.link.port}/?directConnection=true" if self.link else ""
         )
         self.system = System(folder, through, self.database)
-        contract = load_contract()
-        record = {feature.name: feature.default for feature in contract.inputs}
-        self.load = Load(self.system.settings.prediction_port, record)
+        records = [row.record for row in random_rows(load_contract(), 70)]
+        self.load = Load(self.system.settings.prediction_port, records)
         self.seconds: dict[str, float] = {}
 
     def events(self) -> list[tuple[float, str, Callable[[], object | Awaitable[object]]]]:

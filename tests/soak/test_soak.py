@@ -14,6 +14,7 @@ from tests.conftest import wait_until
 from tests.soak.load import Ledger, Load
 from tests.soak.soak import Outcome, Soak, drop
 from tests.soak.system import System
+from tests.stream_generator.conftest import random_rows
 
 
 def outcome(ledger: Ledger, *stored: str, **changes: Any) -> Outcome:
@@ -107,8 +108,8 @@ def test_a_monitoring_that_stays_down_costs_no_prediction(tmp_path: Path, mongod
     """The load needs more room than there is: a backlog once filled the journals, and then 503."""
     database = f"soak_{uuid.uuid4().hex}"
     system = System(tmp_path, mongodb_uri, database, journal_max_mb=64)
-    record = {feature.name: feature.default for feature in load_contract().inputs}
-    load = Load(system.settings.prediction_port, record)
+    records = [row.record for row in random_rows(load_contract(), 70)]
+    load = Load(system.settings.prediction_port, records)
     try:
         with system.running():
             system.monitoring.kill()
