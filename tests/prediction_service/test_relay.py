@@ -512,28 +512,21 @@ WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "
 
 
 @pytest.mark.parametrize(
-    ("mongodb", "n_shipped", "age_s", "ballast_mb", "is_removed"),
+    ("changes", "n_shipped", "age_s", "is_removed"),
     [
-        ("mongodb://elsewhere", 1200, 101, 0, True),
-        ("mongodb://elsewhere", 1200, 99, 0, False),  # too young
-        ("mongodb://elsewhere", 1199, 1e8, 0, False),  # the monitoring lacks a row
-        ("mongodb://elsewhere", 1200, 1, 33, True),  # however young: it must cause no 503
-        ("", 1200, 1e8, 33, False),  # the journal is the log of record
+        ({}, 1200, 101, True),
+        ({}, 1200, 99, False),  # too young
+        ({}, 1199, 1e8, False),  # the monitoring lacks a row
+        ({"journal_max_mb": 0}, 1200, 1, True),  # however young: a full journal would cause a 503
+        ({"journal_max_mb": 0, "mongodb_address": ""}, 1200, 1e8, False),  # the log of record
     ],
 )
 def test_a_file_is_removed_once_it_is_old_or_in_the_way_and_every_sink_has_it(
-    settings: Settings,
-    mongodb: str,
-    n_shipped: int,
-    age_s: float,
-    ballast_mb: int,
-    is_removed: bool,
+    settings: Settings, changes: dict[str, Any], n_shipped: int, age_s: float, is_removed: bool
 ) -> None:
-    own = {"mongodb_address": mongodb, "journal_retention_s": 100.0, "journal_max_mb": 64}
-    settings = settings.model_copy(update=WITH_MONGODB | own)
+    own = WITH_MONGODB | {"journal_retention_s": 100.0} | changes
+    settings = settings.model_copy(update=own)
     path = ended_journal(settings.journal_path, made_predictions(1200))  # one a second
-    with (settings.journal_path / "ballast").open("wb") as file:
-        file.truncate(ballast_mb * 10**6)
     with closing(Progress(settings.journal_path)) as progress:
         progress.advance("mongodb", path.stem, 1200)
         progress.advance("evidently", path.stem, n_shipped)
