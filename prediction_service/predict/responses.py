@@ -59,8 +59,8 @@ class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unusual: Annotated[
         list[str],
         Meta(
-            description="Pairs of its values that are far rarer together than alone: at most one test"
-            " row in 1,000 has such a pair."
+            description="Pairs of its values that are far rarer together than alone: at most one"
+            " test row in 1,000 has such a pair."
         ),
     ]
 
