@@ -3,7 +3,9 @@
 import argparse
 import getpass
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -58,6 +60,7 @@ EXPECTED_ERRORS = (
     FeedbackUnavailable,
     SparkUnavailable,
 )
+SAY_AFTER_S, GIVE_UP_S = 3.0, 20.0  # of a command that asks MLflow
 BANNER = """\
 ######################################################################
 ##  SYNTHETIC DATA: the real census files are unavailable.          ##
@@ -465,6 +468,32 @@ def open_registry() -> Registry:
     return Registry(read_settings(Settings).mlflow_tracking_uri)
 
 
+@contextmanager
+def patience() -> Iterator[None]:
+    """Say what the body waits for if MLflow responds late; end the command if it does not."""
+    address = read_settings(Settings).mlflow_tracking_uri
+    waits = iter([GIVE_UP_S - SAY_AFTER_S])
+
+    def ring(*_: object) -> None:
+        if pause_s := next(waits, None):
+            print(f"waiting for MLflow at {address}", file=sys.stderr, flush=True)
+            signal.setitimer(signal.ITIMER_REAL, pause_s)
+        else:
+            sys.exit(f"MLFLOW_TRACKING_URI: no response within {GIVE_UP_S:g} s; got {address}.")
+
+    in_main_thread = threading.current_thread() is threading.main_thread()  # as signals need it
+    if not in_main_thread or not address.startswith("http"):  # a database may be made first
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, SAY_AFTER_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+
+
 def run_score(options: argparse.Namespace) -> None:
     """Score a batch; exit with status 1 if too many rows were rejected."""
     from training.batch_scoring import score  # pylint: disable=import-outside-toplevel
@@ -515,8 +544,9 @@ def promotion_lock() -> Iterator[None]:
 
 def run_promote(options: argparse.Namespace) -> None:
     """Promote a version that passed the gate, or any version with --force."""
-    registry = open_registry()
-    version = registry.version(options.version)
+    with patience():
+        registry = open_registry()
+        version = registry.version(options.version)
     if version is None:
         sys.exit(f"version: got {options.version}, expected a version in MLflow.")
     passed = version.tags.get("gate") == "passed"
@@ -531,7 +561,8 @@ def run_promote(options: argparse.Namespace) -> None:
 
 def run_rollback(options: argparse.Namespace) -> None:
     """Promote the predecessor of the production version."""
-    registry = open_registry()
+    with patience():
+        registry = open_registry()
     with promotion_lock():
         before = production_number(registry)
         earlier = registry.ledger.predecessor(before)
@@ -570,7 +601,9 @@ def production_number(registry: Registry) -> str:
 
 def run_history(_: argparse.Namespace) -> None:
     """Print all promotions, newest first."""
-    for move in open_registry().ledger.promotions():
+    with patience():
+        promotions = open_registry().ledger.promotions()
+    for move in promotions:
         forced = " (forced)" if move["forced"] == "True" else ""
         moved = f"{move['from_version']} -> {move['to_version']}"
         print(f"{move['at']}  {moved}  {move['who']}{forced}: {move['why']}")
@@ -578,7 +611,9 @@ def run_history(_: argparse.Namespace) -> None:
 
 def run_decisions(_: argparse.Namespace) -> None:
     """Print all decisions about trainings, newest first."""
-    for one in open_registry().ledger.decisions():
+    with patience():
+        decisions = open_registry().ledger.decisions()
+    for one in decisions:
         repeated = f" to {one['until']} ({one['times']} times)" if one["times"] != "1" else ""
         what = f"flow run {one['flow_run']} started" if "flow_run" in one else "no training"
         when = f"{one['at']}{repeated}"

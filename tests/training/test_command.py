@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 
 from config.runtime.settings import exit_with_message
 from tests.conftest import ROOT, free_port
+from training import __main__ as command_line
 from training.__main__ import main
 from training.data.errors import SourceError, SourceUnavailable
 from training.registry.mlflow_registry import Registry
@@ -101,6 +103,22 @@ def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkey
     with pytest.raises(SystemExit) as caught:
         main(command)
     assert str(caught.value.code).startswith("version: got abc, expected a version in MLflow")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["history"], ["decisions"], ["rollback", "--why", "x"], ["promote", "1", "--why", "x"]],
+)
+def test_a_command_says_that_it_waits_for_mlflow_and_gives_up(command, monkeypatch, capsys):
+    """A server that accepts connections and kept a command silent for minutes."""
+    monkeypatch.setattr(command_line, "SAY_AFTER_S", 0.2)
+    monkeypatch.setattr(command_line, "GIVE_UP_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(SystemExit, match=f"no response within 0.5 s; got {address}"):
+            main(command)
+    assert f"waiting for MLflow at {address}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])  # of Python 3.11, and of 3.13
