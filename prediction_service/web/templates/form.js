@@ -76,6 +76,7 @@ async function predict(body, explain, idempotencyKey = "") {
     throw new RequestError("The service did not respond. Check that it is running, then retry.");
   }
   if (response.ok) return content;
+  if (response.status === 501 && explain) return predict(body, false, idempotencyKey); // it cannot explain
   const error = content?.error ?? {}; // a reverse proxy may have an error body of its own
   const message = error.message ?? `The service responded with status ${response.status}. Retry later.`;
   throw new RequestError(message, response.status, error.problems);
@@ -129,7 +130,7 @@ async function predictRecord(event) {
   byId("explanation").replaceChildren();
   markInputs([]);
   try {
-    showPrediction(record, await predictAndExplain(record));
+    showPrediction(record, await predict(record, true));
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     showError(byId("outcome"), error);
@@ -155,16 +156,6 @@ function markInputs(problems) {
     input.setAttribute("aria-describedby", [...own, `h-${name}`].join(" "));
   }
   document.querySelector("#record [aria-invalid]")?.focus();
-}
-
-/** Return a prediction with its explanation, or without one if the model cannot explain (501). */
-async function predictAndExplain(record) {
-  try {
-    return await predict(record, true);
-  } catch (error) {
-    if (error.status !== 501) throw error;
-    return predict(record, false);
-  }
 }
 
 function showPrediction(record, { probability, threshold, message, model_version, notes = [], explanation }) {
@@ -452,7 +443,7 @@ function summarize({ name, missing, rows: lines }, rows, predictions, n) {
   const isCalm = rows.length === n && !missing.length && !noted.length;
   const summary = [
     `${name}: ${predictions.length} of ${n} rows predicted, ${positive} of them ${settings.positive}.`,
-    bad ? `${bad} rows with a problem, listed first.` : isCalm ? "No problems." : "",
+    bad ? `Rows with a problem, listed first: ${bad}.` : isCalm ? "No problems." : "",
     blank ? `Blank lines: ${blank}.` : "",
   ];
   return [
