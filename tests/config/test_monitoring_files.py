@@ -161,9 +161,11 @@ def scraping(targets: dict[str, str], folder: Path, rules: Path = RULES) -> Iter
     text = re.sub(r"_(interval|timeout): \w+", r"_\1: 1s", text)
     text = text.replace("alerts.yml", str(rules))
     content = yaml.safe_load(text)
-    content["scrape_configs"] = [
-        job for job in content["scrape_configs"] if job["job_name"] != "training_worker"
-    ]
+    (worker,) = (j for j in content["scrape_configs"] if j["job_name"] == "training_worker")
+    if "worker:9697" in targets:  # each of its scrapes asks Prefect and MLflow
+        worker |= {"scrape_interval": "5s", "scrape_timeout": "5s"}
+    else:
+        content["scrape_configs"].remove(worker)
     text = yaml.safe_dump(content)
     for name, address in targets.items():
         text = text.replace(name, address.removeprefix("http://"))

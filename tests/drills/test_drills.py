@@ -10,9 +10,9 @@ from config.grafana.alerts import ALERTS
 from stream_generator.traffic.scenarios import SCENARIOS
 from tests.conftest import ROOT
 from tests.config.test_monitoring_files import RULES, debian
-from tests.drills.drills import DRILLS, Drill, Outcome, perform, speed_up
+from tests.drills.drills import DRILLS, Drill, Outcome, described, perform, speed_up
 
-SHORT = ("none", "covariate, sudden", "service down")
+SHORT = ("none", "sudden", "unseen category", "service down", "unchecked version")
 
 
 def test_the_table_names_existing_alerts_and_all_scenarios() -> None:
@@ -40,7 +40,7 @@ def test_the_sped_up_rules_differ_in_durations_only() -> None:
     before, after = rules(RULES.read_text("utf-8")), rules(speed_up(RULES.read_text("utf-8")))
     assert [rule["alert"] for rule in after] == [rule["alert"] for rule in before]
     differ = [new["alert"] for old, new in zip(before, after) if old["expr"] != new["expr"]]
-    assert differ == ["MonitoringStale"]
+    assert differ == ["MonitoringStale", "TrafficStopped"]
     assert all(rule["for"].endswith("s") for rule in after)
 
 
@@ -59,6 +59,14 @@ def test_an_outcome_reports_each_difference_from_the_expected_one(
 ) -> None:
     drill = Drill("one", "something", ("FeatureDrift(*)",), ("TargetDrift(*)",))
     assert "; ".join(Outcome(drill, fired, windows).problems) == problem
+    still = Outcome(drill, fired, windows, ("FeatureDrift(age)",)).problems
+    assert "FeatureDrift(age) did not resolve" in still
+
+
+def test_a_scenario_gives_a_drill_its_change_and_its_column() -> None:
+    drill = Drill("unit", "", ("FeatureDrift(COLUMN)",), scenario="unit_change")
+    found = described(drill, "tenure divided by 12")
+    assert (found.change, found.expected) == ("tenure divided by 12", ("FeatureDrift(tenure)",))
 
 
 @pytest.mark.slow
