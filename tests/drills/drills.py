@@ -557,6 +557,14 @@ DRILLS = (
         worker=True,
     ),
     Drill(
+        "blocked training",
+        "",  # and WATCH_BUDGET allows no training
+        ("RetrainingBlocked(budget)", "FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)"),
+        ("PerformanceBelowFloor",),
+        scenario="sudden",
+        worker=True,
+    ),
+    Drill(
         "worker down",
         "the worker hangs",
         ("WorkerDown",),
