@@ -65,7 +65,7 @@ $(VENV)/.spark: $(VENV)/.locked
 #:   up down logs ps  the stack in containers; S=relay: the logs of one service
 #:   train            the training flow, with its own MLflow and Prefect
 #:   jupyter          Jupyter Lab on port 8888; prints the address with its access token
-#:   notebooks        run every notebook on a running demo or stack; pages go to build/notebooks
+#:   notebooks        run every notebook on a running demo; pages go to build/notebooks
 #:   doctor           programs that this machine lacks, and their use
 #: Work on it
 #:   setup, lock      install Pipfile.lock and the pre-commit hooks; lock Pipfile again

@@ -1,7 +1,7 @@
 """Compare a version with the stored predictions: `python -m prediction_service.compare_versions`.
 
 Reads the programs' predictions in the log of record and scores their raw values with the version.
-Nothing is stored. The version comes from the model folder or, if it is not there, from the registry.
+Nothing is stored. The version comes from the model folder or else from the registry.
 """
 
 import argparse

@@ -238,7 +238,8 @@ def write_package(
     """Write the package, compare it with the model on every row of `rows`, and return it opened.
 
     The graph's metadata gets `facts`, threshold, calibration, the rare pairs of `rows`, and the
-    digests of contract and booster. Raises ParityError if graph and model differ by more than TOLERANCE on any row.
+    digests of contract and booster. Raises ParityError if graph and model differ by more than
+    TOLERANCE on any row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     graph = to_graph(model, contract)
