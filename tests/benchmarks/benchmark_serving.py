@@ -53,6 +53,7 @@ class Round(NamedTuple):
     rate: float  # responses a second, saturated
     cpu_us: float  # of the server's processors, per request
     p99_ms: float  # at half of the saturated rate
+    p50_ms: float
     client_cpu_us: float
     busiest_share: float  # of the connections; 1 / workers is even
 
@@ -68,7 +69,8 @@ def measure(client: Client, server: Server, target: Target, seconds: float) -> R
     timer.join()
     half = client.drive(target, CONNECTIONS, seconds, full.rate / 2)
     client_cpu_us = full.client_cpu_s / full.answered * 1e6
-    return Round(full.rate, cpu_us, half.p99_ms, client_cpu_us, shares[0])
+    p99_ms, p50_ms = half.percentile_ms(99), half.percentile_ms(50)
+    return Round(full.rate, cpu_us, p99_ms, p50_ms, client_cpu_us, shares[0])
 
 
 def same_rate_ratio(
@@ -76,7 +78,7 @@ def same_rate_ratio(
 ) -> float:
     """Return the service's p99 over the floor's, both at `rate` requests a second."""
     p99_ms = {
-        name: client.drive(servers[name], CONNECTIONS, seconds, rate).p99_ms
+        name: client.drive(servers[name], CONNECTIONS, seconds, rate).percentile_ms(99)
         for name in random.sample(["floor", "service"], 2)
     }
     return p99_ms["service"] / p99_ms["floor"]
@@ -120,7 +122,7 @@ def swap_ratios(
         client.drive(target, CONNECTIONS, options.seconds / 4 + 1)
         timer.join()
         after = client.drive(target, CONNECTIONS, options.seconds, rate)
-        ratios.append(after.p99_ms / before.p99_ms)
+        ratios.append(after.percentile_ms(99) / before.percentile_ms(99))
     return np.array(ratios)
 
 
@@ -198,7 +200,7 @@ def ratio(
 
 def describe(server: Server, rounds: list[Round]) -> list[dict[str, Any]]:
     """Return the figures of one server."""
-    rate, cpu, p99, client, share = np.median(np.array(rounds), axis=0)
+    rate, cpu, p99, p50, client, share = np.median(np.array(rounds), axis=0)
     name = server.name
     memory = result(f"{name}: memory per worker", server.worker_mb(), "MB")
     start = result(f"{name}: start to first response", server.start_s, "s")
@@ -208,6 +210,7 @@ def describe(server: Server, rounds: list[Round]) -> list[dict[str, Any]]:
     return [
         result(f"{name}: predictions", rate, "1/s"),
         result(f"{name}: processor time a request", cpu, "us"),
+        result(f"{name}: p50 at half of that rate", p50, "ms"),
         result(f"{name}: p99 at half of that rate", p99, "ms"),
         result(f"{name}: the client's processor time a request", client, "us"),
         result(f"{name}: connections of the busiest worker", share, "share"),

@@ -48,10 +48,9 @@ class LoadResult(NamedTuple):
         """Return the responses a second."""
         return self.answered / self.seconds
 
-    @property
-    def p99_ms(self) -> float:
-        """Return the 99th percentile of the latency, in milliseconds."""
-        return float(np.quantile(self.latencies_s, 0.99)) * 1000
+    def percentile_ms(self, q: float) -> float:
+        """Return a percentile of the latency in milliseconds; `q` in [0, 100]."""
+        return float(np.percentile(self.latencies_s, q)) * 1000
 
 
 class UnexpectedResponse(Exception):
