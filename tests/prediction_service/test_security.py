@@ -45,7 +45,7 @@ def logging_service(
 def test_no_log_holds_a_value_of_a_record(
     logging_service: Settings, record: Record, tmp_path: Path
 ) -> None:
-    """Valid and invalid records, explained ones, in paths, in headers and in malformed requests."""
+    """Valid and invalid records, explained ones, in queries, in headers and in malformed requests."""
     valid = record | {"native_country": COUNTRY}
     send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
     send_malformed_requests(logging_service, json.dumps(valid).encode())
@@ -77,7 +77,7 @@ def send_requests(address: str, valid: Record) -> None:
         == 400
     )
     assert requests.post(f"{address}/feedback", json=valid, timeout=10).status_code == 422
-    path = f"{address}/{COUNTRY}?{BAD_FIELD}={BAD_AGE}"
+    path = f"{address}/nowhere?{BAD_FIELD}={COUNTRY}"
     assert requests.get(path, timeout=10).status_code == 404
 
 
