@@ -11,15 +11,15 @@ from typing import Any
 
 import yaml
 
-from config.grafana.alerts import ALERTS, Alert
+from config.alerts import ALERTS, Alert
 
 CONFIG = Path(__file__).parents[1]
 DATASOURCE = "prometheus"
-MADE = "# Written by `make alerts` from config/grafana/alerts.py.\n"
+MADE = "# Written by `make alerts` from config/alerts.py.\n"
 RUNBOOKS = "income-runbooks"  # uid of the dashboard
 INTRODUCTION = """\
 What each alert means and what to do. Every notification contains the text, and so does Grafana's
-dashboard "Runbooks". `make alerts` writes this page from `config/grafana/alerts.py`.
+dashboard "Runbooks". `make alerts` writes this page from `config/alerts.py`.
 """
 
 

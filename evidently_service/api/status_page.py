@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from flask import Response, render_template, request
 
+from config.alerts import ALERTS, Alert
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.store.records import (
     Backlog,
@@ -33,14 +34,8 @@ METRICS = ("roc_auc", "log_loss", "accuracy", "precision", "recall", "f1")
 STATES = {
     "not_measured": "Nothing has been measured yet. The measure process has not run.",
     "not_enough_rows": "Too few predictions for a comparison.",
-    "no_reference": "Waiting for the first model: no version is in production yet.",
-}
-NEXT = {
-    "drifted": "`python -m training decisions` says whether a training has started, or why not."
-    " The reports show what has moved. Runbook: DatasetDrift.",
-    "columns_drifted": "The reports show what has moved. Runbook: FeatureDrift.",
-    "stale": "Start the measure process again. Runbook: MonitoringStale.",
-    "no_reference": "`python -m training train`, or wait for the scheduled training.",
+    "no_reference": "Waiting for the first model: no version is in production yet."
+    " A scheduled training makes it, or `python -m training train`.",
 }
 
 
@@ -87,14 +82,13 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     """Return the page of the newest measurements; `period_s` is the time between two."""
     measurements = window.newest(MEASUREMENTS)
     latest = measurements[-1] if measurements else None
-    state = latest.verdict if latest else "not_measured"
     backlog, newest = window.backlog(), window.last_predictions(1)
     verdict = with_backlog(verdict_of(latest, monitoring, period_s), backlog, monitoring)
     page = render_template(
         "page.html",
         latest=latest,
         verdict=verdict,
-        next_step=NEXT.get("stale" if latest and is_stale(latest, period_s) else state, ""),
+        alerts=alerts_of(latest, backlog, monitoring, period_s) if latest else [],
         backlog=backlog,
         newest_at=newest[0].predicted_at if newest else None,
         now=time.time(),
@@ -134,16 +128,37 @@ def verdict_of(latest: Measurement | None, monitoring: Monitoring, period_s: flo
 
 def with_backlog(verdict: Verdict, backlog: Sequence[Backlog], monitoring: Monitoring) -> Verdict:
     """Return the verdict after what the monitoring lacks: a silent relay, or a window of rows."""
-    for one in backlog:
-        if one.at < time.time() - MAX_SILENCE_S:
-            silent = f"The relay of {one.instance} is silent since {format_time(one.at)} UTC."
-            words = (
-                f"{silent} Newer predictions of it are missing here. Last result: {verdict.words}"
-            )
-            return Verdict(words, "bad")
+    if silent := next((one for one in backlog if is_silent(one)), None):
+        words = f"The relay of {silent.instance} is silent since {format_time(silent.at)} UTC."
+        return Verdict(
+            f"{words} Newer predictions of it are missing here. Last result: {verdict.words}", "bad"
+        )
     if (waiting := sum(one.events for one in backlog)) >= monitoring.window_rows:
         return Verdict(f"{waiting:,} predictions wait in the journals. {verdict.words}", "bad")
     return verdict
+
+
+def is_silent(relay: Backlog) -> bool:
+    """Return whether the relay has reported nothing for longer than its longest pause."""
+    return relay.at < time.time() - MAX_SILENCE_S
+
+
+def alerts_of(
+    latest: Measurement, backlog: Sequence[Backlog], monitoring: Monitoring, period_s: float
+) -> list[Alert]:
+    """Return the alerts whose runbooks the page shows; `period_s` is between two measurements."""
+    waiting = sum(one.events for one in backlog)
+    persistent = any(one.persistent for one in latest.features)
+    shown = {
+        "MonitoringStale": is_stale(latest, period_s),
+        "SinkBacklog": waiting >= monitoring.window_rows or any(map(is_silent, backlog)),
+        "PerformanceBelowFloor": latest.below_floor,
+        "InvalidValues": latest.broken_features,
+        "DatasetDrift": latest.drifted,
+        "FeatureDrift": persistent and not latest.drifted,
+        "TargetDrift": any(one.persistent for one in latest.prediction),
+    }
+    return [alert for alert in ALERTS if shown.get(alert.name)]
 
 
 def in_words(measurement: Measurement, monitoring: Monitoring) -> str:

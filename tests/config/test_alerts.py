@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from config.grafana.alerts import ALERTS, Alert
+from config.alerts import ALERTS, Alert
 from tests.config.test_monitoring_files import PROMETHEUS, alert_rules, debian
 from tests.conftest import run
 

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.contract import Contract
-from config.grafana.alerts import ALERTS
+from config.alerts import ALERTS
 from config.grafana.build import files
 from evidently_service.api.app import create_app as create_evidently_app
 from evidently_service.store.records import Run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config.grafana.alerts import ALERTS
+from config.alerts import ALERTS
 from stream_generator.traffic.scenarios import SCENARIOS
 from tests.conftest import ROOT
 from tests.config.test_monitoring_files import RULES, debian

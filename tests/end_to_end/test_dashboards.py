@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from config.contract import Contract
-from config.grafana.alerts import ALERTS
+from config.alerts import ALERTS
 from config.local_stack.stack import PORTS, running, stack_environment
 from prediction_service.models.model_folder import REACHED, ModelFolder, Status
 from tests.config.test_monitoring_files import (

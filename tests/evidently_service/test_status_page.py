@@ -1,5 +1,6 @@
 """The status page at `/`, before and after the first measurement."""
 
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -114,6 +115,32 @@ def test_the_page_does_not_report_no_drift_alone_while_the_roc_auc_is_below_its_
     assert "No drift" not in text
 
 
+def test_in_trouble_the_page_has_the_runbooks_and_the_pages_of_the_next_step(
+    monitoring: Monitoring, contract: Contract, window: Window
+) -> None:
+    settings = Settings(page_links="Predict=9696,MLflow=5000,Prefect=4200,Grafana=8085")
+    app = create_app(settings, monitoring, contract, window, CollectorRegistry())
+    well = CALM | {"broken_features": ()}
+    output = msgspec.structs.replace(MEASURED.prediction[0], persistent=True)
+    for changes, names in (
+        (well, []),
+        (well | {"second": 1.0}, ["MonitoringStale"]),
+        (well | {"below_floor": True}, ["PerformanceBelowFloor"]),
+        (well | {"features": MEASURED.features}, ["FeatureDrift"]),
+        (well | {"prediction": (output,)}, ["TargetDrift"]),
+        ({}, ["DatasetDrift", "InvalidValues"]),
+    ):
+        window.record(at(**({"second": time.time()} | changes)), Run(1.0))
+        text = page(app.test_client())
+        assert re.findall("<summary>Runbook: (.*)</summary>", text) == names
+        for link in (":5000/#/experiments", ":4200/runs", ":8085/d/income-"):
+            assert (f'"http://localhost{link}' in text) == bool(names)
+    window.clock = partial(float, 1.0)
+    window.store_backlog({"host-a": 0})
+    window.record(at(time.time(), **well), Run(1.0))
+    assert "Runbook: SinkBacklog" in page(app.test_client())
+
+
 def test_a_stale_measurement_is_not_shown_as_the_current_verdict(
     client: FlaskClient, window: Window, monitoring: Monitoring
 ) -> None:
@@ -166,7 +193,11 @@ def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict
         expect(verdict).to_contain_text(words)
         assert opened.evaluate("window.replaced") == replaced
     expect(verdict).to_have_class("verdict bad")
-    expect(figures).to_contain_text("Next: `python -m training decisions`")
+    opened.get_by_text("Runbook: DatasetDrift").click()
+    window.record(at(now + 1.0), Run(1.0))
+    opened.clock.run_for(30_000)
+    expect(figures).to_contain_text(format_time(now + 1.0))
+    expect(figures).to_contain_text("python -m training decisions", use_inner_text=True)
     opened.set_viewport_size({"width": 390, "height": 844})
     heights = opened.locator(".chart text").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect().height)"

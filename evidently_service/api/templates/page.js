@@ -23,6 +23,9 @@ async function refresh() {
     if (!response.ok) throw new Error(response.status);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const newVerdict = page.querySelector(".verdict");
+    for (const { id } of figures.querySelectorAll("details[open]")) {
+      page.getElementById(id)?.setAttribute("open", "");  // a reader's runbook stays open
+    }
     figures.replaceChildren(...page.getElementById("figures").childNodes);
     showVerdict(newVerdict.textContent, newVerdict.className);
   } catch {

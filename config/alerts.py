@@ -1,6 +1,7 @@
 """The alerts: figure, threshold and runbook of each, in one table.
 
-`make alerts` writes Grafana's rules, Prometheus' rules and the runbooks from it (`build.py`).
+`make alerts` writes Grafana's rules, Prometheus' rules and the runbooks from it
+(`config/grafana/build.py`). The monitoring's page shows the runbook of an alert that fits.
 Grafana notifies people. Prometheus evaluates the same expressions: `promtool` tests its rules, and
 the series `ALERTS` is the alerts' history.
 """
@@ -12,9 +13,7 @@ from typing import Literal
 
 import yaml
 
-MONITORING = yaml.safe_load(
-    Path(__file__).parents[1].joinpath("monitoring.yaml").read_text("utf-8")
-)
+MONITORING = yaml.safe_load(Path(__file__).with_name("monitoring.yaml").read_text("utf-8"))
 PREDICTIONS = 'endpoint=~"predict|feedback"'  # client requests, without scrapes and health checks
 # Predictions a second in a quarter of an hour: now, at the same time a day ago, a week ago.
 NOW, DAY_AGO, WEEK_AGO = (
