@@ -201,7 +201,7 @@ def assert_the_shift_is_found(notebook: nbformat.NotebookNode) -> None:
     second = datetime.fromtimestamp(BEGUN_AT + WINDOW_ROWS, UTC)
     cells = re.findall("<t[hd]>(.*?)</t[hd]>", text(notebook, "since-first"))
     assert cells[cells.index("age") + 1 :][:2] == ["1", f"{second:%m-%d %H:%M:%S}"]
-    assert text(notebook, "verdict").startswith("1 of 12 features drifted")
+    assert "1 of 12 features drifted" in text(notebook, "verdict")
     assert len(text(notebook, "report")) > 1_000_000  # Evidently's own page
 
 

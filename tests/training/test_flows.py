@@ -479,9 +479,9 @@ def test_production_moves_with_who_and_why_and_goes_back(
         main(["promote", rejected, "--why", "to see"])
     with pytest.raises(SystemExit, match="version: got 999, expected a version in MLflow"):
         main(["promote", "999", "--why", "to see"])
-    main(["promote", rejected, "--why", "a drill", "--who", "ann", "--force"])
+    main(["promote", rejected, "--why", "a drill", "--who", "ann", "--force", "--no-wait"])
     assert registry.production().version == rejected
-    main(["rollback", "--why", "the drill is over", "--who", "ann"])
+    main(["rollback", "--why", "the drill is over", "--who", "ann", "--no-wait"])
     assert registry.production().version == before
     capsys.readouterr()
     main(["history"])
