@@ -149,7 +149,7 @@ def alerts_of(
     """Return the alerts whose runbooks the page shows; `period_s` is between two measurements."""
     waiting = sum(one.events for one in backlog)
     persistent = any(one.persistent for one in latest.features)
-    shown = {
+    shown = {  # in the order of the verdict
         "MonitoringStale": is_stale(latest, period_s),
         "SinkBacklog": waiting >= monitoring.window_rows or any(map(is_silent, backlog)),
         "PerformanceBelowFloor": latest.below_floor,
@@ -158,7 +158,8 @@ def alerts_of(
         "FeatureDrift": persistent and not latest.drifted,
         "TargetDrift": any(one.persistent for one in latest.prediction),
     }
-    return [alert for alert in ALERTS if shown.get(alert.name)]
+    by_name = {alert.name: alert for alert in ALERTS}
+    return [by_name[name] for name, applies in shown.items() if applies]
 
 
 def in_words(measurement: Measurement, monitoring: Monitoring) -> str:

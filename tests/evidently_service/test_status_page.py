@@ -128,7 +128,7 @@ def test_in_trouble_the_page_has_the_runbooks_and_the_pages_of_the_next_step(
         (well | {"below_floor": True}, ["PerformanceBelowFloor"]),
         (well | {"features": MEASURED.features}, ["FeatureDrift"]),
         (well | {"prediction": (output,)}, ["TargetDrift"]),
-        ({}, ["DatasetDrift", "InvalidValues"]),
+        ({}, ["InvalidValues", "DatasetDrift"]),
     ):
         window.record(at(**({"second": time.time()} | changes)), Run(1.0))
         text = page(app.test_client())
