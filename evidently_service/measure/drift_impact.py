@@ -39,25 +39,23 @@ def measure_drift_impacts(
     for feature in contract.inputs:
         before, after = reference[feature.name], window[feature.name]
         if not feature.is_categorical:
-            before, after = binned(before, after)
+            edges = bin_edges(before, BINS)
+            before, after = bin_numbers(before, edges), bin_numbers(after, edges)
         impacts.append(drift_impact(feature.name, before, after, probability))
     return tuple(sorted(impacts, key=lambda one: -one.impact))
 
 
-def binned(before: pd.Series, after: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Return the bin number of each value; missing values have a bin of their own.
+def bin_edges(column: pd.Series, bins: int) -> np.ndarray:
+    """Return the quantiles that cut a column into bins, at most `bins`; none without values."""
+    values = column.dropna()
+    if values.empty:
+        return np.array([])
+    return np.unique(np.quantile(values, np.arange(1, bins) / bins, method="lower"))
 
-    The bins are quantiles of `before`, ends included.
-    """
-    values = before.dropna()
-    edges = np.array([])
-    if len(values):
-        edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS, method="lower"))
 
-    def bins(column: pd.Series) -> pd.Series:
-        return pd.Series(np.where(column.isna(), NO_VALUE, np.searchsorted(edges, column)))
-
-    return bins(before), bins(after)
+def bin_numbers(column: pd.Series, edges: np.ndarray) -> pd.Series:
+    """Return the bin of each value, upper edge included. Missing values have their own bin."""
+    return pd.Series(np.where(column.isna(), NO_VALUE, np.searchsorted(edges, column)))
 
 
 def drift_impact(

@@ -18,6 +18,7 @@ from config.contract import Contract
 from config.events import Prediction
 from config.segments import segment_groups
 from evidently_service.measure.data_quality import invalid_share_rises, measure_data_quality
+from evidently_service.measure.distribution import measure_distribution
 from evidently_service.measure.drift import Drift, measure_drift
 from evidently_service.measure.drift_impact import measure_drift_impacts
 from evidently_service.measure.performance import (
@@ -49,6 +50,7 @@ from evidently_service.verdict.thresholds import Thresholds
 log = structlog.get_logger(__name__)
 
 DELAY_QUANTILES = (0.5, 0.9)
+MAX_DISTRIBUTIONS = 5  # stored with each measurement, and shown on the page
 
 
 class Inputs(NamedTuple):
@@ -185,7 +187,7 @@ class Measure:
         drift = self._drift(reference, rows)
         self._unreported = drift
         share = share_drifted(judgement.persistent, self.monitoring)
-        return msgspec.structs.replace(
+        measured = msgspec.structs.replace(
             without_verdict,
             state="ok",
             drifted=share >= self.monitoring.share_drifted,
@@ -194,6 +196,14 @@ class Measure:
             not_compared=not_compared(drift, self.monitoring),
             prediction=with_verdicts(drift.prediction, judgement),
             impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
+        )
+        beyond = [one.feature for one in measured.impacts if one.feature in measured.beyond]
+        return msgspec.structs.replace(
+            measured,
+            distributions=tuple(
+                measure_distribution(self.contract[name], reference.frame[name], drift.window[name])
+                for name in beyond[:MAX_DISTRIBUTIONS]
+            ),
             duration_s=time.perf_counter() - started,
         )
 

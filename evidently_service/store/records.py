@@ -60,6 +60,21 @@ class DriftImpact(msgspec.Struct, frozen=True, rename={"impact": "effect"}):
     standard_error: float  # of the shift; less than two of it may be chance
 
 
+class Bin(msgspec.Struct, frozen=True):
+    """The shares of rows with the same values, in [0, 1]."""
+
+    values: str  # in words
+    reference: float
+    window: float
+
+
+class Distribution(msgspec.Struct, frozen=True):
+    """The values of a drifted feature in the reference data and in the window."""
+
+    feature: str
+    bins: tuple[Bin, ...]
+
+
 class WindowFacts(msgspec.Struct, frozen=True):
     """Size and times of the measured window."""
 
@@ -190,6 +205,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     prediction: tuple[ColumnDrift, ...] = ()
     not_compared: tuple[str, ...] = ()  # features with too few values for a drift score
     impacts: tuple[DriftImpact, ...] = ()  # of the features, the largest first
+    distributions: tuple[Distribution, ...] = ()  # of columns beyond, by impact, at most five
     model_version: str | None = None  # the version of the reference data
     reference_rows: int = 0
     measured_at: float | None = None  # Unix time of the last check that these figures still hold

@@ -19,8 +19,10 @@ from config.runtime.api_keys import hash_of, make_key
 from config.web import STYLE
 from evidently_service.api.app import create_app
 from evidently_service.store.records import (
+    Bin,
     ColumnDrift,
     Confusion,
+    Distribution,
     DriftImpact,
     Estimate,
     FeatureQuality,
@@ -52,6 +54,7 @@ MEASURED = Measurement(
     ),
     prediction=(ColumnDrift("probability", "wasserstein", 0.09, 0.18, 0.5, False),),
     impacts=(DriftImpact("age", 0.04, -0.04, 0.003),),
+    distributions=(Distribution("age", (Bin("to 30", 0.5, 0.1), Bin("above 30", 0.5, 0.9))),),
     model_version="7",
     reference_rows=5000,
     measured_at=1_700_000_000.5,
@@ -573,7 +576,7 @@ def test_a_measurement_of_an_older_release_is_still_shown(
     window.record(MEASURED, Run(1.0))
     added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
     added |= {"estimated", "estimation_error", "invalid_share_rises", "broken_features"}
-    added |= {"roc_auc_floor"}
+    added |= {"roc_auc_floor", "distributions"}
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
     with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:

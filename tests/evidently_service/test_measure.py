@@ -325,6 +325,9 @@ def test_the_verdict_is_drift_after_enough_features_drift_in_two_windows_in_a_ro
     found = latest(window)
     assert found.share_drifted == pytest.approx(1 / 12) and not found.drifted
     assert found.impacts[0].feature == "age" and found.impacts[0].shift > 0.15
+    assert {one.feature for one in found.distributions} == {"age", "sex", "race"}
+    of_sex = next(one.bins for one in found.distributions if one.feature == "sex")
+    assert {one.values: one.window for one in of_sex} == {"Female": 1, "Male": 0}
     assert {column.name for column in found.features if column.drifted} == {"age", "sex", "race"}
     assert {column.name for column in found.features if column.persistent} == {"age"}
     window.add_predictions(made_up_predictions(contract, 600, seed=5, shift=richer))

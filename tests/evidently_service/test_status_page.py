@@ -203,6 +203,11 @@ def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict
         "all => all.map(one => one.getBoundingClientRect().height)"
     )
     assert min(heights) > 12  # it once was 7 pixels high
+    moved = opened.get_by_role("table", name="age")
+    expect(moved.get_by_role("row", name="above 30")).to_have_text(re.compile(r"50.0 %\s*90.0 %"))
+    of_row = moved.locator("tr", has_text="above 30").locator("rect")
+    before, after = (one.bounding_box() for one in of_row.all())
+    assert before and after and 9 * before["width"] == pytest.approx(5 * after["width"], rel=0.01)
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
     opened.route("**/*", lambda route: route.abort())
     opened.clock.run_for(30_000)
