@@ -16,6 +16,7 @@ TimeoutS = Annotated[float, Field(ge=0, le=YEAR_S)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as NumPy's
 Share = Annotated[float, Field(ge=0, le=1)]
 MAX_REJECTED = 0.01  # share of the rows of a scored batch
+MAX_REJECTED_INGESTED = 0.05  # share of the rows of an ingested batch
 Weight = Annotated[float, Field(ge=1, le=1000)]
 
 

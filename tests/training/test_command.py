@@ -17,10 +17,32 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 
 from config.runtime.settings import exit_with_message
 from tests.conftest import ROOT, free_port
-from training import __main__ as command_line
 from training.__main__ import main
+from training.commands import ledger
 from training.data.errors import SourceError, SourceUnavailable
 from training.registry.mlflow_registry import Registry
+
+SLOW = {"hyperopt", "imblearn", "matplotlib", "onnx", "prefect", "pymongo", "sklearn", "xgboost"}
+
+
+@pytest.mark.parametrize(
+    "command, unused",
+    [("--help", {"mlflow", "pandas", *SLOW}), ("history", SLOW), ("decisions", SLOW)],
+)
+def test_a_command_imports_only_what_it_needs(command, unused, tmp_path):
+    """Each imported scikit-learn and ONNX, which `history` and `--help` never use."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "training", command],
+        cwd=ROOT,
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    times = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in times}
+    assert "pydantic" in imported and not imported & unused
 
 
 def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, capsys):
@@ -111,8 +133,8 @@ def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkey
 )
 def test_a_command_says_that_it_waits_for_mlflow_and_gives_up(command, monkeypatch, capsys):
     """A server that accepts connections and kept a command silent for minutes."""
-    monkeypatch.setattr(command_line, "SAY_AFTER_S", 0.2)
-    monkeypatch.setattr(command_line, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(ledger, "SAY_AFTER_S", 0.2)
+    monkeypatch.setattr(ledger, "GIVE_UP_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -145,7 +167,7 @@ def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch,
 def test_forget_reports_that_a_bucket_may_keep_removed_objects(is_bucket, monkeypatch, capsys):
     folder = SimpleNamespace(is_bucket=is_bucket, address="gs://income/store")
     store = SimpleNamespace(folder=folder, forget=lambda _: 1)
-    monkeypatch.setattr("training.__main__.open_store", lambda: store)
+    monkeypatch.setattr("training.commands.data.open_store", lambda: store)
     main(["forget", "p1"])
     printed = capsys.readouterr().out
     assert "training store: 1 row removed" in printed
@@ -156,11 +178,9 @@ def test_forget_reports_that_a_bucket_may_keep_removed_objects(is_bucket, monkey
 def flow_runs(monkeypatch):
     """The arguments of each call of the flow, which is replaced; the census files exist."""
     runs = []
-    monkeypatch.setattr(
-        "training.orchestration.flows.train", lambda **given: runs.append(given) or {}
-    )
-    monkeypatch.setattr("training.orchestration.tasks.find_prefect", lambda: "")
-    monkeypatch.setattr("training.__main__.read_files", lambda *_: {})
+    monkeypatch.setattr("training.commands.train.train", lambda **given: runs.append(given) or {})
+    monkeypatch.setattr("training.commands.train.find_prefect", lambda: "")
+    monkeypatch.setattr("training.commands.train.read_files", lambda *_: {})
     return runs
 
 
@@ -206,7 +226,7 @@ def test_auto_uses_synthetic_rows_and_warns_only_without_files(flow_runs, monkey
 
     main(["train", "--data", "auto"])
     assert "SYNTHETIC DATA" not in capsys.readouterr().err
-    monkeypatch.setattr("training.__main__.read_files", read_files)
+    monkeypatch.setattr("training.commands.train.read_files", read_files)
     found = SourceUnavailable("nothing could be downloaded")
     main(["train", "--data", "auto"])
     said = capsys.readouterr().err
@@ -266,7 +286,7 @@ def test_another_tables_flow_gets_the_name_of_its_source(flow_runs, other_table)
 def test_unless_production_trains_only_before_the_first_promotion(flow_runs, monkeypatch, capsys):
     version = None
     registry = SimpleNamespace(production=lambda: version)
-    monkeypatch.setattr("training.__main__.open_registry", lambda: registry)
+    monkeypatch.setattr("training.commands.train.open_registry", lambda: registry)
     main(["train", "--unless-production"])
     version = SimpleNamespace(version="3")
     main(["train", "--unless-production"])

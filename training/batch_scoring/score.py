@@ -40,6 +40,7 @@ from training.data.storage import (
     visible_files,
 )
 from training.data.validation import check_inputs, unseen_values
+from training.errors import ExpectedError
 from training.model.onnx_export import Package, as_tensors
 from training.registry.mlflow_registry import Registry
 
@@ -50,7 +51,7 @@ MAX_FILES_SHOWN = 5
 ADDED = {"probability": pa.float32(), "income_class": pa.int8(), "model_version": pa.string()}
 
 
-class ScoringError(Exception):
+class ScoringError(ExpectedError):
     """A batch cannot be scored; the message names the file or column and the remedy."""
 
 

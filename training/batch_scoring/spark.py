@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.code_bundle import ROOT, code_files
+from training.errors import ExpectedError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # pylint: disable=import-error
@@ -23,7 +24,7 @@ ATTEMPTS = 4  # of a task, as on a cluster; the default of a local master is 1
 REMEDY = "Install it with `make spark`, and Java 17 (Debian: default-jre-headless)."
 
 
-class SparkUnavailable(Exception):
+class SparkUnavailable(ExpectedError):
     """Spark cannot start; the message has the reason."""
 
 

@@ -30,6 +30,8 @@ from training.data.storage import Folder, read_file, write_atomically
 from training.data.store import Batch, Store
 from training.data.table_files import IDENTITY, TableFormat, read_table
 from training.data.validation import check_rows, quarantine, unseen_values
+from training.errors import ExpectedError
+from training.settings import MAX_REJECTED_INGESTED
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,7 @@ MAX_FAULTS_SHOWN = 5  # fields
 MIN_SHARE_ROWS = 60  # a share of fewer rows says little
 
 
-class BatchRejected(Exception):
+class BatchRejected(ExpectedError):
     """The file is not a batch; the message has file, problem, expectation and remedy.
 
     The message has no value of a record, because it may be sent to NOTIFY_URL. `examples` have
@@ -58,7 +60,7 @@ class BatchRejected(Exception):
 class Limits(NamedTuple):
     """What a batch may lack."""
 
-    max_rejected: float = 0.05  # share of rows, in [0, 1]
+    max_rejected: float = MAX_REJECTED_INGESTED  # share of rows, in [0, 1]
     allow_one_class: bool = False
 
 

@@ -1,7 +1,9 @@
 """Why rows cannot be used."""
 
+from training.errors import ExpectedError
 
-class TableError(Exception):
+
+class TableError(ExpectedError):
     """A file or a frame is not a table with the contract's columns; the message has the remedy."""
 
 
@@ -9,7 +11,7 @@ class EmptyTable(TableError):
     """A file has columns and no rows."""
 
 
-class SourceError(Exception):
+class SourceError(ExpectedError):
     """A source of rows or its description cannot be used; the message has the remedy."""
 
 

@@ -21,6 +21,7 @@ from config.events import API
 from config.runtime import api_keys
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from training.data.validation import check_frame
+from training.errors import ExpectedError
 from training.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,7 @@ NO_ADDRESS = (
 )
 
 
-class FeedbackUnavailable(Exception):
+class FeedbackUnavailable(ExpectedError):
     """The labelled production rows cannot be read; the message names the setting."""
 
 

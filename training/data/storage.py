@@ -16,6 +16,8 @@ from fsspec import AbstractFileSystem as FileSystem
 from fsspec import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from training.errors import ExpectedError
+
 __all__ = ["FileSystem"]
 
 SCHEME = "gs://"
@@ -26,7 +28,7 @@ GCSFS = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
-class FilesUnavailable(Exception):
+class FilesUnavailable(ExpectedError):
     """A file or a folder cannot be read or written; the message names it and the remedy."""
 
 

@@ -15,16 +15,17 @@ import pyarrow
 
 from training.data.rows import counted
 from training.data.storage import Folder
+from training.errors import ExpectedError
 
 ENTRY, ROWS = ".json", ".parquet"
 MIN_PREFIX = 6  # characters of a checksum that may name a batch
 
 
-class StoreError(Exception):
+class StoreError(ExpectedError):
     """A file of the store does not match the manifest."""
 
 
-class UnknownBatch(Exception):
+class UnknownBatch(ExpectedError):
     """A name stands for no batch, or for several; the message lists the candidates."""
 
 

@@ -28,6 +28,7 @@ from config.runtime.settings import read_settings
 from training.data.errors import SourceUnavailable
 from training.data.feedback import FeedbackUnavailable
 from training.data.storage import FilesUnavailable
+from training.errors import ExpectedError
 from training.registry.mlflow_registry import RegistryUnavailable, is_transient
 from training.settings import Settings
 
@@ -48,7 +49,7 @@ TRANSIENT_ERRORS = (
 )
 
 
-class PrefectUnavailable(Exception):
+class PrefectUnavailable(ExpectedError):
     """Prefect's server is unavailable; the message names the setting."""
 
 

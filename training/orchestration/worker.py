@@ -33,6 +33,7 @@ from prefect.workers.process import ProcessWorker
 
 from config.runtime.settings import read_settings
 from training.data.storage import GCSFS, storage_options
+from training.errors import ExpectedError
 from training.orchestration.crashes import NO_HEARTBEAT, SILENCE_S, WORKER_STOPPED
 from training.orchestration.tasks import PrefectUnavailable, find_prefect
 from training.settings import Settings, absolute
@@ -48,7 +49,7 @@ SILENT_RUNS = "income-silent-runs"  # automation of Prefect
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
-class WorkerError(Exception):
+class WorkerError(ExpectedError):
     """The worker cannot start; the message names the setting and the reason."""
 
 

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
-import onnx
-from matplotlib.figure import Figure
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -33,7 +31,6 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, Schema
 from mlflow.utils.time import get_current_time_millis
-from sklearn.pipeline import Pipeline
 
 from config.contract import Contract
 from config.model_registry import (
@@ -45,7 +42,12 @@ from config.model_registry import (
     file_digests,
     no_response,
 )
+from training.errors import ExpectedError
 from training.registry.ledger import KIND, NONE, Ledger, Promotion, experiment_tags
+
+if TYPE_CHECKING:  # they take a second, and few commands need them
+    from matplotlib.figure import Figure
+    from sklearn.pipeline import Pipeline
 
 EXPERIMENT = "income"
 ABOUT = (
@@ -64,7 +66,7 @@ CLIENT_SETTINGS = {
 }
 
 
-class RegistryUnavailable(Exception):
+class RegistryUnavailable(ExpectedError):
     """MLflow is unavailable; the message names its address and the setting."""
 
 
@@ -173,7 +175,7 @@ class Registry:
             ],
         )
 
-    def log_figure(self, name: str, figure: Figure) -> None:
+    def log_figure(self, name: str, figure: "Figure") -> None:
         """Log a plot of the current run."""
         mlflow.log_figure(figure, f"plots/{name}.png")
 
@@ -185,7 +187,7 @@ class Registry:
         """Log all files under a folder as artifacts of the current run, at the same paths."""
         mlflow.log_artifacts(str(folder))
 
-    def log_pipeline(self, pipeline: Pipeline) -> None:
+    def log_pipeline(self, pipeline: "Pipeline") -> None:
         """Log the scikit-learn pipeline, for notebooks; no service loads it."""
         # It warns about pickle at each call; no service unpickles.
         logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)
@@ -200,6 +202,8 @@ class Registry:
 
         The number becomes part of the run's name.
         """
+        import onnx  # pylint: disable=import-outside-toplevel  # as above
+
         columns: list[Any] = [
             ColSpec("string" if f.is_categorical else "float", f.name) for f in contract.inputs
         ]

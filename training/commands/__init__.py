@@ -1,0 +1,1 @@
+"""The commands of `python -m training`; each module imports what its commands need."""
