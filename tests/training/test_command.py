@@ -262,7 +262,7 @@ def other_table(tmp_path, monkeypatch) -> Path:
         ("source", "rows/loans.csv: No such file or directory. Check `address`"),
         ("auto", "rows/loans.csv: No such file or directory. Check `address`"),
         ("loans", "rows/loans.csv: No such file or directory. Check `address`"),
-        ("uci", r"--data: got uci, expected source, loans \(its name\), synthetic or auto"),
+        ("uci", r"data: got uci, expected source, loans \(its name\), synthetic or auto"),
         (
             "synthetic",
             "synthetic rows: column.s. age, amount, .*synthetic rows exist for the census",

@@ -39,13 +39,14 @@ from training.batch_scoring.score import ScoringError
 from training.data.assemble import LeakError, assemble_rows
 from training.data.batches import BatchRejected
 from training.data.dataset import Dataset, ReadFile, split_judge_traffic
-from training.data.errors import UntrainableRows
+from training.data.errors import SourceError, UntrainableRows
 from training.data.rows import write_requests
 from training.model.calibration import Platt
 from training.model.onnx_export import Package
 from training.model.search import Trial
 from training.orchestration import flows
 from training.registry.mlflow_registry import Registry, RegistryUnavailable
+from training.settings import Settings
 
 SMALL = {"max_evals": 2, "n_folds": 2}
 
@@ -506,6 +507,12 @@ def test_a_parameter_out_of_range_is_rejected_before_anything_is_read(name, valu
     """A search without a trial ended in an IndexError after minutes."""
     with pytest.raises(ParameterTypeError, match=f"(?s){name}.*(greater|less) than"):
         flows.train(**{name: value})
+
+
+def test_a_flow_run_names_the_data_that_it_expected(contract):
+    expected = r"data: got census, expected source, uci \(its name\), synthetic or production"
+    with pytest.raises(SourceError, match=expected):
+        flows.read_dataset.fn("census", 0, contract, Settings())
 
 
 def test_a_retraining_reads_the_source_of_production(small_census, tracking_uri, monkeypatch):

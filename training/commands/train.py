@@ -7,8 +7,8 @@ from config.contract import load_contract
 from config.runtime.settings import read_settings
 from training.commands.ledger import open_registry
 from training.data.download import read_files
-from training.data.errors import SourceError, SourceUnavailable
-from training.data.source import CENSUS, SYNTHETIC, check_source, load_source
+from training.data.errors import SourceUnavailable
+from training.data.source import CENSUS, SYNTHETIC, check_data, check_source, load_source
 from training.data.synthetic import TABLES_PATH, check_tables, read_tables
 from training.orchestration.flows import train
 from training.orchestration.tasks import find_prefect
@@ -56,7 +56,8 @@ def find_data(data: str, settings: Settings) -> str:
     Raises SourceError before the flow starts, so the user gets one message.
     """
     source, contract = load_source(settings.source_path), load_contract()
-    if data in ("source", "auto", source.name):
+    check_data(data, source, "auto")
+    if data != SYNTHETIC:
         check_source(source, contract)
         try:
             read_files(source, settings)
@@ -65,10 +66,5 @@ def find_data(data: str, settings: Settings) -> str:
             if data != "auto" or source.name != CENSUS:
                 raise
             print(f"{err}\n{BANNER}", file=sys.stderr)
-    elif data != SYNTHETIC:
-        raise SourceError(
-            f"--data: got {data}, expected source, {source.name} (its name), {SYNTHETIC} or auto."
-            " SOURCE names the description of another source."
-        )
     check_tables(read_tables(TABLES_PATH), contract)
     return SYNTHETIC

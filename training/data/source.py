@@ -125,6 +125,15 @@ def source_problems(source: Source) -> Iterator[str]:
                 yield f"split: {name} is named {named.count(name)} times, expected once"
 
 
+def check_data(data: str, source: Source, other: str) -> None:
+    """Raise SourceError unless `data` means the source, synthetic rows or the caller's `other`."""
+    if data not in ("source", source.name, SYNTHETIC, other):
+        raise SourceError(
+            f"data: got {data}, expected source, {source.name} (its name), {SYNTHETIC} or {other}."
+            " SOURCE names the description of another source."
+        )
+
+
 def check_source(source: Source, contract: Contract) -> None:
     """Raise SourceError with all problems if a description does not suit a contract."""
     labels = contract.target.labels

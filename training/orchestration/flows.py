@@ -41,10 +41,9 @@ from training.data.assemble import (
 )
 from training.data.batches import FEED_RULE, BatchRejected, Limits, ingest_feed
 from training.data.dataset import Dataset, load_dataset, split_judge_traffic
-from training.data.errors import SourceError
 from training.data.feedback import read_feedback
 from training.data.rows import frame_digest, records_of, write_requests
-from training.data.source import SYNTHETIC, feed_format, load_source
+from training.data.source import SYNTHETIC, check_data, feed_format, load_source
 from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
@@ -303,11 +302,7 @@ def read_dataset(data: str, seed: int, contract: Contract, settings: Settings) -
     if data == SYNTHETIC:
         return synthesize(contract, seed=seed)
     source = load_source(settings.source_path)
-    if data not in ("source", source.name):
-        raise SourceError(
-            f"data: got {data!r}, expected 'source', {source.name!r} (its name), {SYNTHETIC!r} or"
-            " 'production'. SOURCE names the description of another source."
-        )
+    check_data(data, source, "production")
     dataset, log = load_dataset(contract, settings, source), get_run_logger()
     counts = {"train": len(dataset.train), "test": len(dataset.test), "rejected": dataset.rejected}
     counts["duplicates"] = dataset.duplicates
