@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pandas as pd
 import structlog
 
 from config.contract import Contract
@@ -187,24 +188,33 @@ class Measure:
         drift = self._drift(reference, rows)
         self._unreported = drift
         share = share_drifted(judgement.persistent, self.monitoring)
-        measured = msgspec.structs.replace(
-            without_verdict,
-            state="ok",
-            drifted=share >= self.monitoring.share_drifted,
-            share_drifted=share,
-            features=with_verdicts(drift.features, judgement),
-            not_compared=not_compared(drift, self.monitoring),
-            prediction=with_verdicts(drift.prediction, judgement),
-            impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
+        return self._with_distributions(
+            msgspec.structs.replace(
+                without_verdict,
+                state="ok",
+                drifted=share >= self.monitoring.share_drifted,
+                share_drifted=share,
+                features=with_verdicts(drift.features, judgement),
+                not_compared=not_compared(drift, self.monitoring),
+                prediction=with_verdicts(drift.prediction, judgement),
+                impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
+                duration_s=time.perf_counter() - started,
+            ),
+            reference,
+            drift.window,
         )
+
+    def _with_distributions(
+        self, measured: Measurement, reference: Reference, window: pd.DataFrame
+    ) -> Measurement:
+        """Return the measurement with the distributions of the features beyond, by impact."""
         beyond = [one.feature for one in measured.impacts if one.feature in measured.beyond]
         return msgspec.structs.replace(
             measured,
             distributions=tuple(
-                measure_distribution(self.contract[name], reference.frame[name], drift.window[name])
+                measure_distribution(self.contract[name], reference.frame[name], window[name])
                 for name in beyond[:MAX_DISTRIBUTIONS]
             ),
-            duration_s=time.perf_counter() - started,
         )
 
     def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:
