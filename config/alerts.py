@@ -21,6 +21,11 @@ NOW, DAY_AGO, WEEK_AGO = (
     for offset in ("", " offset 1d", " offset 1w")
 )
 
+# Commands of the runbooks, with the default ports.
+DRIFT = "curl -s http://127.0.0.1:3000/drift"
+READY = "curl -s http://127.0.0.1:9696/health/ready"
+DECISIONS, HISTORY = "python -m training decisions", "python -m training history"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
@@ -43,12 +48,28 @@ class Alert:
     severity: Literal["warning", "critical"]
     panel: tuple[str, str]  # the panel that shows the figure: uid of its dashboard, title
     runbook: str
+    logs: str = ""  # processes whose logs help; a service of Compose has the same name
+    commands: tuple[str, ...] = ()  # that help; the worker's container runs those of Python
     no_data: Literal["OK", "Alerting"] = "OK"
 
     @property
     def slug(self) -> str:
         """The name in kebab-case."""
         return re.sub(r"(?<!^)([A-Z])", r"-\1", self.name).lower()
+
+    @property
+    def for_processes(self) -> str:
+        """The commands for a stack that `make demo KEEP=1` started."""
+        files = [f"build/demo/logs/{name}.log" for name in self.logs.split()]
+        logs = [" ".join(["tail -n 50", *files])] if files else []
+        return "\n".join([". var/demo/settings", *logs, *self.commands])
+
+    @property
+    def for_containers(self) -> str:
+        """The commands for a stack that `make up` started."""
+        logs = ["make ps", f"docker compose logs --tail 50 {self.logs}"] if self.logs else []
+        lines = "\n".join([*logs, *self.commands])
+        return lines.replace("python -m", "docker compose exec worker python -m")
 
     @property
     def expression(self) -> str:
@@ -72,6 +93,7 @@ in the monitoring file). Open the feature on the dashboard "Feature drill-down".
 invalid values have increased, an upstream field is broken. Fix it there: no training helps. If
 the values are right and the drift effect is small, wait: one feature starts no training. The
 distributions are in the report of the window that triggered the alert: port 3000, /report.""",
+        commands=(DRIFT,),
     ),
     Alert(
         name="DatasetDrift",
@@ -88,6 +110,7 @@ training once it has enough new labels (in Prefect: train, tag drift). python -m
 decisions gives the reason for each decision, python -m training history the promotions. A
 promoted version brings its own reference data. The alert then resolves with the next window
 that fits them.""",
+        commands=(DECISIONS, HISTORY),
     ),
     Alert(
         name="TargetDrift",
@@ -101,6 +124,7 @@ The distribution of predicted classes or probabilities differs from the referenc
 features have drifted too, continue with the alert DatasetDrift. If no feature has drifted,
 compare the prediction with the labels: "Share of the positive class" on the drift overview.
 Only predictions of the reference data's own version are compared.""",
+        commands=(DRIFT,),
     ),
     Alert(
         name="InvalidValues",
@@ -116,6 +140,7 @@ data (max_invalid_share_rise in the monitoring file). The panel "Invalid values"
 the three it is. Fix the upstream field. Until then drift starts no training: the rule "upstream"
 in python -m training decisions. If the new values are right, add them to the contract and start a
 training by hand.""",
+        commands=(DECISIONS, DRIFT),
     ),
     Alert(
         name="PerformanceBelowFloor",
@@ -138,6 +163,7 @@ fields may be broken. If no feature has drifted, this is concept shift: only new
 The deployment `watch` starts a training once it has enough labels, and python -m training
 decisions gives the reason for each decision. If an older version was better, return to it:
 python -m training rollback.""",
+        commands=(DECISIONS, HISTORY),
     ),
     Alert(
         name="LabelCoverage",
@@ -155,9 +181,11 @@ python -m training rollback.""",
         runbook="""\
 Among predictions that are old enough for a label, less than half of the usual share has one.
 Without labels the measured quality gets old, PerformanceBelowFloor stays silent and no training
-sees concept shift. First check what sends the labels: POST /feedback on port 9696, and its
-status in the request log. If labels are sent, look at income_labels_unmatched_total (alert
-LabelsUnmatched) and at the relay (make logs S=relay): labels reach the monitoring through it.""",
+sees concept shift. First check what sends the labels: POST /feedback on port 9696, and its status
+in the request log. If labels are sent, look at income_labels_unmatched_total (alert
+LabelsUnmatched) and at the relay: labels reach the monitoring through it.""",
+        logs="prediction relay",
+        commands=(DRIFT,),
     ),
     Alert(
         name="LabelsUnmatched",
@@ -172,12 +200,13 @@ LabelsUnmatched) and at the relay (make logs S=relay): labels reach the monitori
         severity="warning",
         panel=("income-performance", "Labels without a prediction"),
         runbook="""\
-Quality is measured without these labels. Reason late: the label came more than label_days of
-the monitoring file after its prediction. Raise label_days, and label_rows with it. Reason
-unknown: no prediction with the label's id was stored within an hour. A label can join a
-prediction that is at most income_label_horizon_seconds old. If labels take longer, raise
-label_rows. Otherwise the sender uses wrong ids, or the predictions did not reach the monitoring
-(alert SinkBacklog; make logs S=relay).""",
+Quality is measured without these labels. Reason late: the label came more than label_days of the
+monitoring file after its prediction. Raise label_days, and label_rows with it. Reason unknown: no
+prediction with the label's id was stored within an hour. A label can join a prediction that is at
+most income_label_horizon_seconds old. If labels take longer, raise label_rows. Otherwise the
+sender uses wrong ids, or the predictions did not reach the monitoring (alert SinkBacklog).""",
+        logs="relay",
+        commands=(DRIFT,),
     ),
     Alert(
         name="MonitoringStale",
@@ -189,9 +218,11 @@ label_rows. Otherwise the sender uses wrong ids, or the predictions did not reac
         panel=("income-drift", "Last measurement"),
         no_data="Alerting",  # no measurement at all is worse than an old one
         runbook="""\
-Without measurements every drift alert is silent. Look at the process `measure` (make ps, make
-logs S=measure) and at GET /drift on port 3000. Its field "error" gives the reason why the last
-measurement failed. This alert also fires if Prometheus is down: make ps.""",
+Without measurements every drift alert is silent. Look at the process `measure` and at GET /drift
+on port 3000. Its field "error" gives the reason why the last measurement failed. This alert also
+fires if Prometheus is down.""",
+        logs="measure",
+        commands=(DRIFT,),
     ),
     Alert(
         name="SinkBacklog",
@@ -202,11 +233,12 @@ measurement failed. This alert also fires if Prometheus is down: make ps.""",
         severity="warning",
         panel=("income-service", "Sink backlog"),
         runbook="""\
-The journal keeps all predictions, but the sink has not confirmed them. Look at the relay (make
-logs S=relay) and at the sink: MongoDB or the Evidently service. Do not resend anything by
-hand: the relay continues where it stopped. What follows depends on the sink. Rows for MongoDB
-fill the journals: see the alert JournalFilling. Rows for the Evidently service are dropped
-before that: see the alert EventsDropped.""",
+The journal keeps all predictions, but the sink has not confirmed them. Look at the relay and at
+the sink: MongoDB or the Evidently service. Do not resend anything by hand: the relay continues
+where it stopped. What follows depends on the sink. Rows for MongoDB fill the journals: see the
+alert JournalFilling. Rows for the Evidently service are dropped before that: see the alert
+EventsDropped.""",
+        logs="relay evidently",
     ),
     Alert(
         name="JournalFilling",
@@ -218,10 +250,11 @@ before that: see the alert EventsDropped.""",
         panel=("income-service", "Journal size"),
         runbook="""\
 At 100 % the service rejects predictions with status 503. The relay deletes rows that MongoDB has
-stored, so MongoDB does not store them or the relay does not run (make logs S=relay). Start them:
-the relay delivers the backlog and makes room. Until then raise JOURNAL_MAX_MB if the disk has
-room. Without MongoDB the journals are the only store, and nothing is deleted: raise
-JOURNAL_MAX_MB, or set MONGODB_ADDRESS.""",
+stored, so MongoDB does not store them or the relay does not run. Start them: the relay delivers
+the backlog and makes room. Until then raise JOURNAL_MAX_MB if the disk has room. Without MongoDB
+the journals are the only store, and nothing is deleted: raise JOURNAL_MAX_MB, or set
+MONGODB_ADDRESS.""",
+        logs="relay",
     ),
     Alert(
         name="EventsDropped",
@@ -232,9 +265,10 @@ JOURNAL_MAX_MB, or set MONGODB_ADDRESS.""",
         panel=("income-service", "Dropped events"),
         runbook="""\
 The sink lagged until the journals were half full, or it rejected more than 10,000 events. MongoDB
-has every prediction, and predictions continue. Drift and quality are measured without the
-dropped events. Look at the sink and at the relay (make logs S=evidently, make logs S=relay).
-Nobody sends the dropped events again. The alert resolves an hour after the last one.""",
+has every prediction, and predictions continue. Drift and quality are measured without the dropped
+events. Look at the sink and at the relay. Nobody sends the dropped events again. The alert
+resolves an hour after the last one.""",
+        logs="relay evidently",
     ),
     Alert(
         name="DeadLetters",
@@ -248,6 +282,7 @@ The sink will not store these events, so the relay keeps them in relay.db of JOU
 sink's reason in the table dead_letter. Usual causes: the services have different versions or
 contracts, or an event is too large for MongoDB. Fix the cause, then send the events again: python
 -m prediction_service.journal resend. An event that the sink stores is no longer a dead letter.""",
+        logs="relay",
     ),
     Alert(
         name="SinkMisconfigured",
@@ -257,11 +292,11 @@ contracts, or an event is too large for MongoDB. Fix the cause, then send the ev
         severity="critical",
         panel=("income-service", "Misconfigured sinks"),
         runbook="""\
-No event can pass until someone changes the configuration. The relay's log has the response (make
-logs S=relay). Evidently service: EVIDENTLY_ADDRESS leads to another server, to a redirect, or to a
-proxy that asks for credentials. MongoDB: the user in MONGODB_ADDRESS or its password is wrong, or
-the user may not write to MONGODB_DATABASE. Afterwards restart the relay: it delivers the
-backlog.""",
+No event can pass until someone changes the configuration. The relay's log has the response.
+Evidently service: EVIDENTLY_ADDRESS leads to another server, to a redirect, or to a proxy that
+asks for credentials. MongoDB: the user in MONGODB_ADDRESS or its password is wrong, or the user
+may not write to MONGODB_DATABASE. Afterwards restart the relay: it delivers the backlog.""",
+        logs="relay",
     ),
     Alert(
         name="ErrorRate",
@@ -275,10 +310,11 @@ backlog.""",
         severity="critical",
         panel=("income-service", "Server errors"),
         runbook="""\
-GET /health/ready on port 9696 gives the reason. 503: no model is loaded (make logs
-S=follower), or the journals are full (see the alert SinkBacklog). 500: the service's log has
-the traceback (make logs S=prediction). Clients may send the same request again. An
-Idempotency-Key prevents a duplicate.""",
+GET /health/ready on port 9696 gives the reason. 503: no model is loaded, or the journals are full
+(see the alert SinkBacklog). 500: the service's log has the traceback. Clients may send the same
+request again. An Idempotency-Key prevents a duplicate.""",
+        logs="prediction follower",
+        commands=(READY,),
     ),
     Alert(
         name="RejectedRequests",
@@ -297,6 +333,7 @@ gives the cause. 422 or 400: an upstream field is broken, or a client sends anot
 client's error response names the field and the rule. 401: an API key is wrong or revoked. 413: a
 list is too long (MAX_RECORDS, MAX_BODY_BYTES). Fix the client, then let it send the rejected
 records again.""",
+        logs="prediction",
     ),
     Alert(
         name="TrafficStopped",
@@ -317,6 +354,8 @@ Requests of the last quarter of an hour are compared with the same time of day, 
 ago. Without requests no other alert can fire. Look at the clients first, then at the way to port
 9696 (reverse proxy, firewall, BIND_ADDRESS). If no more traffic is expected, silence the alert: it
 resolves within a week.""",
+        logs="prediction",
+        commands=(READY,),
     ),
     Alert(
         name="Latency",
@@ -335,6 +374,7 @@ the wait for the worker and for the request's body, so clients with a slow conne
 Look at the request rate: beyond the capacity of WORKERS, requests queue. If the rate is normal, another
 process uses the machine (a training has the lowest processor priority, but not the lowest disk
 priority), or the journal's disk is slow: JOURNAL_SYNC=full flushes the disk for every request.""",
+        logs="prediction worker",
     ),
     Alert(
         name="ModelVersionSkew",
@@ -348,11 +388,12 @@ priority), or the journal's disk is slow: JOURNAL_SYNC=full flushes the disk for
         severity="warning",
         panel=("income-service", "Workers by model version"),
         runbook="""\
-After a promotion the follower, every worker and the monitoring change over within seconds.
-Here they did not. Look for a rejected version: GET /health/ready on port 9696 gives its number
-and the reason, and the last good version stays live. Otherwise look at the follower (make logs
-S=follower) and at measure (make logs S=measure): one of them cannot reach MLflow. With
-MODEL_RUN_ID set the skew is intended: silence the alert.""",
+After a promotion the follower, every worker and the monitoring change over within seconds. Here
+they did not. Look for a rejected version: GET /health/ready on port 9696 gives its number and the
+reason, and the last good version stays live. Otherwise look at the follower and at measure: one
+of them cannot reach MLflow. With MODEL_RUN_ID set the skew is intended: silence the alert.""",
+        logs="follower measure",
+        commands=(READY,),
     ),
     Alert(
         name="ModelVersionRejected",
@@ -367,8 +408,10 @@ The last good version stays live, and predictions continue. GET /health/ready on
 the reason under "refused". A failed download, a full disk or a lack of memory may pass: the
 version is tried again after 30 seconds, then at growing intervals of up to 10 minutes. A wrong
 checksum, contract or golden row does not pass: train a new version, or return to an older one
-with python -m training rollback. The attempts are in the follower's log (make logs S=follower)
-and in the service's (make logs S=prediction), as model_rejected.""",
+with python -m training rollback. The attempts are in the follower's log and in the service's, as
+model_rejected.""",
+        logs="follower prediction",
+        commands=(READY, HISTORY),
     ),
     Alert(
         name="FollowerStale",
@@ -381,8 +424,9 @@ and in the service's (make logs S=prediction), as model_rejected.""",
         panel=("income-service", "Follower"),
         runbook="""\
 No promotion and no rollback reaches the service while the follower is down; predictions continue
-with the live version. Look at the process follower (make ps, make logs S=follower) and start it
-again.""",
+with the live version. Look at the process follower and start it again.""",
+        logs="follower",
+        commands=(READY,),
     ),
     Alert(
         name="RegistryUnavailable",
@@ -394,9 +438,11 @@ again.""",
         severity="warning",
         panel=("income-service", "MLflow"),
         runbook="""\
-Nothing can be promoted, rolled back or trained; predictions and monitoring continue with what they
-have. GET /health/ready on port 9696 gives the error under "registry". Look at MLflow (make ps, make
-logs S=mlflow), then at MLFLOW_TRACKING_URI and the password of the follower.""",
+Nothing can be promoted, rolled back or trained; predictions and monitoring continue with what
+they have. GET /health/ready on port 9696 gives the error under "registry". Look at MLflow, then
+at MLFLOW_TRACKING_URI and the password of the follower.""",
+        logs="mlflow follower",
+        commands=(READY,),
     ),
     Alert(
         name="TrainingFailed",
@@ -406,10 +452,11 @@ logs S=mlflow), then at MLFLOW_TRACKING_URI and the password of the follower."""
         severity="warning",
         panel=("income-retraining", "Last training"),
         runbook="""\
-The flow run's page in Prefect (port 4200) has the error. Crashed: its process, container or machine
-died. "No heartbeat" means that nobody could report it; look at the memory limit of the worker (make
-ps, make logs S=worker). The live model stays. After the fix start a training: prefect deployment
-run train/train. The alert resolves with the next training that ends well.""",
+The flow run's page in Prefect (port 4200) has the error. Crashed: its process, container or
+machine died. "No heartbeat" means that nobody could report it; look at the memory limit of the
+worker. The live model stays. After the fix start a training: prefect deployment run train/train.
+The alert resolves with the next training that ends well.""",
+        logs="worker",
     ),
     Alert(
         name="RetrainingBlocked",
@@ -424,6 +471,7 @@ python -m training decisions gives the reason in full. upstream: a field is brok
 InvalidValues). labels: too few new labels arrive at /feedback (WATCH_MIN_LABELS). budget: too many
 trainings in 30 days (WATCH_BUDGET); find out why the drift returns. version: the monitoring and
 the registry name different versions (see the alert ModelVersionSkew).""",
+        commands=(DECISIONS,),
     ),
     Alert(
         name="WorkerDown",
@@ -435,9 +483,10 @@ the registry name different versions (see the alert ModelVersionSkew).""",
         severity="warning",
         panel=("income-service", "Services"),
         runbook="""\
-Nothing watches the drift and nothing trains while the worker is down; predictions continue. Look at
-the container (make ps, make logs S=worker). The scrape also fails while Prefect's server or MLflow
-is unavailable, because the figures come from there: make logs S=prefect or S=mlflow.""",
+Nothing watches the drift and nothing trains while the worker is down; predictions continue. Look
+at the container. The scrape also fails while Prefect's server or MLflow is unavailable, because
+the figures come from there.""",
+        logs="worker prefect mlflow",
     ),
     Alert(
         name="ServiceDown",
@@ -450,8 +499,9 @@ is unavailable, because the figures come from there: make logs S=prefect or S=ml
         panel=("income-service", "Services"),
         no_data="Alerting",  # Prometheus has no target: it scrapes nothing
         runbook="""\
-A service that is down counts no errors, so this alert reports it. Look at the container (make
-ps, make logs S=prediction or S=evidently). Without the prediction service there are no
-predictions. Without the Evidently service predictions continue and wait in the journal.""",
+A service that is down counts no errors, so this alert reports it. Look at the container. Without
+the prediction service there are no predictions. Without the Evidently service predictions
+continue and wait in the journal.""",
+        logs="prediction evidently",
     ),
 )

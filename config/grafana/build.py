@@ -152,7 +152,9 @@ def runbook_sections() -> str:
     """Return a Markdown section for each alert; the summary has label names instead of values."""
     summaries = [re.sub(r"\{\{ \.Labels\.(\w+) \}\}", r"*\1*", alert.summary) for alert in ALERTS]
     return "\n".join(
-        f"## {alert.name}\n\n{summary}\n\n{alert.runbook}\n"
+        f"## {alert.name}\n\n{summary}\n\n{alert.runbook}\n\n"
+        f"Processes:\n\n```sh\n{alert.for_processes}\n```\n\n"
+        f"Containers:\n\n```sh\n{alert.for_containers}\n```\n"
         for alert, summary in zip(ALERTS, summaries)
     )
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -21,14 +22,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.contract import Contract
-from config.alerts import ALERTS
-from config.grafana.build import files
-from evidently_service.api.app import create_app as create_evidently_app
+from config.alerts import ALERTS, Alert
+from config.grafana.build import files, runbook_page
+from config.local_stack.stack import procfile
+from evidently_service.api.app import ENDPOINTS, create_app as create_evidently_app
 from evidently_service.store.records import Run
 from evidently_service.reference.monitoring_config import load_monitoring
 from evidently_service.settings import Settings as EvidentlySettings
 from evidently_service.store.window import Window
-from prediction_service.http.app import create_app as create_prediction_app
+from prediction_service.http.app import OPEN_PATHS, create_app as create_prediction_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
 from prediction_service.models.model_folder import REACHED, ModelFolder, Status
@@ -49,6 +51,9 @@ LABELS = {"income_class"}
 METRIC = re.compile(r"\bincome_\w+")
 LABEL_VALUES = re.compile(r"label_values\((\w+), ?(\w+)\)")
 UNITS = {"none", "short", "percentunit", "s", "bytes", "reqps", "rowsps"}  # ids of Grafana's units
+# Of both services, by their default ports.
+PAGES = {f"3000{path}" for path in re.findall(r"GET (\S+)", " ".join(ENDPOINTS))}
+PAGES |= {f"9696{path}" for path in OPEN_PATHS}
 SUFFIXES = re.compile("_(bucket|sum|count|total)$")
 
 LabelValues = Callable[[str, str], list[str]]  # of a metric and a label
@@ -366,6 +371,25 @@ def test_every_alert_leads_to_a_panel_that_draws_its_threshold_and_has_a_runbook
         assert notes["summary"] and len(notes["description"]) > 100
         assert rule["noDataState"] and rule["execErrState"] and rule["labels"]["severity"]
         assert rule["condition"] in {query["refId"] for query in rule["data"]}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_the_commands_of_a_runbook_exist_for_processes_and_for_containers(alert: Alert) -> None:
+    """A command names a process with a log, a page of a service, or a command of the training."""
+    names = set(alert.logs.split())
+    assert names <= {name for name, _ in procfile()} and names <= COMPOSE["services"].keys()
+    assert alert.logs or alert.commands
+    assert "\nps:" in (ROOT / "Makefile").read_text("utf-8")
+    for command in alert.commands:
+        match command.split():
+            case ["curl", "-s", address]:
+                assert address.removeprefix("http://127.0.0.1:") in PAGES
+            case ["python", "-m", "training", name]:
+                assert f"training {name}" in run(sys.executable, "-m", "training", name, "--help")
+            case _:
+                raise AssertionError(command)
+    assert alert.for_processes.startswith(". var/demo/settings\n")
+    assert alert.for_containers in runbook_page() and alert.for_processes in runbook_page()
 
 
 def test_grafana_finds_no_variable_of_its_environment_in_an_alerts_texts():
