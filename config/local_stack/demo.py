@@ -53,6 +53,8 @@ DEMO_SETTINGS = {
     "MEASURE_PERIOD_S": "5",
     "JUDGE_PERIOD_S": "0",
     "WATCH_PERIOD_S": "15",
+    # Of 2,500 changed rows, more than 1,000 may come before the end of the first drifted window.
+    "WATCH_MIN_LABELS": "1000",
     "MAX_EVALS": "12",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
 }

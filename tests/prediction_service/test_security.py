@@ -45,7 +45,7 @@ def logging_service(
 def test_no_log_holds_a_value_of_a_record(
     logging_service: Settings, record: Record, tmp_path: Path
 ) -> None:
-    """Valid and invalid records, explained ones, in queries, in headers and in malformed requests."""
+    """Valid and invalid records, explained, in queries, in headers and in malformed requests."""
     valid = record | {"native_country": COUNTRY}
     send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
     send_malformed_requests(logging_service, json.dumps(valid).encode())
