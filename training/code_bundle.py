@@ -6,7 +6,7 @@ from pathlib import Path
 from config.contract import contract_path
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = {".py", ".yaml", ".json", ".html"}
+KINDS = {".py", ".yaml", ".json", ".html", ".css"}
 
 
 def code_files() -> list[Path]:
@@ -18,7 +18,7 @@ def code_files() -> list[Path]:
     contract = contract_path().resolve().parent
     folders = [ROOT / "config"] + [contract] * contract.is_relative_to(ROOT)
     found = {path for one in folders for path in one.iterdir() if path.suffix in KINDS}
-    for folder in ("config/runtime", "training"):
+    for folder in ("config/runtime", "config/web", "training"):
         found |= {path for path in (ROOT / folder).rglob("*") if path.suffix in KINDS}
     return sorted(path.relative_to(ROOT) for path in found)
 

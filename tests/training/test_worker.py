@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,17 @@ def is_searching(run: FlowRun) -> bool:
     with get_client(sync_client=True) as client:
         tasks = client.request("POST", "/task_runs/filter", json=wanted).json()
     return any(task["name"].startswith("search") for task in tasks)
+
+
+def test_every_flow_loads_from_the_files_of_its_code_alone(tmp_path):
+    """A training crashed in its worker, because the style of the model card stayed behind."""
+    for name in code_files():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    flows = (
+        "training.orchestration.flows, training.retraining.watch, training.evaluation.model_card"
+    )
+    command_output(sys.executable, "-c", f"import {flows}", cwd=tmp_path)
 
 
 @pytest.mark.slow
