@@ -259,7 +259,7 @@ def load_contract(path: Path | None = None) -> Contract:
     problems: list[str] = []
 
     def read(where: str, part: Any, kind: type[T]) -> T | None:
-        part = in_todays_words(part)
+        part = with_text_of_default(part)
         if found := list(value_problems(part, kind)):
             problems.extend(f"{where}: {problem}" for problem in found)
             return None
@@ -309,15 +309,11 @@ def value_problems(part: Any, kind: type) -> Iterator[str]:
                 yield f"{key}: got {value}, expected one of {', '.join(allowed)}"
 
 
-def in_todays_words(part: Any) -> Any:
-    """Return a feature with the text of a default date, and `missing: allow` for `category`.
-
-    YAML reads a date as such. Contracts of earlier releases have `category`.
-    """
-    if not isinstance(part, dict):
-        return part
-    new = {"default": str(part["default"])} if isinstance(part.get("default"), date) else {}
-    return part | new | ({"missing": "allow"} if part.get("missing") == "category" else {})
+def with_text_of_default(part: Any) -> Any:
+    """Return a feature with the text of a default date, which YAML reads as a date."""
+    if isinstance(part, dict) and isinstance(part.get("default"), date):
+        return part | {"default": str(part["default"])}
+    return part
 
 
 def quotes_remedy(value: Any) -> str:

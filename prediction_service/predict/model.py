@@ -36,8 +36,7 @@ class Model:
         self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self._check_contract()
         self.threshold = self._read_threshold()
-        ranks = {tensor.name: len(tensor.shape) for tensor in self.session.get_inputs()}
-        self._to_tensors = [(f.name, to_tensor(f, ranks[f.name])) for f in contract.inputs]
+        self._to_tensors = [(f.name, to_tensor(f)) for f in contract.inputs]
         self._check_golden()
 
     def score(self, rows: Iterable[Row]) -> np.ndarray:
@@ -112,22 +111,19 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         raise ModelRejected(f"{path.name} cannot be opened by ONNX Runtime: {err}") from err
 
 
-def to_tensor(feature: Feature, rank: int = 1) -> Callable[[Row], np.ndarray]:
+def to_tensor(feature: Feature) -> Callable[[Row], np.ndarray]:
     """Return a function from a column of raw values to the graph's input: float32 or str (n,).
 
-    It gives the same as `Feature.known` for each value, with one dictionary look-up each. Graphs of
-    earlier releases have inputs of rank 2, (n, 1).
+    It gives the same as `Feature.known` for each value, with one dictionary look-up each.
     """
-    shape = (-1, 1)[:rank]
     if feature.kind == "date":
-        return lambda column: np.array([*map(feature.known, column)], np.float32).reshape(shape)
+        return lambda column: np.array([*map(feature.known, column)], np.float32)
     if not feature.is_categorical:  # numpy reads None as NaN
-        return lambda column: np.array(column, dtype=np.float32).reshape(shape)
+        return lambda column: np.array(column, dtype=np.float32)
     texts = feature.values if feature.kind == "boolean" else feature.categories
     known: Callable[..., str] = dict(zip(texts, feature.categories)).get
 
     def strings(column: Row) -> np.ndarray:
-        values = [known(value, MISSING) for value in column]
-        return np.array(values, dtype=object).reshape(shape)
+        return np.array([known(value, MISSING) for value in column], dtype=object)
 
     return strings

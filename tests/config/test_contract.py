@@ -323,12 +323,3 @@ def test_labels_are_compared_as_the_contract_writes_them(loans, contract):
     assert str(contract.target.check(">50K.")) == (
         "income: got '>50K.', expected one of <=50K, >50K, or 0 or 1; did you mean '>50K'?"
     )
-
-
-def test_a_contract_of_an_earlier_release_allows_missing_categories_as_before(tmp_path):
-    path = tmp_path / "features.yaml"
-    digests = []
-    for word in ("category", "allow"):
-        path.write_text(TARGET + column(f"nominal, categories: [b], missing: {word}"))
-        digests.append(load_contract(path).digest)
-    assert load_contract(path)["a"].missing == "allow" and len(set(digests)) == 1

@@ -38,7 +38,6 @@ def test_a_tensor_holds_what_the_contract_calls_known(contract: Contract) -> Non
         values += feature.categories
         known = [feature.known(value) for value in values]
         assert to_tensor(feature)(values).tolist() == known
-        assert to_tensor(feature, rank=2)(values).tolist() == [[value] for value in known]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from config.contract import load_contract
 from tests.conftest import made_up_rows, random_columns
 from tests.training.conftest import fit_small
 from training.model.calibration import Platt
-from training.model.onnx_export import FittedModel, Package, ParityError, to_graph, write_package
+from training.model.onnx_export import FittedModel, ParityError, to_graph, write_package
 
 
 def test_graph_and_pipeline_agree_on_rows_never_seen(contract, package, model):
@@ -71,19 +71,6 @@ def test_mlflow_serves_the_graph_as_it_is(package, inputs, contract, tmp_path):
     numbers = {f.name: np.float32 for f in contract.inputs if not f.is_categorical}
     scored = mlflow.pyfunc.load_model(str(tmp_path / "logged")).predict(inputs.astype(numbers))
     assert scored["probability"].to_numpy() == pytest.approx(package.score(inputs), abs=1e-6)
-
-
-def test_a_graph_of_an_earlier_release_is_judged_too(contract, package, inputs, tmp_path):
-    """Its inputs are (n, 1), and it may be the champion."""
-    older = onnx.load(package.folder / "model.onnx")
-    for tensor in older.graph.input:
-        squeeze = onnx.helper.make_node("Squeeze", [tensor.name], [f"{tensor.name}_column"])
-        for node in older.graph.node:
-            node.input[:] = [squeeze.output[0] if n == tensor.name else n for n in node.input]
-        older.graph.node.insert(0, squeeze)
-        tensor.type.tensor_type.shape.dim.add().dim_value = 1
-    onnx.save(older, tmp_path / "model.onnx")
-    assert (Package(tmp_path, contract).score(inputs) == package.score(inputs)).all()
 
 
 ONLY_CATEGORIES = [

@@ -109,7 +109,7 @@ class Scorer:
 
     def score(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the probability of the positive label (n_samples,) float32 for valid rows."""
-        feeds = as_tensors(frame, self.contract, self.session)
+        feeds = as_tensors(frame, self.contract)
         return self.session.run(["probability"], feeds)[0]
 
     def split(self, table: pa.Table) -> tuple[pa.Table, pa.Table, Counter[str]]:

@@ -89,22 +89,14 @@ class Package:
 
     def score(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the probability of the positive label (n_samples,) float32 for raw columns."""
-        feeds = as_tensors(frame, self.contract, self.session)
+        feeds = as_tensors(frame, self.contract)
         return self.session.run(["probability"], feeds)[0]
 
 
-def as_tensors(
-    frame: pd.DataFrame, contract: Contract, session: onnxruntime.InferenceSession
-) -> dict[str, np.ndarray]:
-    """Return the input columns as tensors: float32 or strings, each (n,).
-
-    Older registered graphs take (n, 1).
-    """
-    shapes = {tensor.name: (-1, 1)[: len(tensor.shape)] for tensor in session.get_inputs()}
+def as_tensors(frame: pd.DataFrame, contract: Contract) -> dict[str, np.ndarray]:
+    """Return the input columns as tensors: float32 or strings, each (n,)."""
     return {
-        f.name: frame[f.name]
-        .to_numpy(dtype=object if f.is_categorical else np.float32)
-        .reshape(shapes[f.name])
+        f.name: frame[f.name].to_numpy(dtype=object if f.is_categorical else np.float32)
         for f in contract.inputs
     }
 
