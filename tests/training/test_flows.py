@@ -354,7 +354,7 @@ def test_labelled_production_rows_join_again_for_the_version_that_had_them(
     with pymongo.MongoClient(mongodb_uri) as client:
         client[database]["predictions"].insert_many(documents)
         first = flows.train(**SMALL, seed=15, with_feedback=True)
-        main(["promote", first["model_version"], "--why", "to see", "--force"])
+        main(["promote", first["model_version"], "--why", "to see", "--force", "--no-wait"])
         again = flows.train(**SMALL, seed=15, data="production")
         without = flows.train(**SMALL, seed=15)
         client.drop_database(database)
