@@ -1,9 +1,17 @@
 """Encoder and sampler: real rows pass unchanged, synthetic ones only in `fit`."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from training.model.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
+from config.feature import Feature
+from training.model.pipeline import (
+    DEFAULT_PARAMS,
+    date_parts,
+    make_encoder,
+    make_pipeline,
+    make_sampler,
+)
 
 X = np.array([[20.0, 0], [21, 0], [22, 1], [50, 1], [51, 0], [52, 1], [53, 0], [60, 1]], "float32")
 y = np.array([0, 0, 0, 0, 0, 1, 1, 1])
@@ -102,3 +110,11 @@ def test_a_missing_category_has_a_column_of_its_own(contract, inputs, missing):
     encoded = encoder.transform(inputs.head(1).assign(**{missing: "?"}))
     names = list(encoder.get_feature_names_out())
     assert encoded[0, names.index(f"{missing}_?")] == 1
+
+
+def test_a_missing_date_has_no_parts_and_changes_no_other_row():
+    """pandas rounded memory that it had not set for a missing day, and one in many runs failed."""
+    feature = Feature("day", "date", "a day", parts=("days", "year", "month", "day"))
+    parts = date_parts(pd.DataFrame({"day": [59.0, np.nan, -1.0]}), feature)
+    assert parts[0].tolist() == [59, 1970, 3, 1] and parts[2].tolist() == [-1, 1969, 12, 31]
+    assert np.isnan(parts[1]).all()

@@ -138,7 +138,9 @@ def by_encoding(contract: Contract) -> dict[str, list[Feature]]:
 def date_parts(frame: pd.DataFrame, feature: Feature) -> np.ndarray:
     """Return the parts of a column of days (n_samples, n_parts), float64; NaN stays."""
     days = frame[feature.name]
-    dates = pd.to_datetime(days, unit="D", origin=pd.Timestamp(feature.reference)).dt
+    # Without NaN: `pandas.to_datetime` rounds memory that it never set for one, and may overflow.
+    since = pd.to_timedelta(days.fillna(0).astype("int64"), unit="D")
+    dates = (pd.Timestamp(feature.reference) + since).where(days.notna()).dt
     return np.column_stack(
         [days if part == "days" else getattr(dates, part) for part in feature.parts]
     )
