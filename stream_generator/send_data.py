@@ -26,7 +26,7 @@ from rich.table import Table
 
 from config.runtime.logs import set_up
 from config.runtime.settings import SettingsError, read_settings
-from stream_generator.client.options import Options
+from stream_generator.client.options import Options, Url
 from stream_generator.client.sender import Unreachable, check_reachable, send
 from stream_generator.client.summary import Summary
 from stream_generator.settings import Settings
@@ -65,11 +65,11 @@ def make_parser(settings: Settings) -> argparse.ArgumentParser:
     add = parser.add_argument
     text = "JSON lines with record and label (default: the production run's rows, from MLflow)"
     add("--traffic", type=Path, metavar="FILE", help=text)
-    text = "MLflow server, unused with --traffic (%(default)s)"
-    add("--tracking-uri", default=settings.mlflow_tracking_uri, metavar="URL", help=text)
+    text = "MLflow server, unused with --traffic (MLFLOW_TRACKING_URI) (%(default)s)"
+    add("--tracking-uri", type=flag_type(Url), metavar="URL", help=text)
     for name, annotation in get_type_hints(Options, include_extras=True).items():
         if get_origin(annotation) is Annotated:
-            (meta,) = annotation.__metadata__
+            *_, meta = annotation.__metadata__
             add(
                 "--" + name.replace("_", "-"),
                 type=flag_type(annotation),
@@ -84,7 +84,7 @@ def make_parser(settings: Settings) -> argparse.ArgumentParser:
     defaults = Options(
         address=settings.prediction_address, api_key=settings.prediction_api_key.get_secret_value()
     )
-    parser.set_defaults(**asdict(defaults))
+    parser.set_defaults(tracking_uri=settings.mlflow_tracking_uri, **asdict(defaults))
     return parser
 
 

@@ -5,14 +5,13 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 MAX = 1e9  # a finite bound also rejects `inf`
+Url = Annotated[str, Meta(pattern="^https?://")]
 
 
 class Options(Struct, frozen=True, kw_only=True):
     """What to send and how. The command has a flag for each field with a title."""
 
-    address: Annotated[
-        str, Meta(pattern="^https?://", title="prediction service (PREDICTION_ADDRESS)")
-    ]
+    address: Annotated[Url, Meta(title="prediction service (PREDICTION_ADDRESS)")]
     api_key: str = ""
     rows: Annotated[int, Meta(ge=1, title="records; rows repeat if the file has fewer")] = 1000
     scenario: Annotated[str, Meta(title="drift to simulate, see below")] = "none"

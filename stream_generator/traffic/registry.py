@@ -56,7 +56,8 @@ def get(
 ) -> requests.Response:
     """Return the response to one GET request. Raises TrafficError if none arrives."""
     try:
-        return requests.get(f"{tracking_uri}{path}", params=params, auth=auth, timeout=TIMEOUT_S)
+        url = tracking_uri.rstrip("/") + path
+        return requests.get(url, params=params, auth=auth, timeout=TIMEOUT_S)
     except requests.RequestException as err:
         raise TrafficError(
             f"MLFLOW_TRACKING_URI: MLflow cannot be reached ({type(err).__name__});"

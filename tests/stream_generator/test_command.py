@@ -178,6 +178,7 @@ def test_help_describes_every_scenario(capsys: pytest.CaptureFixture[str]) -> No
         (["--rate", "inf"], "argument --rate: got 'inf', expected `float` <= 1"),
         (["--rate", "fast"], "argument --rate: got 'fast', expected `float`"),
         (["--address", "localhost:9696"], "got 'localhost:9696', expected `str` matching"),
+        (["--tracking-uri", "localhost:5000"], "got 'localhost:5000', expected `str` matching"),
         (["--scenario", "meteor"], "argument --scenario: invalid choice: 'meteor'"),
     ],
 )

@@ -54,7 +54,7 @@ def test_rows_come_from_the_run_of_the_production_version(
     folder = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
     url = f"{mlflow_address}/api/2.0/mlflow-artifacts/artifacts/{folder}/traffic/traffic.jsonl"
     requests.put(url, data=content, timeout=TIMEOUT_S).raise_for_status()
-    assert production_rows(mlflow_address) == rows
+    assert production_rows(mlflow_address) == production_rows(f"{mlflow_address}/") == rows
 
 
 def test_the_address_of_another_server_is_an_error_that_names_the_setting(
