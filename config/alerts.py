@@ -417,7 +417,6 @@ model_rejected.""",
         name="FollowerStale",
         summary="The follower has reported nothing for two minutes.",
         value="time() - max(income_follower_report_timestamp_seconds)",
-        comparison=">",
         threshold=120,  # 24 times FOLLOW_PERIOD_S; a download of a large model takes less
         lasting="2m",
         severity="warning",

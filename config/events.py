@@ -12,6 +12,7 @@ import msgspec
 from config.feature import Value
 
 API, PAGE = SOURCES = ("api", "page")  # of a prediction: a program, or a person at the page
+OF_PROGRAMS = {"source": {"$in": [API, None]}}  # a query of MongoDB; None: absent
 # Header of an empty list of predictions: the relay's heartbeat. JSON with the undelivered events of
 # each instance; null for an instance whose last journal was removed.
 BACKLOG_HEADER = "X-Relay-Backlog"

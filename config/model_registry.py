@@ -17,6 +17,9 @@ BOOSTER = "booster.ubj"  # in the package: the trees in XGBoost's format, for ex
 GRAPH = "model.onnx"
 GOLDEN = "golden.json"
 
+# MLflow's error codes for a missing model, version or run; the second one is for an alias.
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
 # Tag of a version: the sha256 of each file of its package, as JSON. MLflow sorts tags by name, so
 # this name comes after the gate's.
 FILE_SHA256 = "sha256_of_files"

@@ -90,9 +90,8 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
         verdict=verdict,
         alerts=alerts_of(latest, backlog, monitoring, period_s) if latest else [],
         backlog=backlog,
+        is_silent=is_silent,
         newest_at=newest[0].predicted_at if newest else None,
-        now=time.time(),
-        max_silence_s=MAX_SILENCE_S,
         next_window=next_window(latest, monitoring) if latest else "",
         columns=by_impact(latest) if latest else [],
         metrics=quality_rows(latest) if latest else [],
@@ -133,9 +132,15 @@ def with_backlog(verdict: Verdict, backlog: Sequence[Backlog], monitoring: Monit
         return Verdict(
             f"{words} Newer predictions of it are missing here. Last result: {verdict.words}", "bad"
         )
-    if (waiting := sum(one.events for one in backlog)) >= monitoring.window_rows:
+    if is_behind(backlog, monitoring):
+        waiting = sum(one.events for one in backlog)
         return Verdict(f"{waiting:,} predictions wait in the journals. {verdict.words}", "bad")
     return verdict
+
+
+def is_behind(backlog: Sequence[Backlog], monitoring: Monitoring) -> bool:
+    """Return whether as many events as a window has rows wait in the journals."""
+    return sum(one.events for one in backlog) >= monitoring.window_rows
 
 
 def is_silent(relay: Backlog) -> bool:
@@ -147,11 +152,10 @@ def alerts_of(
     latest: Measurement, backlog: Sequence[Backlog], monitoring: Monitoring, period_s: float
 ) -> list[Alert]:
     """Return the alerts whose runbooks the page shows; `period_s` is between two measurements."""
-    waiting = sum(one.events for one in backlog)
     persistent = any(one.persistent for one in latest.features)
     shown = {  # in the order of the verdict
         "MonitoringStale": is_stale(latest, period_s),
-        "SinkBacklog": waiting >= monitoring.window_rows or any(map(is_silent, backlog)),
+        "SinkBacklog": is_behind(backlog, monitoring) or any(map(is_silent, backlog)),
         "PerformanceBelowFloor": latest.below_floor,
         "InvalidValues": latest.broken_features,
         "DatasetDrift": latest.drifted,
@@ -191,8 +195,9 @@ def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
     return " ".join(words)
 
 
-def format_age(seconds: float) -> str:
-    """Return an age in words, in its largest unit."""
+def format_age(at: float) -> str:
+    """Return the time since a Unix time in words, in its largest unit."""
+    seconds = time.time() - at
     for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"

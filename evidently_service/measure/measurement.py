@@ -35,6 +35,7 @@ from evidently_service.reference.registry import ReferenceCache, RegistryError, 
 from evidently_service.store.records import (
     ColumnDrift,
     Counters,
+    Distribution,
     Judgement,
     LabelCounts,
     LabelledPrediction,
@@ -155,7 +156,7 @@ class Measure:
         labelled = of_version(newest, inputs.version)
         reference = self._read_reference(inputs.version) if inputs.version else None
         floor = self._roc_auc_floor(reference)
-        without_verdict = Measurement(
+        measurement = Measurement(
             dataset=self.monitoring.dataset,
             state="no_reference",
             share_threshold=self.monitoring.share_drifted,
@@ -169,12 +170,12 @@ class Measure:
             **self._figures_of_labels(labelled, floor),
         )
         if reference is None:
-            return without_verdict
+            return measurement
         judgement = self.judge.run(reference)
-        rises = invalid_share_rises(without_verdict.data_quality, reference.frame, self.contract)
+        rises = invalid_share_rises(measurement.data_quality, reference.frame, self.contract)
         limit = self.monitoring.max_invalid_share_rise
-        without_verdict = msgspec.structs.replace(
-            without_verdict,
+        measurement = msgspec.structs.replace(
+            measurement,
             state="not_enough_rows",
             model_version=reference.version.number,
             reference_rows=len(reference.frame),
@@ -184,37 +185,35 @@ class Measure:
             broken_features=tuple(name for name, rise in rises.items() if rise > limit),
         )
         if len(rows) < self.monitoring.min_rows:
-            return without_verdict
+            return measurement
         drift = self._drift(reference, rows)
         self._unreported = drift
         share = share_drifted(judgement.persistent, self.monitoring)
-        return self._with_distributions(
-            msgspec.structs.replace(
-                without_verdict,
-                state="ok",
-                drifted=share >= self.monitoring.share_drifted,
-                share_drifted=share,
-                features=with_verdicts(drift.features, judgement),
-                not_compared=not_compared(drift, self.monitoring),
-                prediction=with_verdicts(drift.prediction, judgement),
-                impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
-                duration_s=time.perf_counter() - started,
-            ),
-            reference,
-            drift.window,
+        measurement = msgspec.structs.replace(
+            measurement,
+            state="ok",
+            drifted=share >= self.monitoring.share_drifted,
+            share_drifted=share,
+            features=with_verdicts(drift.features, judgement),
+            not_compared=not_compared(drift, self.monitoring),
+            prediction=with_verdicts(drift.prediction, judgement),
+            impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
+        )
+        return msgspec.structs.replace(
+            measurement,
+            distributions=self._distributions(measurement, reference.frame, drift.window),
+            duration_s=time.perf_counter() - started,
         )
 
-    def _with_distributions(
-        self, measured: Measurement, reference: Reference, window: pd.DataFrame
-    ) -> Measurement:
-        """Return the measurement with the distributions of the features beyond, by impact."""
-        beyond = [one.feature for one in measured.impacts if one.feature in measured.beyond]
-        return msgspec.structs.replace(
-            measured,
-            distributions=tuple(
-                measure_distribution(self.contract[name], reference.frame[name], window[name])
-                for name in beyond[:MAX_DISTRIBUTIONS]
-            ),
+    def _distributions(
+        self, measured: Measurement, reference: pd.DataFrame, window: pd.DataFrame
+    ) -> tuple[Distribution, ...]:
+        """Return the distributions of the features beyond with the largest impacts."""
+        columns = measured.beyond
+        names = [one.feature for one in measured.impacts if one.feature in columns]
+        return tuple(
+            measure_distribution(self.contract[name], reference[name], window[name])
+            for name in names[:MAX_DISTRIBUTIONS]
         )
 
     def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:

@@ -16,17 +16,13 @@ import msgspec
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from config.model_registry import ALIAS, MODEL_NAME, REFERENCE, no_response
+from config.model_registry import ABSENT, ALIAS, MODEL_NAME, REFERENCE, no_response
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement tries again
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-
-# Error codes for a model or an alias that does not exist.
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class RegistryError(Exception):

@@ -44,7 +44,7 @@ BUSY_TIMEOUT_S = 10.0  # for another process's write; a batch takes milliseconds
 MAX_MEASUREMENTS = 1000
 MAX_LOG_BYTES = 1 << 26  # of the write-ahead log after a checkpoint
 KEY_BYTES = 16
-MAX_SILENCE_S = 86_400.0  # of an instance's relay; then the instance is forgotten
+FORGET_INSTANCE_S = 86_400.0  # without a report of its relay
 MAX_WAIT_S = 3600.0  # of a label for its prediction; the relay sends both within seconds
 MAX_EXPIRED_ROWS = 20_000  # in one transaction, which blocks other writers
 
@@ -263,12 +263,12 @@ class Window:
         at = self.clock()
         with self._transaction() as connection:
             for instance, events in waiting.items():
-                connection.execute("DELETE FROM backlog WHERE instance = ?", (instance,))
-                if events is not None:
-                    connection.execute(
-                        "INSERT INTO backlog VALUES (?, ?, ?)", (instance, events, at)
-                    )
-            connection.execute("DELETE FROM backlog WHERE at < ?", (at - MAX_SILENCE_S,))
+                if events is None:
+                    connection.execute("DELETE FROM backlog WHERE instance = ?", (instance,))
+                else:
+                    row = instance, events, at
+                    connection.execute("REPLACE INTO backlog VALUES (?, ?, ?)", row)
+            connection.execute("DELETE FROM backlog WHERE at < ?", (at - FORGET_INSTANCE_S,))
 
     def backlog(self) -> list[Backlog]:
         """Return the last report of each instance, the oldest first."""

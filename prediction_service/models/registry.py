@@ -10,18 +10,22 @@ import mlflow
 import msgspec
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from requests import RequestException
 
-from config.model_registry import ALIAS, FILE_SHA256, MODEL_NAME, PACKAGE, no_response
+from config.model_registry import (
+    ABSENT,
+    ALIAS,
+    FILE_SHA256,
+    MODEL_NAME,
+    PACKAGE,
+    no_response,
+)
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the follower itself retries
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-# Error codes for a missing name, alias or run; the second one is for an alias.
-ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
 
 
 class RegistryUnavailable(Exception):

@@ -138,8 +138,8 @@ class Shipper:
 
     def _backoff_of(self, path: Path) -> Backoff:
         """Return a journal's back-off; a new one without a failure in a row."""
-        new = Backoff(FIRST_BACKOFF_S, self.settings.relay_backoff_max_s, JITTER)
-        return self._failing.get(path, new)
+        max_s = self.settings.relay_backoff_max_s
+        return self._failing.get(path) or Backoff(FIRST_BACKOFF_S, max_s, JITTER)
 
     def _back_off(self, path: Path, err: SinkUnavailable) -> None:
         """Set the time of a journal's next attempt."""

@@ -26,7 +26,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from config.events import API, Label, LabelledRecord, Prediction, earliest, labelled
+from config.events import OF_PROGRAMS, Label, LabelledRecord, Prediction, earliest, labelled
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.journal.export import ALL_TIME, Period
@@ -160,7 +160,7 @@ class MongoSink:
             "predicted_at": {"$exists": True},
             "labelled_at": {"$exists": True},  # so the sort may use its sparse index
             "conflicts": {"$exists": False},
-            "source": {"$in": [API, None]},  # None: absent
+            **OF_PROGRAMS,
         }
         if callers:
             query["labelled_by"] = {"$in": list(callers)}

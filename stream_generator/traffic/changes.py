@@ -310,7 +310,7 @@ def make_unit_change(columns: Sequence[Column]) -> UnitChange | None:
         gap = statistics.fmean(abs(b - a) for a, b in zip(column.values, changed, strict=True))
         return gap / statistics.pstdev(column.values)
 
-    numbers = [column for column in columns if column.feature.kind in ("integer", "number")]
+    numbers = [column for column in columns if column.feature.is_number]
     best = max(numbers, key=effect, default=None)
     return UnitChange(best.feature.name, DIVISOR) if best and effect(best) else None
 

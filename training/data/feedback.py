@@ -17,7 +17,7 @@ from pymongo.collection import Collection
 from pymongo.errors import ConfigurationError, PyMongoError
 
 from config.contract import Contract
-from config.events import API
+from config.events import OF_PROGRAMS
 from config.runtime import api_keys
 from config.runtime.settings import MONGODB_ADDRESS_RULE, SettingsError
 from training.data.validation import check_frame
@@ -124,7 +124,7 @@ def trusted_label_query(settings: Settings) -> dict[str, Any]:
     query: dict[str, Any] = {
         "predicted_at": {"$exists": True},
         "label": {"$exists": True},
-        "source": {"$in": [API, None]},  # None: absent
+        **OF_PROGRAMS,
     }
     if callers := api_keys.names(settings.api_key_hashes):
         query["labelled_by"] = {"$in": callers}

@@ -116,10 +116,15 @@ class Verdict(msgspec.Struct, frozen=True):
     judge: str = TEST_SPLIT
     floor: Floor | None = None
 
+    @property
+    def outcome(self) -> str:
+        """The decision in one word: passed or failed."""
+        return "passed" if self.promote else "failed"
+
     def as_tags(self) -> dict[str, str]:
         """Return the main figures as tags of a model version."""
         tags = {
-            "gate": "passed" if self.promote else "failed",
+            "gate": self.outcome,
             "gate_reason": self.reason,
             "judge": self.judge,
             "judge_digest": self.judge_digest,

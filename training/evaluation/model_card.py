@@ -81,7 +81,7 @@ def model_card(
         segments=as_html(segments),
         gaps=as_html(gaps(segments, contract.segments)),
         features=as_html(features_table(contract)),
-        decision="passed" if verdict.promote else "failed",
+        decision=verdict.outcome,
         reason=escaped(verdict.reason),
         judge=verdict.judge,
         judge_rows=verdict.judge_rows,

@@ -574,8 +574,8 @@ def complete(
     version: str, package: Package, verdict: Verdict, tags: dict[str, str], registry: Registry
 ) -> None:
     """Add the package's files, the verdict and the tags to a version."""
-    decided = "passed" if verdict.promote else "failed"
-    about = f"Trained by the trigger {tags['trigger']}. The gate {decided}: {verdict.reason}."
+    about = f"Trained by the trigger {tags['trigger']}."
+    about += f" The gate {verdict.outcome}: {verdict.reason}."
     registry.complete(version, package.folder, about, tags | verdict.as_tags())
 
 

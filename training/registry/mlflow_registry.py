@@ -27,13 +27,13 @@ from mlflow.entities import (
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, Schema
 from mlflow.utils.time import get_current_time_millis
 
 from config.contract import Contract
 from config.model_registry import (
+    ABSENT,
     ALIAS,
     CARD,
     FILE_SHA256,
@@ -55,8 +55,6 @@ ABOUT = (
     " chosen setting, `test_` metrics the quality on the test split, `plots` the curves."
 )
 DIGEST_LENGTH = 8  # of a data set's name on MLflow's pages, as MLflow's own digests
-# MLflow's error codes for an unknown alias or version.
-MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 # MLflow's client reads these only from the environment.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -97,7 +95,7 @@ def version_or_none(get: Callable[[str, str], ModelVersion], key: str) -> ModelV
     try:
         return get(MODEL_NAME, key)
     except MlflowException as err:
-        if err.error_code in MISSING:
+        if err.error_code in ABSENT:
             return None
         raise
 
