@@ -70,11 +70,11 @@ $(VENV)/.spark: $(VENV)/.locked
 #: Work on it
 #:   setup, lock      install Pipfile.lock and the pre-commit hooks; lock Pipfile again
 #:   test-fast        unit tests without a server: 1 minute
-#:   test             black --check, pylint, mypy, pytest: 5 minutes; COVERAGE=1 measures
+#:   test             black --check, pylint, mypy, pytest: 9 minutes; COVERAGE=1 measures
 #:   test-all         test, test-slow (demo, drills, notebooks, Spark), test-containers
 #:   format, lint     format with black; black --check, pylint and mypy
-#:   bench NAME=...   measure ablation, batch, explanations, false-alarms, measurement,
-#:                    monitoring, retraining, scoring, serving or training
+#:   bench NAME=...   ablation batch explanations false-alarms gate labels measurement
+#:                    monitoring promotion retraining scoring seeds serving shadow training
 #:   fuzz soak drills hostile requests; load while parts fail; alerts for each incident
 #:   audit            known vulnerabilities of the locked packages
 #:   alerts, docs     write alert rules and runbooks; write docs/configuration.md
@@ -155,7 +155,7 @@ pytest:
 
 .PHONY: test-slow
 test-slow: setup spark
-	$(BIN)/pytest -m slow --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-containers
 test-containers: setup
@@ -177,8 +177,8 @@ notebooks jupyter: export IPYTHONDIR = $(CURDIR)/.cache/ipython
 notebooks jupyter: export PREDICTION_LOG ?= $(CURDIR)/build/notebooks/predictions.jsonl
 
 # Without MLFLOW_TRACKING_URI, the settings of a demo that runs (make demo KEEP=1).
-DEMO := if [ -z "$$MLFLOW_TRACKING_URI" ] && kill -0 $$(cat build/demo/logs/supervisord.pid) 2>/dev/null; \
-  then . var/demo/settings; fi 2>/dev/null
+DEMO_RUNS := kill -0 $$(cat build/demo/logs/supervisord.pid 2>/dev/null) 2>/dev/null
+DEMO := if [ -z "$$MLFLOW_TRACKING_URI" ] && $(DEMO_RUNS); then . var/demo/settings; fi 2>/dev/null
 
 .PHONY: notebooks
 notebooks: setup
@@ -289,6 +289,13 @@ restore:
 .PHONY: forget
 forget:
 	@[ -n "$(ID)" ] || { echo "ID: not set. Run make forget ID=..."; exit 2; }
-	$(COMPOSE) exec -T relay python -m prediction_service.forget "$(ID)"
-	$(COMPOSE) exec -T measure python -m evidently_service.forget "$(ID)"
-	$(COMPOSE) exec -T worker python -m training forget "$(ID)"
+	@if $(DEMO_RUNS); then \
+	  . var/demo/settings; set -ex; \
+	  $(BIN)/python -m prediction_service.forget "$(ID)"; \
+	  $(BIN)/python -m evidently_service.forget "$(ID)"; \
+	  $(BIN)/python -m training forget "$(ID)"; \
+	else set -ex; \
+	  $(COMPOSE) exec -T relay python -m prediction_service.forget "$(ID)"; \
+	  $(COMPOSE) exec -T measure python -m evidently_service.forget "$(ID)"; \
+	  $(COMPOSE) exec -T worker python -m training forget "$(ID)"; \
+	fi

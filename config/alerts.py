@@ -21,9 +21,15 @@ NOW, DAY_AGO, WEEK_AGO = (
     for offset in ("", " offset 1d", " offset 1w")
 )
 
-# Commands of the runbooks, with the default ports.
-DRIFT = "curl -s http://127.0.0.1:3000/drift"
-READY = "curl -s http://127.0.0.1:9696/health/ready"
+# Commands of the runbooks. Containers have the default ports.
+ADDRESSES = {
+    "EVIDENTLY_ADDRESS": "http://127.0.0.1:3000",
+    "PREDICTION_ADDRESS": "http://127.0.0.1:9696",
+}
+DRIFT = 'curl -sS "$EVIDENTLY_ADDRESS/drift"'
+READY = 'curl -sS "$PREDICTION_ADDRESS/health/ready"'
+SHADOW = 'curl -sS "$EVIDENTLY_ADDRESS/shadow"'
+REQUESTS, FAILED = "prediction", "grep -v status=2"  # its log has a line for each request
 DECISIONS, HISTORY = "python -m training decisions", "python -m training history"
 
 
@@ -58,17 +64,32 @@ class Alert:
         return re.sub(r"(?<!^)([A-Z])", r"-\1", self.name).lower()
 
     @property
+    def quiet_logs(self) -> list[str]:
+        """The processes of `logs` that do not log each request."""
+        return [name for name in self.logs.split() if name != REQUESTS]
+
+    @property
     def for_processes(self) -> str:
         """The commands for a stack that `make demo KEEP=1` started."""
-        files = [f"build/demo/logs/{name}.log" for name in self.logs.split()]
-        logs = [" ".join(["tail -n 50", *files])] if files else []
-        return "\n".join([". var/demo/settings", *logs, *self.commands])
+        lines = [". var/demo/settings"]
+        if self.logs:
+            files = [f"build/demo/logs/{name}.log" for name in ("supervisord", *self.quiet_logs)]
+            lines.append(" ".join(["tail -n 50", *files]))
+        if REQUESTS in self.logs:
+            lines.append(f"{FAILED} build/demo/logs/{REQUESTS}.log | tail -n 50")
+        return "\n".join([*lines, *self.commands])
 
     @property
     def for_containers(self) -> str:
         """The commands for a stack that `make up` started."""
-        logs = ["make ps", f"docker compose logs --tail 50 {self.logs}"] if self.logs else []
+        logs = ["make ps"] if self.logs else []
+        if self.quiet_logs:
+            logs.append(f"docker compose logs --tail 50 {' '.join(self.quiet_logs)}")
+        if REQUESTS in self.logs:
+            logs.append(f"docker compose logs {REQUESTS} | {FAILED} | tail -n 50")
         lines = "\n".join([*logs, *self.commands])
+        for setting, address in ADDRESSES.items():
+            lines = lines.replace(f"${setting}", address)
         return lines.replace("python -m", "docker compose exec worker python -m")
 
     @property
@@ -93,6 +114,21 @@ in the monitoring file). Open the feature on the dashboard "Feature drill-down".
 invalid values have increased, an upstream field is broken. Fix it there: no training helps. If
 the values are right and the drift effect is small, wait: one feature starts no training. The
 distributions are in the report of the window that triggered the alert: port 3000, /report.""",
+        commands=(DRIFT,),
+    ),
+    Alert(
+        name="JointDrift",
+        summary="The features have drifted together, and no column alone.",
+        value="max(income_joint_drift_detected)",
+        lasting="1m",  # drift has already lasted for persistent_windows
+        severity="warning",
+        panel=("income-drift", "Joint drift"),
+        runbook="""\
+In several windows in a row, a classifier could tell predictions and reference data apart. Yet
+each column has its usual values. So columns go together in a new way: an upstream join may mix the
+fields of different records, or the people have changed. GET /drift names the columns under
+judgement, joint. Compare some new records with their source. If they are right, wait for labels:
+joint drift starts no training. Batches of similar records can cause it too.""",
         commands=(DRIFT,),
     ),
     Alert(
@@ -143,6 +179,26 @@ training by hand.""",
         commands=(DECISIONS, DRIFT),
     ),
     Alert(
+        name="ConceptShift",
+        summary="Labels contradict the probabilities of the same rows. Check: {{ .Labels.check }}.",
+        value="max by (check) (income_concept_shift_score)",
+        threshold=1,  # `watch` starts a training above the same limit
+        lasting="5m",
+        severity="critical",
+        panel=("income-performance", "Labels against probabilities"),
+        runbook="""\
+The labels do not follow from the features as in training. Check roc_auc: the model ranks the
+labelled rows worse than its probabilities promise. Check calibration: more or fewer labels are 1
+than the sum of the probabilities. Chance explains this less often than false_alarms_per_month of
+the monitoring file. Which rows have labels does not matter. First look for broken labels: the
+sender of POST /feedback, one group alone on the dashboard "Classification performance", yes-labels
+that come sooner than no-labels. If the labels are right, only newer labels help. The deployment
+`watch` starts a training once it has enough of them, and python -m training decisions gives the
+reason for each decision. If an older version was better, return to it: python -m training
+rollback.""",
+        commands=(DECISIONS, HISTORY),
+    ),
+    Alert(
         name="PerformanceBelowFloor",
         summary="ROC AUC of labelled predictions is below the floor, with its whole interval.",
         # The upper end of the interval, if there is one: chance alone fires no alert.
@@ -151,19 +207,18 @@ training by hand.""",
             " - max(income_quality_roc_auc_floor)"
         ),
         comparison="<",
-        threshold=0,  # `watch` starts a training below the same floor
+        threshold=0,
         lasting="5m",
-        severity="critical",
+        severity="warning",  # it starts no training
         panel=("income-performance", "ROC AUC"),
         runbook="""\
 The model ranks the newest labelled predictions much worse than its own reference data, from which
-the floor follows (roc_auc_floor in the monitoring file replaces it). Look at the groups
-on the dashboard "Classification performance". If one group alone is worse, its labels or
-fields may be broken. If no feature has drifted, this is concept shift: only newer labels help.
-The deployment `watch` starts a training once it has enough labels, and python -m training
-decisions gives the reason for each decision. If an older version was better, return to it:
-python -m training rollback.""",
-        commands=(DECISIONS, HISTORY),
+the floor follows (roc_auc_floor in the monitoring file replaces it). This starts no training: it
+may be right for the labelled rows. If labels come for predicted positives alone, their ROC AUC is
+low with a healthy model. Compare the measured with the estimated ROC AUC, and the labelled rows
+with the others. If the alert ConceptShift fires too, continue there. If the labelled rows are
+harder than the reference data, set roc_auc_floor.""",
+        commands=(DRIFT,),
     ),
     Alert(
         name="LabelCoverage",
@@ -180,8 +235,8 @@ python -m training rollback.""",
         panel=("income-performance", "Label coverage by the week's median"),
         runbook="""\
 Among predictions that are old enough for a label, less than half of the usual share has one.
-Without labels the measured quality gets old, PerformanceBelowFloor stays silent and no training
-sees concept shift. First check what sends the labels: POST /feedback on port 9696, and its status
+Without labels the measured quality gets old, ConceptShift stays silent and no training
+follows from it. First check what sends the labels: POST /feedback on port 9696, and its status
 in the request log. If labels are sent, look at income_labels_unmatched_total (alert
 LabelsUnmatched) and at the relay: labels reach the monitoring through it.""",
         logs="prediction relay",
@@ -223,6 +278,21 @@ on port 3000. Its field "error" gives the reason why the last measurement failed
 fires if Prometheus is down.""",
         logs="measure",
         commands=(DRIFT,),
+    ),
+    Alert(
+        name="ShadowStale",
+        summary="The shadow process has tested nothing for ten minutes.",
+        value="time() - max(income_shadow_run_timestamp_seconds)",
+        threshold=600,
+        lasting="1m",
+        severity="warning",
+        panel=("income-retraining", "Last run of the shadow"),
+        runbook="""\
+Without the shadow no challenger is promoted, and a worse new version is not undone. Look at the
+process `shadow` and at GET /shadow on port 3000. Its field "error" gives the reason: MLflow is
+unavailable, or the version's package is damaged or made for another contract.""",
+        logs="shadow",
+        commands=(SHADOW,),
     ),
     Alert(
         name="SinkBacklog",
@@ -460,17 +530,37 @@ The alert resolves with the next training that ends well.""",
     Alert(
         name="RetrainingBlocked",
         summary="Drift starts no training: rule {{ .Labels.rule }}.",
-        # The other rules end by themselves.
+        # The other rules end by themselves, a shadow test (rule "tested") at its limit.
         value='max by (rule) (income_retraining_blocked{rule=~"upstream|version|budget|labels"})',
         lasting="30m",
         severity="warning",
         panel=("income-retraining", "Blocked trainings"),
         runbook="""\
 python -m training decisions gives the reason in full. upstream: a field is broken (see the alert
-InvalidValues). labels: too few new labels arrive at /feedback (WATCH_MIN_LABELS). budget: too many
-trainings in 30 days (WATCH_BUDGET); find out why the drift returns. version: the monitoring and
-the registry name different versions (see the alert ModelVersionSkew).""",
+InvalidValues). labels: too few new labels arrive at /feedback (WATCH_MIN_LABELS), or they
+came without an API key. budget: too many trainings in 30 days (WATCH_BUDGET); find out why the
+drift returns. version: the monitoring and the registry name different versions (see the alert
+ModelVersionSkew).""",
         commands=(DECISIONS,),
+    ),
+    Alert(
+        name="PromotionUndone",
+        summary="A promotion was undone: the former version is production again.",
+        value="time() - max(income_promotion_undone_timestamp_seconds)",
+        comparison="<",
+        threshold=3600,
+        lasting="0m",
+        severity="critical",
+        panel=("income-retraining", "Promotions undone"),
+        runbook="""\
+A promoted version was worse than the one before it: by its labels, its server errors or its
+latency. python -m training history gives the figures. Predictions continue with the former version,
+so nothing is urgent. Find out what the gate did not see: compare the lineage and the model cards of
+both versions in MLflow (port 5000). For server errors look at the service's log. The undone version
+is not tried again without python -m training promote VERSION --force. The alert resolves an hour
+after the move.""",
+        logs="prediction worker",
+        commands=(HISTORY,),
     ),
     Alert(
         name="WorkerDown",

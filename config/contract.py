@@ -115,7 +115,7 @@ class Target(
 
     def _parts(self, label: str, message: str | None) -> tuple[str, str]:
         if message is None:
-            message = f"Probably {label} ({self.description}); the probability of {self.positive}"
+            message = f"Called {label} ({self.description}); the probability of {self.positive}"
             message += f" is {PROBABILITY}."
         before, _, after = message.partition(PROBABILITY)
         return before, after
@@ -282,6 +282,8 @@ def load_contract(path: Path | None = None) -> Contract:
         problems += rank_problems({feature.name: feature for feature in whole})
         if not any(feature.used for feature in whole):
             problems.append("features: expected at least one with used: true")
+        if sum(feature.weight for feature in whole) > 1:
+            problems.append("features: expected at most one with weight: true")
     if target:
         problems += [f"target: {problem}" for problem in target_problems(target, names)]
     if not target or problems:
@@ -345,6 +347,8 @@ def feature_problems(feature: Feature) -> Iterator[str]:
         yield "parts: expected at least one, each once"
     if problem := segment_problem(feature):
         yield problem
+    if feature.weight and not (feature.is_number and not feature.used and feature.bounds[0] > 0):
+        yield "weight: expected a number or integer with used: false and a minimum above 0"
     if feature.default is not None and (wrong := feature.check(feature.default)):
         yield f"default: got {wrong.value!r}, expected {wrong.expected}"
 

@@ -68,6 +68,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default: Value = None
     aliases: tuple[str, ...] = ()
     segment: bool | tuple[Limit, ...] = False
+    weight: bool = False
 
     def __post_init__(self) -> None:
         if self.kind == "boolean" and not self.categories:
@@ -101,8 +102,8 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def rules(self) -> dict[str, Any]:
-        """Everything that a model depends on: no texts, default, aliases and segment."""
-        other = ("description", "unit", "default", "aliases", "segment")
+        """Everything that a model depends on: no texts, default, aliases, segment and weight."""
+        other = ("description", "unit", "default", "aliases", "segment", "weight")
         return {k: v for k, v in msgspec.structs.asdict(self).items() if k not in other}
 
     @property

@@ -4,7 +4,9 @@ import hashlib
 from pathlib import Path
 
 MODEL_NAME = "income-classifier"
-ALIAS = "production"  # of the version to serve and to watch
+# Aliases of versions: to serve and to watch; to be proved beside it; that it replaced.
+ALIAS, CHALLENGER, FALLBACK = "production", "challenger", "fallback"
+DECISIONS = "income-decisions"  # experiment: whether drift starts a training, and why
 
 # Artifacts of a training run.
 PACKAGE = "models_mlflow"  # the model with its golden rows, booster and card

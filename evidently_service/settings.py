@@ -1,4 +1,4 @@
-"""Settings of the Evidently service's web workers and of the measure process."""
+"""Settings of the Evidently service: its web workers, the measure process and the shadow."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,15 +6,15 @@ from typing import Annotated
 from pydantic import Field
 
 from config.contract import contract_path
-from config.runtime.api_keys import KeyHashes
+from config.runtime.api_keys import ANONYMOUS_DESCRIPTION, KeyHashes
 from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
 from config.runtime.logs import LogFormat, LogLevel
 from config.runtime.settings import YEAR_S, BaseSettings, Count, Port, Seconds, Workers
-from config.web import LINKS_DESCRIPTION, PageLinks
+from config.web import LINKS, LINKS_DESCRIPTION, PageLinks
 
 
 class Settings(BaseSettings):
-    """Settings of both processes. Relative paths start at the working folder."""
+    """Settings of all three processes. Relative paths start at the working folder."""
 
     bind_address: str = Field("127.0.0.1", description="Address that the service listens on.")
     evidently_port: Port = Field(3000, description="Port of the Evidently service.")
@@ -28,10 +28,9 @@ class Settings(BaseSettings):
         description="Senders of predictions and labels with their key's hash, `NAME=SHA256`, as"
         " printed by `python -m prediction_service.keys new relay`. Unset: no key is required.",
     )
+    learn_anonymous_labels: bool = Field(False, description=ANONYMOUS_DESCRIPTION)
     trusted_hosts: TrustedHosts = Field("", description=HOSTS_DESCRIPTION)
-    page_links: PageLinks = Field(
-        "Predict=9696,MLflow=5000,Prefect=4200", description=LINKS_DESCRIPTION
-    )
+    page_links: PageLinks = Field(LINKS, description=LINKS_DESCRIPTION)
     window_dir: str = Field(
         "var/window", description="Folder of the window, the cached reference data and the reports."
     )
@@ -54,7 +53,9 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("INFO", description="Minimum level of a log line.")
     log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")
     heartbeat_file: str = Field(
-        "", description="File that the measure process touches in each round, for health checks."
+        "",
+        description="File that the measure process or the shadow touches in each round, for health"
+        " checks.",
     )
 
     @property

@@ -5,6 +5,7 @@ Nothing is stored. The version comes from the model folder or else from the regi
 """
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,11 +18,11 @@ import msgspec
 
 from config.contract import load_contract
 from config.events import API, Prediction
+from config.model.package import ModelRejected, check_digests
 from config.model_registry import GRAPH
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable
 from prediction_service.journal.export import ALL_TIME, Period
-from prediction_service.models.package import ModelRejected, check_digests
 from prediction_service.models.registry import Registry, RegistryUnavailable
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
@@ -93,12 +94,12 @@ class Report(msgspec.Struct):
 
 def compare(predictions: Iterable[Prediction], model: Model) -> Iterator[Change | None]:
     """Yield each prediction beside the model's; None for one that the model cannot score."""
-    waiting, contract = iter(predictions), model.contract
+    waiting = iter(predictions)
     while batch := list(islice(waiting, BATCH_ROWS)):
-        valid = [one for one in batch if not contract.check(one.features)]
-        yield from [None] * (len(batch) - len(valid))
-        rows = [[one.features.get(name) for name in contract.input_names] for one in valid]
-        for one, probability in zip(valid, model.score(rows).tolist() if rows else ()):
+        for one, probability in zip(batch, model.score_stored(batch).tolist()):
+            if math.isnan(probability):
+                yield None
+                continue
             yield Change(
                 one.prediction_id,
                 one.model_version,

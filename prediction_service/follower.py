@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from config.contract import Contract, load_contract
+from config.model.package import check_digests, reason_of
 from config.model_registry import GRAPH
 from config.runtime.heartbeat import touch_heartbeat
 from config.runtime.logs import set_up
@@ -25,7 +26,6 @@ from prediction_service.models.model_folder import (
     Rejection,
     Status,
 )
-from prediction_service.models.package import check_digests, reason_of
 from prediction_service.models.registry import Registry, RegistryUnavailable, Wanted
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
@@ -50,12 +50,15 @@ class Follower:
         try:
             wanted = self.registry.wanted()
         except Exception as err:  # pylint: disable=broad-exception-caught  # also MLflow's own
-            self._report(Status(describe(err), self._rejected[1] if self._rejected else None))
+            self._report(describe(err))
         else:
+            if self._rejected and self._rejected[0] != wanted:
+                self._rejected = None
             self._fetch_if_new(wanted)
-            self._report(Status(REACHED, self._rejection_of(wanted)))
+            self._report(REACHED)
 
-    def _report(self, status: Status) -> None:
+    def _report(self, registry: str) -> None:
+        status = Status(registry, self._rejected[1] if self._rejected else None)
         if status != self.folder.status():
             report = log.info if status.registry == REACHED else log.warning
             report("registry_status", registry=status.registry, rejected=status.refused)
@@ -87,11 +90,6 @@ class Follower:
             and current.run_id == wanted.run_id  # another registry starts again at version 1
             and wanted.digests.get(GRAPH) == current.sha256
         )
-
-    def _rejection_of(self, wanted: Wanted) -> Rejection | None:
-        if self._rejected and self._rejected[0] == wanted:
-            return self._rejected[1]
-        return None
 
     def _fetch(self, wanted: Wanted) -> Current:
         """Download and check a version, and put it in place."""

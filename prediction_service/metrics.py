@@ -24,6 +24,7 @@ from prediction_service.relay.progress import (
     misconfigured_sinks,
 )
 
+NO_VERSION = "none"  # before the first model
 LATENCY_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 
 
@@ -51,9 +52,10 @@ class Metrics:
             registry=registry,
         )
         self.predictions_by_class = [predictions.labels("0"), predictions.labels("1")]
-        self.latency = Histogram(
+        self._latency = Histogram(
             "income_prediction_latency_seconds",
-            "Seconds from a /predict request's arrival in the worker to its response.",
+            "Seconds from a /predict request's arrival in the worker to its response, by version.",
+            ["version"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
@@ -64,8 +66,8 @@ class Metrics:
         )
         self._requests = Counter(
             "income_requests_total",
-            "Number of requests by endpoint and HTTP status.",
-            ["endpoint", "status"],
+            "Number of requests by endpoint, HTTP status and live model version.",
+            ["endpoint", "status", "version"],
             registry=registry,
         )
         self._workers = Gauge(
@@ -75,23 +77,25 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self._live_version: str | None = None
+        self._live_version = NO_VERSION
+        self._observe_latency = self._latency.labels(NO_VERSION).observe
 
     def set_live_version(self, version: str) -> None:
-        """Count this worker under its live version, and no longer under the former one."""
-        if self._live_version is not None:
+        """Count this worker and its requests under its live version, no longer the former one."""
+        if self._live_version != NO_VERSION:
             self._workers.labels(self._live_version).set(0)
         self._workers.labels(version).set(1)
+        self._observe_latency = self._latency.labels(version).observe
         self._live_version = version
 
     def count_requests(self, requests: list[FinishedRequest]) -> None:
         """Count finished requests."""
         outcomes = collections.Counter((one.endpoint, str(one.status)) for one in requests)
         for outcome, count in outcomes.items():
-            self._requests.labels(*outcome).inc(count)
+            self._requests.labels(*outcome, self._live_version).inc(count)
         for one in requests:
             if one.status == 200 and one.endpoint == "predict":
-                self.latency.observe(one.seconds)
+                self._observe_latency(one.seconds)
 
     def count_predictions(self, n_positive: int, n_records: int) -> None:
         """Count the stored predictions of `/predict` requests that were scored together."""

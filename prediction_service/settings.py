@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from config.runtime.api_keys import KeyHashes
+from config.runtime.api_keys import ANONYMOUS_DESCRIPTION, KeyHashes
 from config.runtime.cross_site import HOSTS_DESCRIPTION, TrustedHosts
 from config.runtime.logs import LogFormat, LogLevel
 from config.runtime.settings import (
@@ -18,7 +18,7 @@ from config.runtime.settings import (
     Workers,
     matching,
 )
-from config.web import LINKS_DESCRIPTION, PageLinks
+from config.web import LINKS, LINKS_DESCRIPTION, PageLinks
 
 FolderName = Annotated[
     str,
@@ -54,10 +54,9 @@ class Settings(BaseSettings):
         description="Callers with their key's hash, `NAME=SHA256,NAME=SHA256`, as printed by"
         " `python -m prediction_service.keys new NAME`. Unset: no key is required.",
     )
+    learn_anonymous_labels: bool = Field(False, description=ANONYMOUS_DESCRIPTION)
     trusted_hosts: TrustedHosts = Field("", description=HOSTS_DESCRIPTION)
-    page_links: PageLinks = Field(
-        "MLflow=5000,Prefect=4200,Drift=3000", description=LINKS_DESCRIPTION
-    )
+    page_links: PageLinks = Field(LINKS, description=LINKS_DESCRIPTION)
     log_level: LogLevel = Field("INFO", description="Minimum level of a log line.")
     log_format: LogFormat = Field("text", description="Form of a log line, `text` or `json`.")
     log_requests: bool = Field(True, description="Log one line for each request.")

@@ -73,6 +73,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the settings of the caller's shell and of a developer's `.env`."""
+    clean(monkeypatch)
+
+
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the same for a fixture that lives longer than one test."""
     for name in list(os.environ):
         if name not in KEPT_VARIABLES and not name.startswith(KEPT_PREFIXES):
             monkeypatch.delenv(name)
@@ -244,6 +249,21 @@ def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"mongodb://127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Run a real Prefect server on a database of its own.
+
+    One for all tests of a process: with a second one inside it, trainings waited without end.
+    """
+    # The import takes 2 s, which most tests do not need.
+    from prefect.testing.utilities import (  # pylint: disable=import-outside-toplevel
+        prefect_test_harness,
+    )
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 def random_columns(contract: Contract, rows: int, random: np.random.Generator) -> pd.DataFrame:

@@ -67,13 +67,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     text = "create the deployments and start scheduled runs"
     add_worker_options(add("worker", "worker", text))
     add_score_options(add("score", "score", "score Parquet files with a registered version"))
-    command = add("promote", "promotion", "make a version the production version")
+    command = add("promote", "promotion", "promote a version, or test it beside production first")
     command.add_argument("version", help="number of the version in MLflow")
-    add_flag(command, "--force", "promote a version that did not pass the gate")
+    text = "accept a version that the gate or a shadow test rejected"
+    add_flag(command, "--force", text)
+    add_flag(command, "--now", "move production at once, without a test on live labels")
     add_promotion_options(command)
     text = "promote the predecessor of the production version"
     add_promotion_options(add("rollback", "promotion", text))
-    add("history", "ledger", "list all promotions: when, who, why")
+    add("shadow", "shadow", "show the test of a version beside production")
+    add("history", "ledger", "list all promotions and ends of shadow tests: when, who, why")
     add("decisions", "ledger", "list all decisions for or against a training after drift")
     command = add("retain", "ledger", "remove runs older than RUN_RETENTION_DAYS")
     add_flag(command, "--dry-run", "only list the runs")
@@ -202,9 +205,16 @@ def add_engine(command: argparse.ArgumentParser, default: str, text: str) -> Non
     )
 
 
+def words(text: str) -> str:
+    """Return a text. Raises ArgumentTypeError if it is blank."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a reason in words")
+    return text
+
+
 def add_promotion_options(command: argparse.ArgumentParser) -> None:
     """Add the options that the history records, and whether to wait for the services."""
-    command.add_argument("--why", required=True, help="reason, for the history")
+    command.add_argument("--why", required=True, type=words, help="reason, for the history")
     command.add_argument(
         "--who", default=getpass.getuser(), help="name, for the history (default: %(default)s)"
     )

@@ -1,12 +1,12 @@
 """Settings of the training part, read from the environment at its entry points."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
 from config.contract import contract_path
-from config.runtime.api_keys import KeyHashes
+from config.runtime.api_keys import ANONYMOUS_DESCRIPTION, KeyHashes
 from config.runtime.settings import YEAR_S, BaseSettings, Port
 
 # Limits of settings, of options and of the training flow's parameters.
@@ -56,22 +56,36 @@ class Settings(BaseSettings):
     mongodb_database: str = Field("income", description="Database of the prediction log.")
     api_key_hashes: KeyHashes = Field(
         "",
-        description="The prediction service's API_KEY_HASHES. If set, only labels of these callers"
-        " are used for training.",
+        description="The prediction service's API_KEY_HASHES. Only labels of these callers are used"
+        " for training.",
+    )
+    learn_anonymous_labels: bool = Field(False, description=ANONYMOUS_DESCRIPTION)
+    labels_per_caller_day: Annotated[int, Field(ge=1, le=10**9)] = Field(
+        2000,
+        description="Maximum number of labels that one caller's day adds to a training: the first"
+        " ones of the day.",
     )
     prediction_address: str = Field(
         "http://127.0.0.1:9696",
-        description="Where `promote` and `rollback` ask for the served version.",
+        description="Where `promote` and `rollback` ask for the served version, and `watch` for the"
+        " error rate and latency of a new one.",
     )
     evidently_address: str = Field(
         "http://127.0.0.1:3000",
-        description="Where `watch` asks for the drift verdict, and `promote` for the version.",
+        description="Where `watch` asks for the drift verdict and the shadow test, and `promote`"
+        " for the version.",
+    )
+    promotion: Literal["shadow", "direct", "ask"] = Field(
+        "shadow",
+        description="What becomes of a version that passes the gate. `shadow`: the monitoring"
+        " scores it beside production, and it is promoted once labels show that it is better."
+        " `ask`: the same, but a person promotes it. `direct`: it is promoted at once.",
     )
     train_period_minutes: Annotated[float, Field(ge=1, le=YEAR_S / 60)] | None = Field(
         None, description="Period of scheduled training. Unset: 240 minutes, as in prefect.yaml."
     )
     watch_period_s: Annotated[float, Field(ge=1, le=YEAR_S)] | None = Field(
-        None, description="Period of `watch`. Unset: 60 seconds, as in prefect.yaml."
+        None, description="Period of `watch`. Unset: 30 seconds, as in prefect.yaml."
     )
     watch_cooldown_s: Annotated[float, Field(ge=0, le=YEAR_S)] = Field(
         3600,
@@ -92,7 +106,8 @@ class Settings(BaseSettings):
     run_retention_days: Annotated[float, Field(ge=0, le=36_500)] = Field(
         90,
         description="Age at which a training run is removed with its artifacts. The runs of the"
-        " production version, its predecessor and the newest five stay. 0 keeps all.",
+        " production version, its predecessor, the challenger, the fallback and the newest five"
+        " stay. 0 keeps all.",
     )
     model_run_id: str = Field(
         "",

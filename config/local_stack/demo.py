@@ -31,6 +31,7 @@ from config.local_stack.observe import (
     journal_status,
     json_lines,
     production_facts,
+    version_facts,
 )
 from config.local_stack.stack import (
     Stack,
@@ -41,11 +42,12 @@ from config.local_stack.stack import (
     stack_environment,
 )
 from config.local_stack.summary import brief, is_resolved, resulting, summary_table
+from config.model_registry import CHALLENGER
 from config.runtime.settings import SettingsError
 
 REGISTRY = ("gcs", "mlflow", "prefect")
 # The judge needs 1,000 rows for a window, and two drifted windows in a row for drift.
-CALM, SHIFTED, AGAIN = "none", "sudden", "sudden-again"
+CALM, SHIFTED, PROOF, AGAIN = "none", "sudden", "sudden-proof", "sudden-again"
 TRAINING_TIMEOUT_S = 900
 # Shorter periods than in production; the user's settings win. The judge takes every full window,
 # because the demo is shorter than the usual 15 minutes between two windows.
@@ -55,6 +57,8 @@ DEMO_SETTINGS = {
     "WATCH_PERIOD_S": "15",
     # Of 2,500 changed rows, more than 1,000 may come before the end of the first drifted window.
     "WATCH_MIN_LABELS": "1000",
+    # The demo's labels are simulated, and its page needs no key.
+    "LEARN_ANONYMOUS_LABELS": "true",
     "MAX_EVALS": "12",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
 }
@@ -126,7 +130,7 @@ class Demo:
             try:
                 self.timed(
                     "start",
-                    f"nine processes, logs in {self.stack.logs}",
+                    f"ten processes, logs in {self.stack.logs}",
                     lambda: self.wait_healthy("mlflow", "prefect"),
                 )
                 self.loop()
@@ -194,6 +198,15 @@ class Demo:
             lambda: self.trained(run["id"], version),
         )
         newer = retrained["model_version"]
+        proof = self.stage(
+            "prove",
+            f"{rows} records with that change and their labels, for version {newer} as the shadow",
+            lambda: self.send(PROOF, seed + 2, labels=1.0),
+        )
+        promotion = self.stage(
+            "promote", "wait until the labels decide", lambda: self.proved(newer, version)
+        )
+        newer = promotion["model_version"]
         self.stage("swap", f"version {newer} on both services", lambda: self.served(newer))
         again = self.stage(
             "same again",
@@ -204,7 +217,8 @@ class Demo:
             "measure at last", "drift and quality with the new model", self.measured
         )
         return {
-            "traffic": {CALM: calm, SHIFTED: shifted, AGAIN: again},
+            "traffic": {CALM: calm, SHIFTED: shifted, PROOF: proof, AGAIN: again},
+            "promotion": promotion,
             "drift": {
                 "change": shifted["change"],
                 "before": brief(before),
@@ -268,9 +282,9 @@ class Demo:
         run_command(
             self.stack,
             "stream_generator.send_data",
-            *("--scenario", name.removesuffix("-again"), "--concurrency", "4"),
+            *("--scenario", name.partition("-")[0], "--concurrency", "4"),
             *("--rows", str(self.options.rows), "--seed", str(seed), "--labels", str(labels)),
-            *("--summary", str(out), "--answers", str(self.answers_path(name))),
+            *("--summary", str(out), "--answers", str(answers_path(self.out_dir, name))),
         )
         found = json.loads(out.read_text("utf-8"))
         if found["rejected"]:
@@ -343,30 +357,56 @@ class Demo:
                 f"the training that drift started: ended as {state}. Read"
                 f" {self.stack.logs}/worker.log, or run make demo KEEP=1 and open {page}"
             )
+        if challenger := version_facts(self.env, CHALLENGER):
+            return challenger
         facts = production_facts(self.env)
-        if facts["model_version"] != before:
+        if facts["model_version"] != before:  # with PROMOTION=direct
             return facts
         facts["rejected"] = gate_reason(self.env)
         warn(f"The gate rejected the new version: {facts['rejected']}")
         return facts
 
+    def proved(self, version: str, before: str) -> dict[str, Any]:
+        """Wait for the end of a challenger's test; return it with the production version."""
+
+        def shadow() -> dict[str, Any]:
+            return get(f"{self.env['EVIDENTLY_ADDRESS']}/shadow") or {}
+
+        self.wait(
+            lambda: version_facts(self.env, CHALLENGER) is None,
+            "the test of the challenger",
+            state=lambda: str(shadow().get("why", "")),
+        )
+        now, found = production_facts(self.env)["model_version"], shadow()
+        tests = [one for one in (found, found.get("last") or {}) if one.get("verdict")]
+        test = next((one for one in tests if one["version"] == version != before), None)
+        if test is None:  # PROMOTION=direct, or the gate rejected the version
+            return {"model_version": now, "verdict": None, "why": "no test", "seconds": 0.0}
+        if now == before:
+            warn(f"Version {version} was not promoted: {test['why']}")
+        seconds = round(test["decided_at"] - test["started_at"], 1)
+        facts = {name: test[name] for name in ("labels", "verdict", "why")}
+        return {"model_version": now, "seconds": seconds, **facts}
+
     def stored(self) -> dict[str, int]:
         """Count sent, answered, stored and duplicate predictions; stored ones by their ids."""
-        paths = [self.answers_path(name) for name in (CALM, SHIFTED, AGAIN)]
+        paths = [answers_path(self.out_dir, name) for name in (CALM, SHIFTED, PROOF, AGAIN)]
         answered = {
             line["prediction_id"] for path in paths for line in json_lines(path.read_text())
         }
         kept = {line["prediction_id"] for line in json_lines(journal(self.env, "export"))}
+        sending = ("traffic", "drift", "prove", "same again")
         return {
-            "sent": sum(self.found[stage]["sent"] for stage in ("traffic", "drift", "same again")),
+            "sent": sum(self.found[stage]["sent"] for stage in sending),
             "answered": len(answered),
             "stored": len(answered & kept),
             "duplicates": journal_status(self.env)["duplicates"],
         }
 
-    def answers_path(self, scenario: str) -> Path:
-        """Return the path of the generator's predictions for a scenario."""
-        return self.out_dir / f"answers-{scenario}.jsonl"
+
+def answers_path(folder: Path, scenario: str) -> Path:
+    """Return the path of the generator's predictions for a scenario."""
+    return folder / f"answers-{scenario}.jsonl"
 
 
 def run_command(stack: Stack, module: str, *arguments: str) -> None:

@@ -21,11 +21,18 @@ def production_facts(env: Env) -> dict[str, Any]:
 
     Raises StackError if no version is in production.
     """
+    if facts := version_facts(env, ALIAS):
+        return facts
+    raise StackError("no version is in production. The gate printed its reason above")
+
+
+def version_facts(env: Env, alias: str) -> dict[str, Any] | None:
+    """Return facts about the version with an alias and its run; None without such a version."""
     mlflow = f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow"
-    alias = get(f"{mlflow}/registered-models/alias?name={MODEL_NAME}&alias={ALIAS}")
-    if alias is None:
-        raise StackError("no version is in production. The gate printed its reason above")
-    version = alias["model_version"]
+    named = get(f"{mlflow}/registered-models/alias?name={MODEL_NAME}&alias={alias}")
+    if named is None:
+        return None
+    version = named["model_version"]
     found = get(f"{mlflow}/runs/get?run_id={version['run_id']}")
     if found is None:
         raise StackError(f"MLflow has no run {version['run_id']} at {mlflow}")

@@ -38,6 +38,7 @@ PORTS = {
 }
 DEFAULTS = {
     "ARTIFACT_BUCKET": "income-artifacts",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 15
     # In memory, leases would not survive a restart of the server, and their runs would crash.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
@@ -101,6 +102,9 @@ def stack_environment(
         "STORAGE_EMULATOR_HOST": local + env["GCS_PORT"],
         "FLOW_STORAGE": f"gs://{env['ARTIFACT_BUCKET']}/prefect",
     }
+    links = f"Predict={env['PREDICTION_PORT']},MLflow={env['MLFLOW_PORT']}"
+    links += f",Prefect={env['PREFECT_PORT']},Drift={env['EVIDENTLY_PORT']}"
+    env.setdefault("PAGE_LINKS", links)
     files = {name: Path(env[name]).resolve() for name in ("CONTRACT", "SOURCE") if env.get(name)}
     path = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     fixed = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

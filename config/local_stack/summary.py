@@ -47,8 +47,10 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
         "change": drift["change"],
         "drift before": drift_words(drift["before"]),
         "drift after": drift_words(drift["after"]),
-        "retraining": f"flow run {retraining['flow_run']}, started by drift, promoted"
-        f" {promoted_words(retraining)}",
+        "retraining": f"flow run {retraining['flow_run']}, started by drift:"
+        f" {trained_words(retraining)}",
+        "promotion": f"version {summary['promotion']['model_version']} serves. Decided in"
+        f" {summary['promotion']['seconds']} s: {summary['promotion']['why']}",
         "drift at the end": ("resolved, " if drift["resolved"] else "")
         + drift_words(drift["retrained"]),
         "quality before": quality_words(quality["before"]),
@@ -64,11 +66,11 @@ def summary_table(summary: dict[str, Any], calm: str, path: Path) -> Table:
     return table
 
 
-def promoted_words(retraining: dict[str, Any]) -> str:
-    """Return the version that a training promoted, or the gate's reason."""
+def trained_words(retraining: dict[str, Any]) -> str:
+    """Return the version that passed the gate, or the gate's reason."""
     if reason := retraining.get("rejected"):
-        return f"no version: {reason}"
-    return f"version {retraining['model_version']}"
+        return f"the gate rejected it: {reason}"
+    return f"version {retraining['model_version']} passed the gate"
 
 
 def drift_words(drift: dict[str, Any]) -> str:

@@ -18,6 +18,10 @@ PREFIX = "income_"  # marks a key that was pasted in a wrong place
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}"
 ENTRY = rf"{NAME}=[0-9a-f]{{64}}"
 
+ANONYMOUS_DESCRIPTION = (
+    "Train on labels, and let them decide promotions, even if API keys are off. Anyone with access"
+    " to the service can then change the next model."
+)
 KeyHashes = Annotated[
     str,
     matching(

@@ -47,6 +47,7 @@ def set_up(log_format: LogFormat, level: LogLevel = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("urllib3").setLevel("ERROR")  # a caller reports what its retries could not
     logging.getLogger("pymongo").setLevel("WARNING")  # its DEBUG lines contain records
 
 

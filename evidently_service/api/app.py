@@ -36,6 +36,7 @@ from evidently_service.api.parsing import (
 )
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.settings import Settings
+from evidently_service.shadow.store import ShadowStore
 from evidently_service.store.records import Measurement, WindowFacts
 from evidently_service.store.reports import LATEST, Reports
 from evidently_service.store.window import Window
@@ -47,6 +48,7 @@ ENDPOINTS = {
     "POST /labels": "store a JSON list of labels; /labels/<dataset> checks the name too",
     "GET /": "this list as JSON; the status page in a browser",
     "GET /drift": "the drift verdict as JSON",
+    "GET /shadow": "the test of the challenger or of the former version, as JSON",
     "GET /report": "list of drift reports as HTML",
     "GET /report/latest": "the latest report; /report/<name>: another one",
     "GET /metrics": "metrics for Prometheus",
@@ -71,7 +73,9 @@ def create_app(
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
-    app.context_processor(lambda: {"links": absolute_links(settings.page_links, request.host_url)})
+    app.context_processor(
+        lambda: {"links": absolute_links(settings.page_links, request.host_url, "Drift")}
+    )
     app.before_request(partial(check_access, settings.trusted_hosts))
     return app
 
@@ -127,6 +131,11 @@ def add_results(
     @app.get("/drift")
     def drift() -> Response:
         return json_response(drift_body(monitoring, window, period_s))
+
+    @app.get("/shadow")
+    def shadow() -> Response:
+        test = msgspec.to_builtins(ShadowStore(window).test())
+        return json_response(test | {"error_rate": monitoring.shadow_error_rate})
 
 
 def add_reports(app: Flask, monitoring: Monitoring, reports: Reports) -> None:
@@ -229,8 +238,10 @@ def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[
     return {
         **msgspec.to_builtins(measurement),
         "verdict": "stale" if status_page.is_stale(measurement, period_s) else measurement.verdict,
+        "calibrating": measurement.calibrating,
         "last_run_at": run.at if run else None,
         "error": run.error if run else None,
+        "training": msgspec.to_builtins(run.decision) if run else None,
         "received": {**msgspec.to_builtins(counters), "labels": msgspec.to_builtins(labels)},
         "backlog": msgspec.to_builtins(window.backlog()),
     }

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.shadow.store import ShadowStore, ShadowTest
 from evidently_service.store.records import STATES, Interval, LabelCounts, Measurement, Quality
 from evidently_service.store.window import Window
 
@@ -30,6 +31,8 @@ HELP = {
     "prediction_drift_persistent": "1 if the column has a drift verdict.",
     "drift_threshold": "Threshold of a column's score, in the unit of its test.",
     "feature_drift_effect": "Absolute shift of the mean probability by this drift alone.",
+    "joint_drift_score": "Score over threshold of all features together, in the last window.",
+    "joint_drift_detected": "1 if the features have drifted together, and no column alone.",
     "windows_judged": "Windows judged against this reference data.",
     "drift_share": "Share of features with a drift verdict.",
     "drift_detected": "1 if income_drift_share has reached its threshold; absent if not judged.",
@@ -39,6 +42,16 @@ HELP = {
     "segment_selection_rate": "Share of the group's predictions in the window that are positive.",
     "segment_quality": "Quality of the group's labelled predictions.",
     "label_coverage_ratio": "Labelled share of the newest predictions older than the label delay.",
+    "shadow_info": "1 for the pair of versions under test.",
+    "shadow_rows": "Distinct records that the shadow version has scored.",
+    "shadow_labels": "Labels of these records.",
+    "shadow_agreement": "Share of records to which both versions give the same class.",
+    "shadow_output_drift": "Drift of the shadow's probabilities, in its reference data's std.",
+    "shadow_gain": "Mean log loss of production minus that of the shadow, clipped.",
+    "shadow_gain_bound": "End of the gain's interval, which holds at every number of labels.",
+    "shadow_segment_gain": "Gain in one segment.",
+    "shadow_log_e": "Logarithm of the e-value for a shadow that is better, or worse.",
+    "shadow_run_timestamp_seconds": "Unix time of the shadow's last run without an error.",
     "label_horizon_seconds": "Age of the oldest prediction that a label can still join.",
     "label_delay_seconds": "Quantile of the seconds from prediction time to label time.",
     "quality_rows": "Labelled predictions in the measured quality.",
@@ -48,8 +61,12 @@ HELP = {
     "quality_f1": "Harmonic mean of precision and recall.",
     "quality_roc_auc": "Area under the ROC curve of the predicted probability.",
     "quality_roc_auc_floor": "Area under the ROC curve below which the quality is too low.",
+    "concept_shift_score": "Labels against probabilities: z-score over its limit, by check.",
     "quality_log_loss": "Log loss of the predicted probability, in nats.",
     "quality_calibration_error": "Mean distance of probability and observed rate over 15 bins.",
+    "quality_calibration_error_by_chance": "Calibration error to expect of a calibrated model.",
+    "quality_calibration_slope": "Slope of the labels on the logits; 1 if calibrated.",
+    "quality_calibration_intercept": "Intercept of the labels on the logits; 0 if calibrated.",
     "quality_calibration_excess": "Mean probability minus observed share of positive labels.",
     "quality_bound": "Ends of the 95 % interval of a quality.",
     "confusion_rows": "Labelled predictions by true and predicted class; 1 is positive.",
@@ -73,11 +90,16 @@ LABELS = {
     "segment_selection_rate": ("segment", "group"),
     "segment_quality": ("segment", "group", "metric"),
     "label_delay_seconds": ("quantile",),
+    "concept_shift_score": ("check",),
     "quality_bound": ("metric", "bound"),
     "confusion_rows": ("label", "income_class"),
     "estimated_quality": ("metric",),
     "estimated_quality_bound": ("metric", "bound"),
     "estimation_error": ("metric",),
+    "shadow_info": ("kind", "version", "production"),
+    "shadow_gain_bound": ("bound",),
+    "shadow_segment_gain": ("segment",),
+    "shadow_log_e": ("direction",),
 }
 QUALITY = tuple(name for name in Quality.__struct_fields__ if f"quality_{name}" in HELP)
 Sample = tuple[str, float | None, *tuple[str, ...]]  # name, value or None, labels
@@ -135,6 +157,7 @@ class WindowCollector(Collector):
             yield "measurement_run_timestamp_seconds", run.at
             yield "measurement_failed", 1 if run.error else 0
         yield "false_alarm_budget_per_month", self.monitoring.false_alarms_per_month
+        yield from _shadow(ShadowStore(self.window).test())
         if measurement:
             yield from _measured(measurement)
             yield from _quality(measurement)
@@ -163,6 +186,25 @@ def _measured(measurement: Measurement) -> Iterator[Sample]:
         yield "label_delay_seconds", delay_s, quantile
 
 
+def _shadow(test: ShadowTest) -> Iterator[Sample]:
+    yield "shadow_run_timestamp_seconds", test.run_at
+    if test.kind is None:
+        return
+    yield "shadow_info", 1, test.kind, test.version, test.production
+    yield "shadow_rows", test.rows
+    yield "shadow_labels", test.labels
+    yield "shadow_agreement", test.agreement
+    yield "shadow_output_drift", test.output_drift
+    if found := test.evidence:
+        yield "shadow_gain", found.gain
+        yield "shadow_gain_bound", found.lower, "lower"
+        yield "shadow_gain_bound", found.upper, "upper"
+        yield "shadow_log_e", found.log_e_better, "better"
+        yield "shadow_log_e", found.log_e_worse, "worse"
+    for segment, one in test.segments.items():
+        yield "shadow_segment_gain", one.gain if one.labels else None, segment
+
+
 def _drift(measurement: Measurement) -> Iterator[Sample]:
     for kind, columns in (
         ("feature", measurement.features),
@@ -176,6 +218,9 @@ def _drift(measurement: Measurement) -> Iterator[Sample]:
     for one in measurement.impacts:
         yield "feature_drift_effect", one.impact, one.feature
     yield "windows_judged", measurement.judgement.windows
+    if joint := measurement.judgement.joint:
+        yield "joint_drift_score", joint.ratio
+        yield "joint_drift_detected", int(measurement.verdict == "joint_drift")
     if measurement.is_judged:
         yield "drift_share", measurement.share_drifted
         yield "drift_detected", int(measurement.drifted)
@@ -187,6 +232,8 @@ def _quality(measurement: Measurement) -> Iterator[Sample]:
         for name in QUALITY:
             yield f"quality_{name}", getattr(quality, name)
         yield "quality_roc_auc_floor", measurement.roc_auc_floor
+    for check, score in measurement.concept_shift_scores.items():
+        yield "concept_shift_score", score, check
     yield from _bounds("quality_bound", quality.bounds)
     if counts := quality.confusion:
         yield "confusion_rows", counts.true_negatives, "0", "0"

@@ -12,6 +12,7 @@ from flask import Response, render_template, request
 
 from config.alerts import ALERTS, Alert
 from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.shadow.store import ShadowStore
 from evidently_service.store.records import (
     Backlog,
     ColumnDrift,
@@ -30,7 +31,10 @@ POLICY = (
 )
 MAX_SILENCE_S = 60.0  # of a relay, twice its longest pause; then the page warns
 STALE_PERIODS = 12  # without a measurement; then the page warns
-METRICS = ("roc_auc", "log_loss", "accuracy", "precision", "recall", "f1")
+METRICS = (
+    *("roc_auc", "log_loss", "accuracy", "precision", "recall", "f1"),
+    *("calibration_excess", "calibration_slope", "calibration_intercept"),
+)
 STATES = {
     "not_measured": "Nothing has been measured yet. The measure process has not run.",
     "not_enough_rows": "Too few predictions for a comparison.",
@@ -100,6 +104,7 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
         monitoring=monitoring,
         received=window.counters().ingested,
         run=window.last_run(),
+        shadow=ShadowStore(window).test(),
     )
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "Vary": "Accept"}
     return Response(page, headers=headers)
@@ -120,9 +125,10 @@ def verdict_of(latest: Measurement | None, monitoring: Monitoring, period_s: flo
         measured_at = format_time(latest.measured_at or 0.0)
         stale = f"No measurement since {measured_at} UTC. Check the measure process."
         return Verdict(f"{stale} Last result: {words}", "bad")
-    if latest.drifted or latest.below_floor:
+    if latest.drifted or latest.concept_shift or latest.below_floor:
         return Verdict(words, "bad")
-    return Verdict(words, "unsure" if latest.state == "ok" and latest.beyond else "")
+    is_unsure = latest.beyond or latest.verdict in ("joint_drift", "suspicious")
+    return Verdict(words, "unsure" if latest.state == "ok" and is_unsure else "")
 
 
 def with_backlog(verdict: Verdict, backlog: Sequence[Backlog], monitoring: Monitoring) -> Verdict:
@@ -156,10 +162,12 @@ def alerts_of(
     shown = {  # in the order of the verdict
         "MonitoringStale": is_stale(latest, period_s),
         "SinkBacklog": is_behind(backlog, monitoring) or any(map(is_silent, backlog)),
+        "ConceptShift": latest.concept_shift,
         "PerformanceBelowFloor": latest.below_floor,
         "InvalidValues": latest.broken_features,
         "DatasetDrift": latest.drifted,
         "FeatureDrift": persistent and not latest.drifted,
+        "JointDrift": latest.verdict == "joint_drift",
         "TargetDrift": any(one.persistent for one in latest.prediction),
     }
     by_name = {alert.name: alert for alert in ALERTS}
@@ -169,12 +177,18 @@ def alerts_of(
 def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
     """Return a measurement's results on quality and drift, the worst first."""
     beyond, waiting = measurement.beyond, next_window(measurement, monitoring)
+    joint = joint_words(measurement)
     words = []
+    if measurement.concept_shift:
+        words.append("Concept shift: the labels contradict the probabilities of the same rows.")
     if measurement.below_floor:
         floor = measurement.roc_auc_floor
         limit = f"its floor, {floor:.3f}" if floor is not None else "its floor"
         words.append(f"Quality is too low: the whole interval of the ROC AUC is below {limit}.")
     match measurement.verdict:
+        case "drifted" if not measurement.judgement.windows:
+            words.append("The dataset had drifted from the reference data of the former version.")
+            words.append(f"This version is not judged yet. {waiting}")
         case "drifted":
             words.append("The dataset has drifted.")
         case "columns_drifted":
@@ -183,8 +197,11 @@ def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
             columns = len(measurement.features) + len(measurement.prediction)
             words.append(f"Not judged yet: {len(beyond)} of {columns} columns are beyond their")
             words.append(f"threshold so far. {waiting}")
+        case "joint_drift":
+            words.append(f"The features have drifted together, no column alone: {joint}.")
         case "suspicious":
-            words.append(f"Suspicious: {', '.join(beyond)} beyond the threshold. {waiting}")
+            what = ", ".join(beyond) or f"{joint} together"
+            words.append(f"Suspicious: {what} beyond the threshold. {waiting}")
         case "calm":
             if not words and measurement.features:
                 words.append("No drift: the window matches the reference data.")
@@ -193,6 +210,12 @@ def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
     if measurement.not_compared:
         words.append(f"Too few values to compare: {', '.join(measurement.not_compared)}.")
     return " ".join(words)
+
+
+def joint_words(measurement: Measurement) -> str:
+    """Return the columns that drifted together."""
+    found = measurement.judgement.joint
+    return " with ".join(found.columns) if found else ""
 
 
 def format_age(at: float) -> str:

@@ -3,13 +3,8 @@
 python -m evidently_service.measure
 """
 
-import signal
-import sys
-import time
-from types import FrameType
-
 from config.contract import load_contract
-from config.runtime.heartbeat import touch_heartbeat
+from config.runtime.heartbeat import run_periodically
 from config.runtime.logs import set_up
 from config.runtime.settings import check_folder, exit_with_message, read_settings
 from evidently_service.measure.measurement import Measure
@@ -36,18 +31,8 @@ def main() -> None:
         reports=Reports(settings.report_dir, monitoring.reports_kept),
         judge_period_s=settings.judge_period_s,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    while True:
-        started = time.monotonic()
-        measure.run_once()
-        touch_heartbeat(settings.heartbeat_file)
-        time.sleep(max(0.0, started + period_s - time.monotonic()))
-
-
-def _stop(_: int, __: FrameType | None) -> None:
-    """End the process at once. This is safe: transactions roll back, files are replaced whole."""
-    sys.exit(0)
+    # It may end at any moment: transactions roll back, files are replaced whole.
+    run_periodically(measure.run_once, period_s, settings.heartbeat_file)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,21 @@ from evidently_service.measure.distribution import measure_distribution
 from evidently_service.measure.drift import Drift, measure_drift
 from evidently_service.measure.drift_impact import measure_drift_impacts
 from evidently_service.measure.performance import (
+    concept_shift_scores,
     estimate_quality,
     estimation_error,
     measure_quality,
     roc_auc_floor,
+    z_limit,
 )
-from evidently_service.measure.segments import ClassifiedRows, measure_segments
-from evidently_service.reference.monitoring_config import Monitoring
+from evidently_service.measure.segments import (
+    ClassifiedRows,
+    GroupErrors,
+    estimation_spread,
+    group_errors,
+    measure_segments,
+)
+from evidently_service.reference.monitoring_config import MONTH_S, Monitoring
 from evidently_service.reference.reference_data import Reference, prediction_frame, read_reference
 from evidently_service.reference.registry import ReferenceCache, RegistryError, Version
 from evidently_service.store.records import (
@@ -46,7 +54,8 @@ from evidently_service.store.records import (
 )
 from evidently_service.store.reports import Reports, SavedReport
 from evidently_service.store.window import Window
-from evidently_service.verdict.judge import DriftJudge, share_drifted
+from evidently_service.verdict.joint import JointTest
+from evidently_service.verdict.judge import DriftJudge, factors_of, share_drifted
 from evidently_service.verdict.thresholds import Thresholds
 
 log = structlog.get_logger(__name__)
@@ -91,10 +100,11 @@ class Measure:
         self.contract = contract
         self.reports = reports
         self.clock = clock
-        self.judge = DriftJudge(window, Thresholds(monitoring), contract, judge_period_s)
+        joint = JointTest(monitoring, contract)
+        self.judge = DriftJudge(window, Thresholds(monitoring), contract, judge_period_s, joint)
         self._measured: tuple[Inputs, Measurement] | None = None
         self._reference: Reference | None = None
-        self._registry_error: str | None = None
+        self._group_errors: GroupErrors = {}
         self._unreported: Drift | None = None
         self._latest_report = LatestReport()
 
@@ -102,25 +112,28 @@ class Measure:
         """Measure if anything has changed. Log an error, and store it for /drift."""
         at = self.clock()
         try:
-            self._measure(Run(at, self._refresh_reference()))
+            self._measure(self._read_registry(at))
             self._write_reports(at)
             self.window.prune(self.monitoring.retention_rows, self.monitoring.label_rows, at)
         except Exception as err:  # pylint: disable=broad-exception-caught  # the next run may pass
             log.exception("measurement_failed")
             with contextlib.suppress(sqlite3.Error):  # the disk may be full: the log has the error
-                self.window.record(None, Run(at, f"{type(err).__name__}: {err}"))
+                self.window.record(None, self._failed_run(at, f"{type(err).__name__}: {err}"))
 
-    def _refresh_reference(self) -> str | None:
-        """Return the error if MLflow is unavailable; the cached reference data then stays."""
+    def _read_registry(self, at: float) -> Run:
+        """Return this run; with an error if MLflow is unavailable, and the last known decision."""
         try:
             self.references.refresh()
+            return Run(at, decision=self.references.source.last_decision())
         except RegistryError as err:
-            if str(err) != self._registry_error:
+            last = self.window.last_run()
+            if last is None or last.error != str(err):
                 log.warning("reference_not_refreshed", error=str(err))
-            self._registry_error = str(err)
-        else:
-            self._registry_error = None
-        return self._registry_error
+            return self._failed_run(at, str(err))
+
+    def _failed_run(self, at: float, error: str) -> Run:
+        last = self.window.last_run() or Run(at)
+        return msgspec.structs.replace(last, at=at, error=error)
 
     def _measure(self, run: Run) -> None:
         version = self.references.version()
@@ -167,7 +180,7 @@ class Measure:
             false_alarms_per_month=self.monitoring.false_alarms_per_month,
             **self._label_coverage(at, newest),
             **self._figures_of_predictions(rows, labelled),
-            **self._figures_of_labels(labelled, floor),
+            **self._figures_of_labels(labelled, floor, reference),
         )
         if reference is None:
             return measurement
@@ -179,14 +192,15 @@ class Measure:
             state="not_enough_rows",
             model_version=reference.version.number,
             reference_rows=len(reference.frame),
-            judgement=judgement,
+            judgement=msgspec.structs.replace(judgement, spreads={}),  # which only the judge reads
+            calibration_windows=self.monitoring.calibration_windows,
             open_rows=self.judge.open_rows,
             invalid_share_rises=rises,
             broken_features=tuple(name for name, rise in rises.items() if rise > limit),
         )
         if len(rows) < self.monitoring.min_rows:
             return measurement
-        drift = self._drift(reference, rows)
+        drift = self._drift(reference, rows, judgement)
         self._unreported = drift
         share = share_drifted(judgement.persistent, self.monitoring)
         measurement = msgspec.structs.replace(
@@ -216,10 +230,11 @@ class Measure:
             for name in names[:MAX_DISTRIBUTIONS]
         )
 
-    def _drift(self, reference: Reference, rows: list[Prediction]) -> Drift:
+    def _drift(self, reference: Reference, rows: list[Prediction], judgement: Judgement) -> Drift:
         """Return the drift; of the outputs only if the reference's version predicted all rows."""
         current = prediction_frame(rows, self.contract)
-        monitoring = self.judge.thresholds.apply(reference, current)
+        factors = factors_of(judgement, self.monitoring)
+        monitoring = self.judge.thresholds.apply(reference, current, factors)
         with_outputs = all(row.model_version == reference.version.number for row in rows)
         return measure_drift(reference.frame, current, monitoring, self.contract, with_outputs)
 
@@ -241,16 +256,19 @@ class Measure:
         if len(rows) < self.monitoring.min_rows:
             return {}
         segments, (classes, probability) = self.contract.segments, outputs(rows)
+        groups = [segment_groups(row.features, segments) for row in rows]
         return {
             "data_quality": measure_data_quality([row.features for row in rows], self.contract),
             "segments": measure_segments(
-                ClassifiedRows([segment_groups(row.features, segments) for row in rows], classes),
+                ClassifiedRows(groups, classes),
                 ClassifiedRows([one.groups for one in labelled], outputs(labelled)[0]),
                 np.array([one.label for one in labelled], int),
                 self.monitoring.min_segment_rows,
                 segments,
             ),
-            "estimated": estimate_quality(classes, probability),
+            "estimated": estimate_quality(
+                classes, probability, spread=estimation_spread(self._group_errors, groups)
+            ),
         }
 
     def _roc_auc_floor(self, reference: Reference | None) -> float | None:
@@ -261,21 +279,34 @@ class Measure:
         return roc_auc_floor(reference.label, probability, self.monitoring.min_labels)
 
     def _figures_of_labels(
-        self, labelled: list[LabelledPrediction], floor: float | None
+        self, labelled: list[LabelledPrediction], floor: float | None, reference: Reference | None
     ) -> dict[str, Any]:
-        """Return the fields that need labels; none if there are too few."""
+        """Return the fields that need labels; none if there are too few.
+
+        Those on concept shift need reference data too.
+        """
         if len(labelled) < self.monitoring.min_labels:
             return {}
-        predicted = outputs(labelled)
-        quality = measure_quality(np.array([one.label for one in labelled]), *predicted)
+        label = np.array([one.label for one in labelled])
+        classes, probability = outputs(labelled)
+        quality = measure_quality(label, classes, probability)
         since = min(one.predicted_at for one in labelled)
-        # Of the same rows: labelled rows may differ from the rest of the window.
-        error = estimation_error(estimate_quality(*predicted), quality)
-        return {
+        estimated = estimate_quality(classes, probability)  # of these rows, which have labels
+        figures = {
             "quality": msgspec.structs.replace(quality, since=since),
             "below_floor": is_below_floor(quality, floor),
-            "estimation_error": error,
+            "estimation_error": estimation_error(estimated, quality),
             "label_delay_s": label_delay_s(labelled),
+        }
+        if reference is None:
+            return figures
+        windows = MONTH_S / self.monitoring.judge_period_s
+        limit = z_limit(self.monitoring.false_alarms_per_month, windows)
+        known = reference.frame["probability"].to_numpy()
+        scores = concept_shift_scores(label, probability, known, limit)
+        return figures | {
+            "concept_shift": max(scores.values()) > 1,
+            "concept_shift_scores": scores,
         }
 
     def _read_reference(self, version: Version) -> Reference:
@@ -283,6 +314,9 @@ class Measure:
         if self._reference is None or self._reference.version != version:
             path = self.references.path(version)
             self._reference = read_reference(path, version, self.contract)
+            self._group_errors = group_errors(
+                self._reference, self.contract.segments, self.monitoring.min_labels
+            )
         return self._reference
 
     def _write_reports(self, at: float) -> None:
@@ -294,7 +328,8 @@ class Measure:
         for window in self.judge.newly_drifted:
             assert self._reference is not None  # the windows were judged against it
             saved = SavedReport.of(at, window.columns, self._reference.version.number, window.rows)
-            self.reports.save(self._drift(self._reference, window.rows).html(), saved)
+            drift = self._drift(self._reference, window.rows, self.window.judgement())
+            self.reports.save(drift.html(), saved)
         self.judge.newly_drifted = []
         if self._unreported is None:
             return

@@ -7,24 +7,30 @@ Arrays in, values with 95 % intervals out. Throughout: `label` (n_rows,), the tr
 Cost: a sort, and RESAMPLES random numbers a row for the log loss and again for the estimate.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit, logit
 
 from config.runtime import statistics
 from config.runtime.statistics import (
     LEVEL,
+    MIN_PROBABILITY,
     clip,
+    ece_by_chance,
     expected_calibration_error,
     log_losses,
+    measure_calibration,
 )
 from evidently_service.store.records import Confusion, Estimate, Interval, Quality
 
 FLOOR_ERRORS = 3  # standard errors between the reference data's ROC AUC and its floor
 CHANCE = 0.5  # ROC AUC without skill
 RESAMPLES = 400  # the ends of an interval then vary by a twentieth of its width
+MIN_CLASS_LABELS = 30  # with fewer of a class the interval of the ROC AUC is too short
 BLOCK = 1_000_000  # random numbers held at once: about 20 MB for a window of any size
 
 
@@ -41,6 +47,9 @@ def measure_quality(
     auc, auc_interval = roc_auc(label, probability)
     metrics = without_nan({**rates(*counts), "roc_auc": auc, "log_loss": losses.mean()})
     intervals: dict[str, Interval | None] = {**wilson_intervals(*map(int, counts))}
+    for name, (value, *ends) in measure_calibration(label, probability).items():
+        metrics[f"calibration_{name}"] = value
+        intervals[f"calibration_{name}"] = Interval(*ends)
     intervals["roc_auc"] = auc_interval
     drawn = random.multinomial(len(label), counts / len(label), RESAMPLES).T
     intervals["f1"] = percentile_interval(rates(*drawn)["f1"])
@@ -51,16 +60,20 @@ def measure_quality(
         bounds=defined_bounds(metrics, intervals),
         confusion=Confusion(*map(int, counts)),
         calibration_error=expected_calibration_error(label, probability),
-        calibration_excess=float(probability.mean() - label.mean()),
+        calibration_error_by_chance=ece_by_chance(probability),
     )
 
 
-def estimate_quality(income_class: np.ndarray, probability: np.ndarray) -> Estimate:
+def estimate_quality(
+    income_class: np.ndarray, probability: np.ndarray, *, spread: Mapping[str, float] | None = None
+) -> Estimate:
     """Return the metrics to expect if each probability is the chance of a label of 1.
 
     At least one row. An interval holds 95 % of the values over labels drawn by these
-    probabilities. The estimate cannot see concept shift, which makes the probabilities wrong. Nor
-    is it reliable for rows unlike all training rows.
+    probabilities, widened by `spread`: by metric, the standard error of the estimate that
+    `segments.estimation_spread` found for such groups. It leaves out concept shift, which makes
+    the probabilities wrong, and errors in groups that are not segments of the contract. Nor is
+    the estimate reliable for rows unlike all training rows.
 
     Source: confidence-based performance estimation (CBPE), NannyML's documentation, "Estimation of
     Performance of the Monitored Model" (nannyml.readthedocs.io); Bialek et al. (2024), Estimating
@@ -82,7 +95,12 @@ def estimate_quality(income_class: np.ndarray, probability: np.ndarray) -> Estim
     )
     drawn = draw_metrics(income_class, probability, np.random.default_rng(0))
     intervals = {name: percentile_interval(values) for name, values in drawn.items()}
-    return Estimate(len(probability), metrics, defined_bounds(metrics, intervals))
+    bounds = defined_bounds(metrics, intervals)
+    if spread:
+        bounds = {
+            name: widened(metrics[name], one, spread.get(name, 0.0)) for name, one in bounds.items()
+        }
+    return Estimate(len(probability), metrics, bounds)
 
 
 def estimation_error(estimate: Estimate, quality: Quality) -> dict[str, float]:
@@ -93,6 +111,56 @@ def estimation_error(estimate: Estimate, quality: Quality) -> dict[str, float]:
         for name, value in measured.items()
         if value is not None
     }
+
+
+# --- concept shift --------------------------------------------------------------------------------
+
+
+def concept_shift_scores(
+    label: np.ndarray, probability: np.ndarray, reference: np.ndarray, limit: float
+) -> dict[str, float]:
+    """Return how far the labels contradict the probabilities; a score above 1 is concept shift.
+
+    Each score is a z-score divided by `limit`. Which rows have labels does not matter: labels are
+    compared with the probabilities of the same rows.
+
+    - `roc_auc`: the measured ROC AUC is below its estimate (CBPE), on the logit scale. Absent
+      with fewer than MIN_CLASS_LABELS of a class.
+    - `calibration`: the labels of 1 are more or fewer than the sum of the probabilities. Its
+      standard deviation includes what `reference` (n_reference,), the probabilities of the
+      reference data, leaves open about the model's calibration.
+    """
+    p, n = clip(probability), len(probability)
+    variances, known = p * (1 - p), clip(reference)
+    open_error = n * math.sqrt((known * (1 - known)).sum()) / len(known)
+    z = float((label - p).sum()) / math.hypot(math.sqrt(variances.sum()), open_error)
+    # Of rare labels many more than expected come by chance more often than many fewer.
+    skewness = float((variances * (1 - 2 * p)).sum() / variances.sum() ** 1.5)
+    scores = {"calibration": abs(z - skewness * (z**2 - 1) / 6) / limit}
+    if min(label.sum(), n - label.sum()) >= MIN_CLASS_LABELS:
+        auc, error = roc_auc_error(label, probability)
+        auc, expected = (np.clip(one, MIN_PROBABILITY, 1) for one in (auc, expected_auc(p)))
+        if auc < 1:
+            error = max(error, MIN_PROBABILITY) / (auc * (1 - auc))  # on the logit scale
+            scores["roc_auc"] = float((logit(expected) - logit(auc)) / error) / limit
+    return scores
+
+
+def z_limit(false_alarms: float, windows: float) -> float:
+    """Return the limit of the z-scores that chance exceeds `false_alarms` times in `windows`.
+
+    The newest labels are a sliding window that is looked at again with each label. Such a score
+    exceeds a high limit z about z φ(z) times while the window slides by its own length, where φ is
+    the density of the normal distribution. Three ends are watched: a low ROC AUC, and too many or
+    too few labels of 1.
+
+    Source: Pickands (1969), Upcrossing probabilities for stationary Gaussian processes,
+    doi:10.1090/S0002-9947-1969-0250367-X.
+    """
+    rate, z = false_alarms / (3 * windows), 3.0
+    for _ in range(50):  # a fixed point of z φ(z) = rate
+        z = math.sqrt(max(1.0, 2 * math.log(z / (rate * math.sqrt(2 * math.pi)))))
+    return z
 
 
 # --- metrics --------------------------------------------------------------------------------------
@@ -153,13 +221,16 @@ def roc_auc(label: np.ndarray, probability: np.ndarray) -> tuple[float, Interval
     """Return the area under the ROC curve and its interval.
 
     nan unless each class has at least two rows. The interval is a point if the classes do not
-    overlap.
+    overlap. Elsewhere it is DeLong's on the logit scale, where the distribution of the area is
+    even on both sides: on the scale of the area, 200 labels miss the truth mostly on one side.
     """
     auc, error = roc_auc_error(label, probability)
     if np.isnan(auc):
         return auc, None
-    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * error
-    return auc, Interval(max(0.0, auc - reach), min(1.0, auc + reach))
+    if auc in (0, 1):
+        return auc, Interval(auc, auc)
+    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * error / (auc * (1 - auc))
+    return auc, Interval(*(float(end) for end in expit(logit(auc) + np.array([-reach, reach]))))
 
 
 def roc_auc_floor(label: np.ndarray, probability: np.ndarray, rows: int) -> float:
@@ -229,6 +300,17 @@ def percentile_interval(drawn: np.ndarray) -> Interval | None:
     """Return the interval of the values that are not nan, or None without any."""
     drawn = drawn[~np.isnan(drawn)]
     return Interval(*statistics.percentile_interval(drawn)) if drawn.size else None
+
+
+def widened(value: float, interval: Interval, standard_error: float) -> Interval:
+    """Return an interval with an independent error added to that of its ends, within [0, 1].
+
+    The log loss alone may be above 1, and keeps its upper end there.
+    """
+    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * standard_error
+    lower = value - math.hypot(value - interval.lower, reach)
+    upper = value + math.hypot(interval.upper - value, reach)
+    return Interval(max(0.0, lower), max(min(1.0, upper), interval.upper))
 
 
 def without_nan(values: Mapping[str, float | np.ndarray]) -> dict[str, float]:

@@ -4,13 +4,23 @@ Only groups of the model's input columns: a prediction carries no other column. 
 rows: over fewer rows it is noise, and may reveal single people.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from config.segments import Segment as ContractSegment
+from evidently_service.measure.performance import (
+    estimate_quality,
+    estimation_error,
+    measure_quality,
+)
+from evidently_service.reference.reference_data import Reference
 from evidently_service.store.records import Segment
+
+GroupErrors = dict[tuple[str, str], dict[str, float]]  # by segment and group, then by metric
 
 
 class ClassifiedRows(NamedTuple):
@@ -62,6 +72,41 @@ def group_quality(
         "fpr": income_class[label == 0],
     }
     return {name: float(of.mean()) for name, of in hits.items() if len(of) >= min_rows}
+
+
+def group_errors(
+    reference: Reference, segments: Sequence[ContractSegment], min_rows: int
+) -> GroupErrors:
+    """Return estimated minus measured quality in each group with `min_rows` reference rows.
+
+    A model that is calibrated as a whole may be too high in one group and too low in another.
+    """
+    frame, errors = reference.frame, {}
+    classes, probability = (frame[name].to_numpy() for name in ("income_class", "probability"))
+    for segment in (one for one in segments if one.name in frame):
+        groups = segment.frame_groups(frame[segment.name].to_numpy())
+        for group in segment.groups:
+            if (rows := groups == group).sum() >= min_rows:
+                estimate = estimate_quality(classes[rows], probability[rows])
+                measured = measure_quality(reference.label[rows], classes[rows], probability[rows])
+                errors[segment.name, group] = estimation_error(estimate, measured)
+    return errors
+
+
+def estimation_spread(errors: GroupErrors, groups: Sequence[Mapping[str, str]]) -> dict[str, float]:
+    """Return the root mean square of the errors by metric, over the rows' groups (n_rows,).
+
+    Each row counts once for each of its groups with an error. Empty if no group has one.
+    """
+    counts = Counter(name for row in groups for name in row.items() if name in errors)
+    metrics = {metric for name in counts for metric in errors[name]}
+    return {
+        metric: math.sqrt(
+            sum(n * errors[name].get(metric, 0.0) ** 2 for name, n in counts.items())
+            / counts.total()
+        )
+        for metric in metrics
+    }
 
 
 def groups_of(

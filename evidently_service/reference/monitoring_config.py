@@ -50,8 +50,18 @@ class ColumnTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.threshold is None:
             raise ValueError(f"{self.test}: no threshold. Use `Thresholds.apply` first.")
         if self.test in P_VALUE_TESTS:
-            return math.log(max(score, MIN_P_VALUE)) / math.log(self.threshold)
+            minimum = min(MIN_P_VALUE, self.threshold**2)
+            return abs(math.log(max(score, minimum)) / math.log(self.threshold))  # not -0.0
         return score / self.threshold
+
+    def widened(self, factor: float) -> "ColumnTest":
+        """Return the test with a threshold by which every ratio is divided by this factor."""
+        if self.threshold is None or factor == 1:
+            return self
+        is_p_value = self.test in P_VALUE_TESTS
+        return ColumnTest(
+            self.test, self.threshold**factor if is_p_value else self.threshold * factor
+        )
 
     def problem(self, is_numeric: bool) -> str | None:
         """Return why this test cannot be used for such a column, or None."""
@@ -88,10 +98,14 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     judge_period_s: Seconds = 900.0
     persistent_windows: Count = 2
     false_alarms_per_month: Positive = 1.0
+    calibration_windows: Count = 192
     html_period_s: Seconds = 60.0
     retention_rows: Count = 50_000
     label_days: Positive = 30.0
     label_rows: Count = 10_000_000
+    shadow_error_rate: Share = 0.05
+    shadow_max_labels: Count = 10_000
+    shadow_days: Positive = 14.0
     share_drifted: Share = 0.2
     max_invalid_share_rise: Share = 0.1
     reports_kept: Count = 20
@@ -117,10 +131,10 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def false_alarm_chance(self) -> float:
-        """The share of the budget for one column and one window."""
+        """The share of the budget for one window and one column, or for all features together."""
         columns = sum(test.threshold is None for test in self.tests.values())
         windows = MONTH_S / self.judge_period_s
-        return self.false_alarms_per_month / windows / max(columns, 1)
+        return self.false_alarms_per_month / windows / (columns + 1)
 
     def with_tests(self, tests: Mapping[str, ColumnTest]) -> "Monitoring":
         """Return a copy with these columns' tests in place of their own."""

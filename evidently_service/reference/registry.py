@@ -16,8 +16,21 @@ import msgspec
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from config.model_registry import ABSENT, ALIAS, MODEL_NAME, REFERENCE, no_response
+from config.model.package import check_digests, digests_in
+from config.model_registry import (
+    ABSENT,
+    ALIAS,
+    CHALLENGER,
+    DECISIONS,
+    FALLBACK,
+    MODEL_NAME,
+    PACKAGE,
+    REFERENCE,
+    no_response,
+)
+from evidently_service.store.records import Decision
 
+LOGGED_MODEL = "models:/"  # start of a version's source that is a model of a run
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next measurement tries again
@@ -45,6 +58,12 @@ class ReferenceSource(Protocol):
     def download_reference(self, version: Version, folder: Path) -> Path:
         """Download a version's reference file into the folder. Raises RegistryError."""
 
+    def last_decision(self) -> Decision | None:
+        """Return the newest decision whether to train; None before the first.
+
+        Raises RegistryError.
+        """
+
 
 class Registry:
     """The MLflow server at a tracking URI."""
@@ -57,9 +76,12 @@ class Registry:
 
     def production_version(self) -> Version | None:
         """Return the version with the production alias, if any. Raises RegistryError."""
-        with self._translated(f"{MODEL_NAME}@{ALIAS}"):
+        return self._version(ALIAS)
+
+    def _version(self, alias: str) -> Version | None:
+        with self._translated(f"{MODEL_NAME}@{alias}"):
             try:
-                version = self.client.get_model_version_by_alias(MODEL_NAME, ALIAS)
+                version = self.client.get_model_version_by_alias(MODEL_NAME, alias)
             except MlflowException as err:
                 if err.error_code in ABSENT:
                     return None
@@ -76,6 +98,47 @@ class Registry:
                 tracking_uri=self.tracking_uri,
             )
         return Path(path)
+
+    def shadow_version(self) -> tuple[str, Version] | None:
+        """Return alias and version of the challenger or else of the fallback, if there is one.
+
+        Raises RegistryError.
+        """
+        for kind in (CHALLENGER, FALLBACK):
+            if version := self._version(kind):
+                return kind, version
+        return None
+
+    @contextmanager
+    def package(self, version: Version) -> Iterator[Path]:
+        """Download a version's package and yield its folder, with the checksums of the registry.
+
+        Raises RegistryError or ModelRejected.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            with self._translated(f"{PACKAGE} of version {version.number}"):
+                found = self.client.get_model_version(MODEL_NAME, version.number)
+                address = str(found.source)
+                if address.startswith(LOGGED_MODEL):
+                    model = self.client.get_logged_model(address.removeprefix(LOGGED_MODEL))
+                    address = model.artifact_location
+                path = mlflow.artifacts.download_artifacts(
+                    artifact_uri=address, dst_path=folder, tracking_uri=self.tracking_uri
+                )
+            check_digests(Path(path), digests_in(found.tags))
+            yield Path(path)
+
+    def last_decision(self) -> Decision | None:
+        """Return the newest decision, if any. Raises RegistryError."""
+        with self._translated(DECISIONS):
+            found = self.client.get_experiment_by_name(DECISIONS)
+            runs = self.client.search_runs([found.experiment_id], max_results=1) if found else []
+        for run in runs:
+            since, tags = run.info.start_time, run.data.tags
+            until = run.info.end_time or since
+            facts = tags["rule"], tags["why"], tags.get("flow_run")
+            return Decision(since / 1000, until / 1000, *facts)
+        return None
 
     @contextmanager
     def _translated(self, wanted: str) -> Iterator[None]:

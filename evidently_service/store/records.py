@@ -12,7 +12,8 @@ State = Literal["ok", "not_enough_rows", "no_reference", "not_measured"]
 STATES: tuple[State, ...] = ("ok", "not_enough_rows", "no_reference", "not_measured")
 # `not_judged`: no window of this reference data yet. `suspicious`: a column is beyond its
 # threshold, which chance may explain. `columns_drifted`: fewer columns than dataset drift needs.
-Verdict = Literal["drifted", "not_judged", "columns_drifted", "suspicious", "calm"]
+# `joint_drift`: the features together have drifted, and no column alone.
+Verdict = Literal["drifted", "not_judged", "columns_drifted", "joint_drift", "suspicious", "calm"]
 
 
 class ColumnDrift(msgspec.Struct, frozen=True):
@@ -27,6 +28,25 @@ class ColumnDrift(msgspec.Struct, frozen=True):
     persistent: bool = False  # in enough judged windows in a row: the drift verdict
 
 
+class Spread(msgspec.Struct, frozen=True):
+    """The spread of a column's shares over windows, which a new window updates."""
+
+    windows: int = 0
+    mean: tuple[float, ...] = ()  # (n_shares,), over the windows
+    excess: float = 0.0  # squared distances from the mean, in variances of independent rows
+
+
+class JointDrift(msgspec.Struct, frozen=True):
+    """The drift of all features together, in one judged window."""
+
+    roc_auc: float  # of a classifier that tells window and reference data apart
+    threshold: float  # of the ROC AUC
+    ratio: float  # above 1 is drift; 0 is the value without drift
+    columns: tuple[str, ...] = ()  # that the classifier needs, beyond the threshold
+    streak: int = 0  # last windows in a row beyond the threshold
+    persistent: bool = False  # in enough windows in a row; stays until a window clears it
+
+
 class Judgement(msgspec.Struct, frozen=True):
     """The drift verdict of all judged windows, and the start of the next window.
 
@@ -37,9 +57,13 @@ class Judgement(msgspec.Struct, frozen=True):
     arrival: int = 0  # of the last row that was judged or skipped
     not_before: float = 0.0  # minimum event time of the next window's rows
     windows: int = 0  # judged against this reference data
-    too_small: int = 0  # closed by `window_s` with fewer than `min_rows` rows, so not judged
+    too_small: int = 0  # closed with fewer than `min_rows` distinct rows, so not judged
+    calm_windows: int = 0  # of `windows`, those that have calibrated the thresholds
+    factors: dict[str, float] = {}  # per column, of its ratios; in use once calibrated
+    spreads: dict[str, Spread] = {}  # per column, of the calm windows since `factors` changed
     streaks: dict[str, int] = {}  # per column: last windows in a row beyond the threshold
     persistent: tuple[str, ...] = ()  # drifted columns; each stays until a window clears it
+    joint: JointDrift | None = None  # in the last window
     # The first of the last windows in a row whose own scores are drift. Later rows are all from
     # the changed world. None after a window without drift.
     changed_by: float | None = None
@@ -168,7 +192,10 @@ class Quality(msgspec.Struct, frozen=True):
     bounds: dict[str, Interval] = {}  # by metric
     confusion: Confusion | None = None
     calibration_error: float | None = None  # ECE over 15 bins, in [0, 1]
+    calibration_error_by_chance: float | None = None  # of a calibrated model with these rows
     calibration_excess: float | None = None  # mean probability minus observed share of 1
+    calibration_slope: float | None = None  # of the label on the probability's logit
+    calibration_intercept: float | None = None
     since: float | None = None  # Unix time of the oldest of the predictions
 
 
@@ -219,20 +246,29 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     label_horizon_s: float | None = None  # age of the oldest prediction that a label can join
     label_delay_s: dict[str, float] = {}  # of the rows of `quality`, by quantile
     quality: Quality | None = None  # of the production version, if there is one
+    concept_shift: bool = False  # a score is above 1: the labels contradict the probabilities
+    concept_shift_scores: dict[str, float] = {}  # by check, z-scores over their limit
     below_floor: bool = False  # the whole interval of the ROC AUC is below roc_auc_floor
     roc_auc_floor: float | None = None  # None without reference data
     segments: tuple[Segment, ...] = ()
     estimated: Estimate | None = None  # of all rows of the window
     estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated minus measured
     judgement: Judgement = Judgement()
-    open_rows: int = 0  # of the next window to be judged, so far
+    open_rows: int = 0  # distinct ones of the next window to be judged, so far
     false_alarms_per_month: float | None = None  # the budget of the thresholds
+    calibration_windows: int = 0  # calm ones, after which the budget holds for this traffic
 
     @property
     def beyond(self) -> tuple[str, ...]:
         """The columns beyond their threshold, in this window or in the last judged one."""
         columns = (*self.features, *self.prediction)
         return tuple(c.name for c in columns if c.drifted or self.judgement.streaks.get(c.name))
+
+    @property
+    def calibrating(self) -> str | None:
+        """The progress of the calibration in words; None once it is done."""
+        calm, needed = self.judgement.calm_windows, self.calibration_windows
+        return f"calibrating: {calm} of {needed} windows" if calm < needed else None
 
     @property
     def is_judged(self) -> bool:
@@ -250,7 +286,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
             return "not_judged"
         if any(column.persistent for column in (*self.features, *self.prediction)):
             return "columns_drifted"
-        return "suspicious" if self.beyond else "calm"
+        joint = self.judgement.joint
+        if joint and joint.persistent:
+            return "joint_drift"
+        return "suspicious" if self.beyond or (joint and joint.streak) else "calm"
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -261,8 +300,19 @@ class Backlog(msgspec.Struct, frozen=True):
     at: float  # Unix time of the report
 
 
+class Decision(msgspec.Struct, frozen=True):
+    """The newest decision of the training's `watch` flow. Times are Unix times."""
+
+    since: float
+    until: float  # of its latest repetition
+    rule: str
+    why: str
+    flow_run: str | None = None  # Prefect's name of the training that it started
+
+
 class Run(msgspec.Struct, frozen=True):
     """The last run of the measure process."""
 
     at: float  # Unix time in seconds
     error: str | None = None
+    decision: Decision | None = None

@@ -7,6 +7,8 @@ Drift needs the features of the newest predictions: table `predictions`. Quality
 come days later. So `outputs` keeps the rest of each prediction much longer, in about 80 bytes a
 row. Its key is the id's 16 bytes. Ids begin with the time, so new keys are neighbours.
 
+`shadow` has the probabilities of a second version; see `evidently_service.shadow.store`.
+
 Predictions of people at the page are not measured. `left_out` keeps their keys, so that their
 labels are not counted as unknown.
 """
@@ -60,7 +62,8 @@ CREATE TABLE IF NOT EXISTS labels (
     label INTEGER NOT NULL,
     labelled_at REAL NOT NULL,
     matched INTEGER NOT NULL,
-    received_at REAL NOT NULL
+    received_at REAL NOT NULL,
+    labelled_by TEXT
 );
 CREATE INDEX IF NOT EXISTS labels_by_match ON labels (matched, arrival);
 CREATE TABLE IF NOT EXISTS conflicts (
@@ -89,6 +92,13 @@ CREATE TABLE IF NOT EXISTS backlog (
     instance TEXT PRIMARY KEY, events INTEGER NOT NULL, at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS judgement (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS shadow_test (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS shadow (
+    arrival INTEGER PRIMARY KEY,
+    record BLOB NOT NULL UNIQUE,
+    probability REAL NOT NULL,
+    pair INTEGER UNIQUE
+);
 """
 
 ADD_PREDICTION = """
@@ -119,8 +129,8 @@ SELECT (SELECT predicted_at FROM outputs WHERE key = :key),
     EXISTS (SELECT 1 FROM left_out WHERE key = :key)
 """
 ADD_LABEL = """
-INSERT INTO labels (prediction_id, label, labelled_at, matched, received_at)
-VALUES (:prediction_id, :label, :labelled_at, :matched, :received_at)
+INSERT INTO labels (prediction_id, label, labelled_at, matched, received_at, labelled_by)
+VALUES (:prediction_id, :label, :labelled_at, :matched, :received_at, :labelled_by)
 """
 ADD_CONFLICT = """
 INSERT INTO conflicts (prediction_id, label, labelled_at)
@@ -159,10 +169,49 @@ DELETE FROM conflicts WHERE rowid <= (SELECT max(rowid) FROM conflicts) - :reten
 DELETE FROM left_out WHERE rowid <= (SELECT max(rowid) FROM left_out) - :retention;
 DELETE FROM measurements WHERE id <= (SELECT max(id) FROM measurements) - :measurements;
 """
+ERASE_SHADOW = "DELETE FROM shadow WHERE arrival = (SELECT arrival FROM outputs WHERE key = ?)"
 PRUNE_PENDING = """
 DELETE FROM labels WHERE matched = 0 AND (received_at < :received_at OR arrival <=
     (SELECT arrival FROM labels WHERE matched = 0 ORDER BY arrival DESC LIMIT 1 OFFSET :retention))
 """
+
+
+class Database:
+    """A durable SQLite file, which the stores of a window share."""
+
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        # After a 2xx the relay forgets its rows, so they must be on disk before it.
+        self._connection = open_durable(path, busy_timeout_s)
+        self._connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
+        self._connection.create_function("id_key", 1, id_key, deterministic=True)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def load(self, query: str, kind: type[T]) -> T | None:
+        """Return the JSON in the only value of a query's first row, if there is one."""
+        found = self.read(query)
+        return msgspec.json.decode(found[0][0], type=kind) if found else None
+
+    def read(self, query: str, parameters: Iterable[object] = ()) -> list[tuple]:
+        """Return the rows of a query."""
+        with self._lock:
+            return self._connection.execute(query, tuple(parameters)).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run the body as a transaction that writes."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:  # including SystemExit on TERM
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
 
 class Profile(msgspec.Struct, frozen=True, array_like=True):
@@ -172,7 +221,7 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
     groups: dict[str, str]  # by segment
 
 
-class Window:
+class Window(Database):
     """The events of one dataset by arrival: each prediction once, with its label.
 
     Duplicates and any order of events are allowed. When a method returns, its rows are on disk.
@@ -195,18 +244,13 @@ class Window:
         self.segments = segments
         self.label_s = label_s
         self.clock = clock
-        # After a 2xx the relay forgets its rows, so they must be on disk before it.
-        self._connection = open_durable(path, busy_timeout_s)
-        self._connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
-        self._connection.create_function("id_key", 1, id_key, deterministic=True)
-        self._lock = threading.Lock()
-        with self._transaction() as connection:
+        super().__init__(path, busy_timeout_s)
+        with self.transaction() as connection:
             for statement in _statements(SCHEMA):
                 connection.execute(statement)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+            names = [row[1] for row in connection.execute("PRAGMA table_info(labels)")]
+            if "labelled_by" not in names:  # a file of an earlier release
+                connection.execute("ALTER TABLE labels ADD COLUMN labelled_by TEXT")
 
     def add_predictions(self, predictions: list[Prediction]) -> int:
         """Store the programs' new predictions, all or none; return their number.
@@ -216,7 +260,7 @@ class Window:
         """
         rows = [self._row(one) for one in earliest(predictions) if one.source == API]
         others = [one.prediction_id for one in predictions if one.source != API]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             after = connection.execute("SELECT max(arrival) FROM predictions").fetchone()[0] or 0
             added = connection.executemany(ADD_PREDICTION, rows).rowcount
             _add_outputs(connection, rows, after)
@@ -237,7 +281,7 @@ class Window:
         The first label of a prediction wins; a contradicting one is stored as a conflict.
         """
         received_at = self.clock()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return sum(self._add_label(connection, label, received_at) for label in labels)
 
     def _add_label(self, connection: sqlite3.Connection, label: Label, received_at: float) -> bool:
@@ -261,7 +305,7 @@ class Window:
     def store_backlog(self, waiting: Mapping[str, int | None]) -> None:
         """Store the undelivered events of instances; None removes an instance."""
         at = self.clock()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for instance, events in waiting.items():
                 if events is None:
                     connection.execute("DELETE FROM backlog WHERE instance = ?", (instance,))
@@ -273,28 +317,28 @@ class Window:
     def backlog(self) -> list[Backlog]:
         """Return the last report of each instance, the oldest first."""
         query = "SELECT instance, events, at FROM backlog ORDER BY at, instance"
-        return [Backlog(*row) for row in self._read(query)]
+        return [Backlog(*row) for row in self.read(query)]
 
     def last_predictions(self, rows: int) -> list[Prediction]:
         """Return the newest predictions by arrival, oldest first."""
-        found = self._read(LAST_PREDICTIONS, (rows,))
+        found = self.read(LAST_PREDICTIONS, (rows,))
         return [msgspec.json.decode(body, type=Prediction) for (body,) in reversed(found)]
 
     def next_predictions(
         self, arrival: int, not_before: float, rows: int
     ) -> list[tuple[int, Prediction]]:
         """Return (arrival, prediction) after an arrival, for prediction times from `not_before`."""
-        found = self._read(NEXT_PREDICTIONS, (arrival, not_before, rows))
+        found = self.read(NEXT_PREDICTIONS, (arrival, not_before, rows))
         return [(number, msgspec.json.decode(body, type=Prediction)) for number, body in found]
 
     def last_arrival(self) -> int:
         """Return the newest prediction's arrival, 0 before the first."""
-        return self._read("SELECT max(arrival) FROM predictions")[0][0] or 0
+        return self.read("SELECT max(arrival) FROM predictions")[0][0] or 0
 
     def last_labelled(self, rows: int) -> list[LabelledPrediction]:
         """Return the newest labels by arrival with their predictions, oldest first."""
         labelled = []
-        for predicted_at, probability, income_class, body, *label in self._read(
+        for predicted_at, probability, income_class, body, *label in self.read(
             LAST_LABELLED, (rows,)
         ):
             of = msgspec.json.decode(body, type=Profile)
@@ -304,19 +348,19 @@ class Window:
 
     def label_coverage(self, rows: int, predicted_by: float) -> LabelCoverage:
         """Return how many of the newest rows up to a prediction time have a label."""
-        oldest = self._read("SELECT predicted_at FROM outputs ORDER BY arrival LIMIT 1")
+        oldest = self.read("SELECT predicted_at FROM outputs ORDER BY arrival LIMIT 1")
         end = self._first_after(predicted_by)
-        ((n_rows, labelled),) = self._read(COUNT_LABELLED, (end, rows))
+        ((n_rows, labelled),) = self.read(COUNT_LABELLED, (end, rows))
         return LabelCoverage(n_rows, labelled, oldest[0][0] if oldest else None)
 
     def counters(self) -> Counters:
         """Return how many events were ever received."""
-        return Counters(**dict(self._read("SELECT name, value FROM counters")))
+        return Counters(**dict(self.read("SELECT name, value FROM counters")))
 
     def label_counts(self) -> LabelCounts:
         """Return the stored labels by state."""
-        counts = dict(self._read("SELECT matched, count(*) FROM labels GROUP BY matched"))
-        conflicting = self._read("SELECT count(*) FROM conflicts")[0][0]
+        counts = dict(self.read("SELECT matched, count(*) FROM labels GROUP BY matched"))
+        conflicting = self.read("SELECT count(*) FROM conflicts")[0][0]
         return LabelCounts(counts.get(1, 0), counts.get(0, 0), conflicting)
 
     def record(self, measurement: Measurement | None, run: Run, is_new: bool = True) -> None:
@@ -324,7 +368,7 @@ class Window:
 
         A measurement that is not new replaces the latest one: the same figures at a later time.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             if measurement is not None:
                 statement = ADD_MEASUREMENT if is_new else CONFIRM_MEASUREMENT
                 connection.execute(statement, (msgspec.json.encode(measurement),))
@@ -333,26 +377,26 @@ class Window:
     def latest(self) -> Measurement | None:
         """Return the latest measurement, or None before the first."""
         query = "SELECT body FROM measurements ORDER BY id DESC LIMIT 1"
-        return self._load(query, Measurement)
+        return self.load(query, Measurement)
 
     def newest(self, limit: int) -> list[Measurement]:
         """Return the newest measurements, oldest first."""
-        found = self._read("SELECT body FROM measurements ORDER BY id DESC LIMIT ?", [limit])
+        found = self.read("SELECT body FROM measurements ORDER BY id DESC LIMIT ?", [limit])
         return [msgspec.json.decode(body, type=Measurement) for (body,) in reversed(found)]
 
     def last_run(self) -> Run | None:
         """Return the last run of the measure process, or None before the first."""
-        return self._load("SELECT body FROM last_run", Run)
+        return self.load("SELECT body FROM last_run", Run)
 
     def store_judgement(self, judgement: Judgement) -> None:
         """Store a judgement, in place of the previous one."""
         body = msgspec.json.encode(judgement)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("REPLACE INTO judgement VALUES (0, ?)", (body,))
 
     def judgement(self) -> Judgement:
         """Return the stored judgement, or an empty one."""
-        return self._load("SELECT body FROM judgement", Judgement) or Judgement()
+        return self.load("SELECT body FROM judgement", Judgement) or Judgement()
 
     def prune(self, retention_rows: int, label_rows: int, at: float) -> None:
         """Delete what is beyond its limits at a Unix time.
@@ -363,7 +407,7 @@ class Window:
         """
         limits = {"retention": retention_rows, "measurements": MAX_MEASUREMENTS}
         first_kept = self._first_kept(label_rows, at)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for statement in _statements(PRUNE):
                 connection.execute(statement, limits)
             pending = {"retention": retention_rows, "received_at": at - MAX_WAIT_S}
@@ -372,7 +416,7 @@ class Window:
             connection.execute("DELETE FROM outputs WHERE arrival < ?", (first_kept,))
 
     def _first_kept(self, label_rows: int, at: float) -> int:
-        first, last = self._read(ARRIVALS)[0]
+        first, last = self.read(ARRIVALS)[0]
         if first is None:
             return 0
         # By prediction times, as rows that are sent again are older than the clock.
@@ -381,14 +425,14 @@ class Window:
 
     def _first_after(self, predicted_at: float) -> int:
         """Return the first arrival after a prediction time: rows arrive nearly in this order."""
-        first, last = self._read(ARRIVALS)[0]
+        first, last = self.read(ARRIVALS)[0]
         if first is None:
             return 0
         return first + bisect_right(range(first, last + 1), predicted_at, key=self._predicted_at)
 
     def _predicted_at(self, arrival: int) -> float:
         """Return the prediction time of the first row from an arrival on, or infinity."""
-        found = self._read(PREDICTED_AT, (arrival,))  # another process may have erased rows
+        found = self.read(PREDICTED_AT, (arrival,))  # another process may have erased rows
         return found[0][0] if found else math.inf
 
     def erase(self, prediction_id: str) -> int:
@@ -397,7 +441,7 @@ class Window:
         Deleted rows are overwritten. The totals stay. Raises sqlite3.OperationalError if the
         write-ahead log still holds the rows, because another process reads it. Call again then.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             erased = sum(
                 connection.execute(
                     f"DELETE FROM {table} WHERE prediction_id = ?", (prediction_id,)
@@ -405,9 +449,10 @@ class Window:
                 for table in ("conflicts", "labels", "predictions")
             )
             key = (id_key(prediction_id),)
+            erased += connection.execute(ERASE_SHADOW, key).rowcount
             erased += connection.execute("DELETE FROM outputs WHERE key = ?", key).rowcount
             erased += connection.execute("DELETE FROM left_out WHERE key = ?", key).rowcount
-        if self._read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+        if self.read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             raise sqlite3.OperationalError("the write-ahead log is in use and still holds rows")
         return erased
 
@@ -422,26 +467,6 @@ class Window:
             "income_class": prediction.income_class,
             "profile": msgspec.json.encode(Profile(prediction.model_version, groups)),
         }
-
-    def _load(self, query: str, kind: type[T]) -> T | None:
-        found = self._read(query)
-        return msgspec.json.decode(found[0][0], type=kind) if found else None
-
-    def _read(self, query: str, parameters: Iterable[object] = ()) -> list[tuple]:
-        with self._lock:
-            return self._connection.execute(query, tuple(parameters)).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:  # including SystemExit on TERM
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
 
 
 def id_key(prediction_id: str) -> bytes:

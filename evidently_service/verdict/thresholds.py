@@ -3,7 +3,8 @@
 Reference data and `config/monitoring.yaml` -> a threshold for each column and window size ->
 `judge` and `measure.drift`. This takes about five seconds for each window size.
 
-The method. A false alarm of a column: nothing has drifted, yet its score exceeds its threshold in
+The method, for rows that are independent of each other; `calibration` widens the thresholds for
+real traffic. A false alarm of a column: nothing has drifted, yet its score exceeds its threshold in
 k = `persistent_windows` windows in a row, which share no rows. A month has at most
 MONTH_S / `judge_period_s` windows. Expected values add up even for dependent columns. So all
 columns get equal shares of the budget, which then is the expected number of all false alarms:
@@ -25,6 +26,7 @@ reference data lets expect gets the threshold for about its own number of values
 
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -45,6 +47,7 @@ MIN_DISTANCE = 1e-9  # of a threshold, which must be above 0
 MIN_VALUES = 30  # of a column, in the window and in the reference data
 MIN_OTHER_VALUES = 10  # beside the commonest: with fewer, their standard deviation is chance
 MAX_P_VALUE = 0.9  # of a threshold: nearer to 1, a ratio of logarithms is without bound
+FULL_SHARE = 0.95  # of a size from which a window has its thresholds: a score changes by 3 %
 MAX_VALUES = 1000  # more distinct values are grouped by rank: a score changes by less than 0.1 %
 
 
@@ -56,8 +59,10 @@ class Thresholds:
         self._version: Version | None = None
         self._found: dict[tuple[str, int], ColumnTest] = {}
 
-    def apply(self, reference: Reference, window: pd.DataFrame) -> Monitoring:
-        """Return the monitoring with all thresholds for a window.
+    def apply(
+        self, reference: Reference, window: pd.DataFrame, factors: Mapping[str, float]
+    ) -> Monitoring:
+        """Return the monitoring with all thresholds for a window, widened by the columns' factors.
 
         Features with too few values in the window or in the reference data are left out. Both
         frames as `monitored_frame` returns them.
@@ -73,7 +78,8 @@ class Thresholds:
             key = name, values_size(expected, len(after))
             if test.threshold is None and key not in self._found:
                 self._found[key] = find_threshold(name, before, self.monitoring, key[1])
-            tests[name] = test if test.threshold is not None else self._found[key]
+            found = self._found.get(key)
+            tests[name] = found.widened(factors.get(name, 1)) if found else test
         features = {name: tests[name] for name in self.monitoring.features if name in tests}
         return msgspec.structs.replace(self.monitoring.with_tests(tests), features=features)
 
@@ -84,7 +90,7 @@ def window_size(monitoring: Monitoring, rows: int) -> int:
     A window with more rows than that gives fewer false alarms.
     """
     size = monitoring.window_rows
-    while size > max(rows, monitoring.min_rows):
+    while size > monitoring.min_rows and FULL_SHARE * size > rows:
         size = max(size // 2, monitoring.min_rows)
     return size
 

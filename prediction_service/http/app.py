@@ -24,6 +24,7 @@ from werkzeug.exceptions import (
 from werkzeug.wsgi import get_content_length
 
 from config.events import API, SOURCES, Label
+from config.feature import nearest
 from config.runtime.cross_site import JSON, find_body_fault
 from config.runtime.logs import where
 from prediction_service.predict.parsing import FeedbackReader
@@ -132,6 +133,7 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 
     @app.post("/predict", endpoint="predict")
     def predict_with_parameters() -> Response:
+        check_parameters("explain", "record", "source")
         explain = read_choice("explain", "false", "true") == "true"
         source = read_choice("source", *SOURCES)
         is_recorded = read_choice("record", "true", "false") == "true"
@@ -140,6 +142,7 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
 
     @app.post("/feedback")
     def feedback() -> Response:
+        check_parameters()
         now, caller = time.time(), request.environ.get(CALLER)
         labels = read_feedback(read_body(request.environ, settings.max_body_bytes))
         predictor.journal.append(
@@ -221,6 +224,16 @@ def add_error_handlers(app: Flask, metrics: Metrics) -> None:
 
     app.register_error_handler(JournalFull, unavailable("journal_full"))
     app.register_error_handler(JournalUnavailable, unavailable("journal_unavailable"))
+
+
+def check_parameters(*names: str) -> None:
+    """Raise InvalidQuery for a parameter of another name: `recrod=false` would store the record."""
+    for name in request.args:
+        if name not in names:
+            near = nearest(name, names)
+            expected = f"expected {', '.join(names)}" if names else "expected no parameter"
+            meant = f"; did you mean {near}?" if near else "."
+            raise InvalidQuery(f"{name}: no such parameter, {expected}{meant}")
 
 
 def read_choice(name: str, *choices: str) -> str:

@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import structlog
 
 from config.contract import Contract
+from config.model.package import ModelRejected, check_digest, reason_of
 from config.model_registry import GRAPH
 from prediction_service.backoff import Backoff
 from prediction_service.models.model_folder import UNREADABLE, Current, ModelFolder, Rejection
-from prediction_service.models.package import ModelRejected, check_digest, reason_of
 
 log = structlog.get_logger(__name__)
 

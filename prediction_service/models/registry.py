@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
-import msgspec
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
+from config.model.package import digests_in
 from config.model_registry import (
     ABSENT,
     ALIAS,
-    FILE_SHA256,
     MODEL_NAME,
     PACKAGE,
     no_response,
@@ -109,11 +108,3 @@ def wanted_of(version: ModelVersion) -> Wanted:
     number = str(version.version)
     uri = f"models:/{MODEL_NAME}/{number}"
     return Wanted(number, version.run_id or "", uri, digests_in(version.tags))
-
-
-def digests_in(tags: dict[str, str]) -> dict[str, str]:
-    """Return the checksums in a version's tags; none without a valid tag."""
-    try:
-        return msgspec.json.decode(tags.get(FILE_SHA256, "{}"), type=dict[str, str])
-    except msgspec.DecodeError:
-        return {}

@@ -18,11 +18,11 @@ import xgboost
 
 from config.contract import Contract
 from config.feature import MISSING, Feature, Value
+from config.model.package import ModelRejected, Row, read_golden, sha256_of
 from config.model_registry import BOOSTER, GOLDEN
 from config.rare_pairs import RARE_PAIRS, RarePairs
 from prediction_service.predict.responses import Calibration, Explanation
 from prediction_service.errors import NotExplained
-from prediction_service.models.package import ModelRejected, Row, read_golden, sha256_of
 
 N_REASONS = 3
 

@@ -15,8 +15,8 @@ from msgspec import UNSET
 
 from config.contract import Contract
 from config.feature import MISSING, Feature, Problem, near_miss
+from config.model.package import Row
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
-from prediction_service.models.package import Row
 from prediction_service.predict.responses import BinaryClass, PredictionId
 
 MAX_PROBLEMS = 1000  # in one response; finding the nearest category of each takes time

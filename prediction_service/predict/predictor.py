@@ -14,11 +14,11 @@ from msgspec import UNSET
 
 from config.contract import Target
 from config.events import API, Prediction
+from config.model.package import Row
 from prediction_service.predict.parsing import Notes, RecordReader
 from prediction_service.errors import InvalidHeader, ModelUnavailable, ServiceError, TooManyRecords
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.models.package import Row
 from prediction_service.predict.model import Model
 from prediction_service.predict.native_thread import in_native_thread
 from prediction_service.predict.responses import PredictionResponse

@@ -5,6 +5,7 @@ from contextlib import closing
 
 from config.events import LabelledRecord, Prediction
 from config.runtime import api_keys
+from config.runtime.settings import SettingsError
 from prediction_service.journal.export import (
     ALL_TIME,
     Period,
@@ -13,6 +14,12 @@ from prediction_service.journal.export import (
 )
 from prediction_service.settings import Settings
 from prediction_service.sinks.mongodb import MongoSink
+
+NO_KEYS = (
+    "API_KEY_HASHES: not set; expected the callers whose labels may train a model (python -m"
+    " prediction_service.keys new NAME). To train on labels that anyone may have sent, set"
+    " LEARN_ANONYMOUS_LABELS=true."
+)
 
 
 def open_mongodb(settings: Settings) -> MongoSink | None:
@@ -32,10 +39,12 @@ def stored_predictions(settings: Settings, period: Period = ALL_TIME) -> Iterato
 def stored_labelled(settings: Settings) -> Iterator[LabelledRecord]:
     """Yield the programs' predictions that have a label without a conflict.
 
-    If API keys are on, only labels of callers with a key count. Raises SinkUnavailable or
-    JournalUnavailable.
+    Only labels of callers with a key count. Raises SinkUnavailable, JournalUnavailable, or
+    SettingsError without keys: the rows are for a training.
     """
     callers = api_keys.names(settings.api_key_hashes)
+    if not callers and not settings.learn_anonymous_labels:
+        raise SettingsError(NO_KEYS)
     if mongodb := open_mongodb(settings):
         with closing(mongodb):
             yield from mongodb.labelled(callers)

@@ -9,9 +9,13 @@ contract and the traffic rows, and so are all without a file:
 |                 | Numbers and dates move by SHIFT_SD standard deviations, to where the rarer |
 |                 | label is more common. Categories get new shares: the rarest is the most    |
 |                 | common, and each next one is half as common. `label_rule` draws the labels.|
+|                 | That is covariate and concept shift: the rule is not the rows' own.        |
+| covariate_shift | The rows of the group below are COVARIATE_SHIFT of all. Records and labels |
+|                 | stay, so labels follow from the columns as before.                         |
 | label_shift     | LABEL_SHIFT more of the rarer label                                        |
 | concept_shift   | the labels of the group that separates the labels most: the most common    |
 |                 | category of a column, or the upper half of a number or date                |
+| mixed_records   | the column of that group comes from other rows                             |
 | unit_change     | the number that changes most, in standard deviations, divided by DIVISOR   |
 | missing_field   | the column with `missing: allow` that has the fewest missing values        |
 | unseen_category | the column with `unseen: missing` that has the fewest missing values       |
@@ -36,6 +40,7 @@ from stream_generator.traffic.rows import Row, TrafficError, known_value
 FILE = "scenarios.yaml"  # beside the contract
 SHIFT_SD = 1.0
 LABEL_SHIFT = 0.35
+COVARIATE_SHIFT = 0.75  # share of the rows
 DIVISOR = 10.0
 UNSEEN = "Atlantis"
 # Where a column must be of one of these kinds.
@@ -50,7 +55,13 @@ EXPECTED = {
     "missing_field": "a column with used: true and missing: allow in the contract",
     "unseen_category": "a column with used: true and unseen: missing in the contract",
 }
-TEXTS = {"label_shift": "{:.0%} positive labels", "missing_field": "{} is null"}
+TEXTS = {
+    "concept_shift": "labels flipped where {}",
+    "covariate_shift": f"{{}} in {COVARIATE_SHIFT:.0%} of the rows",
+    "label_shift": "{:.0%} positive labels",
+    "mixed_records": "{.column} of other records",
+    "missing_field": "{} is null",
+}
 
 T = TypeVar("T")
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -83,8 +94,8 @@ class Group(Part, frozen=True):
 
     def __str__(self) -> str:
         if self.values:
-            return f"labels flipped where {self.column} is {' or '.join(map(str, self.values))}"
-        return f"labels flipped where {self.column} is {self.minimum} or more"
+            return f"{self.column} is {' or '.join(map(str, self.values))}"
+        return f"{self.column} is {self.minimum} or more"
 
 
 class UnitChange(Part, frozen=True):
@@ -151,7 +162,10 @@ class Changes:
         """Return what a scenario changes in one line."""
         if scenario == "none":
             return "nothing"
-        found = getattr(self, "sudden" if scenario == "gradual" else scenario)
+        same = {"gradual": "sudden"} | dict.fromkeys(
+            ("covariate_shift", "mixed_records"), "concept_shift"
+        )
+        found = getattr(self, same.get(scenario, scenario))
         return TEXTS.get(scenario, "{}").format(found)
 
     @cached_property
@@ -184,7 +198,7 @@ class Changes:
 
     @cached_property
     def concept_shift(self) -> Group:
-        """The rows whose labels are flipped."""
+        """The rows whose labels are flipped, or that are sent more often."""
         return self._part("concept_shift", lambda: best_group(self.columns))
 
     @cached_property

@@ -12,8 +12,8 @@ from itertools import islice
 from operator import add
 from typing import Any
 
-from stream_generator.traffic.changes import Changes, divided, is_in, moved
-from stream_generator.traffic.rows import Row, endless
+from stream_generator.traffic.changes import COVARIATE_SHIFT, Changes, divided, is_in, moved
+from stream_generator.traffic.rows import Row, TrafficError, endless
 
 Scenario = Callable[[Changes, int, int], Iterator[Row]]
 
@@ -45,6 +45,22 @@ def label_shift(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
     return (next(positives if rng.random() < share else negatives) for _ in range(n_rows))
 
 
+def covariate_shift(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Sample the rows of a group more often. Their labels follow from their columns as before."""
+    group, rng = changes.concept_shift, shift_rng(seed)
+    feature = changes.contract[group.column]
+    divided_rows: tuple[list[Row], list[Row]] = ([], [])
+    for row in changes.rows:
+        divided_rows[is_in(group, row.record.get(group.column), feature)].append(row)
+    if not all(divided_rows):
+        raise TrafficError(
+            f"--scenario covariate_shift: {group} for all rows or for none; expected rows of both"
+            " kinds. Use another file or scenario."
+        )
+    others, members = (endless(rows, random.Random(seed)) for rows in divided_rows)
+    return (next(members if rng.random() < COVARIATE_SHIFT else others) for _ in range(n_rows))
+
+
 def concept_shift(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
     """Flip the true labels of a group of rows (needs --labels)."""
     group = changes.concept_shift
@@ -52,6 +68,13 @@ def concept_shift(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
     for row in none(changes, n_rows, seed):
         flips = is_in(group, row.record.get(group.column), feature)
         yield row._replace(label=1 - row.label) if flips else row
+
+
+def mixed_records(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
+    """Send a column of other rows, as after a wrong join. Each column keeps its values."""
+    name, rng = changes.concept_shift.column, shift_rng(seed)
+    values = [row.record[name] for row in changes.rows if name in row.record]
+    return changed(none(changes, n_rows, seed), name, lambda _: rng.choice(values))
 
 
 def unit_change(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
@@ -77,8 +100,10 @@ SCENARIOS: dict[str, Scenario] = {
     "none": none,
     "sudden": sudden,
     "gradual": gradual,
+    "covariate_shift": covariate_shift,
     "label_shift": label_shift,
     "concept_shift": concept_shift,
+    "mixed_records": mixed_records,
     "unit_change": unit_change,
     "missing_field": missing_field,
     "unseen_category": unseen_category,

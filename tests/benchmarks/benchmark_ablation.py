@@ -21,8 +21,8 @@ from config.contract import Contract, load_contract
 from tests.benchmarks.census import read_census, read_space
 from tests.benchmarks.report import result, write
 from training.model.calibration import best_f1_threshold
-from training.evaluation.model_card import MIN_ROWS, gaps
-from training.evaluation.metrics import groups_of, measure, segment_table
+from training.evaluation.fairness import Scored, find_gaps
+from training.evaluation.metrics import measure
 from training.evaluation.gate import RESAMPLES, Bootstrap, auc_gain
 from training.model.pipeline import Params, make_encoder, make_sampler
 from training.model.search import Folds, Trial, run_search
@@ -126,12 +126,11 @@ def describe(
         )
         interval = f"{gain.low:+.5f} to {gain.high:+.5f}"
         rows.append(result(f"{name}: ROC AUC gain, {interval}", gain.estimate, ""))
-    segments = load_contract().segments
-    table = segment_table(groups_of(frame, segments), y, trial.probability, threshold, MIN_ROWS)
-    table = gaps(table, segments)
-    for column in table.index:
-        rate = float(table.loc[column, "selection_rate"])
-        rows.append(result(f"{name}: selection rate gap by {column}", rate, ""))
+    scored = Scored.of(y, trial.probability, threshold)
+    for gap in find_gaps(frame, load_contract().segments, scored):
+        if gap.rate == "selection_rate":
+            title = f"{name}: selection rate gap by {gap.columns}"
+            rows.append(result(title, gap.gap.estimate, ""))
     return rows
 
 

@@ -56,6 +56,9 @@ class Rows:
         """Return the version."""
         return Version("1", "run-1")
 
+    def last_decision(self) -> None:
+        """Return no decision."""
+
     def download_reference(self, _: Version, folder: Path) -> Path:
         """Write the rows to a file; return its path."""
         path = folder / "reference.jsonl"

@@ -53,14 +53,28 @@ SETTING: Params = DEFAULT_PARAMS | {
 }
 
 
-def fit(frame: pd.DataFrame, contract: Contract) -> FittedModel:
-    """Return a model; cross-validation gives its number of trees, calibration and threshold."""
-    best = Folds.of(frame, contract, N_FOLDS, SEED).score(SETTING)
+def fit(
+    frame: pd.DataFrame,
+    contract: Contract,
+    recent: np.ndarray | None = None,
+    *,
+    seed: int = SEED,
+) -> tuple[FittedModel, FittedModel]:
+    """Return a model calibrated on all rows, and the same trees calibrated on the recent ones.
+
+    Cross-validation gives the number of trees, calibration and threshold.
+    """
+    best = Folds.of(frame, contract, N_FOLDS, seed).score(SETTING)
     y = frame[contract.target.name].to_numpy()
-    pipeline = make_pipeline(contract, best.params, SEED)
+    rows = np.ones(len(y), bool) if recent is None else recent
+    again = best.recalibrated(y, rows)
+    pipeline = make_pipeline(contract, best.params, seed)
     pipeline.fit(frame[list(contract.input_names)], y)
-    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
-    return FittedModel(Pipeline(parts), best.platt, best_f1_threshold(best.probability, y))
+    trees = Pipeline([(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")])
+    return (
+        FittedModel(trees, best.platt, best_f1_threshold(best.probability, y)),
+        FittedModel(trees, again.platt, best_f1_threshold(again.probability[rows], y[rows])),
+    )
 
 
 def labelled_requests(rows: list[Row], name: str, n_rows: int, contract: Contract) -> pd.DataFrame:
@@ -78,22 +92,29 @@ def measured(model: FittedModel, frame: pd.DataFrame, contract: Contract) -> dic
     return measure(frame[contract.target.name].to_numpy(), probability, model.threshold)
 
 
+def candidates(rows: TrainingRows, contract: Contract) -> dict[str, FittedModel]:
+    """Return a model for each weight of the recent rows and each calibration."""
+    models = {}
+    for weight in WEIGHTS:
+        weighted = downsample_old_rows(rows, weight, SEED)
+        for how, model in zip(("all", "recent"), fit(weighted.frame, contract, weighted.recent)):
+            models[f"weight {weight:g}, calibrated on {how}"] = model
+    return models
+
+
 def compare(
     name: str, champion: FittedModel, rows: TrainingRows, contract: Contract
 ) -> Iterator[dict[str, Any]]:
     """Yield the figures of the champion and of each candidate, on both sets."""
-    models = {"champion": champion}
-    for weight in WEIGHTS:
-        models[f"weight {weight:g}"] = fit(downsample_old_rows(rows, weight, SEED).frame, contract)
+    models = {"champion": champion, **candidates(rows, contract)}
     for judge, frame in (("newest", rows.recent_holdout), ("census", rows.test_holdout)):
-        before = measured(champion, frame, contract)["roc_auc"]
-        for who, model in models.items():
-            metrics = measured(model, frame, contract)
+        found = {who: measured(model, frame, contract) for who, model in models.items()}
+        for who, metrics in found.items():
             what = f"{name}, {judge}, {len(frame)} rows: {who}"
-            yield result(f"{what}: log loss", metrics["log_loss"], "")
-            yield result(f"{what}: ROC AUC", metrics["roc_auc"], "")
-            if judge == "census" and model is not champion:
-                gain = metrics["roc_auc"] - before
+            for metric in ("log_loss", "ece", "f1", "roc_auc"):
+                yield result(f"{what}: {metric}", metrics[metric], "")
+            if judge == "census" and who != "champion":
+                gain = metrics["roc_auc"] - found["champion"]["roc_auc"]
                 yield at_least(f"{what}: ROC AUC gain", gain, "", -MARGIN_FLOOR_ROC_AUC)
 
 
@@ -114,7 +135,7 @@ def main() -> None:
     contract = load_contract()
     census = read_census(contract)
     judges, traffic = read_traffic(census, contract)
-    champion = fit(census.train, contract)
+    champion, _ = fit(census.train, contract)
     results: list[dict[str, Any]] = []
     for name in ("sudden", "label_shift", "concept_shift"):
         feedback = Feedback(labelled_requests(traffic, name, options.rows, contract), 0, 0)

@@ -4,7 +4,8 @@
 
 The flow runs as in `make train`, with servers of its own. The naive search runs for a few
 evaluations; its total time is extrapolated from their mean. Both run twice: without a first trial,
-and with that of config/search.yaml.
+and with that of config/search.yaml. The quality of both is that of the test split;
+`make bench NAME=seeds` compares it with the goals.
 """
 
 import argparse
@@ -20,11 +21,10 @@ from typing import Any
 from config.contract import load_contract
 from tests.benchmarks.census import read_census, read_space
 from tests.benchmarks.naive_search import naive_search
-from tests.benchmarks.report import at_least, at_most, result, write
+from tests.benchmarks.report import at_most, result, write
 
 TIMEOUT_S = 1200
-GOALS = {"roc_auc": 0.930, "f1": 0.73}
-LIMITS = {"log_loss": 0.271, "ece": 0.01}
+METRICS = ("log_loss", "roc_auc")
 
 
 def train(max_evals: int, with_start: bool, folder: Path) -> tuple[float, dict[str, float]]:
@@ -42,7 +42,7 @@ def train(max_evals: int, with_start: bool, folder: Path) -> tuple[float, dict[s
     )
     (seconds,) = re.findall(r"^done in ([0-9.]+) s$", done.stdout, re.M)
     printed = dict(re.findall(r"^(\w+) +([0-9.]+)$", done.stdout, re.M))
-    return float(seconds), {name: float(printed[name]) for name in (*GOALS, *LIMITS)}
+    return float(seconds), {name: float(printed[name]) for name in METRICS}
 
 
 def compare(max_evals: int, naive_evals: int, with_start: bool) -> Iterator[dict[str, Any]]:
@@ -52,15 +52,16 @@ def compare(max_evals: int, naive_evals: int, with_start: bool) -> Iterator[dict
         seconds, metrics = train(max_evals, with_start, Path(scratch))
         space, census = read_space(contract, with_start), read_census(contract)
         naive = naive_search(census, contract, space, naive_evals, Path(scratch))
-    whole = naive / naive_evals * max_evals
+    whole = naive.seconds / naive_evals * max_evals
     known = "with the first trial" if with_start else "without a first trial"
     yield at_most(f"{known}: whole flow", seconds, "s", 240)
     yield result(f"{known}: naive search, from its mean per evaluation", whole, "s")
     yield at_most(f"{known}: flow / naive search", seconds / whole, "ratio", 0.2)
-    for name, goal in GOALS.items():
-        yield at_least(f"{known}: test {name}", metrics[name], "", goal)
-    for name, limit in LIMITS.items():
-        yield at_most(f"{known}: test {name}", metrics[name], "", limit)
+    for name in METRICS:
+        title = f"{known}: test {name}"
+        yield result(title, metrics[name], "")
+        yield result(f"{title} of the naive search", getattr(naive, name), "")
+    yield result(f"{known}: log loss of the naive search, cross-validated", naive.cv_log_loss, "")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import requests
 
 from config.contract import MISSING
-from prediction_service.models.package import sha256_of
+from config.model.package import sha256_of
 from prediction_service.models.model_folder import Current, ModelFolder
 from tests.benchmarks.load import Target
 from tests.benchmarks.served_model import Records, TrainedModel

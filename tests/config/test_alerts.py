@@ -29,10 +29,14 @@ class Case(NamedTuple):
     kind: str  # fires, silent, or absent: without data or traffic
     series: dict[str, str]
     firing: dict[int, list[str]]
+    step: int = 1  # minutes between two samples
 
 
 AGE, SEX = (f'income_feature_drift_persistent{{feature="{name}"}}' for name in ("age", "sex"))
 CLASS = 'income_prediction_drift_persistent{output="income_class"}'
+RANKING, CALIBRATION = (
+    f'income_concept_shift_score{{check="{check}"}}' for check in ("roc_auc", "calibration")
+)
 FLOOR = "income_quality_roc_auc_floor"
 UPPER, LOWER = (f'income_quality_bound{{metric="roc_auc",bound="{b}"}}' for b in ("upper", "lower"))
 MONGODB, EVIDENTLY = (
@@ -45,9 +49,10 @@ JOURNAL, JOURNAL_MAX = "income_journal_bytes", "income_journal_max_bytes"
 COVERAGE = "income_label_coverage_ratio"
 MATCHED = "income_labels_matched_total"
 LATE, UNKNOWN = (f'income_labels_unmatched_total{{reason="{r}"}}' for r in ("late", "unknown"))
+SHADOW_RUN = "income_shadow_run_timestamp_seconds"
 MEASURED = "income_measurement_timestamp_seconds"
-FINE = 'income_requests_total{endpoint="predict",status="200"}'
-FAILED = 'income_requests_total{endpoint="predict",status="503"}'
+FINE = 'income_requests_total{endpoint="predict",status="200",version="1"}'
+FAILED = 'income_requests_total{endpoint="predict",status="503",version="none"}'
 REFUSED = 'income_requests_total{endpoint="predict",status="422"}'
 LABELS_REFUSED = 'income_requests_total{endpoint="feedback",status="404"}'
 AGE_RISE, SEX_RISE = (f'income_invalid_share_rise{{feature="{name}"}}' for name in ("age", "sex"))
@@ -63,6 +68,7 @@ REACHED = "income_registry_reached"
 UP = 'up{job="prediction_service"}'
 WORKER_UP = 'up{job="training_worker"}'
 FAILED_TRAINING = "income_training_failed"
+UNDONE_AT = "income_promotion_undone_timestamp_seconds"
 BLOCKED_BY = {r: f'income_retraining_blocked{{rule="{r}"}}' for r in ("labels", "cool-down")}
 EVIDENTLY_UP = 'up{job="evidently_service"}'
 
@@ -74,12 +80,31 @@ CASES = [
         {5: NOTHING, 6: ['feature="age"'], 25: ['feature="age"']},
     ),
     Case("FeatureDrift", "silent", {AGE: "0x4 1 0x20", SEX: "0x30"}, {5: NOTHING, 20: NOTHING}),
+    Case("JointDrift", "fires", {"income_joint_drift_detected": "0x4 1x20"}, {5: NOTHING, 6: ONCE}),
+    Case(
+        "JointDrift",
+        "silent",
+        {"income_joint_drift_detected": "0x4 1 0x20"},
+        {5: NOTHING, 20: NOTHING},
+    ),
     Case("DatasetDrift", "fires", {"income_drift_detected": "0x4 1x20"}, {6: NOTHING, 7: ONCE}),
     Case(
         "DatasetDrift", "silent", {"income_drift_detected": "0x4 1 0x20"}, {5: NOTHING, 20: NOTHING}
     ),
     Case("TargetDrift", "fires", {CLASS: "0x4 1x20"}, {5: NOTHING, 6: ['output="income_class"']}),
     Case("TargetDrift", "silent", {CLASS: "0x20", AGE: "1x20"}, {20: NOTHING}),
+    Case(
+        "ConceptShift",
+        "fires",
+        {RANKING: "0.2x20", CALIBRATION: "0.4x4 1.2x20"},
+        {9: NOTHING, 10: ['check="calibration"']},
+    ),
+    Case(
+        "ConceptShift",
+        "silent",  # a healthy model whose labels come for predicted positives alone
+        {RANKING: "0.3x20", CALIBRATION: "0.1x20", "income_quality_roc_auc": "0.8x20"},
+        {20: NOTHING},
+    ),
     Case(
         "PerformanceBelowFloor",
         "fires",
@@ -135,6 +160,9 @@ CASES = [
         {14: NOTHING, 30: NOTHING},
     ),
     Case("MonitoringStale", "absent", {}, {0: NOTHING, 1: ONCE}),
+    Case("ShadowStale", "fires", {SHADOW_RUN: "0+60x5 300x30"}, {16: NOTHING, 17: ONCE, 30: ONCE}),
+    Case("ShadowStale", "silent", {SHADOW_RUN: "0+60x30"}, {30: NOTHING}),
+    Case("ShadowStale", "absent", {}, {20: NOTHING}),
     Case(
         "SinkBacklog",
         "fires",
@@ -225,8 +253,9 @@ CASES = [
     Case(
         "TrafficStopped",
         "silent",  # a load test a day ago, and usual traffic a week ago
-        {FINE: "0+2x8700 17400+6000x100 617400+2x1500"},
+        {FINE: "0+10x1740 17400+30000x20 617400+10x300"},
         {10180: NOTHING, 10220: NOTHING},
+        step=5,
     ),
     Case("TrafficStopped", "absent", {FINE: "0+60x100 6000x100"}, {180: NOTHING}),  # no history
     Case(
@@ -278,6 +307,14 @@ CASES = [
         {29: NOTHING, 30: ['rule="labels"']},
     ),
     Case("RetrainingBlocked", "silent", {BLOCKED_BY["cool-down"]: "1x60"}, {60: NOTHING}),
+    Case(
+        "PromotionUndone",
+        "fires",
+        {UNDONE_AT: "_x10 600x100"},  # ten minutes after the start
+        {9: NOTHING, 10: ONCE, 69: ONCE},
+    ),
+    Case("PromotionUndone", "silent", {UNDONE_AT: "600x100"}, {70: NOTHING, 100: NOTHING}),
+    Case("PromotionUndone", "absent", {}, {20: NOTHING}),
     Case("WorkerDown", "fires", {WORKER_UP: "1x4 0x20"}, {9: NOTHING, 10: ONCE}),
     Case("WorkerDown", "silent", {WORKER_UP: "1x4 0x3 1x20", UP: "0x30"}, {20: NOTHING}),
     Case("WorkerDown", "absent", {UP: "1x20"}, {20: NOTHING}),  # a stack without a worker
@@ -321,10 +358,17 @@ def expectation(case: Case, minute: int) -> dict[str, Any]:
     }
 
 
-def check(folder: Path, *tests: dict[str, Any]) -> None:
-    """Run promtool on the committed rules; fail with its output."""
-    path = folder / "test.yml"
-    content = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}
+def check(folder: Path, alert: str, test: dict[str, Any], step: int = 1) -> None:
+    """Run promtool on the committed rule of an alert; fail with its output.
+
+    The rule is evaluated each `step` minutes, as the series have their samples. All rules together
+    would take minutes for a case of a week.
+    """
+    (group,) = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
+    own = group | {"rules": [rule for rule in group["rules"] if rule["alert"] == alert]}
+    rules, path = folder / "rules.yml", folder / "test.yml"
+    rules.write_text(yaml.safe_dump({"groups": [own]}), "utf-8")
+    content = {"rule_files": [str(rules)], "evaluation_interval": f"{step}m", "tests": [test]}
     path.write_text(json.dumps(content), "utf-8")
     run(debian("promtool"), "test", "rules", path)
 
@@ -333,7 +377,8 @@ def check_case(case: Case, folder: Path) -> None:
     """Compare the firing alerts of a case at each of its minutes."""
     series = [{"series": name, "values": values} for name, values in case.series.items()]
     minutes = [expectation(case, minute) for minute in case.firing]
-    check(folder, {"interval": "1m", "input_series": series, "promql_expr_test": minutes})
+    test = {"interval": f"{case.step}m", "input_series": series, "promql_expr_test": minutes}
+    check(folder, case.alert, test, case.step)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.kind}")
@@ -384,6 +429,7 @@ def test_a_summary_names_its_subject(tmp_path):
     }
     check(
         tmp_path,
+        alert.name,
         {
             "interval": "1m",
             "input_series": [{"series": AGE, "values": "1x20"}],

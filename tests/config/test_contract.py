@@ -84,6 +84,9 @@ integer, minimum: 1, maximum: 9, segment: [5, 3] => segment: expected upper boun
 order, at least the minimum
 integer, minimum: 1, maximum: 9, segment: [9] => segment: expected upper bounds in ascending \
 order, at least the minimum and below the
+integer, minimum: 1, maximum: 9, weight: true => weight: expected a number or integer with used: false
+integer, minimum: 0, maximum: 9, used: false, weight: true => weight: expected a number or integer \
+with used: false and a minimum above 0
 integer, minimum: 1, maximum: 2.5 => maximum: got 2.5, expected a whole number
 date, minimum: 2020-01-01, maximum: 7 => maximum: got 7, expected a date: YYYY-MM-DD
 number, minimum: 0, maximum: 1.0e+39 => minimum and maximum: expected at most 3e+38
@@ -169,10 +172,10 @@ def test_an_answers_sentence_may_change_under_a_trained_model(contract):
 
 def test_an_answer_says_its_class_and_the_probability_of_the_positive_one(contract):
     assert [contract.target.message(index, p) for index, p in ((0, 0.314), (1, 0.75))] == [
-        "This person probably earns no more than 50,000 US dollars a year (1994); the probability"
-        " of more is 31.4%.",
-        "This person probably earns more than 50,000 US dollars a year (1994); the probability of"
-        " more is 75.0%.",
+        "The model calls this person <=50K; the probability of more than 50,000 US dollars a year"
+        " (1994) is 31.4%.",
+        "The model calls this person >50K; the probability of more than 50,000 US dollars a year"
+        " (1994) is 75.0%.",
     ]
 
 

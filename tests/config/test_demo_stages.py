@@ -9,7 +9,7 @@ import pytest
 from config.local_stack import demo as local_demo
 from config.local_stack.demo import Demo, parse
 from config.local_stack.stack import StackError
-from config.local_stack.summary import promoted_words
+from config.local_stack.summary import trained_words
 from config.runtime.settings import SettingsError
 
 
@@ -69,16 +69,21 @@ def test_rejected_records_end_the_demo_with_their_reasons(make_demo, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("version", "words"), [("2", "version 2"), ("1", "no version: roc_auc may be worse")]
+    ("version", "words"),
+    [
+        ("2", "version 2 passed the gate"),
+        ("1", "the gate rejected it: roc_auc may be worse"),
+    ],
 )
 def test_a_rejected_version_is_a_result_of_the_demo(make_demo, monkeypatch, version, words):
     """A candidate may be worse on the test rows of another table: the demo once failed then."""
     demo = make_demo(lambda _: None)
     demo.stack = SimpleNamespace(logs=demo.out_dir, wait_for=lambda met, *_: met())
     monkeypatch.setattr(local_demo, "get", lambda _: {"state_type": "COMPLETED"})
+    monkeypatch.setattr(local_demo, "version_facts", lambda *_: None)
     monkeypatch.setattr(local_demo, "production_facts", lambda _: {"model_version": version})
     monkeypatch.setattr(local_demo, "gate_reason", lambda _: "roc_auc may be worse")
-    assert promoted_words(demo.trained("run", before="1")) == words
+    assert trained_words(demo.trained("run", before="1")) == words
     monkeypatch.setattr(local_demo, "get", lambda _: {"state_type": "CRASHED"})
     with pytest.raises(StackError, match="the training that drift started: ended as CRASHED"):
         demo.trained("run", before="1")

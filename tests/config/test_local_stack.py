@@ -49,6 +49,7 @@ def test_a_line_of_dotenv_that_cannot_be_read_is_named_with_the_remedy(dotenv, l
 
 def test_addresses_follow_the_ports(dotenv):
     env = stack.stack_environment({"PREFECT_PORT": "4201"}, dotenv, {})
+    assert env["PAGE_LINKS"] == "Predict=9696,MLflow=5001,Prefect=4201,Drift=3000"
     assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5001"
     assert env["PREFECT_API_URL"] == "http://127.0.0.1:4201/api"
 

@@ -5,6 +5,7 @@ With Debian's package `prometheus` installed, Prometheus and its `promtool` read
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.contract import Contract
-from config.alerts import ALERTS, Alert
+from config.alerts import ADDRESSES, ALERTS, Alert
 from config.grafana.build import files, runbook_page
 from config.local_stack.stack import procfile
 from evidently_service.api.app import ENDPOINTS, create_app as create_evidently_app
 from evidently_service.store.records import Run
 from evidently_service.reference.monitoring_config import load_monitoring
 from evidently_service.settings import Settings as EvidentlySettings
+from evidently_service.shadow.store import ShadowStore
 from evidently_service.store.window import Window
 from prediction_service.http.app import OPEN_PATHS, create_app as create_prediction_app
 from prediction_service.journal import Journal
@@ -38,7 +40,7 @@ from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings as PredictionSettings
 from tests.conftest import ROOT, free_port, run, served, wait_until
-from tests.evidently_service.test_app import MEASURED
+from tests.evidently_service.test_app import MEASURED, TESTED
 
 GRAFANA = ROOT / "config" / "grafana"
 DASHBOARDS = [json.loads(path.read_text("utf-8")) for path in GRAFANA.glob("dashboards/*.json")]
@@ -57,8 +59,12 @@ PAGES |= {f"9696{path}" for path in OPEN_PATHS}
 SUFFIXES = re.compile("_(bucket|sum|count|total)$")
 
 LabelValues = Callable[[str, str], list[str]]  # of a metric and a label
-# Queries without data in a new stack: of yesterday, of last week, and of a rejected version.
-WITHOUT_DATA = r" offset 1d|\[7d:|over_time\(income_model_version_refused"
+# Queries without data in a new stack: of yesterday, of last week, of a rejected version, of a
+# promotion that was undone, and of a version under test.
+WITHOUT_DATA = (
+    r" offset 1d|\[7d:|over_time\(income_model_version_refused|income_promotion_undone"
+    r"|income_shadow_(?!run_)"
+)
 
 
 def provisioned(kind: str, name: str) -> Any:
@@ -145,6 +151,7 @@ def services(tmp_path: Path, contract: Contract) -> Iterator[dict[str, Flask]]:
         closing(Window(tmp_path / "window.db")) as window,
     ):
         window.record(MEASURED, Run(1_700_000_009.0))
+        ShadowStore(window).store(TESTED)
         yield {
             "prediction:9696": create_prediction_app(
                 PredictionSettings(journal_dir=str(tmp_path / "journal")),
@@ -208,7 +215,7 @@ def test_every_metric_in_a_query_is_one_that_a_service_exports(services):
 
     texts = [app.test_client().get("/metrics").text for app in services.values()]
     trainings = CollectorRegistry()
-    trainings.register(TrainingCollector(lambda: Trainings(0.0, True, "labels")))
+    trainings.register(TrainingCollector(lambda: Trainings(0.0, True, "labels", 0.0)))
     texts.append(generate_latest(trainings).decode())
     families = [one for text in texts for one in text_string_to_metric_families(text)]
 
@@ -381,8 +388,10 @@ def test_the_commands_of_a_runbook_exist_for_processes_and_for_containers(alert:
     assert alert.logs or alert.commands
     assert "\nps:" in (ROOT / "Makefile").read_text("utf-8")
     for command in alert.commands:
-        match command.split():
-            case ["curl", "-s", address]:
+        match shlex.split(command):
+            case ["curl", "-sS", address]:
+                for setting, default in ADDRESSES.items():
+                    address = address.replace(f"${setting}", default)
                 assert address.removeprefix("http://127.0.0.1:") in PAGES
             case ["python", "-m", "training", name]:
                 assert f"training {name}" in run(sys.executable, "-m", "training", name, "--help")

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from config.runtime.statistics import (
+    ece_by_chance,
     expected_calibration_error,
     log_losses,
+    measure_calibration,
     percentile_interval,
 )
 
@@ -27,11 +30,46 @@ def test_the_calibration_error_is_the_weighted_gap_of_each_bin():
     assert expected_calibration_error(y, p) == pytest.approx((0.03 + 0.01) / 3)
 
 
-def test_a_row_that_counts_twice_is_as_good_as_two_rows():
-    counts = np.array([2.0, 1.0, 0.0, 1.0, 1.0])
-    rows = np.repeat(np.arange(5), counts.astype(int))
-    by_counts = expected_calibration_error(Y, P.astype(float), counts)
-    assert by_counts == pytest.approx(expected_calibration_error(Y[rows], P[rows].astype(float)))
+def calibrated(rows, seed):
+    """Return labels that are drawn by probabilities, and the probabilities."""
+    random = np.random.default_rng(seed)
+    p = random.beta(0.5, 1.5, rows)
+    return (random.random(rows) < p).astype(int), p
+
+
+def test_a_calibrated_model_has_the_calibration_error_of_chance():
+    """Of 200 labels it was 0.06 on the gauge, as if something was wrong."""
+    _, p = calibrated(200, 0)
+    random = np.random.default_rng(1)
+    drawn = [
+        expected_calibration_error((random.random(200) < p).astype(int), p) for _ in range(500)
+    ]
+    assert ece_by_chance(p) == pytest.approx(np.mean(drawn), rel=0.03)
+    assert 0.03 < ece_by_chance(p) < 0.08
+
+
+def test_the_recalibration_is_scikit_learns_and_its_intervals_hold_the_truth():
+    y, p = calibrated(2000, 3)
+    found = measure_calibration(y, p)
+    fitted = LogisticRegression(C=np.inf).fit(np.log(p / (1 - p))[:, None], y)
+    assert found["slope"][0] == pytest.approx(fitted.coef_[0, 0], abs=1e-3)
+    assert found["intercept"][0] == pytest.approx(fitted.intercept_[0], abs=1e-3)
+    assert found["excess"][0] == pytest.approx(p.mean() - y.mean())
+    truth = {"excess": 0, "slope": 1, "intercept": 0}
+    held = dict.fromkeys(truth, 0)
+    for seed in range(200):
+        for name, (_, low, high) in measure_calibration(*calibrated(500, seed)).items():
+            held[name] += low <= truth[name] <= high
+    assert all(181 <= count < 200 for count in held.values()), held  # 190 are expected
+
+
+@pytest.mark.parametrize(
+    ("y", "p"), [([1, 1], [0.2, 0.9]), ([0, 1], [0.4, 0.4]), ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9])]
+)
+def test_without_a_solution_the_recalibration_is_left_out(y, p):
+    found = measure_calibration(np.array(y), np.array(p))
+    assert found.keys() == {"excess"}
+    assert found["excess"][0] == pytest.approx(np.mean(p) - np.mean(y))
 
 
 def test_the_interval_holds_the_middle_95_percent():

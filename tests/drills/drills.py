@@ -47,7 +47,9 @@ from prediction_service.settings import Settings
 from stream_generator.traffic.changes import load_changes
 from stream_generator.traffic.registry import production_rows
 from tests.config.test_monitoring_files import RULES, debian, query_response, scraping
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, run, wait_until
+from tests.drills.planted import plant_inverted
+from training.registry.mlflow_registry import Registry, number_of
 
 SPEED_UP = 30  # of the rules' durations
 QUIET_S = 14.0
@@ -57,10 +59,11 @@ BASELINE_ROWS = 1000  # as in the reference, before the change
 ALERT_TIMEOUT_S = 180.0  # from the first record sent; generous, because machines are noisy
 MEASURE_TIMEOUT_S = 120.0
 RESOLVE_TIMEOUT_S = 200.0  # ModelVersionRejected looks back two minutes
+WORSE_ROWS, UNDO_S = 300, 60.0  # a version that inverts its classes needs 10 labels
 BACKLOG_ROWS = 1500  # sent while the monitoring is down
 DAY_S = 86_400
 # They distinguish the alerts of one rule.
-LABELS = ("feature", "output", "sink", "job", "endpoint", "reason", "rule")
+LABELS = ("feature", "output", "check", "sink", "job", "endpoint", "reason", "rule")
 STACK = ("gcs", "mlflow", "prefect", "prediction", "follower", "relay")
 MONITORING = ("evidently", "measure")
 WATCHED = {"prediction:9696": "PREDICTION_PORT", "evidently:3000": "EVIDENTLY_PORT"}
@@ -146,9 +149,11 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.logs = folder / "logs"
         ports = {name: str(free_port()) for name in (*PORTS, "METRICS_PORT")}
         settings = {"MEASURE_PERIOD_S": "1", "JUDGE_PERIOD_S": "0", "WATCH_PERIOD_S": "5"}
-        settings |= {"WATCH_BUDGET": "0", "PREFECT_WORKER_QUERY_SECONDS": "2"}
+        settings |= {"LEARN_ANONYMOUS_LABELS": "true", "WATCH_BUDGET": "0"}
+        settings |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
         self.env = stack_environment(os.environ | ports | settings, folder / "var", {})
         contract = load_contract()
         self.record = {feature.name: feature.example for feature in contract.inputs}
@@ -158,7 +163,7 @@ class Stage:
     @contextlib.contextmanager
     def opened(self, max_evals: int) -> Iterator[None]:
         """Run servers, prediction service and a model in production while the body runs."""
-        with running(self.env, self.folder / "logs", STACK) as stack:
+        with running(self.env, self.logs, STACK) as stack:
             stack.wait_healthy("mlflow", "prefect", "prediction")
             self.command("training", "train", "--data", "auto", "--max-evals", str(max_evals))
             wait_until(self.has_model, 60, "the prediction service to have the model")
@@ -171,7 +176,7 @@ class Stage:
         ports = WATCHED | (WORKER if drill.worker else {})
         targets = {name: f"127.0.0.1:{env[port]}" for name, port in ports.items()}
         with contextlib.ExitStack() as stack:
-            processes = MONITORING + (("worker",) if drill.worker else ())
+            processes = MONITORING + (("worker", "shadow") if drill.worker else ())
             monitoring = stack.enter_context(running(env, folder / "logs", processes))
             monitoring.wait_healthy("evidently")
             if drill.worker:
@@ -256,10 +261,8 @@ class Stage:
         return response.json()
 
     def command(self, module: str, *arguments: str) -> None:
-        """Run a command of the project. Raises CalledProcessError."""
-        command = [sys.executable, "-m", module, *arguments]
-        with (self.folder / "commands.log").open("ab") as log:
-            subprocess.run(command, env=self.env, stdout=log, stderr=log, check=True, timeout=600)
+        """Run a command of the project; fail with its output."""
+        run(sys.executable, "-m", module, *arguments, env=self.env, timeout_s=600)
 
     def has_model(self) -> bool:
         """Return True if the prediction service has a model."""
@@ -268,6 +271,11 @@ class Stage:
     def drift(self) -> dict:
         """Return the drift verdict of the monitoring."""
         return requests.get(f"{self.env['EVIDENTLY_ADDRESS']}/drift", timeout=10).json()
+
+    def shadow_pair(self) -> tuple[str | None, str, str]:
+        """Return kind and version of the shadow, and the production version beside it."""
+        found = requests.get(f"{self.env['EVIDENTLY_ADDRESS']}/shadow", timeout=10).json()
+        return found["kind"], found["version"], found["production"]
 
     def is_delivered(self) -> bool:
         """Return True if the Evidently service has every journalled row."""
@@ -449,6 +457,26 @@ def unchecked_version(stage: Stage, _: Stack) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def worse_version(stage: Stage, _: Stack) -> Iterator[None]:
+    """Promote a version that inverts its classes, and send labels: it is undone by itself."""
+    registry = Registry(stage.env["MLFLOW_TRACKING_URI"])
+    good = registry.production()
+    assert good is not None
+    bad = plant_inverted(registry, good)
+    words = ("--why", "a drill", "--force", "--now")
+    stage.command("training", "promote", bad, *words)  # returns when the services use it
+    pair = ("fallback", str(good.version), bad)
+    wait_until(lambda: stage.shadow_pair() == pair, 60, "the former version to be the shadow")
+    stage.send("none", WORSE_ROWS)
+    sent_at = time.monotonic()
+    wait_until(
+        lambda: number_of(registry.production()) == good.version, UNDO_S, "production to go back"
+    )
+    print(f"undone {time.monotonic() - sent_at:.0f} s after {WORSE_ROWS} labelled rows")
+    yield
+
+
+@contextlib.contextmanager
 def training_fails(stage: Stage, _: Stack) -> Iterator[None]:
     """Train on a source that does not exist; afterwards on the first version's rows."""
     assert stage.train(data="nowhere") == "FAILED"
@@ -456,16 +484,21 @@ def training_fails(stage: Stage, _: Stack) -> Iterator[None]:
     assert stage.train(max_evals=1, n_folds=2) == "COMPLETED"
 
 
-@contextlib.contextmanager
-def worker_hangs(_: Stage, monitoring: Stack) -> Iterator[None]:
-    """Halt the worker's process; afterwards let it go on."""
-    log = (monitoring.logs / "supervisord.log").read_text("utf-8")
-    pid = int(log.rpartition("'worker' with pid ")[2].split()[0])
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
+def halted(process: str) -> Fault:
+    """Return the fault that halts a process with its children; afterwards it goes on."""
+
+    @contextlib.contextmanager
+    def fault(stage: Stage, monitoring: Stack) -> Iterator[None]:
+        logs = (stage.logs if process in STACK else monitoring.logs) / "supervisord.log"
+        started = logs.read_text("utf-8").rpartition(f"'{process}' with pid ")[2]
+        group = int(started.split()[0])
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(group, signal.SIGCONT)
+
+    return fault
 
 
 DRILLS = (
@@ -473,41 +506,66 @@ DRILLS = (
     Drill(
         "sudden",
         "",
-        ("FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)", "PerformanceBelowFloor"),
+        ("FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)", "ConceptShift(*)"),
+        ("PerformanceBelowFloor",),
         scenario="sudden",
     ),
     Drill(
         "gradual",
         "",
         ("FeatureDrift(*)", "DatasetDrift"),
-        ("TargetDrift(*)", "PerformanceBelowFloor"),
+        ("TargetDrift(*)", "ConceptShift(*)", "PerformanceBelowFloor"),
         max_windows=6,
         scenario="gradual",
         rows=6000,
     ),
     Drill(
+        "covariate shift",
+        "",
+        ("FeatureDrift(COLUMN)", "TargetDrift(*)"),
+        ("FeatureDrift(*)", "DatasetDrift"),  # no ConceptShift: the labels are as promised
+        scenario="covariate_shift",
+    ),
+    Drill(
         "label shift",
         "",
-        ("FeatureDrift(*)", "TargetDrift(*)"),
+        ("FeatureDrift(*)", "TargetDrift(*)", "ConceptShift(calibration)"),
         ("DatasetDrift",),
         scenario="label_shift",
     ),
-    Drill("concept shift", "", ("PerformanceBelowFloor",), scenario="concept_shift"),
     Drill(
-        "unit change", "", ("FeatureDrift(COLUMN)",), ("TargetDrift(*)",), scenario="unit_change"
+        "concept shift",
+        "",
+        ("ConceptShift(roc_auc)", "PerformanceBelowFloor"),
+        ("ConceptShift(*)",),
+        scenario="concept_shift",
+    ),
+    Drill(
+        "mixed records",
+        "",
+        ("JointDrift",),
+        ("ConceptShift(*)", "PerformanceBelowFloor", "TargetDrift(*)"),
+        scenario="mixed_records",
+    ),
+    Drill(
+        "unit change",
+        "",
+        ("FeatureDrift(COLUMN)",),
+        ("TargetDrift(*)", "ConceptShift(*)"),
+        scenario="unit_change",
     ),
     Drill(
         "missing field",
         "",
         ("FeatureDrift(COLUMN)", "InvalidValues(COLUMN)"),
-        ("TargetDrift(*)",),
+        ("TargetDrift(*)", "ConceptShift(*)"),
         scenario="missing_field",
     ),
     Drill(
         "unseen category",
         "",
         ("FeatureDrift(COLUMN)", "InvalidValues(COLUMN)"),
-        ("TargetDrift(*)",),
+        ("TargetDrift(*)", "ConceptShift(*)"),
         scenario="unseen_category",
     ),
     Drill(
@@ -560,7 +618,7 @@ DRILLS = (
         "blocked training",
         "",  # and WATCH_BUDGET allows no training
         ("RetrainingBlocked(budget)", "FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)"),
-        ("PerformanceBelowFloor",),
+        ("ConceptShift(*)", "PerformanceBelowFloor"),
         scenario="sudden",
         worker=True,
     ),
@@ -569,8 +627,34 @@ DRILLS = (
         "the worker hangs",
         ("WorkerDown",),
         rows=1500,
-        fault=worker_hangs,
+        fault=halted("worker"),
         resolves=True,
+        worker=True,
+    ),
+    Drill(
+        "follower down",
+        "the follower hangs",
+        ("FollowerStale",),
+        rows=1500,
+        fault=halted("follower"),
+        resolves=True,
+    ),
+    Drill(
+        "registry down",
+        "MLflow hangs",
+        ("RegistryUnavailable",),
+        ("MonitoringStale",),
+        rows=1500,
+        fault=halted("mlflow"),
+        resolves=True,
+    ),
+    Drill(
+        "worse version",
+        "a new version inverts its classes, and labels arrive",
+        ("PromotionUndone",),
+        ("ConceptShift(*)", "PerformanceBelowFloor", "TargetDrift(*)", "ModelVersionSkew"),
+        rows=1500,
+        fault=worse_version,
         worker=True,
     ),
     Drill(

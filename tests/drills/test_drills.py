@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.config.test_monitoring_files import RULES, debian
 from tests.drills.drills import DRILLS, Drill, Outcome, described, perform, speed_up
 
-SHORT = ("none", "sudden", "unseen category", "service down", "unchecked version")
+SHORT = ("none", "sudden", "service down")
 
 
 def test_the_table_names_existing_alerts_and_all_scenarios() -> None:

@@ -17,7 +17,6 @@ import pytest
 import schemathesis
 from flask.testing import FlaskClient
 from mlflow import MlflowClient
-from prefect.testing.utilities import prefect_test_harness
 from prometheus_client import CollectorRegistry
 
 from config.contract import Contract, load_contract
@@ -41,12 +40,13 @@ from prediction_service.models.model_folder import ModelFolder
 from prediction_service.models.registry import Registry
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
+from tests.evidently_service.events import soon_ready
 from tests.conftest import mlflow_server
 from training.__main__ import main
 from training.data.source import load_source
 from training.data.table_files import read_table
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SMALL = ["--max-evals", "2", "--folds", "2"]
 JSON = "application/json"
@@ -183,8 +183,14 @@ class Loop:
         with closing(Window(self.folder / "window.db")) as window:
             reports = Reports(self.folder / "reports", monitoring.reports_kept)
             measure = Measure(
-                window, references, monitoring, contract, reports=reports, judge_period_s=0
+                window,
+                references,
+                monitoring,
+                contract,
+                reports=reports,
+                judge_period_s=0,
             )
+            soon_ready(measure)
             settings = MonitoringSettings()
             app = create_monitoring(settings, monitoring, contract, window, CollectorRegistry())
 
@@ -199,13 +205,6 @@ class Loop:
                 return found
 
             yield measured
-
-
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    """A Prefect server on a database of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(name="loop", params=KINDS, ids=lambda kind: kind.make.__name__)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 PROCESSES = ("prediction", "relay", "evidently", "measure")
 ROWS = 200  # of a request
-UNAVAILABLE = re.compile(rf"{WITHOUT_DATA}|income_(re)?training|training_worker")
+UNAVAILABLE = re.compile(rf"{WITHOUT_DATA}|income_(re)?training|training_worker|income_shadow")
 
 
 class Traffic:

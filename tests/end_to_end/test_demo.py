@@ -141,7 +141,7 @@ def check_summary(summary: dict[str, Any], real: bool) -> None:
     assert summary["test_metrics"]["roc_auc"] > 0.9
     assert {"log_loss", "f1", "ece"} < summary["test_metrics"].keys()
     predictions = summary["predictions"]
-    assert predictions["sent"] == predictions["answered"] == predictions["stored"] == 7500
+    assert predictions["sent"] == predictions["answered"] == predictions["stored"] == 10_000
     assert predictions["duplicates"] == 0
     drift, quality = summary["drift"], summary["quality"]
     assert not drift["before"]["drifted"]
@@ -150,12 +150,22 @@ def check_summary(summary: dict[str, Any], real: bool) -> None:
     assert drift["resolved"] and not drift["retrained"]["drifted"]
     assert summary["model_version"] == "1" and summary["run_id"]
     assert summary["retraining"]["flow_run"] and summary["retraining"]["model_version"] == "2"
+    promotion = summary["promotion"]
+    assert (promotion["verdict"], promotion["model_version"]) == ("promote", "2")
+    assert 0 < promotion["labels"] < 1000 and promotion["seconds"] > 0
     assert quality["shifted"]["roc_auc"] < quality["before"]["roc_auc"] - 0.04
     assert quality["retrained"]["model_version"] == "2"
     # Naive Bayes draws the labels. A model cannot be better than it, 0.97 on the census's rows.
     assert quality["shifted"]["roc_auc"] + 0.05 < quality["retrained"]["roc_auc"] < 0.99
     assert quality["retrained"]["log_loss"] < 0.6 * quality["shifted"]["log_loss"]
-    assert summary["seconds"].keys() > {"train", "traffic", "watch", "train again", "swap"}
+    assert summary["seconds"].keys() > {
+        "train",
+        "traffic",
+        "watch",
+        "train again",
+        "promote",
+        "swap",
+    }
 
 
 def take_the_tour(settings: Path, folder: Path) -> None:

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 from sklearn.metrics import roc_auc_score
 
 from config.contract import Contract, load_contract
+from config.model.package import sha256_of
 from prediction_service.http.app import create_app
 from prediction_service.journal import Journal
 from prediction_service.metrics import Metrics
-from prediction_service.models.package import sha256_of
 from prediction_service.models.model_folder import Current, ModelFolder
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
@@ -89,7 +89,7 @@ def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path
     ]
     best = run_search(Folds.of(rows, churn, n_folds=2, seed=1), 2, None, seed=1)
     assert roc_auc_score(rows["churn"], best.probability) > 0.7
-    model, _ = fit.fn(rows, churn, best, seed=1)
+    model, _ = fit.fn(rows, churn, best, seed=1, compared=np.ones(len(rows), bool))
     models = ModelFolder(tmp_path_factory.mktemp("models"))
     folder = models.path / "1"
     write_package(folder, model, churn, rows[list(churn.input_names)], {"run_id": "0" * 32})
@@ -115,10 +115,10 @@ def test_predictions_use_the_other_tables_words(client: FlaskClient) -> None:
     assert (leaver["label"], stayer["label"]) == ("leaves", "stays")
     chance = f"{leaver['probability']:.1%}"
     assert leaver["message"] == (
-        "Probably leaves (whether a subscriber leaves within a month); the probability of leaves is"
+        "Called leaves (whether a subscriber leaves within a month); the probability of leaves is"
         f" {chance}."
     )
-    assert stayer["message"].startswith("Probably stays (") and "50,000" not in stayer["message"]
+    assert stayer["message"].startswith("Called stays (") and "50,000" not in stayer["message"]
     assert leaver["probability"] > 0.6 > 0.3 > stayer["probability"]
     assert set(leaver["explanation"]["contributions"]) == set(SUBSCRIBER)
     assert any(

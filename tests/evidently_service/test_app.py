@@ -18,6 +18,8 @@ from config.events import Label, Prediction
 from config.runtime.api_keys import hash_of, make_key
 from config.web import STYLE
 from evidently_service.api.app import create_app
+from evidently_service.shadow.sequential import Evidence
+from evidently_service.shadow.store import ShadowTest
 from evidently_service.store.records import (
     Bin,
     ColumnDrift,
@@ -27,6 +29,7 @@ from evidently_service.store.records import (
     Estimate,
     FeatureQuality,
     Interval,
+    JointDrift,
     Judgement,
     LabelCounts,
     Measurement,
@@ -42,6 +45,19 @@ from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions
 
 JSON = "application/json"
+EVIDENCE = Evidence(200, 0.02, 0.01, 0.03, 3.5, -2.0)
+TESTED = ShadowTest(
+    kind="challenger",
+    version="2",
+    production="1",
+    run_at=1_700_000_009.0,
+    rows=400,
+    labels=200,
+    evidence=EVIDENCE,
+    segments={"sex: Female": EVIDENCE},
+    agreement=0.97,
+    output_drift=0.05,
+)
 MEASURED = Measurement(
     dataset="income",
     state="ok",
@@ -67,7 +83,12 @@ MEASURED = Measurement(
     invalid_share_rises={"age": 0.125},
     broken_features=("age",),
     roc_auc_floor=0.85,
-    judgement=Judgement(windows=2, streaks={"age": 2, "sex": 0, "probability": 0}),
+    concept_shift_scores={"calibration": 0.4},
+    judgement=Judgement(
+        windows=2,
+        streaks={"age": 2, "sex": 0, "probability": 0},
+        joint=JointDrift(0.5, 0.54, 0.25),
+    ),
     segments=(
         Segment("sex", "Female", 330, 0.11, {"accuracy": 0.92, "fpr": 0.02}),
         Segment("age", "to 29", 300, 0.05, {}),
@@ -87,6 +108,8 @@ MEASURED = Measurement(
         bounds={"roc_auc": Interval(0.88, 0.95)},
         confusion=Confusion(200, 20, 22, 58),
         calibration_error=0.03,
+        calibration_error_by_chance=0.02,
+        calibration_slope=0.9,
         calibration_excess=-0.01,
     ),
     estimated=Estimate(1000, {"accuracy": 0.87}, {"accuracy": Interval(0.85, 0.89)}),
@@ -545,10 +568,13 @@ def test_metrics_show_the_latest_measurement(
     assert sample("quality_accuracy") == 0.86
     assert sample("quality_rows") == 300
     assert sample("quality_roc_auc_floor") == 0.85
+    assert sample("concept_shift_score", check="calibration") == 0.4
     assert sample("quality_bound", metric="roc_auc", bound="lower") == 0.88
     assert sample("quality_bound", metric="accuracy", bound="lower") is None
     assert sample("quality_calibration_error") == 0.03
     assert sample("quality_calibration_excess") == -0.01
+    assert sample("quality_calibration_error_by_chance") == 0.02
+    assert sample("quality_calibration_slope") == 0.9
     assert sample("confusion_rows", label="0", income_class="1") == 20
     assert sample("confusion_rows", label="1", income_class="0") == 22
     assert sample("estimated_quality", metric="accuracy") == 0.87
@@ -576,7 +602,7 @@ def test_a_measurement_of_an_older_release_is_still_shown(
     window.record(MEASURED, Run(1.0))
     added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
     added |= {"estimated", "estimation_error", "invalid_share_rises", "broken_features"}
-    added |= {"roc_auc_floor", "distributions"}
+    added |= {"concept_shift", "concept_shift_scores", "roc_auc_floor", "distributions"}
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
     with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:

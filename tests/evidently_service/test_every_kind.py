@@ -22,7 +22,7 @@ from evidently_service.reference.registry import ReferenceCache
 from evidently_service.settings import Settings
 from evidently_service.store.reports import LATEST, Reports
 from evidently_service.store.window import Window
-from tests.evidently_service.events import Shift, labels_of, unshifted
+from tests.evidently_service.events import Shift, labels_of, soon_ready, unshifted
 from tests.evidently_service.test_measure import Clock, Source
 
 JSON = "application/json"
@@ -104,9 +104,16 @@ def measure(tmp_path: Path, churn: Contract, small: Monitoring, other_window: Wi
     source.promote("1", subscribers(churn, 2000, seed=1))
     references = ReferenceCache(tmp_path / "reference", source)
     reports = Reports(tmp_path, small.reports_kept)
-    return Measure(
-        other_window, references, small, churn, reports=reports, judge_period_s=0, clock=Clock()
+    made = Measure(
+        other_window,
+        references,
+        small,
+        churn,
+        reports=reports,
+        judge_period_s=0,
+        clock=Clock(),
     )
+    return soon_ready(made)
 
 
 def post(client: FlaskClient, path: str, events: Any) -> Any:

@@ -11,6 +11,7 @@ from config.events import Prediction
 from evidently_service.reference.reference_data import Reference, monitored_frame
 from evidently_service.verdict.judge import (
     DriftJudge,
+    are_full,
     closed_rows,
     is_dataset_drift,
     judge_window,
@@ -21,7 +22,12 @@ from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.reference.registry import Version
 from evidently_service.verdict.thresholds import Thresholds
 from evidently_service.store.window import Window
-from tests.evidently_service.events import made_up_predictions, made_up_rows, older
+from tests.evidently_service.events import (
+    made_up_predictions,
+    made_up_rows,
+    older,
+    with_thresholds,
+)
 
 
 @pytest.fixture
@@ -106,11 +112,107 @@ def test_a_window_closes_when_it_is_full_or_when_a_row_is_too_new_for_it(
     small: Monitoring, contract: Contract
 ) -> None:
     rows = numbered(made_up_predictions(contract, 60, seed=1))
-    assert closed_rows(rows, small) == 60
-    assert closed_rows(rows[:59], small) == 0
+    keys = range(60)
+    assert closed_rows(rows, keys, small) == 60
+    assert closed_rows(rows[:59], keys, small) == 0
     timed = msgspec.structs.replace(small, window_s=45.0)
-    assert closed_rows(rows[:46], timed) == 0  # seconds 0 to 45
-    assert closed_rows(rows[:47], timed) == 46
+    assert closed_rows(rows[:46], keys, timed) == 0  # seconds 0 to 45
+    assert closed_rows(rows[:47], keys, timed) == 46
+
+
+@pytest.mark.parametrize(
+    ("keys", "closed"),
+    [
+        ([*range(57), 0, 0, 0, 57], 60),  # 95 % of 60 rows are distinct
+        ([*range(56), 0, 0, 0, 0, 56], 61),
+        ([n // 3 for n in range(300)], 169),  # the 57th person is first asked in row 169
+        ([0] * 301, 300),  # five times 60 rows
+        ([0] * 299, 0),
+    ],
+)
+def test_a_window_waits_for_distinct_rows_up_to_five_times_its_rows(
+    small: Monitoring, keys: list[int], closed: int
+) -> None:
+    full = list(are_full(keys, small))
+    assert (full.index(True) + 1 if True in full else 0) == closed
+
+
+def asked_again(predictions: list[Prediction], times: int) -> list[Prediction]:
+    """Return each prediction so many times in a row, under new ids, a second apart."""
+    return [
+        msgspec.structs.replace(
+            predictions[number // times],
+            prediction_id=f"again-{number}",
+            predicted_at=1_700_000_000.0 + number,
+        )
+        for number in range(times * len(predictions))
+    ]
+
+
+def test_people_who_are_asked_again_count_once(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    """Each person three times. The 57th is first asked in row 169, then in row 168 of a window."""
+    people = made_up_predictions(contract, 228, seed=1)
+    window.add_predictions(asked_again(people, 3))
+    judge = judge_of(window, small, contract)
+    found = judge.run(reference)
+    assert (found.windows, found.arrival) == (4, 169 + 3 * 168)
+    assert judge.open_rows == 4  # people, with the last one of the window before
+
+
+def test_one_person_asked_by_all_requests_makes_no_window(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    window.add_predictions(asked_again(made_up_predictions(contract, 1, seed=1), 600))
+    found = judge_of(window, small, contract).run(reference)
+    assert (found.windows, found.too_small) == (0, 2)
+
+
+def test_all_rows_count_where_rows_of_the_reference_data_are_alike(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    """Four in a hundred profiles repeat each other: 60 rows hold few more than four profiles."""
+    few = reference._replace(frame=reference.frame.iloc[np.arange(2000) % 4])
+    people = made_up_predictions(contract, 4, seed=1)
+    window.add_predictions(asked_again(people, 30))
+    assert judge_of(window, small, contract).run(few).windows == 2
+
+
+@pytest.mark.parametrize("drifted", [(), ("age", "sex", "race")])
+def test_windows_without_dataset_drift_calibrate_the_thresholds(
+    window: Window,
+    small: Monitoring,
+    contract: Contract,
+    reference: Reference,
+    drifted: tuple[str, ...],
+) -> None:
+    """Five windows, with thresholds that all columns exceed, or none."""
+    far = {name: 1e-9 if test.test == "ks" else 1e9 for name, test in small.tests.items()}
+    four = with_thresholds(small, far | dict.fromkeys(drifted, 1e-9))
+    four = msgspec.structs.replace(four, calibration_windows=4)
+    window.add_predictions(made_up_predictions(contract, 300, seed=1))
+    found = judge_of(window, four, contract).run(reference)
+    assert (found.windows, found.calm_windows) == (5, 0 if drifted else 4)
+    assert set(found.factors) == (set() if drifted else set(four.tests))
+
+
+def test_outputs_are_those_of_the_distinct_rows(
+    window: Window, small: Monitoring, contract: Contract, reference: Reference
+) -> None:
+    """One old person is asked 120 times, and 56 others once."""
+    people = made_up_predictions(contract, 57, seed=1)
+    old = msgspec.structs.replace(
+        people[0], features=people[0].features | {"age": 90}, probability=0.9
+    )
+    rows = asked_again([old] * 120 + people[1:], 1)
+    window.add_predictions(rows)
+    judge = judge_of(window, small, contract)
+    found = judge.run(reference)
+    once, often = (judge.compare(some, reference, {}) for some in (rows[119:], rows))
+    assert (found.windows, found.arrival) == (1, 176)
+    assert found.streaks == {name: int(one.ratio > 1) for name, one in once.items()}
+    assert often["probability"].ratio > 3 * once["probability"].ratio
 
 
 def test_windows_share_no_rows_and_begin_at_most_once_a_period(
@@ -181,9 +283,9 @@ def stopping(judge: DriftJudge, windows: int):
     """Return the judge's `_next_window`, interrupted after some windows."""
     original = judge._next_window  # pylint: disable=protected-access
 
-    def next_window(judgement: Judgement):
+    def next_window(judgement: Judgement, reference: Reference):
         if judgement.windows == windows:
             raise KeyboardInterrupt
-        return original(judgement)
+        return original(judgement, reference)
 
     return next_window

@@ -23,7 +23,13 @@ from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.reference.registry import ReferenceCache, RegistryError, Version
 from evidently_service.store.reports import LATEST, Reports, SavedReport
 from evidently_service.store.window import Window
-from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows, older
+from tests.evidently_service.events import (
+    labels_of,
+    made_up_predictions,
+    made_up_rows,
+    older,
+    soon_ready,
+)
 
 
 class Source:
@@ -42,6 +48,9 @@ class Source:
         if self.rows is None:
             raise RegistryError("no version in production")
         return self.version
+
+    def last_decision(self) -> None:
+        """Return no decision."""
 
     def download_reference(self, version: Version, folder: Path) -> Path:
         """Write its rows to a file."""
@@ -106,7 +115,7 @@ def measure(
 ) -> Measure:
     """Return the measure process's object for the empty window."""
     references = ReferenceCache(tmp_path / "reference", source)
-    return Measure(
+    made = Measure(
         window,
         references,
         small,
@@ -115,6 +124,7 @@ def measure(
         judge_period_s=0,
         clock=clock,
     )
+    return soon_ready(made)
 
 
 @pytest.fixture
@@ -522,12 +532,13 @@ def test_quality_needs_enough_labels(
 def test_quality_below_the_floor_is_of_the_newest_labels_with_the_time_of_the_oldest(
     measure: Measure, window: Window, enough: list[Prediction], wrong_every: int, below: bool
 ) -> None:
-    """A training starts by both: the ROC AUC below its floor, and the time of the rows."""
+    """A training starts by both: the concept shift, and the time of the rows."""
     window.add_predictions(enough)
     window.add_labels(labels_of(enough[100:300], wrong_every))
     measure.run_once()
     found = latest(window)
-    assert found.below_floor == below
+    assert found.below_floor == found.concept_shift == below
+    assert found.concept_shift_scores.keys() == {"calibration", "roc_auc"}
     assert found.quality is not None and found.quality.since == enough[100].predicted_at
 
 

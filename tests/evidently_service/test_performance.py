@@ -9,13 +9,16 @@ from sklearn import metrics
 
 from evidently_service.store.records import Confusion, Estimate, Interval, Quality
 from evidently_service.measure.performance import (
+    concept_shift_scores,
     estimate_quality,
     estimation_error,
     expected_auc,
     measure_quality,
     roc_auc,
+    roc_auc_error,
     roc_auc_floor,
     wilson_intervals,
+    z_limit,
 )
 
 NAMES = ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss")
@@ -51,7 +54,7 @@ def test_quality_is_that_of_the_models_own_classes() -> None:
     assert quality.roc_auc == pytest.approx(14 / 16)  # 2 of 16 pairs are in the wrong order
     chances = np.array([0.9, 0.8, 0.35, 1 - 0.4, 0.2, 0.9, 0.9, 0.9])
     assert quality.log_loss == pytest.approx(-np.log(chances).mean())
-    assert set(quality.bounds) == set(NAMES)
+    assert {*NAMES, "calibration_excess", "calibration_slope"} < set(quality.bounds)
 
 
 def test_the_metrics_are_those_of_scikit_learn() -> None:
@@ -71,7 +74,11 @@ def test_calibration_calculated_by_hand() -> None:
     label, probability = np.array([0, 1, 1, 1]), np.array([0.05, 0.05, 0.95, 0.95])
     quality = measure_quality(label, (probability > 0.5).astype(int), probability)
     assert quality.calibration_error == pytest.approx((0.9 + 0.1) / 4)
+    assert quality.calibration_error_by_chance == pytest.approx(
+        2 * math.sqrt(2 * 0.05 * 0.95 * 2 / math.pi) / 4
+    )
     assert quality.calibration_excess == pytest.approx(0.5 - 0.75)
+    assert quality.calibration_slope is None  # one of two slopes is infinite
 
 
 def test_a_metric_undefined_by_labels_of_one_class_is_none() -> None:
@@ -85,7 +92,7 @@ def test_a_metric_undefined_by_labels_of_one_class_is_none() -> None:
             "log_loss": -(math.log(0.9) + math.log(0.8) + math.log(0.4)) / 3,
         }
     )
-    assert set(quality.bounds) == {"accuracy", "precision", "f1", "log_loss"}
+    assert set(quality.bounds) == {"accuracy", "precision", "f1", "log_loss", "calibration_excess"}
 
 
 def test_a_certain_and_wrong_probability_has_a_finite_log_loss() -> None:
@@ -104,20 +111,35 @@ def test_wilsons_intervals_calculated_by_hand() -> None:
 def test_delongs_interval_calculated_by_hand() -> None:
     """The shares of zeros below each one are 1 and 1/2, of ones above each zero 1/2 and 1.
 
-    So both variances are 1/8, and that of the area is 1/8 / 2 + 1/8 / 2 = 1/8.
+    So both variances are 1/8, and that of the area is 1/8 / 2 + 1/8 / 2 = 1/8. On the logit scale
+    the area is ln 3, and its standard error is that of the area, divided by 3/4 * 1/4.
     """
     auc, interval = roc_auc(np.array([1, 1, 0, 0]), np.array([0.9, 0.6, 0.7, 0.1]))
     assert interval is not None
     assert auc == pytest.approx(3 / 4)
-    assert interval.lower == pytest.approx(0.75 - 1.95996 * math.sqrt(1 / 8), abs=1e-5)
-    assert interval.upper == 1.0
+    reach = 1.95996 * math.sqrt(1 / 8) / (3 / 16)
+    assert interval.lower == pytest.approx(1 / (1 + math.exp(reach) / 3), abs=1e-5)
+    assert interval.upper == pytest.approx(1 / (1 + math.exp(-reach) / 3), abs=1e-5)
+
+
+def test_the_interval_of_a_perfect_ranking_is_a_point() -> None:
+    label, probability = np.array([1, 1, 0, 0]), np.array([0.9, 0.8, 0.2, 0.1])
+    assert roc_auc(label, probability) == (1.0, Interval(1.0, 1.0))
+    assert roc_auc(1 - label, probability) == (0.0, Interval(0.0, 0.0))
+
+
+def test_the_interval_of_the_roc_auc_misses_as_often_below_as_above() -> None:
+    """On the scale of the area itself, 39 of these intervals lay above the truth and 3 below."""
+    truth = roc_auc(*calibrated(400_000, 0, ones=0.3)[::2])[0]
+    found = [roc_auc(*calibrated(200, seed, ones=0.3)[::2])[1] for seed in range(1, 501)]
+    above = sum(one is not None and one.lower > truth for one in found)
+    below = sum(one is not None and one.upper < truth for one in found)
+    assert 3 <= above <= 25 and 3 <= below <= 25  # of 500, 12.5 are expected on each side
 
 
 def test_the_floor_is_three_standard_errors_of_that_many_labels_below_the_reference() -> None:
     label, probability = np.array([1, 1, 0, 0] * 500), np.array([0.9, 0.6, 0.7, 0.1] * 500)
-    auc, interval = roc_auc(label, probability)
-    assert interval is not None
-    error = (interval.upper - interval.lower) / 2 / 1.96
+    auc, error = roc_auc_error(label, probability)
     of_200 = error * np.sqrt(2000 / 200)
     assert roc_auc_floor(label, probability, 200) == pytest.approx(auc - 3 * of_200, abs=1e-4)
     assert roc_auc_floor(label, probability, 10) == 0.5  # never below chance
@@ -137,6 +159,66 @@ def test_the_same_rows_have_the_same_figures() -> None:
     window = calibrated(700, seed=3)
     assert measure_quality(*window) == measure_quality(*window)
     assert estimate_quality(*window[1:]) == estimate_quality(*window[1:])
+
+
+# --- concept shift --------------------------------------------------------------------------------
+
+LIMIT = z_limit(1, 2880)  # the monitoring file's: one false alarm a month, a window in 15 minutes
+
+
+def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """Return the scores with reference data of 5,000 rows."""
+    reference = calibrated(5000, 99, ones=0.3)[2]
+    return concept_shift_scores(label, probability, reference, LIMIT)
+
+
+def test_the_limit_is_exceeded_as_often_as_the_budget_says() -> None:
+    """Each of three ends is exceeded 2,880 z φ(z) times in 2,880 windows, so in all once."""
+    density = math.exp(-(LIMIT**2) / 2) / math.sqrt(2 * math.pi)
+    assert 3 * 2880 * LIMIT * density == pytest.approx(1)
+    assert z_limit(1000, 1) == 1  # more than chance gives
+
+
+def test_scores_calculated_by_hand() -> None:
+    """100 rows at 0.5 with 60 labels of 1: z = 10 / √(25 + 10,000 · 1/4 / 400) = 10 / √31.25."""
+    label = np.array([1] * 60 + [0] * 40)
+    found = concept_shift_scores(label, np.full(100, 0.5), np.full(400, 0.5), limit=2.0)
+    assert found == pytest.approx({"calibration": 10 / math.sqrt(31.25) / 2, "roc_auc": 0})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_that_contradict_the_probabilities_are_found(seed: int) -> None:
+    """The ROC AUC's floor saw 5 % of flipped labels in 1 % of windows, doubled odds in none."""
+    label, _, probability = calibrated(1000, seed, ones=0.3)
+    random = np.random.default_rng(seed)
+    of_specialists = random.random(1000) < 0.13
+    for flipped in (random.random(1000) < 0.05, of_specialists):
+        assert scores(np.where(flipped, 1 - label, label), probability)["roc_auc"] > 1
+    odds = 2 * probability / (1 - probability)
+    doubled = (random.random(1000) < odds / (1 + odds)).astype(int)
+    assert scores(doubled, probability)["calibration"] > 1
+
+
+def test_healthy_labels_are_no_concept_shift_whichever_rows_have_them() -> None:
+    """Labels for predicted positives alone have a ROC AUC of 0.65, and started trainings once."""
+    found, aucs = [], []
+    for seed in range(100):
+        label, income_class, probability = calibrated(1000, seed, ones=0.3)
+        selected = income_class == 1
+        found += [scores(label, probability), scores(label[selected], probability[selected])]
+        aucs.append(roc_auc(label[selected], probability[selected])[0])
+    assert max(max(one.values()) for one in found) < 1
+    assert np.mean(aucs) == pytest.approx(0.65, abs=0.02)
+
+
+def test_many_labels_of_a_rare_class_are_not_more_often_concept_shift() -> None:
+    """Of two expected labels of 1, eight are 4.3 standard deviations away, and come in one window
+    of a thousand.
+    """
+    label, probability = np.array([1] * 8 + [0] * 192), np.full(200, 0.01)
+    found = concept_shift_scores(label, probability, np.full(5000, 0.01), LIMIT)
+    assert found.keys() == {"calibration"}  # too few labels of 1 for the ROC AUC
+    assert found["calibration"] < 1
 
 
 # --- estimated ------------------------------------------------------------------------------------

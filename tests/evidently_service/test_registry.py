@@ -5,7 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from config.model_registry import DECISIONS
 from evidently_service.reference.registry import ReferenceCache, Registry, RegistryError, Version
+from evidently_service.store.records import Decision
 from tests.evidently_service.mlflow_registry import RegistryFile
 
 
@@ -22,6 +24,9 @@ class Source:
         if self.version is None:
             raise RegistryError("unavailable")
         return self.version
+
+    def last_decision(self) -> None:
+        """Return no decision."""
 
     def download_reference(self, version: Version, folder: Path) -> Path:
         """Write its text to a file, unless the artifact is missing."""
@@ -138,6 +143,19 @@ def test_a_registry_without_a_production_version_is_no_error(
     references = ReferenceCache(tmp_path / "reference", Registry(mlflow_registry.uri))
     references.refresh()
     assert references.version() is None
+
+
+def test_the_newest_decision_of_the_ledger_is_read(mlflow_registry: RegistryFile) -> None:
+    registry = Registry(mlflow_registry.uri)
+    assert registry.last_decision() is None
+    client = mlflow_registry.client
+    experiment = client.create_experiment(DECISIONS)
+    client.create_run(experiment, 1_000, {"rule": "labels", "why": "0 labelled rows"})
+    tags = {"rule": "", "why": "drift", "flow_run": "brave-otter"}
+    run = client.create_run(experiment, 2_000, tags)
+    assert registry.last_decision() == Decision(2.0, 2.0, "", "drift", "brave-otter")
+    client.set_terminated(run.info.run_id, end_time=9_000)
+    assert registry.last_decision() == Decision(2.0, 9.0, "", "drift", "brave-otter")
 
 
 def test_an_unavailable_registry_is_an_error_with_its_address(

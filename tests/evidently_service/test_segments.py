@@ -3,12 +3,21 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from config.contract import Contract, load_contract
 from config.segments import segment_groups
+from evidently_service.measure.performance import estimate_quality, measure_quality
+from evidently_service.measure.segments import (
+    ClassifiedRows,
+    estimation_spread,
+    group_errors,
+    measure_segments,
+)
+from evidently_service.reference.reference_data import Reference
+from evidently_service.reference.registry import Version
 from evidently_service.store.records import Segment
-from evidently_service.measure.segments import ClassifiedRows, measure_segments
 
 NO_LABELS = ClassifiedRows([], np.array([], int)), np.array([], int)
 SEGMENTS = load_contract().segments
@@ -85,3 +94,69 @@ def test_a_table_without_groups_has_none_and_missing_values_are_a_group(churn: C
     people_without_sex = [segment_groups({"sex": None}, SEGMENTS)] * 2
     found = measured(ClassifiedRows(people_without_sex, np.array([1, 0])), min_rows=1)
     assert found == (Segment("sex", "missing", 2, 0.5, {}),)
+
+
+def census(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return sex, label and probability of rows; right for all together, not for either sex.
+
+    The true odds of women are 1.5 times those of the probability, and those of men 1 / 1.5.
+    """
+    random = np.random.default_rng(seed)
+    sex = random.choice(["Female", "Male"], rows)
+    probability = random.beta(0.5, 1.0, rows)
+    odds = probability / (1 - probability) * np.where(sex == "Female", 1.5, 1 / 1.5)
+    return sex, (random.random(rows) < odds / (1 + odds)).astype(int), probability
+
+
+def reference(rows: int) -> Reference:
+    """Return reference data of such rows."""
+    sex, label, probability = census(rows, seed=0)
+    columns = {"probability": probability, "income_class": (probability >= 0.5).astype(int)}
+    return Reference(Version("1", ""), pd.DataFrame({"sex": sex, **columns}), label)
+
+
+def test_the_spread_is_the_root_mean_square_of_the_errors_of_the_rows_groups() -> None:
+    """Two rows of a group with error 0.3 and one with -0.6: the mean square is 0.18."""
+    errors = {("sex", "Female"): {"recall": 0.3}, ("sex", "Male"): {"recall": -0.6}}
+    rows = [{"sex": "Female"}, {"sex": "Female", "race": "Other"}, {"sex": "Male"}]
+    assert estimation_spread(errors, rows) == pytest.approx({"recall": 0.18**0.5})
+    assert estimation_spread(errors, [{"race": "Other"}]) == {}
+
+
+def test_a_group_of_few_reference_rows_has_no_error() -> None:
+    found = group_errors(reference(1000), SEGMENTS, min_rows=200)
+    assert found.keys() == {("sex", "Female"), ("sex", "Male")}  # no other column is there
+    assert found["sex", "Female"]["precision"] < 0 < found["sex", "Male"]["precision"]
+    assert not group_errors(reference(300), SEGMENTS, min_rows=200)
+
+
+def test_the_band_holds_the_quality_of_a_group_that_replaces_the_mix() -> None:
+    """Nothing but the mix changes: now all requests are about women. Label noise alone is too
+    narrow a band for the error that this group had in the reference data.
+    """
+    errors = group_errors(reference(5000), SEGMENTS, min_rows=200)
+    held: dict[bool, list[bool]] = {False: [], True: []}
+    for seed in range(1, 13):
+        sex, label, probability = census(2000, seed)
+        of = sex == "Female"
+        classes = (probability[of] >= 0.5).astype(int)
+        measured = measure_quality(label[of], classes, probability[of])
+        spread = estimation_spread(errors, [{"sex": "Female"}] * int(of.sum()))
+        for is_wide, more in ((False, None), (True, spread)):
+            bounds = estimate_quality(classes, probability[of], spread=more).bounds
+            held[is_wide] += [
+                bounds[n].lower <= getattr(measured, n) <= bounds[n].upper
+                for n in ("precision", "recall")
+            ]
+    assert np.mean(held[False]) < 0.5 and np.mean(held[True]) > 0.9
+
+
+def test_a_widened_band_calculated_by_hand() -> None:
+    """An end is √(reach² + (1.96 · 0.05)²) away from the estimate, at most at 1."""
+    found = estimate_quality(np.array([1] * 40), np.full(40, 0.9))
+    wide = estimate_quality(np.array([1] * 40), np.full(40, 0.9), spread={"accuracy": 0.05})
+    lower, upper = found.bounds["accuracy"].lower, found.bounds["accuracy"].upper
+    reach = ((0.9 - lower) ** 2 + (1.95996 * 0.05) ** 2) ** 0.5
+    assert wide.bounds["accuracy"].lower == pytest.approx(0.9 - reach)
+    assert upper <= wide.bounds["accuracy"].upper <= 1
+    assert wide.bounds["log_loss"].lower == pytest.approx(found.bounds["log_loss"].lower)

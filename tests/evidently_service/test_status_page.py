@@ -16,7 +16,15 @@ from werkzeug.serving import make_server
 
 from config.contract import Contract
 from evidently_service.api.app import create_app
-from evidently_service.store.records import DriftImpact, Judgement, Measurement, Run, State
+from evidently_service.store.records import (
+    Decision,
+    DriftImpact,
+    JointDrift,
+    Judgement,
+    Measurement,
+    Run,
+    State,
+)
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.api.status_page import HEIGHT, STALE_PERIODS, WIDTH, chart_of, format_time
 from evidently_service.settings import Settings
@@ -70,9 +78,36 @@ def test_before_a_comparison_the_page_shows_what_is_missing(
     assert words in page(client)
 
 
+def test_the_page_says_whether_a_training_is_queued_or_why_not(
+    client: FlaskClient, window: Window
+) -> None:
+    queued = Decision(1_700_000_000.0, 1_700_000_000.0, "train", "900 rows", "brave-otter")
+    window.record(MEASURED, Run(1.0, decision=queued))
+    assert "Queued since 2023-11-14 22:13:20 UTC as flow run brave-otter: 900 rows" in page(client)
+    assert client.get("/drift").json["training"]["flow_run"] == "brave-otter"  # type: ignore[index]
+    none = Decision(1_700_000_000.0, time.time() - 60, "labels", "12 labelled rows")
+    window.record(MEASURED, Run(2.0, decision=none))
+    text = page(client)
+    assert "Last decision, 60 seconds ago: no training, because 12 labelled rows" in text
+
+
+@pytest.mark.parametrize(
+    ("persistent", "words"),
+    [(True, "no column alone: age with sex."), (False, "Suspicious: age with sex together beyond")],
+)
+def test_joint_drift_is_not_shown_as_calm(
+    client: FlaskClient, window: Window, persistent: bool, words: str
+) -> None:
+    joint = JointDrift(0.6, 0.55, 2.0, ("age", "sex"), streak=1, persistent=persistent)
+    judgement = Judgement(windows=3, joint=joint)
+    window.record(at(time.time(), **CALM | {"judgement": judgement}), Run(1.0))
+    text = page(client)
+    assert words in text and 'class="verdict unsure"' in text
+
+
 def test_drift_is_shown_with_its_impact_and_its_times(client: FlaskClient, window: Window) -> None:
     impacts = (DriftImpact("sex", 0.09, 0.09, 0.01), *MEASURED.impacts)
-    judgement = Judgement(drifted_since=1_700_000_000.0, drifted_from="7")
+    judgement = Judgement(drifted_since=1_700_000_000.0, drifted_from="7", windows=2)
     window.record(at(1_700_000_000.0, impacts=impacts, judgement=judgement), Run(1.0, "<i>broke"))
     text = page(client)
     assert "The dataset has drifted" in text
@@ -81,6 +116,9 @@ def test_drift_is_shown_with_its_impact_and_its_times(client: FlaskClient, windo
     assert "+9.00" in text and "-4.00" in text
     assert "0.920 (0.880 to 0.950)" in text and "0.870 (0.850 to 0.890)" in text
     assert "failed: &lt;i&gt;broke" in text
+    inherited = msgspec.structs.replace(judgement, windows=0)
+    window.record(at(1_700_000_001.0, judgement=inherited), Run(1.0))
+    assert "had drifted from the reference data of the former version" in page(client)
 
 
 def test_the_verdict_is_shown_in_words(client: FlaskClient, window: Window) -> None:
@@ -88,6 +126,9 @@ def test_the_verdict_is_shown_in_words(client: FlaskClient, window: Window) -> N
     assert "Some columns have drifted" in page(client)
     window.record(at(2.0, **CALM), Run(2.0))
     assert "No drift:" in page(client)
+    window.record(at(2.5, concept_shift=True, concept_shift_scores={"roc_auc": 1.5}), Run(2.5))
+    assert "Concept shift: the labels contradict" in page(client)
+    assert 'roc auc <span class="bad">1.50</span>' in page(client)
     window.record(at(3.0, below_floor=True), Run(3.0))
     assert "the whole interval of the ROC AUC is below" in page(client)
 
@@ -115,16 +156,33 @@ def test_the_page_does_not_report_no_drift_alone_while_the_roc_auc_is_below_its_
     assert "No drift" not in text
 
 
+def test_the_page_shows_whether_the_thresholds_are_calibrated(
+    client: FlaskClient, window: Window
+) -> None:
+    widened = Judgement(windows=5, calm_windows=4, factors={"age": 1.5, "sex": 1.0})
+    window.record(at(1.0, judgement=widened, calibration_windows=192), Run(1.0))
+    text = page(client)
+    assert "Thresholds are calibrating: 4 of 192 windows" in text and "widened" not in text
+    assert client.get("/drift").json["calibrating"] == "calibrating: 4 of 192 windows"  # type: ignore[index]
+    window.record(at(2.0, judgement=widened, calibration_windows=4), Run(2.0))
+    text = page(client)
+    assert "calibrating:" not in text and text.count("widened") == 1 and "1.50 times" in text
+    assert client.get("/drift").json["calibrating"] is None  # type: ignore[index]
+
+
 def test_in_trouble_the_page_has_the_runbooks_and_the_pages_of_the_next_step(
     monitoring: Monitoring, contract: Contract, window: Window
 ) -> None:
-    settings = Settings(page_links="Predict=9696,MLflow=5000,Prefect=4200,Grafana=8085")
+    settings = Settings(page_links="Predict=9696,MLflow=5000,Prefect=4200,Drift=3000,Grafana=8085")
     app = create_app(settings, monitoring, contract, window, CollectorRegistry())
+    index = app.test_client().get("/report", base_url="http://here:3000").text
+    assert 'href="http://here:9696"' in index and "http://here:3000" not in index  # itself
     well = CALM | {"broken_features": ()}
     output = msgspec.structs.replace(MEASURED.prediction[0], persistent=True)
     for changes, names in (
         (well, []),
         (well | {"second": 1.0}, ["MonitoringStale"]),
+        (well | {"concept_shift": True}, ["ConceptShift"]),
         (well | {"below_floor": True}, ["PerformanceBelowFloor"]),
         (well | {"features": MEASURED.features}, ["FeatureDrift"]),
         (well | {"prediction": (output,)}, ["TargetDrift"]),

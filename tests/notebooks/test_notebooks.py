@@ -24,7 +24,7 @@ from config.contract import MISSING, Contract
 from config.events import Prediction
 from config.runtime.telemetry import SWITCHES
 from prediction_service.sinks.mongodb import COLLECTION, document_of
-from tests.conftest import free_port, mlflow_server
+from tests.conftest import clean, free_port, mlflow_server
 from training.data.synthetic import synthesize
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,8 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("stack")
     train = [sys.executable, "-m", "training", "train", "--data", "synthetic"]
     train += ["--max-evals", str(TRIALS), "--folds", "2"]
-    with mlflow_server(folder) as uri:
+    with mlflow_server(folder) as uri, pytest.MonkeyPatch.context() as monkeypatch:
+        clean(monkeypatch)  # MLflow puts addresses of earlier tests into the environment
         environ = os.environ | {
             "MLFLOW_TRACKING_URI": uri,
             "PREFECT_HOME": str(folder / "prefect"),

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,16 +22,16 @@ from sklearn.pipeline import Pipeline
 from config.contract import Contract
 from config.events import Prediction
 from config.feature import Value
+from config.model.package import sha256_of
 from config.model_registry import BOOSTER
 from prediction_service.http.app import create_app
-from prediction_service.journal import Journal, journal_paths
+from prediction_service.journal import Journal, journal_paths, read_after
 from prediction_service.metrics import Metrics
-from prediction_service.models.package import sha256_of
 from prediction_service.models.model_folder import Current, ModelFolder
 from prediction_service.models.live_model import LiveModel
 from prediction_service.predict.model import Model
 from prediction_service.settings import Settings
-from tests.conftest import accepts_connections, free_port, random_columns, wait_until
+from tests.conftest import accepts_connections, clean, free_port, random_columns, wait_until
 from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, write_package
 from training.model.pipeline import make_classifier, make_encoder
@@ -53,6 +54,7 @@ def make_package(contract: Contract, folder: Path, column: str = "age", limit: i
         "trained_at": "2026-11-01T00:00:00+00:00",
         "run_id": "0" * 32,
         "metrics": json.dumps({"roc_auc": 0.99, "precision": 0.714, "recall": 0.6}),
+        "metric_intervals": json.dumps({"roc_auc": (0.985, 0.994)}),
     }
     write_package(folder, FittedModel(pipeline, Platt(1.0, 0.0), 0.5), contract, rows, facts)
     return folder
@@ -123,9 +125,14 @@ def install(folder: ModelFolder, package: Path, version: str) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Return settings with folders of the test's own."""
+    return make_settings(tmp_path)
+
+
+def make_settings(folder: Path) -> Settings:
+    """Return settings with everything in a folder, and a free port."""
     return Settings(
-        model_dir=str(tmp_path / "model"),
-        journal_dir=str(tmp_path / "journal"),
+        model_dir=str(folder / "model"),
+        journal_dir=str(folder / "journal"),
         instance="here",
         prediction_port=free_port(),
         model_check_s=0.1,
@@ -181,14 +188,21 @@ def environment(settings: Settings) -> dict[str, str]:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start `python -m ...` with settings; end what still runs after the test."""
+    with ExitStack() as stack:
+        yield stack.enter_context(starting(tmp_path))
+
+
+@contextmanager
+def starting(folder: Path) -> Iterator[Start]:
+    """Start `python -m ...` with settings in a folder; end what still runs after the body."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start_one(settings: Settings, *arguments: str) -> "subprocess.Popen[bytes]":
-        with (tmp_path / f"{arguments[0]}-{len(processes)}.log").open("wb") as log:
+        with (folder / f"{arguments[0]}-{len(processes)}.log").open("wb") as log:
             process = subprocess.Popen(  # pylint: disable=consider-using-with  # ended below
                 [sys.executable, "-m", *arguments],
                 env=environment(settings),
-                cwd=tmp_path,
+                cwd=folder,
                 stdout=log,
                 stderr=log,
             )
@@ -229,6 +243,25 @@ def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
     """Run the service under gunicorn; yield its address."""
     with arbiter(start, settings):
         yield address_of(settings)
+
+
+def shared_service(package: Path, folder: Path, **changes: Any) -> Iterator[Settings]:
+    """Run the service with one worker for several tests, on version 1 in a folder of its own."""
+    settings = make_settings(folder).model_copy(update={"workers": 1} | changes)
+    install(ModelFolder(settings.model_path), package, "1")
+    with ExitStack() as stack:
+        clean(stack.enter_context(pytest.MonkeyPatch.context()))
+        stack.enter_context(gunicorn(stack.enter_context(starting(folder)), settings))
+        yield settings
+
+
+def journalled_ids(settings: Settings) -> list[str]:
+    """Return every prediction id of every journal."""
+    return [
+        event.prediction_id
+        for path in journal_paths(settings.journal_path)
+        for event in read_after(path, 0, 10**6)
+    ]
 
 
 def address_of(settings: Settings) -> str:

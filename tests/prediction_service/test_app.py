@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry, generate_latest
 
 from config.contract import Contract
 from config.feature import Feature
@@ -24,6 +26,7 @@ from prediction_service.journal import (
     read_after,
 )
 from prediction_service.journal.export import journalled_predictions
+from prediction_service.metrics import FinishedRequest, Metrics
 from prediction_service.models.model_folder import REACHED, Status
 from prediction_service.predict.parsing import RecordReader
 from prediction_service.predict.predictor import prediction_ids
@@ -68,7 +71,7 @@ def test_one_record_is_answered_with_everything_a_client_needs(
     assert (answer["income_class"], answer["label"]) == (1, ">50K")
     assert 0.5 <= answer["probability"] <= 1
     assert (answer["threshold"], answer["model_version"]) == (0.5, "1")
-    assert "probably earns more than 50,000" in answer["message"]
+    assert "The model calls this person >50K" in answer["message"]
 
 
 def test_a_list_is_answered_in_its_order(client: FlaskClient, record: Record) -> None:
@@ -119,6 +122,11 @@ def test_the_source_is_stored(client: FlaskClient, journal: Journal, record: Rec
     stored = [one.source for one in journalled_predictions(journal.root)]
     assert stored == ["api", "api", "page"]
     assert "source" not in json.loads(events_of(journal)[0].body)  # as in earlier releases
+    misspelt = client.post("/predict?recrod=false", json=record)
+    assert misspelt.status_code == 400 and misspelt.get_json()["error"]["message"] == (
+        "recrod: no such parameter, expected explain, record, source; did you mean record?"
+    )
+    assert client.post("/feedback?record=false", json=[]).status_code == 400
     response = client.post("/predict?source=robot&record=false", json=record)
     assert response.status_code == 400
     assert "source: got 'robot', expected api or page." in response.text
@@ -493,11 +501,26 @@ def test_metrics_count_what_was_answered(client: FlaskClient, record: Record) ->
     for line in (
         'income_predictions_total{income_class="1"} 2.0',
         'income_predictions_total{income_class="0"} 1.0',
-        "income_prediction_latency_seconds_count 1.0",
+        'income_prediction_latency_seconds_count{version="none"} 1.0',
         "income_invalid_records_total 1.0",
-        'income_requests_total{endpoint="predict",status="200"} 1.0',
-        'income_requests_total{endpoint="predict",status="422"} 1.0',
+        'income_requests_total{endpoint="predict",status="200",version="none"} 1.0',
+        'income_requests_total{endpoint="predict",status="422",version="none"} 1.0',
         'income_model_info{data_source="synthetic",run_id="' + "0" * 32 + '",version="1"} 1.0',
     ):
         assert line in text
     assert "income_journal_bytes" in text
+
+
+def test_requests_count_for_the_version_that_was_live() -> None:
+    """`watch` compares the error rates and latencies of two versions."""
+    metrics = Metrics(CollectorRegistry())
+    for version, status in ((None, 503), ("1", 200), ("2", 500), ("2", 200)):
+        if version:
+            metrics.set_live_version(version)
+        request = FinishedRequest(0.0, 0.25, "r", "predict", "POST /predict", status, {})
+        metrics.count_requests([request])
+    text = generate_latest(metrics.registry).decode()
+    counted = re.findall(r'requests_total.*status="(.*)",version="(.*)"} 1.0', text)
+    assert sorted(counted) == [("200", "1"), ("200", "2"), ("500", "2"), ("503", "none")]
+    sums = dict(re.findall(r'latency_seconds_sum{version="(.*)"} (.*)', text))
+    assert sums == {"none": "0.0", "1": "0.25", "2": "0.25"}

@@ -215,6 +215,30 @@ def test_an_unexpected_error_of_the_registry_is_reported(
     assert folder.status() == Status("KeyError: 'version'")
 
 
+def test_a_rejection_ends_once_another_version_is_production(
+    follower: Follower,
+    folder: ModelFolder,
+    register: Register,
+    client: mlflow.MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rejection of a version once came back when MLflow went down hours after a rollback."""
+    register()
+    follower.follow()
+    register(tags={FILE_SHA256: "{}"})
+    follower.follow()
+    assert "The registry has no sha256" in rejection_of(folder)
+    client.set_registered_model_alias(MODEL_NAME, ALIAS, "1")
+    follower.follow()
+
+    def wanted() -> None:
+        raise RegistryUnavailable("MLflow does not respond")
+
+    monkeypatch.setattr(follower.registry, "wanted", wanted)
+    follower.follow()
+    assert folder.status() == Status("MLflow does not respond")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"registry": "\xff"}'])
 def test_a_damaged_report_is_replaced(
     follower: Follower, folder: ModelFolder, register: Register, content: bytes

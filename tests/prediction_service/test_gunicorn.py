@@ -17,12 +17,19 @@ from typing import Any
 
 import requests
 
-from prediction_service.journal import is_live, journal_paths, newest, read_after
+from prediction_service.journal import is_live, journal_paths, newest
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.predict.batching import MAX_BATCHED_BYTES
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
-from tests.prediction_service.conftest import Start, address_of, arbiter, gunicorn, install
+from tests.prediction_service.conftest import (
+    Start,
+    address_of,
+    arbiter,
+    gunicorn,
+    install,
+    journalled_ids,
+)
 
 Record = dict[str, Any]
 
@@ -76,15 +83,6 @@ def workers_of(arbiter: "subprocess.Popen[bytes]") -> list[int]:
     """The pids of gunicorn's workers."""
     children = Path(f"/proc/{arbiter.pid}/task/{arbiter.pid}/children").read_text("ascii")
     return [int(pid) for pid in children.split()]
-
-
-def journalled_ids(settings: Settings) -> list[str]:
-    """Every prediction id of every journal."""
-    return [
-        event.prediction_id
-        for path in journal_paths(settings.journal_path)
-        for event in read_after(path, 0, 10**6)
-    ]
 
 
 def scrape(settings: Settings) -> str:
@@ -161,7 +159,9 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
         assert (load.failures, load.broken) == ([], 0)
         assert {one["prediction_id"] for one in load.answers} == set(journalled_ids(settings))
         assert len(set(journalled_ids(settings))) == 1
-        counted = f"income_prediction_latency_seconds_count {n_sent}.0"  # a moment later
+        counted = (
+            f'income_prediction_latency_seconds_count{{version="1"}} {n_sent}.0'  # a moment later
+        )
         wait_until(lambda: counted in scrape(settings), 20, "the counts")
         for _ in range(10):
             text = scrape(settings)
@@ -172,10 +172,13 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
             assert 'income_model_info{data_source="synthetic"' in text
 
 
+ALL_COUNTED = re.compile(r"latency_seconds_count\{.*\} 40\.0")
+
+
 def latency_sum_s(settings: Settings) -> float:
     """The sum of all latencies that the service has counted."""
-    pattern = r"^income_prediction_latency_seconds_sum (.+)$"
-    return float(re.findall(pattern, scrape(settings), re.MULTILINE)[0])
+    pattern = r"^income_prediction_latency_seconds_sum{.*} (.+)$"
+    return sum(map(float, re.findall(pattern, scrape(settings), re.MULTILINE)))
 
 
 def test_the_latency_of_an_overloaded_worker_includes_the_wait(
@@ -191,8 +194,8 @@ def test_the_latency_of_an_overloaded_worker_includes_the_wait(
     body = json.dumps([record] * 400).ljust(MAX_BATCHED_BYTES + 1)  # milliseconds each
     with ExitStack() as stack:
         (worker,) = workers_of(stack.enter_context(arbiter(start, one_worker)))
-        address = "127.0.0.1", one_worker.prediction_port
-        clients = [HTTPConnection(*address, timeout=20) for _ in range(40)]
+        port = one_worker.prediction_port
+        clients = [HTTPConnection("127.0.0.1", port, timeout=20) for _ in range(40)]
         for client in clients:
             stack.callback(client.close)
             client.request("GET", "/health/live")
@@ -205,6 +208,8 @@ def test_the_latency_of_an_overloaded_worker_includes_the_wait(
         os.kill(worker, signal.SIGCONT)
         assert all(client.getresponse().status == 200 for client in clients)
         total_s = time.monotonic() - begun
+        # Requests are counted some milliseconds after their responses.
+        wait_until(lambda: ALL_COUNTED.search(scrape(one_worker)), 20, "the counts")
         mean_s = (latency_sum_s(one_worker) - before_s) / len(clients)
         assert total_s / 4 < mean_s < total_s  # half of it, if all take the same time
 

@@ -357,7 +357,9 @@ def test_labelled_predictions_are_exported_as_training_reads_them(
     journal.append([Label(late.prediction_id, 11.0, 0), Label(twice.prediction_id, 12.0, 0)])
     journal.append([Label(conflicting.prediction_id, 12.0, 1)])
     other.close()
-    exported = run_command(settings, "export", "--labelled").splitlines()
+    assert "LEARN_ANONYMOUS_LABELS" in run_command(settings, "export", "--labelled", status=2)
+    trusting = settings.model_copy(update={"learn_anonymous_labels": True})
+    exported = run_command(trusting, "export", "--labelled").splitlines()
     assert [json.loads(line) for line in exported] == [
         {
             "record": one.features,

@@ -67,7 +67,7 @@ def test_without_a_known_key_a_request_is_rejected_with_the_remedy(
     assert "prediction_service.keys new NAME" in error["message"]
     assert response.headers["WWW-Authenticate"] == "Bearer"
     assert not read_after(journal.path, 0, 10)
-    assert 'status="401"} 1.0' in guarded.get("/metrics").text
+    assert 'status="401",version="none"} 1.0' in guarded.get("/metrics").text
 
 
 def test_each_known_key_opens(guarded: FlaskClient, record: Record) -> None:
@@ -123,7 +123,10 @@ def test_labels_from_callers_without_a_key_do_not_train_where_keys_are_on(
     guarded = settings.model_copy(update={"api_key_hashes": HASHES})
     found = {one.prediction_id: one.label for one in stored_labelled(guarded)}
     assert found == {planning: 1, both: 1}
-    assert {one.prediction_id for one in stored_labelled(settings)} == {anonymous, planning, gone}
+    with pytest.raises(SettingsError, match="API_KEY_HASHES: not set.*LEARN_ANONYMOUS_LABELS=true"):
+        list(stored_labelled(settings))
+    trusting = settings.model_copy(update={"learn_anonymous_labels": True})
+    assert {one.prediction_id for one in stored_labelled(trusting)} == {anonymous, planning, gone}
 
 
 def test_the_command_makes_a_key_and_its_hash(make_client: MakeClient) -> None:
@@ -317,9 +320,8 @@ def test_a_log_that_cannot_be_written_fails_no_request(
         monkeypatch.setattr(request_log, "STDERR", full.fileno())
         client = make_client(log_requests=True)
         assert client.post("/predict", json=record).status_code == 200
-        assert 'income_requests_total{endpoint="predict",status="200"} 1.0' in (
-            client.get("/metrics").text
-        )
+        counted = 'income_requests_total{endpoint="predict",status="200",version="none"} 1.0'
+        assert counted in client.get("/metrics").text
 
 
 @pytest.mark.parametrize(
@@ -358,5 +360,5 @@ def test_a_prediction_without_parameters_responds_as_within_flask(
         body.pop("prediction_id", None)
     assert bodies[0] == bodies[1]
     endpoint = "unknown" if plain.status_code == 405 else "predict"
-    counted = f'{{endpoint="{endpoint}",status="{plain.status_code}"}} 2.0'
+    counted = f'{{endpoint="{endpoint}",status="{plain.status_code}",version="none"}} 2.0'
     assert counted in guarded.get("/metrics").text

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from config.contract import Contract
-from prediction_service.models.package import ModelRejected
-from prediction_service.predict.model import Model, to_tensor
+from config.model.model import to_tensor
+from config.model.package import ModelRejected
+from prediction_service.predict.model import Model
 from prediction_service.models.model_folder import Current, ModelFolder, Rejection, Status
 from prediction_service.models.live_model import LiveModel
 from tests.conftest import wait_until

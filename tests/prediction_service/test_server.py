@@ -18,10 +18,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from prediction_service.journal import journal_paths, read_after
+from prediction_service.journal import journal_paths
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
-from tests.prediction_service.conftest import Start, arbiter, gunicorn
+from tests.prediction_service.conftest import (
+    Start,
+    arbiter,
+    gunicorn,
+    journalled_ids,
+    shared_service,
+)
 
 Record = dict[str, Any]
 CHUNKED = (
@@ -30,13 +36,11 @@ CHUNKED = (
 )
 
 
-@pytest.fixture
-def one_worker(settings: Settings, model_folder: ModelFolder, start: Start) -> Iterator[Settings]:
-    """The service with a single worker and a deadline beyond every test's."""
-    assert model_folder.current()
-    own = settings.model_copy(update={"workers": 1, "request_timeout_s": 60.0})
-    with gunicorn(start, own):
-        yield own
+@pytest.fixture(scope="module")
+def one_worker(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The service with a single worker and a deadline beyond every test's; most tests share it."""
+    folder = tmp_path_factory.mktemp("one_worker")
+    yield from shared_service(package, folder, request_timeout_s=60.0)
 
 
 @pytest.fixture
@@ -166,6 +170,7 @@ def test_requests_that_arrive_together_are_each_answered_as_if_alone(
     one_worker: Settings, record: Record
 ) -> None:
     """Behind each other on one connection, and at once on several: scored and stored together."""
+    before = len(journalled_ids(one_worker))
     ages = [20, 70, 30, 80]
     requested = [predict_request(json.dumps(record | {"age": age}).encode()) for age in ages]
     with connect(one_worker) as client:
@@ -181,8 +186,7 @@ def test_requests_that_arrive_together_are_each_answered_as_if_alone(
     expected = [one["probability"] for one in alone]
     assert [one["probability"] for one in behind + at_once] == expected * 4
     answered = [one["prediction_id"] for one in alone + behind + at_once]
-    (path,) = journal_paths(one_worker.journal_path)
-    assert sorted(answered) == sorted(one.prediction_id for one in read_after(path, 0, 100))
+    assert sorted(answered) == sorted(journalled_ids(one_worker)[before:])
 
 
 def test_one_bad_request_among_others_is_the_only_one_refused(
@@ -316,6 +320,7 @@ def test_a_client_that_hangs_up_half_gets_all_its_answers(
     one_worker: Settings, record: Record
 ) -> None:
     """It sends no more, but it still reads."""
+    before = len(journalled_ids(one_worker))
     request = predict_request(json.dumps(record).encode())
     with connect(one_worker) as client:
         client.sendall(request * 3 + request[:-1])  # the last one is never complete
@@ -323,8 +328,7 @@ def test_a_client_that_hangs_up_half_gets_all_its_answers(
         with client.makefile("rb") as file:
             assert [read_next(file)[0] for _ in range(3)] == [200] * 3
             assert b"200 OK" not in file.read()
-    (path,) = journal_paths(one_worker.journal_path)
-    assert len(read_after(path, 0, 100)) == 3
+    assert len(journalled_ids(one_worker)) == before + 3
 
 
 def test_chunks_are_a_body_like_any_other(one_worker: Settings, record: Record) -> None:

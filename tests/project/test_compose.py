@@ -27,6 +27,7 @@ SETTINGS = {
     "relay": PredictionSettings,
     "evidently": EvidentlySettings,
     "measure": EvidentlySettings,
+    "shadow": EvidentlySettings,
     "traffic": GeneratorSettings,
 }
 # Settings that a user cannot change in a container. The image sets folders and the bind address,
@@ -48,6 +49,7 @@ SECRETS: dict[str, set[str]] = {
     "relay": {"mongo_password", "relay_key"},
     "evidently": {"relay_key_hash"},
     "measure": {"mlflow_reader_password"},
+    "shadow": {"mlflow_reader_password"},
     "grafana": {"grafana_password", "smtp_password"},
     "jupyter": {"jupyter_token", "mlflow_jupyter_password", "mongo_jupyter_password"},
     "traffic": {"mlflow_reader_password"},

@@ -56,8 +56,8 @@ KINDS = {
 NAMES = {"Makefile", "Pipfile", "Dockerfile", "run", "doctor"}
 
 
-def texts() -> list[Path]:
-    """Return every file with prose that git tracks, except this one."""
+def tracked() -> list[Path]:
+    """Return every file of the project. Skips outside of a git checkout."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -68,9 +68,19 @@ def texts() -> list[Path]:
     )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    paths = [ROOT / name for name in listed.stdout.splitlines()]
-    kept = [one for one in paths if one.suffix in KINDS or one.name in NAMES]
-    return [one for one in kept if one != Path(__file__) and one.exists()]
+    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).exists()]
+
+
+def texts() -> list[Path]:
+    """Return every file with prose, except this one."""
+    kept = [one for one in tracked() if one.suffix in KINDS or one.name in NAMES]
+    return [one for one in kept if one != Path(__file__)]
+
+
+def test_every_file_is_a_text_or_a_picture():
+    """A test's MLflow database was once committed."""
+    for path in tracked():
+        assert path.suffix == ".png" or b"\0" not in path.read_bytes(), path
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:

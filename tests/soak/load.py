@@ -102,12 +102,21 @@ class Load:
             return
         self.ledger.note(n_records, status, response)
 
+    def _take_idle(self) -> Stream | None:
+        """Return an idle connection; close those that the server has closed."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
+
     async def _exchange(self, request: bytes) -> tuple[int, bytes]:
         """Return status and body.
 
         Raises OSError, or IncompleteReadError if the response is truncated.
         """
-        stream = self._idle.pop() if self._idle else None
+        stream = self._take_idle()
         reader, writer = stream or await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)

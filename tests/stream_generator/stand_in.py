@@ -163,7 +163,7 @@ def prediction(prediction_id: str) -> dict[str, Any]:
         "label": "<=50K",
         "probability": 0.25,
         "threshold": 0.5,
-        "message": "This person probably earns no more than 50,000 US dollars a year.",
+        "message": "The model calls this person <=50K.",
         "model_version": "7",
     }
 

@@ -98,6 +98,31 @@ def test_label_shift_needs_rows_of_both_labels(rows: list[Row], contract: Contra
         run("label_shift", [row for row in rows if row.label], contract)
 
 
+def test_covariate_shift_sends_a_group_more_often_with_the_labels_of_its_rows(
+    rows: list[Row], contract: Contract
+) -> None:
+    """The first such drill changed columns and kept labels, which is a concept shift."""
+    sent = run("covariate_shift", rows, contract)
+    managers = ("Exec-managerial", "Prof-specialty")
+    share = sum(row.record["occupation"] in managers for row in sent) / N_ROWS
+    assert share == pytest.approx(0.75, abs=0.04)  # four standard deviations
+    assert {str(row) for row in sent} <= {str(row) for row in rows}
+    others = [row for row in rows if row.record["occupation"] not in managers]
+    with pytest.raises(TrafficError, match="occupation is Exec-managerial or .* all rows or for"):
+        run("covariate_shift", others, contract)
+
+
+def test_mixed_records_changes_one_column_and_keeps_its_values(
+    rows: list[Row], contract: Contract
+) -> None:
+    sent, unshifted = run("mixed_records", rows, contract), run("none", rows, contract)
+    for name in contract.input_names:
+        before, after = ([row.record[name] for row in some] for some in (unshifted, sent))
+        assert (before != after) == (name == "occupation")
+        assert set(after) <= {row.record[name] for row in rows}
+    assert [row.label for row in sent] == [row.label for row in unshifted]
+
+
 def test_concept_shift_flips_the_labels_of_its_group_only(
     rows: list[Row], contract: Contract
 ) -> None:

@@ -1,5 +1,6 @@
 """A small fitted model and its package, for the tests of training."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 from sklearn.pipeline import Pipeline
 from werkzeug import Request, Response
 
@@ -18,6 +18,7 @@ from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
 from training.batch_scoring.spark import SparkUnavailable, spark_session
+from training.registry.mlflow_registry import Registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # pylint: disable=import-error
@@ -74,10 +75,19 @@ def churn_rows(churn: Contract) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A real Prefect server on a database of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of an empty registry: to make it takes seconds, to copy it nothing."""
+    path: Path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    Registry(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def registry_copy(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """An empty registry of the test's own, which MLFLOW_TRACKING_URI names."""
+    uri = f"sqlite:///{shutil.copy(empty_mlflow, tmp_path)}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return Registry(uri)
 
 
 @pytest.fixture(scope="package")

@@ -117,6 +117,30 @@ def test_a_row_that_looks_like_a_holdout_row_of_the_census_is_dropped(census, ju
     assert not digests(judges, contract) & digests(rows.frame[rows.joined], contract)
 
 
+def test_nobody_both_trains_and_judges_after_a_drift_if_several_sent_labels(
+    census, judges, contract
+):
+    """One caller could have a model promoted that had learnt nothing but that caller's labels."""
+    frame = production(contract, 4000)
+    callers = pd.Series(np.where(np.arange(4000) % 3 == 0, "audit", "planning"), dtype=object)
+    callers[:30] = "seldom"  # too few rows to judge
+    source = joining(contract, frame.assign(caller=callers))
+    rows = assemble_rows(census, judges, [source], contract, recent_judge=True)
+    of_audit = digests(frame[callers == "audit"], contract)
+    assert len(rows.recent_holdout) > 200 and digests(rows.recent_holdout, contract) <= of_audit
+    assert not digests(rows.frame[rows.joined], contract) & of_audit
+    part = rows.lineage[1]
+    counts = part.of_judge, part.rows, part.held_out, part.unused, part.like_judges
+    assert sum(counts) == 4000 and part.unused > 300
+    assert 900 < part.of_judge < (callers == "audit").sum()
+
+    one = joining(contract, frame.assign(caller=np.where(callers == "seldom", None, "planning")))
+    alone = assemble_rows(census, judges, [one], contract, recent_judge=True)
+    test_split = assemble_rows(census, judges, [source], contract)
+    assert alone.lineage[1].of_judge == test_split.lineage[1].of_judge == 0
+    assert alone.lineage[1].rows == test_split.lineage[1].rows
+
+
 def test_leaking_would_raise_the_score_and_does_not(census, judges, contract, monkeypatch):
     """Labels are random: only a model that has seen a row can know its label."""
     frame = production(contract, 1500)

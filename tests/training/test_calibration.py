@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training.model.calibration import Platt, best_f1_threshold, fit_platt
+from training.model.search import Trial
 
 
 def test_slope_one_and_intercept_zero_change_nothing():
@@ -24,6 +25,26 @@ def test_scaling_undoes_a_raised_share_of_positives():
     fitted = fit_platt(odds / (1 + odds), y)
     assert fitted.slope == pytest.approx(1, abs=0.05)
     assert fitted.intercept == pytest.approx(-np.log(3), abs=0.05)
+
+
+def test_a_second_scaling_follows_the_first():
+    # logit 2: first 2 * 2 + 1 = 5, then 3 * 5 - 4 = 11
+    assert Platt(2.0, 1.0).then(Platt(3.0, -4.0)) == Platt(6.0, -1.0)
+
+
+def test_a_trial_is_calibrated_again_on_the_rows_of_a_changed_world():
+    """The recent half has three times the odds: the calibration of both halves fits neither."""
+    random = np.random.default_rng(0)
+    raw = random.beta(1, 3, 40000)
+    recent = np.arange(40000) >= 20000
+    odds = raw / (1 - raw) * np.where(recent, 3, 1)
+    y = (random.random(40000) < odds / (1 + odds)).astype(int)
+    platt = fit_platt(raw, y)
+    again = Trial({}, platt, platt(raw), {"cv_log_loss": 0.5}).recalibrated(y, recent)
+    assert abs(platt(raw)[recent].mean() - y[recent].mean()) > 0.05
+    assert again.probability[recent].mean() == pytest.approx(y[recent].mean(), abs=1e-4)
+    assert (again.platt.slope, again.platt.intercept) == pytest.approx((1, np.log(3)), abs=0.05)
+    assert again.platt(raw) == pytest.approx(again.probability)
 
 
 def test_certain_probabilities_stay_finite():

@@ -1,9 +1,8 @@
 """The figures about trainings, with a real Prefect server and ledger."""
 
+import re
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Crashed, Failed, Running
 from prometheus_client import CollectorRegistry, start_http_server
 
+from config.model_registry import MODEL_NAME
 from tests.conftest import free_port
 from training.orchestration.exporter import RECENT_S, TrainingCollector, read_trainings
+from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "no_trainings")
@@ -36,9 +37,9 @@ def no_trainings() -> None:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
+def registry(registry_copy: Registry) -> Registry:
     """An empty registry."""
-    yield Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    return registry_copy
 
 
 def start_training() -> uuid.UUID:
@@ -55,7 +56,7 @@ def end(run: uuid.UUID, state: State[Any]) -> None:
 
 def test_a_running_training_has_an_age_and_the_last_one_a_result(registry: Registry) -> None:
     found = read_trainings(registry, time.time())
-    assert found == (None, None, None)
+    assert found == (None, None, None, None)
     first, second = start_training(), start_training()
     found = read_trainings(registry, time.time())
     assert found.running_since == pytest.approx(time.time(), abs=60)
@@ -68,7 +69,7 @@ def test_a_running_training_has_an_age_and_the_last_one_a_result(registry: Regis
         first = start_training()
     end(first, Completed())
     end(second, Completed())
-    assert read_trainings(registry, time.time()) == (None, False, None)
+    assert read_trainings(registry, time.time()) == (None, False, None, None)
 
 
 def test_the_ledgers_newest_decision_blocks_trainings_while_watch_repeats_it(
@@ -84,6 +85,9 @@ def test_the_ledgers_newest_decision_blocks_trainings_while_watch_repeats_it(
 
 def test_the_figures_are_served_to_prometheus(registry: Registry) -> None:
     registry.ledger.write_decision({"rule": "budget"}, {"why": "8 started in 30 days"})
+    registry.client.create_registered_model(MODEL_NAME)
+    registry.client.create_model_version(MODEL_NAME, "gs://nowhere/model")
+    registry.promote("1", Promotion("shadow test", "undone: worse"))
     start_training()
     served, port = CollectorRegistry(), free_port()
     served.register(TrainingCollector(lambda: read_trainings(registry, 0.0), lambda: 0.0))
@@ -93,4 +97,6 @@ def test_the_figures_are_served_to_prometheus(registry: Registry) -> None:
     server.server_close()
     assert 'income_retraining_blocked{rule="budget"} 1.0' in text
     assert "income_training_age_seconds -" in text  # by the clock of the test
+    undone_at = re.findall(r"\nincome_promotion_undone_timestamp_seconds (.*)", text)
+    assert float(undone_at[0]) == pytest.approx(time.time(), abs=60)
     assert "income_training_failed" not in text

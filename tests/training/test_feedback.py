@@ -17,9 +17,9 @@ from training.settings import Settings
 
 @pytest.fixture
 def settings(sink: MongoSink, mongodb_uri: str) -> Settings:
-    """Training's settings for that database."""
+    """Training's settings for that database; labels without a caller count."""
     name = sink.collection.database.name
-    return Settings(mongodb_address=mongodb_uri, mongodb_database=name)
+    return Settings(mongodb_address=mongodb_uri, mongodb_database=name, learn_anonymous_labels=True)
 
 
 def send(sink: MongoSink, *events: Prediction | Label) -> None:
@@ -48,7 +48,8 @@ def test_labelled_predictions_come_oldest_label_first(sink, settings, record, co
     send(sink, Label("b", 10.0, 1), Label("a", 20.5, 0))
     found = read_feedback(settings, contract)
     assert (found.disputed, found.rejected) == (0, 0)
-    assert list(found.rows) == [*contract.input_names, "income", "prediction_id", "predicted_at"]
+    more = ["income", "prediction_id", "predicted_at", "caller"]
+    assert list(found.rows) == [*contract.input_names, *more]
     columns = ["prediction_id", "predicted_at", "age", "income"]
     assert found.rows[columns].values.tolist() == [["b", 1.7e9, 40, 1], ["a", 1.7e9, 30, 0]]
 
@@ -83,8 +84,23 @@ def test_with_api_keys_only_labels_of_current_callers_are_used(sink, settings, r
     on = settings.model_copy(update={"api_key_hashes": f"planning={'0' * 64}"})
     assert read_feedback(on, contract).rows["prediction_id"].tolist() == ["planning"]
     assert len(read_feedback(settings, contract).rows) == 3
-    counted = [count_labelled(one, since=0.0, seen_until=0.0) for one in (on, settings)]
-    assert counted == [1, 3]
+    off = settings.model_copy(update={"learn_anonymous_labels": False})
+    assert read_feedback(off, contract).rows.empty
+    counted = [count_labelled(one, since=0.0, seen_until=0.0) for one in (on, settings, off)]
+    assert counted == [1, 3, 0]
+
+
+def test_a_callers_day_adds_a_limited_number_of_labels(sink, settings, record, contract):
+    """One key could fill all recent rows in a day."""
+    send(sink, *(predicted(key, record) for key in "abcde"))
+    day = 24 * 3600.0
+    by_a = (Label(key, at, 1, "a") for key, at in (("c", 3.0), ("a", 1.0), ("b", 2.0), ("d", day)))
+    send(sink, *by_a, Label("e", 4.0, 1, "b"))
+    hashes = f"a={'0' * 64},b={'1' * 64}"
+    limited = settings.model_copy(update={"api_key_hashes": hashes, "labels_per_caller_day": 2})
+    found = read_feedback(limited, contract)
+    assert found.capped == 1 and found.rows["prediction_id"].tolist() == ["a", "b", "e", "d"]
+    assert found.rows["caller"].tolist() == ["a", "a", "b", "a"]
 
 
 def test_no_labels_are_no_rows(sink, settings, record, contract):

@@ -24,6 +24,7 @@ from config.events import Label, Prediction
 from config.model_registry import (
     BOOSTER,
     CARD,
+    CHALLENGER,
     GOLDEN,
     GRAPH,
     MODEL_NAME,
@@ -79,6 +80,7 @@ def small_census(contract, monkeypatch, tracking_uri, tmp_path):
         files=(ReadFile("adult.data", "5b00", 500), ReadFile("adult.test", "a2a9", 0)),
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    monkeypatch.setenv("PROMOTION", "direct")
 
     def use(census: Dataset) -> None:
         monkeypatch.setattr(flows, "read_dataset", lambda *_: census)
@@ -102,17 +104,18 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     children = client.search_runs(
         [run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'"
     )
+    assert run.data.metrics["trials"] == run.data.metrics["trials_scored"] == 2
     losses = {"cv_log_loss", "screening_log_loss"}
     assert len(children) == 2 and all(losses & c.data.metrics.keys() for c in children)
 
-    scripts = Path(sys.executable).parent
-    uri = f"models:/{MODEL_NAME}/{version.version}"
-    command = [scripts / "mlflow", "artifacts", "download", "--artifact-uri", uri]
+    command = [Path(sys.executable).parent / "mlflow", "artifacts", "download"]
+    command += ["--artifact-uri", f"models:/{MODEL_NAME}/{version.version}"]
     command += ["--dst-path", tmp_path / "package"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     package = Package(tmp_path / "package", contract)
     assert package.metadata["run_id"] == result["run_id"]
     assert json.loads(package.metadata["metrics"]) == result["test_metrics"]
+    assert json.loads(package.metadata["metric_intervals"]).keys() >= {"roc_auc", "log_loss"}
     assert f"version {version.version}</h1>" in (package.folder / CARD).read_text("utf-8")
     assert (package.folder / "golden.json").exists() and (package.folder / "features.yaml").exists()
 
@@ -128,7 +131,7 @@ def test_mlflows_pages_say_what_a_training_chose_and_where_its_card_is(tracking_
     """Hashes filled them, and the description named a place without a card."""
     client, run_id = MlflowClient(tracking_uri), flows.train(**SMALL)["run_id"]
     run, (version,) = client.get_run(run_id), client.search_model_versions(f"run_id = '{run_id}'")
-    assert run.info.run_name == f"train manual {datetime.now(UTC):%Y-%m-%d} v{version.version}"
+    assert run.info.run_name == f"v{version.version} train manual {datetime.now(UTC):%Y-%m-%d}"
     shown = {name for name in run.data.tags if not name.startswith("mlflow.")}
     assert shown == {"data_source", "trigger", "inputs_digest"}
     trials = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'")
@@ -275,10 +278,35 @@ def test_a_training_after_an_ingest_is_new_and_logs_its_lineage(contract, tracki
     assert verdict["judge_digest"] == facts_of(before)[0]["judge_digest"]
 
 
+@pytest.mark.usefixtures("small_census")
+def test_labels_that_no_drift_explains_are_left_out_and_the_run_says_so(contract, tmp_path):
+    flows.train(**SMALL, seed=17)
+    batch = made_up_rows(contract, 600, seed=18)[[*contract.input_names, "income"]]
+    batch.loc[:39, "capital_loss"], batch.loc[:39, "income"] = 1234, 1
+    batch["income"] = [contract.target.labels[label] for label in batch["income"]]
+    (tmp_path / "feed.csv").write_text(batch.to_csv(index=False), "utf-8")
+    main(["ingest", str(tmp_path / "feed.csv"), "--period", "2026-10"])
+    _, feed = facts_of(flows.train(**SMALL, seed=17))[1]["training"]
+    (one,) = feed["left_out"]
+    assert (one["rule"], one["column"], one["value"], one["rows"]) == (
+        "value",
+        "capital_loss",
+        1234,
+        40,
+    )
+    assert feed["rows"] + feed["held_out"] + feed["like_judges"] == 560
+
+
 def a_new_group(contract, rows: int, seed: int) -> pd.DataFrame:
     """Return people that are not in the census, with inverted labels."""
     frame = made_up_rows(contract, rows, seed)
     return frame.assign(capital_gain=77777, capital_loss=4000, income=1 - frame["income"])
+
+
+def reference_of(run_id: str) -> pd.DataFrame:
+    """Return the reference data of a run."""
+    uri = f"runs:/{run_id}/monitoring/reference.jsonl"
+    return pd.DataFrame(map(json.loads, mlflow.artifacts.load_text(uri).splitlines()))
 
 
 def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
@@ -291,7 +319,7 @@ def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
         journal.append([Label(key, 1.7e9 + number, row["income"])])
     journal.close()
     command = [sys.executable, "-m", "prediction_service.journal", "export", "--labelled"]
-    env = os.environ | {"JOURNAL_DIR": str(folder / "journal")}
+    env = os.environ | {"JOURNAL_DIR": str(folder / "journal"), "LEARN_ANONYMOUS_LABELS": "true"}
     done = subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
     path = folder / "rows.jsonl"
     path.write_bytes(done.stdout)
@@ -322,10 +350,11 @@ def test_after_drift_the_newest_labelled_rows_are_the_holdout_set_over_the_censu
     assert verdict["champion"]["metrics"]["roc_auc"] < 0.5 < verdict["floor"]["champion"]["roc_auc"]
     assert Registry(tracking_uri).production().tags["judge_digest"] == recent["sha256"]
 
-    uri = f"runs:/{drift['run_id']}/monitoring/reference.jsonl"
-    reference = list(map(json.loads, mlflow.artifacts.load_text(uri).splitlines()))
+    reference = reference_of(drift["run_id"])
     assert len(reference) == lineage["training"][1]["rows"]
-    assert {row["capital_gain"] for row in reference} == {77777}
+    assert set(reference["capital_gain"]) == {77777}
+    # Calibrated on these rows alone: their mean probability is their share of positive labels.
+    assert reference["probability"].mean() == pytest.approx(reference["label"].mean(), abs=1e-4)
 
     later, _ = facts_of(flows.train(**SMALL, seed=10, trigger="schedule", data="production"))
     assert later["judge"] == recent["name"], "else the test split would bring its own model back"
@@ -339,6 +368,7 @@ def test_labelled_production_rows_join_again_for_the_version_that_had_them(
     database = f"test_{uuid.uuid4().hex}"
     monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
     monkeypatch.setenv("MONGODB_DATABASE", database)
+    monkeypatch.setenv("LEARN_ANONYMOUS_LABELS", "true")
     rows = made_up_rows(contract, 300, seed=14).to_dict("records")
     now = datetime.now(UTC)
     documents = [
@@ -489,6 +519,31 @@ def test_production_moves_with_who_and_why_and_goes_back(
     newest = capsys.readouterr().out.splitlines()[:2]
     assert f"{rejected} -> {before}  ann: rollback: the drill is over" in newest[0]
     assert f"{before} -> {rejected}  ann (forced): a drill" in newest[1]
+
+
+def test_a_version_that_passes_the_gate_is_tested_on_labels_before_it_is_promoted(
+    contract, small_census, tracking_uri, monkeypatch
+):
+    census, use = small_census
+    census = replace(census, test=made_up_rows(contract, 2000, 22))
+    use(replace(census, train=made_up_rows(contract, 100, seed=21)))
+    weak = flows.train(**SMALL, seed=19)["model_version"]
+    main(["promote", weak, "--why", "to be replaced", "--force", "--no-wait"])
+    monkeypatch.setenv("PROMOTION", "shadow")
+    use(replace(census, train=made_up_rows(contract, 2000, seed=20)))
+    result = flows.train(**SMALL, seed=19)
+    assert (result["promoted"], result["challenger"]) == (False, True), result["reason"]
+    registry = Registry(tracking_uri)
+    challenger = registry.named(CHALLENGER)
+    assert registry.production().version == weak
+    assert challenger.version == result["model_version"]
+    assert "gate passed: better: log loss" in challenger.description
+    assert "Labels decide first whether it is promoted" in challenger.description
+    # A newer one would end the test.
+    skipped = {"tested_version": str(challenger.version), "nothing_new": True}
+    assert flows.train(**SMALL, seed=20, trigger="schedule") == skipped
+    main(["promote", str(challenger.version), "--why", "the end", "--now", "--no-wait"])
+    assert registry.named(CHALLENGER) is None
 
 
 @pytest.mark.parametrize(

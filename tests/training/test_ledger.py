@@ -4,7 +4,6 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from pathlib import Path
 
 import pytest
 from prefect.settings import (  # pylint: disable=no-name-in-module  # made when asked for
@@ -25,15 +24,12 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(registry_copy: Registry) -> Registry:
     """A registry with the versions 1 to 4 and no promotion."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    found = Registry(uri)
-    found.client.create_registered_model(MODEL_NAME)
+    registry_copy.client.create_registered_model(MODEL_NAME)
     for _ in range(4):
-        found.client.create_model_version(MODEL_NAME, "gs://nowhere/model")
-    return found
+        registry_copy.client.create_model_version(MODEL_NAME, "gs://nowhere/model")
+    return registry_copy
 
 
 def promote(registry: Registry, *versions: str) -> None:
@@ -80,6 +76,9 @@ def test_a_promotion_waits_until_the_services_use_the_version_or_says_which_does
     promote(registry, "1", "2", "3")
     states = {"/model": {"model_version": "3"}, "/drift": {"model_version": "2", "error": None}}
     states["/health/ready"] = {"refused": None, "registry": "reached", "follower_age_s": 90.0}
+    with pytest.raises(SystemExit):
+        main(["rollback", "--why", " "])
+    assert "--why: got ' ', expected a reason in words" in capsys.readouterr().err
     command = ["rollback", "--why", "it is bad"]
     respond = Request.application(lambda one: Response(json.dumps(states[one.path])))
     with served(respond) as address:
@@ -104,7 +103,7 @@ def test_a_promotion_waits_until_the_services_use_the_version_or_says_which_does
 def test_a_rollback_prints_both_versions_before_it_moves_production(registry, capsys, monkeypatch):
     promote(registry, "1", "2")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ConnectionError("MLflow went down")
 
     monkeypatch.setattr(Registry, "promote", fail)

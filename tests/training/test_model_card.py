@@ -14,29 +14,43 @@ from tests.conftest import made_up_rows
 from training.evaluation.gate import RECENT, TEST_SPLIT, Floor, Interval, Model, Segment, Verdict
 from training.evaluation.model_card import (
     Facts,
+    calibration_table,
     comparison_table,
-    gaps,
     metrics_table,
     model_card,
+    search_words,
     segment_words,
 )
-from training.evaluation.metrics import bootstrap_intervals, groups_of, measure, segment_table
+from training.evaluation.metrics import bootstrap_intervals, measure
 
 FIRST = Verdict(
     True, "first model: <good>", "d1", 500, Model({"roc_auc": 0.9, "log_loss": 0.3}, 1, 1)
 )
+FIRST_IS_BEST = {"trials": 20, "trials_scored": 1, "best_trial": 1}
 
 
-def facts(source: str = "uci") -> Facts:
-    """Facts of a made-up run."""
+def facts(rows: pd.DataFrame, probability: np.ndarray, source: str = "uci") -> Facts:
+    """Facts of a made-up run, with the intervals of these rows."""
     return Facts(
-        "income-classifier", "7", "6", "r<1>", "2026-11-01", source, 32561, 1200, judge_uses=4
+        "income-classifier",
+        "7",
+        "6",
+        "r<1>",
+        "2026-11-01",
+        source,
+        32561,
+        1200,
+        judge_uses=4,
+        search=FIRST_IS_BEST,
+        intervals=bootstrap_intervals(rows["income"].to_numpy(), probability, 0.5),
     )
 
 
 def card_of(contract: Contract, rows: pd.DataFrame, source: str = "uci") -> str:
     """The card of a first model that gives each row the probability 0.3."""
-    return model_card(facts(source), contract, rows, np.full(len(rows), 0.3), 0.5, FIRST)
+    probability = np.full(len(rows), 0.3)
+    about = facts(rows, probability, source)
+    return model_card(about, contract, rows, probability, 0.5, FIRST)
 
 
 @pytest.fixture
@@ -44,25 +58,7 @@ def page(contract) -> str:
     """The card of a model that knows a little."""
     rows = made_up_rows(contract, 1500)
     probability = np.clip(0.2 + 0.5 * rows["income"].to_numpy(), 0, 1)
-    return model_card(facts(), contract, rows, probability, 0.5, FIRST)
-
-
-def test_rates_and_gaps_of_groups_are_those_counted_by_hand(contract):
-    frame = pd.DataFrame({"sex": ["Female"] * 4 + ["Male"] * 4})
-    y = np.array([1, 1, 0, 0, 1, 1, 0, 0])
-    probability = np.array([0.9, 0.1, 0.2, 0.1, 0.9, 0.8, 0.7, 0.1])
-    table = segment_table(groups_of(frame, contract.segments), y, probability, 0.5, 4)
-    rates = ["selection_rate", "true_positive_rate", "false_positive_rate"]
-    assert table.loc["sex Female", rates].tolist() == [0.25, 0.5, 0.0]
-    assert table.loc["sex Male", rates].tolist() == [0.75, 1.0, 0.5]
-    assert gaps(table, contract.segments).loc["sex"].tolist() == [0.5, 0.5, 0.5]
-
-
-def test_a_group_of_few_rows_is_left_out(contract):
-    frame = pd.DataFrame({"sex": ["Female"] * 3 + ["Male"] * 5})
-    y, probability = np.array([1, 0, 1, 0, 1, 0, 1, 0]), np.linspace(0, 1, 8)
-    table = segment_table(groups_of(frame, contract.segments), y, probability, 0.5, 4)
-    assert list(table.index) == ["sex Male"] and gaps(table, contract.segments).empty
+    return model_card(facts(rows, probability), contract, rows, probability, 0.5, FIRST)
 
 
 def test_an_interval_holds_the_metric_and_narrows_with_rows():
@@ -87,7 +83,7 @@ def test_intervals_are_those_of_the_metrics_on_resampled_rows():
     rows = [drawn.integers(0, 300, 300) for _ in range(40)]
     resampled = [measure(y[one], probability[one], 0.3) for one in rows]
     intervals = bootstrap_intervals(y, probability, 0.3, 40, seed=5)
-    assert intervals.keys() == resampled[0].keys()
+    assert intervals.keys() == resampled[0].keys() - {"ece"}  # chance adds to it
     for name, interval in intervals.items():
         assert interval == pytest.approx(
             percentile_interval([one[name] for one in resampled])
@@ -99,7 +95,7 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
     for needed in (
         "1994",
         "neither credit",
-        "4 times",
+        "has judged 4 versions",
         "uses age, race and sex",
         "roc_auc",
         "age 30 to 44",
@@ -112,9 +108,30 @@ def test_the_card_says_what_it_must_and_is_one_file(page):
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is loaded from anywhere
 
 
+def test_the_card_says_whether_the_search_found_more_than_its_first_setting(page):
+    """On the census the search gives up every later setting. The card once did not say so."""
+    words = "Settings that the search tried: 20; scored on every fold: 1."
+    assert f"{words} None was better than the first one" in re.sub(r"\s+", " ", page)
+    assert search_words(FIRST_IS_BEST | {"best_trial": 12}).endswith("This version has setting 12.")
+
+
+def test_the_calibration_stands_beside_that_of_a_calibrated_model():
+    """Two rows at 0.25 with one label of 1, two at 0.75 with one: the slope is 0."""
+    y, probability = np.array([0, 1, 0, 1]), np.array([0.25, 0.25, 0.75, 0.75])
+    table = calibration_table(y, probability)
+    assert list(table.index) == ["excess", "slope", "intercept", "ece"]
+    assert table["value"].tolist() == pytest.approx([0, 0, 0, 0.25], abs=1e-6)
+    chance = 2 * np.sqrt(2 * 0.25 * 0.75 * 2 / np.pi) / 4
+    assert table["calibrated"].tolist() == pytest.approx([0, 1, 0, chance])
+    assert table.loc["slope", "from"] < 0 < table.loc["slope", "to"]
+    assert table.loc["ece", ["from", "to"]].isna().all()
+
+
 def test_without_a_model_the_metrics_are_those_of_the_base_rate():
     """One row of four is positive, so its share is 0.25."""
-    table = metrics_table(np.array([1, 0, 0, 0]), np.array([0.9, 0.1, 0.2, 0.3]), 0.5)
+    y, probability = np.array([1, 0, 0, 0]), np.array([0.9, 0.1, 0.2, 0.3])
+    intervals = bootstrap_intervals(y, probability, 0.5)
+    table = metrics_table(y, probability, 0.5, intervals)
     baseline = table["without a model"]
     assert baseline["roc_auc"] == 0.5 and baseline["accuracy"] == 0.75 and baseline["f1"] == 0
     assert baseline["log_loss"] == pytest.approx(-(np.log(0.25) + 3 * np.log(0.75)) / 4)

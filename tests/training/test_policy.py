@@ -16,7 +16,7 @@ NOW = 1000.0
 CALM = {
     "verdict": "calm",
     "drifted": False,
-    "below_floor": False,
+    "concept_shift": False,
     "broken_features": [],
     "model_version": "2",
     "judgement": {"persistent": [], "changed_by": 7.0, "drifted_from": None},
@@ -26,14 +26,10 @@ DRIFTED = CALM | {
     "share_drifted": 0.25,
     "judgement": {"persistent": ["age", "sex", "race"], "changed_by": 7.0, "drifted_from": "2"},
 }
-BELOW = CALM | {
-    "below_floor": True,
-    "quality": {
-        "rows": 600,
-        "since": 9.0,
-        "roc_auc": 0.7,
-        "bounds": {"roc_auc": {"lower": 0.65, "upper": 0.75}},
-    },
+SHIFTED = CALM | {
+    "concept_shift": True,
+    "concept_shift_scores": {"calibration": 1.25, "roc_auc": 0.5},
+    "quality": {"rows": 600, "since": 9.0},
 }
 
 
@@ -64,7 +60,8 @@ def test_enough_fresh_labels_and_no_objection_lead_to_a_training():
         ("version", {}, {"production": "3"}, "production is 3, the monitoring observes 2"),
         ("version", {"version": None}, {"production": None}, "production is none"),
         ("not judged", {"is_judged": False}, {}, "since version 2 was promoted"),
-        ("cool-down", {}, {"started": (901.0,)}, "99 s ago, expected at least 100 s"),
+        ("tested", {}, {"tested": "3"}, "version 3 is tested beside production first"),
+        ("cool-down", {}, {"started": (901.0,)}, "99 s ago, the next may at 1970-01-01 00:16 UTC"),
         ("budget", {}, {"started": (1.0, 2.0, 3.0)}, "WATCH_BUDGET=3"),
         (
             "labels",
@@ -90,8 +87,11 @@ def test_every_candidate_that_was_not_promoted_doubles_the_cool_down(unpromoted,
         assert is_over or decision.rule == ("back-off" if unpromoted else "cool-down")
 
 
-DRIFT = "25% of the features have drifted (age, sex, race)"
-LOW = "ROC AUC 0.700 of 600 labelled rows (at most 0.750) is below its floor"
+DRIFT = "25% of the features have drifted; columns and outputs: age, sex, race"
+CONTRADICTED = (
+    "600 labels contradict the probabilities"
+    " (calibration 1.2 times its limit, roc_auc 0.5 times its limit)"
+)
 
 
 @pytest.mark.parametrize(
@@ -100,15 +100,19 @@ LOW = "ROC AUC 0.700 of 600 labelled rows (at most 0.750) is below its floor"
         (CALM, None),
         (DRIFTED, Cause(DRIFT, "2", since=7.0)),
         (DRIFTED | {"model_version": "3"}, Cause(DRIFT, "3", since=7.0, is_judged=False)),
-        (BELOW, Cause(LOW, "2", since=9.0)),
+        (SHIFTED, Cause(CONTRADICTED, "2", since=9.0)),
+        (CALM | {"below_floor": True}, None),
     ],
-    ids=["calm", "drift", "on the previous version", "quality"],
+    ids=["calm", "drift", "on the previous version", "concept shift", "low ROC AUC"],
 )
-def test_drift_or_a_low_quality_is_a_cause_from_its_first_change_on(verdict, cause):
+def test_drift_or_concept_shift_is_a_cause_from_its_first_change_on(verdict, cause):
+    """A ROC AUC below its floor once was a cause: a healthy model whose labels came for predicted
+    positives alone was trained again for ever.
+    """
     assert cause_of(verdict) == cause
 
 
-@pytest.mark.parametrize("verdict", [DRIFTED, BELOW], ids=["drift", "quality"])
+@pytest.mark.parametrize("verdict", [DRIFTED, SHIFTED], ids=["drift", "concept shift"])
 def test_a_broken_upstream_field_is_no_reason_to_train(verdict):
     """Its drift once started trainings on the broken values."""
     cause = cause_of(verdict | {"broken_features": ["occupation"]})

@@ -342,8 +342,8 @@ def test_what_a_person_has_to_decide_is_said(init: Init) -> None:
             ),
         }
     )
-    assert '{pdays: ["-1"]}' in checks(written, "pdays")
-    assert '{waited: ["999"]}' in checks(written, "waited")
+    assert '{pdays: ["-1"]}, and write minimum: 0' in checks(written, "pdays")
+    assert '{waited: ["999"]}, and write maximum: 3' in checks(written, "waited")
     assert "'unknown' may stand for no value" in checks(written, "outcome")
     assert "one value in several spellings?" in checks(written, "state")
     assert "is it known when a prediction is asked for?" in checks(written, "begun")

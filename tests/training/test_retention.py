@@ -9,7 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from config.contract import Contract
 from config.runtime.settings import SettingsError, read_settings
-from config.model_registry import MODEL_NAME
+from config.model_registry import CHALLENGER, FALLBACK, MODEL_NAME
 from tests.conftest import mlflow_server
 from training.__main__ import main
 from training.model.onnx_export import Package
@@ -61,6 +61,10 @@ def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
     registry.promote("3", Promotion("a test", "to keep it"))
     assert find_expired(registry, Settings(run_retention_days=0), IN_A_YEAR).runs == []
     assert find_expired(registry, Settings(run_retention_days=366), IN_A_YEAR).runs == []
+    for alias in (CHALLENGER, FALLBACK):
+        registry.client.set_registered_model_alias(MODEL_NAME, alias, "2")
+        assert not find_expired(registry, Settings(), IN_A_YEAR, n_versions=1).runs
+        registry.client.delete_registered_model_alias(MODEL_NAME, alias)
     expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
     assert [version.version for version in expired.versions] == [versions[1].version]
     assert len(expired.runs) == 2  # the second run and its trial

@@ -4,11 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hyperopt import fmin, rand
 from sklearn.base import clone
 
 from training.model.calibration import Platt
 from training.model.pipeline import DEFAULT_PARAMS, make_encoder, make_pipeline, make_sampler
-from training.model.search import Folds, Pruning, run_search
+from training.model.search import (
+    STARTUP_TRIALS,
+    Folds,
+    Pruning,
+    count_trials,
+    run_search,
+    starting_at,
+)
 from training.model.search_space import DEFAULT_START, Ranges, SearchSpace
 
 PARAMS = DEFAULT_PARAMS | {"smote_multiplier": 3.0, "max_depth": 3}
@@ -94,6 +102,30 @@ def test_the_search_finds_what_its_seed_says_and_reports_every_trial(folds):
     assert first["gamma"] == 0 != second["gamma"]
     assert best.metrics["cv_log_loss"] == min(metrics.get("cv_log_loss", 1) for _, metrics in seen)
     assert isinstance(best.platt, Platt) and best.params["n_estimators"] <= 8
+
+
+def test_trials_are_counted_with_the_number_of_the_best():
+    pruned, better = {"pruned": 1.0, "screening_log_loss": 0.1}, {"cv_log_loss": 0.2}
+    seen = [{"cv_log_loss": 0.3}, pruned, better, {"failed": 1.0}, {"cv_log_loss": 0.25}]
+    assert count_trials(seen) == {"trials": 5, "trials_scored": 3, "best_trial": 3}
+
+
+def test_tpe_proposes_settings_of_a_search_of_the_default_length(monkeypatch):
+    """hyperopt draws its first 20 trials at random, and these were the whole search."""
+    drawn = []
+    suggest_at_random = rand.suggest
+    monkeypatch.setattr(
+        rand, "suggest", lambda ids, *others: drawn.append(ids) or suggest_at_random(ids, *others)
+    )
+    fmin(
+        lambda point: point["gamma"],
+        SearchSpace().expressions(),
+        algo=starting_at(None),
+        max_evals=20,
+        rstate=np.random.default_rng(0),
+        show_progressbar=False,
+    )
+    assert len(drawn) == STARTUP_TRIALS < 20
 
 
 def test_a_search_has_the_ranges_and_the_first_trial_of_its_space(folds):

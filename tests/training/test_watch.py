@@ -25,7 +25,7 @@ from werkzeug import Request, Response
 from config.contract import Contract
 from config.model_registry import ALIAS, MODEL_NAME
 from tests.conftest import free_port, made_up_rows, served
-from tests.training.test_policy import BELOW, CALM, DRIFTED
+from tests.training.test_policy import SHIFTED, CALM, DRIFTED
 from training.retraining import watch as training_watch
 from training.__main__ import main
 from training.data.storage import Folder
@@ -43,9 +43,14 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.fixture
 def evidently(monkeypatch) -> Iterator[dict]:
-    """The verdict that a stand-in for the Evidently service returns."""
+    """The verdict that a stand-in for the Evidently service returns; it tests no version."""
     verdict: dict = {}
-    with served(Request.application(lambda _: Response(json.dumps(verdict)))) as address:
+
+    @Request.application
+    def respond(request: Request) -> Response:
+        return Response(json.dumps(verdict), 200 if request.path == "/drift" else 404)
+
+    with served(respond) as address:
         monkeypatch.setenv("EVIDENTLY_ADDRESS", address)
         yield verdict
 
@@ -58,14 +63,11 @@ def training_stand_in(  # pylint: disable=unused-argument  # Prefect checks them
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch) -> Registry:
+def registry(registry_copy: Registry) -> Registry:
     """A registry whose production version 1 is a day old, without started trainings."""
     remove_drift_runs()
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    found = Registry(uri)
-    promote_next(found, at=time.time() - LONG_AGO_S)
-    return found
+    promote_next(registry_copy, at=time.time() - LONG_AGO_S)
+    return registry_copy
 
 
 def promote_next(registry: Registry, at: float) -> None:
@@ -158,9 +160,8 @@ def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_
     main(["decisions"])
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 5
-    assert (
-        "(2 times)  version 1: 25% of the features have drifted (age, sex, race); no" in printed[4]
-    )
+    drift = "25% of the features have drifted; columns and outputs: age, sex, race"
+    assert f"(2 times)  version 1: {drift}; no" in printed[4]
     assert f"flow run {run['name']} started: 1500 fresh labelled rows" in printed[3]
 
 
@@ -200,6 +201,7 @@ def log(mongodb_uri: str, monkeypatch) -> Iterator[Collection]:
     database = f"test_{uuid.uuid4().hex}"
     monkeypatch.setenv("MONGODB_ADDRESS", mongodb_uri)
     monkeypatch.setenv("MONGODB_DATABASE", database)
+    monkeypatch.setenv("LEARN_ANONYMOUS_LABELS", "true")
     with pymongo.MongoClient[dict[str, Any]](mongodb_uri) as client:
         yield client[database]["predictions"]
         client.drop_database(database)
@@ -210,7 +212,7 @@ def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
     evidently, registry, labels, log, monkeypatch
 ):
     monkeypatch.setenv("WATCH_MIN_LABELS", "1000")
-    evidently.update(BELOW | {"model_version": "1"})
+    evidently.update(SHIFTED | {"model_version": "1"})
     labels(20)
     now, earlier = datetime.now(UTC), datetime.now(UTC) - timedelta(seconds=2 * LONG_AGO_S)
     add_labelled(log, 30, earlier)
@@ -220,7 +222,7 @@ def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
     assert "; 1000 fresh labelled rows" in watch()
     (run,) = drift_runs()
     assert (run["parameters"]["with_feedback"], run["parameters"]["recent_since"]) == (True, 9.0)
-    assert registry.ledger.decisions()[0]["cause"].endswith("is below its floor")
+    assert registry.ledger.decisions()[0]["cause"].startswith("600 labels contradict")
 
 
 def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(

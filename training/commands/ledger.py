@@ -20,9 +20,12 @@ def run_history(_: Namespace) -> None:
     with patience():
         promotions = open_registry().ledger.promotions()
     for move in promotions:
-        forced = " (forced)" if move["forced"] == "True" else ""
+        marks = ", ".join(mark for mark in ("forced", "untested") if move[mark] == "True")
         moved = f"{move['from_version']} -> {move['to_version']}"
-        print(f"{move['at']}  {moved}  {move['who']}{forced}: {move['why']}")
+        if move["from_version"] == move["to_version"]:
+            moved = f"{move['to_version']} stays"
+        who = f"{move['who']} ({marks})" if marks else move["who"]
+        print(f"{move['at']}  {moved}  {who}: {move['why']}")
 
 
 def run_decisions(_: Namespace) -> None:

@@ -25,11 +25,24 @@ from training.data.validation import check_frame
 
 HOLDOUT_ONE_IN = 5  # joined rows
 DOWNSAMPLING = 1  # second part of the seed
+# Holdout rows, and rows of each class, of a caller who judges the labels of others; as in the gate.
+MIN_JUDGE_ROWS, MIN_JUDGE_CLASS = 200, 30
 MAX_RECENT = 5000  # more than a drift window has, so that enough holdout rows are recent
 
 
 class LeakError(Exception):
     """A holdout row is also a training row, so no measurement would be valid."""
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """Labelled rows that must not train a model; `label_screen` finds them."""
+
+    rule: str  # "value" or "own predictions"
+    column: str
+    value: str | float | None  # of the column
+    rows: int
+    found: float  # share of positive labels, or ROC AUC of the production version
+    expected: float  # the same by that version's probabilities
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -43,10 +56,14 @@ class Source(msgspec.Struct, frozen=True):
     like_judges: int = 0  # dropped: they look like a holdout row of the described source
     repeated: int = 0  # dropped: an earlier source has the same prediction
     rejected: int = 0  # dropped: they break the contract, or their label is disputed
+    capped: int = 0  # dropped: their caller sent too many on one day
+    of_judge: int = 0  # dropped: their caller's holdout rows judge
+    unused: int = 0  # holdout rows that do not judge: another caller's do
+    left_out: tuple[LeftOut, ...] = ()  # dropped: no drift explains their labels
 
 
 class SourceRows(NamedTuple):
-    """Rows that may join: inputs and target, `prediction_id`, and `at` (Unix time)."""
+    """Rows that may join: inputs and target, `prediction_id`, `at` (Unix time), maybe `caller`."""
 
     source: Source
     rows: pd.DataFrame
@@ -72,32 +89,55 @@ def assemble_rows(
     *,
     recent_since: float = 0.0,
     max_recent: int = MAX_RECENT,
+    recent_judge: bool = False,
 ) -> TrainingRows:
     """Return the dataset's training split with the rows that join it.
 
     Joined rows are recent from the Unix time `recent_since` on, at most `max_recent` of them. No
     row of `recent_holdout` looks like a training row. The dataset's own split stays as it
     is, although some rows of its two sides may look alike.
+
+    With `recent_judge`, the recent rows are to judge: one caller's, if several sent labels. That
+    caller's other rows are then left out, so nobody both trains and judges.
     """
     columns = [*contract.input_names, contract.target.name]
     new = classify_rows(sources, test_holdout, contract)
+    if recent_judge:
+        separate_judge(new, new["at"] >= recent_since, contract)
     added = new[new["use"] == "rows"]
     # An empty frame has no types and would change the dataset's types.
     frames = [dataset.train[columns], *([added[columns]] if len(added) else [])]
     frame = pd.concat(frames, ignore_index=True)
-    n_own = len(dataset.train)
     newest = new[new["use"].isin(["rows", "held_out"]) & (new["at"] >= recent_since)]
     newest = newest.sort_values("at", kind="stable").tail(max_recent)
     trained = set(row_digests(frame, contract))
     holdout = newest[(newest["use"] == "held_out") & ~newest["digest"].isin(trained)]
     return TrainingRows(
         frame,
-        joined=np.arange(len(frame)) >= n_own,
-        recent=np.r_[np.zeros(n_own, bool), added.index.isin(newest.index)],
+        joined=np.arange(len(frame)) >= len(dataset.train),
+        recent=np.r_[np.zeros(len(dataset.train), bool), added.index.isin(newest.index)],
         test_holdout=test_holdout,
         recent_holdout=holdout[columns].reset_index(drop=True),
         lineage=(*dataset_sources(dataset), *with_counts(sources, new)),
     )
+
+
+def separate_judge(new: pd.DataFrame, recent: pd.Series, contract: Contract) -> None:
+    """Let the holdout rows of one caller judge, if several sent labels, and drop its other rows.
+
+    It is the caller with the fewest holdout rows that are enough, so the fewest rows are lost.
+    Changes `use` of `new`: the holdout rows of others become `unused`, its training rows
+    `of_judge`.
+    """
+    held_out = new[recent & (new["use"] == "held_out")]
+    counts = held_out.groupby("caller")[contract.target.name].agg(["size", "sum"])
+    rarer = np.minimum(counts["sum"], counts["size"] - counts["sum"])
+    enough = counts[(counts["size"] >= MIN_JUDGE_ROWS) & (rarer >= MIN_JUDGE_CLASS)]
+    if new.loc[recent, "caller"].nunique() < 2 or enough.empty:
+        return
+    is_judge = new["caller"] == enough["size"].idxmin()
+    new.loc[is_judge & (new["use"] == "rows"), "use"] = "of_judge"
+    new.loc[~is_judge & (new["use"] == "held_out"), "use"] = "unused"
 
 
 def classify_rows(
@@ -105,10 +145,16 @@ def classify_rows(
 ) -> pd.DataFrame:
     """Return all rows of the sources with `source` (its index), `digest` and `use`.
 
-    `use` is the name of a count of `Source`: rows, held_out, like_judges or repeated.
+    `use` is the name of a count of `Source`: rows, held_out, like_judges or repeated. `caller` sent
+    the label; None: unknown, or an operator's batch.
     """
     columns = [*contract.input_names, contract.target.name, "prediction_id", "at"]
-    frames = [one.rows[columns].assign(source=n) for n, one in enumerate(sources) if len(one.rows)]
+    frames = [
+        one.rows[columns].assign(source=n, caller=one.rows.get("caller"))
+        for n, one in enumerate(sources)
+        if len(one.rows)
+    ]
+    columns += ["caller"]
     if not frames:
         return pd.DataFrame(columns=[*columns, "source", "digest", "use"])
     new = pd.concat(frames, ignore_index=True)
@@ -233,9 +279,9 @@ def with_label_texts(stored: pd.DataFrame, batch: Batch, contract: Contract) -> 
 def from_feedback(feedback: Feedback, contract: Contract) -> SourceRows:
     """Return the labelled production rows as a source."""
     columns = [*contract.input_names, contract.target.name, "prediction_id", "predicted_at"]
-    rejected = feedback.disputed + feedback.rejected
+    rejected, capped = feedback.disputed + feedback.rejected, feedback.capped
     digest = frame_digest(feedback.rows[columns])
-    source = Source("production", "mongodb", digest, 0, rejected=rejected)
+    source = Source("production", "mongodb", digest, 0, rejected=rejected, capped=capped)
     return SourceRows(source, feedback.rows.rename(columns={"predicted_at": "at"}))
 
 

@@ -2,12 +2,14 @@
 
 The only module of this part that uses MongoDB. The prediction service's relay writes the documents,
 `{_id, predicted_at, features: {...}, source?, label?, labelled_at?, labelled_by?, conflicts?}`.
-This module reads those of programs and checks them against the contract.
+This module reads those of programs that known callers labelled, and checks them against the
+contract.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -43,9 +45,11 @@ class FeedbackUnavailable(ExpectedError):
 class Feedback(NamedTuple):
     """Labelled predictions for training, and the numbers of unusable ones."""
 
-    rows: pd.DataFrame  # checked inputs and target, prediction_id and predicted_at (Unix time)
+    # Checked inputs and target, prediction_id, predicted_at (Unix time), and caller: who labelled.
+    rows: pd.DataFrame
     disputed: int  # predictions with contradicting labels
     rejected: int  # predictions that break the contract
+    capped: int = 0  # labels beyond LABELS_PER_CALLER_DAY
 
 
 def read_feedback(
@@ -60,13 +64,15 @@ def read_feedback(
     with open_log(settings, connect_s) as collection:
         documents = newest_labelled(collection, trusted_label_query(settings), limit)[::-1]
     agreed = [document for document in documents if "conflicts" not in document]
-    checked, rejected = check_documents(agreed, contract)
-    found = Feedback(checked, len(documents) - len(agreed), len(rejected))
+    kept = list(first_of_each_day(agreed, settings.labels_per_caller_day))
+    checked, rejected = check_documents(kept, contract)
+    disputed, capped = len(documents) - len(agreed), len(agreed) - len(kept)
+    found = Feedback(checked, disputed, len(rejected), capped)
     if len(rejected):
         # No log line contains a value of a record.
         columns = {problem.field for row in rejected["problems"] for problem in row}
         log.warning("feedback_rejected", rows=len(rejected), columns=sorted(columns))
-    log.info("feedback_read", rows=len(checked), disputed=found.disputed)
+    log.info("feedback_read", rows=len(checked), disputed=disputed, capped=capped)
     return found
 
 
@@ -119,14 +125,16 @@ def open_log(
 def trusted_label_query(settings: Settings) -> dict[str, Any]:
     """Return the query for the programs' labelled predictions.
 
-    With API keys, only labels of current callers count.
+    Only labels of current callers with an API key count, unless LEARN_ANONYMOUS_LABELS is set and
+    no keys are.
     """
     query: dict[str, Any] = {
         "predicted_at": {"$exists": True},
         "label": {"$exists": True},
         **OF_PROGRAMS,
     }
-    if callers := api_keys.names(settings.api_key_hashes):
+    callers = api_keys.names(settings.api_key_hashes)
+    if callers or not settings.learn_anonymous_labels:
         query["labelled_by"] = {"$in": callers}
     return query
 
@@ -135,9 +143,23 @@ def newest_labelled(
     collection: Collection[dict[str, Any]], query: dict[str, Any], limit: int
 ) -> list[dict[str, Any]]:
     """Return labelled predictions, newest label first, equal times ordered by id."""
-    fields = ["features", "label", "predicted_at", "conflicts"]
+    fields = ["features", "label", "predicted_at", "conflicts", "labelled_at", "labelled_by"]
     order = [("labelled_at", -1), ("_id", -1)]
     return list(collection.find(query, fields).sort(order).limit(limit))
+
+
+def first_of_each_day(documents: list[dict[str, Any]], limit: int) -> Iterator[dict[str, Any]]:
+    """Yield the first `limit` labels of each caller's day (UTC), and all labels without a caller.
+
+    documents: oldest label first.
+    """
+    seen: Counter[tuple[str, date]] = Counter()
+    for one in documents:
+        if caller := one.get("labelled_by"):
+            seen[caller, one["labelled_at"].date()] += 1
+            if seen[caller, one["labelled_at"].date()] > limit:
+                continue
+        yield one
 
 
 def check_documents(
@@ -155,5 +177,6 @@ def check_documents(
     checked = checked.reset_index(drop=True).assign(
         prediction_id=pd.Series([document["_id"] for document in kept], dtype=object),
         predicted_at=pd.Series([d["predicted_at"].timestamp() for d in kept], dtype="float64"),
+        caller=pd.Series([document.get("labelled_by") for document in kept], dtype=object),
     )
     return checked, rejected

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -26,6 +26,8 @@ from config.runtime.statistics import expected_calibration_error, percentile_int
 from config.segments import Segment
 
 matplotlib.use("Agg")  # no display on a server
+
+RESAMPLES = 200  # of the metrics' intervals
 
 
 def measure(y: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
@@ -54,41 +56,14 @@ def groups_of(frame: pd.DataFrame, segments: Sequence[Segment]) -> Iterator[tupl
                     yield f"{segment.name} {group}", rows
 
 
-def segment_table(
-    groups: Iterable[tuple[str, np.ndarray]],
+def bootstrap_intervals(
     y: np.ndarray,
     probability: np.ndarray,
     threshold: float,
-    min_rows: int,
-) -> pd.DataFrame:
-    """Return a row per group of at least `min_rows`: count, rates in [0, 1], AUC, log loss.
-
-    groups: as `groups_of` yields them.
-    """
-    selected = probability >= threshold
-    rows = []
-    for name, of in groups:
-        if of.sum() < min_rows or len(set(y[of])) < 2:
-            continue
-        rows.append(
-            {
-                "segment": name,
-                "rows": int(of.sum()),
-                "positive_share": y[of].mean(),
-                "selection_rate": selected[of].mean(),
-                "true_positive_rate": selected[of & (y == 1)].mean(),
-                "false_positive_rate": selected[of & (y == 0)].mean(),
-                "roc_auc": roc_auc_score(y[of], probability[of]),
-                "log_loss": log_loss(y[of], probability[of].astype(np.float64)),
-            }
-        )
-    return pd.DataFrame(rows).set_index("segment").rename_axis(None) if rows else pd.DataFrame()
-
-
-def bootstrap_intervals(
-    y: np.ndarray, probability: np.ndarray, threshold: float, resamples: int, seed: int
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % percentile interval of each metric of `measure`, over resampled rows.
+    """Return the 95 % percentile interval of each metric of `measure` but ECE, over resampled rows.
 
     A resample is a count for each row: `measure` on the drawn rows takes 50 times as long.
     """
@@ -105,7 +80,7 @@ def bootstrap_intervals(
 def counted_metrics(
     y: np.ndarray, probability: np.ndarray, threshold: float, counts: np.ndarray
 ) -> dict[str, float]:
-    """Return the metrics of `measure`, except ROC AUC, if row i occurs `counts[i]` times."""
+    """Return the metrics of `measure` except ROC AUC and ECE; row i occurs `counts[i]` times."""
     n, positive = counts.sum(), (counts * y).sum()
     predicted = probability >= threshold
     selected, true_positive = counts[predicted].sum(), (counts * y)[predicted].sum()
@@ -113,7 +88,6 @@ def counted_metrics(
     return {
         "log_loss": -counts @ np.log(likelihood) / n,
         "brier": counts @ (probability - y) ** 2 / n,
-        "ece": expected_calibration_error(y, probability, counts),
         "accuracy": counts[predicted == y].sum() / n,
         "precision": true_positive / max(selected, 1),
         "recall": true_positive / positive if positive else math.nan,

@@ -8,7 +8,7 @@ Source: Mitchell et al. (2019), Model cards for model reporting, doi:10.1145/328
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +17,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from config.contract import Contract
-from config.segments import Segment
-from config.web import STYLE
-from training.evaluation.gate import Interval, Verdict
-from training.evaluation.metrics import (
-    bootstrap_intervals,
-    draw_calibration,
-    groups_of,
-    measure,
-    segment_table,
+from config.runtime.statistics import (
+    ece_by_chance,
+    expected_calibration_error,
+    measure_calibration,
 )
-
-RESAMPLES = 200
-MIN_ROWS = 200  # of a segment
+from config.web import STYLE
+from training.evaluation.fairness import (
+    MIN_ROWS,
+    Scored,
+    gap_table,
+    group_table,
+    population_words,
+)
+from training.evaluation.gate import Interval, Verdict
+from training.evaluation.metrics import draw_calibration, measure
 
 NO_LIMITS = (
     "The contract states no limits of the label: write them into the key limits of its target."
@@ -40,7 +42,7 @@ PAGE = Path(__file__).with_suffix(".html")
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of the card that are not measured."""
+    """Facts of the card that are measured elsewhere, or not at all."""
 
     name: str
     version: str
@@ -51,6 +53,8 @@ class Facts:
     train_rows: int
     joined_rows: int
     judge_uses: int
+    search: Mapping[str, float]  # as `model.search.count_trials` returns it
+    intervals: Mapping[str, tuple[float, float]]  # of the metrics, as `bootstrap_intervals`
 
 
 # pylint: disable-next=too-many-arguments, too-many-positional-arguments
@@ -63,23 +67,23 @@ def model_card(
     verdict: Verdict,
 ) -> str:
     """Return the page for a test frame with its target and probabilities (n_samples,)."""
-    y = test[contract.target.name].to_numpy()
-    groups = groups_of(test, contract.segments)
-    segments = segment_table(groups, y, probability, threshold, MIN_ROWS)
-    target = contract.target
+    target, y = contract.target, test[contract.target.name].to_numpy()
+    scored = Scored.of(y, probability, threshold)
     calibration, calibration_words = calibration_plot(y, probability, target.positive)
     words = {name: getattr(target, name) for name in ("description", "negative", "positive")}
     return PAGE.read_text("utf-8").format(
         **{name: escaped(value) for name, value in (vars(facts) | words).items()},
         limits=escaped(target.limits or NO_LIMITS),
         warning=synthetic_warning(facts),
+        trials=search_words(facts.search),
         threshold=threshold,
         groups=escaped(segment_words(contract)),
         test_rows=len(test),
-        metrics=as_html(metrics_table(y, probability, threshold)),
+        metrics=as_html(metrics_table(y, probability, threshold, facts.intervals)),
         min_rows=MIN_ROWS,
-        segments=as_html(segments),
-        gaps=as_html(gaps(segments, contract.segments)),
+        segments=as_html(group_table(test, contract.segments, scored)),
+        gaps=as_html(gap_table(test, contract, scored)),
+        population=population_words(test, contract, scored),
         features=as_html(features_table(contract)),
         decision=verdict.outcome,
         reason=escaped(verdict.reason),
@@ -87,6 +91,7 @@ def model_card(
         judge_rows=verdict.judge_rows,
         comparison=as_html(comparison_table(verdict)),
         calibration=calibration,
+        calibration_figures=as_html(calibration_table(y, probability)),
         calibration_words=calibration_words,
         style=STYLE.read_text("utf-8"),
     )
@@ -103,6 +108,15 @@ def synthetic_warning(facts: Facts) -> str:
         return ""
     text = "Trained and measured on synthetic rows: no figure here is about real people."
     return f'<p class="warning">{text}</p>'
+
+
+def search_words(found: Mapping[str, float]) -> str:
+    """Return how many settings the search scored, and whether it found more than the first."""
+    tried, scored, best = (int(found[name]) for name in ("trials", "trials_scored", "best_trial"))
+    text = f"Settings that the search tried: {tried}; scored on every fold: {scored}."
+    if best == 1:
+        return f"{text} None was better than the first one, which this version has."
+    return f"{text} This version has setting {best}."
 
 
 def segment_words(contract: Contract) -> str:
@@ -123,12 +137,16 @@ def in_words(names: list[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> pd.DataFrame:
+def metrics_table(
+    y: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    intervals: Mapping[str, tuple[float, float]],
+) -> pd.DataFrame:
     """Return each metric with the ends of its interval, and its value without a model.
 
     Without a model, every row's probability is the share of the positive label.
     """
-    intervals = bootstrap_intervals(y, probability, threshold, RESAMPLES, seed=0)
     baseline = measure(y, np.full(len(y), y.mean()), threshold)
     rows = {
         name: {
@@ -138,7 +156,19 @@ def metrics_table(y: np.ndarray, probability: np.ndarray, threshold: float) -> p
             "without a model": baseline[name],
         }
         for name, value in measure(y, probability, threshold).items()
+        if name in intervals
     }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def calibration_table(y: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
+    """Return each figure of the calibration, and its value for a calibrated model."""
+    rows = {
+        name: {"value": value, "from": low, "to": high, "calibrated": float(name == "slope")}
+        for name, (value, low, high) in measure_calibration(y, probability).items()
+    }
+    error = expected_calibration_error(y, probability)
+    rows["ece"] = {"value": error, "calibrated": ece_by_chance(probability)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -180,17 +210,6 @@ def features_table(contract: Contract) -> pd.DataFrame:
         one.name: {"kind": one.kind, "unit": one.unit or "", "meaning": one.description}
         for one in contract.inputs
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def gaps(table: pd.DataFrame, segments: Sequence[Segment]) -> pd.DataFrame:
-    """Return the maximum difference between the groups of each column."""
-    rates = ["selection_rate", "true_positive_rate", "false_positive_rate"]
-    rows = {}
-    for one in segments:
-        of = table[table.index.str.startswith(f"{one.name} ")] if len(table) else table
-        if len(of) > 1:
-            rows[one.name] = of[rates].max() - of[rates].min()
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -33,6 +33,11 @@ class Platt:
         """Return calibrated probabilities for raw log-odds (n_samples,), without rounding."""
         return expit(self.slope * margin + self.intercept)
 
+    def then(self, second: "Platt") -> "Platt":
+        """Return the scaling that applies this one and then a second one."""
+        slope, intercept = second.slope, second.intercept
+        return Platt(slope * self.slope, slope * self.intercept + intercept)
+
 
 def fit_platt(probability: np.ndarray, y: np.ndarray) -> Platt:
     """Return the scaling with minimum log loss on out-of-fold probabilities (n_samples,)."""

@@ -9,9 +9,9 @@ two folds show to be poor is pruned.
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ OnTrial = Callable[[Params, dict[str, float]], None]
 MAX_TREES = 1500
 PATIENCE = 20  # rounds without a better validation loss; then a fit stops
 SCREENING_FOLDS = 2
+STARTUP_TRIALS = 8  # drawn at random before TPE; hyperopt's 20 are all of a default search
 
 
 class Pruning(NamedTuple):
@@ -97,6 +98,14 @@ class Trial:
     platt: Platt
     probability: np.ndarray  # (n_samples,) calibrated, out of fold, in row order
     metrics: dict[str, float]
+
+    def recalibrated(self, y: np.ndarray, rows: np.ndarray) -> "Trial":
+        """Return the trial with its calibration fitted again on some of the rows.
+
+        y: labels (n_samples,). rows: mask (n_samples,).
+        """
+        again = fit_platt(self.probability[rows], y[rows])
+        return replace(self, platt=self.platt.then(again), probability=again(self.probability))
 
 
 class Best(NamedTuple):
@@ -266,7 +275,7 @@ def starting_at(point: dict[str, float] | None) -> Callable[..., list[Any]]:
             first = generate_trials_to_calculate([point])
             first.refresh()
             return list(first.trials)
-        return list(tpe.suggest(new_ids, domain, trials, seed))
+        return list(tpe.suggest(new_ids, domain, trials, seed, n_startup_jobs=STARTUP_TRIALS))
 
     return suggest
 
@@ -306,6 +315,23 @@ def run_search(
     )
     assert found[0].trial is not None
     return found[0].trial
+
+
+def count_trials(trials: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return how many trials ran, how many were scored on every fold, and the best one's number.
+
+    trials: the metrics of each, in order.
+    """
+    losses = {
+        number: metrics["cv_log_loss"]
+        for number, metrics in enumerate(trials, start=1)
+        if "cv_log_loss" in metrics
+    }
+    return {
+        "trials": len(trials),
+        "trials_scored": len(losses),
+        "best_trial": min(losses, key=losses.__getitem__),
+    }
 
 
 def deadline_in(timeout_s: float | None) -> float:

@@ -1,7 +1,7 @@
 """Runs that are crashed from outside, because the death of their machine runs no hook.
 
 Prefect's automation and a restarted worker set the state, and `watch` reports it. The module has
-few imports, as `watch` starts each minute.
+few imports, as `watch` starts every 30 seconds.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from training.settings import Settings
 SILENCE_S = 180  # without a heartbeat until a run is crashed; Prefect's server restarts in less
 NO_HEARTBEAT = f"no heartbeat for {SILENCE_S} seconds"
 WORKER_STOPPED = "its worker stopped"
-FLOWS = ["train", "score", "ingest", "retain"]  # not `watch`: its next run comes within a minute
+FLOWS = ["train", "score", "promote", "ingest", "retain"]  # not `watch`: its next run comes soon
 REPORTED = "crash-reported"  # tag
 REPORT_PERIOD = timedelta(days=1)
 

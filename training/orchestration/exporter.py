@@ -1,4 +1,4 @@
-"""Prefect's worker, with figures about trainings for Prometheus.
+"""Prefect's worker, with figures about trainings and promotions for Prometheus.
 
 The worker becomes this process if METRICS_PORT is set. Each scrape asks Prefect's server and the
 ledger in MLflow, so a restart changes no figure.
@@ -20,15 +20,16 @@ from training.orchestration.tasks import ENDED, FAILURES, first_run
 from training.registry.mlflow_registry import Registry
 from training.settings import Settings
 
-RECENT_S = 300.0  # `watch` repeats its decision each minute
+RECENT_S = 300.0  # `watch` repeats its decision every 30 seconds
 
 
 class Trainings(NamedTuple):
-    """The state of trainings. Times are Unix times."""
+    """The state of trainings and promotions. Times are Unix times."""
 
     running_since: float | None  # start of the oldest one that runs
     last_failed: bool | None  # None before the first one has ended
     blocked_by: str | None  # rule by which drift starts no training now
+    undone_at: float | None = None  # the last promotion that was undone
 
 
 class TrainingCollector(Collector):
@@ -67,6 +68,12 @@ class TrainingCollector(Collector):
         if found.blocked_by:
             blocked.add_metric([found.blocked_by], 1)
         yield blocked
+        if found.undone_at is not None:
+            yield GaugeMetricFamily(
+                "income_promotion_undone_timestamp_seconds",
+                "Unix time at which a promotion was last undone.",
+                value=found.undone_at,
+            )
 
 
 def read_trainings(registry: Registry, now: float) -> Trainings:
@@ -80,6 +87,7 @@ def read_trainings(registry: Registry, now: float) -> Trainings:
         since.timestamp() if since else None,
         ended.state_type in FAILURES if ended else None,
         decision.rule if decision and is_blocked else None,
+        registry.ledger.last_undone(),
     )
 
 

@@ -1,14 +1,13 @@
-"""The Prefect flows: `train`, `score`, `ingest` and `retain`; `retraining.watch` has the fifth.
+"""The Prefect flows `train`, `score`, `promote`, `ingest` and `retain`; `watch` is in retraining.
 
 The body of `train` is the whole process. Each step is a task, so Prefect shows its duration and
 retries it after transient errors.
 """
 
 import hashlib
-import itertools
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,16 @@ from prefect.states import Completed, State
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, contract_path, load_contract
-from config.model_registry import CARD, LINEAGE, MODEL_NAME, REFERENCE, TRAFFIC, VERDICT
+from config.model_registry import (
+    ALIAS,
+    CARD,
+    CHALLENGER,
+    LINEAGE,
+    MODEL_NAME,
+    REFERENCE,
+    TRAFFIC,
+    VERDICT,
+)
 from config.runtime.settings import read_settings
 from training.batch_scoring.score import ScoringError, score_batch
 from training.batch_scoring.spark import spark_session
@@ -48,6 +56,7 @@ from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
 from training.data.trainable import check_trainable
+from training.evaluation.fairness import Scored, find_gaps
 from training.evaluation.gate import (
     MIN_OF_EACH_CLASS,
     MIN_ROWS,
@@ -57,17 +66,20 @@ from training.evaluation.gate import (
     Verdict,
     gate,
 )
-from training.evaluation.metrics import Scores, draw_plots, measure
+from training.evaluation.label_screen import screen_labels
+from training.evaluation.metrics import Scores, bootstrap_intervals, draw_plots, measure
 from training.evaluation.model_card import Facts, comparison_table, model_card
 from training.model.calibration import best_f1_threshold
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import Params, make_pipeline
-from training.model.search import Folds, Trial, run_search
+from training.model.search import Folds, Trial, count_trials, run_search
 from training.model.search_space import SEARCH_FILE, SearchSpace, load_search
+from training.orchestration.promotion import alias_for, check_services, promote_version
 from training.orchestration.tasks import io_step, notify_failure, promotion_turn, step
 from training.registry.ledger import NONE, Promotion
 from training.registry.mlflow_registry import InputFile, Registry
 from training.registry.retention import find_expired, summary
+from training.registry.shadow_test import challenge
 from training.settings import (
     MAX_REJECTED,
     FoldCount,
@@ -80,6 +92,13 @@ from training.settings import (
 )
 
 MAX_REFERENCE_ROWS = 5000
+FAIRNESS = "evaluation/fairness.json"  # artifact of a run
+# What becomes of a version, by the alias that it gets after the gate.
+FATES = {
+    ALIAS: "It was promoted at once.",
+    CHALLENGER: "Labels decide first whether it is promoted: python -m training history.",
+    "": "It was not promoted.",
+}
 NOTIFY: dict[str, Any] = {"on_failure": [notify_failure], "on_crashed": [notify_failure]}
 
 
@@ -113,7 +132,7 @@ def train(
     recent_weight: Weight = 1.0,
     recent_since: float = 0.0,
 ) -> dict[str, Any]:
-    """Train, register and evaluate one model; promote it if the gate passes.
+    """Train, register and evaluate one model; promote or challenge if the gate passes.
 
     data: `source` (the rows that SOURCE describes) or its name, `synthetic`, or `production`: the
         kind of rows that the production version was trained on.
@@ -132,7 +151,6 @@ def train(
     """
     settings = read_settings(Settings)
     contract = load_contract()
-    space = load_search(contract_path().with_name(SEARCH_FILE), contract, settings.search_start)
     options = SearchSettings(
         max_evals or settings.max_evals,
         timeout_s,
@@ -140,19 +158,26 @@ def train(
         seed,
         spark_master,
         recent_weight,
-        space,
+        load_search(contract_path().with_name(SEARCH_FILE), contract, settings.search_start),
     )
     registry = Registry(settings.mlflow_tracking_uri)
-    production = registry.production_tags()
+    if trigger == "schedule" and (tested := registry.named(CHALLENGER)):
+        # A newer challenger every few hours would end each test before its labels arrive.
+        return skipped("version_tested", tested_version=str(tested.version))
+    champion_tags = live.tags if (live := registry.production()) else {}
     if data == "production":
-        data = SYNTHETIC if production.get("data_source") == SYNTHETIC else "source"
-        if production.get("with_feedback") == "True":
-            with_feedback |= bool(settings.mongodb_address)
-
+        data = SYNTHETIC if champion_tags.get("data_source") == SYNTHETIC else "source"
+        had_feedback = champion_tags.get("with_feedback") == "True"
+        with_feedback |= had_feedback and bool(settings.mongodb_address)
     dataset = read_dataset(data, seed, contract, settings)
     judge_rows, traffic_rows = split_judge_traffic(dataset.test, contract)
-    sources = read_sources(contract, settings, with_store, with_feedback)
-    rows = join(dataset, judge_rows, sources, contract, recent_since)
+    sources = screen(
+        read_sources(contract, settings, with_store, with_feedback), contract, registry
+    )
+    recent_judge = trigger == "drift" or champion_tags.get("judge") == RECENT
+    rows = join(
+        dataset, judge_rows, sources, contract, recent_since=recent_since, recent_judge=recent_judge
+    )
     rows = downsample_old_rows(rows, recent_weight, seed)
     digests = {
         "data": data_digest(dataset, rows),
@@ -161,30 +186,34 @@ def train(
     }
     same = {"inputs_digest": digest(digests)}
     if not force and (known := registry.finished_run(same)):
-        get_run_logger().info("training_skipped reason=nothing_new run_id=%s", known)
-        return {"run_id": known, "nothing_new": True}
+        return skipped("nothing_new", run_id=known)
 
-    holdouts = choose_holdouts(rows, contract, trigger, production)
+    holdouts = choose_holdouts(rows, contract, recent_judge)
     test = unseen_test(dataset, rows)
-    judged = {one.name: one.frame for one in holdouts if one}
-    check_trainable(rows.frame, judged, contract, n_folds)
+    check_trainable(rows.frame, {one.name: one.frame for one in holdouts if one}, contract, n_folds)
     tags = {"data_source": dataset.source, "trigger": trigger, **same}
     params = msgspec.to_builtins(options) | row_counts(dataset, rows)
-    name = f"train {trigger} {datetime.now(UTC):%Y-%m-%d}"
-    with registry.run(name, tags, params) as run_id, tempfile.TemporaryDirectory() as scratch:
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    with (
+        registry.run(f"train {trigger} {today}", tags, params) as run_id,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         log_lineage(rows, holdouts, digests, registry, run_id)
         best = search(rows.frame, contract, registry, run_id, options)
-        model, pipeline = fit(rows.frame, contract, best, seed)
+        compared = rows.recent if holdouts[0].name == RECENT else np.ones(len(rows.frame), bool)
+        if not compared.all():
+            best = best.recalibrated(labels(rows.frame, contract), compared)
+        model, pipeline = fit(rows.frame, contract, best, seed, compared)
         registry.log(params=best.params | {"threshold": model.threshold})
-        metrics = evaluate(model, test, contract, registry)
+        metrics, intervals = evaluate(model, test, contract, registry)
         facts = {
             "data_source": dataset.source,
             "run_id": run_id,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "metrics": json.dumps(metrics),
+            "metric_intervals": json.dumps(intervals),
         }
         package = export(Path(scratch), model, contract, dataset.test, facts)
-        compared = rows.recent if holdouts[0].name == RECENT else np.ones(len(rows.frame), bool)
         reference = make_reference(rows.frame, contract, best, model.threshold, compared)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
         version = register(package, pipeline, registry)
@@ -201,17 +230,26 @@ def train(
                 train_rows=len(rows.frame),
                 joined_rows=int(rows.joined.sum()),
                 judge_uses=registry.judged_versions() + 1,
+                search=best.metrics,
+                intervals=intervals,
             )
             write_card(package, about, test, verdict)
-            kept = {"data_source": dataset.source, "with_feedback": str(with_feedback)}
-            complete(version, package, verdict, kept | {"trigger": trigger}, registry)
-            promote(registry, version, verdict, trigger)
-    report(version, metrics, verdict)
+            kept = {
+                "data_source": dataset.source,
+                "with_feedback": str(with_feedback),
+                "trigger": trigger,
+                **verdict.as_tags(),
+            }
+            alias, fate = fate_of(verdict, dataset.source, registry, settings)
+            complete(version, package, f"Trained by the trigger {trigger}. {fate}", kept, registry)
+            assign(registry, version, verdict, trigger, alias)
+    report(version, metrics, verdict, fate)
     return {
         "run_id": run_id,
         "model_version": version,
         "test_metrics": metrics,
-        "promoted": verdict.promote,
+        "promoted": alias == ALIAS,
+        "challenger": alias == CHALLENGER,
         "reason": verdict.reason,
         "nothing_new": False,
     }
@@ -243,6 +281,18 @@ def score(
             f" {max_rejected:.1%}. They are in {done.rejected} with their problems."
         )
     return done._asdict()
+
+
+@flow(name="promote", persist_result=False, log_prints=True, **NOTIFY)
+def promote(version: str, why: str) -> None:
+    """Promote a version, or make it the challenger, as `python -m training promote` does.
+
+    version: its number in MLflow.
+    why: the reason, for the history.
+    """
+    registry = Registry(read_settings(Settings).mlflow_tracking_uri)
+    if promote_version(registry, version, Promotion("Prefect's page", why)):
+        check_services(version)
 
 
 @flow(name="ingest", persist_result=False, **NOTIFY)
@@ -293,6 +343,12 @@ def retain() -> None:
     get_run_logger().info("runs_removed removed=%r", summary(expired))
 
 
+def skipped(reason: str, **facts: str) -> dict[str, Any]:
+    """Log why no training is needed; return the flow's result."""
+    get_run_logger().info("training_skipped reason=%s %s", reason, key_values(facts))
+    return {**facts, "nothing_new": True}
+
+
 # --- data ---------------------------------------------------------------------------------------
 
 
@@ -327,19 +383,45 @@ def read_sources(
     return sources
 
 
+@io_step
+def screen(sources: list[SourceRows], contract: Contract, registry: Registry) -> list[SourceRows]:
+    """Return the sources without the rows whose labels no drift explains."""
+    production = registry.production()
+    if production is None or not any(len(one.rows) for one in sources):
+        return sources
+    screened = []
+    with registry.package_of(production) as folder:
+        champion = Package(folder, contract)
+        for source, rows in sources:
+            probability = champion.score(rows) if len(rows) else np.empty(0)
+            kept, left_out = screen_labels(rows, probability, contract)
+            for one in left_out:  # no log line contains a value of a record
+                where = source.name, one.rule, one.column, one.rows
+                get_run_logger().warning(
+                    "labels_left_out source=%s rule=%r column=%s rows=%d", *where
+                )
+            source = msgspec.structs.replace(source, left_out=left_out)
+            screened.append(SourceRows(source, kept))
+    return screened
+
+
 @step
 def join(
     dataset: Dataset,
     judge_rows: pd.DataFrame,
     sources: list[SourceRows],
     contract: Contract,
+    *,
     recent_since: float,
+    recent_judge: bool,
 ) -> TrainingRows:
     """Return the dataset's training split with the rows that join it, without holdout rows."""
-    rows = assemble_rows(dataset, judge_rows, sources, contract, recent_since=recent_since)
+    how: dict[str, Any] = {"recent_since": recent_since, "recent_judge": recent_judge}
+    rows = assemble_rows(dataset, judge_rows, sources, contract, **how)
     reject_overlap(rows, contract)
     for source in rows.lineage:
-        get_run_logger().info("source_joined %s", key_values(msgspec.to_builtins(source)))
+        counts = msgspec.to_builtins(source) | {"left_out": sum(x.rows for x in source.left_out)}
+        get_run_logger().info("source_joined %s", key_values(counts))
     return rows
 
 
@@ -349,33 +431,38 @@ def row_counts(dataset: Dataset, rows: TrainingRows) -> dict[str, int]:
         "train_rows": len(rows.frame),
         "joined_rows": int(rows.joined.sum()),
         "recent_rows": int(rows.recent.sum()),
-        "test_rows": len(dataset.test),
         "rejected_rows": dataset.rejected,
         "duplicate_rows": dataset.duplicates,
     }
 
 
 def choose_holdouts(
-    rows: TrainingRows, contract: Contract, trigger: str, production: dict[str, str]
+    rows: TrainingRows, contract: Contract, recent_judge: bool
 ) -> tuple[HoldoutSet, HoldoutSet | None]:
     """Return the holdout set and the floor set.
 
-    After drift these are the newest labelled rows and the test split. The same holds while the
-    production version was judged on such rows. Otherwise the next training would prefer models of
-    the time before drift. With too few such rows the test split is the holdout set.
+    After drift (`recent_judge`) these are the newest labelled rows and the test split. The same
+    holds while the production version was judged on such rows. Otherwise the next training would
+    prefer models of the time before drift. With too few such rows, to judge or to calibrate on, the
+    test split is the holdout set.
     """
     own = make_holdout(TEST_SPLIT, rows.test_holdout, contract)
-    if trigger != "drift" and production.get("judge") != RECENT:
+    if not recent_judge:
         return own, None
     recent = make_holdout(RECENT, rows.recent_holdout, contract)
-    counts = np.bincount(recent.y, minlength=2)
-    if counts.sum() >= MIN_ROWS and counts.min() >= MIN_OF_EACH_CLASS:
-        return recent, own
-    get_run_logger().warning(
-        "recent_holdout_too_small rows=%d of_rarer_class=%d min_rows=%d min_of_each_class=%d",
-        *(counts.sum(), counts.min(), MIN_ROWS, MIN_OF_EACH_CLASS),
-    )
-    return own, None
+    for name, y in (
+        ("holdout", recent.y),
+        ("training", labels(rows.frame, contract)[rows.recent].astype("int64")),
+    ):
+        counts = np.bincount(y, minlength=2)
+        if counts.sum() < MIN_ROWS or counts.min() < MIN_OF_EACH_CLASS:
+            get_run_logger().warning(
+                "recent_rows_too_few of=%s rows=%d of_rarer_class=%d min_rows=%d"
+                " min_of_each_class=%d",
+                *(name, counts.sum(), counts.min(), MIN_ROWS, MIN_OF_EACH_CLASS),
+            )
+            return own, None
+    return recent, own
 
 
 def make_holdout(name: str, frame: pd.DataFrame, contract: Contract) -> HoldoutSet:
@@ -432,10 +519,11 @@ def search(
 ) -> Trial:
     """Return the best trial of the hyperopt search; each trial becomes a child run."""
     folds = Folds.of(frame, contract, options.n_folds, options.seed)
-    numbers = itertools.count(1)
+    done: list[dict[str, float]] = []
 
     def on_trial(params: Params, metrics: dict[str, float]) -> None:
-        registry.log_trial(run_id, next(numbers), params, metrics)
+        done.append(metrics)
+        registry.log_trial(run_id, len(done), params, metrics)
 
     limits = options.max_evals, options.timeout_s
     how: dict[str, Any] = {"seed": options.seed, "space": options.space, "on_trial": on_trial}
@@ -444,31 +532,46 @@ def search(
             best = run_spark_search(spark, folds, *limits, **how)
     else:
         best = run_search(folds, *limits, **how)
+    best = replace(best, metrics=best.metrics | count_trials(done))
     registry.log(metrics=best.metrics)
     return best
 
 
 @step
 def fit(
-    frame: pd.DataFrame, contract: Contract, best: Trial, seed: int
+    frame: pd.DataFrame, contract: Contract, best: Trial, seed: int, compared: np.ndarray
 ) -> tuple[FittedModel, Pipeline]:
-    """Fit the best setting on every training row; calibration and threshold are out of fold."""
+    """Fit the best setting on every training row; calibration and threshold are out of fold.
+
+    The threshold is that of the `compared` rows.
+    """
     pipeline = make_pipeline(contract, best.params, seed)
     pipeline.fit(inputs(frame, contract), labels(frame, contract))
     parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
-    threshold = best_f1_threshold(best.probability, labels(frame, contract))
+    threshold = best_f1_threshold(best.probability[compared], labels(frame, contract)[compared])
     return FittedModel(Pipeline(parts), best.platt, threshold), pipeline
 
 
 @step
 def evaluate(
     model: FittedModel, test: pd.DataFrame, contract: Contract, registry: Registry
-) -> dict[str, float]:
-    """Log metrics on the official test split, which no choice depends on."""
-    probability = model.score(inputs(test, contract))
-    metrics = measure(labels(test, contract), probability, model.threshold)
-    registry.log(metrics={f"test_{name}": value for name, value in metrics.items()})
-    return metrics
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Log metrics on the rows of the test split that no choice depends on, and their number.
+
+    Returns the metrics and the ends of their intervals.
+    """
+    y, probability = labels(test, contract), model.score(inputs(test, contract))
+    metrics = measure(y, probability, model.threshold)
+    registry.log(
+        params={"test_rows": len(test)},
+        metrics={f"test_{name}": value for name, value in metrics.items()},
+    )
+    scored = Scored.of(y, probability, model.threshold)
+    gaps = [gap._asdict() for gap in find_gaps(test, contract.segments, scored)]
+    registry.log_json(FAIRNESS, gaps)
+    names = [f"test_gap {one['rate']} {one['columns']}" for one in gaps]
+    registry.log(metrics={name: one["gap"].estimate for name, one in zip(names, gaps)})
+    return metrics, bootstrap_intervals(y, probability, model.threshold)
 
 
 @step
@@ -571,27 +674,35 @@ def write_card(package: Package, facts: Facts, test: pd.DataFrame, verdict: Verd
 
 @io_step
 def complete(
-    version: str, package: Package, verdict: Verdict, tags: dict[str, str], registry: Registry
+    version: str, package: Package, text: str, tags: dict[str, str], registry: Registry
 ) -> None:
-    """Add the package's files, the verdict and the tags to a version."""
-    about = f"Trained by the trigger {tags['trigger']}."
-    about += f" The gate {verdict.outcome}: {verdict.reason}."
-    registry.complete(version, package.folder, about, tags | verdict.as_tags())
+    """Add the package's files, a description and tags to a version."""
+    registry.complete(version, package.folder, text, tags)
+
+
+def fate_of(
+    verdict: Verdict, data_source: str, registry: Registry, settings: Settings
+) -> tuple[str, str]:
+    """Return the alias that a judged version gets, if any, and what becomes of it in words."""
+    alias = alias_for(data_source, registry, settings) if verdict.promote else ""
+    return alias, f"The gate {verdict.outcome}: {verdict.reason}. {FATES[alias]}"
 
 
 @io_step
-def promote(registry: Registry, version: str, verdict: Verdict, trigger: str) -> None:
-    """Point the alias `production` at the version if the gate passed."""
-    if verdict.promote:
+def assign(registry: Registry, version: str, verdict: Verdict, trigger: str, alias: str) -> None:
+    """Point an alias at the version, `production` or `challenger`; none if the gate failed."""
+    if alias == ALIAS:
         registry.promote(version, Promotion("training flow", f"{trigger}: {verdict.reason}"))
-    log = get_run_logger()
-    log.info("version_judged version=%s %s", version, key_values(verdict.as_tags()))
+    elif alias == CHALLENGER:
+        challenge(registry, version)
+    facts = verdict.as_tags() | {"alias": alias or NONE}
+    get_run_logger().info("version_judged version=%s %s", version, key_values(facts))
 
 
-def report(version: str, metrics: dict[str, float], verdict: Verdict) -> None:
+def report(version: str, metrics: dict[str, float], verdict: Verdict, fate: str) -> None:
     """Add the results and the gate's figures to the flow run's page."""
     rows = [{"metric": name, "test split": f"{value:.4f}"} for name, value in metrics.items()]
-    text = f"Version {version}: {'promoted' if verdict.promote else 'rejected'}, {verdict.reason}"
+    text = f"Version {version}: {fate}"
     create_table_artifact(rows, key="training-results", description=text)
     table = comparison_table(verdict).rename_axis("rows and metric").reset_index()
     compared = json.loads(table.to_json(orient="records", double_precision=4))

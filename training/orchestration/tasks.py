@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 
@@ -130,12 +131,21 @@ def notify_failure(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> Non
 
 
 def notify(flow_name: str, run: FlowRun, state: State[Any]) -> bool:
-    """Send the message of a failed or crashed flow run to NOTIFY_URL; return False if that fails.
+    """Send the message of a failed or crashed flow run; return False if that fails."""
+    what = f"flow {flow_name}, run {run.name}: {state.type.value.lower()}"
+    return send(what, state.message or "")
 
-    Returns True without NOTIFY_URL.
-    """
+
+def announce(what: str, body: str) -> None:
+    """Send a message from a flow run, and log a failure."""
+    if not send(what, body):
+        get_run_logger().warning("notification_failed setting=NOTIFY_URL")
+
+
+def send(what: str, body: str) -> bool:
+    """Send a message to NOTIFY_URL; return False if that fails, and True without NOTIFY_URL."""
     settings = read_settings(Settings)
     if not settings.notify_url:
         return True
-    title = f"Income prediction: flow {flow_name}, run {run.name}: {state.type.value.lower()}"
-    return bool(Apprise(settings.notify_url).notify(title=title, body=state.message or ""))
+    title = f"Income prediction: {what}"
+    return bool(Apprise(settings.notify_url).notify(title=title, body=body))

@@ -1,4 +1,4 @@
-"""The ledger: why `production` moved, and why drift did or did not start a training.
+"""The ledger: why `production` moved or stayed, and why drift did or did not start a training.
 
 Each entry is a run in one of two MLflow experiments.
 """
@@ -11,23 +11,27 @@ from typing import NamedTuple
 import mlflow
 from mlflow.entities import RunTag
 
+from config.model_registry import DECISIONS
+
 PROMOTIONS = "income-promotions"
-DECISIONS = "income-decisions"
 ABOUT = {
-    PROMOTIONS: "One run for each change of the production version, with who and why in its tags.",
+    PROMOTIONS: "One run for each change of the production version, with who and why in its tags,"
+    " and for each end of a shadow test that left it in place.",
     DECISIONS: "One run for each change of the decision whether drift starts a training. Its tags"
     " have the deciding rule, the reason, and how often the decision was repeated.",
 }
 KIND = "mlflow.experimentKind"  # MLflow's tag; without it, the page is the one for chatbots
 NONE = "none"  # in place of a version, before the first promotion
+UNDONE = "undone: "  # with it starts why a version was undone
 
 
 class Promotion(NamedTuple):
-    """Who promotes a version, and why."""
+    """Who promotes a version, and why. An end of a shadow test that moves nothing is one too."""
 
     who: str
     why: str
-    forced: bool = False  # the gate rejected the version or did not see it
+    forced: bool = False  # the gate or a shadow test rejected the version, or no gate saw it
+    untested: bool = False  # someone skipped the shadow test
 
 
 class LastDecision(NamedTuple):
@@ -48,20 +52,31 @@ class Ledger:
         """Write a promotion; it counts once the body has succeeded."""
         facts = promotion._asdict() | {"from_version": before, "to_version": after}
         tags = {name: str(value) for name, value in facts.items()}
-        name = f"version {before} to {after}"
+        name = f"version {before} stays" if before == after else f"version {before} to {after}"
         run = self.client.create_run(self._experiment(PROMOTIONS), tags=tags, run_name=name)
         yield
         self.client.set_terminated(run.info.run_id)
 
     def promotions(self) -> list[dict[str, str]]:
-        """Return every promotion, newest first: at, from_version, to_version, who, why, forced."""
+        """Return every promotion, newest first: its time `at`, both versions, and its fields.
+
+        If production stayed, both versions are the same.
+        """
         query = "attributes.status = 'FINISHED'"
         runs = self.client.search_runs([self._experiment(PROMOTIONS)], query)
         names = ("from_version", "to_version", *Promotion._fields)
         return [
-            {"at": local_time(run.info.start_time)} | {name: run.data.tags[name] for name in names}
+            {"at": local_time(run.info.start_time)}
+            | {name: run.data.tags.get(name, "False") for name in names}  # some have no `untested`
             for run in runs
         ]
+
+    def last_undone(self) -> float | None:
+        """Return the Unix time of the last promotion that was undone, if any."""
+        query = f"attributes.status = 'FINISHED' and tags.why LIKE '{UNDONE}%'"
+        for run in self.client.search_runs([self._experiment(PROMOTIONS)], query, max_results=1):
+            return run.info.start_time / 1000
+        return None
 
     def predecessor(self, production: str) -> str:
         """Return the version to which a rollback from `production` goes, or `none`.

@@ -1,4 +1,4 @@
-"""MLflow: runs, trials, the registered model, its versions and the alias `production`.
+"""MLflow: runs, trials, the registered model, its versions and their aliases.
 
 A training run has the package under `models_mlflow`, the scikit-learn pipeline for notebooks,
 plots, the monitoring reference and the traffic rows.
@@ -36,6 +36,8 @@ from config.model_registry import (
     ABSENT,
     ALIAS,
     CARD,
+    CHALLENGER,
+    FALLBACK,
     FILE_SHA256,
     MODEL_NAME,
     PACKAGE,
@@ -100,6 +102,11 @@ def version_or_none(get: Callable[[str, str], ModelVersion], key: str) -> ModelV
         raise
 
 
+def number_of(version: ModelVersion | None) -> str:
+    """Return a version's number; NONE without a version."""
+    return str(version.version) if version else NONE
+
+
 class Registry:
     """One MLflow server: tracking, artifacts and model registry."""
 
@@ -138,7 +145,8 @@ class Registry:
     ) -> None:
         """Log one trial of the search as a child run, in one batch."""
         now = get_current_time_millis()
-        tags = {"mlflow.parentRunId": parent_id, "mlflow.runName": f"trial {number}"}
+        name = f"trial {number}{' (stopped early)' if 'pruned' in metrics else ''}"
+        tags = {"mlflow.parentRunId": parent_id, "mlflow.runName": name}
         run_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         self.client.log_batch(
             run_id,
@@ -213,7 +221,7 @@ class Registry:
         )
         version = str(mlflow.register_model(logged.model_uri, MODEL_NAME).version)
         if run := mlflow.active_run():
-            self.client.update_run(run.info.run_id, name=f"{run.info.run_name} v{version}")
+            self.client.update_run(run.info.run_id, name=f"v{version} {run.info.run_name}")
         return version
 
     def complete(self, version: str, folder: Path, description: str, tags: dict[str, str]) -> None:
@@ -232,18 +240,17 @@ class Registry:
 
     def production(self) -> ModelVersion | None:
         """Return the production version, or None before the first promotion."""
-        return version_or_none(self.client.get_model_version_by_alias, ALIAS)
+        return self.named(ALIAS)
+
+    def named(self, alias: str) -> ModelVersion | None:
+        """Return the version with an alias, or None."""
+        return version_or_none(self.client.get_model_version_by_alias, alias)
 
     def newest_promoted(self, production: ModelVersion | None) -> ModelVersion | None:
         """Return the newest version that is or was production, also after a rollback."""
         numbers = {move["to_version"] for move in self.ledger.promotions()}
         numbers |= {str(production.version)} if production else set()
         return next((v for v in self._versions() if str(v.version) in numbers), None)
-
-    def production_tags(self) -> dict[str, str]:
-        """Return the tags of the production version, empty before the first promotion."""
-        version = self.production()
-        return dict(version.tags) if version else {}
 
     def judged_versions(self) -> int:
         """Return the number of versions with a gate verdict."""
@@ -253,24 +260,33 @@ class Registry:
         """Return a version by its number, or None for an unknown or invalid number."""
         return version_or_none(self.client.get_model_version, number)
 
-    def promote(self, version: str, promotion: Promotion) -> None:
-        """Point `production` at a version, and write the promotion to the ledger."""
-        before = self.production()
-        with self.ledger.promotion(promotion, before.version if before else NONE, version):
+    def promote(self, version: str, promotion: Promotion, *, guarded: bool = True) -> None:
+        """Point `production` at a version, and write the promotion to the ledger.
+
+        The former version becomes the fallback, and there is no challenger any more. A move back
+        is not guarded: there is no fallback then.
+        """
+        before = number_of(self.production())
+        with self.ledger.promotion(promotion, before, version):
+            # A retry after an interruption finds the version in production: the fallback stays.
+            if guarded and before not in (NONE, version):
+                self.client.set_registered_model_alias(MODEL_NAME, FALLBACK, before)
             self.client.set_registered_model_alias(MODEL_NAME, ALIAS, version)
+            self.client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
+            if not guarded:
+                self.client.delete_registered_model_alias(MODEL_NAME, FALLBACK)
 
     def expired(self, before: datetime, n_versions: int, pinned_run: str = "") -> Expired:
         """Return the runs started before a time, and their versions, except those that stay.
 
-        Production, its predecessor, the newest `n_versions` and the version of the pinned run stay,
-        with their runs and trials.
+        Production, its predecessor, challenger, fallback, the newest `n_versions` and the version
+        of the pinned run stay, with their runs and trials.
         """
         versions = self._versions()
-        production = self.production()
-        numbers: set[str] = set()
-        if production:
+        numbers = {number_of(self.named(alias)) for alias in (CHALLENGER, FALLBACK)}
+        if production := self.production():
             number = str(production.version)
-            numbers = {number, self.ledger.predecessor(number)}
+            numbers |= {number, self.ledger.predecessor(number)}
         newest = versions[:n_versions]
         kept = {v.run_id for v in versions if v in newest or str(v.version) in numbers}
         kept.add(pinned_run)

@@ -1,7 +1,8 @@
 """Retention: removes old training runs. `python -m training retain`, and a daily Prefect flow.
 
 After RUN_RETENTION_DAYS a run is removed with its trials and artifacts. The runs of the production
-version, of its predecessor and of the newest versions stay, and so does the run of MODEL_RUN_ID.
+version, of its predecessor, of the challenger, of the fallback and of the newest versions stay, and
+so does the run of MODEL_RUN_ID.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Whether the services use the production version: the prediction service and the monitoring."""
+"""What the services say: whether they use the production version, and how a shadow test stands."""
 
 import time
 from collections.abc import Mapping
@@ -51,8 +51,15 @@ def find_laggards(version: str, settings: Settings) -> list[str]:
             return [reason(one, states[one], version) for one in late]
         if waited_s > SAY_AFTER_S and not said:
             said = True
-            print(f"waiting until {' and '.join(one.name for one in late)} has it", flush=True)
+            print(f"waiting for {' and '.join(one.name for one in late)}", flush=True)
         time.sleep(POLL_S)
+
+
+def fetch_shadow(address: str) -> dict[str, Any]:
+    """Return the state of the shadow test. Raises requests' errors."""
+    response = requests.get(f"{address}/shadow", timeout=TIMEOUT_S)
+    response.raise_for_status()
+    return response.json()
 
 
 def reason(service: Service, state: Mapping[str, Any], version: str) -> str:

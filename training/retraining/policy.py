@@ -3,6 +3,7 @@
 `watch` collects the facts and carries out the decision.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class Facts(NamedTuple):
     started: tuple[float, ...] = ()  # trainings that drift started in BUDGET_PERIOD_S
     unpromoted: int = 0  # how many of them started after the newest promoted version was made
     running: str | None = None  # name of one that has not ended
+    tested: str | None = None  # version that labels test beside production
 
 
 class Decision(NamedTuple):
@@ -47,18 +49,19 @@ def cause_of(verdict: Mapping[str, Any]) -> Cause | None:
     if verdict["drifted"]:
         columns = ", ".join(judgement["persistent"])
         return Cause(
-            f"{verdict['share_drifted']:.0%} of the features have drifted ({columns})",
+            f"{verdict['share_drifted']:.0%} of the features have drifted; columns and outputs:"
+            f" {columns}",
             version,
             judgement["changed_by"] or 0.0,
             # After a promotion a verdict stays until windows of the new reference clear it.
             judgement["drifted_from"] == version,
             broken,
         )
-    if verdict["below_floor"]:
-        quality = verdict["quality"]
-        auc, upper = quality["roc_auc"], quality["bounds"]["roc_auc"]["upper"]
-        what = f"ROC AUC {auc:.3f} of {quality['rows']} labelled rows (at most {upper:.3f})"
-        return Cause(f"{what} is below its floor", version, quality["since"], broken=broken)
+    if verdict["concept_shift"]:
+        quality, scores = verdict["quality"], verdict["concept_shift_scores"].items()
+        checks = ", ".join(f"{name} {score:.1f} times its limit" for name, score in scores)
+        what = f"{quality['rows']} labels contradict the probabilities ({checks})"
+        return Cause(what, version, quality["since"], broken=broken)
     return None
 
 
@@ -87,16 +90,19 @@ def objections(
         yield "version", f"{known}, the monitoring observes {cause.version or 'none'}"
     if not cause.is_judged:
         yield "not judged", f"too few rows since version {cause.version} was promoted"
+    if facts.tested:
+        yield "tested", f"version {facts.tested} is tested beside production first"
     pause = settings.watch_cooldown_s * 2 ** min(facts.unpromoted, MAX_BACK_OFF)
     waited = now - max(facts.started, default=float("-inf"))
     if waited < pause:
         tries = f" after {facts.unpromoted} without a promotion" if facts.unpromoted else ""
-        why = f"the last one started {waited:.0f} s ago, expected at least {pause:.0f} s{tries}"
+        start = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now - waited + pause))
+        why = f"the last one started {waited:.0f} s ago, the next may at {start} UTC{tries}"
         yield "back-off" if tries else "cool-down", why
     if len(facts.started) >= settings.watch_budget:
         why = f"{len(facts.started)} started in 30 days, expected at most"
         yield "budget", f"{why} WATCH_BUDGET={settings.watch_budget}"
     if facts.fresh_labels < settings.watch_min_labels:
         why = f"{facts.fresh_labels} fresh labelled rows, expected at least WATCH_MIN_LABELS="
-        remedy = "Send labels to /feedback; without MongoDB, ingest the journal's export"
+        remedy = "Send labels to /feedback with an API key; without MongoDB, ingest an export"
         yield "labels", f"{why}{settings.watch_min_labels}. {remedy}"

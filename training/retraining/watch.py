@@ -1,9 +1,9 @@
 """A Prefect flow that polls the drift verdict and starts `train` if `policy` decides so.
 
 The verdict comes from `GET /drift` of the Evidently service. Each decision is written to the ledger
-in MLflow (`python -m training decisions`). The flow keeps no state: Prefect knows the started
-trainings, MLflow their promotions. Each run is a process of its own, and most runs end early, so
-slow imports are local.
+in MLflow (`python -m training decisions`). Before that, `shadow` acts on the test of a version. The
+flow keeps no state: Prefect knows the started trainings, MLflow their promotions. Each run is a
+process of its own, and most runs end early, so slow imports are local.
 """
 
 import time
@@ -22,9 +22,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
+from config.model_registry import CHALLENGER
 from config.runtime.settings import read_settings
 from training.orchestration.crashes import report_crashes
 from training.retraining.policy import BUDGET_PERIOD_S, Cause, Facts, cause_of, decide
+from training.retraining.shadow import follow_shadow, guard_serving
 from training.settings import Settings
 
 DRIFT_TAG = "drift"
@@ -37,7 +39,7 @@ MAX_RUN_S = 6 * 3600  # an older run without an end was lost
 def notify_first_failure(failed: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     """Notify of a failed run, unless the run before it failed too; a hook of flows.
 
-    `watch` runs each minute, so each later failure of a series would be a message a minute.
+    `watch` runs often, so each later failure of a series would be another message.
     """
     # pylint: disable-next=import-outside-toplevel
     from training.orchestration.tasks import ENDED, FAILURES, first_run, notify_failure
@@ -57,10 +59,12 @@ NOTIFY: dict[str, Any] = {
 def watch() -> str:
     """Start a training if there is a cause and no objection; return the decision in words.
 
-    Reports crashed runs before that.
+    Reports crashed runs before that, and acts on the shadow test and on the figures of serving.
     """
     settings, log = read_settings(Settings), get_run_logger()
     report_crashes()
+    follow_shadow(settings, log)
+    guard_serving(settings, log)
     verdict = fetch_verdict(settings.evidently_address)
     cause = cause_of(verdict)
     if cause is None:
@@ -144,6 +148,7 @@ def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
         started=started,
         unpromoted=sum(at > promoted_at for at in started),
         running=next(iter(running), None),
+        tested=str(tested.version) if (tested := registry.named(CHALLENGER)) else None,
     )
 
 

@@ -127,6 +127,7 @@ async function predictRecord(event) {
   const record = readForm();
   const button = event.target.querySelector("button");
   button.disabled = true;
+  button.textContent = "Predicting …"; // the first explanation of a worker takes seconds
   byId("explanation").replaceChildren();
   markInputs([]);
   try {
@@ -137,6 +138,7 @@ async function predictRecord(event) {
     markInputs(error.problems);
   } finally {
     button.disabled = false;
+    button.textContent = "Predict";
   }
   markStale(JSON.stringify(readForm()) !== JSON.stringify(record));
 }
@@ -158,12 +160,12 @@ function markInputs(problems) {
   document.querySelector("#record [aria-invalid]")?.focus();
 }
 
-function showPrediction(record, { probability, threshold, message, model_version, notes = [], explanation }) {
+function showPrediction(record, { prediction_id, probability, threshold, message, model_version, notes = [], explanation }) {
   const scale = make("div", { class: "track scale", "aria-hidden": "true" });
   scale.append(makeBar(0, 100 * probability), makeBar(100 * threshold, 0, "mark"));
   const sentence =
     `The line is the threshold, ${percent(threshold)}: from there on, the model calls a record ${settings.positive}. ` +
-    `Model version ${model_version}.`;
+    `Model version ${model_version}. ${prediction_id ? `Stored as ${prediction_id}.` : "Nothing was stored."}`;
   byId("outcome").replaceChildren( // screen readers announce this element, without the explanation
     make("p", { class: "verdict", text: message }),
     scale,
@@ -315,7 +317,7 @@ function checkTable({ headerLine, matched, missing, rows }) {
   const n = rows.filter((row) => !row.isBlank).length;
   const required = missing.filter((one) => !one.is_optional);
   if (required.length) {
-    throw new RequestError(`Line ${headerLine} has no column ${listNames(required)}. It must name every column. Rename or add them.`);
+    throw new RequestError(`Line ${headerLine} has no column ${listNames(required)}. These are required. Rename or add them.`);
   }
   const twice = columns.find((one) => matched.filter((column) => column === one).length > 1);
   if (twice) throw new RequestError(`Line ${headerLine} has the column ${twice.name} twice. Rename one.`);
@@ -355,7 +357,9 @@ async function predictFile(chosen) {
     const table = { ...readTable(text), encoding };
     if (run !== currentRun) return;
     if (!table.matched.some(Boolean)) { // the first line may hold values, which are not shown
-      throw new RequestError(`Line ${table.headerLine} names no column of the model. Add a first line with these names: ${listNames(columns)}.`);
+      const n = table.header.length;
+      throw new RequestError(`Line ${table.headerLine} names no column of the model. Its ${n} cells must be names. If they are the values ` +
+        `of a row, add a line above it with ${n} names, these among them: ${listNames(columns)}.`);
     }
     showColumns(table);
     checkTable(table);
@@ -443,15 +447,18 @@ function summarize({ name, missing, rows: lines }, rows, predictions, n) {
   const isCalm = rows.length === n && !missing.length && !noted.length;
   const summary = [
     `${name}: ${predictions.length} of ${n} rows predicted, ${positive} of them ${settings.positive}.`,
-    bad ? `Rows with a problem, listed first: ${bad}.` : isCalm ? "No problems." : "",
+    bad ? `Rows with a problem, listed first: ${bad}.` : isCalm ? "Every row is valid." : "",
     blank ? `Blank lines: ${blank}.` : "",
+    predictions.some((one) => one.prediction_id) ? "" : "Nothing was stored.",
+    "Values that are rare together are shown for one record only, above.",
   ];
   return [
     make("p", { text: summary.filter(Boolean).join(" ") }),
     ...(missing.length ? [make("p", { class: "bad", text: `All rows were predicted without ${listNames(missing)}.` })] : []),
     ...(noted.length ? [
-      make("p", { class: "unsure", text: `${noted.length} rows have a value that the model reads as missing:` }),
-      make("ul", { class: "unsure" }, ...commonest.map(([text, times]) => make("li", { text: `${text} (${times} rows)` }))),
+      make("p", { class: "unsure", text: `Rows with a value that the model reads as missing: ${noted.length}.` }),
+      make("ul", { class: "unsure" }, ...commonest.map(([text, times]) => make("li", { text: `${text}: ${times}` })),
+        ...(counts.size > commonest.length ? [make("li", { text: `${counts.size - commonest.length} more, in the download` })] : [])),
     ] : []),
   ];
 }

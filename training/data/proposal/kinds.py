@@ -170,12 +170,13 @@ def infer_number(column: Column, plain: dict[str, str]) -> None:
     mark = stand_in(values)
     low, high = limits(values[values != mark], whole)
     if mark is not None:
+        bound = f"minimum: {low}" if mark < low else f"maximum: {high}"
         low, high = min(low, int(mark)), max(high, int(mark))
         share = (values == mark).mean()
         column.checks.append(
             f"{mark:g} in {share:.1%} of the rows may stand for no value; if so, write missing:"
             " allow, and add it to missing_in of source.yaml, as in"
-            f' {{{column.name}: ["{mark:g}"]}}'
+            f' {{{column.name}: ["{mark:g}"]}}, and write {bound}'
         )
     kind, to_number = ("integer", int) if whole else ("number", float)
     default = to_number(values.quantile(0.5, interpolation="lower"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from config.model_registry import BOOSTER, CARD, GOLDEN, GRAPH
+from config.model_registry import BOOSTER, CARD, FILE_SHA256, GOLDEN, GRAPH
 
 MAX_TOLERANCE = 1e-3  # in probability; a package that asks for more proves nothing
 
@@ -87,3 +87,11 @@ def check_digests(package: Path, expected: dict[str, str]) -> None:
                 f"{name} was added after the version was registered."
                 " Promote another version, or train a new one."
             )
+
+
+def digests_in(tags: dict[str, str]) -> dict[str, str]:
+    """Return the checksums in a version's tags; none without a valid tag."""
+    try:
+        return msgspec.json.decode(tags.get(FILE_SHA256, "{}"), type=dict[str, str])
+    except msgspec.DecodeError:
+        return {}

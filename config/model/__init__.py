@@ -1,0 +1,1 @@
+"""A version's package: its files, and the model in memory. Prediction and monitoring load it."""
