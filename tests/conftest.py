@@ -127,12 +127,12 @@ def free_port() -> int:
 
 
 def wait_until(
-    condition: Callable[[], Any], timeout_s: float = 30, what: str | Callable[[], str] = ""
+    condition: Callable[[], Any], what: str | Callable[[], str] = "", timeout_s: float = 120
 ) -> Any:
     """Return the first true value of `condition`, which is called every 50 ms.
 
-    Raises AssertionError after the deadline. Its message holds `what`: a text, or a function that
-    returns one, such as the log of a process.
+    Raises AssertionError after the deadline, which a loaded machine does not reach. Its message
+    holds `what`: a text, or a function that returns one, such as the log of a process.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -199,7 +199,7 @@ def gcs_emulator(folder: Path) -> Iterator[str]:
                 return False
 
         try:
-            wait_until(is_ready, 30, "the emulator")
+            wait_until(is_ready, "the emulator")
             yield address
         finally:
             process.terminate()
@@ -224,7 +224,7 @@ def mlflow_server(
         with subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
             try:
                 log_text = (folder / "mlflow.log").read_text
-                wait_until(lambda: accepts_connections(port), 120, log_text)
+                wait_until(lambda: accepts_connections(port), log_text)
                 yield address
             finally:
                 server.terminate()
@@ -245,7 +245,7 @@ def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [mongod, "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
-            wait_until(lambda: accepts_connections(port), 30, "mongod to accept connections")
+            wait_until(lambda: accepts_connections(port), "mongod to accept connections")
             yield f"mongodb://127.0.0.1:{port}"
         finally:
             server.terminate()

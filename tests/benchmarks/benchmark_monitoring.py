@@ -77,7 +77,7 @@ class Monitoring:
                 stack.enter_context(process)
                 stack.callback(process.terminate)
                 self.pids.append(process.pid)
-            wait_until(self.has_reference, 60, "the first measurement")
+            wait_until(self.has_reference, "the first measurement")
             yield self
 
     def has_reference(self) -> bool:
@@ -126,7 +126,7 @@ class Monitoring:
         with requests.Session() as session:
             sent = self.send(session, batch)
         accepted = time.monotonic()
-        wait_until(lambda: self.drift()["window"]["ingested_total"] >= sent, 60, "a measurement")
+        wait_until(lambda: self.drift()["window"]["ingested_total"] >= sent, "a measurement")
         return time.monotonic() - accepted
 
     def memory_mb(self) -> float:

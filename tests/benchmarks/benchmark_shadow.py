@@ -142,7 +142,7 @@ def take_turns(
     figures: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
 
     def wait_for(is_on: bool) -> None:
-        wait_until(lambda: is_scoring(window) == is_on, 60, "the shadow to change")
+        wait_until(lambda: is_scoring(window) == is_on, "the shadow to change")
 
     with Client() as client:
         wait_for(True)

@@ -94,7 +94,7 @@ def test_a_process_that_is_killed_is_reported_with_its_last_lines_and_started_ag
     said = []
     with running(env, tmp_path / "logs", ("prediction",), said.append) as services:
         services.wait_healthy("prediction")
-        wait_until(lambda: "pid" in log(tmp_path) and "RUNNING" in log(tmp_path), 30)
+        wait_until(lambda: "pid" in log(tmp_path) and "RUNNING" in log(tmp_path))
         pid = int(log(tmp_path).split("'prediction' with pid ")[1].split()[0])
         requests.get(env["PREDICTION_ADDRESS"] + "/the-last-line", timeout=5)
         os.kill(pid, signal.SIGKILL)
@@ -121,7 +121,7 @@ def test_processes_that_do_not_end_are_killed_one_after_the_other(env, tmp_path,
     stack.PROCFILE.write_text("".join(f"{name}: {line}\n" for name in names))
     monkeypatch.setattr(stack, "STOP_S", 2)
     with running(env, tmp_path / "logs", names):
-        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 3, 30)
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 3)
     for pid in map(int, pids.read_text().split()):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -250,7 +250,7 @@ def test_a_real_prometheus_scrapes_both_services_and_evaluates_every_expression(
         return {series["metric"]["job"] for series in found}
 
     jobs = {"prediction_service", "evidently_service", "prometheus"}
-    wait_until(lambda: up() == jobs, 30, "Prometheus to scrape all")
+    wait_until(lambda: up() == jobs, "Prometheus to scrape all")
     assert (
         query_response(prometheus, "max(income_drift_detected)")["data"]["result"][0]["value"][1]
         == "1"

@@ -94,7 +94,9 @@ class Stack:
 
     def wait_healthy(self, timeout_s: float = 180) -> None:
         """Return as soon as every container is healthy."""
-        wait_until(lambda: not self.unhealthy(), timeout_s, "every container to be healthy")
+        wait_until(
+            lambda: not self.unhealthy(), "every container to be healthy", timeout_s=timeout_s
+        )
 
     def unhealthy(self) -> dict[str, str]:
         """Return the state of each service that is not healthy."""

@@ -57,18 +57,18 @@ def test_a_prediction_through_the_published_port_reaches_mongodb(stack, record):
             return bool(stack.stored(prediction["prediction_id"]))
         return False
 
-    wait_until(is_stored, 30, "the prediction in MongoDB")
+    wait_until(is_stored, "the prediction in MongoDB")
 
 
 def test_drift_reaches_prometheus(stack):
     command = ["python", "-m", "stream_generator.send_data", "--quiet", "--scenario", "sudden"]
     command += ["--rows", "3500", "--labels", "0.5", "--label-delay-s", "0"]
     stack.compose("run", "--rm", "-T", "traffic", *command, timeout_s=300)
-    wait_until(lambda: query(stack, "income_drift_detected") == 1, 120, "drift in Prometheus")
+    wait_until(lambda: query(stack, "income_drift_detected") == 1, "drift in Prometheus")
     assert query(stack, 'income_feature_drift_score{feature="age"}') > 1
     # Prometheus scrapes the two services at different times.
     counted = "sum(income_predictions_total)"
-    wait_until(lambda: (query(stack, counted) or 0) >= 3500, 60, "the predictions in Prometheus")
+    wait_until(lambda: (query(stack, counted) or 0) >= 3500, "the predictions in Prometheus")
 
 
 def test_every_query_of_the_dashboards_and_the_alerts_returns_data(stack, record):
@@ -77,7 +77,7 @@ def test_every_query_of_the_dashboards_and_the_alerts_returns_data(stack, record
         if re.search(WITHOUT_DATA, expression):
             continue
         has_data = partial(has_data_in_traffic, stack, record, expression)
-        wait_until(has_data, 60, f"data for {expression}")
+        wait_until(has_data, f"data for {expression}")
 
 
 def has_data_in_traffic(stack: Stack, record: dict[str, Any], expression: str) -> bool:
@@ -259,7 +259,7 @@ def test_prefect_runs_due_flows_with_code_from_the_bucket(stack):
         url = stack.url("prefect", "/api/flow_runs/filter")
         return requests.post(url, json=wanted, headers=login, timeout=10).json()
 
-    wait_until(completed, 180, "a run of watch")  # due every minute
+    wait_until(completed, "a run of watch", timeout_s=180)  # due every minute
     bucket = stack.compose("exec", "-T", "gcs", "find", "/state/gcs", "-name", "watch.py")
     assert "/prefect/code/" in bucket
 
@@ -329,14 +329,14 @@ def test_no_prediction_is_lost_when_any_container_is_killed(stack, record):
                 *("docker", "exec", container["Id"], "sh", "-c"),
                 "kill -9 $(cat /proc/1/task/1/children)",
             )
-            wait_until(lambda n=name, b=before: restarted(stack, n, b), 60, f"{name} to restart")
+            wait_until(lambda n=name, b=before: restarted(stack, n, b), f"{name} to restart")
             stack.wait_healthy()
         ids = traffic.ids
         n_before = len(ids)
-        wait_until(lambda: len(ids) > n_before, 30, "predictions after the last kill")
+        wait_until(lambda: len(ids) > n_before, "predictions after the last kill")
     assert len(ids) > 500 and traffic.broken < len(ids)
     assert len(set(ids)) == len(ids)
-    wait_until(lambda: stack.stored(*ids) == len(ids), 60, "every prediction in MongoDB")
+    wait_until(lambda: stack.stored(*ids) == len(ids), "every prediction in MongoDB")
 
 
 def restarted(stack: Stack, name: str, count: int) -> bool:
@@ -346,8 +346,8 @@ def restarted(stack: Stack, name: str, count: int) -> bool:
 
 def test_a_prediction_is_erased_everywhere(stack, record):
     kept, erased = (stack.predict(record)["prediction_id"] for _ in range(2))
-    wait_until(lambda: stack.stored(kept, erased) == 2, 30, "the predictions in MongoDB")
-    wait_until(lambda: erased in window(stack), 30, "the prediction in the window")
+    wait_until(lambda: stack.stored(kept, erased) == 2, "the predictions in MongoDB")
+    wait_until(lambda: erased in window(stack), "the prediction in the window")
     stack.run("make", "forget", f"ID={erased}")
     assert stack.stored(kept) and not stack.stored(erased)
     assert kept in window(stack) and erased not in window(stack)
@@ -374,7 +374,7 @@ def window(stack: Stack) -> str:
 def test_a_backup_restores_lost_data_while_predictions_continue(stack, record):
     version = production_version(stack)
     before = stack.predict(record)["prediction_id"]
-    wait_until(lambda: stack.stored(before), 30, "the prediction in MongoDB")
+    wait_until(lambda: stack.stored(before), "the prediction in MongoDB")
     with Traffic(stack, record) as traffic:
         archive = stack.run("make", "backup", timeout_s=300).split()[-1]
     assert traffic.ids and traffic.broken == 0

@@ -166,7 +166,7 @@ class Stage:
         with running(self.env, self.logs, STACK) as stack:
             stack.wait_healthy("mlflow", "prefect", "prediction")
             self.command("training", "train", "--data", "auto", "--max-evals", str(max_evals))
-            wait_until(self.has_model, 60, "the prediction service to have the model")
+            wait_until(self.has_model, "the prediction service to have the model")
             yield
 
     def run(self, drill: Drill) -> Outcome:
@@ -184,16 +184,18 @@ class Stage:
                 monitoring.wait_for(lambda: http_ok(page), "the worker", 300)
             if drill.history:
                 write_history(drill.history, folder)
-            wait_until(self.is_delivered, 60, "the relay to deliver rows of the drill before")
+            wait_until(self.is_delivered, "the relay to deliver rows of the drill before")
             rows = BASELINE_ROWS + self.drift()["received"]["ingested"]
             self.send("none", BASELINE_ROWS, seed=1)
-            wait_until(lambda: self.is_measured(rows), MEASURE_TIMEOUT_S, "the baseline window")
+            wait_until(
+                lambda: self.is_measured(rows), "the baseline window", timeout_s=MEASURE_TIMEOUT_S
+            )
             address = stack.enter_context(scraping(targets, folder, self.rules))
             changes = load_changes(production_rows(env["MLFLOW_TRACKING_URI"]))
             drill = described(drill, changes.text(drill.scenario))
             alerts = Alerts(address, drill.expected)
             wait_until(
-                lambda: alerts.are_silent(len(targets)), 60, "Prometheus to scrape all in silence"
+                lambda: alerts.are_silent(len(targets)), "Prometheus to scrape all in silence"
             )
             alerts.begin()
             self.send(drill.scenario, drill.rows, labels=drill.labels)
@@ -249,7 +251,7 @@ class Stage:
             state = requests.get(url, timeout=10).json()["state_type"]
             return state if state in ("COMPLETED", "FAILED", "CRASHED") else None
 
-        return wait_until(ended, 300, "the end of the training")
+        return wait_until(ended, "the end of the training", timeout_s=300)
 
     def mlflow(self, method: str, path: str, **fields: str) -> dict[str, Any]:
         """Return the response of MLflow's API on the model."""
@@ -466,11 +468,13 @@ def worse_version(stage: Stage, _: Stack) -> Iterator[None]:
     words = ("--why", "a drill", "--force", "--now")
     stage.command("training", "promote", bad, *words)  # returns when the services use it
     pair = ("fallback", str(good.version), bad)
-    wait_until(lambda: stage.shadow_pair() == pair, 60, "the former version to be the shadow")
+    wait_until(lambda: stage.shadow_pair() == pair, "the former version to be the shadow")
     stage.send("none", WORSE_ROWS)
     sent_at = time.monotonic()
     wait_until(
-        lambda: number_of(registry.production()) == good.version, UNDO_S, "production to go back"
+        lambda: number_of(registry.production()) == good.version,
+        "production to go back",
+        timeout_s=UNDO_S,
     )
     print(f"undone {time.monotonic() - sent_at:.0f} s after {WORSE_ROWS} labelled rows")
     yield

@@ -101,7 +101,7 @@ def test_every_query_returns_data_and_every_rule_is_evaluated(contract, tmp_path
         local = {name: f"127.0.0.1:{port}" for name, port in targets.items()}
         with scraping(local, tmp_path) as address:
             traffic = Traffic(env["PREDICTION_ADDRESS"], contract)
-            wait_until(lambda: has_data(address, "sum(up) == 3"), 30, "Prometheus to scrape all")
+            wait_until(lambda: has_data(address, "sum(up) == 3"), "Prometheus to scrape all")
             wait_for_data(address, traffic, variable_queries())
             queries = set(expressions(partial(label_values, address)))
             assert len(queries) > 100
@@ -119,7 +119,7 @@ def wait_for_data(address: str, traffic: Traffic, queries: set[str]) -> None:
         return not without_data
 
     try:
-        wait_until(all_have_data, 120, "data")
+        wait_until(all_have_data, "data")
     except AssertionError:
         raise AssertionError("no data: " + "\n".join(sorted(without_data))) from None
 

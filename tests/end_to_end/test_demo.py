@@ -65,7 +65,9 @@ class Demo:
 
     def wait_for(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
         """Wait for a condition. Raises AssertionError if the demo ends first."""
-        wait_until(lambda: condition() or self.process.poll() is not None, timeout_s, what)
+        wait_until(
+            lambda: condition() or self.process.poll() is not None, what, timeout_s=timeout_s
+        )
         assert self.process.poll() is None, self.printed()[-3000:]
 
     def end(self) -> int:
@@ -179,7 +181,7 @@ def take_the_tour(settings: Path, folder: Path) -> None:
         if "send_data" in text:
             # The first records differ from production's reference. After the rollback they do not.
             wanted = "rollback" not in output
-            wait_until(partial(is_verdict, env, wanted), 60, f"the verdict: drifted {wanted}")
+            wait_until(partial(is_verdict, env, wanted), f"the verdict: drifted {wanted}")
     assert '"base_value"' in output and '"nearest":"Private"' in output
     assert "rollback: the world went back" in output and "1 -> 2" in output
     assert "20,000 rows scored by version 2" in output and "3,000 rows of 2026-10" in output

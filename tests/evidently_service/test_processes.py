@@ -78,7 +78,7 @@ def kill(process: subprocess.Popen) -> None:
     """Kill a process and its workers."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=60)
 
 
 def serve(start: Start, address: str) -> subprocess.Popen:
@@ -90,7 +90,7 @@ def serve(start: Start, address: str) -> subprocess.Popen:
         return False
 
     process = start(GUNICORN)
-    wait_until(ready, 30, "gunicorn to be ready")
+    wait_until(ready, "gunicorn to be ready")
     return process
 
 
@@ -126,9 +126,9 @@ def test_acknowledged_events_survive_kill_9(
     first = serve(start, address)
     sender = threading.Thread(target=send)
     sender.start()
-    wait_until(lambda: len(acknowledged) >= 200, 30, "ten batches to be stored")
+    wait_until(lambda: len(acknowledged) >= 200, "ten batches to be stored")
     kill(first)
-    sender.join(timeout=30)
+    sender.join(timeout=60)
     serve(start, address)  # by then, the last write of a killed worker has ended
     with closing(Window(Path(environment["WINDOW_DIR"]) / "window.db")) as window:
         stored = {each.prediction_id for each in window.last_predictions(1_000_000)}
@@ -157,7 +157,7 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
     undrifted = made_up_predictions(contract, 1000, seed=2, version=version)
     post(f"{address}/iterate/income", undrifted)
     post(f"{address}/labels/income", labels_of(undrifted, wrong_every=5))
-    wait_until(lambda: drift(address)["labels"]["matched"] == 1000, 30, "a measurement")
+    wait_until(lambda: drift(address)["labels"]["matched"] == 1000, "a measurement")
     before = drift(address)
     assert (before["state"], before["drifted"], before["share_drifted"]) == ("ok", False, 0)
     assert before["model_version"] == version
@@ -166,7 +166,7 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
 
     shifted = made_up_predictions(contract, 1000, seed=3, shift=older, version=version)
     post(f"{address}/iterate/income", shifted)
-    wait_until(lambda: drift(address)["window"]["ingested_total"] == 2000, 30, "a measurement")
+    wait_until(lambda: drift(address)["window"]["ingested_total"] == 2000, "a measurement")
     after = drift(address)
     assert [column["name"] for column in after["features"] if column["drifted"]] == ["age"]
     assert after["error"] is None
@@ -182,7 +182,7 @@ def test_events_in_over_http_come_out_as_drift_report_and_metrics(
         assert float(lines["income_quality_accuracy"]) == pytest.approx(0.8)
 
     measure.terminate()
-    assert measure.wait(timeout=10) == 0
+    assert measure.wait(timeout=60) == 0
 
 
 VARYING = ("_timestamp_", "_duration_", "income_window_duplicates")
@@ -211,7 +211,7 @@ def send_until_stored(url: str, events: list[Any]) -> None:
             return False
         return True
 
-    wait_until(stored, 30, lambda: f"the service to store a batch: {errors[-1]}")
+    wait_until(stored, lambda: f"the service to store a batch: {errors[-1]}")
 
 
 def send_day(address: str, contract: Contract, before: Callable[[int], None]) -> None:
@@ -259,13 +259,13 @@ def measured_day(
     def kill_all(number: int) -> None:
         if number not in killed_before:
             return
-        wait_until(lambda: drift(address)["judgement"]["windows"], 60, "a judged window")
+        wait_until(lambda: drift(address)["judgement"]["windows"], "a judged window")
         for process in processes:  # from here on the sender finds a closed port
             threading.Timer(0.02, kill, [process]).start()
         threading.Timer(1.0, restart).start()
 
     send_day(address, contract, kill_all)
-    found = wait_until(lambda: settled(address), 90, "everything to be measured")
+    found = wait_until(lambda: settled(address), "everything to be measured")
     for process in processes:
         kill(process)
     return found
@@ -313,18 +313,18 @@ def test_an_unavailable_registry_is_reported_and_term_ends_a_long_wait(
     environment["MEASURE_PERIOD_S"] = "3600"
     serve(start, address)
     measure = start(MEASURE)
-    wait_until(lambda: drift(address)["state"] == "no_reference", 30, "the first run")
-    wait_until(lambda: "MLFLOW_TRACKING_URI" in (drift(address)["error"] or ""), 10, "its error")
+    wait_until(lambda: drift(address)["state"] == "no_reference", "the first run")
+    wait_until(lambda: "MLFLOW_TRACKING_URI" in (drift(address)["error"] or ""), "its error")
     assert measure.poll() is None
     measure.terminate()
-    assert measure.wait(timeout=10) == 0
+    assert measure.wait(timeout=60) == 0
 
 
 def test_invalid_settings_end_the_start_of_the_server_with_one_message(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
     environment |= {"EVIDENTLY_PORT": "none", "MEASURE_PERIOD_S": "-1"}
-    assert start(GUNICORN).wait(timeout=30) == 2
+    assert start(GUNICORN).wait(timeout=60) == 2
     log = (tmp_path / "processes.log").read_text("utf-8")
     assert "EVIDENTLY_PORT: got none" in log and "MEASURE_PERIOD_S: got -1" in log
     assert "Traceback" not in log
@@ -334,7 +334,7 @@ def test_a_port_in_use_is_named_with_its_setting(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", int(environment["EVIDENTLY_PORT"]))):
-        assert start(GUNICORN).wait(timeout=30) == 1
+        assert start(GUNICORN).wait(timeout=60) == 1
     log = (tmp_path / "processes.log").read_text("utf-8")
     assert f"EVIDENTLY_PORT: Address already in use; got {environment['EVIDENTLY_PORT']}" in log
 
@@ -343,6 +343,6 @@ def test_a_missing_monitoring_file_ends_the_start_of_the_server(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
     environment["MONITORING_FILE"] = str(tmp_path / "nowhere.yaml")
-    assert start(GUNICORN).wait(timeout=30) == 2
+    assert start(GUNICORN).wait(timeout=60) == 2
     log = (tmp_path / "processes.log").read_text("utf-8")
     assert "nowhere.yaml" in log and "Traceback" not in log

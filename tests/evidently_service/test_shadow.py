@@ -304,15 +304,15 @@ def test_a_killed_process_goes_on_with_the_same_test(window, mlflow_registry, pa
     env, log = env | {"MLFLOW_TRACKING_URI": mlflow_registry.uri}, folder / "log"
     try:
         with shadow_process(env, log):
-            wait_until(lambda: result(window).kind, 60, log.read_text)
+            wait_until(lambda: result(window).kind, log.read_text)
             predictions, labels = unclear(contract, packages, production.number)
             window.add_predictions(predictions)
             window.add_labels(labels[:60])
-            wait_until(lambda: result(window).labels == 60, 60, log.read_text)
+            wait_until(lambda: result(window).labels == 60, log.read_text)
         assert result(window).verdict is None
         window.add_labels(labels[60:])
         with shadow_process(env, log):
-            wait_until(lambda: result(window).verdict, 60, log.read_text)
+            wait_until(lambda: result(window).verdict, log.read_text)
     finally:
         client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
     pairs = ShadowStore(window).pairs(10_000)

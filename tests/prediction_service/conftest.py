@@ -230,9 +230,9 @@ def arbiter(start: Start, settings: Settings) -> Iterator["subprocess.Popen[byte
         "python:prediction_service.gunicorn_config",
         "prediction_service.wsgi:app",
     )
-    wait_until(lambda: accepts_connections(settings.prediction_port), 20, "gunicorn to listen")
+    wait_until(lambda: accepts_connections(settings.prediction_port), "gunicorn to listen")
     n_workers = settings.workers
-    wait_until(lambda: len(journal_paths(settings.journal_path)) == n_workers, 20, "all workers")
+    wait_until(lambda: len(journal_paths(settings.journal_path)) == n_workers, "all workers")
     yield process
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

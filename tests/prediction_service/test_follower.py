@@ -345,7 +345,7 @@ def test_the_process_starts_while_the_registry_is_down_and_keeps_the_last_good_m
 ) -> None:
     down = settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
     process = start(down, "prediction_service.follower")
-    status = wait_until(model_folder.status, 30, "a report")
+    status = wait_until(model_folder.status, "a report")
     assert status.registry.startswith("MLFLOW_TRACKING_URI: MLflow does not respond; got http://")
     assert current_version(model_folder) == "1"
     assert process.poll() is None
@@ -361,7 +361,7 @@ def test_the_process_follows_and_ends_on_term(
     register()
     followed = settings.model_copy(update={"mlflow_tracking_uri": tracking_uri})
     process = start(followed, "prediction_service.follower")
-    status = wait_until(folder.status, 30, "a report, which is written after the switch")
+    status = wait_until(folder.status, "a report, which is written after the switch")
     assert (status.registry, current_version(folder)) == ("reached", "1")
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0

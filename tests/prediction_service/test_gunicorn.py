@@ -113,11 +113,11 @@ def test_a_killed_worker_loses_no_answered_prediction(
     assert model_folder.current()
     address = address_of(settings)
     with arbiter(start, settings) as process, Load(address, record).running() as load:
-        wait_until(lambda: len(load.answers) > 200, 20, "load")
+        wait_until(lambda: len(load.answers) > 200, "load")
         subprocess.run(["kill", "-9", str(workers_of(process)[0])], check=True)
-        wait_until(lambda: len(journal_paths(settings.journal_path)) == 3, 20, "a new worker")
+        wait_until(lambda: len(journal_paths(settings.journal_path)) == 3, "a new worker")
         n_answers = len(load.answers)
-        wait_until(lambda: len(load.answers) > n_answers + 200, 20, "load on the new worker")
+        wait_until(lambda: len(load.answers) > n_answers + 200, "load on the new worker")
         live = [is_live(path) for path in journal_paths(settings.journal_path)]
         assert sorted(live) == [False, True, True]
         assert two_workers_serve(address, "1")  # the dead one no longer counts
@@ -135,10 +135,10 @@ def test_a_new_version_is_served_without_a_failed_request(
 ) -> None:
     with gunicorn(start, settings) as address, Load(address, record).running() as load:
         for version in ("2", "3"):
-            wait_until(lambda: len(load.answers) > 50, 20, "load")
+            wait_until(lambda: len(load.answers) > 50, "load")
             install(model_folder, package, version)
-            wait_until(partial(load.comes_from, version), 20, "both workers to serve it")
-            wait_until(partial(two_workers_serve, address, version), 20, "their count")
+            wait_until(partial(load.comes_from, version), "both workers to serve it")
+            wait_until(partial(two_workers_serve, address, version), "their count")
     assert not load.failures
     assert load.broken == 0
     assert {one["model_version"] for one in load.answers} == {"1", "2", "3"}
@@ -154,7 +154,7 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
     headers = {"Idempotency-Key": "the-same", "Connection": "close"}
     with gunicorn(start, settings) as address:
         with Load(address, record, **headers).running() as load:
-            wait_until(lambda: both_have_answered(settings), 20, "both workers to answer")
+            wait_until(lambda: both_have_answered(settings), "both workers to answer")
         n_sent = len(load.answers)
         assert (load.failures, load.broken) == ([], 0)
         assert {one["prediction_id"] for one in load.answers} == set(journalled_ids(settings))
@@ -162,7 +162,7 @@ def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
         counted = (
             f'income_prediction_latency_seconds_count{{version="1"}} {n_sent}.0'  # a moment later
         )
-        wait_until(lambda: counted in scrape(settings), 20, "the counts")
+        wait_until(lambda: counted in scrape(settings), "the counts")
         for _ in range(10):
             text = scrape(settings)
             classes = re.findall(r"^income_predictions_total{.*} (.+)$", text, re.MULTILINE)
@@ -209,7 +209,7 @@ def test_the_latency_of_an_overloaded_worker_includes_the_wait(
         assert all(client.getresponse().status == 200 for client in clients)
         total_s = time.monotonic() - begun
         # Requests are counted some milliseconds after their responses.
-        wait_until(lambda: ALL_COUNTED.search(scrape(one_worker)), 20, "the counts")
+        wait_until(lambda: ALL_COUNTED.search(scrape(one_worker)), "the counts")
         mean_s = (latency_sum_s(one_worker) - before_s) / len(clients)
         assert total_s / 4 < mean_s < total_s  # half of it, if all take the same time
 

@@ -99,7 +99,7 @@ def test_appended_events_are_flushed_by_the_maintenance_thread(
     journal.append(made_predictions(500))
     journal.run_maintenance(0.05)
     size = journal.path.stat().st_size
-    wait_until(lambda: size in flushed, 10, "a flush")
+    wait_until(lambda: size in flushed, "a flush")
 
 
 def test_a_system_without_fdatasync_stores_rotates_and_erases(
@@ -111,7 +111,7 @@ def test_a_system_without_fdatasync_stores_rotates_and_erases(
         first, stored = journal.path, made_predictions(1)
         journal.append(stored)
         journal.run_maintenance(0.01)
-        wait_until(lambda: journal.path != first, 10, "another file")
+        wait_until(lambda: journal.path != first, "another file")
     assert erase(first, stored[0].prediction_id) == 1
 
 
@@ -130,7 +130,7 @@ def test_an_unexpected_error_does_not_end_the_maintenance(
     journal.append(made_predictions(1))
     with capture_logs() as lines:
         journal.run_maintenance(0.01, fail_once)
-        wait_until(lambda: flushed, 10, "a flush")
+        wait_until(lambda: flushed, "a flush")
     assert lines[0]["event"] == "journal_maintenance_failed"
     assert lines[0]["error"].startswith("RuntimeError at ")
 
@@ -156,7 +156,7 @@ def test_a_worker_replaces_a_long_file_and_an_old_one(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert old.path == first, "nothing has been written"
     old.append(made_predictions(1))
-    wait_until(lambda: old.path != first, 10, "another file")
+    wait_until(lambda: old.path != first, "another file")
     assert not is_live(first) and is_live(old.path) and last != first
     old.close()
 
@@ -175,9 +175,9 @@ def test_a_full_journal_stores_nothing_until_there_is_room(tmp_path: Path) -> No
     assert stores(opened)
     (tmp_path / "ballast").write_bytes(b"x" * 10**6)
     opened.run_maintenance(0.01)
-    wait_until(lambda: not stores(opened), 5, "the ballast to be measured")
+    wait_until(lambda: not stores(opened), "the ballast to be measured")
     (tmp_path / "ballast").unlink()
-    wait_until(lambda: stores(opened), 5, "the room to be measured")
+    wait_until(lambda: stores(opened), "the room to be measured")
     opened.close()
 
 

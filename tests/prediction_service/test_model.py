@@ -87,7 +87,7 @@ def test_a_worker_starts_without_a_model_and_takes_the_first_one(
     assert (live.model, live.rejection()) == (None, None)
     live.follow(0.05)
     install(folder, package, "1")
-    wait_until(lambda: live.model, 10, "the first model")
+    wait_until(lambda: live.model, "the first model")
 
 
 def test_the_last_good_model_stays_when_the_next_is_damaged(

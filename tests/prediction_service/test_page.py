@@ -579,7 +579,7 @@ def test_a_record_unlike_the_test_rows_and_a_missing_explanation_are_shown(
         expect(own_page.locator("#outcome")).to_contain_text("Model version")
         return "Model version 2" in own_page.locator("#outcome").inner_text()
 
-    wait_until(ask, 20, "version 2")
+    wait_until(ask, "version 2")
     expect(own_page.locator("#prediction")).to_contain_text(words)
 
 

@@ -154,10 +154,10 @@ def test_a_sink_that_is_down_delays_no_other_and_catches_up(
     journal.append([Label(ids[0], 1.0, 1)])
     assert waiting(to_both) == {"mongodb": 701, "evidently": 701}, "before any relay has run"
     with relaying(to_both):
-        wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20, "MongoDB to have all")
+        wait_until(lambda: waiting(to_both)["mongodb"] == 0, "MongoDB to have all")
         assert waiting(to_both)["evidently"] == 701
         with evidently.listening():
-            wait_until(lambda: waiting(to_both)["evidently"] == 0, 20, "Evidently to catch up")
+            wait_until(lambda: waiting(to_both)["evidently"] == 0, "Evidently to catch up")
     assert sorted(stored_ids(to_both)) == sorted(evidently.received) == ids
     assert evidently.labels == [ids[0]]
     assert newest(journal.path)[0] == 701
@@ -172,10 +172,10 @@ def test_the_relay_reports_the_backlog_of_each_instance_also_without_traffic(
     (path,) = journal_paths(to_evidently.journal_path)
     name = path.parent.name
     with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: evidently.backlogs.count({name: 0}) > 1, 10, "two reports")
+        wait_until(lambda: evidently.backlogs.count({name: 0}) > 1, "two reports")
         assert len(evidently.received) == 3
         path.unlink()
-        wait_until(lambda: {name: None} in evidently.backlogs, 10, "the end of the instance")
+        wait_until(lambda: {name: None} in evidently.backlogs, "the end of the instance")
 
 
 @pytest.mark.parametrize(("key", "header"), [("", None), ("income_abc", "Bearer income_abc")])
@@ -187,7 +187,7 @@ def test_the_relay_sends_its_key_to_the_evidently_service(
     journal.append([Label(predictions[0].prediction_id, 1.0, 1)])
     settings = to_evidently.model_copy(update={"evidently_api_key": SecretStr(key)})
     with evidently.listening(), relaying(settings):
-        wait_until(lambda: evidently.labels and evidently.received, 10, "both kinds of events")
+        wait_until(lambda: evidently.labels and evidently.received, "both kinds of events")
     assert evidently.keys == {header}
 
 
@@ -200,7 +200,7 @@ def test_an_event_at_fault_becomes_a_dead_letter_and_blocks_nothing(
     evidently.poison, evidently.poison_status = predictions[41].prediction_id, status
     journal.append(predictions)
     with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0})
     others = {one.prediction_id for one in predictions} - {evidently.poison}
     assert set(evidently.received) == others
     assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
@@ -225,9 +225,9 @@ def test_an_event_at_fault_is_found_even_alone_and_delays_no_other_journal(
 
         with evidently.listening(), relaying(to_evidently):
             other.append(made_predictions(1))
-            wait_until(lambda: evidently.has_received(1), 1, "the other journal")
+            wait_until(lambda: evidently.has_received(1), "the other journal")
             assert not dead_letters(to_evidently.journal_path)
-            wait_until(is_found, 20, "the event at fault")
+            wait_until(is_found, "the event at fault")
 
 
 def test_a_sink_that_is_down_for_long_gets_no_dead_letters(
@@ -236,9 +236,9 @@ def test_a_sink_that_is_down_for_long_gets_no_dead_letters(
     journal.append(made_predictions(30))
     evidently.status = 500
     with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: evidently.n_requests >= 15, 20, "more attempts than ATTEMPTS")
+        wait_until(lambda: evidently.n_requests >= 15, "more attempts than ATTEMPTS")
         evidently.status = 200
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0})
     assert len(set(evidently.received)) == 30
     assert not dead_letters(to_evidently.journal_path)
 
@@ -251,10 +251,10 @@ def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
     journal.append(made_predictions(3))
     evidently.status = status
     with evidently.listening(), relaying(to_evidently), capture_logs() as logs:
-        wait_until(lambda: misconfigured_sinks(to_evidently.journal_path) == {"evidently"}, 10)
-        wait_until(lambda: evidently.n_requests > 7, 10, "more attempts than ATTEMPTS")
+        wait_until(lambda: misconfigured_sinks(to_evidently.journal_path) == {"evidently"})
+        wait_until(lambda: evidently.n_requests > 7, "more attempts than ATTEMPTS")
         evidently.status = 200
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0})
     assert len(evidently.received) == 3, "no part of a batch was tried alone"
     assert not dead_letters(to_evidently.journal_path)
     assert not misconfigured_sinks(to_evidently.journal_path)
@@ -296,7 +296,7 @@ def test_an_event_erased_while_a_batch_is_halved_is_not_sent(
     sink.on_send = lambda: erase(journal.path, ids[0])
     with closing(Progress(settings.journal_path)) as progress:
         shipper = Shipper(sink, progress, settings)
-        wait_until(lambda: not shipper.ship(), 10)
+        wait_until(lambda: not shipper.ship())
     assert set(sink.received) == set(ids[1:])
 
 
@@ -323,7 +323,7 @@ def test_dead_letters_of_the_monitoring_have_a_maximum(
     evidently.status = 422
     journal.append(made_predictions(5))
     with evidently.listening(), relaying(to_evidently):
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20)
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0})
     assert dead_letters(to_evidently.journal_path) == {"evidently": 3}
     assert dropped_events(to_evidently.journal_path) == {"evidently": 2}
 
@@ -379,7 +379,7 @@ def test_events_are_shipped_while_indexes_are_built(
     with evidently.listening(), relaying(to_both):
         assert started.wait(10)
         journal.append(made_predictions(3))
-        wait_until(lambda: not any(waiting(to_both).values()), 10, "both sinks to have all")
+        wait_until(lambda: not any(waiting(to_both).values()), "both sinks to have all")
         done.set()
 
 
@@ -410,7 +410,7 @@ def test_a_sink_that_stays_unavailable_is_logged_again_with_the_number_of_failur
         return [o for o in logs if (o["event"], o["log_level"]) == ("sink_unavailable", "warning")]
 
     with capture_logs() as logs, relaying(to_evidently):
-        wait_until(lambda: len(warnings()) >= 3, 10, "the third line")
+        wait_until(lambda: len(warnings()) >= 3, "the third line")
     assert warnings()[0]["failures"] == 1
     assert warnings()[2]["failures"] > 2
     assert len(warnings()) < sum(one["event"] == "sink_unavailable" for one in logs)
@@ -425,8 +425,8 @@ def test_the_level_of_log_lines_is_a_setting_and_no_line_contains_a_record(
     start(to_both.model_copy(update={"log_level": level}), "prediction_service.relay")
     (log,) = tmp_path.glob("prediction_service.relay-*.log")
     expected = "[debug] sink_unavailable" if level == "DEBUG" else "[warning] sink_unavailable"
-    wait_until(lambda: expected in log.read_text(), 20, log.read_text)
-    wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20)
+    wait_until(lambda: expected in log.read_text(), log.read_text)
+    wait_until(lambda: waiting(to_both)["mongodb"] == 0)
     assert ("[info] relay_started" in log.read_text()) == (level == "DEBUG")
     assert "features" not in log.read_text()
 
@@ -442,12 +442,12 @@ def test_a_killed_relay_resumes_and_everything_is_stored_once(
     with evidently.listening():
         for share in (200, 900):
             relay = start(settings, "prediction_service.relay")
-            wait_until(partial(evidently.has_received, share), 20, "a part")
+            wait_until(partial(evidently.has_received, share), "a part")
             relay.send_signal(signal.SIGKILL)
             relay.wait()
         assert waiting(settings)["evidently"] > 0, "killed in the middle"
         relay = start(settings, "prediction_service.relay")
-        wait_until(lambda: not any(waiting(settings).values()), 20, "both sinks to have all")
+        wait_until(lambda: not any(waiting(settings).values()), "both sinks to have all")
     assert sorted(stored_ids(settings)) == ids
     assert sorted(set(evidently.received)) == ids
     assert len(evidently.received) <= 2000 + 2 * 50, "at most one batch again for each kill"
@@ -460,7 +460,7 @@ def test_a_stopped_relay_ships_its_backlog(
     journal.append(made_predictions(1))
     with evidently.listening():
         relay = start(settings, "prediction_service.relay")
-        wait_until(lambda: evidently.received, 20, "the first event")
+        wait_until(lambda: evidently.received, "the first event")
         journal.append(made_predictions(1200))
         relay.send_signal(signal.SIGTERM)
         assert relay.wait(15) == 0
@@ -473,7 +473,7 @@ def test_a_stopped_relay_does_not_wait_for_a_sink_that_is_down(
 ) -> None:
     journal.append(made_predictions(10))
     relay = start(to_evidently, "prediction_service.relay")
-    wait_until(progress_path(to_evidently.journal_path).exists, 20, "the relay to start")
+    wait_until(progress_path(to_evidently.journal_path).exists, "the relay to start")
     relay.send_signal(signal.SIGTERM)
     assert relay.wait(to_evidently.relay_drain_s + 2) == 0
     assert waiting(to_evidently) == {"evidently": 10}
@@ -485,11 +485,11 @@ def test_a_second_relay_stands_by(
     with evidently.listening(), relaying(to_evidently):
         second = start(to_evidently, "prediction_service.relay")
         journal.append(made_predictions(100))
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 10)
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0})
         assert second.poll() is None
     journal.append(made_predictions(50))
     with evidently.listening():
-        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, 20, "the stand-by")
+        wait_until(lambda: waiting(to_evidently) == {"evidently": 0}, "the stand-by")
     assert len(evidently.received) == 150
 
 
@@ -676,10 +676,10 @@ def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) 
     journal.append([known, Label(known.prediction_id, 1.0, 1)])
     journal.append([Label(known.prediction_id, 2.0, 0), Label(unknown.prediction_id, 1.0, 0)])
     with relaying(to_both):
-        wait_until(lambda: waiting(to_both)["mongodb"] == 0, 20)
+        wait_until(lambda: waiting(to_both)["mongodb"] == 0)
     with relaying(to_both):  # a relay counts when it starts
         expected = {"matched": 1, "pending": 1, "conflicting": 1}
-        wait_until(lambda: label_states(to_both.journal_path) == expected, 10)
+        wait_until(lambda: label_states(to_both.journal_path) == expected)
 
 
 def test_the_pause_doubles_up_to_its_maximum_with_jitter() -> None:

@@ -49,11 +49,9 @@ def test_no_log_holds_a_value_of_a_record(
     valid = record | {"native_country": COUNTRY}
     send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
     send_malformed_requests(logging_service, json.dumps(valid).encode())
-    wait_until(lambda: "sink_unavailable" in text_of(tmp_path), 20, "the relay's warning")
-    wait_until(
-        lambda: text_of(tmp_path).count("malformed_request") == 3, 20, "the server's warnings"
-    )
-    wait_until(lambda: text_of(tmp_path).count("POST /predict") >= 36, 20, "the requests' lines")
+    wait_until(lambda: "sink_unavailable" in text_of(tmp_path), "the relay's warning")
+    wait_until(lambda: text_of(tmp_path).count("malformed_request") == 3, "the server's warnings")
+    wait_until(lambda: text_of(tmp_path).count("POST /predict") >= 36, "the requests' lines")
     text = text_of(tmp_path)
     assert not [mark for mark in MARKS if mark in text]
     if logging_service.log_format == "json":

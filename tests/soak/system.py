@@ -136,7 +136,9 @@ class System:
     def wait_for_service(self) -> None:
         """Return as soon as the service listens."""
         port = self.settings.prediction_port
-        wait_until(lambda: accepts_connections(port), START_TIMEOUT_S, "the service to listen")
+        wait_until(
+            lambda: accepts_connections(port), "the service to listen", timeout_s=START_TIMEOUT_S
+        )
 
     def fill_disk(self, free_mb: int = 0) -> Path:
         """Use JOURNAL_MAX_MB, except `free_mb`, with a sparse file; return its path."""

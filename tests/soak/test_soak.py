@@ -115,7 +115,7 @@ def test_a_monitoring_that_stays_down_costs_no_prediction(tmp_path: Path, mongod
             system.monitoring.kill()
             system.fill_disk(free_mb=12)
             asyncio.run(load.run(rate=150, seconds=90))  # 17 MB
-            wait_until(lambda: not system.backlog()["mongodb"], 120, "MongoDB to have every row")
+            wait_until(lambda: not system.backlog()["mongodb"], "MongoDB to have every row")
             dropped = dropped_events(system.settings.journal_path)
         recorded = system.recorded(mongodb_uri)
     finally:

@@ -119,7 +119,7 @@ def test_a_signal_ends_the_run_promptly_with_its_summary(
     stand_in.before_response = lambda: stand_in.released.wait(0.3)  # so that some are in flight
     flags = ["--rows", "100000", "--rate", "100", "--labels", "1", "--label-delay-s", "600"]
     with start(*flags, "--concurrency", "2", "--summary", str(path)) as process:
-        wait_until(lambda: len(stand_in.attempts) > 3, TIMEOUT_S, "traffic")
+        wait_until(lambda: len(stand_in.attempts) > 3, "traffic", timeout_s=TIMEOUT_S)
         process.send_signal(number)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, err
@@ -135,7 +135,7 @@ def test_a_signal_ends_the_command_promptly_although_the_service_hangs(
 ) -> None:
     stand_in.faults.extend(["", "hang"])
     with start("--rows", "10", "--timeout-s", "60") as process:
-        wait_until(lambda: len(stand_in.attempts) == 2, TIMEOUT_S, "the second request")
+        wait_until(lambda: len(stand_in.attempts) == 2, "the second request", timeout_s=TIMEOUT_S)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=40)  # less than --timeout-s
     assert process.returncode == 130, err
@@ -153,7 +153,7 @@ def test_a_signal_before_the_first_request_ends_the_command(
 
     stand_in.before_get = hang
     with start() as process:
-        wait_until(hanging.is_set, TIMEOUT_S, "the first health check")
+        wait_until(hanging.is_set, "the first health check", timeout_s=TIMEOUT_S)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out, err) == (130, "", "send_data: interrupted\n")

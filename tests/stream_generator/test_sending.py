@@ -268,9 +268,9 @@ def test_a_stopped_run_does_not_wait_long_for_a_service_that_hangs(
     options = {"rows": 200, "batch": 5, "concurrency": 2, "timeout_s": 30}
     run = threading.Thread(target=lambda: summaries.append(send_rows(stop=stop, **options)))
     run.start()
-    wait_until(lambda: len(stand_in.attempts) == 2, 10, "both requests to arrive")
+    wait_until(lambda: len(stand_in.attempts) == 2, "both requests to arrive")
     stop.set()
-    wait_until(lambda: summaries, 5, "the summary")
+    wait_until(lambda: summaries, "the summary")
     run.join(5)
     assert (summaries[0].sent, summaries[0].failed) == (10, 10)
     assert summaries[0].reasons == {"no response before the end": 10}

@@ -141,7 +141,7 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
         with working(tmp_path, METRICS_PORT=str(port := free_port())) as log:
             run = start_long_training()
-            wait_until(lambda: is_searching(run), 180, log.read_text)
+            wait_until(lambda: is_searching(run), log.read_text, timeout_s=180)
             assert find_facts(registry, 0.0, Settings()).running == run.name
             metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
             assert re.search(r"^income_training_age_seconds [1-9]", metrics, re.M), metrics
@@ -164,7 +164,7 @@ def working(folder: Path, **environ: str) -> Iterator[Path]:
             command, cwd=folder, env=os.environ | env | environ, stdout=log, stderr=log
         ) as worker:
             try:
-                wait_until(lambda: len(deployments()) == 5, 120, path.read_text)
+                wait_until(lambda: len(deployments()) == 5, path.read_text)
                 yield path
             finally:
                 kill_tree(worker.pid)
@@ -177,7 +177,7 @@ def wait_for_end(run: FlowRun, timeout_s: float) -> State:
         state = read_run(run).state
         return state if state and state.is_final() else None
 
-    return wait_until(final, timeout_s, "the run to end")
+    return wait_until(final, "the run to end", timeout_s=timeout_s)
 
 
 def kill_tree(root: int) -> None:
