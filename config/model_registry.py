@@ -6,6 +6,7 @@ from pathlib import Path
 MODEL_NAME = "income-classifier"
 # Aliases of versions: to serve and to watch; to be proved beside it; that it replaced.
 ALIAS, CHALLENGER, FALLBACK = "production", "challenger", "fallback"
+PROMOTIONS = "income-promotions"  # experiment: each change of production, who and why
 DECISIONS = "income-decisions"  # experiment: whether drift starts a training, and why
 
 # Artifacts of a training run.

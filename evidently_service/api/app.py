@@ -242,6 +242,7 @@ def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[
         "last_run_at": run.at if run else None,
         "error": run.error if run else None,
         "training": msgspec.to_builtins(run.decision) if run else None,
+        "promotion": msgspec.to_builtins(run.promotion) if run else None,
         "received": {**msgspec.to_builtins(counters), "labels": msgspec.to_builtins(labels)},
         "backlog": msgspec.to_builtins(window.backlog()),
     }

@@ -124,7 +124,8 @@ class Measure:
         """Return this run; with an error if MLflow is unavailable, and the last known decision."""
         try:
             self.references.refresh()
-            return Run(at, decision=self.references.source.last_decision())
+            source = self.references.source
+            return Run(at, None, source.last_decision(), source.last_promotion())
         except RegistryError as err:
             last = self.window.last_run()
             if last is None or last.error != str(err):

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import mlflow
 import msgspec
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
@@ -25,10 +26,11 @@ from config.model_registry import (
     FALLBACK,
     MODEL_NAME,
     PACKAGE,
+    PROMOTIONS,
     REFERENCE,
     no_response,
 )
-from evidently_service.store.records import Decision
+from evidently_service.store.records import Decision, Promotion
 
 LOGGED_MODEL = "models:/"  # start of a version's source that is a model of a run
 REQUEST_LIMITS = {
@@ -63,6 +65,9 @@ class ReferenceSource(Protocol):
 
         Raises RegistryError.
         """
+
+    def last_promotion(self) -> Promotion | None:
+        """Return the newest change of production; None before the first. Raises RegistryError."""
 
 
 class Registry:
@@ -130,15 +135,27 @@ class Registry:
 
     def last_decision(self) -> Decision | None:
         """Return the newest decision, if any. Raises RegistryError."""
-        with self._translated(DECISIONS):
-            found = self.client.get_experiment_by_name(DECISIONS)
-            runs = self.client.search_runs([found.experiment_id], max_results=1) if found else []
-        for run in runs:
+        for run in self._newest_run(DECISIONS):
             since, tags = run.info.start_time, run.data.tags
             until = run.info.end_time or since
             facts = tags["rule"], tags["why"], tags.get("flow_run")
             return Decision(since / 1000, until / 1000, *facts)
         return None
+
+    def last_promotion(self) -> Promotion | None:
+        """Return the newest change of the production version, if any. Raises RegistryError."""
+        for run in self._newest_run(PROMOTIONS, "attributes.status = 'FINISHED'"):
+            tags = run.data.tags
+            facts = tags["from_version"], tags["to_version"], tags["why"]
+            return Promotion(run.info.start_time / 1000, *facts)
+        return None
+
+    def _newest_run(self, experiment: str, query: str = "") -> list[Run]:
+        """Return the newest run of an experiment in a list, or none. Raises RegistryError."""
+        with self._translated(experiment):
+            found = self.client.get_experiment_by_name(experiment)
+            ids = [found.experiment_id] if found else []
+            return self.client.search_runs(ids, query, max_results=1) if ids else []
 
     @contextmanager
     def _translated(self, wanted: str) -> Iterator[None]:

@@ -310,9 +310,19 @@ class Decision(msgspec.Struct, frozen=True):
     flow_run: str | None = None  # Prefect's name of the training that it started
 
 
+class Promotion(msgspec.Struct, frozen=True):
+    """The newest promotion or rollback, or end of a shadow test that left production in place."""
+
+    at: float  # Unix time in seconds
+    from_version: str
+    to_version: str
+    why: str
+
+
 class Run(msgspec.Struct, frozen=True):
     """The last run of the measure process."""
 
     at: float  # Unix time in seconds
     error: str | None = None
     decision: Decision | None = None
+    promotion: Promotion | None = None

@@ -59,6 +59,9 @@ class Rows:
     def last_decision(self) -> None:
         """Return no decision."""
 
+    def last_promotion(self) -> None:
+        """Return no promotion."""
+
     def download_reference(self, _: Version, folder: Path) -> Path:
         """Write the rows to a file; return its path."""
         path = folder / "reference.jsonl"

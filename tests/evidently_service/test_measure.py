@@ -52,6 +52,9 @@ class Source:
     def last_decision(self) -> None:
         """Return no decision."""
 
+    def last_promotion(self) -> None:
+        """Return no promotion."""
+
     def download_reference(self, version: Version, folder: Path) -> Path:
         """Write its rows to a file."""
         path = folder / "reference.jsonl"

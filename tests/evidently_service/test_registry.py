@@ -1,14 +1,16 @@
 """The cached reference data follow the production version: with a real MLflow on SQLite."""
 
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from config.model_registry import DECISIONS
+from config.model_registry import DECISIONS, PROMOTIONS
 from evidently_service.reference.registry import ReferenceCache, Registry, RegistryError, Version
-from evidently_service.store.records import Decision
+from evidently_service.store.records import Decision, Promotion
 from tests.evidently_service.mlflow_registry import RegistryFile
+from training.registry import ledger
 
 
 class Source:
@@ -27,6 +29,9 @@ class Source:
 
     def last_decision(self) -> None:
         """Return no decision."""
+
+    def last_promotion(self) -> None:
+        """Return no promotion."""
 
     def download_reference(self, version: Version, folder: Path) -> Path:
         """Write its text to a file, unless the artifact is missing."""
@@ -156,6 +161,20 @@ def test_the_newest_decision_of_the_ledger_is_read(mlflow_registry: RegistryFile
     assert registry.last_decision() == Decision(2.0, 2.0, "", "drift", "brave-otter")
     client.set_terminated(run.info.run_id, end_time=9_000)
     assert registry.last_decision() == Decision(2.0, 9.0, "", "drift", "brave-otter")
+
+
+def test_the_newest_promotion_of_the_ledger_is_read(mlflow_registry: RegistryFile) -> None:
+    registry = Registry(mlflow_registry.uri)
+    assert registry.last_promotion() is None
+    client = mlflow_registry.client
+    with ledger.Ledger(client).promotion(ledger.Promotion("gate", "the best"), "none", "1"):
+        pass
+    experiment = client.get_experiment_by_name(PROMOTIONS)
+    assert experiment is not None
+    client.create_run(experiment.experiment_id, tags={"to_version": "2"})  # an interrupted one
+    found = registry.last_promotion()
+    assert found is not None and time.time() - found.at < 120
+    assert found == Promotion(found.at, "none", "1", "the best")
 
 
 def test_an_unavailable_registry_is_an_error_with_its_address(

@@ -18,6 +18,7 @@ from config.contract import Contract
 from evidently_service.api.app import create_app
 from evidently_service.store.records import (
     Decision,
+    Promotion,
     DriftImpact,
     JointDrift,
     Judgement,
@@ -89,6 +90,15 @@ def test_the_page_says_whether_a_training_is_queued_or_why_not(
     window.record(MEASURED, Run(2.0, decision=none))
     text = page(client)
     assert "Last decision, 60 seconds ago: no training, because 12 labelled rows" in text
+
+
+def test_the_page_names_the_last_change_of_production(client: FlaskClient, window: Window) -> None:
+    undone = Promotion(1_700_000_000.0, "3", "2", "undone: more log loss")
+    window.record(MEASURED, Run(1.0, promotion=undone))
+    assert "2023-11-14 22:13:20 UTC, version 3 to 2: undone: more log loss." in page(client)
+    stayed = Promotion(1_700_000_000.0, "2", "2", "undecided after 20000 labels")
+    window.record(MEASURED, Run(2.0, promotion=stayed))
+    assert "UTC, version 2 stayed: undecided after 20000 labels." in page(client)
 
 
 @pytest.mark.parametrize(

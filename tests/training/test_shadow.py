@@ -280,7 +280,7 @@ def test_the_command_shows_the_test(services, capsys, monkeypatch):
     services["/shadow"] = json.dumps({"kind": None})
     main(["shadow"])
     assert capsys.readouterr().out == (
-        "no version is tested beside production; a new one appears with the next measurement\n"
+        "no version is tested beside production; a new challenger appears within a minute\n"
     )
     monkeypatch.setenv("EVIDENTLY_ADDRESS", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(SystemExit, match="EVIDENTLY_ADDRESS: the monitoring does not respond"):

@@ -27,7 +27,7 @@ def run_shadow(_: Namespace) -> None:
 def describe(state: Mapping[str, Any], now: float) -> Iterator[str]:
     """Yield the lines about a response of `GET /shadow`; `now` is a Unix time."""
     if not state["kind"]:
-        yield "no version is tested beside production; a new one appears with the next measurement"
+        yield "no version is tested beside production; a new challenger appears within a minute"
         return
     role = "the challenger" if state["kind"] == "challenger" else "the former production version"
     yield f"version {state['version']}, {role}, beside production version {state['production']}"

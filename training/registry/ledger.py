@@ -11,9 +11,8 @@ from typing import NamedTuple
 import mlflow
 from mlflow.entities import RunTag
 
-from config.model_registry import DECISIONS
+from config.model_registry import DECISIONS, PROMOTIONS
 
-PROMOTIONS = "income-promotions"
 ABOUT = {
     PROMOTIONS: "One run for each change of the production version, with who and why in its tags,"
     " and for each end of a shadow test that left it in place.",
