@@ -153,7 +153,7 @@ def accepts_connections(port: int) -> bool:
 def run(
     *command: str | Path,
     status: int = 0,
-    timeout_s: float = 60,
+    timeout_s: float = 180,
     cwd: Path = ROOT,
     env: Mapping[str, str] | None = None,
 ) -> str:

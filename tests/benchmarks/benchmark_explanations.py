@@ -34,7 +34,7 @@ def latency_ms(session: requests.Session, address: str, records: Records) -> np.
     durations = []
     for record in records:
         begun = time.perf_counter()
-        session.post(address, json=record, timeout=60).raise_for_status()
+        session.post(address, json=record, timeout=180).raise_for_status()
         durations.append((time.perf_counter() - begun) * 1000)
     return np.array(durations)
 

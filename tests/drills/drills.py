@@ -727,7 +727,7 @@ def write_history(history: History, folder: Path) -> None:
     path = folder / "history.txt"
     path.write_text(history.text(time.time()), "utf-8")
     command = [debian("promtool"), "tsdb", "create-blocks-from", "openmetrics", "--quiet"]
-    subprocess.run([*command, str(path), str(folder / "tsdb")], check=True, timeout=60)
+    subprocess.run([*command, str(path), str(folder / "tsdb")], check=True, timeout=180)
 
 
 def speed_up(rules: str) -> str:

@@ -242,7 +242,7 @@ def test_a_port_in_use_is_reported_and_the_state_of_a_running_demo_stays(environ
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
     assert done.returncode == 1

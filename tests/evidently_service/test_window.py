@@ -258,7 +258,7 @@ def test_windows_that_open_a_new_file_together_all_succeed(tmp_path: Path) -> No
     """SQLite fails a concurrent switch to its write-ahead log at once: one opening of 40 failed."""
 
     def open_window(path: Path) -> None:
-        start.wait(timeout=60)
+        start.wait(timeout=180)
         Window(path).close()
 
     start = threading.Barrier(4)
@@ -273,7 +273,7 @@ def test_concurrent_writers_lose_and_duplicate_nothing(tmp_path: Path) -> None:
 
     def write(start: threading.Barrier, offset: int) -> None:
         try:
-            start.wait(timeout=60)
+            start.wait(timeout=180)
             with closing(Window(tmp_path / "w.db")) as mine:
                 for batch in range(20):
                     first = offset + 10 * batch
@@ -286,7 +286,7 @@ def test_concurrent_writers_lose_and_duplicate_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=180)
     assert not problems
     with closing(Window(tmp_path / "w.db")) as whole:
         # Rows 0 to 509: the last thread starts at 300 and its last batch ends before 510.

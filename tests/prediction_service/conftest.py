@@ -51,6 +51,7 @@ def make_package(contract: Contract, folder: Path, column: str = "age", limit: i
     pipeline = Pipeline([("encoder", encoder), ("classifier", classifier)])
     facts = {
         "data_source": "synthetic",
+        "joined_rows": "812",
         "trained_at": "2026-11-01T00:00:00+00:00",
         "run_id": "0" * 32,
         "metrics": json.dumps({"roc_auc": 0.99, "precision": 0.714, "recall": 0.6}),

@@ -586,6 +586,8 @@ def test_a_record_unlike_the_test_rows_and_a_missing_explanation_are_shown(
 def test_the_quality_is_in_words(page: Page) -> None:
     words = "Of 100 records that it calls >50K, 71 are >50K. Of 100 that are >50K, it finds 60."
     expect(page.locator("main")).to_contain_text(words)
+    source = "trained 2026-11-01 on synthetic data and 812 rows of later batches and labels."
+    expect(page.locator("main")).to_contain_text(source)
     expect(page.get_by_text("roc auc")).not_to_be_visible()
     page.get_by_text("Metrics").click()
     expect(page.get_by_text("roc auc")).to_be_visible()

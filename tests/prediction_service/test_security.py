@@ -183,7 +183,7 @@ def test_serving_unpickles_nothing(
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     )
     statuses, unpickled, modules = json.loads(done.stdout.splitlines()[-1])
     assert set(statuses) == {200}

@@ -73,7 +73,7 @@ def test_prefect_gets_its_settings_from_the_env_file_too(tmp_path):
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 1

@@ -111,7 +111,7 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     command = [Path(sys.executable).parent / "mlflow", "artifacts", "download"]
     command += ["--artifact-uri", f"models:/{MODEL_NAME}/{version.version}"]
     command += ["--dst-path", tmp_path / "package"]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=180)
     package = Package(tmp_path / "package", contract)
     assert package.metadata["run_id"] == result["run_id"]
     assert json.loads(package.metadata["metrics"]) == result["test_metrics"]
@@ -272,6 +272,8 @@ def test_a_training_after_an_ingest_is_new_and_logs_its_lineage(contract, tracki
     client = MlflowClient(tracking_uri)
     run = client.get_run(after["run_id"])
     assert run.data.params["train_rows"] == str(500 + feed["rows"])
+    package = mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{after['model_version']}")
+    assert Package(Path(package), contract).metadata["joined_rows"] == str(feed["rows"])
     read = {one.dataset.name: one for one in run.inputs.dataset_inputs}
     assert read.keys() == {"uci", "2026-10", "test split"}
     assert sha256.startswith(read["2026-10"].dataset.digest)
@@ -320,7 +322,7 @@ def exported(contract, folder: Path, frame: pd.DataFrame) -> Path:
     journal.close()
     command = [sys.executable, "-m", "prediction_service.journal", "export", "--labelled"]
     env = os.environ | {"JOURNAL_DIR": str(folder / "journal"), "LEARN_ANONYMOUS_LABELS": "true"}
-    done = subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
+    done = subprocess.run(command, env=env, check=True, capture_output=True, timeout=180)
     path = folder / "rows.jsonl"
     path.write_bytes(done.stdout)
     return path

@@ -208,6 +208,7 @@ def train(
         metrics, intervals = evaluate(model, test, contract, registry)
         facts = {
             "data_source": dataset.source,
+            "joined_rows": str(int(rows.joined.sum())),
             "run_id": run_id,
             "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "metrics": json.dumps(metrics),
