@@ -212,14 +212,15 @@ def mlflow_server(
 ) -> Iterator[str]:
     """Run an MLflow server with proxied artifacts, as in the stack; yield its address.
 
-    The folder holds its database, its log and, without an address for `artifacts`, its artifacts.
+    The folder holds its database, unless `environ` has another, its log and, without an address for
+    `artifacts`, its artifacts.
     """
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", *options]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
-    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environ
+    database = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db"}
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | database | environ
     with (folder / "mlflow.log").open("w") as log:
         with subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
             try:

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT, run
 
 OPERATE = ROOT / "config/operate"
-VOLUMES = ("mongo", "mlflow", "prefect", "gcs", "data")
+VOLUMES = ("mongo", "mlflow", "prefect", "gcs", "data", "postgres")
 DOCKER = """\
 #!/usr/bin/env bash
 echo "$*" >>docker.log

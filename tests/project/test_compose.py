@@ -39,9 +39,11 @@ FIXED |= {"DATA_DIR", "MODEL_DIR", "JOURNAL_DIR", "WINDOW_DIR"}
 SECRETS: dict[str, set[str]] = {
     "mongo": {"mongo_root_password", "mongo_password"}
     | {"mongo_worker_password", "mongo_jupyter_password"},
+    "postgres": {"postgres_password", "postgres_mlflow_password", "postgres_prefect_password"},
     "mlflow": {"mlflow_password", "mlflow_secret_key", "google_credentials"}
+    | {"postgres_mlflow_password"}
     | {f"mlflow_{user}_password" for user in ("worker", "reader", "jupyter")},
-    "prefect": {"prefect_auth"},
+    "prefect": {"prefect_auth", "postgres_prefect_password"},
     "worker": {"mlflow_worker_password", "mongo_worker_password", "prefect_auth"}
     | {"google_credentials"},
     "prediction": set(),
