@@ -19,7 +19,7 @@ FOLDER = ROOT / "config" / "kubernetes"
 BASE, MANAGED = FOLDER / "base", FOLDER / "managed"
 README = (FOLDER / "README.md").read_text("utf-8")
 OLDEST = "1.30"  # as README.md says
-LEFT_OUT = {"prometheus", "grafana", "jupyter", "traffic", "volumes"}
+LEFT_OUT = {"postgres", "prometheus", "grafana", "jupyter", "traffic", "volumes"}
 LABEL = "app.kubernetes.io/name"
 HARDENED = {
     "readOnlyRootFilesystem": True,
@@ -256,8 +256,7 @@ def test_a_container_has_only_the_secrets_of_its_service(service):
     expected = set(SERVICES[service].get("secrets", []))
     assert secrets_of(STACKS["base"], service) == expected - {"google_credentials"}
     if service not in ("mongo", "gcs"):
-        databases = {"mlflow": {"mlflow_database"}, "prefect": {"prefect_database"}}
-        assert secrets_of(STACKS["managed"], service) == expected | databases.get(service, set())
+        assert secrets_of(STACKS["managed"], service) == expected
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -279,9 +278,8 @@ def test_make_secrets_makes_the_keys_of_the_base_and_readme_explains_the_others(
     assert base <= made
     services = SERVICES.keys() - {"mongo", "gcs"}
     managed = {name for service in services for name in secrets_of(STACKS["managed"], service)}
-    assert managed - made == set(
-        re.findall(r"^\| `(\w+)` \| (?:`postgresql|key file)", README, re.M)
-    )
+    (other,) = managed - made
+    assert f"`var/secrets/{other}`" in README
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -460,18 +458,16 @@ def test_one_writer_has_each_volume_except_that_predictions_scale_and_keep_their
 def test_managed_databases_take_the_place_of_files_and_emulators():
     base, managed = STACKS["base"], STACKS["managed"]
     args = [
-        one.replace("sqlite:////state/mlflow/mlflow.db", '"$MLFLOW_BACKEND_STORE_URI"')
+        one.replace("gs://income-artifacts", "gs://YOUR_BUCKET")
         for one in container_of(base, "mlflow")["args"]
-        if not one.startswith("--backend-store-uri=")
     ]
-    args = [one.replace("gs://income-artifacts", "gs://YOUR_BUCKET") for one in args]
     assert container_of(managed, "mlflow")["args"] == args
     google = {"GOOGLE_APPLICATION_CREDENTIALS": "/run/secrets/google_credentials"}
-    added = {
-        "mlflow": google | {"MLFLOW_BACKEND_STORE_URI_FILE": "/run/secrets/mlflow_database"},
-        "prefect": {"PREFECT_SERVER_DATABASE_CONNECTION_URL_FILE": "/run/secrets/prefect_database"},
-        "worker": google,
-    }
+    url = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+    prefect = {url: "postgresql+asyncpg://prefect@YOUR_POSTGRESQL/prefect"}
+    added = {"mlflow": google, "prefect": prefect, "worker": google}
+    mlflow = environment_of(managed, "mlflow")["MLFLOW_BACKEND_STORE_URI"]
+    assert mlflow == "postgresql+psycopg://mlflow@YOUR_POSTGRESQL/mlflow"
     for service in SERVICES.keys() - {"mongo", "gcs"}:
         before, after = (environment_of(stack, service) for stack in (base, managed))
         assert after.items() - before.items() >= added.get(service, {}).items()
@@ -481,12 +477,6 @@ def test_managed_databases_take_the_place_of_files_and_emulators():
         assert removed == ({"STORAGE_EMULATOR_HOST"} & before.keys())
         (*user,) = re.findall(r"mongodb://(\w+)@", before.get("MONGODB_ADDRESS", ""))
         assert user == re.findall(r"mongodb://(\w+)@", after.get("MONGODB_ADDRESS", ""))
-
-
-def test_readme_says_whether_an_image_holds_the_driver_that_mlflow_needs():
-    lock = json.loads((ROOT / "Pipfile.lock").read_text("utf-8"))["training"]
-    assert "asyncpg" in lock  # Prefect's
-    assert ("psycopg2-binary" in lock) != ("psycopg2-binary" in README)
 
 
 def test_the_autoscaler_follows_a_metric_that_the_service_exports():

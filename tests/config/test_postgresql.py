@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -18,16 +19,17 @@ from tests import conftest
 from tests.conftest import ROOT, free_port, mlflow_server, wait_until
 
 PASSWORDS = {"mlflow": "m" * 32, "prefect": "p" * 32}
-IS_ROOT = os.geteuid() == 0  # PostgreSQL refuses to run as root
+IS_ROOT = os.geteuid() == 0  # PostgreSQL does not run as root
 AS_POSTGRES = ("runuser", "-u", "postgres", "--") if IS_ROOT else ()
 
 
 def find_program(name: str) -> str:
     """Return the path of a program of PostgreSQL. Skip the test without it."""
     debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    if found := shutil.which(name) or (debian and str(debian[-1])):
-        return found
-    pytest.skip(f"PostgreSQL: {name} is not installed. On Debian: apt-get install postgresql")
+    found = shutil.which(name) or (str(debian[-1]) if debian else "")
+    if not found:
+        pytest.skip(f"PostgreSQL: {name} is not installed. On Debian: apt-get install postgresql")
+    return found
 
 
 class Database:
@@ -50,8 +52,8 @@ class Database:
 
     def connect(self, user: str, password: str, database: str) -> None:
         """Raise psycopg.OperationalError unless the user can connect."""
-        login = {"user": user, "password": password, "dbname": database}
-        psycopg.connect(host="127.0.0.1", port=self.port, **login).close()
+        server = f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
+        psycopg.connect(server, password=password).close()
 
 
 @pytest.fixture(name="database", scope="module")
@@ -138,8 +140,10 @@ def test_each_user_reaches_its_own_database_and_a_replaced_password_applies(
 @pytest.mark.slow
 def test_mlflow_keeps_a_version_in_postgresql(database: Database, tmp_path: Path) -> None:
     address = database.address("mlflow", "psycopg")
-    env = {"MLFLOW_BACKEND_STORE_URI": address, "PGPASSWORD": PASSWORDS["mlflow"]}
-    with mlflow_server(tmp_path, **env) as server:
+    server_of = partial(
+        mlflow_server, tmp_path, MLFLOW_BACKEND_STORE_URI=address, PGPASSWORD=PASSWORDS["mlflow"]
+    )
+    with server_of() as server:
         client = MlflowClient(server, registry_uri=server)
         run = client.create_run("0")
         client.log_metric(run.info.run_id, "roc_auc", 0.93)
@@ -148,7 +152,7 @@ def test_mlflow_keeps_a_version_in_postgresql(database: Database, tmp_path: Path
         made = client.create_model_version(MODEL_NAME, source, run.info.run_id)
         client.set_registered_model_alias(MODEL_NAME, "production", made.version)
     assert not (tmp_path / "mlflow.db").exists()
-    with mlflow_server(tmp_path, **env) as server:
+    with server_of() as server:
         client = MlflowClient(server, registry_uri=server)
         version = client.get_model_version_by_alias(MODEL_NAME, "production")
         assert client.get_run(version.run_id or "").data.metrics == {"roc_auc": 0.93}

@@ -74,10 +74,10 @@ def new_machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path / "new")
 
 
-def test_a_restore_on_another_machine_brings_the_passwords_of_mongodbs_users(
+def test_a_restore_on_another_machine_brings_the_passwords_of_the_databases(
     old: Machine, new: Machine
 ) -> None:
-    """The users are in MongoDB's volume, so a restore once locked every service out."""
+    """The users are in the databases' volumes, so a restore once locked every service out."""
     archive = old.folder / old.run("backup")
     assert archive.stat().st_mode & 0o077 == 0 or archive.parent.stat().st_mode & 0o077 == 0
     before = new.secrets()
@@ -87,8 +87,9 @@ def test_a_restore_on_another_machine_brings_the_passwords_of_mongodbs_users(
     after = new.secrets()
     assert new.users.read_text() == after["mongo_password"]
     changed = {name for name in after if after[name] != before.get(name)}
-    users = ("", "_root", "_worker", "_jupyter")
-    assert changed == {f"mongo{user}_password" for user in users}
+    mongo, postgres = ("", "_root", "_worker", "_jupyter"), ("", "_mlflow", "_prefect")
+    expected = {f"mongo{user}_password" for user in mongo}
+    assert changed == expected | {f"postgres{user}_password" for user in postgres}
     assert all(after[name] == old.secrets()[name] for name in changed)
     modes = {p.stat().st_mode & 0o777 for p in (new.folder / "var/secrets").iterdir()}
     assert modes == {0o444}
