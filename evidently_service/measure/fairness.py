@@ -2,7 +2,8 @@
 
 A gap is the difference of a rate between two groups of a column with `segment` in the contract. Its
 bound is the gap of the same two groups in the reference data, plus what chance adds to it. So a
-version is held to its own gaps, which its model card shows. A gap that shrinks raises no alarm.
+version is compared with itself: the gaps that it had from the start are on its model card. A gap
+that shrinks raises no alarm.
 
 The chance: rows are independent of each other, and all gaps together exceed their bound
 `false_alarms_per_month` times a month, however often they are looked at. How often a whole window
