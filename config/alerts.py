@@ -221,6 +221,27 @@ harder than the reference data, set roc_auc_floor.""",
         commands=(DRIFT,),
     ),
     Alert(
+        name="FairnessGap",
+        summary="A gap between groups of {{ .Labels.segment }} has grown: {{ .Labels.rate }}.",
+        value="max by (segment, rate) (income_fairness_gap_score)",
+        threshold=1,
+        lasting="5m",
+        severity="warning",  # it starts no training
+        panel=("income-performance", "Gaps against the reference data"),
+        runbook="""\
+Two groups of the column are treated more differently than in the reference data of the version.
+Chance explains this less often than false_alarms_per_month of the monitoring file. GET /drift names
+both groups, the gap and that of the reference data (fairness_gaps). Rate selection_rate: the share
+of positive predictions. If features have drifted too, other people ask, and the model may treat them
+as before: continue with FeatureDrift. Rate tpr or fpr: the share of positive predictions among
+people whose label is positive or negative. First check the labels: how they are chosen and whether
+one group's come from another sender. If predicted positives get a label more often than others, tpr
+and fpr are those of the labelled rows alone. If the labels are right, do not use the predictions of
+these groups until the cause is known. A training on newer labels or python -m training rollback may
+help; compare the gaps on the two model cards first.""",
+        commands=(DRIFT, HISTORY),
+    ),
+    Alert(
         name="LabelCoverage",
         summary="Much fewer predictions than usual get a label.",
         # The median of a week. It is 0, and so the alert silent, where no labels are sent.

@@ -41,6 +41,7 @@ HELP = {
     "segment_rows": "The group's predictions in the window.",
     "segment_selection_rate": "Share of the group's predictions in the window that are positive.",
     "segment_quality": "Quality of the group's labelled predictions.",
+    "fairness_gap_score": "Rise of the gap between groups over what chance adds, by rate.",
     "label_coverage_ratio": "Labelled share of the newest predictions older than the label delay.",
     "shadow_info": "1 for the pair of versions under test.",
     "shadow_rows": "Distinct records that the shadow version has scored.",
@@ -89,6 +90,7 @@ LABELS = {
     "segment_rows": ("segment", "group"),
     "segment_selection_rate": ("segment", "group"),
     "segment_quality": ("segment", "group", "metric"),
+    "fairness_gap_score": ("segment", "rate"),
     "label_delay_seconds": ("quantile",),
     "concept_shift_score": ("check",),
     "quality_bound": ("metric", "bound"),
@@ -180,6 +182,8 @@ def _measured(measurement: Measurement) -> Iterator[Sample]:
         yield "segment_selection_rate", one.selection_rate, one.segment, one.group
         for metric, value in one.quality.items():
             yield "segment_quality", value, one.segment, one.group, metric
+    for gap in measurement.fairness_gaps:
+        yield "fairness_gap_score", gap.score, gap.segment, gap.rate
     yield "label_coverage_ratio", measurement.label_coverage
     yield "label_horizon_seconds", measurement.label_horizon_s
     for quantile, delay_s in measurement.label_delay_s.items():

@@ -17,6 +17,7 @@ from evidently_service.store.records import (
     Backlog,
     ColumnDrift,
     DriftImpact,
+    FairnessGap,
     Interval,
     Measurement,
     Quality,
@@ -125,7 +126,7 @@ def verdict_of(latest: Measurement | None, monitoring: Monitoring, period_s: flo
         measured_at = format_time(latest.measured_at or 0.0)
         stale = f"No measurement since {measured_at} UTC. Check the measure process."
         return Verdict(f"{stale} Last result: {words}", "bad")
-    if latest.drifted or latest.concept_shift or latest.below_floor:
+    if latest.drifted or latest.concept_shift or latest.below_floor or latest.grown_gaps:
         return Verdict(words, "bad")
     is_unsure = latest.beyond or latest.verdict in ("joint_drift", "suspicious")
     return Verdict(words, "unsure" if latest.state == "ok" and is_unsure else "")
@@ -164,6 +165,7 @@ def alerts_of(
         "SinkBacklog": is_behind(backlog, monitoring) or any(map(is_silent, backlog)),
         "ConceptShift": latest.concept_shift,
         "PerformanceBelowFloor": latest.below_floor,
+        "FairnessGap": latest.grown_gaps,
         "InvalidValues": latest.broken_features,
         "DatasetDrift": latest.drifted,
         "FeatureDrift": persistent and not latest.drifted,
@@ -185,6 +187,7 @@ def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
         floor = measurement.roc_auc_floor
         limit = f"its floor, {floor:.3f}" if floor is not None else "its floor"
         words.append(f"Quality is too low: the whole interval of the ROC AUC is below {limit}.")
+    words += map(gap_words, measurement.grown_gaps)
     match measurement.verdict:
         case "drifted" if not measurement.judgement.windows:
             words.append("The dataset had drifted from the reference data of the former version.")
@@ -210,6 +213,15 @@ def in_words(measurement: Measurement, monitoring: Monitoring) -> str:
     if measurement.not_compared:
         words.append(f"Too few values to compare: {', '.join(measurement.not_compared)}.")
     return " ".join(words)
+
+
+def gap_words(gap: FairnessGap) -> str:
+    """Return a sentence on a gap between groups that is beyond its bound."""
+    return (
+        f"A gap between groups has grown: {gap.rate.replace('_', ' ')} of {gap.segment},"
+        f" {gap.highest} {gap.gap:.3f} above {gap.lowest}, {gap.reference_gap:.3f} in the reference"
+        " data."
+    )
 
 
 def joint_words(measurement: Measurement) -> str:

@@ -22,6 +22,15 @@ from evidently_service.measure.data_quality import invalid_share_rises, measure_
 from evidently_service.measure.distribution import measure_distribution
 from evidently_service.measure.drift import Drift, measure_drift
 from evidently_service.measure.drift_impact import measure_drift_impacts
+from evidently_service.measure.fairness import (
+    MAX_LABELS,
+    Counted,
+    columns_of,
+    count_labelled,
+    count_reference,
+    count_selected,
+    fairness_gaps,
+)
 from evidently_service.measure.performance import (
     concept_shift_scores,
     estimate_quality,
@@ -44,6 +53,7 @@ from evidently_service.store.records import (
     ColumnDrift,
     Counters,
     Distribution,
+    FairnessGap,
     Judgement,
     LabelCounts,
     LabelledPrediction,
@@ -193,6 +203,7 @@ class Measure:
             state="not_enough_rows",
             model_version=reference.version.number,
             reference_rows=len(reference.frame),
+            fairness_gaps=self._fairness_gaps(rows, reference),
             judgement=msgspec.structs.replace(judgement, spreads={}),  # which only the judge reads
             calibration_windows=self.monitoring.calibration_windows,
             open_rows=self.judge.open_rows,
@@ -271,6 +282,29 @@ class Measure:
                 classes, probability, spread=estimation_spread(self._group_errors, groups)
             ),
         }
+
+    def _fairness_gaps(
+        self, rows: list[Prediction], reference: Reference
+    ) -> tuple[FairnessGap, ...]:
+        """Return the gaps of the selection rate in the window, and of tpr and fpr by labels.
+
+        Each only over enough rows of the reference's own version.
+        """
+        segments, min_rows = self.contract.segments, self.monitoring.min_segment_rows
+        own = [row for row in rows if row.model_version == reference.version.number]
+        production = []
+        if len(own) >= self.monitoring.min_rows:
+            groups = columns_of([segment_groups(row.features, segments) for row in own], segments)
+            counts = count_selected(groups, outputs(own)[0], min_rows)
+            production.append(Counted(counts, float(np.ptp([row.predicted_at for row in own]))))
+        labelled = of_version(self.window.last_labelled(MAX_LABELS), reference.version)
+        if len(labelled) >= self.monitoring.min_labels:
+            groups = columns_of([one.groups for one in labelled], segments)
+            label = np.array([one.label for one in labelled])
+            counts = count_labelled(groups, outputs(labelled)[0], label, min_rows)
+            production.append(Counted(counts, float(np.ptp([one.labelled_at for one in labelled]))))
+        known = count_reference(reference, segments, min_rows)
+        return fairness_gaps(production, known, self.monitoring.false_alarms_per_month)
 
     def _roc_auc_floor(self, reference: Reference | None) -> float | None:
         """Return the monitoring file's floor, or that of the reference data, if any."""

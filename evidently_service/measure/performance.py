@@ -146,18 +146,18 @@ def concept_shift_scores(
     return scores
 
 
-def z_limit(false_alarms: float, windows: float) -> float:
+def z_limit(false_alarms: float, windows: float, ends: int = 3) -> float:
     """Return the limit of the z-scores that chance exceeds `false_alarms` times in `windows`.
 
     The newest labels are a sliding window that is looked at again with each label. Such a score
     exceeds a high limit z about z φ(z) times while the window slides by its own length, where φ is
-    the density of the normal distribution. Three ends are watched: a low ROC AUC, and too many or
-    too few labels of 1.
+    the density of the normal distribution. `ends` are watched. Those of concept shift are a low ROC
+    AUC, and too many or too few labels of 1.
 
     Source: Pickands (1969), Upcrossing probabilities for stationary Gaussian processes,
     doi:10.1090/S0002-9947-1969-0250367-X.
     """
-    rate, z = false_alarms / (3 * windows), 3.0
+    rate, z = false_alarms / (ends * windows), 3.0
     for _ in range(50):  # a fixed point of z φ(z) = rate
         z = math.sqrt(max(1.0, 2 * math.log(z / (rate * math.sqrt(2 * math.pi)))))
     return z

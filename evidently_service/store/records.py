@@ -217,6 +217,18 @@ class Segment(msgspec.Struct, frozen=True):
     quality: dict[str, float]  # accuracy, tpr, fpr of its labelled rows, if there are enough
 
 
+class FairnessGap(msgspec.Struct, frozen=True):
+    """The two groups of a segment whose rates differ most, compared with the reference data."""
+
+    segment: str  # a column
+    rate: str  # selection_rate, tpr or fpr
+    score: float  # rise of the gap over what chance adds; above 1 it is beyond its bound
+    gap: float  # difference of the two groups' rates in production
+    reference_gap: float  # of the same groups, at least 0
+    highest: str  # the group with the higher rate in production
+    lowest: str
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": "effects"}):
     """One comparison of window and reference data; without a drift verdict unless `state` is ok.
 
@@ -251,6 +263,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
     below_floor: bool = False  # the whole interval of the ROC AUC is below roc_auc_floor
     roc_auc_floor: float | None = None  # None without reference data
     segments: tuple[Segment, ...] = ()
+    fairness_gaps: tuple[FairnessGap, ...] = ()  # by segment and rate
     estimated: Estimate | None = None  # of all rows of the window
     estimation_error: dict[str, float] = {}  # of the rows of `quality`: estimated minus measured
     judgement: Judgement = Judgement()
@@ -263,6 +276,11 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename={"impacts": 
         """The columns beyond their threshold, in this window or in the last judged one."""
         columns = (*self.features, *self.prediction)
         return tuple(c.name for c in columns if c.drifted or self.judgement.streaks.get(c.name))
+
+    @property
+    def grown_gaps(self) -> tuple[FairnessGap, ...]:
+        """The gaps between groups that are beyond their bound."""
+        return tuple(one for one in self.fairness_gaps if one.score > 1)
 
     @property
     def calibrating(self) -> str | None:

@@ -37,6 +37,10 @@ CLASS = 'income_prediction_drift_persistent{output="income_class"}'
 RANKING, CALIBRATION = (
     f'income_concept_shift_score{{check="{check}"}}' for check in ("roc_auc", "calibration")
 )
+SEX_TPR, AGE_FPR = (
+    f'income_fairness_gap_score{{segment="{segment}",rate="{rate}"}}'
+    for segment, rate in (("sex", "tpr"), ("age", "fpr"))
+)
 FLOOR = "income_quality_roc_auc_floor"
 UPPER, LOWER = (f'income_quality_bound{{metric="roc_auc",bound="{b}"}}' for b in ("upper", "lower"))
 MONGODB, EVIDENTLY = (
@@ -129,6 +133,13 @@ CASES = [
         {"income_quality_roc_auc": "0.79x20", FLOOR: "0.7x20"},
         {20: NOTHING},
     ),
+    Case(
+        "FairnessGap",
+        "fires",
+        {SEX_TPR: "0.4x4 1.2x20", AGE_FPR: "-0.8x30"},
+        {9: NOTHING, 10: ['rate="tpr",segment="sex"']},
+    ),
+    Case("FairnessGap", "silent", {SEX_TPR: "0.4x4 1.2x3 0.9x20"}, {7: NOTHING, 20: NOTHING}),
     Case("LabelCoverage", "fires", {COVERAGE: "0.3x600 0x120"}, {620: NOTHING, 640: ONCE}),
     Case("LabelCoverage", "silent", {COVERAGE: "0.3x600 0.2x120"}, {720: NOTHING}),
     Case("LabelCoverage", "silent", {COVERAGE: "0x600"}, {600: NOTHING}),  # nobody sends labels

@@ -43,6 +43,7 @@ from config.events import Label, Prediction
 from config.local_stack.stack import PORTS, Stack, http_ok, running, stack_environment
 from config.model_registry import ALIAS, MODEL_NAME
 from prediction_service.journal import Event, Journal
+from prediction_service.journal.export import journalled_predictions
 from prediction_service.settings import Settings
 from stream_generator.traffic.changes import load_changes
 from stream_generator.traffic.registry import production_rows
@@ -59,11 +60,15 @@ BASELINE_ROWS = 1000  # as in the reference, before the change
 ALERT_TIMEOUT_S = 180.0  # from the first record sent; generous, because machines are noisy
 MEASURE_TIMEOUT_S = 120.0
 RESOLVE_TIMEOUT_S = 200.0  # ModelVersionRejected looks back two minutes
+MISSED_ROWS = 1000  # labelled in the drill of a group whose positives are missed
 WORSE_ROWS, UNDO_S = 300, 60.0  # a version that inverts its classes needs 10 labels
 BACKLOG_ROWS = 1500  # sent while the monitoring is down
 DAY_S = 86_400
 # They distinguish the alerts of one rule.
-LABELS = ("feature", "output", "check", "sink", "job", "endpoint", "reason", "rule")
+LABELS = (
+    *("feature", "output", "check", "segment", "rate"),
+    *("sink", "job", "endpoint", "reason", "rule"),
+)
 STACK = ("gcs", "mlflow", "prefect", "prediction", "follower", "relay")
 MONITORING = ("evidently", "measure")
 WATCHED = {"prediction:9696": "PREDICTION_PORT", "evidently:3000": "EVIDENTLY_PORT"}
@@ -421,6 +426,24 @@ def late_labels(stage: Stage, _: Stack) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def missed_women(stage: Stage, _: Stack) -> Iterator[None]:
+    """Journal labels that say: the model is right about each man, and wrong about each woman."""
+    journal = Path(stage.env["JOURNAL_DIR"])
+    newest = sorted(journalled_predictions(journal), key=lambda one: one.predicted_at)
+    stage.write(
+        *(
+            Label(
+                one.prediction_id,
+                time.time(),
+                one.income_class ^ (one.features["sex"] == "Female"),
+            )
+            for one in newest[-MISSED_ROWS:]
+        )
+    )
+    yield
+
+
+@contextlib.contextmanager
 def slow_clients(stage: Stage, _: Stack) -> Iterator[None]:
     """Send records whose body comes long after the header."""
     body = json.dumps(stage.record).encode()
@@ -511,14 +534,14 @@ DRILLS = (
         "sudden",
         "",
         ("FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)", "ConceptShift(*)"),
-        ("PerformanceBelowFloor",),
+        ("PerformanceBelowFloor", "FairnessGap(*)"),
         scenario="sudden",
     ),
     Drill(
         "gradual",
         "",
         ("FeatureDrift(*)", "DatasetDrift"),
-        ("TargetDrift(*)", "ConceptShift(*)", "PerformanceBelowFloor"),
+        ("TargetDrift(*)", "ConceptShift(*)", "PerformanceBelowFloor", "FairnessGap(*)"),
         max_windows=6,
         scenario="gradual",
         rows=6000,
@@ -541,14 +564,14 @@ DRILLS = (
         "concept shift",
         "",
         ("ConceptShift(roc_auc)", "PerformanceBelowFloor"),
-        ("ConceptShift(*)",),
+        ("ConceptShift(*)", "FairnessGap(*)"),
         scenario="concept_shift",
     ),
     Drill(
         "mixed records",
         "",
         ("JointDrift",),
-        ("ConceptShift(*)", "PerformanceBelowFloor", "TargetDrift(*)"),
+        ("ConceptShift(*)", "PerformanceBelowFloor", "TargetDrift(*)", "FairnessGap(*)"),
         scenario="mixed_records",
     ),
     Drill(
@@ -622,7 +645,7 @@ DRILLS = (
         "blocked training",
         "",  # and WATCH_BUDGET allows no training
         ("RetrainingBlocked(budget)", "FeatureDrift(*)", "DatasetDrift", "TargetDrift(*)"),
-        ("ConceptShift(*)", "PerformanceBelowFloor"),
+        ("ConceptShift(*)", "PerformanceBelowFloor", "FairnessGap(*)"),
         scenario="sudden",
         worker=True,
     ),
@@ -656,7 +679,13 @@ DRILLS = (
         "worse version",
         "a new version inverts its classes, and labels arrive",
         ("PromotionUndone",),
-        ("ConceptShift(*)", "PerformanceBelowFloor", "TargetDrift(*)", "ModelVersionSkew"),
+        (
+            "ConceptShift(*)",
+            "PerformanceBelowFloor",
+            "TargetDrift(*)",
+            "ModelVersionSkew",
+            "FairnessGap(*)",
+        ),
         rows=1500,
         fault=worse_version,
         worker=True,
@@ -674,6 +703,15 @@ DRILLS = (
         ("LabelsUnmatched(late)",),
         rows=1500,
         fault=late_labels,
+    ),
+    Drill(
+        "missed women",
+        "1,000 labels say that the model is wrong about women alone",
+        ("FairnessGap(sex)(tpr)",),
+        ("ConceptShift(*)", "PerformanceBelowFloor", "FairnessGap(*)"),
+        rows=1500,
+        labels=0.0,
+        fault=missed_women,
     ),
     Drill(
         "slow clients",

@@ -27,6 +27,7 @@ from evidently_service.store.records import (
     Distribution,
     DriftImpact,
     Estimate,
+    FairnessGap,
     FeatureQuality,
     Interval,
     JointDrift,
@@ -93,6 +94,7 @@ MEASURED = Measurement(
         Segment("sex", "Female", 330, 0.11, {"accuracy": 0.92, "fpr": 0.02}),
         Segment("age", "to 29", 300, 0.05, {}),
     ),
+    fairness_gaps=(FairnessGap("sex", "tpr", 0.3, 0.09, 0.08, "Male", "Female"),),
     labels=LabelCounts(300, 2, 1),
     label_coverage=0.28,
     label_horizon_s=86_400.0,
@@ -558,6 +560,7 @@ def test_metrics_show_the_latest_measurement(
     assert sample("segment_selection_rate", segment="age", group="to 29") == 0.05
     assert sample("segment_quality", segment="sex", group="Female", metric="fpr") == 0.02
     assert sample("segment_quality", segment="sex", group="Female", metric="tpr") is None
+    assert sample("fairness_gap_score", segment="sex", rate="tpr") == 0.3
     assert sample("labels", state="pending") == 1
     assert sample("labels_matched_total") == 0
     assert sample("labels_unmatched_total", reason="late") == 0
@@ -603,6 +606,7 @@ def test_a_measurement_of_an_older_release_is_still_shown(
     added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
     added |= {"estimated", "estimation_error", "invalid_share_rises", "broken_features"}
     added |= {"concept_shift", "concept_shift_scores", "roc_auc_floor", "distributions"}
+    added |= {"fairness_gaps"}
     older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
     older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
     with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:

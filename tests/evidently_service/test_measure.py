@@ -597,6 +597,46 @@ def test_after_a_promotion_quality_is_of_the_new_versions_predictions_alone(
     assert found.accuracy == pytest.approx(2 / 3)
 
 
+def test_a_group_whose_positives_are_missed_has_a_gap_beyond_its_bound(
+    measure: Measure, window: Window, contract: Contract, enough: list[Prediction]
+) -> None:
+    """First the labels of both sexes are as in the reference data, then those of women are not."""
+    truth = [row["label"] for row in made_up_rows(contract, 600, seed=2)]  # of `enough`
+
+    def label(prefix: str, labels: list[int]) -> Measurement:
+        own = [
+            msgspec.structs.replace(one, prediction_id=prefix + one.prediction_id) for one in enough
+        ]
+        window.add_predictions(own)
+        times = range(1_700_100_000, 1_700_100_600)
+        window.add_labels(
+            [Label(one.prediction_id, at, label) for one, at, label in zip(own, times, labels)]
+        )
+        measure.run_once()
+        return latest(window)
+
+    found = label("a", truth)
+    assert {one.rate for one in found.fairness_gaps} == {"selection_rate", "tpr", "fpr"}
+    assert found.grown_gaps == ()
+    wrong = [
+        1 - one.income_class if one.features["sex"] == "Female" else true
+        for one, true in zip(enough, truth)
+    ]
+    found = label("b", wrong)
+    grown = {(one.segment, one.rate): one for one in found.grown_gaps}
+    assert grown.keys() == {("sex", "tpr"), ("sex", "fpr")}
+    assert grown["sex", "tpr"].lowest == grown["sex", "fpr"].highest == "Female"
+
+
+def test_the_selection_rates_of_another_version_are_not_compared(
+    measure: Measure, window: Window, enough: list[Prediction]
+) -> None:
+    other = [msgspec.structs.replace(one, model_version="0") for one in enough]
+    window.add_predictions(other)
+    measure.run_once()
+    assert latest(window).state == "ok" and latest(window).fairness_gaps == ()
+
+
 def test_performance_is_estimated_before_there_are_labels_or_a_reference(
     measure: Measure, window: Window, source: Source, enough: list[Prediction]
 ) -> None:

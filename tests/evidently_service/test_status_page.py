@@ -20,6 +20,7 @@ from evidently_service.store.records import (
     Decision,
     Promotion,
     DriftImpact,
+    FairnessGap,
     JointDrift,
     Judgement,
     Measurement,
@@ -143,6 +144,19 @@ def test_the_verdict_is_shown_in_words(client: FlaskClient, window: Window) -> N
     assert "the whole interval of the ROC AUC is below" in page(client)
 
 
+def test_a_gap_between_groups_that_has_grown_is_shown_with_its_groups(
+    client: FlaskClient, window: Window
+) -> None:
+    window.record(at(time.time(), **CALM), Run(1.0))
+    assert "sex tpr <span>0.30</span>" in page(client)
+    window.record(at(time.time(), **CALM, fairness_gaps=(GROWN,)), Run(1.0))
+    text = page(client)
+    words = "tpr of sex, Male 0.310 above Female, 0.080 in the reference data."
+    assert 'class="verdict bad">A gap between groups has grown' in text and words in text
+    assert 'sex tpr <span class="bad">1.40</span>' in text
+
+
+GROWN = FairnessGap("sex", "tpr", 1.4, 0.31, 0.08, "Male", "Female")
 CALM: dict[str, Any] = {
     "drifted": False,
     "judgement": Judgement(windows=2),
@@ -194,6 +208,7 @@ def test_in_trouble_the_page_has_the_runbooks_and_the_pages_of_the_next_step(
         (well | {"second": 1.0}, ["MonitoringStale"]),
         (well | {"concept_shift": True}, ["ConceptShift"]),
         (well | {"below_floor": True}, ["PerformanceBelowFloor"]),
+        (well | {"fairness_gaps": (GROWN,)}, ["FairnessGap"]),
         (well | {"features": MEASURED.features}, ["FeatureDrift"]),
         (well | {"prediction": (output,)}, ["TargetDrift"]),
         ({}, ["InvalidValues", "DatasetDrift"]),
