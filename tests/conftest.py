@@ -5,13 +5,16 @@ import random
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -206,6 +209,29 @@ def gcs_emulator(folder: Path) -> Iterator[str]:
             process.wait(20)
 
 
+@cache
+def empty_mlflow() -> bytes:
+    """Return an MLflow database with empty tables. To make it takes seconds, to copy it nothing."""
+    # The import takes seconds, which most tests do not need.
+    from mlflow import MlflowClient  # pylint: disable=import-outside-toplevel
+
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        MlflowClient(uri, registry_uri=uri).search_registered_models()
+        with closing(sqlite3.connect(f"{folder}/mlflow.db")) as made:
+            made.execute("DELETE FROM experiments")  # its address is in this folder
+            made.commit()
+        return Path(folder, "mlflow.db").read_bytes()
+
+
+def mlflow_database(folder: Path) -> str:
+    """Return the address of the MLflow database in a folder, which is made unless it exists."""
+    path = folder / "mlflow.db"
+    if not path.exists():
+        path.write_bytes(empty_mlflow())
+    return f"sqlite:///{path}"
+
+
 @contextmanager
 def mlflow_server(
     folder: Path, artifacts: str = "", options: tuple[str, ...] = (), **environ: str
@@ -219,8 +245,8 @@ def mlflow_server(
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", *options]
     command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
-    database = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db"}
-    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | database | environ
+    environ.setdefault("MLFLOW_BACKEND_STORE_URI", mlflow_database(folder))
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environ
     with (folder / "mlflow.log").open("w") as log:
         with subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
             try:

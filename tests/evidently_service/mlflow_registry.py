@@ -10,13 +10,14 @@ from mlflow.exceptions import MlflowException
 
 from config.model_registry import ALIAS, MODEL_NAME
 from evidently_service.reference.registry import Version
+from tests.conftest import mlflow_database
 
 
 class RegistryFile:
     """Promotes versions as training does: a run with reference data, a version, the alias."""
 
     def __init__(self, folder: Path) -> None:
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.uri = mlflow_database(folder)
         self.client = MlflowClient(self.uri, registry_uri=self.uri)
         artifacts = (folder / "artifacts").as_uri()
         self.experiment = self.client.create_experiment("census", artifact_location=artifacts)

@@ -18,27 +18,16 @@ from prediction_service.backoff import FIRST_PAUSE_S
 from prediction_service.models.model_folder import ModelFolder, Status
 from prediction_service.models.registry import Registry, RegistryUnavailable
 from prediction_service.settings import Settings
-from tests.conftest import wait_until
+from tests.conftest import mlflow_database, wait_until
 from tests.prediction_service.conftest import Start, with_wrong_golden
 
 Register = Callable[..., str]
 
 
-@pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an MLflow database with empty tables, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    uri = f"sqlite:///{path}"
-    mlflow.MlflowClient(uri, registry_uri=uri).search_registered_models()
-    return path
-
-
 @pytest.fixture
-def tracking_uri(tmp_path: Path, empty_registry: Path) -> Iterator[str]:
+def tracking_uri(tmp_path: Path) -> Iterator[str]:
     """Return the address of a registry of the test's own; reset MLflow's global state after it."""
-    path = tmp_path / "mlflow.db"
-    path.write_bytes(empty_registry.read_bytes())
-    yield f"sqlite:///{path}"
+    yield mlflow_database(tmp_path)
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None is its "not set"
     mlflow.set_registry_uri("")
 

@@ -1,6 +1,5 @@
 """A small fitted model and its package, for the tests of training."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from werkzeug import Request, Response
 
 from config.contract import Contract
 from config.feature import MISSING
-from tests.conftest import made_up_rows, random_columns, served
+from tests.conftest import made_up_rows, mlflow_database, random_columns, served
 from training.model.calibration import Platt
 from training.model.onnx_export import FittedModel, Package, write_package
 from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
@@ -74,18 +73,10 @@ def churn_rows(churn: Contract) -> pd.DataFrame:
     return frame.assign(churn=np.arange(400) % 2)
 
 
-@pytest.fixture(scope="session")
-def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of an empty registry: to make it takes seconds, to copy it nothing."""
-    path: Path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Registry(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def registry_copy(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """An empty registry of the test's own, which MLFLOW_TRACKING_URI names."""
-    uri = f"sqlite:///{shutil.copy(empty_mlflow, tmp_path)}"
+    uri = mlflow_database(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return Registry(uri)
 

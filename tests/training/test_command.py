@@ -16,7 +16,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 )
 
 from config.runtime.settings import exit_with_message
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, mlflow_database
 from training.__main__ import main
 from training.commands import ledger
 from training.data.errors import SourceError, SourceUnavailable
@@ -34,7 +34,7 @@ def test_a_command_imports_only_what_it_needs(command, unused, tmp_path):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "training", command],
         cwd=ROOT,
-        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+        env=os.environ | {"MLFLOW_TRACKING_URI": mlflow_database(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -121,7 +121,7 @@ def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value,
 )
 def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
     """It was a traceback: MLflow reports an invalid parameter, not a missing version."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
     with pytest.raises(SystemExit) as caught:
         main(command)
     assert str(caught.value.code).startswith("version: got abc, expected a version in MLflow")
@@ -154,9 +154,9 @@ def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch,
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
     main(["history"])
-    with Registry(f"sqlite:///{tmp_path}/mlflow.db").run("a training", {}, {}) as run_id:
+    with Registry(mlflow_database(tmp_path)).run("a training", {}, {}) as run_id:
         assert run_id
     with pytest.raises(SystemExit):
         main(["promote", "--help"])

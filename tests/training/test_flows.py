@@ -34,7 +34,13 @@ from prediction_service.follower import Follower
 from prediction_service.journal import Journal
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.models.registry import Registry as ServiceRegistry
-from tests.conftest import free_port, gcs_emulator, made_up_rows, mlflow_server
+from tests.conftest import (
+    free_port,
+    gcs_emulator,
+    made_up_rows,
+    mlflow_database,
+    mlflow_server,
+)
 from training.__main__ import main
 from training.batch_scoring.score import ScoringError
 from training.data.assemble import LeakError, assemble_rows
@@ -448,9 +454,8 @@ def test_the_monthly_flow_ingests_new_files_and_fails_for_rejected_ones(
 
 
 def test_the_daily_flow_removes_old_runs(monkeypatch, tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    registry = Registry(uri)
+    registry = Registry(mlflow_database(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.client.tracking_uri)
     with registry.run("a training", {}, {}) as run_id:
         pass
     flows.retain()

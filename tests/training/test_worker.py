@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending, Running
 
-from tests.conftest import free_port, gcs_emulator, wait_until
+from tests.conftest import free_port, gcs_emulator, mlflow_database, wait_until
 from tests.conftest import run as command_output
 from training.code_bundle import ROOT, code_digest, code_files
 from training.orchestration.crashes import FLOWS, NO_HEARTBEAT, REPORTED, report_crashes
@@ -133,7 +133,7 @@ def own_prefect(folder: Path) -> Iterator[None]:
 def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_path, monkeypatch):
     """Such a run once stayed Running, and `watch` started no training for six hours."""
     monkeypatch.chdir(tmp_path)  # where MLflow writes artifacts
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
     monkeypatch.setenv("FLOW_STORAGE", "gs://tests/prefect")
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     registry = Registry(os.environ["MLFLOW_TRACKING_URI"])
