@@ -72,7 +72,8 @@ class Replica:
 
     def backlog(self) -> dict[str, int]:
         """Return the number of undelivered events by sink."""
-        return {sink: backlog(self.settings.journal_path, sink) for sink in self.settings.sinks}
+        root = self.settings.journal_path
+        return {sink: backlog(root, sink) for sink in self.settings.sinks}
 
     def has_delivered(self) -> bool:
         """Return whether both sinks have every event."""
