@@ -334,7 +334,7 @@ EventsDropped.""",
     Alert(
         name="JournalFilling",
         summary="The journals have reached 70 % of JOURNAL_MAX_MB.",
-        value="max(income_journal_bytes) / max(income_journal_max_bytes)",
+        value="max(income_journal_bytes / income_journal_max_bytes)",
         threshold=0.7,  # from half on, the relay deletes all that MongoDB has stored
         lasting="5m",
         severity="critical",
@@ -506,8 +506,8 @@ model_rejected.""",
     ),
     Alert(
         name="FollowerStale",
-        summary="The follower has reported nothing for two minutes.",
-        value="time() - max(income_follower_report_timestamp_seconds)",
+        summary="A follower has reported nothing for two minutes.",
+        value="time() - min(income_follower_report_timestamp_seconds)",
         threshold=120,  # 24 times FOLLOW_PERIOD_S; a download of a large model takes less
         lasting="2m",
         severity="warning",

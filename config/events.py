@@ -16,6 +16,7 @@ OF_PROGRAMS = {"source": {"$in": [API, None]}}  # a query of MongoDB; None: abse
 # Header of an empty list of predictions: the relay's heartbeat. JSON with the undelivered events of
 # each instance; null for an instance whose last journal was removed.
 BACKLOG_HEADER = "X-Relay-Backlog"
+SAMPLE_HEADER = "X-Relay-Sample"  # beside it: the share of predictions that the relay sends
 
 
 class Prediction(

@@ -7,7 +7,7 @@ are read at each scrape.
 
 import collections
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,8 +21,11 @@ from prediction_service.relay.progress import (
     dead_letters,
     dropped_events,
     label_states,
+    left_out_events,
     misconfigured_sinks,
 )
+
+Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
 
 NO_VERSION = "none"  # before the first model
 LATENCY_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
@@ -108,7 +111,8 @@ class Metrics:
 class StateCollector:
     """Gauges of the live model, the model folder and the journals, read at each scrape."""
 
-    def __init__(self, live: LiveModel, journal: Journal, sinks: tuple[str, ...]) -> None:
+    def __init__(self, live: LiveModel, journal: Journal, sinks: Mapping[str, float]) -> None:
+        """`sinks`: the share of predictions that each sink gets, by its name."""
         self.live = live
         self.journal = journal
         self.sinks = sinks
@@ -118,14 +122,12 @@ class StateCollector:
         yield self._model_info()
         yield self._rejected()
         yield from self._follower()
-        waiting = GaugeMetricFamily(
+        yield self._by_sink(
+            GaugeMetricFamily,
             "income_journal_backlog_rows",
-            "Number of journalled events that a sink has not stored yet.",
-            labels=["sink"],
+            "Number of journalled events that a sink has not stored yet; expected, of a sample.",
+            {sink: backlog(self.journal.root, sink, share) for sink, share in self.sinks.items()},
         )
-        for sink in self.sinks:
-            waiting.add_metric([sink], backlog(self.journal.root, sink))
-        yield waiting
         yield GaugeMetricFamily(
             "income_journal_bytes",
             "Bytes of the journals of all workers.",
@@ -145,24 +147,24 @@ class StateCollector:
         for sink, n_events in n_letters.items():
             letters.add_metric([sink], n_events)
         yield letters
-        dropped = CounterMetricFamily(
+        yield self._by_sink(
+            CounterMetricFamily,
             "income_journal_dropped",
             "Number of journalled events removed for lack of room before a sink had stored them.",
-            labels=["sink"],
+            dropped_events(self.journal.root),
         )
-        n_dropped = dropped_events(self.journal.root)
-        for sink in self.sinks:
-            dropped.add_metric([sink], n_dropped.get(sink, 0))
-        yield dropped
-        misconfigured = GaugeMetricFamily(
+        yield self._by_sink(
+            CounterMetricFamily,
+            "income_journal_left_out",
+            "Number of journalled predictions and labels outside of the sample that a sink gets.",
+            left_out_events(self.journal.root),
+        )
+        yield self._by_sink(
+            GaugeMetricFamily,
             "income_sink_misconfigured",
             "1 for a sink that rejects the relay: its address or a permission is wrong.",
-            labels=["sink"],
+            dict.fromkeys(misconfigured_sinks(self.journal.root), 1),
         )
-        rejecting = misconfigured_sinks(self.journal.root)
-        for sink in self.sinks:
-            misconfigured.add_metric([sink], sink in rejecting)
-        yield misconfigured
         labels = GaugeMetricFamily(
             "income_feedback_labels",
             "Number of labels in MongoDB: matched to a prediction, pending, or conflicting.",
@@ -171,6 +173,15 @@ class StateCollector:
         for state, n_labels in label_states(self.journal.root).items():
             labels.add_metric([state], n_labels)
         yield labels
+
+    def _by_sink(
+        self, kind: type[Family], name: str, text: str, values: Mapping[str, int]
+    ) -> Family:
+        """Return a metric with a value for each configured sink, 0 by default."""
+        family = kind(name, text, labels=["sink"])
+        for sink in self.sinks:
+            family.add_metric([sink], values.get(sink, 0))
+        return family
 
     def _follower(self) -> Iterator[Metric]:
         folder = self.live.folder

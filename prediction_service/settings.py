@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         description="Key that the relay sends to the Evidently service. Its hash belongs in"
         " EVIDENTLY_KEY_HASHES there.",
     )
+    evidently_sample: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Share of predictions that the Evidently service gets, with their labels. A"
+        " hash of the prediction id decides. MongoDB gets all. Use one share for all instances.",
+    )
     sink_timeout_s: Seconds = Field(
         10.0, description="Timeout of MongoDB and of the Evidently service."
     )
@@ -139,7 +144,8 @@ class Settings(BaseSettings):
         return Path(self.journal_dir)
 
     @property
-    def sinks(self) -> tuple[str, ...]:
-        """The names of the configured sinks."""
-        addresses = {"mongodb": self.mongodb_address, "evidently": self.evidently_address}
-        return tuple(name for name, address in addresses.items() if address)
+    def sinks(self) -> dict[str, float]:
+        """The share of predictions that each configured sink gets, by its name."""
+        mongodb = {"mongodb": 1.0} if self.mongodb_address else {}
+        evidently = {"evidently": self.evidently_sample} if self.evidently_address else {}
+        return mongodb | evidently

@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from werkzeug.exceptions import HTTPException
 
 from config.contract import Contract, nearest
-from config.events import BACKLOG_HEADER
+from config.events import BACKLOG_HEADER, SAMPLE_HEADER
 from config.runtime.api_keys import hashes, owner_of
 from config.runtime.cross_site import (
     JSON,
@@ -33,11 +33,12 @@ from evidently_service.api.parsing import (
     decode_backlog,
     decode_labels,
     decode_predictions,
+    decode_sample,
 )
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.settings import Settings
 from evidently_service.shadow.store import ShadowStore
-from evidently_service.store.records import Measurement, WindowFacts
+from evidently_service.store.records import Measurement, WindowFacts, sample_share
 from evidently_service.store.reports import LATEST, Reports
 from evidently_service.store.window import Window
 
@@ -104,7 +105,8 @@ def add_ingest(
         check_dataset(dataset, monitoring)
         predictions = decode_predictions(read_body(), contract)
         if header := request.headers.get(BACKLOG_HEADER):
-            window.store_backlog(decode_backlog(header))
+            sample = decode_sample(request.headers.get(SAMPLE_HEADER, "1"))
+            window.store_backlog(decode_backlog(header), sample)
         return receipt(len(predictions), window.add_predictions(predictions))
 
     @app.post("/labels")
@@ -227,7 +229,7 @@ def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[
 
     `period_s` is the time between two measurements. An old measurement has the verdict `stale`.
     """
-    counters, labels = window.counters(), window.label_counts()
+    counters, labels, backlog = window.counters(), window.label_counts(), window.backlog()
     measurement = window.latest() or Measurement(
         dataset=monitoring.dataset,
         state="not_measured",
@@ -244,7 +246,8 @@ def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[
         "training": msgspec.to_builtins(run.decision) if run else None,
         "promotion": msgspec.to_builtins(run.promotion) if run else None,
         "received": {**msgspec.to_builtins(counters), "labels": msgspec.to_builtins(labels)},
-        "backlog": msgspec.to_builtins(window.backlog()),
+        "backlog": msgspec.to_builtins(backlog),
+        "sample": sample_share(backlog),
     }
 
 

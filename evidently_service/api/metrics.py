@@ -11,12 +11,20 @@ from prometheus_client.registry import Collector
 
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.shadow.store import ShadowStore, ShadowTest
-from evidently_service.store.records import STATES, Interval, LabelCounts, Measurement, Quality
+from evidently_service.store.records import (
+    STATES,
+    Interval,
+    LabelCounts,
+    Measurement,
+    Quality,
+    sample_share,
+)
 from evidently_service.store.window import Window
 
 # Help text and labels by name, without the prefix `income_`.
 HELP = {
     "window_rows": "Predictions in the window.",
+    "sample_share": "Smallest share of predictions that a relay sends; below 1 all is of a sample.",
     "labels": "Stored labels by state.",
     "measurement_state": "1 for the state of the latest measurement.",
     "measurement_run_timestamp_seconds": "Unix time of the last run, failed or not.",
@@ -149,6 +157,7 @@ class WindowCollector(Collector):
         if measurement and self.monitoring.window_s:  # rows then leave the window by their age
             rows = measurement.window.rows
         yield "window_rows", rows
+        yield "sample_share", sample_share(self.window.backlog())
         label_counts = self.window.label_counts()
         for state in LabelCounts.__struct_fields__:
             yield "labels", getattr(label_counts, state), state

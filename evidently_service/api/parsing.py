@@ -10,13 +10,14 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from config.contract import Contract
-from config.events import BACKLOG_HEADER, Label, Prediction
+from config.events import BACKLOG_HEADER, SAMPLE_HEADER, Label, Prediction
 from config.feature import Feature
 
 MAX_PROBLEMS = 20  # in a response
 MAX_VALUE_LENGTH = 100  # characters of a rejected value in a response
 
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # fits into a frame's column
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 T = TypeVar("T", Prediction, Label)
 
 
@@ -59,6 +60,14 @@ def decode_backlog(header: str) -> dict[str, int | None]:
         return msgspec.json.decode(header, type=dict[str, Whole | None])
     except msgspec.MsgspecError as err:
         raise RequestError(422, "invalid_backlog", f"{BACKLOG_HEADER}: {err}.") from err
+
+
+def decode_sample(header: str) -> float:
+    """Decode the share of predictions that a relay sends. Raises RequestError (422)."""
+    try:
+        return msgspec.json.decode(header, type=Share)
+    except msgspec.MsgspecError as err:
+        raise RequestError(422, "invalid_sample", f"{SAMPLE_HEADER}: {err}.") from err
 
 
 def features_type(contract: Contract) -> type[msgspec.Struct]:

@@ -21,6 +21,7 @@ from evidently_service.store.records import (
     Interval,
     Measurement,
     Quality,
+    sample_share,
 )
 from evidently_service.store.window import Window
 
@@ -95,6 +96,7 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
         verdict=verdict,
         alerts=alerts_of(latest, backlog, monitoring, period_s) if latest else [],
         backlog=backlog,
+        sample=sample_share(backlog),
         is_silent=is_silent,
         newest_at=newest[0].predicted_at if newest else None,
         next_window=next_window(latest, monitoring) if latest else "",

@@ -4,6 +4,7 @@
 `/drift` and of stored rows.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -316,6 +317,12 @@ class Backlog(msgspec.Struct, frozen=True):
     instance: str
     events: int
     at: float  # Unix time of the report
+    sample: float = 1.0  # share of predictions that the relay sends, in (0, 1]
+
+
+def sample_share(backlog: Sequence[Backlog]) -> float:
+    """Return the smallest share of predictions that a relay sends; 1 without a report."""
+    return min((one.sample for one in backlog), default=1.0)
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -89,7 +89,8 @@ CREATE TABLE IF NOT EXISTS outputs (
 CREATE TABLE IF NOT EXISTS measurements (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS last_run (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS backlog (
-    instance TEXT PRIMARY KEY, events INTEGER NOT NULL, at REAL NOT NULL
+    instance TEXT PRIMARY KEY, events INTEGER NOT NULL, at REAL NOT NULL,
+    sample REAL NOT NULL DEFAULT 1
 );
 CREATE TABLE IF NOT EXISTS judgement (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS shadow_test (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL);
@@ -100,6 +101,10 @@ CREATE TABLE IF NOT EXISTS shadow (
     pair INTEGER UNIQUE
 );
 """
+ADDED = (  # table, column and rule of the columns that earlier releases lack
+    ("labels", "labelled_by", "TEXT"),
+    ("backlog", "sample", "REAL NOT NULL DEFAULT 1"),
+)
 
 ADD_PREDICTION = """
 INSERT INTO predictions (prediction_id, body) SELECT :prediction_id, :body
@@ -248,9 +253,10 @@ class Window(Database):
         with self.transaction() as connection:
             for statement in _statements(SCHEMA):
                 connection.execute(statement)
-            names = [row[1] for row in connection.execute("PRAGMA table_info(labels)")]
-            if "labelled_by" not in names:  # a file of an earlier release
-                connection.execute("ALTER TABLE labels ADD COLUMN labelled_by TEXT")
+            for table, column, rule in ADDED:
+                names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+                if column not in names:  # a file of an earlier release
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {rule}")
 
     def add_predictions(self, predictions: list[Prediction]) -> int:
         """Store the programs' new predictions, all or none; return their number.
@@ -302,21 +308,24 @@ class Window(Database):
             connection.execute(ADD_LABEL, {**row, "matched": is_known, "received_at": received_at})
         return True
 
-    def store_backlog(self, waiting: Mapping[str, int | None]) -> None:
-        """Store the undelivered events of instances; None removes an instance."""
+    def store_backlog(self, waiting: Mapping[str, int | None], sample: float = 1.0) -> None:
+        """Store the undelivered events of instances; None removes an instance.
+
+        `sample` is the share of predictions that their relay sends.
+        """
         at = self.clock()
         with self.transaction() as connection:
             for instance, events in waiting.items():
                 if events is None:
                     connection.execute("DELETE FROM backlog WHERE instance = ?", (instance,))
                 else:
-                    row = instance, events, at
-                    connection.execute("REPLACE INTO backlog VALUES (?, ?, ?)", row)
+                    row = instance, events, at, sample
+                    connection.execute("REPLACE INTO backlog VALUES (?, ?, ?, ?)", row)
             connection.execute("DELETE FROM backlog WHERE at < ?", (at - FORGET_INSTANCE_S,))
 
     def backlog(self) -> list[Backlog]:
         """Return the last report of each instance, the oldest first."""
-        query = "SELECT instance, events, at FROM backlog ORDER BY at, instance"
+        query = "SELECT instance, events, at, sample FROM backlog ORDER BY at, instance"
         return [Backlog(*row) for row in self.read(query)]
 
     def last_predictions(self, rows: int) -> list[Prediction]:

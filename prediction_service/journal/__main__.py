@@ -16,7 +16,12 @@ import msgspec
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable, folder_bytes, is_live, journal_paths
 from prediction_service.journal.export import journalled_ids
-from prediction_service.relay.progress import backlog, dead_letters, dropped_events
+from prediction_service.relay.progress import (
+    backlog,
+    dead_letters,
+    dropped_events,
+    left_out_events,
+)
 from prediction_service.relay.resend import resend
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable
@@ -62,9 +67,10 @@ def make_status(settings: Settings) -> dict[str, Any]:
         "live_journals": sum(is_live(path) for path in paths),
         **counts,
         "bytes": folder_bytes(root),
-        "backlog": {sink: backlog(root, sink) for sink in settings.sinks},
+        "backlog": {sink: backlog(root, sink, share) for sink, share in settings.sinks.items()},
         "dead_letters": dead_letters(root),
         "dropped": dropped_events(root),
+        "left_out": left_out_events(root),
     }
 
 

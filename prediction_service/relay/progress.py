@@ -4,6 +4,7 @@ The relay writes it. `journal resend` removes dead letters from it, and the requ
 for their gauges.
 """
 
+import math
 import sqlite3
 import threading
 from collections import Counter
@@ -26,9 +27,11 @@ CREATE TABLE IF NOT EXISTS dead_letter (
     PRIMARY KEY (sink, journal, seq)
 );
 CREATE TABLE IF NOT EXISTS dropped (sink TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS left_out (sink TEXT PRIMARY KEY, n INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS misconfigured (sink TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS label_state (state TEXT PRIMARY KEY, n INTEGER NOT NULL);
 """
+ADD = "INSERT INTO {} VALUES (?, ?) ON CONFLICT (sink) DO UPDATE SET n = n + excluded.n"
 
 
 class Progress:
@@ -46,9 +49,19 @@ class Progress:
             row = self._connection.execute(query, (sink, journal)).fetchone()
         return row[0] if row else 0
 
-    def advance(self, sink: str, journal: str, seq: int) -> None:
-        """Record that a sink has stored everything up to `seq`."""
-        self._write("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", (sink, journal, seq))
+    def advance(self, sink: str, journal: str, seq: int, n_left_out: int = 0) -> None:
+        """Record that a sink has stored everything up to `seq`.
+
+        `n_left_out` of these events are not in its sample. They are counted once, also if the relay
+        is killed here.
+        """
+        with self._mutex, self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(
+                "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", (sink, journal, seq)
+            )
+            if n_left_out:
+                connection.execute(ADD.format("left_out"), (sink, n_left_out))
 
     def forget(self, journal: str) -> None:
         """Remove the positions in a journal that was removed."""
@@ -84,10 +97,7 @@ class Progress:
 
     def count_dropped(self, sink: str, n_events: int) -> None:
         """Count events that were removed before a sink had stored them."""
-        statement = (
-            "INSERT INTO dropped VALUES (?, ?) ON CONFLICT (sink) DO UPDATE SET n = n + excluded.n"
-        )
-        self._write(statement, (sink, n_events))
+        self._write(ADD.format("dropped"), (sink, n_events))
 
     def set_misconfigured(self, sink: str, is_misconfigured: bool) -> None:
         """Record whether a sink rejects the relay itself."""
@@ -151,13 +161,21 @@ def erase_dead_letters(root: Path, prediction_id: str, lock_wait_s: float = LOCK
     return n_erased
 
 
-def backlog(root: Path, sink: str) -> int:
+def sample_size(n_events: int, share: float) -> int:
+    """Return how many of these events a sample is expected to have; at least 1 of 1."""
+    return math.ceil(n_events * share)
+
+
+def backlog(root: Path, sink: str, share: float = 1.0) -> int:
     """Return how many journalled events a sink still has to store."""
-    return sum(backlog_by_instance(root, sink).values())
+    return sum(backlog_by_instance(root, sink, share).values())
 
 
-def backlog_by_instance(root: Path, sink: str) -> dict[str, int]:
-    """Return how many journalled events of each instance a sink still has to store."""
+def backlog_by_instance(root: Path, sink: str, share: float = 1.0) -> dict[str, int]:
+    """Return how many journalled events of each instance a sink still has to store.
+
+    Of a sample, the expected number: only the relay reads the ids.
+    """
     positions = dict(_read(root, "SELECT journal, seq FROM cursor WHERE sink = ?", (sink,)))
     waiting: Counter[str] = Counter()
     for path in journal_paths(root):
@@ -166,7 +184,7 @@ def backlog_by_instance(root: Path, sink: str) -> dict[str, int]:
         except JournalUnavailable:  # the relay logs it
             n_events = 0
         waiting[path.parent.name] += max(0, n_events)
-    return dict(waiting)
+    return {instance: sample_size(n_events, share) for instance, n_events in waiting.items()}
 
 
 def dead_letters(root: Path) -> dict[str, int]:
@@ -177,6 +195,11 @@ def dead_letters(root: Path) -> dict[str, int]:
 def dropped_events(root: Path) -> dict[str, int]:
     """Return how many events were removed before a sink had stored them."""
     return dict(_read(root, "SELECT sink, n FROM dropped"))
+
+
+def left_out_events(root: Path) -> dict[str, int]:
+    """Return how many events were not sent to each sink, because its sample leaves them out."""
+    return dict(_read(root, "SELECT sink, n FROM left_out"))
 
 
 def misconfigured_sinks(root: Path) -> set[str]:

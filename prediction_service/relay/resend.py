@@ -12,7 +12,7 @@ from prediction_service.journal import StoredEvent, read_all
 from prediction_service.relay.progress import Progress
 from prediction_service.relay.shipping import ATTEMPTS, deliver, make_sinks
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import Sink, SinkUnavailable
+from prediction_service.sinks.base import Sink, SinkUnavailable, sample_of
 
 
 class Resent(NamedTuple):
@@ -49,10 +49,11 @@ def resend_dead_letters(sink: Sink, progress: Progress) -> Resent:
 
 
 def resend_all(settings: Settings, sink: Sink) -> Resent:
-    """Send every event of every journal."""
+    """Send every event of every journal that is in the sink's sample."""
     n_events = 0
     rejected: list[StoredEvent] = []
-    for events in read_all(settings.journal_path, settings.relay_batch_rows):
+    for batch in read_all(settings.journal_path, settings.relay_batch_rows):
+        events = sample_of(batch, sink.share)
         n_rejected = len(rejected)
         try:
             deliver(sink, events, lambda one, _: rejected.append(one))

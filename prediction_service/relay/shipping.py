@@ -32,9 +32,15 @@ from prediction_service.journal import (
     read_after,
     remove_journal,
 )
-from prediction_service.relay.progress import Progress, backlog_by_instance
+from prediction_service.relay.progress import Progress, backlog_by_instance, sample_size
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import EventsRejected, Sink, SinkMisconfigured, SinkUnavailable
+from prediction_service.sinks.base import (
+    EventsRejected,
+    Sink,
+    SinkMisconfigured,
+    SinkUnavailable,
+    sample_of,
+)
 from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.sinks.mongodb import MongoSink
 
@@ -126,7 +132,7 @@ class Shipper:
         if not isinstance(self.sink, EvidentlySink) or time.monotonic() < self._report_at:
             return
         self._report_at = time.monotonic() + REPORT_PERIOD_S
-        waiting = backlog_by_instance(self.settings.journal_path, self.sink.name)
+        waiting = backlog_by_instance(self.settings.journal_path, self.sink.name, self.sink.share)
         with suppress(SinkUnavailable, EventsRejected):  # shipping logs it
             self.sink.report_backlog(waiting | dict.fromkeys(self._reported - waiting.keys()))
             self._reported = set(waiting)
@@ -169,10 +175,14 @@ class Shipper:
             warn_once("journal_unreadable", path, str(err))
             self._failing.pop(path, None)
             return False
-        n_shipped = self._store(path, events) if events else 0
-        if n_shipped:
-            self.progress.advance(self.sink.name, path.stem, events[n_shipped - 1].seq)
-        if n_shipped < len(events):
+        # Before storing: a batch that the sample leaves out says nothing about the sink.
+        chosen = sample_of(events, self.sink.share)
+        n_stored = self._store(path, chosen) if chosen else 0
+        if events:
+            seq = chosen[n_stored - 1].seq if n_stored < len(chosen) else events[-1].seq
+            n_left_out = sum(one.seq <= seq for one in events) - n_stored
+            self.progress.advance(self.sink.name, path.stem, seq, n_left_out)
+        if n_stored < len(chosen):
             return True
         self._failing.pop(path, None)
         is_full = len(events) == self.settings.relay_batch_rows
@@ -201,7 +211,8 @@ class Shipper:
 
         def read(low: int, high: int) -> list[StoredEvent]:
             """Read a part of the batch again: an event may have been erased since."""
-            return read_after(path, events[low].seq - 1, high - low)
+            first, last = events[low].seq, events[high - 1].seq
+            return sample_of(read_after(path, first - 1, last - first + 1), self.sink.share)
 
         try:
             index = random.randrange(len(events))
@@ -308,8 +319,9 @@ def drop_undelivered(
     for _, seq, path in sorted(undelivered):
         if not is_half_full(settings):
             break
-        for sink in settings.sinks:
-            if n_events := max(0, seq - progress.position(sink, path.stem)):
+        for sink, share in settings.sinks.items():
+            waiting = max(0, seq - progress.position(sink, path.stem))
+            if n_events := sample_size(waiting, share):
                 progress.count_dropped(sink, n_events)
                 log.error("events_dropped", sink=sink, journal=path.stem, events=n_events)
         _remove(path, progress)

@@ -1,5 +1,6 @@
 """The interface of a sink, which stores events outside this service."""
 
+from hashlib import blake2b
 from typing import Protocol
 
 from prediction_service.journal import StoredEvent
@@ -28,8 +29,27 @@ class Sink(Protocol):
     def is_record(self) -> bool:
         """Whether the sink is the log of record, which must get every event."""
 
+    @property
+    def share(self) -> float:
+        """The share of prediction ids whose events the sink gets, in (0, 1]."""
+
     def send(self, events: list[StoredEvent]) -> None:
         """Store the events durably. Raises SinkUnavailable or EventsRejected."""
 
     def close(self) -> None:
         """Close the connections."""
+
+
+def is_in_sample(prediction_id: str, share: float) -> bool:
+    """Return whether an id belongs to the sample of a share.
+
+    The id alone decides, so a label is sampled as its prediction. A smaller share is a part of a
+    larger one.
+    """
+    digest = blake2b(prediction_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < share * 2**64
+
+
+def sample_of(events: list[StoredEvent], share: float) -> list[StoredEvent]:
+    """Return the events whose ids are in the sample."""
+    return events if share == 1 else [e for e in events if is_in_sample(e.prediction_id, share)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import requests
 
-from config.events import BACKLOG_HEADER
+from config.events import BACKLOG_HEADER, SAMPLE_HEADER
 from prediction_service.journal import Kind, StoredEvent
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, SinkUnavailable
@@ -21,7 +21,8 @@ class EvidentlySink:
     name = "evidently"
     is_record = False
 
-    def __init__(self, address: str, timeout_s: float, key: str = "") -> None:
+    def __init__(self, address: str, timeout_s: float, key: str = "", share: float = 1.0) -> None:
+        self.share = share
         self.address = address.rstrip("/")
         self.timeout_s = timeout_s
         self._session = requests.Session()
@@ -32,7 +33,9 @@ class EvidentlySink:
     def of(cls, settings: Settings) -> "EvidentlySink":
         """Return the sink of EVIDENTLY_ADDRESS."""
         key = settings.evidently_api_key.get_secret_value()
-        return cls(settings.evidently_address, settings.sink_timeout_s, key)
+        return cls(
+            settings.evidently_address, settings.sink_timeout_s, key, settings.evidently_sample
+        )
 
     def send(self, events: list[StoredEvent]) -> None:
         """Store the events durably. Raises SinkUnavailable or EventsRejected."""
@@ -41,11 +44,12 @@ class EvidentlySink:
                 self._post(f"{self.address}/{route}", b"[" + b",".join(bodies) + b"]")
 
     def report_backlog(self, waiting: Mapping[str, int | None]) -> None:
-        """Report the undelivered events of each instance; None for a removed instance.
+        """Report the sample's share, and the undelivered events of each instance.
 
-        Raises SinkUnavailable or EventsRejected.
+        None stands for a removed instance. Raises SinkUnavailable or EventsRejected.
         """
-        self._post(f"{self.address}/iterate", b"[]", {BACKLOG_HEADER: json.dumps(waiting)})
+        headers = {BACKLOG_HEADER: json.dumps(waiting), SAMPLE_HEADER: str(self.share)}
+        self._post(f"{self.address}/iterate", b"[]", headers)
 
     def close(self) -> None:
         """Close the connections."""

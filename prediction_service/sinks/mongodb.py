@@ -47,6 +47,7 @@ class MongoSink:
 
     name = "mongodb"
     is_record = True
+    share = 1.0
 
     def __init__(
         self, address: str, database: str, timeout_s: float, *, ttl_s: int = 0, password: str = ""

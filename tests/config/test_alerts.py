@@ -194,6 +194,17 @@ CASES = [
     ),
     Case(
         "JournalFilling",
+        "fires",  # the replica with the smaller limit
+        {
+            f'{JOURNAL}{{instance="a"}}': "1000x30",
+            f'{JOURNAL_MAX}{{instance="a"}}': "20000x30",
+            f'{JOURNAL}{{instance="b"}}': "1000x4 1500x20",
+            f'{JOURNAL_MAX}{{instance="b"}}': "2000x30",
+        },
+        {9: NOTHING, 10: ONCE},
+    ),
+    Case(
+        "JournalFilling",
         "silent",  # half full: the relay deletes what MongoDB has stored
         {JOURNAL: "1500x3 1100x20", JOURNAL_MAX: "2000x30"},
         {10: NOTHING, 20: NOTHING},
@@ -304,6 +315,12 @@ CASES = [
     ),
     Case("ModelVersionSkew", "absent", {ON_1: "2x20"}, {20: NOTHING}),
     Case("FollowerStale", "fires", {FOLLOWED: "0x20"}, {3: NOTHING, 5: ONCE}),
+    Case(
+        "FollowerStale",
+        "fires",  # one of two replicas has no follower
+        {f'{FOLLOWED}{{instance="a"}}': "0+60x20", f'{FOLLOWED}{{instance="b"}}': "0x20"},
+        {3: NOTHING, 5: ONCE},
+    ),
     Case("FollowerStale", "silent", {FOLLOWED: "0+60x20"}, {20: NOTHING}),
     Case("FollowerStale", "absent", {}, {20: NOTHING}),
     Case("RegistryUnavailable", "fires", {REACHED: "1x4 0x20"}, {9: NOTHING, 10: ONCE}),

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from config.model_registry import ALIAS, MODEL_NAME
+from config.model_registry import ALIAS, FILE_SHA256, MODEL_NAME, PACKAGE, file_digests
 from evidently_service.reference.registry import Version
 from tests.conftest import mlflow_database
 
@@ -23,8 +23,10 @@ class RegistryFile:
         self.experiment = self.client.create_experiment("census", artifact_location=artifacts)
         self.client.create_registered_model(MODEL_NAME)
 
-    def promote(self, reference: list[dict[str, Any]] | None) -> Version:
-        """Put a new version in production; None: its run logged no reference data."""
+    def promote(
+        self, reference: list[dict[str, Any]] | None, package: Path | None = None
+    ) -> Version:
+        """Put a new version in production; None: its run logged no such files."""
         run = self.client.create_run(self.experiment)
         if reference is not None:
             with tempfile.TemporaryDirectory() as folder:
@@ -32,8 +34,12 @@ class RegistryFile:
                 lines = (json.dumps(row, separators=(",", ":")) + "\n" for row in reference)
                 path.write_text("".join(lines), encoding="utf-8")
                 self.client.log_artifact(run.info.run_id, str(path), "monitoring")
-        source = f"{run.info.artifact_uri}/models_mlflow"
-        made = self.client.create_model_version(MODEL_NAME, source, run.info.run_id)
+        tags = {}
+        if package is not None:
+            self.client.log_artifacts(run.info.run_id, str(package), PACKAGE)
+            tags = {FILE_SHA256: json.dumps(file_digests(package))}
+        source = f"{run.info.artifact_uri}/{PACKAGE}"
+        made = self.client.create_model_version(MODEL_NAME, source, run.info.run_id, tags=tags)
         self.client.set_registered_model_alias(MODEL_NAME, ALIAS, made.version)
         return Version(str(made.version), run.info.run_id)
 

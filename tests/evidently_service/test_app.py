@@ -514,6 +514,32 @@ def test_the_relay_reports_the_backlog_of_each_instance(client: FlaskClient) -> 
         assert found["received"]["ingested"] == found["received"]["duplicates"] == 0
 
 
+def test_a_figure_of_a_sample_says_that_it_is_one(
+    client: FlaskClient, window: Window, registry: CollectorRegistry
+) -> None:
+    window.record(MEASURED, Run(1.0))
+
+    def shown(share: float) -> bool:
+        """Return whether /drift, the gauge and the page name the share."""
+        page = client.get("/", headers={"Accept": "text/html"}).text
+        told = f"The relays send {100 * share:g} % of the predictions" in page
+        assert told == (share < 1) == ("Sample" in page)
+        assert registry.get_sample_value("income_sample_share") == share
+        return get(client, "/drift").json["sample"] == share
+
+    assert shown(1.0)
+    for instance, header, status in (("a", "0.2", 200), ("b", "1", 200), ("a", "1.5", 422)):
+        headers = {"X-Relay-Backlog": f'{{"{instance}": 0}}', "X-Relay-Sample": header}
+        response = client.post("/iterate", data=b"[]", content_type=JSON, headers=headers)
+        assert response.status_code == status
+        assert shown(0.2)
+    shares = {one["instance"]: one["sample"] for one in get(client, "/drift").json["backlog"]}
+    assert shares == {"a": 0.2, "b": 1.0}
+    headers = {"X-Relay-Backlog": '{"a": 0}'}  # a relay of an earlier release
+    client.post("/iterate", data=b"[]", content_type=JSON, headers=headers)
+    assert shown(1.0)
+
+
 def test_metrics_have_no_verdict_before_the_first_judged_window(
     client: FlaskClient, window: Window
 ) -> None:

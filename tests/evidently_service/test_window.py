@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 
 from config.events import Label, Prediction
 from evidently_service.store.records import (
+    Backlog,
     Counters,
     LabelCounts,
     LabelCoverage,
@@ -291,3 +293,14 @@ def test_concurrent_writers_lose_and_duplicate_nothing(tmp_path: Path) -> None:
     with closing(Window(tmp_path / "w.db")) as whole:
         # Rows 0 to 509: the last thread starts at 300 and its last batch ends before 510.
         assert whole.counters() == Counters(ingested=510, duplicates=4 * 20 * 20 - 510)
+
+
+def test_a_file_of_an_earlier_release_gets_the_new_columns(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE backlog (instance TEXT PRIMARY KEY, events INT, at REAL)")
+        connection.execute("INSERT INTO backlog VALUES ('a', 3, 1)")
+    with closing(Window(path, clock=partial(float, 2.0))) as window:
+        assert window.backlog() == [Backlog("a", 3, 1.0, 1.0)]
+        window.store_backlog({"a": 4}, 0.5)
+        assert window.backlog() == [Backlog("a", 4, 2.0, 0.5)]

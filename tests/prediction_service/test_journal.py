@@ -332,6 +332,7 @@ def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal
         "backlog": {"evidently": 6},
         "dead_letters": {},
         "dropped": {},
+        "left_out": {},
     }
     assert "duplicates      1" in run_command(settings, "status")
     exported = run_command(settings, "export").splitlines()

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 from werkzeug import Request, Response
 
-from config.events import BACKLOG_HEADER, Label, Prediction
+from config.events import BACKLOG_HEADER, SAMPLE_HEADER, Label, Prediction
 from prediction_service.backoff import Backoff
 from prediction_service.http.app import create_app
 from prediction_service.metrics import Metrics
@@ -32,6 +32,7 @@ from prediction_service.relay.progress import (
     dead_letters,
     dropped_events,
     label_states,
+    left_out_events,
     misconfigured_sinks,
 )
 from prediction_service.journal import (
@@ -54,7 +55,7 @@ from prediction_service.relay.shipping import (
 )
 from prediction_service.relay.resend import Resent, resend
 from prediction_service.settings import Settings
-from prediction_service.sinks.base import SinkUnavailable
+from prediction_service.sinks.base import SinkUnavailable, is_in_sample
 from tests.conftest import free_port, served, wait_until
 from tests.prediction_service.conftest import Start, made_predictions
 
@@ -73,6 +74,7 @@ class Evidently:
         self.n_requests = 0
         self.keys: set[str | None] = set()
         self.backlogs: list[dict[str, int | None]] = []
+        self.samples: set[str | None] = set()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Store the ids of one request, or reject it."""
@@ -80,6 +82,7 @@ class Evidently:
         self.keys.add(request.headers.get("Authorization"))
         if header := request.headers.get(BACKLOG_HEADER):
             self.backlogs.append(json.loads(header))
+            self.samples.add(request.headers.get(SAMPLE_HEADER))
         self.n_requests += 1
         ids = [event["prediction_id"] for event in request.get_json()]
         time.sleep(self.delay_s)
@@ -136,7 +139,8 @@ def relaying(settings: Settings) -> Iterator[None]:
 
 def waiting(settings: Settings) -> dict[str, int]:
     """Return the backlog of each sink."""
-    return {sink: backlog(settings.journal_path, sink) for sink in settings.sinks}
+    root = settings.journal_path
+    return {sink: backlog(root, sink, share) for sink, share in settings.sinks.items()}
 
 
 def stored_ids(settings: Settings) -> list[str]:
@@ -161,6 +165,67 @@ def test_a_sink_that_is_down_delays_no_other_and_catches_up(
     assert sorted(stored_ids(to_both)) == sorted(evidently.received) == ids
     assert evidently.labels == [ids[0]]
     assert newest(journal.path)[0] == 701
+
+
+def in_sample(predictions: list[Prediction], share: float) -> set[str]:
+    """Return the ids in the sample of a share."""
+    return {one.prediction_id for one in predictions if is_in_sample(one.prediction_id, share)}
+
+
+def test_a_sample_has_the_same_ids_everywhere_and_its_share_of_them() -> None:
+    """By a stable hash: another one would separate labels from predictions in an upgrade."""
+    assert [is_in_sample(one, 0.5) for one in "abcdefgh"] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
+    ids = [f"{number:032x}" for number in range(20_000)]
+    smaller, larger = ({one for one in ids if is_in_sample(one, share)} for share in (0.2, 0.3))
+    assert smaller < larger
+    assert len(smaller) == pytest.approx(4000, abs=4 * 57)  # four standard deviations
+    assert all(is_in_sample(one, 1.0) for one in ids)
+
+
+@pytest.mark.parametrize("batch_rows", [500, 1])
+def test_the_monitoring_gets_a_sample_with_its_labels_and_mongodb_gets_all(
+    to_both: Settings, evidently: Evidently, journal: Journal, batch_rows: int
+) -> None:
+    """With batches of one row, most of them have no row for the monitoring."""
+    changes = {"evidently_sample": 0.2, "relay_batch_rows": batch_rows}
+    settings = to_both.model_copy(update=changes)
+    predictions = made_predictions(60)
+    journal.append(predictions)
+    journal.append([Label(one.prediction_id, 1.0, 1) for one in predictions])
+    assert waiting(settings) == {"mongodb": 120, "evidently": 24}, "expected, of the sample"
+    with relaying(settings):
+        wait_until(lambda: waiting(settings)["mongodb"] == 0, 20, "MongoDB to have all")
+        with evidently.listening():
+            wait_until(lambda: waiting(settings)["evidently"] == 0, 20, "the sample")
+            wait_until(lambda: evidently.samples, 20, "a report")
+    sample = in_sample(predictions, 0.2)
+    assert 0 < len(sample) < 60
+    assert sorted(evidently.received) == sorted(evidently.labels) == sorted(sample)
+    assert len(stored_ids(settings)) == 60
+    assert left_out_events(journal.root) == {"evidently": 2 * (60 - len(sample))}
+    assert evidently.samples == {"0.2"}
+    with evidently.listening():
+        assert list(resend(settings, everything=True))[1] == Resent("evidently", 2 * len(sample), 0)
+    assert set(evidently.received) == sample
+
+
+def test_rows_outside_of_the_sample_do_not_wait_for_a_sink_that_is_down(
+    to_evidently: Settings, journal: Journal
+) -> None:
+    journal.append(made_predictions(20))
+    settings = to_evidently.model_copy(update={"evidently_sample": 1e-9})
+    with relaying(settings):
+        wait_until(lambda: waiting(settings) == {"evidently": 0}, 20)
+    assert left_out_events(journal.root) == {"evidently": 20}
 
 
 def test_the_relay_reports_the_backlog_of_each_instance_also_without_traffic(
@@ -191,19 +256,24 @@ def test_the_relay_sends_its_key_to_the_evidently_service(
     assert evidently.keys == {header}
 
 
-@pytest.mark.parametrize("status", [422, 500])
+@pytest.mark.parametrize(("status", "share"), [(422, 1.0), (500, 1.0), (422, 0.3), (500, 0.3)])
 def test_an_event_at_fault_becomes_a_dead_letter_and_blocks_nothing(
-    to_evidently: Settings, evidently: Evidently, journal: Journal, status: int
+    to_evidently: Settings, evidently: Evidently, journal: Journal, status: int, share: float
 ) -> None:
     """A batch with a server error once failed for ever, and the journals filled."""
+    to_evidently = to_evidently.model_copy(update={"evidently_sample": share})
     predictions = made_predictions(100)
+    while not is_in_sample(predictions[41].prediction_id, share):
+        predictions = made_predictions(100)
     evidently.poison, evidently.poison_status = predictions[41].prediction_id, status
     journal.append(predictions)
     with evidently.listening(), relaying(to_evidently):
         wait_until(lambda: waiting(to_evidently) == {"evidently": 0})
-    others = {one.prediction_id for one in predictions} - {evidently.poison}
-    assert set(evidently.received) == others
+    sample = in_sample(predictions, share)
+    assert set(evidently.received) == sample - {evidently.poison}
     assert dead_letters(to_evidently.journal_path) == {"evidently": 1}
+    left_out = left_out_events(to_evidently.journal_path).get("evidently", 0)
+    assert left_out == 100 - len(sample)
     with closing(sqlite3.connect(progress_path(to_evidently.journal_path))) as connection:
         ((seq, body, reason),) = connection.execute("SELECT seq, body, reason FROM dead_letter")
     assert seq == 42
@@ -230,16 +300,20 @@ def test_an_event_at_fault_is_found_even_alone_and_delays_no_other_journal(
             wait_until(is_found, "the event at fault")
 
 
+@pytest.mark.parametrize("share", [1.0, 0.3])
 def test_a_sink_that_is_down_for_long_gets_no_dead_letters(
-    to_evidently: Settings, evidently: Evidently, journal: Journal
+    to_evidently: Settings, evidently: Evidently, journal: Journal, share: float
 ) -> None:
-    journal.append(made_predictions(30))
+    """An event outside of the sample does not prove that the sink works."""
+    to_evidently = to_evidently.model_copy(update={"evidently_sample": share})
+    predictions = made_predictions(30)
+    journal.append(predictions)
     evidently.status = 500
     with evidently.listening(), relaying(to_evidently):
         wait_until(lambda: evidently.n_requests >= 15, "more attempts than ATTEMPTS")
         evidently.status = 200
         wait_until(lambda: waiting(to_evidently) == {"evidently": 0})
-    assert len(set(evidently.received)) == 30
+    assert set(evidently.received) == in_sample(predictions, share)
     assert not dead_letters(to_evidently.journal_path)
 
 
@@ -267,6 +341,7 @@ class SlowSink:
 
     name = "slow"
     is_record = False
+    share = 1.0
 
     def __init__(self) -> None:
         self.received: list[str] = []
@@ -534,11 +609,13 @@ def test_a_file_is_removed_once_it_is_old_or_in_the_way_and_every_sink_has_it(
     assert path.exists() != is_removed
 
 
+@pytest.mark.parametrize("share", [1.0, 0.25])
 def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_rejected(
-    settings: Settings,
+    settings: Settings, share: float
 ) -> None:
     """Oldest first, and only until the journals are below half of their maximum."""
-    settings = settings.model_copy(update={**WITH_MONGODB, "journal_max_mb": 64})
+    changes = {"journal_max_mb": 64, "evidently_sample": share}
+    settings = settings.model_copy(update=WITH_MONGODB | changes)
     root = settings.journal_path
     older, newer, unrecorded = (
         ended_journal(root, made_predictions(n_rows)) for n_rows in (1200, 1300, 1200)
@@ -555,12 +632,12 @@ def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_
         assert len(journal_paths(root)) == 3, "the monitoring had no time to store them"
         remove_shipped(settings, progress, now=2e9)
         assert sorted(journal_paths(root)) == sorted([newer, unrecorded]), "there is room again"
-        assert dropped_events(root) == {"evidently": 1000}
+        assert dropped_events(root) == {"evidently": 1000 * share}
         with (root / "more").open("wb") as file:
             file.truncate(10**7)
         remove_shipped(settings, progress, now=2e9)
     assert journal_paths(root) == [unrecorded], "not in the log of record"
-    assert dropped_events(root) == {"evidently": 2300}
+    assert dropped_events(root) == {"evidently": 2300 * share}
 
 
 def test_what_an_operator_must_know_of_the_sinks_is_a_metric(
@@ -570,21 +647,25 @@ def test_what_an_operator_must_know_of_the_sinks_is_a_metric(
     app = create_app(to_evidently, live_model, journal, Metrics(CollectorRegistry()))
 
     def exported() -> set[str]:
-        names = ("income_journal_dropped_total", "income_sink_mis", "income_journal_max")
+        names = (
+            *("income_journal_dropped_total", "income_journal_left_out_total"),
+            *("income_sink_mis", "income_journal_max"),
+        )
         lines = app.test_client().get("/metrics").text.splitlines()
         return {line for line in lines if line.startswith(names)}
 
     maximum = "income_journal_max_bytes 1e+08"
-    dropped, rejects = (
+    dropped, left_out, rejects = (
         f'income_{name}{{sink="evidently"}}'
-        for name in ("journal_dropped_total", "sink_misconfigured")
+        for name in ("journal_dropped_total", "journal_left_out_total", "sink_misconfigured")
     )
-    assert exported() == {maximum, f"{dropped} 0.0", f"{rejects} 0.0"}
+    assert exported() == {maximum, f"{dropped} 0.0", f"{left_out} 0.0", f"{rejects} 0.0"}
     with closing(Progress(journal.root)) as progress:
         progress.count_dropped("evidently", 2)
         progress.count_dropped("evidently", 3)
         progress.set_misconfigured("evidently", True)
-        assert exported() == {maximum, f"{dropped} 5.0", f"{rejects} 1.0"}
+        progress.advance("evidently", "any", 9, n_left_out=7)
+        assert exported() == {maximum, f"{dropped} 5.0", f"{left_out} 7.0", f"{rejects} 1.0"}
 
 
 def test_a_file_that_cannot_be_read_keeps_no_other_from_removal(settings: Settings) -> None:

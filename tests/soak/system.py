@@ -150,7 +150,7 @@ class System:
     def backlog(self) -> dict[str, int]:
         """Return the number of undelivered events by sink."""
         root = self.settings.journal_path
-        return {sink: backlog(root, sink) for sink in self.settings.sinks}
+        return {sink: backlog(root, sink, share) for sink, share in self.settings.sinks.items()}
 
     def dead_letters(self) -> int:
         """Return the number of events that a sink rejected permanently."""
