@@ -122,7 +122,7 @@ class System:
         try:
             for part in self.parts:
                 part.start()
-            wait_until(lambda: all(one.version() for one in self.replicas), 60, "three models")
+            wait_until(lambda: all(one.version() for one in self.replicas), "three models")
             yield
         finally:
             for part in self.parts:
@@ -246,7 +246,7 @@ def measured(system: System) -> dict[str, float]:
         rows = found.get("income_quality_rows"), found.get("income_windows_judged")
         return found if rows == (ROWS, 1) else None
 
-    return wait_until(settled, 60, "all rows to be measured and judged")
+    return wait_until(settled, "all rows to be measured and judged")
 
 
 def measured_alone(
@@ -277,12 +277,12 @@ def send_while_one_is_killed(client: Client, killed: Replica) -> None:
     """Send all requests; kill service and relay between them, and start both again."""
     with ThreadPoolExecutor(SENDERS) as pool:
         sent = [pool.submit(client.send, number) for number in range(REQUESTS)]
-        wait_until(lambda: len(client.answered) > ROWS / 4, 60, "a quarter of the responses")
+        wait_until(lambda: len(client.answered) > ROWS / 4, "a quarter of the responses")
         killed.relay.kill()
-        wait_until(lambda: min(killed.backlog().values()), 30, "rows that wait for the relay")
+        wait_until(lambda: min(killed.backlog().values()), "rows that wait for the relay")
         killed.service.kill()
         waiting = killed.backlog()
-        wait_until(lambda: len(client.answered) > ROWS / 2, 60, "half of the responses")
+        wait_until(lambda: len(client.answered) > ROWS / 2, "half of the responses")
         assert killed.backlog() == waiting, "something else has delivered its rows"
         killed.service.start()
         killed.relay.start()
@@ -298,7 +298,7 @@ def test_replicas_store_and_measure_as_one_service_although_one_is_killed(
     client = Client([one.address for one in system.replicas], contract)
     send_while_one_is_killed(client, system.replicas[0])
     for replica in system.replicas:
-        wait_until(replica.has_delivered, 60, "the backlog to be delivered")
+        wait_until(replica.has_delivered, "the backlog to be delivered")
         assert not any(dead_letters(replica.settings.journal_path).values())
 
     ids = sorted(one["prediction_id"] for one in client.answered)
@@ -347,15 +347,19 @@ def test_a_promotion_reaches_every_replica_and_a_skew_is_an_alert(
 ) -> None:
     *others, late = system.replicas
     version = promote()
-    wait_until(lambda: are_serving(system.replicas, version), PROMOTION_S, "the promotion")
-    wait_until(lambda: has_reference(system, version), 60, "the new reference data")
+    wait_until(
+        lambda: are_serving(system.replicas, version), "the promotion", timeout_s=PROMOTION_S
+    )
+    wait_until(lambda: has_reference(system, version), "the new reference data")
     check_skew(system, tmp_path, NOTHING)
     late.follower.kill()
     newer = promote()
-    wait_until(lambda: are_serving(others, newer), PROMOTION_S, "the promotion of two replicas")
-    wait_until(lambda: has_reference(system, newer), 60, "the newer reference data")
+    wait_until(
+        lambda: are_serving(others, newer), "the promotion of two replicas", timeout_s=PROMOTION_S
+    )
+    wait_until(lambda: has_reference(system, newer), "the newer reference data")
     assert are_serving([late], version)
     check_skew(system, tmp_path, ONCE)
     late.follower.start()
-    wait_until(lambda: are_serving(system.replicas, newer), 30, "the last replica")
+    wait_until(lambda: are_serving(system.replicas, newer), "the last replica")
     check_skew(system, tmp_path, NOTHING)

@@ -203,10 +203,10 @@ def test_the_monitoring_gets_a_sample_with_its_labels_and_mongodb_gets_all(
     journal.append([Label(one.prediction_id, 1.0, 1) for one in predictions])
     assert waiting(settings) == {"mongodb": 120, "evidently": 24}, "expected, of the sample"
     with relaying(settings):
-        wait_until(lambda: waiting(settings)["mongodb"] == 0, 20, "MongoDB to have all")
+        wait_until(lambda: waiting(settings)["mongodb"] == 0, "MongoDB to have all")
         with evidently.listening():
-            wait_until(lambda: waiting(settings)["evidently"] == 0, 20, "the sample")
-            wait_until(lambda: evidently.samples, 20, "a report")
+            wait_until(lambda: waiting(settings)["evidently"] == 0, "the sample")
+            wait_until(lambda: evidently.samples, "a report")
     sample = in_sample(predictions, 0.2)
     assert 0 < len(sample) < 60
     assert sorted(evidently.received) == sorted(evidently.labels) == sorted(sample)
@@ -224,7 +224,7 @@ def test_rows_outside_of_the_sample_do_not_wait_for_a_sink_that_is_down(
     journal.append(made_predictions(20))
     settings = to_evidently.model_copy(update={"evidently_sample": 1e-9})
     with relaying(settings):
-        wait_until(lambda: waiting(settings) == {"evidently": 0}, 20)
+        wait_until(lambda: waiting(settings) == {"evidently": 0})
     assert left_out_events(journal.root) == {"evidently": 20}
 
 
