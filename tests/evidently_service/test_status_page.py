@@ -297,6 +297,7 @@ def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict
     expect(verdict).to_contain_text("does not respond")
 
 
+@pytest.mark.slow
 def test_a_browser_shows_calm_only_if_a_window_was_judged_and_no_column_is_beyond(
     opened: Page, window: Window
 ) -> None:
@@ -319,6 +320,7 @@ def test_a_browser_shows_calm_only_if_a_window_was_judged_and_no_column_is_beyon
         expect(verdict).to_have_class(style)
 
 
+@pytest.mark.slow
 def test_a_browser_shows_a_silent_relay_and_a_backlog_in_place_of_calm(
     opened: Page, window: Window, contract: Contract
 ) -> None:

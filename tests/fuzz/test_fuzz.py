@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from config.contract import Contract
 from tests.fuzz.fuzz import Outcome, run, statuses_of
 from tests.fuzz.hostile import Generator, Hostile
 
 
+@pytest.mark.slow
 def test_no_hostile_request_causes_an_error_or_a_hang(tmp_path: Path) -> None:
     outcome = run(tmp_path, n_requests=3000, seed=7)
     assert not outcome.bad

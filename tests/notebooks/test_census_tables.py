@@ -56,6 +56,7 @@ def test_a_census_has_no_distance_from_itself_and_a_shifted_one_has(drawn, contr
     assert moved["worst_two_way"] >= moved["worst_one_way"] == moved["one_way age"]
 
 
+@pytest.mark.slow
 def test_tables_of_drawn_rows_draw_rows_like_them(drawn, contract, tmp_path):
     """The whole circle, on a machine without the real files."""
     path = tmp_path / "tables.json"
@@ -73,12 +74,14 @@ def real_data(census_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("real_data")
 def test_the_command_makes_the_shipped_tables_from_the_real_files(tmp_path):
     census_tables.main(["tables", "--out", str(tmp_path / "tables.json")])
     assert (tmp_path / "tables.json").read_bytes() == synthetic.TABLES_PATH.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("real_data")
 def test_drawn_rows_meet_the_goals_against_the_real_files(tmp_path, capsys):
     census_tables.main(["compare", "--out", str(tmp_path / "figures.json")])

@@ -32,6 +32,8 @@ from tests.prediction_service.conftest import (
 )
 from tests.prediction_service.test_explanations import UNUSUAL
 
+pytestmark = pytest.mark.slow  # a browser
+
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PHONE: ViewportSize = {"width": 360, "height": 740}
 FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"

@@ -218,6 +218,7 @@ def rows_of(contract, negative: int, positive: int, seed: int) -> pd.DataFrame:
     return pd.concat(wanted, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_a_table_of_50_rows_makes_a_version(contract, small_census):
     census, use = small_census
     use(
@@ -240,6 +241,7 @@ def test_rows_of_one_class_end_in_one_message_before_any_run(contract, small_cen
     assert len(client.search_runs([Registry(tracking_uri).experiment_id])) == len(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_census")
 def test_the_same_data_code_and_settings_are_nothing_new():
     flows.train(**SMALL, seed=3)
@@ -286,6 +288,7 @@ def test_a_training_after_an_ingest_is_new_and_logs_its_lineage(contract, tracki
     assert verdict["judge_digest"] == facts_of(before)[0]["judge_digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_census")
 def test_labels_that_no_drift_explains_are_left_out_and_the_run_says_so(contract, tmp_path):
     flows.train(**SMALL, seed=17)
@@ -502,6 +505,7 @@ def test_trials_run_on_spark_if_a_master_is_named():
     assert result["test_metrics"]["roc_auc"] > 0.7
 
 
+@pytest.mark.slow
 def test_production_moves_with_who_and_why_and_goes_back(
     small_census, tracking_uri, monkeypatch, capsys
 ):
@@ -528,6 +532,7 @@ def test_production_moves_with_who_and_why_and_goes_back(
     assert f"{before} -> {rejected}  ann (forced): a drill" in newest[1]
 
 
+@pytest.mark.slow
 def test_a_version_that_passes_the_gate_is_tested_on_labels_before_it_is_promoted(
     contract, small_census, tracking_uri, monkeypatch
 ):
@@ -577,6 +582,7 @@ def test_a_flow_run_names_the_data_that_it_expected(contract):
         flows.read_dataset.fn("census", 0, contract, Settings())
 
 
+@pytest.mark.slow
 def test_a_retraining_reads_the_source_of_production(small_census, tracking_uri, monkeypatch):
     census, _ = small_census
     flows.train(**SMALL, seed=5, force=True)

@@ -45,7 +45,7 @@ from training.registry.mlflow_registry import Registry
 from training.retraining.watch import DRIFT_TAG, find_facts
 from training.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
 
 def deployments() -> dict[str, dict]:
@@ -128,7 +128,6 @@ def own_prefect(folder: Path) -> Iterator[None]:
                 server.terminate()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_path, monkeypatch):
     """Such a run once stayed Running, and `watch` started no training for six hours."""
@@ -227,7 +226,6 @@ def test_every_flow_loads_from_the_files_of_its_code_alone(tmp_path):
     command_output(sys.executable, "-c", f"import {flows}", cwd=tmp_path)
 
 
-@pytest.mark.slow
 def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_path, monkeypatch):
     """The worker starts in an empty folder, so the code comes from the bucket."""
     with gcs_emulator(tmp_path / "bucket") as address:
@@ -250,7 +248,6 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
     assert "/remote-file-system-income-code/training/retraining/watch.py" in printed
 
 
-@pytest.mark.slow
 def test_a_missing_bucket_is_named(tmp_path, monkeypatch):
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
