@@ -1,7 +1,8 @@
 """The stack of `docker-compose.yml` in real containers, started once with `make up`.
 
-It is a Compose project of its own, with other ports, volumes and image tags. A service without an
-available image is left out and its tests skip: Grafana, on a machine without a registry.
+It is a Compose project of its own, with other ports, volumes and image tags. MLflow and Prefect use
+PostgreSQL; tests with processes have SQLite. On a machine without a registry Grafana is left out,
+its tests skip, and PostgreSQL is that of Debian.
 """
 
 import json
@@ -30,6 +31,12 @@ PORTS = {
     "grafana": "GRAFANA_PORT",
     "prometheus": "PROMETHEUS_PORT",
     "mongo": "MONGO_PORT",
+    "postgres": "POSTGRES_PORT",
+}
+POSTGRESQL = {
+    "COMPOSE_PROFILES": "gcs,prefect,monitoring,jupyter,postgres",
+    "MLFLOW_DATABASE": "postgresql+psycopg://mlflow@postgres/mlflow",
+    "PREFECT_DATABASE": "postgresql+asyncpg://prefect@postgres/prefect",
 }
 COMMAND_TIMEOUT_S = 120
 UP_TIMEOUT_S = 1500  # includes building every image on a slow network
@@ -129,6 +136,17 @@ def is_available(image: str) -> bool:
     return succeeds("docker", "image", "inspect", image) or succeeds("docker", "pull", "-q", image)
 
 
+def postgres_image() -> str:
+    """Return the image of PostgreSQL, or that of Debian's server, which this builds."""
+    if is_available(image_of("postgres")):
+        return image_of("postgres")
+    image, folder = "income-test/postgres:local", ROOT / "tests/containers/postgres"
+    python = COMPOSE["x-build"]["args"]["PYTHON_IMAGE"].strip("${}").split(":-")
+    argument = f"PYTHON_IMAGE={os.environ.get(*python)}"
+    run("docker", "build", "--tag", image, "--build-arg", argument, folder, timeout_s=600)
+    return image
+
+
 # Leaves the service out of every profile.
 WITHOUT_GRAFANA = """\
   grafana:
@@ -166,7 +184,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     # Without the variables of make, which may run these tests itself.
     env = {n: value for n, value in os.environ.items() if not n.startswith(("MAKE", "MFLAGS"))}
     env |= {name: str(free_port()) for name in PORTS.values()}
-    env |= {
+    env |= POSTGRESQL | {
+        "POSTGRES_IMAGE": postgres_image(),
         "WATCH_BUDGET": "0",  # otherwise drift in a test starts a training during the others
         "COMPOSE_PROJECT_NAME": f"income-test-{os.getpid()}",
         "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}:{override}",
