@@ -371,6 +371,16 @@ def window(stack: Stack) -> str:
     return stack.compose("exec", "-T", "measure", "python", "-c", code)
 
 
+def test_mlflow_and_prefect_keep_their_rows_in_postgresql(stack):
+    for database, table in (("mlflow", "model_versions"), ("prefect", "deployment")):
+        query = f"SELECT count(*) > 0 FROM {table}"
+        psql = ("psql", "--username=postgres", "--no-align", "--tuples-only", f"--command={query}")
+        found = stack.compose("exec", "-T", "postgres", *psql, f"--dbname={database}")
+        assert found.strip() == "t", database
+    stored = stack.compose("exec", "-T", "mlflow", "ls", "/state/mlflow").split()
+    assert stored == ["auth.db"]
+
+
 def test_a_backup_restores_lost_data_while_predictions_continue(stack, record):
     version = production_version(stack)
     before = stack.predict(record)["prediction_id"]
