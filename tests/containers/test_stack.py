@@ -20,7 +20,7 @@ from tests.config.test_monitoring_files import (
     label_values,
     query_response,
 )
-from tests.conftest import wait_until
+from tests.conftest import free_port, wait_until
 from tests.containers.conftest import COMPOSE, PORTS, ROOT, Stack
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
@@ -369,6 +369,32 @@ def window(stack: Stack) -> str:
         "print(window.execute('select prediction_id from predictions').fetchall())"
     )
     return stack.compose("exec", "-T", "measure", "python", "-c", code)
+
+
+def test_a_killed_second_container_loses_no_answered_prediction(stack, record):
+    """It shares journals, model folder and relay with the first."""
+    port = free_port()
+    published = f"--publish=127.0.0.1:{port}:9696"
+    name = stack.compose("run", "--detach", "--no-deps", published, "prediction").strip()
+    with requests.Session() as session:
+
+        def predict() -> dict[str, Any]:
+            response = session.post(f"http://127.0.0.1:{port}/predict", json=record, timeout=10)
+            return response.json() if response.ok else {}
+
+        def is_serving() -> bool:
+            with suppress(requests.ConnectionError):
+                return bool(predict())
+            return False
+
+        try:
+            wait_until(is_serving, "the second container to serve")
+            answers = [answer for _ in range(50) for answer in (predict(), stack.predict(record))]
+        finally:
+            stack.run("docker", "rm", "--force", name)  # which kills it
+    assert {answer["model_version"] for answer in answers} == {production_version(stack)}
+    ids = [answer["prediction_id"] for answer in answers]
+    wait_until(lambda: stack.stored(*ids) == len(ids) == 100, "every prediction in MongoDB")
 
 
 def test_mlflow_and_prefect_keep_their_rows_in_postgresql(stack):
