@@ -73,8 +73,8 @@ $(VENV)/.spark: $(VENV)/.locked
 #:   test             black --check, pylint, mypy, pytest: 9 minutes; COVERAGE=1 measures
 #:   test-all         test, test-slow (demo, drills, notebooks, Spark), test-containers
 #:   format, lint     format with black; black --check, pylint and mypy
-#:   bench NAME=...   ablation batch explanations false-alarms gate labels measurement
-#:                    monitoring promotion retraining scoring seeds serving shadow training
+#:   bench NAME=...   ablation batch capacity explanations false-alarms gate labels
+#:     measurement monitoring promotion retraining scoring seeds serving shadow training
 #:   fuzz soak drills hostile requests; load while parts fail; alerts for each incident
 #:   audit            known vulnerabilities of the locked packages
 #:   alerts, docs     write alert rules and runbooks; write docs/configuration.md

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 TIMEOUT_S = 20
+EXPECTED = b"HTTP/1.1 200 ", b"HTTP/1.1 202 "  # of predictions, of labels
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 
 
@@ -54,7 +55,7 @@ class LoadResult(NamedTuple):
 
 
 class UnexpectedResponse(Exception):
-    """The status was not 200, or the server closed the connection."""
+    """The status was not 200 or 202, or the server closed the connection."""
 
 
 class Connection:
@@ -81,7 +82,7 @@ class Connection:
         if end < 0 and part:
             return False
         length = CONTENT_LENGTH.search(self._received, 0, end)
-        if not part or not length or not self._received.startswith(b"HTTP/1.1 200 "):
+        if not part or not length or not self._received.startswith(EXPECTED):
             raise UnexpectedResponse(self._received[:1000].decode(errors="replace"))
         if len(self._received) < end + 4 + int(length[1]):
             return False
@@ -109,7 +110,7 @@ class Client:
 
 
 def drive(target: Target, n_connections: int, seconds: float, rate: float | None) -> LoadResult:
-    """Send the load. Raises UnexpectedResponse for any status but 200."""
+    """Send the load. Raises UnexpectedResponse for any status but 200 and 202."""
     connections = [Connection(target.port) for _ in range(n_connections)]
     requests, idle = itertools.cycle(target.requests()), deque(connections)
     for one in connections:

@@ -7,6 +7,7 @@ from /proc.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -87,11 +88,7 @@ class Server:
 
     def cpu_s(self) -> float:
         """Return the processor time of all its processes so far, in seconds."""
-        ticks = 0
-        for pid in processes(self.pid):
-            after_name = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-            ticks += int(after_name[11]) + int(after_name[12])  # in user and in system mode
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
 
     def worker_mb(self) -> float:
         """Return the resident memory of its largest process, in megabytes."""
@@ -139,6 +136,28 @@ def processes(pid: int) -> list[int]:
     """Return the pids of a process and of all that it started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
     return [pid, *(one for child in children for one in processes(int(child)))]
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time of a process and of all that it started so far, in seconds."""
+    ticks = 0
+    for one in processes(pid):
+        after_name = Path(f"/proc/{one}/stat").read_text("ascii").rpartition(")")[2].split()
+        ticks += int(after_name[11]) + int(after_name[12])  # in user and in system mode
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """Return the memory of a process with all that it started, in megabytes.
+
+    First the sum in which a shared page counts once, then the resident memory of the largest one.
+    """
+    sizes = []
+    for one in processes(pid):
+        text = Path(f"/proc/{one}/smaps_rollup").read_text("ascii")
+        kilobytes = dict(re.findall(r"^(Pss|Rss): +(\d+) kB", text, re.M))
+        sizes.append((int(kilobytes["Pss"]) * 1.024e-3, int(kilobytes["Rss"]) * 1.024e-3))
+    return sum(pss for pss, _ in sizes), max(rss for _, rss in sizes)
 
 
 def open_files(pid: int) -> set[str]:
