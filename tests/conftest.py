@@ -245,7 +245,8 @@ def mlflow_server(
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", *options]
     command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
-    environ.setdefault("MLFLOW_BACKEND_STORE_URI", mlflow_database(folder))
+    if "MLFLOW_BACKEND_STORE_URI" not in environ:
+        environ["MLFLOW_BACKEND_STORE_URI"] = mlflow_database(folder)
     env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | environ
     with (folder / "mlflow.log").open("w") as log:
         with subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:

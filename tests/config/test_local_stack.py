@@ -90,6 +90,7 @@ def env(tmp_path, monkeypatch):
     return stack.stack_environment(os.environ | ports, tmp_path / "var", {})
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_reported_with_its_last_lines_and_started_again(env, tmp_path):
     said = []
     with running(env, tmp_path / "logs", ("prediction",), said.append) as services:
@@ -114,6 +115,7 @@ def log(folder):
     return path.read_text("utf-8") if path.exists() else ""
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_end_are_killed_one_after_the_other(env, tmp_path, monkeypatch):
     """Services that took longer than 30 s together once kept their ports after the demo."""
     names, pids = ("slow", "slower", "slowest"), tmp_path / "pids"

@@ -218,6 +218,7 @@ def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
     assert latest(window).label_delay_s == {"0.5": 950.0, "0.9": 990.0}
 
 
+@pytest.mark.slow
 def test_labels_an_hour_late_cover_the_share_that_is_sent(
     measure: Measure, window: Window, source: Source, enough: list[Prediction], clock: Clock
 ) -> None:

@@ -10,6 +10,7 @@ from config.runtime.telemetry import SWITCHES
 from tests.conftest import run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     ["training.model.onnx_export", "training.retraining.watch", "prediction_service.predict.model"]

@@ -79,6 +79,7 @@ def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
         assert (kept / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_command_lists_what_it_would_remove_and_then_removes_it(
     registry: Registry, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_the_command_lists_what_it_would_remove_and_then_removes_it(
     assert "removed 0 runs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_run_that_the_prediction_service_serves_stays(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,6 +289,7 @@ def test_an_unavailable_evidently_service_fails_the_run(monkeypatch):
         watch()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registry")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
 def test_the_first_failure_of_a_series_is_reported(evidently, notifications, monkeypatch):

@@ -163,7 +163,7 @@ def working(folder: Path, **environ: str) -> Iterator[Path]:
             command, cwd=folder, env=os.environ | env | environ, stdout=log, stderr=log
         ) as worker:
             try:
-                wait_until(lambda: len(deployments()) == 5, path.read_text)
+                wait_until(lambda: "started!" in path.read_text("utf-8"), path.read_text)
                 yield path
             finally:
                 kill_tree(worker.pid)
