@@ -70,7 +70,7 @@ $(VENV)/.spark: $(VENV)/.locked
 #: Work on it
 #:   setup, lock      install Pipfile.lock and the pre-commit hooks; lock Pipfile again
 #:   test-fast        unit tests without a server: 1 minute
-#:   test             black --check, pylint, mypy, pytest: 9 minutes; COVERAGE=1 measures
+#:   test             black --check, pylint, mypy, pytest: 6 minutes; COVERAGE=1 measures
 #:   test-all         test, test-slow (demo, drills, notebooks, Spark), test-containers
 #:   format, lint     format with black; black --check, pylint and mypy
 #:   bench NAME=...   ablation batch capacity explanations false-alarms gate labels
