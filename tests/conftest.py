@@ -258,6 +258,31 @@ def mlflow_server(
                 server.terminate()
 
 
+@contextmanager
+def prefect_process(folder: Path, **environ: str) -> Iterator[str]:
+    """Run Prefect's server with all its services; yield the address of its API.
+
+    The folder holds its log and, unless `environ` has another, its database.
+    """
+    address = f"http://127.0.0.1:{(port := free_port())}/api"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    env = os.environ | {"PREFECT_HOME": str(folder / "prefect")} | environ
+
+    def is_ready() -> bool:
+        with suppress(requests.ConnectionError):
+            return requests.get(f"{address}/health", timeout=5).ok
+        return False
+
+    log = folder / "prefect.log"
+    with log.open("w") as file:
+        with subprocess.Popen(command, env=env, stdout=file, stderr=file) as server:
+            try:
+                wait_until(is_ready, log.read_text)
+                yield address
+            finally:
+                server.terminate()
+
+
 @pytest.fixture(scope="session")
 def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a MongoDB server: MONGODB_TEST_URI, or a `mongod` from PATH.

@@ -158,14 +158,3 @@ def count(
             found.columns = pd.Index(["positives", "rows"])
             counts[segment, rate] = found[found["rows"] >= min_rows]
     return counts
-
-
-def columns_of(
-    groups: Sequence[Mapping[str, str]], segments: Sequence[ContractSegment]
-) -> dict[str, np.ndarray]:
-    """Return the rows' groups by segment, each (n_rows,), of columns that all rows have."""
-    return {
-        one.name: np.array([row[one.name] for row in groups], object)
-        for one in segments
-        if all(one.name in row for row in groups)
-    }

@@ -8,7 +8,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ from evidently_service.measure.drift_impact import measure_drift_impacts
 from evidently_service.measure.fairness import (
     MAX_LABELS,
     Counted,
-    columns_of,
+    Counts,
     count_labelled,
     count_reference,
     count_selected,
@@ -42,6 +42,7 @@ from evidently_service.measure.performance import (
 from evidently_service.measure.segments import (
     ClassifiedRows,
     GroupErrors,
+    columns_of,
     estimation_spread,
     group_errors,
     measure_segments,
@@ -70,6 +71,8 @@ from evidently_service.verdict.thresholds import Thresholds
 
 log = structlog.get_logger(__name__)
 
+Row = TypeVar("Row", Prediction, LabelledPrediction)
+
 DELAY_QUANTILES = (0.5, 0.9)
 MAX_DISTRIBUTIONS = 5  # stored with each measurement, and shown on the page
 
@@ -81,6 +84,13 @@ class Inputs(NamedTuple):
     labels: LabelCounts
     version: Version | None
     rows: int  # in the window; rows also leave it by their age
+
+
+class ReferenceGroups(NamedTuple):
+    """What a version's reference data say about groups."""
+
+    errors: GroupErrors
+    counts: Counts
 
 
 class LatestReport(NamedTuple):
@@ -114,7 +124,7 @@ class Measure:
         self.judge = DriftJudge(window, Thresholds(monitoring), contract, judge_period_s, joint)
         self._measured: tuple[Inputs, Measurement] | None = None
         self._reference: Reference | None = None
-        self._group_errors: GroupErrors = {}
+        self._known = ReferenceGroups({}, {})
         self._unreported: Drift | None = None
         self._latest_report = LatestReport()
 
@@ -279,7 +289,7 @@ class Measure:
                 segments,
             ),
             "estimated": estimate_quality(
-                classes, probability, spread=estimation_spread(self._group_errors, groups)
+                classes, probability, spread=estimation_spread(self._known.errors, groups)
             ),
         }
 
@@ -291,7 +301,7 @@ class Measure:
         Each only over enough rows of the reference's own version.
         """
         segments, min_rows = self.contract.segments, self.monitoring.min_segment_rows
-        own = [row for row in rows if row.model_version == reference.version.number]
+        own = of_version(rows, reference.version)
         production = []
         if len(own) >= self.monitoring.min_rows:
             groups = columns_of([segment_groups(row.features, segments) for row in own], segments)
@@ -303,8 +313,7 @@ class Measure:
             label = np.array([one.label for one in labelled])
             counts = count_labelled(groups, outputs(labelled)[0], label, min_rows)
             production.append(Counted(counts, float(np.ptp([one.labelled_at for one in labelled]))))
-        known = count_reference(reference, segments, min_rows)
-        return fairness_gaps(production, known, self.monitoring.false_alarms_per_month)
+        return fairness_gaps(production, self._known.counts, self.monitoring.false_alarms_per_month)
 
     def _roc_auc_floor(self, reference: Reference | None) -> float | None:
         """Return the monitoring file's floor, or that of the reference data, if any."""
@@ -349,8 +358,10 @@ class Measure:
         if self._reference is None or self._reference.version != version:
             path = self.references.path(version)
             self._reference = read_reference(path, version, self.contract)
-            self._group_errors = group_errors(
-                self._reference, self.contract.segments, self.monitoring.min_labels
+            segments, limits = self.contract.segments, self.monitoring
+            self._known = ReferenceGroups(
+                group_errors(self._reference, segments, limits.min_labels),
+                count_reference(self._reference, segments, limits.min_segment_rows),
             )
         return self._reference
 
@@ -392,16 +403,14 @@ def not_compared(drift: Drift, monitoring: Monitoring) -> tuple[str, ...]:
     return tuple(name for name in monitoring.features if name not in compared)
 
 
-def of_version(
-    labelled: list[LabelledPrediction], version: Version | None
-) -> list[LabelledPrediction]:
+def of_version(rows: list[Row], version: Version | None) -> list[Row]:
     """Return the rows of the production version's predictions; all without one.
 
     The quality of an earlier version says nothing about the live model.
     """
     if version is None:
-        return labelled
-    return [one for one in labelled if one.model_version == version.number]
+        return rows
+    return [one for one in rows if one.model_version == version.number]
 
 
 def outputs(

@@ -113,7 +113,18 @@ def groups_of(
     rows: Sequence[Mapping[str, str]], segments: Sequence[ContractSegment]
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     """Yield ((segment, group), rows) for each group of a column that all rows have."""
-    for segment in segments:
-        values = np.array([row[segment.name] for row in rows if segment.name in row])
-        for group in segment.groups if len(values) == len(rows) else ():
-            yield (segment.name, group), values == group
+    columns = columns_of(rows, segments)
+    for segment in (one for one in segments if one.name in columns):
+        for group in segment.groups:
+            yield (segment.name, group), columns[segment.name] == group
+
+
+def columns_of(
+    rows: Sequence[Mapping[str, str]], segments: Sequence[ContractSegment]
+) -> dict[str, np.ndarray]:
+    """Return the rows' groups by segment, each (n_rows,), of columns that all rows have."""
+    return {
+        one.name: np.array([row[one.name] for row in rows], object)
+        for one in segments
+        if all(one.name in row for row in rows)
+    }

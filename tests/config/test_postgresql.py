@@ -3,9 +3,7 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from mlflow import MlflowClient
 
 from config.model_registry import MODEL_NAME
 from tests import conftest
-from tests.conftest import ROOT, free_port, mlflow_server, wait_until
+from tests.conftest import ROOT, free_port, mlflow_server, prefect_process, wait_until
 
 PASSWORDS = {"mlflow": "m" * 32, "prefect": "p" * 32}
 IS_ROOT = os.geteuid() == 0  # PostgreSQL does not run as root
@@ -93,36 +91,6 @@ def is_up(database: Database) -> bool:
     return True
 
 
-@contextmanager
-def prefect_server(folder: Path, address: str) -> Iterator[str]:
-    """Run Prefect's server on a database, as its container does; yield the address of its API."""
-    url = f"http://127.0.0.1:{(port := free_port())}/api"
-    env = {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": address,
-        "PGPASSWORD": PASSWORDS["prefect"],
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-
-    def is_ready() -> bool:
-        try:
-            return requests.get(f"{url}/health", timeout=5).ok
-        except requests.ConnectionError:
-            return False
-
-    log = folder / "prefect.log"
-    with log.open("w") as file:
-        with subprocess.Popen(
-            command, env=os.environ | env, stdout=file, stderr=file, cwd=folder
-        ) as server:
-            try:
-                wait_until(is_ready, log.read_text)
-                yield url
-            finally:
-                server.terminate()
-
-
 def test_each_user_reaches_its_own_database_and_a_replaced_password_applies(
     database: Database,
 ) -> None:
@@ -160,10 +128,15 @@ def test_mlflow_keeps_a_version_in_postgresql(database: Database, tmp_path: Path
 
 @pytest.mark.slow
 def test_prefect_keeps_a_work_pool_in_postgresql(database: Database, tmp_path: Path) -> None:
-    address = database.address("prefect", "asyncpg")
-    with prefect_server(tmp_path, address) as url:
+    server_of = partial(
+        prefect_process,
+        tmp_path,
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=database.address("prefect", "asyncpg"),
+        PGPASSWORD=PASSWORDS["prefect"],
+    )
+    with server_of() as url:
         pool = {"name": "income", "type": "process"}
         requests.post(f"{url}/work_pools/", json=pool, timeout=30).raise_for_status()
-    with prefect_server(tmp_path, address) as url:
+    with server_of() as url:
         assert requests.get(f"{url}/work_pools/income", timeout=30).json()["type"] == "process"
-    assert not list(tmp_path.glob("*.db"))
+    assert not list(tmp_path.rglob("*.db"))

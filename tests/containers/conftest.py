@@ -125,10 +125,15 @@ def succeeds(*command: str) -> bool:
         return False
 
 
+def from_environment(text: str) -> str:
+    """Return the value of a text `${VARIABLE:-default}` of the Compose file."""
+    variable, default = text.strip("${}").split(":-")
+    return os.environ.get(variable, default)
+
+
 def image_of(service: str) -> str:
     """Return the image of a service, from the environment or the Compose file."""
-    variable, default = COMPOSE["services"][service]["image"].strip("${}").split(":-")
-    return os.environ.get(variable, default)
+    return from_environment(COMPOSE["services"][service]["image"])
 
 
 def is_available(image: str) -> bool:
@@ -141,8 +146,7 @@ def postgres_image() -> str:
     if is_available(image_of("postgres")):
         return image_of("postgres")
     image, folder = "income-test/postgres:local", ROOT / "tests/containers/postgres"
-    python = COMPOSE["x-build"]["args"]["PYTHON_IMAGE"].strip("${}").split(":-")
-    argument = f"PYTHON_IMAGE={os.environ.get(*python)}"
+    argument = f"PYTHON_IMAGE={from_environment(COMPOSE['x-build']['args']['PYTHON_IMAGE'])}"
     run("docker", "build", "--tag", image, "--build-arg", argument, folder, timeout_s=600)
     return image
 

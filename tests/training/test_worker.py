@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending, Running
 
-from tests.conftest import free_port, gcs_emulator, mlflow_database, wait_until
+from tests.conftest import free_port, gcs_emulator, mlflow_database, prefect_process, wait_until
 from tests.conftest import run as command_output
 from training.code_bundle import ROOT, code_digest, code_files
 from training.orchestration.crashes import FLOWS, NO_HEARTBEAT, REPORTED, report_crashes
@@ -114,18 +114,8 @@ def test_a_restarted_worker_replaces_its_automation():
 @contextmanager
 def own_prefect(folder: Path) -> Iterator[None]:
     """Run Prefect's server with all its services, and use it while the body runs."""
-    port = free_port()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    env = os.environ | {"PREFECT_HOME": str(folder / "prefect")}
-    with (folder / "prefect.log").open("wb") as log:
-        with subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
-            address = f"http://127.0.0.1:{port}/api"
-            try:
-                with temporary_settings({PREFECT_API_URL: address}):
-                    wait_for_server(120)
-                    yield
-            finally:
-                server.terminate()
+    with prefect_process(folder) as address, temporary_settings({PREFECT_API_URL: address}):
+        yield
 
 
 @pytest.mark.timeout(600)
