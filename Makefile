@@ -73,8 +73,8 @@ $(VENV)/.spark: $(VENV)/.locked
 #:   test             black --check, pylint, mypy, pytest: 6 minutes; COVERAGE=1 measures
 #:   test-all         test, test-slow (demo, drills, notebooks, Spark), test-containers
 #:   format, lint     format with black; black --check, pylint and mypy
-#:   bench NAME=...   ablation batch capacity explanations false-alarms gate labels
-#:     measurement monitoring promotion retraining scoring seeds serving shadow training
+#:   bench NAME=...   ablation capacity explanations false-alarms gate labels
+#:     measurement promotion retraining scoring seeds serving shadow training
 #:   fuzz soak drills hostile requests; load while parts fail; alerts for each incident
 #:   audit            known vulnerabilities of the locked packages
 #:   alerts, docs     write alert rules and runbooks; write docs/configuration.md
@@ -291,13 +291,9 @@ restore:
 .PHONY: forget
 forget:
 	@[ -n "$(ID)" ] || { echo "ID: not set. Run make forget ID=..."; exit 2; }
-	@if $(DEMO_RUNS); then \
-	  . var/demo/settings; set -ex; \
-	  $(BIN)/python -m prediction_service.forget "$(ID)"; \
-	  $(BIN)/python -m evidently_service.forget "$(ID)"; \
-	  $(BIN)/python -m training forget "$(ID)"; \
-	else set -ex; \
-	  $(COMPOSE) exec -T relay python -m prediction_service.forget "$(ID)"; \
-	  $(COMPOSE) exec -T measure python -m evidently_service.forget "$(ID)"; \
-	  $(COMPOSE) exec -T worker python -m training forget "$(ID)"; \
-	fi
+	@if $(DEMO_RUNS); then . var/demo/settings; in_part() { shift; $(BIN)/python "$$@"; }; \
+	else in_part() { part=$$1; shift; $(COMPOSE) exec -T "$$part" python "$$@"; }; fi; \
+	set -ex; \
+	in_part relay -m prediction_service.forget "$(ID)"; \
+	in_part measure -m evidently_service.forget "$(ID)"; \
+	in_part worker -m training forget "$(ID)"

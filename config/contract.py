@@ -106,24 +106,17 @@ class Target(
         return Problem(self.name, value, expected, near)
 
     @cached_property
-    def message_parts(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """For each class, the text of `message` before and after the probability."""
+    def messages(self) -> tuple[str, str]:
+        """The text of a prediction of each class, with PROBABILITY in it."""
+        rest = f"({self.description}); the probability of {self.positive} is {PROBABILITY}."
         return (
-            self._parts(self.negative, self.negative_message),
-            self._parts(self.positive, self.positive_message),
+            self.negative_message or f"Called {self.negative} {rest}",
+            self.positive_message or f"Called {self.positive} {rest}",
         )
-
-    def _parts(self, label: str, message: str | None) -> tuple[str, str]:
-        if message is None:
-            message = f"Called {label} ({self.description}); the probability of {self.positive}"
-            message += f" is {PROBABILITY}."
-        before, _, after = message.partition(PROBABILITY)
-        return before, after
 
     def message(self, index: int, probability: float) -> str:
         """Return a prediction in words: class `index`, probability of the positive label."""
-        before, after = self.message_parts[index]
-        return f"{before}{probability:.1%}{after}"
+        return self.messages[index].replace(PROBABILITY, f"{probability:.1%}")
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):

@@ -31,6 +31,7 @@ from config.local_stack.observe import (
     journal_status,
     json_lines,
     production_facts,
+    set_watch_period,
     version_facts,
 )
 from config.local_stack.stack import (
@@ -49,6 +50,8 @@ REGISTRY = ("gcs", "mlflow", "prefect")
 # The judge needs 1,000 rows for a window, and two drifted windows in a row for drift.
 CALM, SHIFTED, PROOF, AGAIN = "none", "sudden", "sudden-proof", "sudden-again"
 TRAINING_TIMEOUT_S = 900
+QUIET_WATCH_PERIOD_S = 60  # after the loop; a run of `watch` takes seconds of a processor
+ROWS, SEED = 2500, 0  # records per scenario
 # Shorter periods than in production; the user's settings win. The judge takes every full window,
 # because the demo is shorter than the usual 15 minutes between two windows.
 DEMO_SETTINGS = {
@@ -141,6 +144,8 @@ class Demo:
                 self.stay_up()
                 raise StackError("the demo failed: the reason is above") from err
             if self.options.keep:
+                if self.env["WATCH_PERIOD_S"] == DEMO_SETTINGS["WATCH_PERIOD_S"]:
+                    set_watch_period(self.env, QUIET_WATCH_PERIOD_S)
                 self.stay_up()
 
     def prepare(self) -> None:
@@ -177,17 +182,16 @@ class Demo:
 
     def drift_and_back(self, version: str) -> dict[str, Any]:
         """Send traffic as in training, then changed traffic until a model has learnt the change."""
-        rows, seed = self.options.rows, self.options.seed
         calm = self.stage(
             "traffic",
-            f"{rows} records as in training, half of them labelled later",
-            lambda: self.send(CALM, seed, labels=0.5),
+            f"{ROWS} records as in training, half of them labelled later",
+            lambda: self.send(CALM, SEED, labels=0.5),
         )
         before = self.stage("measure", "drift and quality of that window", self.measured)
         shifted = self.stage(
             "drift",
-            f"{rows} records with half of the columns changed, and the labels that follow",
-            lambda: self.send(SHIFTED, seed, labels=1.0),
+            f"{ROWS} records with half of the columns changed, and the labels that follow",
+            lambda: self.send(SHIFTED, SEED, labels=1.0),
         )
         after = self.stage("measure again", "drift and quality of that window", self.measured)
         self.stage("labels", "hand the true labels over to the training", self.hand_over_labels)
@@ -200,8 +204,8 @@ class Demo:
         newer = retrained["model_version"]
         proof = self.stage(
             "prove",
-            f"{rows} records with that change and their labels, for version {newer} as the shadow",
-            lambda: self.send(PROOF, seed + 2, labels=1.0),
+            f"{ROWS} records with that change and their labels, for version {newer} as the shadow",
+            lambda: self.send(PROOF, SEED + 2, labels=1.0),
         )
         promotion = self.stage(
             "promote", "wait until the labels decide", lambda: self.proved(newer, version)
@@ -210,8 +214,8 @@ class Demo:
         self.stage("swap", f"version {newer} on both services", lambda: self.served(newer))
         again = self.stage(
             "same again",
-            f"{rows} more records with the same change",
-            lambda: self.send(AGAIN, seed + 1, labels=1.0),
+            f"{ROWS} more records with the same change",
+            lambda: self.send(AGAIN, SEED + 1, labels=1.0),
         )
         resolved = self.stage(
             "measure at last", "drift and quality with the new model", self.measured
@@ -260,7 +264,7 @@ class Demo:
 
     def run_training(self) -> None:
         """Run the training flow."""
-        arguments = ["train", "--seed", str(self.options.seed), "--data", self.options.data]
+        arguments = ["train", "--seed", str(SEED), "--data", self.options.data]
         run_command(self.stack, "training", *arguments)
 
     def served(self, version: str) -> None:
@@ -283,7 +287,7 @@ class Demo:
             self.stack,
             "stream_generator.send_data",
             *("--scenario", name.partition("-")[0], "--concurrency", "4"),
-            *("--rows", str(self.options.rows), "--seed", str(seed), "--labels", str(labels)),
+            *("--rows", str(ROWS), "--seed", str(seed), "--labels", str(labels)),
             *("--summary", str(out), "--answers", str(answers_path(self.out_dir, name))),
         )
         found = json.loads(out.read_text("utf-8"))
@@ -437,8 +441,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m config.local_stack.demo", description=__doc__)
     parser.add_argument("--data", choices=["auto", "synthetic"], default="auto")
     parser.add_argument("--max-evals", type=int, help="trials of a search (MAX_EVALS, or 12)")
-    parser.add_argument("--rows", type=int, default=2500, help="records per scenario (2500)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--state-dir", type=Path, default=Path("var"), help="state of the servers (var)"
     )

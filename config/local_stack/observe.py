@@ -1,9 +1,10 @@
-"""Read the state of a running stack over HTTP and with the journal's commands."""
+"""Talk to a running stack: over HTTP, and with the journal's commands."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import requests
@@ -91,6 +92,19 @@ def prefect_filter(env: Env, kind: str, wanted: dict[str, Any]) -> list[dict[str
     except requests.RequestException:
         return []
     return response.json()
+
+
+def set_watch_period(env: Env, seconds: float) -> None:
+    """Run `watch` at this period from now on; keep the former one while Prefect is unavailable."""
+    url = f"{env['PREFECT_API_URL']}/deployments"
+    deployment = get(f"{url}/name/watch/watch") or {"schedules": []}
+    for one in deployment["schedules"]:
+        with suppress(requests.RequestException):
+            requests.patch(
+                f"{url}/{deployment['id']}/schedules/{one['id']}",
+                json={"schedule": {"interval": seconds}},
+                timeout=REQUEST_TIMEOUT_S,
+            )
 
 
 def get(url: str) -> dict[str, Any] | None:

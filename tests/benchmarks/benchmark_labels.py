@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
 from evidently_service.measure.performance import (
@@ -30,11 +29,8 @@ from evidently_service.measure.segments import estimation_spread, group_errors
 from evidently_service.reference.reference_data import Reference
 from evidently_service.reference.registry import Version
 from tests.benchmarks.benchmark_retraining import N_FOLDS, SEED, SETTING
-from tests.benchmarks.census import read_census
+from tests.benchmarks.census import fit_model, read_census
 from tests.benchmarks.report import at_most, result, write
-from training.model.calibration import best_f1_threshold
-from training.model.onnx_export import FittedModel
-from training.model.pipeline import make_pipeline
 from training.model.search import Folds
 
 REFERENCE_ROWS = 5000
@@ -64,19 +60,16 @@ def make_world(contract: Contract) -> World:
     names, target = list(contract.input_names), contract.target.name
     best = Folds.of(census.train, contract, N_FOLDS, SEED).score(SETTING)
     y = census.train[target].to_numpy()
-    pipeline = make_pipeline(contract, best.params, SEED).fit(census.train[names], y)
-    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
-    threshold = best_f1_threshold(best.probability, y)
-    model = FittedModel(Pipeline(parts), best.platt, threshold)
+    model = fit_model(census.train, contract, best, SEED)
     order = np.random.default_rng(SEED).permutation(len(y))
     known, rest = order[:REFERENCE_ROWS], order[REFERENCE_ROWS:]
-    outputs = {"probability": best.probability, "income_class": best.probability >= threshold}
+    outputs = {"probability": best.probability, "income_class": best.probability >= model.threshold}
     frame = census.train.assign(**outputs).iloc[known]
     return World(
         pd.concat([census.train.iloc[rest], census.test], ignore_index=True),
         np.concatenate([y[rest], census.test[target]]),
         np.concatenate([best.probability[rest], model.score(census.test[names])]).astype(float),
-        threshold,
+        model.threshold,
         Reference(Version("1", ""), frame.astype({"income_class": int}), y[known]),
     )
 

@@ -1,10 +1,9 @@
-"""The time of one measurement of the window and of each of its parts.
+"""The cost of a window that keeps predictions for late labels, compared with one that keeps none.
 
     make bench NAME=measurement
 
-It measures random labelled rows of the contract against a reference of 5,000 rows. Each figure is
-the median of RUNS runs. The peer of all other parts is Evidently's report. `--kept-rows 10000000`
-compares a window that keeps so many predictions for late labels with one that keeps none.
+It measures random labelled rows of the contract against a reference of 5,000 rows. Times of a
+measurement are the median of RUNS runs.
 """
 
 import argparse
@@ -19,28 +18,18 @@ from statistics import median
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from config.contract import CONTRACT_PATH, load_contract
-from config.segments import segment_groups
-from evidently_service.measure.drift import measure_drift
-from evidently_service.reference.reference_data import monitored_frame, prediction_frame
-from evidently_service.measure.drift_impact import measure_drift_impacts
-from evidently_service.measure.measurement import Measure, outputs
+from evidently_service.measure.measurement import Measure
 from evidently_service.reference.monitoring_config import load_monitoring
-from evidently_service.measure.performance import estimate_quality, measure_quality
-from evidently_service.measure.data_quality import measure_data_quality
 from evidently_service.reference.registry import ReferenceCache, Version
 from evidently_service.store.reports import Reports
-from evidently_service.measure.segments import ClassifiedRows, measure_segments
-from evidently_service.verdict.thresholds import find_thresholds
 from evidently_service.store.window import Window
 from tests.benchmarks.report import at_most, result, write
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows
 
-REFERENCE_ROWS, WINDOWS = 5000, (1000, 10_000)
+REFERENCE_ROWS = 5000
 RUNS = 5
-PERIOD_MS = 5_000  # measure_period_s of config/monitoring.yaml
 MAX_KEPT_MB, MAX_KEPT_MS = 1000, 2000
 BATCH_ROWS = 500  # RELAY_BATCH_ROWS
 KEEP = "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, 1, ?)"
@@ -84,42 +73,15 @@ def milliseconds(work: Callable[[], object]) -> float:
     return median(durations)
 
 
-def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callable[[], object]]:
-    """Return each part of a measurement as a function."""
-    events = made_up_predictions(CONTRACT, n_rows, seed=2)
-    features = [event.features for event in events]
-    label = np.array([one.label for one in labels_of(events, wrong_every=7)])
-    reference = monitored_frame(reference_rows, CONTRACT)
-    window = prediction_frame(events, CONTRACT)
-    columns = outputs(events)
-    groups = ClassifiedRows(
-        [segment_groups(one, CONTRACT.segments) for one in features], columns[0]
-    )
-    least = MONITORING.min_segment_rows
-    found = find_thresholds(reference, MONITORING, MONITORING.window_rows)
-    judging = MONITORING.with_tests(found)
-    return {
-        "Evidently's report": lambda: measure_drift(reference, window, judging, CONTRACT),
-        "data quality": lambda: measure_data_quality(features, CONTRACT),
-        "segments": lambda: measure_segments(groups, groups, label, least, CONTRACT.segments),
-        "measured performance": lambda: measure_quality(label, *columns),
-        "estimated performance": lambda: estimate_quality(*columns),
-        "impact of drift": lambda: measure_drift_impacts(reference, window, CONTRACT),
-    }
-
-
-def whole(
-    reference_rows: list[dict[str, Any]], n_rows: int, folder: Path, kept_rows: int = 0
-) -> float:
-    """Return the median milliseconds of a measurement, as the measure process reports them."""
-    monitoring = msgspec.structs.replace(MONITORING, window_rows=n_rows)
-    references = ReferenceCache(folder / "reference", Rows(reference_rows))
+def measurement_ms(rows: Rows, folder: Path, kept_rows: int) -> float:
+    """Return the median time of a measurement, as the measure process reports it."""
+    references = ReferenceCache(folder / "reference", rows)
     with closing(Window(folder / "window.db")) as window:
         keep(folder / "window.db", kept_rows)
-        events = made_up_predictions(CONTRACT, n_rows, seed=2)
+        events = made_up_predictions(CONTRACT, MONITORING.window_rows, seed=2)
         window.add_predictions(events)
         window.add_labels(labels_of(events, wrong_every=7))
-        measure = Measure(window, references, monitoring, CONTRACT, reports=Reports(folder, 20))
+        measure = Measure(window, references, MONITORING, CONTRACT, reports=Reports(folder, 20))
         durations = []
         for run in range(RUNS + 1):
             measure.run_once()
@@ -156,11 +118,11 @@ def keep(path: Path, n_rows: int) -> None:
 
 def kept_figures(n_rows: int) -> Iterator[dict[str, Any]]:
     """Yield the figures of a window that keeps so many rows for late labels."""
-    reference_rows = made_up_rows(CONTRACT, REFERENCE_ROWS, seed=1)
+    reference = Rows(made_up_rows(CONTRACT, REFERENCE_ROWS, seed=1))
     for kept in (0, n_rows):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            value = whole(reference_rows, WINDOWS[0], folder, kept)
+            value = measurement_ms(reference, folder, kept)
             yield at_most(f"{kept} rows kept: one measurement", value, "ms", MAX_KEPT_MS)
             size = (folder / "window.db").stat().st_size / 1e6
             yield at_most(f"{kept} rows kept: window.db", size, "MB", MAX_KEPT_MB)
@@ -173,8 +135,8 @@ def reads(window: Window) -> float:
     """Return the median milliseconds of what a measurement reads of the kept rows."""
 
     def read() -> None:
-        window.last_labelled(WINDOWS[0])
-        window.label_coverage(WINDOWS[0], time.time())
+        window.last_labelled(MONITORING.window_rows)
+        window.label_coverage(MONITORING.window_rows, time.time())
 
     return milliseconds(read)
 
@@ -195,24 +157,7 @@ def timed(work: Callable[[Any], object], argument: object) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def figures() -> Iterator[dict[str, Any]]:
-    """Yield every figure, by size of the window."""
-    reference_rows = made_up_rows(CONTRACT, REFERENCE_ROWS, seed=1)
-    for n_rows in WINDOWS:
-        works = parts(reference_rows, n_rows)
-        durations = {name: milliseconds(work) for name, work in works.items()}
-        for name, value in durations.items():
-            yield result(f"{n_rows} rows: {name}", value, "ms")
-        report = durations.pop("Evidently's report")
-        name = f"{n_rows} rows: all except Evidently's report"
-        yield at_most(name, sum(durations.values()), "ms", round(report))
-        with tempfile.TemporaryDirectory() as folder:
-            value = whole(reference_rows, n_rows, Path(folder))
-        yield at_most(f"{n_rows} rows: one measurement", value, "ms", PERIOD_MS)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kept-rows", type=int, default=0, help="rows kept for late labels (0)")
-    options = parser.parse_args()
-    write("measurement", list(kept_figures(options.kept_rows) if options.kept_rows else figures()))
+    parser.add_argument("--kept-rows", type=int, default=10**7, help="for late labels (10^7)")
+    write("measurement", list(kept_figures(parser.parse_args().kept_rows)))

@@ -11,18 +11,18 @@ census. All models have the same parameters, so no search is measured.
 import argparse
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
 from stream_generator.traffic.changes import load_changes
 from stream_generator.traffic.rows import Row, read_rows
 from stream_generator.traffic.scenarios import SCENARIOS
-from tests.benchmarks.census import read_census
+from tests.benchmarks.census import fit_model, read_census
 from tests.benchmarks.report import at_least, result, write
 from training.data.assemble import (
     TrainingRows,
@@ -39,7 +39,7 @@ from training.evaluation.gate import MARGIN_FLOOR_ROC_AUC
 from training.evaluation.metrics import measure
 from training.model.calibration import best_f1_threshold
 from training.model.onnx_export import FittedModel
-from training.model.pipeline import DEFAULT_PARAMS, Params, make_pipeline
+from training.model.pipeline import DEFAULT_PARAMS, Params
 from training.model.search import Folds
 
 N_FOLDS, SEED = 3, 0
@@ -67,14 +67,9 @@ def fit(
     best = Folds.of(frame, contract, N_FOLDS, seed).score(SETTING)
     y = frame[contract.target.name].to_numpy()
     rows = np.ones(len(y), bool) if recent is None else recent
-    again = best.recalibrated(y, rows)
-    pipeline = make_pipeline(contract, best.params, seed)
-    pipeline.fit(frame[list(contract.input_names)], y)
-    trees = Pipeline([(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")])
-    return (
-        FittedModel(trees, best.platt, best_f1_threshold(best.probability, y)),
-        FittedModel(trees, again.platt, best_f1_threshold(again.probability[rows], y[rows])),
-    )
+    again, model = best.recalibrated(y, rows), fit_model(frame, contract, best, seed)
+    threshold = best_f1_threshold(again.probability[rows], y[rows])
+    return model, replace(model, platt=again.platt, threshold=threshold)
 
 
 def labelled_requests(rows: list[Row], name: str, n_rows: int, contract: Contract) -> pd.DataFrame:

@@ -14,30 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 from pyarrow import parquet
-from sklearn.pipeline import Pipeline
 
-from config.contract import Contract, load_contract
+from config.contract import load_contract
 from tests.benchmarks.report import result, write
-from training.model.calibration import Platt
-from training.model.onnx_export import FittedModel, Package, write_package
-from training.model.pipeline import DEFAULT_PARAMS, make_pipeline
+from tests.benchmarks.served_model import train
+from training.model.onnx_export import Package
 from training.batch_scoring.score import BATCH_ROWS, Scorer, score_files
 from training.batch_scoring.spark import spark_session
 from training.data.synthetic import synthesize
 
-TREES = 350
 POOL_ROWS = 200_000  # the files are drawn from these, with replacement
 FILE_ROWS = 1_000_000
-
-
-def make_package(frame: pd.DataFrame, contract: Contract, folder: Path) -> Package:
-    """Return a model of production size, fitted on synthetic rows."""
-    inputs = frame[list(contract.input_names)]
-    pipeline = make_pipeline(contract, DEFAULT_PARAMS | {"n_estimators": TREES}, seed=0)
-    pipeline.fit(inputs, frame[contract.target.name])
-    parts = [(name, pipeline.named_steps[name]) for name in ("encoder", "classifier")]
-    model = FittedModel(Pipeline(parts), Platt(1.0, 0.0), threshold=0.4)
-    return write_package(folder, model, contract, inputs.head(1000), {})
 
 
 def make_files(frame: pd.DataFrame, rows: int, folder: Path) -> None:
@@ -74,7 +61,7 @@ def main() -> None:
     frame = synthesize(contract, rows_train=POOL_ROWS, rows_test=0, seed=0).train
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        scorer = Scorer(make_package(frame.head(30_000), contract, folder / "package"), "0")
+        scorer = Scorer(Package(train(folder, contract).package, contract), "0")
         make_files(frame[list(contract.input_names)], options.rows, folder / "rows")
         floor = floor_s(scorer, folder / "rows")
         results = [result("floor: one core, no checks, no output", options.rows / floor, "/s")]

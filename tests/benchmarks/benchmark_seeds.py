@@ -21,13 +21,11 @@ from onnxruntime import InferenceSession, SessionOptions
 from sklearn.pipeline import Pipeline
 
 from config.contract import Contract, load_contract
-from tests.benchmarks.census import read_census, read_space
+from tests.benchmarks.census import fit_model, read_census, read_space
 from tests.benchmarks.report import result, write
 from training.data.dataset import Dataset
 from training.evaluation.metrics import bootstrap_intervals, measure
-from training.model.calibration import best_f1_threshold
 from training.model.onnx_export import FittedModel, as_tensors, to_graph
-from training.model.pipeline import make_pipeline
 from training.model.search import Folds
 
 SEEDS = range(5)
@@ -118,14 +116,7 @@ def fit_models(contract: Contract, census: Dataset) -> list[FittedModel]:
     start = read_space(contract).start
     assert start is not None
     best = Folds.of(census.train, contract, n_folds=5, seed=0).score(start)
-    X, y = census.train[list(contract.input_names)], census.train[contract.target.name].to_numpy()
-    threshold = best_f1_threshold(best.probability, y)
-    models = []
-    for seed in SEEDS:
-        steps = make_pipeline(contract, best.params, seed).fit(X, y).named_steps
-        parts = [(name, steps[name]) for name in ("encoder", "classifier")]
-        models.append(FittedModel(Pipeline(parts), best.platt, threshold))
-    return models
+    return [fit_model(census.train, contract, best, seed) for seed in SEEDS]
 
 
 def main() -> None:

@@ -54,23 +54,15 @@ class Round(NamedTuple):
     cpu_us: float  # of the server's processors, per request
     p99_ms: float  # at half of the saturated rate
     p50_ms: float
-    client_cpu_us: float
-    busiest_share: float  # of the connections; 1 / workers is even
 
 
 def measure(client: Client, server: Server, target: Target, seconds: float) -> Round:
     """Measure one server for one round."""
-    shares: list[float] = []
-    timer = threading.Timer(seconds / 2, lambda: shares.append(server.busiest_share()))
     cpu_s = server.cpu_s()
-    timer.start()
     full = client.drive(target, CONNECTIONS, seconds)
     cpu_us = (server.cpu_s() - cpu_s) / full.answered * 1e6
-    timer.join()
     half = client.drive(target, CONNECTIONS, seconds, full.rate / 2)
-    client_cpu_us = full.client_cpu_s / full.answered * 1e6
-    p99_ms, p50_ms = half.percentile_ms(99), half.percentile_ms(50)
-    return Round(full.rate, cpu_us, p99_ms, p50_ms, client_cpu_us, shares[0])
+    return Round(full.rate, cpu_us, half.percentile_ms(99), half.percentile_ms(50))
 
 
 def same_rate_ratio(
@@ -200,7 +192,7 @@ def ratio(
 
 def describe(server: Server, rounds: list[Round]) -> list[dict[str, Any]]:
     """Return the figures of one server."""
-    rate, cpu, p99, p50, client, share = np.median(np.array(rounds), axis=0)
+    rate, cpu, p99, p50 = np.median(np.array(rounds), axis=0)
     name = server.name
     memory = result(f"{name}: memory per worker", server.worker_mb(), "MB")
     start = result(f"{name}: start to first response", server.start_s, "s")
@@ -212,8 +204,6 @@ def describe(server: Server, rounds: list[Round]) -> list[dict[str, Any]]:
         result(f"{name}: processor time a request", cpu, "us"),
         result(f"{name}: p50 at half of that rate", p50, "ms"),
         result(f"{name}: p99 at half of that rate", p99, "ms"),
-        result(f"{name}: the client's processor time a request", client, "us"),
-        result(f"{name}: connections of the busiest worker", share, "share"),
         memory,
         start,
     ]

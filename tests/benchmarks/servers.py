@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,17 +98,6 @@ class Server:
         ]
         return max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    def busiest_share(self) -> float:
-        """Return the share of the open connections that the busiest process has, in [0, 1]."""
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()]
-        established = {
-            f"socket:[{row[9]}]"
-            for row in rows
-            if row[1].endswith(f":{self.port:04X}") and row[3] == "01"
-        }
-        counts = [len(established & open_files(pid)) for pid in processes(self.pid)]
-        return max(counts) / max(1, sum(counts))
-
     def _responds(self, records: Records, process: "subprocess.Popen[bytes]") -> bool:
         url = f"http://127.0.0.1:{self.port}{self.path}"
         deadline = time.monotonic() + START_LIMIT_S
@@ -158,15 +147,6 @@ def memory_mb(pid: int) -> tuple[float, float]:
         kilobytes = dict(re.findall(r"^(Pss|Rss): +(\d+) kB", text, re.M))
         sizes.append((int(kilobytes["Pss"]) * 1.024e-3, int(kilobytes["Rss"]) * 1.024e-3))
     return sum(pss for pss, _ in sizes), max(rss for _, rss in sizes)
-
-
-def open_files(pid: int) -> set[str]:
-    """Return the names of a process's open files and sockets."""
-    names = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):  # closed since
-            names.add(os.readlink(link))
-    return names
 
 
 def floor(folder: Path, workers: int) -> Server:

@@ -61,13 +61,6 @@ def test_one_prediction_is_measured_beside_its_floor_and_mlflow(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("census_dir")
-def test_lists_are_measured_beside_mlflow(tmp_path: Path) -> None:
-    figures = measured(tmp_path, "benchmark_batch", "--rounds", "2", "--seconds", "1")
-    assert figures["service / mlflow: rows per busy core"]["value"] > 0
-    assert figures["service: rows per busy core"]["value"] > 0
-
-
-@pytest.mark.usefixtures("census_dir")
 def test_both_do_the_same_work(tmp_path: Path, contract: Contract) -> None:
     """Both return the same probabilities. The service also journals every row."""
     model = train(tmp_path, contract)

@@ -113,6 +113,7 @@ def test_the_demo_closes_the_loop_loses_nothing_and_can_be_toured(demo, environm
             assert re.search(r"^traffic done before$", demo.printed(), re.M)
             summary = json.loads(demo.summary.read_text("utf-8"))
             check_summary(summary, "CENSUS_DATA_DIR" in environment)
+            assert watch_period_s(environment) == 60
             busy.kill()
             take_the_tour(settings, tmp_path)
             follow_the_readme(environment)
@@ -168,6 +169,13 @@ def check_summary(summary: dict[str, Any], real: bool) -> None:
         "promote",
         "swap",
     }
+
+
+def watch_period_s(environment: dict[str, str]) -> float:
+    """Return the period of `watch`."""
+    url = f"http://127.0.0.1:{environment['PREFECT_PORT']}/api/deployments/name/watch/watch"
+    (schedule,) = requests.get(url, timeout=10).json()["schedules"]
+    return schedule["schedule"]["interval"]
 
 
 def take_the_tour(settings: Path, folder: Path) -> None:
