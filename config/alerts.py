@@ -51,7 +51,7 @@ class Alert:
     comparison: Literal[">", "<"] = ">"
     threshold: float = 0
     lasting: str  # time beyond the threshold before the alert fires
-    severity: Literal["warning", "critical"]
+    severity: Literal["warning", "critical"] = "warning"
     panel: tuple[str, str]  # the panel that shows the figure: uid of its dashboard, title
     runbook: str
     logs: str = ""  # processes whose logs help; a service of Compose has the same name
@@ -105,7 +105,6 @@ ALERTS = (
         summary="The feature {{ .Labels.feature }} has drifted.",
         value="max by (feature) (income_feature_drift_persistent)",
         lasting="1m",  # drift has already lasted for persistent_windows of config/monitoring.yaml
-        severity="warning",
         panel=("income-drift", "Drifted features"),
         runbook="""\
 The feature's drift score was above 1 in several windows in a row that share no rows. Chance
@@ -121,7 +120,6 @@ distributions are in the report of the window that triggered the alert: port 300
         summary="The features have drifted together, and no column alone.",
         value="max(income_joint_drift_detected)",
         lasting="1m",  # drift has already lasted for persistent_windows
-        severity="warning",
         panel=("income-drift", "Joint drift"),
         runbook="""\
 In several windows in a row, a classifier could tell predictions and reference data apart. Yet
@@ -136,7 +134,6 @@ joint drift starts no training. Batches of similar records can cause it too.""",
         summary="Enough features have drifted for a drift verdict.",
         value="max(income_drift_detected)",
         lasting="2m",
-        severity="warning",
         panel=("income-drift", "Drift verdict"),
         runbook="""\
 The share of drifted features has reached share_drifted in the monitoring file. A broken
@@ -153,7 +150,6 @@ that fits them.""",
         summary="The model's {{ .Labels.output }} has drifted.",
         value="max by (output) (income_prediction_drift_persistent)",
         lasting="1m",
-        severity="warning",
         panel=("income-drift", "Drifted outputs"),
         runbook="""\
 The distribution of predicted classes or probabilities differs from the reference data. If
@@ -252,7 +248,6 @@ help; compare the gaps on the two model cards first.""",
         comparison="<",
         threshold=0.5,
         lasting="30m",
-        severity="warning",
         panel=("income-performance", "Label coverage by the week's median"),
         runbook="""\
 Among predictions that are old enough for a label, less than half of the usual share has one.
@@ -273,7 +268,6 @@ LabelsUnmatched) and at the relay: labels reach the monitoring through it.""",
         ),
         threshold=0.05,
         lasting="10m",
-        severity="warning",
         panel=("income-performance", "Labels without a prediction"),
         runbook="""\
 Quality is measured without these labels. Reason late: the label came more than label_days of the
@@ -306,7 +300,6 @@ fires if Prometheus is down.""",
         value="time() - max(income_shadow_run_timestamp_seconds)",
         threshold=600,
         lasting="1m",
-        severity="warning",
         panel=("income-retraining", "Last run of the shadow"),
         runbook="""\
 Without the shadow no challenger is promoted, and a worse new version is not undone. Look at the
@@ -321,7 +314,6 @@ unavailable, or the version's package is damaged or made for another contract.""
         value="max by (sink) (income_journal_backlog_rows)",
         threshold=1000,  # two full batches of the relay (RELAY_BATCH_ROWS)
         lasting="5m",
-        severity="warning",
         panel=("income-service", "Sink backlog"),
         runbook="""\
 The journal keeps all predictions, but the sink has not confirmed them. Look at the relay and at
@@ -352,7 +344,6 @@ MONGODB_ADDRESS.""",
         summary="Events were removed before {{ .Labels.sink }} had stored them.",
         value="max by (sink) (increase(income_journal_dropped_total[1h]))",
         lasting="1m",
-        severity="warning",
         panel=("income-service", "Dropped events"),
         runbook="""\
 The sink lagged until the journals were half full, or it rejected more than 10,000 events. MongoDB
@@ -366,7 +357,6 @@ resolves an hour after the last one.""",
         summary="{{ .Labels.sink }} rejects journalled events.",
         value="max by (sink) (income_journal_dead_letters)",
         lasting="1m",
-        severity="warning",
         panel=("income-service", "Dead letters"),
         runbook="""\
 The sink will not store these events, so the relay keeps them in relay.db of JOURNAL_DIR, with the
@@ -438,7 +428,6 @@ records again.""",
         comparison="<",
         threshold=0.1,
         lasting="5m",
-        severity="warning",
         panel=("income-service", "Usual traffic"),
         runbook="""\
 Requests of the last quarter of an hour are compared with the same time of day, a day and a week
@@ -457,7 +446,6 @@ resolves within a week.""",
         ),
         threshold=0.1,
         lasting="5m",
-        severity="warning",
         panel=("income-service", "Request latency"),
         runbook="""\
 A single record takes about a millisecond, a list of 1,000 records some tens. The time includes
@@ -476,7 +464,6 @@ priority), or the journal's disk is slow: JOURNAL_SYNC=full flushes the disk for
         ),
         threshold=1,
         lasting="5m",  # a promotion reaches every process within seconds
-        severity="warning",
         panel=("income-service", "Workers by model version"),
         runbook="""\
 After a promotion the follower, every worker and the monitoring change over within seconds. Here
@@ -492,7 +479,6 @@ of them cannot reach MLflow. With MODEL_RUN_ID set the skew is intended: silence
         # A worker reports its own rejection, and each scrape reaches one of the workers.
         value="max by (version) (max_over_time(income_model_version_refused[2m]))",
         lasting="3m",  # the first retry is after 30 seconds
-        severity="warning",
         panel=("income-service", "Rejected versions"),
         runbook="""\
 The last good version stays live, and predictions continue. GET /health/ready on port 9696 gives
@@ -510,7 +496,6 @@ model_rejected.""",
         value="time() - min(income_follower_report_timestamp_seconds)",
         threshold=120,  # 24 times FOLLOW_PERIOD_S; a download of a large model takes less
         lasting="2m",
-        severity="warning",
         panel=("income-service", "Follower"),
         runbook="""\
 No promotion and no rollback reaches the service while the follower is down; predictions continue
@@ -525,7 +510,6 @@ with the live version. Look at the process follower and start it again.""",
         comparison="<",
         threshold=1,
         lasting="5m",
-        severity="warning",
         panel=("income-service", "MLflow"),
         runbook="""\
 Nothing can be promoted, rolled back or trained; predictions and monitoring continue with what
@@ -539,7 +523,6 @@ at MLFLOW_TRACKING_URI and the password of the follower.""",
         summary="The last training failed or crashed.",
         value="max(income_training_failed)",
         lasting="1m",
-        severity="warning",
         panel=("income-retraining", "Last training"),
         runbook="""\
 The flow run's page in Prefect (port 4200) has the error. Crashed: its process, container or
@@ -554,7 +537,6 @@ The alert resolves with the next training that ends well.""",
         # The other rules end by themselves, a shadow test (rule "tested") at its limit.
         value='max by (rule) (income_retraining_blocked{rule=~"upstream|version|budget|labels"})',
         lasting="30m",
-        severity="warning",
         panel=("income-retraining", "Blocked trainings"),
         runbook="""\
 python -m training decisions gives the reason in full. upstream: a field is broken (see the alert
@@ -590,7 +572,6 @@ after the move.""",
         comparison="<",
         threshold=1,
         lasting="5m",
-        severity="warning",
         panel=("income-service", "Services"),
         runbook="""\
 Nothing watches the drift and nothing trains while the worker is down; predictions continue. Look

@@ -9,19 +9,6 @@ from prediction_service.errors import InvalidRecords
 from prediction_service.predict.parsing import RecordReader
 
 
-def test_fast_and_slow_way_agree_on_valid_and_invalid_records(contract, record):
-    cases = [record, record | {"age": 16}, record | {"sex": "male"}, record | {"occupation": None}]
-    cases += [record | {"nonsense": 1}, {}, record | {"native_country": "Brazil"}]
-    cases += [record | {"race": None}, record | {"hours_per_week": "40"}, record | {"age": True}]
-    for case in cases:
-        try:
-            contract.decoder.decode(msgspec.json.encode(case))
-            fast_accepts = True
-        except msgspec.ValidationError:
-            fast_accepts = False
-        assert fast_accepts == (contract.check(case) == []), case
-
-
 def test_every_problem_of_a_record_is_listed_with_value_and_expectation(contract, record):
     problems = contract.check(record | {"age": -3, "sex": "femal", "educaton": "Masters"})
     assert [str(problem) for problem in problems] == [
@@ -41,19 +28,6 @@ def test_education_num_must_follow_from_education(contract, record):
     assert contract.check(record | {"education_num": 9}) == []
     (problem,) = contract.check(record | {"education_num": 13})
     assert problem.expected == "9, the rank of education 'HS-grad'"
-
-
-def test_missing_and_unseen_categories_reach_the_encoder_as_a_question_mark(contract):
-    assert contract["native_country"].known("Brazil") == "?"
-    assert contract["occupation"].known(None) == "?"
-    assert contract["sex"].known("Male") == "Male"
-
-
-def test_a_broken_contract_file_is_named(tmp_path):
-    path = tmp_path / "features.yaml"
-    path.write_text("target: {}\nfeatures: []\n")
-    with pytest.raises(ContractError, match=r"features\.yaml.*name"):
-        load_contract(path)
 
 
 TARGET = """\
@@ -155,19 +129,14 @@ def test_every_mistake_of_a_contract_is_named_at_once(tmp_path):
     ]
 
 
-def test_digest_changes_with_a_rule(contract):
+def test_digest_changes_with_a_rule_and_not_with_a_sentence(contract):
     """A model made for people up to 90 does not answer for those up to 91."""
     age, *others = contract.features
     older = msgspec.structs.replace(age, maximum=age.maximum + 1)
     assert msgspec.structs.replace(contract, features=(age, *others)).digest == contract.digest
     assert msgspec.structs.replace(contract, features=(older, *others)).digest != contract.digest
-
-
-def test_an_answers_sentence_may_change_under_a_trained_model(contract):
-    for positive_message in ("Rich: {probability}", None):
-        target = msgspec.structs.replace(contract.target, positive_message=positive_message)
-        reworded = msgspec.structs.replace(contract, target=target)
-        assert reworded.digest == contract.digest
+    target = msgspec.structs.replace(contract.target, positive_message="Rich: {probability}")
+    assert msgspec.structs.replace(contract, target=target).digest == contract.digest
 
 
 def test_an_answer_says_its_class_and_the_probability_of_the_positive_one(contract):

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.contract import Contract
-from config.alerts import ADDRESSES, ALERTS, Alert
+from config.alerts import ADDRESSES, ALERTS
 from config.grafana.build import files, runbook_page
 from config.local_stack.stack import procfile
 from evidently_service.api.app import ENDPOINTS, create_app as create_evidently_app
@@ -380,14 +380,17 @@ def test_every_alert_leads_to_a_panel_that_draws_its_threshold_and_has_a_runbook
         assert rule["condition"] in {query["refId"] for query in rule["data"]}
 
 
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_the_commands_of_a_runbook_exist_for_processes_and_for_containers(alert: Alert) -> None:
+def test_the_commands_of_the_runbooks_exist_for_processes_and_for_containers() -> None:
     """A command names a process with a log, a page of a service, or a command of the training."""
-    names = set(alert.logs.split())
-    assert names <= {name for name, _ in procfile()} and names <= COMPOSE["services"].keys()
-    assert alert.logs or alert.commands
+    page = runbook_page()
     assert "\nps:" in (ROOT / "Makefile").read_text("utf-8")
-    for command in alert.commands:
+    for alert in ALERTS:
+        names = set(alert.logs.split())
+        assert names <= {name for name, _ in procfile()} and names <= COMPOSE["services"].keys()
+        assert alert.logs or alert.commands
+        assert alert.for_processes.startswith(". var/demo/settings\n")
+        assert alert.for_containers in page and alert.for_processes in page
+    for command in {command for alert in ALERTS for command in alert.commands}:
         match shlex.split(command):
             case ["curl", "-sS", address]:
                 for setting, default in ADDRESSES.items():
@@ -397,8 +400,6 @@ def test_the_commands_of_a_runbook_exist_for_processes_and_for_containers(alert:
                 assert f"training {name}" in run(sys.executable, "-m", "training", name, "--help")
             case _:
                 raise AssertionError(command)
-    assert alert.for_processes.startswith(". var/demo/settings\n")
-    assert alert.for_containers in runbook_page() and alert.for_processes in runbook_page()
 
 
 def test_grafana_finds_no_variable_of_its_environment_in_an_alerts_texts():

@@ -181,24 +181,6 @@ def test_each_container_has_only_its_own_secrets(stack):
         assert {one for one, value in secrets.items() if value in found} == own, name
 
 
-def test_the_users_of_mlflow_have_the_rights_of_their_role(stack):
-    def create(user: str) -> int:
-        login = (user, stack.secret(f"mlflow_{user}_password"))
-        response = requests.post(
-            stack.url("mlflow", "/api/2.0/mlflow/registered-models/set-tag"),
-            json={"name": "income-classifier", "key": "from", "value": user},
-            auth=login,
-            timeout=20,
-        )
-        return response.status_code
-
-    assert {user: create(user) for user in ("worker", "reader", "jupyter")} == {
-        "worker": 200,
-        "reader": 403,
-        "jupyter": 403,
-    }
-
-
 def test_the_users_of_mongodb_have_the_rights_of_their_role(stack):
     if not stack.has_mongodb_users:
         pytest.skip("the image of MongoDB has no users")

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 from sklearn.metrics import roc_auc_score
 
-from config.contract import Contract, load_contract
+from config.contract import Contract
 from config.model.package import sha256_of
 from prediction_service.http.app import create_app
 from prediction_service.journal import Journal
@@ -24,7 +24,6 @@ from prediction_service.settings import Settings
 from training.data.rows import records_of
 from training.data.validation import check_frame
 from training.model.onnx_export import Package, write_package
-from training.model.pipeline import date_parts
 from training.model.search import Folds, run_search
 from training.orchestration.flows import fit
 
@@ -39,12 +38,6 @@ SUBSCRIBER = {
     "contentment": "poor",
 }
 LOYAL = {"tenure": 100, "senior": 1, "contentment": "good"}
-
-
-@pytest.fixture(scope="module")
-def churn() -> Contract:
-    """Return the other table's contract."""
-    return load_contract(Path(__file__).with_name("churn.yaml"))
 
 
 def raw_rows(n_rows: int) -> pd.DataFrame:
@@ -141,22 +134,6 @@ def test_the_service_gives_the_same_probabilities_for_every_row(
     explained = service.explainer.explain([tuple(record.values()) for record in records])
     margins = [one.calibration(one.margin) for one in explained]
     assert margins == pytest.approx(found.tolist(), abs=1e-5)
-
-
-def test_every_part_of_a_date_reaches_the_trees(churn: Contract) -> None:
-    days = pd.DataFrame({"joined": [-2.0, 0.0, 59.0, 8825.0, np.nan]})
-    parts = date_parts(days, churn["joined"])
-    assert parts[:4].tolist() == [
-        [-2, 1999, 12, 30, 3],
-        [0, 2000, 1, 1, 5],
-        [59, 2000, 2, 29, 1],
-        [8825, 2024, 2, 29, 3],
-    ]
-    assert np.isnan(parts[4]).all()
-    for part, column in zip(churn["joined"].parts, parts.T):
-        assert [churn["joined"].date_part(day, part) for day in days["joined"][:4]] == list(
-            column[:4]
-        )
 
 
 def test_errors_page_and_api_reference_follow_its_contract(client: FlaskClient) -> None:

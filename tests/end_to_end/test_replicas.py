@@ -347,7 +347,7 @@ def check_skew(system: System, folder: Path, firing: list[str]) -> None:
         if name.startswith(("income_workers{", "income_reference_info{"))
     }
     assert len(series) >= len(scraped)
-    check_case(Case("ModelVersionSkew", "of replicas", series, {10: firing}), folder)
+    check_case(Case("ModelVersionSkew", series, {10: firing}), folder)
 
 
 def test_a_promotion_reaches_every_replica_and_a_skew_is_an_alert(

@@ -72,9 +72,7 @@ def test_each_service_has_only_the_secrets_that_it_needs():
         assert read <= SECRETS.get(name, set()), name
 
 
-def test_only_the_server_has_the_password_of_mlflows_administrator():
-    holders = {name for name in SERVICES if "mlflow_password" in SECRETS.get(name, set())}
-    assert holders == {"mlflow"}
+def test_no_client_of_mlflow_is_its_administrator():
     users = {
         name: service["environment"]["MLFLOW_TRACKING_USERNAME"]
         for name, service in SERVICES.items()
@@ -188,10 +186,6 @@ def test_services_with_a_mongodb_address_can_reach_an_external_one():
     """The relay once had no internet access and delivered nothing to an external MongoDB."""
     for name in ("relay", "worker", "jupyter"):
         assert "front" in SERVICES[name]["networks"], name
-
-
-def test_the_generator_does_not_restart_after_its_last_row():
-    assert SERVICES["traffic"]["restart"] == "on-failure"
 
 
 def test_every_image_has_a_tag_other_than_latest():

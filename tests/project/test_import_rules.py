@@ -4,6 +4,7 @@ import ast
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def modules(part: str) -> Iterator[Path]:
     yield from sorted((ROOT / part).rglob("*.py"))
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Return every module that a file imports, also inside of functions."""
     names = set()

@@ -97,6 +97,9 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 def test_no_text_has_a_phrase_that_must_be_read_twice():
     found = []
     for path in texts():
+        content = path.read_text("utf-8")
+        if not any(rule.search(content) for rule, _ in RULES):
+            continue
         for first_line, text in prose(path):
             for rule, better in RULES:
                 for match in rule.finditer(text):

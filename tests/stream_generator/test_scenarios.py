@@ -26,10 +26,10 @@ def test_records_are_valid_the_seed_decides_all_and_the_rows_given_stay(
     name: str, rows: list[Row], contract: Contract
 ) -> None:
     before = [Row(dict(row.record), row.label) for row in rows]
-    sent = run(name, rows, contract, seed=5)
-    assert [contract.check(row.record) for row in sent] == [[]] * N_ROWS
+    sent, again, other = (run(name, rows, contract, 300, seed) for seed in (5, 5, 6))
+    assert [contract.check(row.record) for row in sent] == [[]] * 300
     assert {row.label for row in sent} == {0, 1}
-    assert sent == run(name, rows, contract, seed=5) != run(name, rows, contract, seed=6)
+    assert sent == again != other
     assert rows == before
 
 
@@ -52,12 +52,7 @@ def test_sudden_changes_the_columns_of_the_file_only_and_enough_for_a_verdict_on
 
 @pytest.mark.parametrize(
     ("name", "before", "after"),
-    [
-        ("age", 30, 42),
-        ("age", 85, 90),
-        ("hours_per_week", 40, 28),
-        ("hours_per_week", 5, 1),
-    ],
+    [("age", 30, 42), ("age", 85, 90), ("hours_per_week", 40, 28)],
 )
 def test_a_number_is_shifted_within_its_range(
     name: str, before: int, after: int, record: dict[str, Any], contract: Contract

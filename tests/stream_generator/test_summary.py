@@ -1,7 +1,5 @@
 """Counting outcomes, and the figures that follow from them."""
 
-import pytest
-
 from stream_generator.client.summary import LabelledPrediction, Outcome, Tally
 
 ROW = LabelledPrediction("id", 1, 0.75, 1, "3")
@@ -50,20 +48,3 @@ def test_figures_follow_from_the_outcomes() -> None:
     assert (summary.latency_p50_ms, summary.latency_p99_ms) == (2000, 2000)
     assert summary.reasons == {"422": 2, "503": 2}
     assert not summary.all_delivered
-
-
-def test_a_record_without_an_outcome_at_the_end_counts_as_failed() -> None:
-    tally = Tally(FakeClock().now)
-    tally.add_request(3)
-    summary = tally.summary("none", "interrupted")
-    assert summary.sent == summary.failed == 3 and summary.latency_p50_ms is None
-    assert summary.reasons == {"no response before the end": 3}
-    assert tally.summary("none", "interrupted") == summary
-
-
-@pytest.mark.parametrize(("kind", "delivered"), [("rejected", True), ("failed", False)])
-def test_a_rejected_record_is_delivered_and_a_failed_one_is_not(kind: str, delivered: bool) -> None:
-    tally = Tally(FakeClock().now)
-    tally.add_request(1)
-    tally.add(Outcome(kind, 1, "reason"))
-    assert tally.summary("none", "done").all_delivered is delivered

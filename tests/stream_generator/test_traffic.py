@@ -23,9 +23,7 @@ def test_rows_are_read_in_file_order_without_blank_lines(
     [
         (b"age,label", "malformed"),
         (b'{"record": {"age": 30}}', "missing required field `label`"),
-        (b'{"record": [30], "label": 1}', "Expected `object`, got `array`"),
         (b'{"record": {"age": 30}, "label": 2}', "Expected `int` <= 1"),
-        (b'{"record": {"age": 30}, "label": ">50K"}', "Expected `int`, got `str`"),
     ],
 )
 def test_an_invalid_line_is_an_error_with_its_number_and_the_rule(line: bytes, wrong: str) -> None:
@@ -40,11 +38,6 @@ def test_an_invalid_line_is_an_error_with_its_number_and_the_rule(line: bytes, w
 def test_a_file_without_rows_is_an_error_with_its_remedy() -> None:
     with pytest.raises(TrafficError, match="rows.jsonl: no rows; .*`make train`"):
         parse_rows(b"\n\n", "rows.jsonl")
-
-
-def test_a_missing_file_is_an_error_that_names_the_flag(tmp_path: Path) -> None:
-    with pytest.raises(TrafficError, match="--traffic: No such file.*none.jsonl.*omit the flag"):
-        read_rows(tmp_path / "none.jsonl")
 
 
 def test_every_row_is_sent_once_before_any_repeats(rows: list[Row]) -> None:
