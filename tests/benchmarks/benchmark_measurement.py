@@ -17,65 +17,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import msgspec
-
 from config.contract import CONTRACT_PATH, load_contract
 from evidently_service.measure.measurement import Measure
 from evidently_service.reference.monitoring_config import load_monitoring
-from evidently_service.reference.registry import ReferenceCache, Version
+from evidently_service.reference.registry import ReferenceCache, Registry
 from evidently_service.store.reports import Reports
 from evidently_service.store.window import Window
 from tests.benchmarks.report import at_most, result, write
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows
+from tests.evidently_service.mlflow_registry import RegistryFile
 
 REFERENCE_ROWS = 5000
 RUNS = 5
 MAX_KEPT_MB, MAX_KEPT_MS = 1000, 2000
 BATCH_ROWS = 500  # RELAY_BATCH_ROWS
 KEEP = "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, 1, ?)"
-
-
-class Rows:
-    """A registry with one version and these reference rows."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    def production_version(self) -> Version:
-        """Return the version."""
-        return Version("1", "run-1")
-
-    def last_decision(self) -> None:
-        """Return no decision."""
-
-    def last_promotion(self) -> None:
-        """Return no promotion."""
-
-    def download_reference(self, _: Version, folder: Path) -> Path:
-        """Write the rows to a file; return its path."""
-        path = folder / "reference.jsonl"
-        path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows))
-        return path
-
-
 CONTRACT = load_contract()
 MONITORING = load_monitoring(CONTRACT_PATH.with_name("monitoring.yaml"), CONTRACT)
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    """Return the median milliseconds of RUNS runs, after one uncounted run."""
-    work()
-    durations = []
-    for _ in range(RUNS):
-        started = time.perf_counter()
-        work()
-        durations.append((time.perf_counter() - started) * 1000)
-    return median(durations)
-
-
-def measurement_ms(rows: Rows, folder: Path, kept_rows: int) -> float:
+def measurement_ms(folder: Path, kept_rows: int) -> float:
     """Return the median time of a measurement, as the measure process reports it."""
-    references = ReferenceCache(folder / "reference", rows)
+    registry = RegistryFile(folder)
+    registry.promote(made_up_rows(CONTRACT, REFERENCE_ROWS, seed=1))
+    references = ReferenceCache(folder / "reference", Registry(registry.uri))
     with closing(Window(folder / "window.db")) as window:
         keep(folder / "window.db", kept_rows)
         events = made_up_predictions(CONTRACT, MONITORING.window_rows, seed=2)
@@ -118,11 +83,10 @@ def keep(path: Path, n_rows: int) -> None:
 
 def kept_figures(n_rows: int) -> Iterator[dict[str, Any]]:
     """Yield the figures of a window that keeps so many rows for late labels."""
-    reference = Rows(made_up_rows(CONTRACT, REFERENCE_ROWS, seed=1))
     for kept in (0, n_rows):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            value = measurement_ms(reference, folder, kept)
+            value = measurement_ms(folder, kept)
             yield at_most(f"{kept} rows kept: one measurement", value, "ms", MAX_KEPT_MS)
             size = (folder / "window.db").stat().st_size / 1e6
             yield at_most(f"{kept} rows kept: window.db", size, "MB", MAX_KEPT_MB)
@@ -138,7 +102,8 @@ def reads(window: Window) -> float:
         window.last_labelled(MONITORING.window_rows)
         window.label_coverage(MONITORING.window_rows, time.time())
 
-    return milliseconds(read)
+    read()  # uncounted
+    return median(timed(read) for _ in range(RUNS))
 
 
 def intake(window: Window, name: str) -> Iterator[dict[str, Any]]:
@@ -150,10 +115,10 @@ def intake(window: Window, name: str) -> Iterator[dict[str, Any]]:
     yield result(f"{name}: {BATCH_ROWS} labels", median(of_labels), "ms")
 
 
-def timed(work: Callable[[Any], object], argument: object) -> float:
+def timed(work: Callable[..., object], *arguments: object) -> float:
     """Return the milliseconds of a call."""
     started = time.perf_counter()
-    work(argument)
+    work(*arguments)
     return (time.perf_counter() - started) * 1000
 
 

@@ -92,11 +92,7 @@ class Server:
 
     def worker_mb(self) -> float:
         """Return the resident memory of its largest process, in megabytes."""
-        pages = [
-            int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
-            for pid in processes(self.pid)
-        ]
-        return max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return memory_mb(self.pid)[1]
 
     def _responds(self, records: Records, process: "subprocess.Popen[bytes]") -> bool:
         url = f"http://127.0.0.1:{self.port}{self.path}"

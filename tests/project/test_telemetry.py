@@ -13,9 +13,8 @@ from tests.conftest import run
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
-    ["training.model.onnx_export", "training.retraining.watch", "prediction_service.predict.model"]
-    + ["prediction_service.models.registry", "evidently_service.measure.drift"]
-    + ["evidently_service.reference.registry"],
+    ["training.retraining.watch", "prediction_service.predict.model"]
+    + ["evidently_service.measure.drift"],
 )
 def test_every_switch_is_set_and_the_home_folder_stays_empty(module, tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in SWITCHES}

@@ -27,7 +27,7 @@ def send_rows(stand_in: StandIn, rows: list[Row]) -> Callable[..., Summary]:
     return call
 
 
-def test_every_row_is_sent_once_and_gets_a_prediction(
+def test_every_row_is_sent_once_on_kept_connections_and_gets_a_prediction(
     stand_in: StandIn, rows: list[Row], send_rows: Callable[..., Summary]
 ) -> None:
     summary = send_rows(rows=200, concurrency=4)
@@ -37,13 +37,7 @@ def test_every_row_is_sent_once_and_gets_a_prediction(
     assert summary.all_delivered
     received = sorted(str(record) for record in stand_in.predictions.values())
     assert received == sorted(str(row.record) for row in rows)
-
-
-def test_connections_are_kept_open_and_bounded(
-    stand_in: StandIn, send_rows: Callable[..., Summary]
-) -> None:
-    send_rows(rows=100, concurrency=3)
-    assert 1 <= stand_in.connections <= 3
+    assert 1 <= stand_in.connections <= 4
 
 
 def test_batches_are_sent_as_lists_and_the_last_is_shorter(
