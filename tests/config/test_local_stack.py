@@ -2,7 +2,6 @@
 
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import requests
@@ -138,7 +137,8 @@ def test_a_process_that_cannot_start_ends_the_wait_with_what_it_said(env, tmp_pa
             services.wait_for(lambda: False, "a server")
 
 
-def test_a_wait_that_runs_out_says_what_it_saw(tmp_path):
-    services = stack.Stack(SimpleNamespace(poll=lambda: None), {}, tmp_path, print)
-    with pytest.raises(StackError, match="a training: not within 1 s: asked for, not begun"):
-        services.wait_for(lambda: False, "a training", 1, lambda: "asked for, not begun")
+def test_a_wait_that_runs_out_says_what_it_saw(env, tmp_path):
+    with running(env, tmp_path / "logs", ("prediction",)) as services:
+        services.wait_healthy("prediction")
+        with pytest.raises(StackError, match="a training: not within 1 s: asked for, not begun"):
+            services.wait_for(lambda: False, "a training", 1, lambda: "asked for, not begun")

@@ -210,6 +210,15 @@ def test_labels_that_cannot_be_delivered_are_failures(
     assert not summary.all_delivered
 
 
+def test_a_run_at_its_deadline_does_not_wait_long_for_a_service_that_hangs(
+    stand_in: StandIn, send_rows: Callable[..., Summary]
+) -> None:
+    stand_in.faults.extend(["hang"] * 2)
+    summary = send_rows(rows=200, batch=5, concurrency=2, timeout_s=30, deadline_s=2.0)
+    assert (summary.ended, summary.sent, summary.failed) == ("deadline", 10, 10)
+    assert summary.reasons == {"no response before the end": 10}
+
+
 def test_an_invalid_retry_after_header_is_a_failure_with_its_reason(
     stand_in: StandIn, send_rows: Callable[..., Summary]
 ) -> None:
