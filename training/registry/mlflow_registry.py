@@ -19,7 +19,6 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
-    LoggedModel,
     Metric,
     Param,
     Run,
@@ -290,17 +289,14 @@ class Registry:
         newest = versions[:n_versions]
         kept = {v.run_id for v in versions if v in newest or str(v.version) in numbers}
         kept.add(pinned_run)
+        query = f"attributes.start_time < {int(before.timestamp() * 1000)}"
         runs = [
             run
-            for run in self._runs_before(before)
+            for run in mlflow.search_runs([self.experiment_id], query, output_format="list")
             if not kept & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}
         ]
         ids = {run.info.run_id for run in runs}
         return Expired(runs, [version for version in versions if version.run_id in ids])
-
-    def _runs_before(self, before: datetime) -> list[Run]:
-        query = f"attributes.start_time < {int(before.timestamp() * 1000)}"
-        return mlflow.search_runs([self.experiment_id], query, output_format="list")
 
     def _versions(self) -> list[ModelVersion]:
         """Return every version, newest first."""
@@ -316,15 +312,12 @@ class Registry:
         for version in expired.versions:
             self.client.delete_model_version(MODEL_NAME, version.version)
         for run in expired.runs:
-            for model in self._models_of(run):
+            query = f"source_run_id = '{run.info.run_id}'"
+            for model in self.client.search_logged_models([self.experiment_id], query):
                 get_artifact_repository(model.artifact_location).delete_artifacts()
                 self.client.delete_logged_model(model.model_id)
             get_artifact_repository(run.info.artifact_uri).delete_artifacts()
             self.client.delete_run(run.info.run_id)
-
-    def _models_of(self, run: Run) -> list[LoggedModel]:
-        query = f"source_run_id = '{run.info.run_id}'"
-        return list(self.client.search_logged_models([self.experiment_id], query))
 
     @contextmanager
     def package_of(self, version: ModelVersion) -> Iterator[Path]:
