@@ -304,3 +304,4 @@ def test_the_first_failure_of_a_series_is_reported(evidently, notifications, mon
             assert watch(return_state=True).is_failed()
         assert len(notifications) == reported
     assert "flow watch" in notifications[0]["title"]
+    assert "ConnectionError" in notifications[0]["message"]
