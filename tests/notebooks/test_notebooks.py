@@ -41,23 +41,17 @@ Run = Callable[..., nbformat.NotebookNode]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_committed_notebook_is_valid_and_has_no_output(path):
+def test_a_committed_notebook_has_a_title_formatted_code_and_no_output(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     assert "widgets" not in notebook.metadata
-    for cell in notebook.cells:
+    cells = notebook.cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    for cell in cells:
         assert cell.metadata == {}, cell.id
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None, cell.id
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_begins_with_its_title_and_its_code_is_formatted(path):
-    cells = nbformat.read(path, as_version=4).cells
-    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
-    for cell in cells:
-        if cell.cell_type == "code":
             formatted = black.format_str(cell.source, mode=black.Mode(line_length=100))
             assert cell.source == formatted.removesuffix("\n"), cell.id
 
