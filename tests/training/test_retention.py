@@ -15,7 +15,6 @@ from training.__main__ import main
 from training.model.onnx_export import Package
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
-from training.registry.retention import describe_each, find_expired
 from training.settings import Settings
 
 IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
@@ -53,22 +52,22 @@ def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
     assert per_run > 5
     registry.promote("1", Promotion("a test", "to roll back to"))
     registry.promote("3", Promotion("a test", "to keep it"))
-    assert find_expired(registry, Settings(run_retention_days=0), IN_A_YEAR).runs == []
-    assert find_expired(registry, Settings(run_retention_days=366), IN_A_YEAR).runs == []
+    assert registry.expired(Settings(run_retention_days=0), IN_A_YEAR, 1).runs == []
+    assert registry.expired(Settings(run_retention_days=366), IN_A_YEAR, 1).runs == []
     for alias in (CHALLENGER, FALLBACK):
         registry.client.set_registered_model_alias(MODEL_NAME, alias, "2")
-        assert not find_expired(registry, Settings(), IN_A_YEAR, n_versions=1).runs
+        assert not registry.expired(Settings(), IN_A_YEAR, n_versions=1).runs
         registry.client.delete_registered_model_alias(MODEL_NAME, alias)
-    expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
+    expired = registry.expired(Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
     assert [version.version for version in expired.versions] == [versions[1].version]
     assert len(expired.runs) == 2  # the second run and its trial
-    assert [line.split()[:2] for line in describe_each(expired)] == [
+    assert [line.split()[:2] for line in expired.lines()] == [
         ["version", versions[1].version],
         *(["run", run.info.run_id] for run in expired.runs),
     ]
     registry.remove(expired)
     assert files(artifacts) == 2 * per_run
-    assert not find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, 1).runs
+    assert not registry.expired(Settings(run_retention_days=90), IN_A_YEAR, 1).runs
     with registry.package_of(versions[0]) as kept:
         assert (kept / "model.onnx").exists()
 

@@ -60,7 +60,6 @@ from training.orchestration.steps import (
 from training.orchestration.tasks import notify_failure, promotion_turn
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
-from training.registry.retention import find_expired, summary
 from training.settings import (
     MAX_REJECTED,
     FoldCount,
@@ -311,9 +310,9 @@ def retain() -> None:
     """Remove the runs that are older than RUN_RETENTION_DAYS."""
     settings = read_settings(Settings)
     registry = Registry(settings.mlflow_tracking_uri)
-    expired = find_expired(registry, settings)
+    expired = registry.expired(settings, datetime.now(UTC))
     registry.remove(expired)
-    get_run_logger().info("runs_removed removed=%r", summary(expired))
+    get_run_logger().info("runs_removed removed=%r", str(expired))
 
 
 def skipped(reason: str, **facts: str) -> dict[str, Any]:
