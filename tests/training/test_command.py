@@ -27,7 +27,7 @@ SLOW = {"hyperopt", "imblearn", "matplotlib", "onnx", "prefect", "pymongo", "skl
 
 @pytest.mark.parametrize(
     "command, unused",
-    [("--help", {"mlflow", "pandas", *SLOW}), ("history", SLOW), ("decisions", SLOW)],
+    [("--help", {"mlflow", "pandas", *SLOW}), ("history", SLOW)],
 )
 def test_a_command_imports_only_what_it_needs(command, unused, tmp_path):
     """Each imported scikit-learn and ONNX, which `history` and `--help` never use."""

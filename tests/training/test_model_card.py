@@ -1,6 +1,9 @@
 """The model card: figures worked out by hand, and its required statements."""
 
+import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,28 +32,24 @@ FIRST = Verdict(
 FIRST_IS_BEST = {"trials": 20, "trials_scored": 1, "best_trial": 1}
 
 
-def facts(rows: pd.DataFrame, probability: np.ndarray, source: str = "uci") -> Facts:
-    """Facts of a made-up run, with the intervals of these rows."""
-    return Facts(
-        "income-classifier",
-        "7",
-        "6",
-        "r<1>",
-        "2026-11-01",
-        source,
-        32561,
-        1200,
-        judge_uses=4,
-        search=FIRST_IS_BEST,
-        intervals=bootstrap_intervals(rows["income"].to_numpy(), probability, 0.5),
-    )
-
-
 def card_of(contract: Contract, source: str = "uci") -> str:
     """The card of a first model that knows a little."""
     rows = made_up_rows(contract, 1500)
     probability = np.clip(0.2 + 0.5 * rows["income"].to_numpy(), 0, 1)
-    return model_card(facts(rows, probability, source), contract, rows, probability, 0.5, FIRST)
+    metadata = {
+        "run_id": "r<1>",
+        "trained_at": "2026-11-01",
+        "data_source": source,
+        "joined_rows": "1200",
+        "metric_intervals": json.dumps(
+            bootstrap_intervals(rows["income"].to_numpy(), probability, 0.5)
+        ),
+    }
+    package: Any = SimpleNamespace(
+        contract=contract, threshold=0.5, metadata=metadata, score=lambda _: probability
+    )
+    facts = Facts("7", "6", 32561, judge_uses=4, search=FIRST_IS_BEST)
+    return model_card(facts, package, rows, FIRST)
 
 
 def test_intervals_are_those_of_the_metrics_on_resampled_rows():

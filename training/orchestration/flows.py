@@ -18,7 +18,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
 from config.contract import contract_path, load_contract
-from config.model_registry import ALIAS, CHALLENGER, MODEL_NAME
+from config.model_registry import ALIAS, CHALLENGER
 from config.runtime.settings import read_settings
 from training.batch_scoring.score import ScoringError, score_batch
 from training.code_bundle import code_digest
@@ -191,19 +191,8 @@ def train(
         plot(version, package, pipeline, test, registry)
         with promotion_turn():
             verdict, champion = judge(package, registry, holdouts)
-            about = Facts(
-                name=MODEL_NAME,
-                version=version,
-                champion=champion,
-                run_id=run_id,
-                trained_at=facts["trained_at"],
-                data_source=dataset.source,
-                train_rows=len(rows.frame),
-                joined_rows=int(rows.joined.sum()),
-                judge_uses=registry.judged_versions() + 1,
-                search=best.metrics,
-                intervals=intervals,
-            )
+            uses = registry.judged_versions() + 1
+            about = Facts(version, champion, len(rows.frame), uses, best.metrics)
             write_card(package, about, test, verdict)
             kept = {
                 "data_source": dataset.source,

@@ -362,8 +362,7 @@ def judge(package: Package, registry: Registry, holdouts: Holdouts) -> tuple[Ver
 @step
 def write_card(package: Package, facts: Facts, test: pd.DataFrame, verdict: Verdict) -> None:
     """Write the model card into the package."""
-    probability = package.score(test)
-    card = model_card(facts, package.contract, test, probability, package.threshold, verdict)
+    card = model_card(facts, package, test, verdict)
     (package.folder / CARD).write_text(card, encoding="utf-8")
 
 
