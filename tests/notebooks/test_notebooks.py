@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,10 +23,10 @@ from config.contract import MISSING, Contract
 from config.events import Prediction
 from config.runtime.telemetry import SWITCHES
 from prediction_service.sinks.mongodb import COLLECTION, document_of
-from tests.conftest import clean, free_port, mlflow_server
+from tests.conftest import ROOT, clean, free_port, mlflow_server
+from tests.conftest import run as run_command
 from training.data.synthetic import synthesize
 
-ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "build" / "notebooks"  # of executed notebooks, an artifact of CI
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRIALS = 4
@@ -75,10 +74,7 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
         }
-        done = subprocess.run(
-            train, env=environ, cwd=ROOT, check=False, timeout=300, capture_output=True, text=True
-        )
-        assert not done.returncode, done.stdout + done.stderr
+        run_command(*train, env=environ, timeout_s=300)
         yield uri
 
 

@@ -24,11 +24,6 @@ def test_scaling_undoes_a_raised_share_of_positives():
     assert fitted.intercept == pytest.approx(-np.log(3), abs=0.05)
 
 
-def test_a_second_scaling_follows_the_first():
-    # logit 2: first 2 * 2 + 1 = 5, then 3 * 5 - 4 = 11
-    assert Platt(2.0, 1.0).then(Platt(3.0, -4.0)) == Platt(6.0, -1.0)
-
-
 def test_a_trial_is_calibrated_again_on_the_rows_of_a_changed_world():
     """The recent half has three times the odds: the calibration of both halves fits neither."""
     random = np.random.default_rng(0)
