@@ -143,6 +143,7 @@ def train(
         dataset, judge_rows, sources, contract, recent_since=recent_since, recent_judge=recent_judge
     )
     rows = downsample_old_rows(rows, recent_weight, seed)
+
     digests = {
         "data": data_digest(dataset, rows),
         "code": code_digest(),
@@ -151,7 +152,6 @@ def train(
     same = {"inputs_digest": digest(digests)}
     if not force and (known := registry.finished_run(same)):
         return skipped("nothing_new", run_id=known)
-
     holdouts = choose_holdouts(rows, contract, recent_judge)
     # The traffic half of the test split may be among the joined rows.
     test = rows.test_holdout if rows.joined.any() else dataset.test
@@ -184,11 +184,13 @@ def train(
             "metrics": json.dumps(metrics),
             "metric_intervals": json.dumps(intervals),
         }
+
         package = export(Path(scratch), model, contract, dataset.test, facts)
         reference = make_reference(rows.frame, contract, best, model.threshold, compared)
         log_rows(Path(scratch) / "rows", registry, contract, reference, traffic_rows)
         version = register(package, pipeline, registry)
         plot(version, package, pipeline, test, registry)
+
         with promotion_turn():
             verdict, champion = judge(package, registry, holdouts)
             uses = registry.judged_versions() + 1
