@@ -193,8 +193,9 @@ def train(
 
         with promotion_turn():
             verdict, champion = judge(package, registry, holdouts)
-            uses = registry.judged_versions() + 1
-            about = Facts(version, champion, len(rows.frame), uses, best.metrics)
+            about = Facts(
+                version, champion, len(rows.frame), registry.judged_versions() + 1, best.metrics
+            )
             write_card(package, about, test, verdict)
             kept = {
                 "data_source": dataset.source,
