@@ -144,15 +144,15 @@ def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion
     random = np.random.default_rng(7)
 
     def noisy() -> Fake:
-        noise = random.normal(0, 0.3, 1000)
+        noise = random.normal(0, 0.3, 500)
         return Fake(lambda frame: expit(frame["margin"].to_numpy() + noise[: len(frame)]))
 
     promoted = 0
     for _ in range(200):
-        margin = random.normal(-1.5, 2, 1000)
-        y = (random.random(1000) < expit(margin)).astype(int)
+        margin = random.normal(-1.5, 2, 500)
+        y = (random.random(500) < expit(margin)).astype(int)
         judge = HoldoutSet(pd.DataFrame({"margin": margin}), y, "aa")
-        promoted += gate(noisy(), noisy(), judge, resamples=200, latency_rows=1).promote
+        promoted += gate(noisy(), noisy(), judge, resamples=100, latency_rows=1).promote
     assert promoted <= 10
 
 

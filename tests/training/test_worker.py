@@ -129,7 +129,7 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
     monkeypatch.setenv("FLOW_STORAGE", "gs://tests/prefect")
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr("training.orchestration.worker.SILENCE_S", 2 * HEARTBEAT_S)
+    monkeypatch.setattr("training.orchestration.worker.SILENCE_S", 3 * HEARTBEAT_S)
     registry = Registry(os.environ["MLFLOW_TRACKING_URI"])
     with gcs_emulator(tmp_path / "bucket") as storage, own_prefect(tmp_path):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
