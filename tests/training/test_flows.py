@@ -406,7 +406,6 @@ def test_a_holdout_row_among_training_rows_stops_the_training(contract, monkeypa
         flows.train(**SMALL, seed=16)
 
 
-@pytest.mark.slow
 def test_a_synthetic_model_is_tagged_and_not_promoted_over_a_real_one(census, tracking_uri):
     census.use(source="synthetic")
     result = flows.train(**SMALL, seed=4, data="synthetic", force=True)

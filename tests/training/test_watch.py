@@ -282,7 +282,6 @@ def test_runs_that_came_due_without_a_worker_are_removed():
     assert len(runs_tagged("asked-for")) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("registry")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
 def test_the_first_failure_of_a_series_is_reported(evidently, notifications, monkeypatch):
