@@ -230,6 +230,11 @@ def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fol
     assert found[columns].equals(frame.loc[found.index, columns])
 
 
+@pytest.mark.usefixtures("census")
+def test_the_same_data_code_and_settings_are_nothing_new(first):
+    assert flows.train(**SMALL) == {"run_id": first["run_id"], "nothing_new": True}
+
+
 def rows_of(contract, negative: int, positive: int, seed: int) -> pd.DataFrame:
     """Return made-up rows with so many of each class."""
     rows = made_up_rows(contract, 2000, seed=seed)
