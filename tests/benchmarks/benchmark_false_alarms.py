@@ -35,7 +35,7 @@ from evidently_service.verdict.thresholds import find_thresholds
 from tests.benchmarks.census import read_census
 from tests.benchmarks.report import at_most, result, write
 
-REFERENCE_ROWS = 5000  # training.orchestration.flows
+REFERENCE_ROWS = 5000  # training.orchestration.steps
 MONTH = 2880  # windows
 DAY = 96
 MAX_ALARMS, MAX_DATASETS = 3, 0.3  # a month

@@ -25,7 +25,7 @@ from training.data.rows import records_of
 from training.data.validation import check_frame
 from training.model.onnx_export import Package, write_package
 from training.model.search import Folds, run_search
-from training.orchestration.flows import fit
+from training.orchestration.steps import fit
 
 BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 SUBSCRIBER = {

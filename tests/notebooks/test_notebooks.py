@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,10 +23,10 @@ from config.contract import MISSING, Contract
 from config.events import Prediction
 from config.runtime.telemetry import SWITCHES
 from prediction_service.sinks.mongodb import COLLECTION, document_of
-from tests.conftest import clean, free_port, mlflow_server
+from tests.conftest import ROOT, clean, free_port, mlflow_server
+from tests.conftest import run as run_command
 from training.data.synthetic import synthesize
 
-ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "build" / "notebooks"  # of executed notebooks, an artifact of CI
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRIALS = 4
@@ -41,23 +40,17 @@ Run = Callable[..., nbformat.NotebookNode]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_committed_notebook_is_valid_and_has_no_output(path):
+def test_a_committed_notebook_has_a_title_formatted_code_and_no_output(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     assert "widgets" not in notebook.metadata
-    for cell in notebook.cells:
+    cells = notebook.cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    for cell in cells:
         assert cell.metadata == {}, cell.id
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None, cell.id
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_begins_with_its_title_and_its_code_is_formatted(path):
-    cells = nbformat.read(path, as_version=4).cells
-    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
-    for cell in cells:
-        if cell.cell_type == "code":
             formatted = black.format_str(cell.source, mode=black.Mode(line_length=100))
             assert cell.source == formatted.removesuffix("\n"), cell.id
 
@@ -81,10 +74,7 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
         }
-        done = subprocess.run(
-            train, env=environ, cwd=ROOT, check=False, timeout=300, capture_output=True, text=True
-        )
-        assert not done.returncode, done.stdout + done.stderr
+        run_command(*train, env=environ, timeout_s=300)
         yield uri
 
 

@@ -35,7 +35,7 @@ ONE_PLACE = {
     ("training", "mlflow"): {"ledger", "mlflow_registry"},
     ("training", "fsspec"): {"storage"},
     ("training", "pyspark"): {"spark"},
-    ("training", "prefect"): {"crashes", "exporter", "flows", "tasks", "watch", "worker"},
+    ("training", "prefect"): {"crashes", "exporter", "flows", "steps", "tasks", "watch", "worker"},
     ("training", "pymongo"): {"feedback"},
     ("prediction_service", "mlflow"): {"registry"},
     ("prediction_service", "pymongo"): {"mongodb"},

@@ -16,7 +16,7 @@ from prefect.settings import (  # pylint: disable=no-name-in-module  # made when
 )
 
 from config.runtime.settings import exit_with_message
-from tests.conftest import ROOT, free_port, mlflow_database
+from tests.conftest import ROOT, free_port, mlflow_database, run
 from training.__main__ import main
 from training.commands import ledger
 from training.data.errors import SourceError, SourceUnavailable
@@ -27,7 +27,7 @@ SLOW = {"hyperopt", "imblearn", "matplotlib", "onnx", "prefect", "pymongo", "skl
 
 @pytest.mark.parametrize(
     "command, unused",
-    [("--help", {"mlflow", "pandas", *SLOW}), ("history", SLOW), ("decisions", SLOW)],
+    [("--help", {"mlflow", "pandas", *SLOW}), ("history", SLOW)],
 )
 def test_a_command_imports_only_what_it_needs(command, unused, tmp_path):
     """Each imported scikit-learn and ONNX, which `history` and `--help` never use."""
@@ -45,39 +45,32 @@ def test_a_command_imports_only_what_it_needs(command, unused, tmp_path):
     assert "pydantic" in imported and not imported & unused
 
 
-def test_synthesize_writes_rows_that_the_service_accepts(contract, tmp_path, capsys):
-    out = tmp_path / "rows" / "synthetic.jsonl"
-    main(["synthesize", "--rows", "300", "--seed", "5", "--out", str(out)])
+def test_synthesize_writes_tables_and_rows_that_the_service_accepts(contract, tmp_path, capsys):
+    def synthesize(name: str) -> Path:
+        main(["synthesize", "--rows", "300", "--seed", "5", "--out", str(tmp_path / name)])
+        return tmp_path / name
+
+    out = synthesize("rows/synthetic.jsonl")
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert len(rows) == 300 and {row["label"] for row in rows} == {0, 1}
     assert all(contract.check(row["record"]) == [] for row in rows)
     assert str(out) in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name, read", [("a.csv", pd.read_csv), ("a.parquet", pd.read_parquet)])
-def test_synthesize_writes_tables(contract, tmp_path, name, read):
-    main(["synthesize", "--rows", "300", "--out", str(tmp_path / name)])
-    rows = read(tmp_path / name)
-    assert list(rows) == [*contract.input_names, contract.target.name] and len(rows) == 300
-    assert set(rows["sex"]) == {"Male", "Female"}
-    assert set(rows[contract.target.name]) == set(contract.target.labels)
+    for table in (
+        pd.read_csv(synthesize("rows.csv")),
+        pd.read_parquet(synthesize("rows.parquet")),
+    ):
+        assert list(table) == [*contract.input_names, contract.target.name] and len(table) == 300
+        assert set(table["sex"]) == {"Male", "Female"}
+        assert set(table[contract.target.name]) == set(contract.target.labels)
 
 
 def test_prefect_gets_its_settings_from_the_env_file_too(tmp_path):
     """It reads them when it is imported: a secret file came too late for `make up`."""
     address = f"http://127.0.0.1:{free_port()}/api"
     (tmp_path / ".env").write_text(f"PREFECT_API_URL={address}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "training", "train"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert f"Prefect does not respond; got {address}." in done.stderr
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    said = run(sys.executable, "-m", "training", "train", cwd=tmp_path, env=env, status=1)
+    assert f"Prefect does not respond; got {address}." in said and "Traceback" not in said
 
 
 def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
@@ -91,21 +84,15 @@ def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
 def test_wrong_census_files_end_in_one_message(tmp_path, monkeypatch):
     (tmp_path / "adult.data").write_text("39, State-gov\n", "utf-8")
     monkeypatch.setenv("CENSUS_DATA_DIR", str(tmp_path))
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit, match="adult.data(.|\n)*CENSUS_DATA_DIR"):
         main(["train"])
-    said = str(caught.value.code)
-    assert "adult.data" in said and "CENSUS_DATA_DIR" in said
 
 
 @pytest.mark.parametrize(
     "option, value, expected",
     [
         ("--max-evals", "0", "got 0, expected greater than or equal to 1"),
-        ("--folds", "1", "got 1, expected greater than or equal to 2"),
         ("--timeout-s", "nan", "got nan, expected less than or equal to"),
-        ("--timeout-s", "inf", "got inf, expected less than or equal to"),
-        ("--seed", "-1", "got -1, expected greater than or equal to 0"),
-        ("--recent-weight", "0.5", "got 0.5, expected greater than or equal to 1"),
         ("--recent-weight", "heavy", "got heavy, expected a valid number"),
     ],
 )
@@ -122,9 +109,8 @@ def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value,
 def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
     """It was a traceback: MLflow reports an invalid parameter, not a missing version."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit, match="^version: got abc, expected a version in MLflow"):
         main(command)
-    assert str(caught.value.code).startswith("version: got abc, expected a version in MLflow")
 
 
 @pytest.mark.parametrize(
@@ -190,32 +176,20 @@ def test_the_flags_of_train_reach_the_flow(flow_runs):
         "train --data synthetic --max-evals 3 --timeout-s 4.5 --folds 6 --seed 7 --force --engine"
         " spark --spark-master local[2] --with-feedback --without-store --recent-weight 8".split()
     )
-    assert flow_runs == [
-        {
-            "data": "uci",
-            "max_evals": None,
-            "timeout_s": None,
-            "n_folds": 5,
-            "seed": 0,
-            "force": False,
-            "spark_master": "",
-            "with_store": True,
-            "with_feedback": False,
-            "recent_weight": 1.0,
-        },
-        {
-            "data": "synthetic",
-            "max_evals": 3,
-            "timeout_s": 4.5,
-            "n_folds": 6,
-            "seed": 7,
-            "force": True,
-            "spark_master": "local[2]",
-            "with_store": False,
-            "with_feedback": True,
-            "recent_weight": 8.0,
-        },
-    ]
+    plain, given = flow_runs
+    assert given == {
+        "data": "synthetic",
+        "max_evals": 3,
+        "timeout_s": 4.5,
+        "n_folds": 6,
+        "seed": 7,
+        "force": True,
+        "spark_master": "local[2]",
+        "with_store": False,
+        "with_feedback": True,
+        "recent_weight": 8.0,
+    }
+    assert plain.keys() == given.keys() and not plain.items() & given.items()
 
 
 def test_auto_uses_synthetic_rows_and_warns_only_without_files(flow_runs, monkeypatch, capsys):
@@ -259,7 +233,6 @@ def other_table(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     "data, message",
     [
-        ("source", "rows/loans.csv: No such file or directory. Check `address`"),
         ("auto", "rows/loans.csv: No such file or directory. Check `address`"),
         ("loans", "rows/loans.csv: No such file or directory. Check `address`"),
         ("uci", r"data: got uci, expected source, loans \(its name\), synthetic or auto"),
@@ -296,10 +269,8 @@ def test_unless_production_trains_only_before_the_first_promotion(flow_runs, mon
     assert len(flow_runs) == 2
 
 
-@pytest.mark.parametrize("command", [["train"], ["worker", "--server-wait-s", "0"]])
-def test_without_prefect_there_is_one_message_with_the_setting(command, capsys):
+def test_without_prefect_there_is_one_message_with_the_setting():
     address = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
-        main(command)
+        main(["worker", "--server-wait-s", "0"])
     assert f"PREFECT_API_URL: Prefect does not respond; got {address}" in str(caught.value.code)
-    assert "Traceback" not in capsys.readouterr().err

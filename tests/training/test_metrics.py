@@ -4,20 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from config.runtime.statistics import expected_calibration_error
 from training.evaluation.metrics import Scores, draw_plots, measure
 
 y = np.array([0, 0, 1, 1])
 PROBABILITY = np.array([0.1, 0.4, 0.35, 0.8])
-
-
-def test_calibration_error_is_the_mean_gap_of_probability_and_rate():
-    # one bin each: gaps 0.1, 0.4 (0.4 in bin 6), 0.65 (0.35 in bin 5), 0.2
-    assert expected_calibration_error(y, PROBABILITY) == pytest.approx((0.1 + 0.4 + 0.65 + 0.2) / 4)
-
-
-def test_gaps_within_a_bin_cancel():
-    assert expected_calibration_error(np.array([0, 1]), np.array([0.5, 0.5])) == 0
 
 
 def test_metrics_of_four_rows():

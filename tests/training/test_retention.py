@@ -15,23 +15,15 @@ from training.__main__ import main
 from training.model.onnx_export import Package
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
-from training.registry.retention import describe_each, find_expired
 from training.settings import Settings
 
 IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> Path:
-    """The server's folder of artifacts."""
-    return tmp_path / "artifacts"
-
-
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A server of the test's own."""
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """A server of the test's own, with its artifacts in the folder `artifacts`."""
     with mlflow_server(tmp_path) as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         yield Registry(uri)
 
 
@@ -52,63 +44,52 @@ def files(folder: Path) -> int:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
-    registry: Registry, artifacts: Path, package: Package, contract: Contract
+    registry: Registry, tmp_path: Path, package: Package, contract: Contract
 ) -> None:
+    artifacts = tmp_path / "artifacts"
     versions = [trained(registry, package, contract) for _ in range(3)]
     per_run = files(artifacts) // 3
     assert per_run > 5
     registry.promote("1", Promotion("a test", "to roll back to"))
     registry.promote("3", Promotion("a test", "to keep it"))
-    assert find_expired(registry, Settings(run_retention_days=0), IN_A_YEAR).runs == []
-    assert find_expired(registry, Settings(run_retention_days=366), IN_A_YEAR).runs == []
+    assert registry.expired(Settings(run_retention_days=0), IN_A_YEAR, 1).runs == []
+    assert registry.expired(Settings(run_retention_days=366), IN_A_YEAR, 1).runs == []
     for alias in (CHALLENGER, FALLBACK):
         registry.client.set_registered_model_alias(MODEL_NAME, alias, "2")
-        assert not find_expired(registry, Settings(), IN_A_YEAR, n_versions=1).runs
+        assert not registry.expired(Settings(), IN_A_YEAR, n_versions=1).runs
         registry.client.delete_registered_model_alias(MODEL_NAME, alias)
-    expired = find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
+    expired = registry.expired(Settings(run_retention_days=90), IN_A_YEAR, n_versions=1)
     assert [version.version for version in expired.versions] == [versions[1].version]
     assert len(expired.runs) == 2  # the second run and its trial
-    assert [line.split()[:2] for line in describe_each(expired)] == [
+    assert [line.split()[:2] for line in expired.lines()] == [
         ["version", versions[1].version],
         *(["run", run.info.run_id] for run in expired.runs),
     ]
     registry.remove(expired)
     assert files(artifacts) == 2 * per_run
-    assert not find_expired(registry, Settings(run_retention_days=90), IN_A_YEAR, 1).runs
+    assert not registry.expired(Settings(run_retention_days=90), IN_A_YEAR, 1).runs
     with registry.package_of(versions[0]) as kept:
         assert (kept / "model.onnx").exists()
 
 
-@pytest.mark.slow
-def test_the_command_lists_what_it_would_remove_and_then_removes_it(
-    registry: Registry, capsys, monkeypatch: pytest.MonkeyPatch
+def test_the_command_lists_what_it_would_remove_and_keeps_the_run_of_model_run_id(
+    registry_copy: Registry, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with registry.run("a training", {}, {}) as run_id:
+    """Retention removed the model that MODEL_RUN_ID names."""
+    with registry_copy.run("a training", {}, {}) as run_id:
         pass
+    with registry_copy.run("a training", {}, {}) as pinned:
+        registry_copy.log_trial(pinned, 1, {"depth": 3}, {"loss": 0.3})
+    monkeypatch.setenv("MODEL_RUN_ID", pinned)
     main(["retain", "--dry-run"])
     assert "would remove 0 runs" in capsys.readouterr().out
     monkeypatch.setenv("RUN_RETENTION_DAYS", "0.0000001")  # some milliseconds
     main(["retain", "--dry-run"])
-    assert f"run {run_id} of " in (said := capsys.readouterr().out)
-    assert "would remove 1 runs" in said
-    main(["retain"])
-    assert "removed 1 runs" in capsys.readouterr().out
-    main(["retain"])
-    assert "removed 0 runs" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_run_that_the_prediction_service_serves_stays(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Retention removed the model that MODEL_RUN_ID names."""
-    with registry.run("a training", {}, {}) as pinned:
-        registry.log_trial(pinned, 1, {"depth": 3}, {"loss": 0.3})
-    with registry.run("a training", {}, {}) as other:
-        pass
-    monkeypatch.setenv("MODEL_RUN_ID", pinned)
-    expired = find_expired(registry, read_settings(Settings), IN_A_YEAR)
-    assert [run.info.run_id for run in expired.runs] == [other]
+    said = capsys.readouterr().out
+    assert f"run {run_id} of " in said and "would remove 1 runs" in said
+    for removed in (1, 0):
+        main(["retain"])
+        assert f"removed {removed} runs" in capsys.readouterr().out
 
 
 def test_a_negative_age_is_rejected(monkeypatch) -> None:

@@ -41,13 +41,6 @@ def test_out_of_fold_scores_are_those_of_the_imblearn_pipeline(contract, rows, i
     assert trial.probability == pytest.approx(trial.platt(raw), abs=1e-6)
 
 
-def test_only_the_training_part_of_a_fold_is_resampled(folds):
-    train, _ = folds.indices[0]
-    X_resampled, y_resampled = folds.resampled(0, PARAMS)
-    assert np.array_equal(X_resampled[: len(train)], folds.X[train])
-    assert len(X_resampled) > len(train) and (y_resampled[len(train) :] == 1).all()
-
-
 def test_scores_on_random_labels_stay_at_chance_where_a_leak_would_not(contract, inputs):
     """Rows resampled before the split are neighbours of validation rows, and beat chance."""
     X = make_encoder(contract).fit_transform(inputs).astype(np.float32)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,8 +27,9 @@ from tests.conftest import run as command_output
 from training.code_bundle import ROOT, code_digest, code_files
 from training.orchestration.crashes import FLOWS, NO_HEARTBEAT, REPORTED, report_crashes
 from training.orchestration.exporter import read_trainings
-from training.orchestration.tasks import io_step, notify_failure, promotion_turn
+from training.orchestration.tasks import io_step
 from training.orchestration.worker import (
+    HEARTBEAT_S,
     POOL,
     SILENT_RUNS,
     WorkerError,
@@ -54,10 +54,16 @@ def deployments() -> dict[str, dict]:
         return {d["name"]: d for d in client.request("POST", "/deployments/filter", json={}).json()}
 
 
-def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_period():
+@pytest.fixture(scope="module")
+def deployed(prefect_server) -> dict[str, dict]:  # pylint: disable=unused-argument
+    """The deployments of the file, on the server of the tests; `watch` has another period."""
     create_pool()
     deploy(Settings(watch_period_s=7.5), wait_for_server(120))
-    found = deployments()
+    return deployments()
+
+
+def test_the_deployments_are_those_of_the_file_unless_a_setting_overrides_the_period(deployed):
+    found = deployed
     schedules = {name: [s["schedule"] for s in d["schedules"]] for name, d in found.items()}
     assert schedules["train"][0]["interval"] == 240 * 60
     assert schedules["watch"][0]["interval"] == 7.5
@@ -78,11 +84,9 @@ def test_runs_get_absolute_paths_of_contract_and_source(monkeypatch):
     assert given["CONTRACT"] == given["SOURCE"] == "", "the code of a run has its own files"
 
 
-def test_a_run_of_a_dead_worker_holds_no_slot():
+def test_a_run_of_a_dead_worker_holds_no_slot(deployed):
     """A `watch` that died with its worker once blocked all later runs."""
-    create_pool()
-    deploy(Settings(), wait_for_server(120))
-    watch = UUID(deployments()["watch"]["id"])
+    watch = UUID(deployed["watch"]["id"])
     with get_client(sync_client=True) as client:
 
         def submit() -> UUID:
@@ -125,10 +129,12 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
     monkeypatch.setenv("FLOW_STORAGE", "gs://tests/prefect")
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("training.orchestration.worker.SILENCE_S", 3 * HEARTBEAT_S)
     registry = Registry(os.environ["MLFLOW_TRACKING_URI"])
     with gcs_emulator(tmp_path / "bucket") as storage, own_prefect(tmp_path):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage)
         with working(tmp_path, METRICS_PORT=str(port := free_port())) as log:
+            crash_silent_runs()  # sooner than the worker's own automation does
             run = start_long_training()
             wait_until(lambda: is_searching(run), log.read_text, timeout_s=180)
             assert find_facts(registry, 0.0, Settings()).running == run.name
@@ -217,9 +223,13 @@ def test_every_flow_loads_from_the_files_of_its_code_alone(tmp_path):
 
 
 def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_path, monkeypatch):
-    """The worker starts in an empty folder, so the code comes from the bucket."""
+    """The worker starts in an empty folder, so the code comes from the bucket. A missing bucket is
+    named.
+    """
     with gcs_emulator(tmp_path / "bucket") as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        with pytest.raises(WorkerError, match="FLOW_STORAGE: .*got gs://no-such-bucket/x"):
+            upload_code(Settings(flow_storage="gs://no-such-bucket/x"))
         settings = Settings(flow_storage="gs://tests/prefect")
         upload_code(settings)
         stored = tmp_path / "bucket" / ".cloudstorage" / "tests" / "prefect"
@@ -236,13 +246,6 @@ def test_a_run_fetches_its_code_from_the_bucket_and_leaves_its_result_there(tmp_
     printed = log.read_text("utf-8")
     assert state.is_failed() and "ConnectionError" in str(state.message), printed
     assert "/remote-file-system-income-code/training/retraining/watch.py" in printed
-
-
-def test_a_missing_bucket_is_named(tmp_path, monkeypatch):
-    with gcs_emulator(tmp_path / "bucket") as address:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        with pytest.raises(WorkerError, match="FLOW_STORAGE: .*got gs://no-such-bucket/x"):
-            upload_code(Settings(flow_storage="gs://no-such-bucket/x"))
 
 
 @pytest.mark.parametrize(
@@ -266,51 +269,20 @@ def test_a_task_is_retried_only_after_a_transient_error(error, tries):
     assert len(seen) == tries
 
 
-def test_two_runs_do_not_judge_and_promote_at_the_same_time():
-    inside, counts = [], []
-
-    def enter() -> None:
-        with promotion_turn():
-            inside.append(1)
-            counts.append(len(inside))
-            released.wait(2)
-            inside.pop()
-
-    released = threading.Event()
-    threads = [threading.Thread(target=enter) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert counts == [1, 1]
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
-def test_a_failed_run_is_reported_to_notify_url(notifications):
-    @flow(name="breaks", on_failure=[notify_failure])
-    def breaks() -> None:
-        raise ValueError("the reason")
-
-    breaks(return_state=True)
-    assert len(notifications) == 1
-    assert (
-        "flow breaks" in notifications[0]["title"] and "the reason" in notifications[0]["message"]
-    )
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
-def test_a_run_whose_machine_died_is_reported_to_notify_url_once(notifications, monkeypatch):
+def test_a_run_whose_machine_died_is_reported_to_notify_url_once(
+    deployed, notifications, monkeypatch
+):
     """The automation sets its state, so no hook runs. Such a training once ended silently."""
-    create_pool()
-    deploy(Settings(), wait_for_server(120))
     end_orphaned_runs()
     report_crashes()  # those of earlier tests
     notifications.clear()
-    found = deployments()
     with get_client(sync_client=True) as client:
 
         def crash(deployment: str, message: str) -> FlowRun:
-            run = client.create_flow_run_from_deployment(UUID(found[deployment]["id"]), tags=["x"])
+            run = client.create_flow_run_from_deployment(
+                UUID(deployed[deployment]["id"]), tags=["x"]
+            )
             client.set_flow_run_state(run.id, Running())
             client.set_flow_run_state(run.id, Crashed(message=message))
             return run

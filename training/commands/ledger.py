@@ -6,10 +6,10 @@ import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from config.runtime.settings import read_settings
 from training.registry.mlflow_registry import Registry
-from training.registry.retention import describe_each, find_expired, summary
 from training.settings import Settings
 
 SAY_AFTER_S, GIVE_UP_S = 3.0, 20.0  # of a command that asks MLflow
@@ -43,12 +43,12 @@ def run_retain(options: Namespace) -> None:
     """Remove old runs, or list them."""
     settings = read_settings(Settings)
     registry = open_registry()
-    expired = find_expired(registry, settings)
+    expired = registry.expired(settings, datetime.now(UTC))
     if options.dry_run:
-        print(*describe_each(expired), f"would remove {summary(expired)}", sep="\n")
+        print(*expired.lines(), f"would remove {expired}", sep="\n")
         return
     registry.remove(expired)
-    print(f"removed {summary(expired)}")
+    print(f"removed {expired}")
 
 
 def open_registry() -> Registry:

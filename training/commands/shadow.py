@@ -10,7 +10,7 @@ from typing import Any
 import requests
 
 from config.runtime.settings import read_settings
-from training.registry.serving import fetch_shadow
+from training.registry.serving import fetch
 from training.settings import Settings
 
 
@@ -18,7 +18,7 @@ def run_shadow(_: Namespace) -> None:
     """Print how the test of a version beside production stands."""
     address = read_settings(Settings).evidently_address
     try:
-        state = fetch_shadow(address)
+        state = fetch(address, "shadow").json()
     except requests.RequestException as err:
         sys.exit(f"EVIDENTLY_ADDRESS: the monitoring does not respond; got {address}. {err}")
     print("\n".join(describe(state, time.time())))

@@ -8,7 +8,8 @@ Source: Mitchell et al. (2019), Model cards for model reporting, doi:10.1145/328
 import base64
 import html
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from config.contract import Contract
+from config.model_registry import MODEL_NAME
 from config.runtime.statistics import (
     ece_by_chance,
     expected_calibration_error,
@@ -32,54 +34,49 @@ from training.evaluation.fairness import (
 )
 from training.evaluation.gate import Interval, Verdict
 from training.evaluation.metrics import draw_calibration, measure
+from training.model.onnx_export import Package
 
 NO_LIMITS = (
     "The contract states no limits of the label: write them into the key limits of its target."
 )
-
+SYNTHETIC_WARNING = (
+    '<p class="warning">Trained and measured on synthetic rows: no figure here is about real'
+    " people.</p>"
+)
 PAGE = Path(__file__).with_suffix(".html")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of the card that are measured elsewhere, or not at all."""
+    """Facts of the card that its package does not have."""
 
-    name: str
     version: str
     champion: str  # the production version that the gate compared, or `none`
-    run_id: str
-    trained_at: str
-    data_source: str
     train_rows: int
-    joined_rows: int
     judge_uses: int
     search: Mapping[str, float]  # as `model.search.count_trials` returns it
-    intervals: Mapping[str, tuple[float, float]]  # of the metrics, as `bootstrap_intervals`
 
 
-# pylint: disable-next=too-many-arguments, too-many-positional-arguments
-def model_card(
-    facts: Facts,
-    contract: Contract,
-    test: pd.DataFrame,
-    probability: np.ndarray,
-    threshold: float,
-    verdict: Verdict,
-) -> str:
-    """Return the page for a test frame with its target and probabilities (n_samples,)."""
-    target, y = contract.target, test[contract.target.name].to_numpy()
+def model_card(facts: Facts, package: Package, test: pd.DataFrame, verdict: Verdict) -> str:
+    """Return the page of a package, measured on a test frame with its target."""
+    contract, threshold, made = package.contract, package.threshold, package.metadata
+    target, probability = contract.target, package.score(test)
+    y, intervals = test[target.name].to_numpy(), json.loads(made["metric_intervals"])
     scored = Scored.of(y, probability, threshold)
     calibration, calibration_words = calibration_plot(y, probability, target.positive)
-    words = {name: getattr(target, name) for name in ("description", "negative", "positive")}
+    words = vars(facts) | {name: made[name] for name in ("run_id", "trained_at", "data_source")}
+    words |= {name: getattr(target, name) for name in ("description", "negative", "positive")}
     return PAGE.read_text("utf-8").format(
-        **{name: escaped(value) for name, value in (vars(facts) | words).items()},
+        **{name: escaped(value) for name, value in words.items()},
+        name=MODEL_NAME,
+        joined_rows=int(made["joined_rows"]),
         limits=escaped(target.limits or NO_LIMITS),
-        warning=synthetic_warning(facts),
+        warning=SYNTHETIC_WARNING if made["data_source"] == "synthetic" else "",
         trials=search_words(facts.search),
         threshold=threshold,
         groups=escaped(segment_words(contract)),
         test_rows=len(test),
-        metrics=as_html(metrics_table(y, probability, threshold, facts.intervals)),
+        metrics=as_html(metrics_table(y, probability, threshold, intervals)),
         min_rows=MIN_ROWS,
         segments=as_html(group_table(test, contract.segments, scored)),
         gaps=as_html(gap_table(test, contract, scored)),
@@ -100,14 +97,6 @@ def model_card(
 def escaped(value: str | int) -> str | int:
     """Return text escaped for HTML, and numbers unchanged."""
     return html.escape(value) if isinstance(value, str) else value
-
-
-def synthetic_warning(facts: Facts) -> str:
-    """Return the warning for a model that was trained on synthetic rows, else an empty text."""
-    if facts.data_source != "synthetic":
-        return ""
-    text = "Trained and measured on synthetic rows: no figure here is about real people."
-    return f'<p class="warning">{text}</p>'
 
 
 def search_words(found: Mapping[str, float]) -> str:
@@ -141,7 +130,7 @@ def metrics_table(
     y: np.ndarray,
     probability: np.ndarray,
     threshold: float,
-    intervals: Mapping[str, tuple[float, float]],
+    intervals: Mapping[str, Sequence[float]],
 ) -> pd.DataFrame:
     """Return each metric with the ends of its interval, and its value without a model.
 

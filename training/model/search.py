@@ -155,11 +155,6 @@ class Folds:
         root = math.sqrt(len(self.y))
         return self.pruning.margin / root, self.pruning.margin_fold / root
 
-    def resampled(self, fold: int, params: Params) -> tuple[np.ndarray, np.ndarray]:
-        """Return the training part of a fold after SMOTE."""
-        train, _ = self.indices[fold]
-        return make_sampler(params, self.seed).fit_resample(self.X[train], self.y[train])
-
     def binned(self, fold: int, params: Params) -> Binned:
         """Return a fold, resampled and binned; cached per setting of SMOTE.
 
@@ -170,7 +165,8 @@ class Folds:
         n_made = synthetic_rows(self.y[train], params["smote_multiplier"])
         key = (fold, n_made, params["smote_neighbours"] if n_made else 0)
         if key not in self._binned:
-            X_train, y_train = self.resampled(fold, params)
+            sampler = make_sampler(params, self.seed)
+            X_train, y_train = sampler.fit_resample(self.X[train], self.y[train])
             shift = log_odds(y_train) - log_odds(self.y[train])
             ours = xgboost.QuantileDMatrix(X_train, y_train, nthread=1)
             theirs = xgboost.QuantileDMatrix(self.X[valid], self.y[valid], ref=ours, nthread=1)
@@ -234,15 +230,10 @@ def log_odds(y: np.ndarray) -> float:
     return float(np.log(y.sum() / (len(y) - y.sum())))
 
 
-def mean_losses(fits: Sequence[Fit]) -> np.ndarray:
-    """Return the mean loss over folds after each tree that all folds have."""
-    shortest = min(len(fit.losses) for fit in fits)
-    return np.mean([fit.losses[:shortest] for fit in fits], axis=0)
-
-
 def best_trees(fits: Sequence[Fit]) -> int:
-    """Return the number of trees with the minimum mean loss."""
-    return int(mean_losses(fits).argmin()) + 1
+    """Return the number of trees, of those that all folds have, with the minimum mean loss."""
+    shortest = min(len(fit.losses) for fit in fits)
+    return int(np.mean([fit.losses[:shortest] for fit in fits], axis=0).argmin()) + 1
 
 
 def evaluate(folds: Folds, point: Params, best: Best | None) -> Outcome:

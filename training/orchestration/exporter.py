@@ -35,11 +35,8 @@ class Trainings(NamedTuple):
 class TrainingCollector(Collector):
     """Collects the gauges at each scrape."""
 
-    def __init__(
-        self, read: Callable[[], Trainings], clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, read: Callable[[], Trainings]) -> None:
         self.read = read
-        self.clock = clock
 
     def describe(self) -> list[Metric]:
         """Return nothing, so that registering asks no server."""
@@ -52,7 +49,7 @@ class TrainingCollector(Collector):
         yield GaugeMetricFamily(
             "income_training_age_seconds",
             "Seconds since the start of the running training; 0 without one.",
-            value=0.0 if since is None else self.clock() - since,
+            value=0.0 if since is None else time.time() - since,
         )
         if found.last_failed is not None:
             yield GaugeMetricFamily(

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,6 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
-    LoggedModel,
     Metric,
     Param,
     Run,
@@ -46,6 +45,7 @@ from config.model_registry import (
 )
 from training.errors import ExpectedError
 from training.registry.ledger import KIND, NONE, Ledger, Promotion, experiment_tags
+from training.settings import Settings
 
 if TYPE_CHECKING:  # they take a second, and few commands need them
     from matplotlib.figure import Figure
@@ -56,6 +56,7 @@ ABOUT = (
     "One run for each training. Its child runs are the trials of the search. Parameters hold the"
     " chosen setting, `test_` metrics the quality on the test split, `plots` the curves."
 )
+KEPT_VERSIONS = 5  # of any age, for a rollback
 DIGEST_LENGTH = 8  # of a data set's name on MLflow's pages, as MLflow's own digests
 # MLflow's client reads these only from the environment.
 CLIENT_SETTINGS = {
@@ -90,6 +91,17 @@ class Expired(NamedTuple):
 
     runs: list[Run]
     versions: list[ModelVersion]
+
+    def __str__(self) -> str:
+        return f"{len(self.runs)} runs with their artifacts, {len(self.versions)} model versions"
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each version and each run."""
+        for version in self.versions:
+            yield f"version {version.version} of run {version.run_id}"
+        for run in self.runs:
+            started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+            yield f"run {run.info.run_id} of {started:%Y-%m-%d %H:%M} UTC, {run.info.run_name}"
 
 
 def version_or_none(get: Callable[[str, str], ModelVersion], key: str) -> ModelVersion | None:
@@ -276,12 +288,17 @@ class Registry:
             if not guarded:
                 self.client.delete_registered_model_alias(MODEL_NAME, FALLBACK)
 
-    def expired(self, before: datetime, n_versions: int, pinned_run: str = "") -> Expired:
-        """Return the runs started before a time, and their versions, except those that stay.
+    def expired(
+        self, settings: Settings, now: datetime, n_versions: int = KEPT_VERSIONS
+    ) -> Expired:
+        """Return the runs that are older than RUN_RETENTION_DAYS at `now`, with their versions.
 
-        Production, its predecessor, challenger, fallback, the newest `n_versions` and the version
-        of the pinned run stay, with their runs and trials.
+        Production, its predecessor, challenger, fallback, the newest `n_versions` and the run of
+        MODEL_RUN_ID stay, with their runs and trials.
         """
+        if not settings.run_retention_days:
+            return Expired([], [])
+        before = now - timedelta(days=settings.run_retention_days)
         versions = self._versions()
         numbers = {number_of(self.named(alias)) for alias in (CHALLENGER, FALLBACK)}
         if production := self.production():
@@ -289,18 +306,15 @@ class Registry:
             numbers |= {number, self.ledger.predecessor(number)}
         newest = versions[:n_versions]
         kept = {v.run_id for v in versions if v in newest or str(v.version) in numbers}
-        kept.add(pinned_run)
+        kept.add(settings.model_run_id)
+        query = f"attributes.start_time < {int(before.timestamp() * 1000)}"
         runs = [
             run
-            for run in self._runs_before(before)
+            for run in mlflow.search_runs([self.experiment_id], query, output_format="list")
             if not kept & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}
         ]
         ids = {run.info.run_id for run in runs}
         return Expired(runs, [version for version in versions if version.run_id in ids])
-
-    def _runs_before(self, before: datetime) -> list[Run]:
-        query = f"attributes.start_time < {int(before.timestamp() * 1000)}"
-        return mlflow.search_runs([self.experiment_id], query, output_format="list")
 
     def _versions(self) -> list[ModelVersion]:
         """Return every version, newest first."""
@@ -316,15 +330,12 @@ class Registry:
         for version in expired.versions:
             self.client.delete_model_version(MODEL_NAME, version.version)
         for run in expired.runs:
-            for model in self._models_of(run):
+            query = f"source_run_id = '{run.info.run_id}'"
+            for model in self.client.search_logged_models([self.experiment_id], query):
                 get_artifact_repository(model.artifact_location).delete_artifacts()
                 self.client.delete_logged_model(model.model_id)
             get_artifact_repository(run.info.artifact_uri).delete_artifacts()
             self.client.delete_run(run.info.run_id)
-
-    def _models_of(self, run: Run) -> list[LoggedModel]:
-        query = f"source_run_id = '{run.info.run_id}'"
-        return list(self.client.search_logged_models([self.experiment_id], query))
 
     @contextmanager
     def package_of(self, version: ModelVersion) -> Iterator[Path]:

@@ -13,6 +13,7 @@ SILENT_S = 5.0  # a service that does not respond for so long is down
 SAY_AFTER_S = 3.0
 POLL_S = 0.5
 TIMEOUT_S = 5.0
+FETCH_TIMEOUT_S = 10.0
 
 
 class Service(NamedTuple):
@@ -55,11 +56,11 @@ def find_laggards(version: str, settings: Settings) -> list[str]:
         time.sleep(POLL_S)
 
 
-def fetch_shadow(address: str) -> dict[str, Any]:
-    """Return the state of the shadow test. Raises requests' errors."""
-    response = requests.get(f"{address}/shadow", timeout=TIMEOUT_S)
+def fetch(address: str, route: str) -> requests.Response:
+    """Return a successful response. Raises requests' errors."""
+    response = requests.get(f"{address}/{route}", timeout=FETCH_TIMEOUT_S)
     response.raise_for_status()
-    return response.json()
+    return response
 
 
 def reason(service: Service, state: Mapping[str, Any], version: str) -> str:

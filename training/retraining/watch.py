@@ -1,9 +1,10 @@
 """A Prefect flow that polls the drift verdict and starts `train` if `policy` decides so.
 
 The verdict comes from `GET /drift` of the Evidently service. Each decision is written to the ledger
-in MLflow (`python -m training decisions`). Before that, `shadow` acts on the test of a version. The
-flow keeps no state: Prefect knows the started trainings, MLflow their promotions. Each run is a
-process of its own, and most runs end early, so slow imports are local.
+in MLflow (`python -m training decisions`). Before that, the flow acts on the test of a version
+(`GET /shadow`) and on the metrics of the prediction service. The flow keeps no state: Prefect knows
+the started trainings, MLflow their promotions. Each run is a process of its own, and most runs end
+early, so slow imports are local.
 """
 
 import time
@@ -24,14 +25,14 @@ from prefect.logging import get_run_logger
 
 from config.model_registry import CHALLENGER
 from config.runtime.settings import read_settings
+from training.evaluation.serving_bounds import has_problem, read_served
 from training.orchestration.crashes import report_crashes
+from training.registry.serving import fetch
 from training.retraining.policy import BUDGET_PERIOD_S, Cause, Facts, cause_of, decide
-from training.retraining.shadow import follow_shadow, guard_serving
 from training.settings import Settings
 
 DRIFT_TAG = "drift"
 TRAIN_DEPLOYMENT = "train/train"
-REQUEST_TIMEOUT_S = 10
 KEY_PERIOD_S = 3600  # after it, the same facts can start a training again
 MAX_RUN_S = 6 * 3600  # an older run without an end was lost
 
@@ -59,13 +60,14 @@ NOTIFY: dict[str, Any] = {
 def watch() -> str:
     """Start a training if there is a cause and no objection; return the decision in words.
 
-    Reports crashed runs before that, and acts on the shadow test and on the figures of serving.
+    Reports crashed runs before that, and acts on the shadow test and on the figures of serving. The
+    run fails if the drift verdict is unavailable.
     """
     settings, log = read_settings(Settings), get_run_logger()
     report_crashes()
     follow_shadow(settings, log)
     guard_serving(settings, log)
-    verdict = fetch_verdict(settings.evidently_address)
+    verdict = fetch(settings.evidently_address, "drift").json()
     cause = cause_of(verdict)
     if cause is None:
         outcome = f"no training: the verdict of the monitoring is {verdict['verdict']}"
@@ -73,6 +75,36 @@ def watch() -> str:
         outcome = act(cause, settings)
     log.info("watch_done outcome=%r", outcome)
     return outcome
+
+
+def follow_shadow(settings: Settings, log: Any) -> None:
+    """Carry out the verdict of the shadow test, if there is one; `log` is a logger."""
+    try:
+        state = fetch(settings.evidently_address, "shadow").json()
+    except requests.RequestException as err:
+        log.warning("shadow_unavailable error=%r", str(err))
+        return
+    if state["kind"] and state["verdict"]:
+        # pylint: disable-next=import-outside-toplevel
+        from training.retraining.verdicts import carry_out
+
+        if outcome := carry_out(state, settings):
+            log.warning("shadow_test_ended outcome=%r", outcome)
+
+
+def guard_serving(settings: Settings, log: Any) -> None:
+    """Undo a promotion if the new version has too many errors or is too slow."""
+    try:
+        served = read_served(fetch(settings.prediction_address, "metrics").text)
+    except requests.RequestException as err:
+        log.warning("metrics_unavailable error=%r", str(err))
+        return
+    if has_problem(served):
+        # pylint: disable-next=import-outside-toplevel
+        from training.retraining.verdicts import undo_by_figures
+
+        if outcome := undo_by_figures(served, settings):
+            log.warning("shadow_test_ended outcome=%r", outcome)
 
 
 def act(cause: Cause, settings: Settings) -> str:
@@ -116,13 +148,6 @@ def start(cause: Cause, settings: Settings, key: str) -> FlowRun:
     )
     assert isinstance(run, FlowRun)
     return run
-
-
-def fetch_verdict(address: str) -> dict[str, Any]:
-    """Return the drift verdict. Raises requests' errors, so the flow run fails."""
-    response = requests.get(f"{address}/drift", timeout=REQUEST_TIMEOUT_S)
-    response.raise_for_status()
-    return response.json()
 
 
 def find_facts(registry: Any, since: float, settings: Settings) -> Facts:
