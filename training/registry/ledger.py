@@ -65,7 +65,8 @@ class Ledger:
         runs = self.client.search_runs([self._experiment(PROMOTIONS)], query)
         names = ("from_version", "to_version", *Promotion._fields)
         return [
-            {"at": local_time(run.info.start_time)} | {name: run.data.tags[name] for name in names}
+            {"at": local_time(run.info.start_time)}
+            | {name: run.data.tags.get(name, "False") for name in names}  # some have no `untested`
             for run in runs
         ]
 
