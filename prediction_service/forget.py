@@ -46,7 +46,7 @@ def erase_shipped(prediction_id: str, settings: Settings) -> Iterator[tuple[str,
     """Erase what the relay has stored: dead letters and, if configured, MongoDB's document."""
     yield "dead letters", erase_dead_letters(settings.journal_path, prediction_id)
     if settings.mongodb_address:
-        with closing(MongoSink.of(settings)) as mongodb:
+        with closing(MongoSink(settings)) as mongodb:
             yield "MongoDB documents", mongodb.erase(prediction_id)
 
 

@@ -84,12 +84,6 @@ class Progress:
             rows = self._connection.execute(query, (sink,)).fetchall()
         return [(journal, StoredEvent(*event)) for journal, *event in rows]
 
-    def n_dead_letters(self, sink: str) -> int:
-        """Return how many events a sink has rejected."""
-        query = "SELECT count(*) FROM dead_letter WHERE sink = ?"
-        with self._mutex:
-            return self._connection.execute(query, (sink,)).fetchone()[0]
-
     def remove_dead_letter(self, sink: str, journal: str, seq: int) -> None:
         """Remove an event that the sink has stored after all."""
         condition = "sink = ? AND journal = ? AND seq = ?"

@@ -129,7 +129,7 @@ def test_a_batch_that_was_being_sent_is_erased_too(journal: Journal, mongodb_uri
     in_hand = read_after(journal.path, 0, 10)
     name = f"test_{uuid.uuid4().hex}"
     settings = settings_of(journal, mongodb_address=mongodb_uri, mongodb_database=name)
-    with closing(MongoSink.of(settings)) as sink:
+    with closing(MongoSink(settings)) as sink:
         found = forgotten(erased.prediction_id, settings, sleep=lambda s: sink.send(in_hand))
         assert found == {"journal rows": 1, "dead letters": 0, "MongoDB documents": 1}
         assert list(sink.predictions()) == [kept]
@@ -145,7 +145,8 @@ def test_a_batch_to_a_slow_mongodb_fails_within_the_timeout(
     (one,) = made_predictions(1)
     journal.append([one, Label(one.prediction_id, 7.0, 1)])
     name = f"test_{uuid.uuid4().hex}"
-    with closing(MongoSink(mongodb_uri, name, timeout_s=2)) as sink:
+    settings = Settings(mongodb_address=mongodb_uri, mongodb_database=name, sink_timeout_s=2)
+    with closing(MongoSink(settings)) as sink:
         store = sink.collection.bulk_write
 
         def store_late(*arguments: Any, **more: Any) -> Any:

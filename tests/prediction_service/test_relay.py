@@ -48,6 +48,7 @@ from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.relay.shipping import (
     Shipper,
+    count_labels,
     make_indexes,
     remove_shipped,
     run,
@@ -118,8 +119,9 @@ def to_evidently(settings: Settings, evidently: Evidently) -> Settings:
 def to_both(to_evidently: Settings, mongodb_uri: str) -> Iterator[Settings]:
     """Return settings with both sinks and a database of the test's own."""
     name = f"test_{uuid.uuid4().hex}"
-    yield to_evidently.model_copy(update={"mongodb_address": mongodb_uri, "mongodb_database": name})
-    with closing(MongoSink(mongodb_uri, name, timeout_s=10)) as sink:
+    both = {"mongodb_address": mongodb_uri, "mongodb_database": name, "sink_timeout_s": 10}
+    yield to_evidently.model_copy(update=both)
+    with closing(MongoSink(to_evidently.model_copy(update=both))) as sink:
         sink.client.drop_database(name)
 
 
@@ -145,7 +147,7 @@ def waiting(settings: Settings) -> dict[str, int]:
 
 def stored_ids(settings: Settings) -> list[str]:
     """Return the ids in MongoDB."""
-    with closing(MongoSink.of(settings)) as mongodb:
+    with closing(MongoSink(settings)) as mongodb:
         return [one.prediction_id for one in mongodb.predictions()]
 
 
@@ -468,7 +470,7 @@ def test_indexes_are_built_once_mongodb_is_there(
             raise failure
 
     monkeypatch.setattr(MongoSink, "make_indexes", build)
-    with closing(MongoSink.of(to_both)) as sink, capture_logs() as logs:
+    with closing(MongoSink(to_both)) as sink, capture_logs() as logs:
         make_indexes(sink, threading.Event(), retry_s=0.01)
     assert [one["event"] for one in logs] == ["indexes_not_built"] * 2
     assert not list(attempts)
@@ -689,7 +691,7 @@ def test_a_damaged_file_is_logged_once_and_again_with_another_error(settings: Se
     settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
     damaged = settings.journal_path / "here" / ("0" * 32 + ".jsonl")
     damaged.parent.mkdir(parents=True)
-    sink = EvidentlySink("http://127.0.0.1:1", 1)
+    sink = EvidentlySink(settings)
     with closing(Progress(settings.journal_path)) as progress, capture_logs() as logs:
         shippers = [Shipper(sink, progress, settings) for _ in range(2)]
         for content in (b"\xff\n", b'["journal",2]\n'):
@@ -725,7 +727,7 @@ def test_maintenance_that_fails_does_not_end_the_relay(settings: Settings) -> No
         Journal(settings.journal_path, "here", "normal", 10**8).close()
     stop = threading.Event()
     with closing(FullDisk(settings.journal_path, stop)) as progress, capture_logs() as logs:
-        run_maintenance(settings, [], progress, stop, period_s=0.01)
+        run_maintenance(settings, progress, stop, period_s=0.01)
         assert progress.n_failures == 3
     assert [one["event"] for one in logs] == ["maintenance_failed"] * 3
     assert "OperationalError" in logs[0]["error"]
@@ -761,6 +763,35 @@ def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) 
     with relaying(to_both):  # a relay counts when it starts
         expected = {"matched": 1, "pending": 1, "conflicting": 1}
         wait_until(lambda: label_states(to_both.journal_path) == expected)
+
+
+@pytest.mark.parametrize("failure", [None, SinkUnavailable("timeout")])
+@pytest.mark.parametrize(("count_s", "pause_s"), [(0.01, 30), (10, 490), (1000, 49_000)])
+def test_counting_labels_takes_a_fiftieth_of_the_time_however_many_there_are(
+    settings: Settings, monkeypatch, count_s: float, pause_s: float, failure: Exception | None
+) -> None:
+    """A count reads an index of all labels. It was repeated every 30 seconds."""
+    now, pauses, stop = [0.0], [], threading.Event()
+
+    def count(_: MongoSink) -> dict[str, int]:
+        now[0] += count_s
+        if failure:
+            raise failure
+        return {"matched": 10**9}
+
+    def wait(timeout: float) -> None:
+        pauses.append(timeout)
+        stop.set()
+
+    monkeypatch.setattr(MongoSink, "label_states", count)
+    monkeypatch.setattr(stop, "wait", wait)
+    monkeypatch.setattr("prediction_service.relay.shipping.time.monotonic", lambda: now[0])
+    own = settings.model_copy(update={"mongodb_address": "mongodb://127.0.0.1:1"})
+    Journal(own.journal_path, "here", "normal", 10**8).close()
+    with closing(MongoSink(own)) as sink, closing(Progress(own.journal_path)) as progress:
+        count_labels(sink, progress, stop)
+    assert pauses == [pytest.approx(pause_s)]
+    assert label_states(own.journal_path) == ({} if failure else {"matched": 10**9})
 
 
 def test_the_pause_doubles_up_to_its_maximum_with_jitter() -> None:
