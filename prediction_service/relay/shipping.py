@@ -352,7 +352,7 @@ def _remove(path: Path, progress: Progress) -> None:
     log.info("journal_removed", path=str(path))
 
 
-def make_indexes(sink: MongoSink, stop: threading.Event, retry_s: float = INDEX_RETRY_S) -> None:
+def make_indexes(sink: MongoSink, stop: threading.Event) -> None:
     """Build MongoDB's indexes, beside the shipping; retry until it succeeds or `stop`."""
     while not stop.is_set():
         try:
@@ -360,7 +360,7 @@ def make_indexes(sink: MongoSink, stop: threading.Event, retry_s: float = INDEX_
             return
         except SinkUnavailable as err:
             log.warning("indexes_not_built", error=str(err))
-            stop.wait(retry_s)
+            stop.wait(INDEX_RETRY_S)
 
 
 def count_labels(sink: MongoSink, progress: Progress, stop: threading.Event) -> None:
@@ -385,12 +385,7 @@ def tend_mongodb(sink: MongoSink, progress: Progress, stop: threading.Event) -> 
     count_labels(sink, progress, stop)
 
 
-def run_maintenance(
-    settings: Settings,
-    progress: Progress,
-    stop: threading.Event,
-    period_s: float = MAINTENANCE_PERIOD_S,
-) -> None:
+def run_maintenance(settings: Settings, progress: Progress, stop: threading.Event) -> None:
     """Remove shipped journals until `stop`."""
     while not stop.is_set():
         try:
@@ -399,7 +394,7 @@ def run_maintenance(
             # A full disk takes no progress, but the sinks go on, and that makes room.
             log.error("maintenance_failed", error=where(err))
         touch_heartbeat(settings.heartbeat_file)
-        stop.wait(period_s)
+        stop.wait(MAINTENANCE_PERIOD_S)
 
 
 def wait_for_turn(settings: Settings, stop: threading.Event) -> int | None:

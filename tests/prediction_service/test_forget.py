@@ -77,9 +77,10 @@ def test_a_live_journal_keeps_nothing_of_it_and_its_numbers_stay_taken(journal: 
 
 
 def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_the_next_time(
-    journal: Journal,
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An open read transaction keeps a dead letter in the write-ahead log."""
+    monkeypatch.setattr("prediction_service.relay.progress.LOCK_WAIT_S", 0.1)
     (erased,) = made_predictions(1)
     journal.append([erased])
     (event,) = read_after(journal.path, 0, 1)
@@ -91,7 +92,7 @@ def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_the_next_t
             with pytest.raises(
                 JournalUnavailable, match="another process reads its write-ahead log"
             ):
-                erase_dead_letters(journal.root, erased.prediction_id, lock_wait_s=0.1)
+                erase_dead_letters(journal.root, erased.prediction_id)
         assert erase_dead_letters(journal.root, erased.prediction_id) == 0
         stored = b"".join(path.read_bytes() for path in journal.root.glob("relay.db*"))
         assert stored and erased.prediction_id.encode() not in stored

@@ -470,8 +470,9 @@ def test_indexes_are_built_once_mongodb_is_there(
             raise failure
 
     monkeypatch.setattr(MongoSink, "make_indexes", build)
+    monkeypatch.setattr(shipping, "INDEX_RETRY_S", 0.01)
     with closing(MongoSink(to_both)) as sink, capture_logs() as logs:
-        make_indexes(sink, threading.Event(), retry_s=0.01)
+        make_indexes(sink, threading.Event())
     assert [one["event"] for one in logs] == ["indexes_not_built"] * 2
     assert not list(attempts)
 
@@ -721,13 +722,16 @@ class FullDisk(Progress):
         raise sqlite3.OperationalError("database or disk is full")
 
 
-def test_maintenance_that_fails_does_not_end_the_relay(settings: Settings) -> None:
+def test_maintenance_that_fails_does_not_end_the_relay(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A relay that ends on a full disk would keep the disk full."""
+    monkeypatch.setattr(shipping, "MAINTENANCE_PERIOD_S", 0.01)
     for _ in range(4):
         Journal(settings.journal_path, "here", "normal", 10**8).close()
     stop = threading.Event()
     with closing(FullDisk(settings.journal_path, stop)) as progress, capture_logs() as logs:
-        run_maintenance(settings, progress, stop, period_s=0.01)
+        run_maintenance(settings, progress, stop)
         assert progress.n_failures == 3
     assert [one["event"] for one in logs] == ["maintenance_failed"] * 3
     assert "OperationalError" in logs[0]["error"]
