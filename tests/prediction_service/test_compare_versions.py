@@ -1,6 +1,7 @@
 """Stored predictions compared with those of the same version and of another one."""
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,5 +145,5 @@ def test_the_command_prints_the_report_or_the_error_in_one_line(
     assert code == 0 and "max_difference        0.0000" in text
     code, text = compared("--version", "1", "--to", "2001-01-01T12:00")
     assert code == 1 and text.startswith("compare_versions: The period has no prediction")
-    code, text = compared("--version", "1", "--from", "yesterday")
-    assert code == 2 and "--from" in text
+    with pytest.raises(ArgumentTypeError, match="got 'yesterday', expected a date"):
+        parse_time("yesterday")

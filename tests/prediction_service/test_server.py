@@ -18,16 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from prediction_service.journal import journal_paths
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
-from tests.prediction_service.conftest import (
-    Start,
-    arbiter,
-    gunicorn,
-    journalled_ids,
-    shared_service,
-)
+from tests.prediction_service.conftest import Start, gunicorn, journalled_ids, shared_service
 
 Record = dict[str, Any]
 CHUNKED = (
@@ -173,21 +166,21 @@ def test_requests_that_arrive_together_are_each_answered_as_if_alone(
     stored together.
     """
     before = len(journalled_ids(one_worker))
-    ages = [20, 70, 30, 80]
-    requested = [predict_request(json.dumps(record | {"age": age}).encode()) for age in ages]
+    records = [record | {"age": age} for age in (20, 70, 30, 80)]
+    requested = [predict_request(json.dumps(one).encode()) for one in records]
     with connect(one_worker) as client:
         alone = predictions([ask(client, request) for request in requested])
         client.sendall(b"".join(requested))
         with client.makefile("rb") as file:
-            behind = predictions([read_next(file) for _ in ages])
+            behind = predictions([read_next(file) for _ in requested])
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(one_worker)) for _ in requested * 3]
         for client, request in zip(clients, requested * 3):
             client.sendall(request)
-        bad = stack.enter_context(connect(one_worker))
-        bad.sendall(predict_request(json.dumps(record | {"age": 500}).encode()))
-        at_once = predictions([read_answer(client) for client in clients])
-        assert read_answer(bad)[0] == 422
+        clients.append(stack.enter_context(connect(one_worker)))
+        clients[-1].sendall(predict_request(b'{"age": 500}'))
+        at_once = predictions([read_answer(client) for client in clients[:-1]])
+        assert read_answer(clients[-1])[0] == 422
     expected = [one["probability"] for one in alone]
     assert [one["probability"] for one in behind + at_once] == expected * 4
     answered = [one["prediction_id"] for one in alone + behind + at_once]
@@ -383,20 +376,3 @@ def make_certificate(folder: Path) -> Path:
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
     return path
-
-
-def test_a_worker_that_has_answered_max_requests_is_replaced_without_a_failure(
-    settings: Settings,
-    model_folder: ModelFolder,
-    start: Start,
-    record: Record,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert model_folder.current()
-    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--max-requests 20")
-    with arbiter(start, settings):
-        url = f"http://127.0.0.1:{settings.prediction_port}/predict"
-        deadline = time.monotonic() + 30
-        while len(journal_paths(settings.journal_path)) < 4 and time.monotonic() < deadline:
-            assert requests.post(url, json=record, timeout=20).ok
-        assert len(journal_paths(settings.journal_path)) >= 4
