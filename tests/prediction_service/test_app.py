@@ -228,16 +228,6 @@ def test_a_compressed_body_is_rejected_with_the_header_and_the_remedy(
     assert plain.status_code == 200
 
 
-def test_an_education_num_that_contradicts_education_is_refused(
-    client: FlaskClient, record: Record
-) -> None:
-    good, bad = record | {"education_num": 9}, record | {"education_num": 13}
-    assert client.post("/predict", json=good).status_code == 200
-    (problem,) = error_of(client.post("/predict", json=bad), 422, "invalid_records")
-    assert problem["field"] == "education_num"
-    assert problem["expected"] == "9, the rank of education 'HS-grad'"
-
-
 @pytest.mark.parametrize("second", ["41", '"x"'])
 def test_a_field_given_twice_is_refused(client: FlaskClient, record: Record, second: str) -> None:
     """The fast decoder takes the last value silently, so the reader counts what was sent."""

@@ -285,14 +285,6 @@ def test_what_a_killed_worker_committed_is_stored_and_may_be_removed(tmp_path: P
     assert not list(path.parent.iterdir())
 
 
-def test_reading_a_journal_does_not_drop_its_lock(journal: Journal) -> None:
-    for _ in range(3):
-        assert is_live(journal.path)
-        assert newest(journal.path) == (0, 0.0)
-    journal.append(made_predictions(1))
-    assert is_live(journal.path)
-
-
 def run_command(settings: Settings, *arguments: str, status: int = 0) -> str:
     """Run the journal's command, as an operator types it; return what it prints."""
     command = [sys.executable, "-m", "prediction_service.journal", *arguments]
@@ -357,14 +349,6 @@ def test_labelled_predictions_are_exported_as_training_reads_them(
         }
         for one, label in ((early, 1), (late, 0), (twice, 0))
     ]
-
-
-def test_a_log_of_record_that_is_down_is_reported_in_one_line(settings: Settings) -> None:
-    down = settings.model_copy(
-        update={"mongodb_address": "mongodb://127.0.0.1:1", "sink_timeout_s": 0.5}
-    )
-    said = run_command(down, "export", status=1)
-    assert "MONGODB_ADDRESS" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("first", [b"0" * 32, b'["journal","1"]'])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
@@ -18,6 +17,7 @@ from config.contract import Contract
 from config.feature import Feature
 from config.model_registry import CARD
 from prediction_service.journal.export import journalled_ids, journalled_predictions
+from prediction_service.models.live_model import LiveModel
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
 from tests.conftest import CHROMIUM, wait_until
@@ -130,6 +130,9 @@ def test_a_person_is_predicted_and_the_explanation_is_drawn(page: Page, contract
     expect(rows.first.locator("th")).to_have_text("age")
     expect(rows.first.locator("td").first).to_have_text("70")
     assert rows.first.locator(".up").bounding_box()["width"] > 20  # type: ignore[index]
+    announced = prediction.locator("[role=status]")  # by screen readers, without the table
+    expect(announced).to_contain_text("The line is the threshold")
+    assert announced.locator("table, li").count() == 0
     page.get_by_label("age in years").fill("20")
     page.get_by_label("age in years").press("Enter")
     expect(prediction.locator(".verdict")).to_contain_text("calls this person <=50K")
@@ -158,14 +161,6 @@ def test_a_problem_is_connected_to_its_input_until_it_is_fixed(page: Page) -> No
     expect(page.locator("#explanation tbody tr").first).to_be_visible()
     assert page.locator("[aria-invalid]").count() == 0
     expect(age).to_have_accessible_description(re.compile("^(?!age: got 7)"))
-
-
-def test_screen_readers_announce_the_prediction_without_its_table(page: Page) -> None:
-    page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#prediction table")).to_be_visible()
-    announced = page.locator("#prediction [role=status]")
-    expect(announced).to_contain_text("The line is the threshold")
-    assert announced.locator("table, li").count() == 0
 
 
 def write_csv(path: Path, records: list[dict[str, Any]], **changes: str) -> Path:
@@ -603,6 +598,6 @@ def test_programs_get_json(client: FlaskClient) -> None:
     assert "http://localhost:9696" not in shown.text  # itself
 
 
-def test_without_a_model_the_form_says_so(settings: Settings, start: Start) -> None:
-    with gunicorn(start, settings.model_copy(update={"workers": 1})) as where:
-        assert "No model is loaded" in requests.get(where, headers=BROWSER, timeout=10).text
+def test_without_a_model_the_form_says_so(client: FlaskClient, live_model: LiveModel) -> None:
+    live_model.model = None
+    assert "No model is loaded" in client.get("/", headers=BROWSER).text

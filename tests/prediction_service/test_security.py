@@ -34,7 +34,7 @@ def logging_service(
 ) -> Iterator[Settings]:
     """Run the service and its relay, which logs that its sink is unavailable."""
     assert model_folder.current()
-    logging = {"log_format": request.param, "log_requests": True}
+    logging = {"log_format": request.param, "log_requests": True, "request_timeout_s": 60.0}
     own = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1", **logging})
     start(own, "prediction_service.relay")
     with gunicorn(start, own):
