@@ -265,8 +265,8 @@ class Shipper:
         # The reason is stored with the event and not logged: it may quote a record.
         sink = self.sink.name
         log.error("event_rejected", sink=sink, journal=journal, seq=event.seq)
-        n_dead = dead_letters(self.settings.journal_path)
-        if self.sink.is_record or n_dead.get(sink, 0) < MAX_DEAD_LETTERS:
+        root = self.settings.journal_path
+        if self.sink.is_record or dead_letters(root).get(sink, 0) < MAX_DEAD_LETTERS:
             self.progress.add_dead_letter(sink, journal, event, reason, time.time())
         else:
             self.progress.count_dropped(sink, 1)
