@@ -22,7 +22,7 @@ from prediction_service.compare_versions import (
     run,
 )
 from prediction_service.settings import Settings
-from tests.prediction_service.conftest import environment, install, with_metadata
+from tests.prediction_service.conftest import Command, install, with_metadata
 
 
 @pytest.fixture
@@ -123,16 +123,12 @@ def test_mongodb_is_read_if_it_is_configured(
 def test_the_command_prints_the_report_or_the_error_in_one_line(
     stored: list[Prediction],
     settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def printed(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["compare_versions", "--version", "1", *arguments])
-        main()
-        return capsys.readouterr().out
+        return command(main, settings, "--version", "1", *arguments)
 
-    for name, value in environment(settings).items():
-        monkeypatch.setenv(name, value)
     assert json.loads(printed("--from", "2026-01-01", "--json"))["predictions"] == len(stored)
     assert "max_difference        0.0000" in printed()
     with pytest.raises(SystemExit, match="^compare_versions: The period has no prediction"):

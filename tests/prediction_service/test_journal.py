@@ -17,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
+from config.runtime.settings import SettingsError
 from prediction_service.journal import (
     Journal,
     JournalFull,
@@ -29,12 +30,13 @@ from prediction_service.journal import (
     read_after,
     remove_journal,
 )
+from prediction_service.journal.__main__ import main
 from prediction_service.journal.export import Period, journalled_predictions
 from prediction_service.journal.line import VERSION_LINE
 from prediction_service.journal.writer import JournalFile
 from prediction_service.settings import Settings
-from tests.conftest import run, wait_until
-from tests.prediction_service.conftest import ROOT, environment, made_predictions
+from tests.conftest import wait_until
+from tests.prediction_service.conftest import ROOT, Command, made_predictions
 
 WRITER = """
 import itertools, sys
@@ -285,18 +287,14 @@ def test_what_a_killed_worker_committed_is_stored_and_may_be_removed(tmp_path: P
     assert not list(path.parent.iterdir())
 
 
-def run_command(settings: Settings, *arguments: str, status: int = 0) -> str:
-    """Run the journal's command, as an operator types it; return what it prints."""
-    command = [sys.executable, "-m", "prediction_service.journal", *arguments]
-    return run(*command, env=environment(settings), status=status)
-
-
-def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal) -> None:
+def test_status_and_export_count_an_id_once(
+    settings: Settings, journal: Journal, command: Command
+) -> None:
     predictions = made_predictions(4)
     journal.append(predictions)
     journal.append([predictions[0], Label(predictions[0].prediction_id, 1.0, 1)])
     shipped = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1"})
-    status = json.loads(run_command(shipped, "status", "--json"))
+    status = json.loads(command(main, shipped, "status", "--json"))
     assert status.pop("bytes") > 0
     assert status == {
         "log_of_record": "journal",
@@ -313,8 +311,8 @@ def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal
         "dropped": {},
         "left_out": {},
     }
-    assert "duplicates      1" in run_command(settings, "status")
-    exported = run_command(settings, "export").splitlines()
+    assert "duplicates      1" in command(main, settings, "status")
+    exported = command(main, settings, "export").splitlines()
     assert [msgspec.json.decode(line, type=Prediction) for line in exported] == predictions
 
 
@@ -326,7 +324,7 @@ def test_an_export_of_a_period_has_no_retry_of_an_earlier_prediction(journal: Jo
 
 
 def test_labelled_predictions_are_exported_as_training_reads_them(
-    settings: Settings, journal: Journal
+    settings: Settings, journal: Journal, command: Command
 ) -> None:
     """A label may arrive before its prediction, and in another worker; the first one counts."""
     early, late, twice, conflicting, unlabelled = made_predictions(5)
@@ -337,9 +335,10 @@ def test_labelled_predictions_are_exported_as_training_reads_them(
     journal.append([Label(late.prediction_id, 11.0, 0), Label(twice.prediction_id, 12.0, 0)])
     journal.append([Label(conflicting.prediction_id, 12.0, 1)])
     other.close()
-    assert "LEARN_ANONYMOUS_LABELS" in run_command(settings, "export", "--labelled", status=2)
+    with pytest.raises(SettingsError, match="LEARN_ANONYMOUS_LABELS"):
+        command(main, settings, "export", "--labelled")
     trusting = settings.model_copy(update={"learn_anonymous_labels": True})
-    exported = run_command(trusting, "export", "--labelled").splitlines()
+    exported = command(main, trusting, "export", "--labelled").splitlines()
     assert [json.loads(line) for line in exported] == [
         {
             "record": one.features,
