@@ -5,7 +5,6 @@ its own for its window; run that one afterwards.
 """
 
 import argparse
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from contextlib import closing
 
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable, erase, journal_paths
+from prediction_service.predict.parsing import PREDICTION_ID
 from prediction_service.relay.progress import erase_dead_letters
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable
@@ -23,7 +23,6 @@ Erase one prediction and its labels from the journals, the dead letters and Mong
 erase it from the Evidently service with that service's own command. A later request with the same
 body and Idempotency-Key creates the prediction again, and a later label is stored as pending.
 """
-PREDICTION_ID = re.compile("[0-9a-f]{32}")
 
 
 def forget(
@@ -46,7 +45,7 @@ def erase_shipped(prediction_id: str, settings: Settings) -> Iterator[tuple[str,
     """Erase what the relay has stored: dead letters and, if configured, MongoDB's document."""
     yield "dead letters", erase_dead_letters(settings.journal_path, prediction_id)
     if settings.mongodb_address:
-        with closing(MongoSink.of(settings)) as mongodb:
+        with closing(MongoSink(settings)) as mongodb:
             yield "MongoDB documents", mongodb.erase(prediction_id)
 
 

@@ -27,6 +27,7 @@ from werkzeug.serving import make_server
 
 from config.contract import Contract, load_contract
 from config.runtime.telemetry import SWITCHES, turn_off
+from prediction_service.settings import Settings
 from prediction_service.sinks.mongodb import MongoSink
 
 ROOT = Path(__file__).parents[1]
@@ -350,7 +351,7 @@ def made_up_rows(contract: Contract, rows: int, seed: int = 0) -> pd.DataFrame:
 @pytest.fixture
 def sink(mongodb_uri: str) -> Iterator[MongoSink]:
     """Return the prediction service's sink, on a database for this test."""
-    opened = MongoSink(mongodb_uri, f"test_{uuid.uuid4().hex}", timeout_s=10)
-    yield opened
-    opened.client.drop_database(opened.collection.database.name)
-    opened.close()
+    name = f"test_{uuid.uuid4().hex}"
+    with closing(MongoSink(Settings(mongodb_address=mongodb_uri, mongodb_database=name))) as opened:
+        yield opened
+        opened.client.drop_database(name)

@@ -27,7 +27,6 @@ from config.events import API, SOURCES, Label
 from config.feature import nearest
 from config.runtime.cross_site import JSON, find_body_fault
 from config.runtime.logs import where
-from prediction_service.predict.parsing import FeedbackReader
 from prediction_service.http.middleware import (
     Predict,
     CALLER,
@@ -54,6 +53,7 @@ from prediction_service.http.auth import Keys
 from prediction_service.metrics import Metrics, StateCollector, exposition
 from prediction_service.predict.batching import Batcher
 from prediction_service.predict.model import Model
+from prediction_service.predict.parsing import read_feedback
 from prediction_service.predict.predictor import PredictionRequest, Predictor, required_model
 from prediction_service.predict.responses import (
     FeedbackResponse,
@@ -118,7 +118,6 @@ def create_app(
 
 def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) -> Predict:
     """Add `/predict` and `/feedback`. Return what predicts for requests without parameters."""
-    read_feedback = FeedbackReader(settings.max_records).read
     batcher = Batcher(predictor.predict)
 
     def predict(environ: WSGIEnvironment, explain: bool = False, source: str | None = API) -> bytes:
@@ -144,7 +143,8 @@ def add_prediction_routes(app: Flask, settings: Settings, predictor: Predictor) 
     def feedback() -> Response:
         check_parameters()
         now, caller = time.time(), request.environ.get(CALLER)
-        labels = read_feedback(read_body(request.environ, settings.max_body_bytes))
+        body = read_body(request.environ, settings.max_body_bytes)
+        labels = read_feedback(body, settings.max_records)
         predictor.journal.append(
             [Label(one.prediction_id, now, one.label, caller) for one in labels]
         )

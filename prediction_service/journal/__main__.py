@@ -7,7 +7,6 @@ import argparse
 import json
 import sqlite3
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,11 @@ import msgspec
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable, folder_bytes, is_live, journal_paths
 from prediction_service.journal.export import journalled_ids
-from prediction_service.relay.progress import (
-    backlog,
-    dead_letters,
-    dropped_events,
-    left_out_events,
-)
+from prediction_service.relay.progress import backlog, dead_letters, dropped_events, left_out_events
 from prediction_service.relay.resend import resend
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable
-from prediction_service.sinks.log_of_record import (
-    open_mongodb,
-    stored_labelled,
-    stored_predictions,
-)
+from prediction_service.sinks.log_of_record import open_mongodb, stored_labelled, stored_predictions
 
 
 def count_events(root: Path) -> dict[str, int]:
@@ -84,18 +74,6 @@ def print_status(settings: Settings, as_json: bool) -> None:
         print(f"{name:16}{value}")
 
 
-def print_lines(rows: Iterable[msgspec.Struct]) -> None:
-    """Print each row as a line of JSON."""
-    for row in rows:
-        sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
-
-
-def print_resent(settings: Settings, everything: bool) -> None:
-    """Send events to their sinks again and print how many."""
-    for one in resend(settings, everything):
-        print(f"{one.sink}: {one.sent} sent, {one.rejected} rejected")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -129,9 +107,11 @@ def main() -> None:
             print_status(settings, arguments.json)
         elif arguments.command == "export":
             stored = stored_labelled if arguments.labelled else stored_predictions
-            print_lines(stored(settings))
+            for row in stored(settings):
+                sys.stdout.buffer.write(msgspec.json.encode(row) + b"\n")
         else:
-            print_resent(settings, arguments.all)
+            for one in resend(settings, arguments.all):
+                print(f"{one.sink}: {one.sent} sent, {one.rejected} rejected")
     except (JournalUnavailable, SinkUnavailable) as err:
         raise SystemExit(f"journal: {err}") from err
 

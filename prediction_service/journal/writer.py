@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -31,18 +31,7 @@ Sync = Literal["normal", "full"]
 
 MAX_FILES = 64  # JOURNAL_MAX_MB is divided into that many files
 
-T = TypeVar("T")
-
-
-class Call(Protocol):
-    """Calls a function that waits for the disk, and returns its result."""
-
-    def __call__(self, function: Callable[[], T], /) -> T: ...
-
-
-def call_directly(function: Callable[[], T], /) -> T:
-    """Return what the function returns."""
-    return function()
+Call = Callable[[Callable[[], Any]], Any]  # calls a function and returns its result
 
 
 class JournalFull(Exception):
@@ -152,7 +141,7 @@ class Journal:
                 ) from err
             self._used_bytes += len(content)
 
-    def run_maintenance(self, period_s: float, call: Call = call_directly) -> None:
+    def run_maintenance(self, period_s: float, call: Call = lambda function: function()) -> None:
         """Every `period_s` seconds, in a thread: measure, flush, and start a new file if due.
 
         `call` calls what waits for the disk; under gevent, a native thread should do it.

@@ -63,11 +63,9 @@ class LiveModel(Generic[M]):
         status = self.folder.status()
         return self.rejected or (status.refused if status else None)
 
-    def follow(self, period_s: float) -> threading.Thread:
+    def follow(self, period_s: float) -> None:
         """Refresh every `period_s` seconds in a thread, until the process ends."""
-        thread = threading.Thread(target=self._keep_refreshing, args=[period_s], daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=self._keep_refreshing, args=[period_s], daemon=True).start()
 
     def _keep_refreshing(self, period_s: float) -> None:
         while True:

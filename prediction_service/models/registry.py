@@ -12,13 +12,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from config.model.package import digests_in
-from config.model_registry import (
-    ABSENT,
-    ALIAS,
-    MODEL_NAME,
-    PACKAGE,
-    no_response,
-)
+from config.model_registry import ABSENT, ALIAS, MODEL_NAME, PACKAGE, no_response
 
 REQUEST_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds per request
@@ -56,7 +50,9 @@ class Registry:
     def wanted(self) -> Wanted:
         """Return the version that should be live. Raises RegistryUnavailable."""
         with self._translated():
-            return self._wanted_run() if self.run_id else self._wanted_version()
+            if self.run_id:
+                return self._wanted_run()
+            return wanted_of(self.client.get_model_version_by_alias(MODEL_NAME, ALIAS))
 
     def version(self, number: str) -> Wanted:
         """Return a version by its number. Raises RegistryUnavailable."""
@@ -73,9 +69,6 @@ class Registry:
                 artifact_uri=wanted.uri, dst_path=str(folder)
             )
         return Path(path)
-
-    def _wanted_version(self) -> Wanted:
-        return wanted_of(self.client.get_model_version_by_alias(MODEL_NAME, ALIAS))
 
     def _wanted_run(self) -> Wanted:
         self.client.get_run(self.run_id)  # raises if it does not exist

@@ -5,6 +5,7 @@ second time to list every problem of every record.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from operator import attrgetter
@@ -20,6 +21,7 @@ from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, 
 from prediction_service.predict.responses import BinaryClass, PredictionId
 
 MAX_PROBLEMS = 1000  # in one response; finding the nearest category of each takes time
+PREDICTION_ID = re.compile("[0-9a-f]{32}")
 ID_RULE = "the 32 hexadecimal digits from the response of /predict"
 LABEL_RULE = "0 or 1"
 WRAPPER_RULE = "a record or a list of records"
@@ -129,10 +131,8 @@ class RecordReader:
     def _find_problems(self, body: bytes) -> Any:
         """Return the decoded body. Raises NotJson, or InvalidRecords with every problem."""
         data = load_json(body)
-        records = data if isinstance(data, list) else [data]
-        check_count(len(records), self.max_records)
         self._reject_wrapper(data)
-        raise_problems(records, self._check, isinstance(data, list))
+        read_list(data, self.max_records, self._check)
         return data
 
     def _reject_wrapper(self, data: Any) -> None:
@@ -186,19 +186,13 @@ def make_notes(unseen: Unseen) -> Notes:
     return notes
 
 
-class FeedbackReader:
-    """Parser of `/feedback` bodies."""
+def read_feedback(body: bytes, max_records: int) -> list[Feedback]:
+    """Return the labels of a `/feedback` body.
 
-    def __init__(self, max_records: int) -> None:
-        self.max_records = max_records
-
-    def read(self, body: bytes) -> list[Feedback]:
-        """Return one or more labels. Raises NotJson, InvalidRecords or TooManyRecords."""
-        data = load_json(body)
-        items = data if isinstance(data, list) else [data]
-        check_count(len(items), self.max_records)
-        raise_problems(items, check_feedback, isinstance(data, list))
-        return [Feedback(**item) for item in items]
+    Raises NotJson, InvalidRecords or TooManyRecords.
+    """
+    items = read_list(load_json(body), max_records, check_feedback)
+    return [Feedback(**item) for item in items]
 
 
 def check_feedback(item: Any) -> list[Problem]:
@@ -211,21 +205,12 @@ def check_feedback(item: Any) -> list[Problem]:
         for name, value in item.items()
         if name not in ("prediction_id", "label")
     ]
-    if not is_prediction_id(item.get("prediction_id")):
-        problems.append(Problem("prediction_id", item.get("prediction_id"), ID_RULE))
-    if not is_label(item.get("label")):
-        problems.append(Problem("label", item.get("label"), LABEL_RULE))
+    prediction_id, label = item.get("prediction_id"), item.get("label")
+    if not (isinstance(prediction_id, str) and PREDICTION_ID.fullmatch(prediction_id)):
+        problems.append(Problem("prediction_id", prediction_id, ID_RULE))
+    if not isinstance(label, int) or isinstance(label, bool) or label not in (0, 1):
+        problems.append(Problem("label", label, LABEL_RULE))
     return problems
-
-
-def is_prediction_id(value: Any) -> bool:
-    """Return True for an id as `/predict` creates it."""
-    return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
-
-
-def is_label(value: Any) -> bool:
-    """Return True for 0 and 1, but not for true and 1.0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value in (0, 1)
 
 
 def check_count(n_records: int, max_records: int) -> None:
@@ -239,10 +224,14 @@ def check_count(n_records: int, max_records: int) -> None:
         )
 
 
-def raise_problems(
-    records: list[Any], check: Callable[[Any], list[Problem]], is_list: bool
-) -> None:
-    """Raise InvalidRecords with every problem of every record, if there is one."""
+def read_list(data: Any, max_records: int, check: Callable[[Any], list[Problem]]) -> list[Any]:
+    """Return the records of a decoded body: one record, or a list of them.
+
+    Raises TooManyRecords, or InvalidRecords with every problem of every record.
+    """
+    is_list = isinstance(data, list)
+    records = data if is_list else [data]
+    check_count(len(records), max_records)
     problems: list[ReportedProblem] = []
     n_invalid = 0
     for index, record in enumerate(records):
@@ -253,6 +242,7 @@ def raise_problems(
             break
     if problems:
         raise InvalidRecords(describe(n_invalid, len(problems)), problems[:MAX_PROBLEMS], n_invalid)
+    return records
 
 
 def describe(n_invalid: int, n_problems: int) -> str:

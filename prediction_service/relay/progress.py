@@ -84,12 +84,6 @@ class Progress:
             rows = self._connection.execute(query, (sink,)).fetchall()
         return [(journal, StoredEvent(*event)) for journal, *event in rows]
 
-    def n_dead_letters(self, sink: str) -> int:
-        """Return how many events a sink has rejected."""
-        query = "SELECT count(*) FROM dead_letter WHERE sink = ?"
-        with self._mutex:
-            return self._connection.execute(query, (sink,)).fetchone()[0]
-
     def remove_dead_letter(self, sink: str, journal: str, seq: int) -> None:
         """Remove an event that the sink has stored after all."""
         condition = "sink = ? AND journal = ? AND seq = ?"
@@ -126,19 +120,17 @@ def progress_path(root: Path) -> Path:
 
 
 @contextmanager
-def open_progress(
-    path: Path, mode: Literal["ro", "rw"] = "ro", lock_wait_s: float = LOCK_WAIT_S
-) -> Iterator[sqlite3.Connection]:
+def open_progress(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Connection]:
     """Open the relay's file from another process. Raises sqlite3.Error."""
     uri = f"{path.resolve().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=lock_wait_s, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_S, isolation_level=None)
     with closing(connection):
         # Overwrite what is deleted: some builds of SQLite have this off.
         connection.execute("PRAGMA secure_delete = ON")
         yield connection
 
 
-def erase_dead_letters(root: Path, prediction_id: str, lock_wait_s: float = LOCK_WAIT_S) -> int:
+def erase_dead_letters(root: Path, prediction_id: str) -> int:
     """Remove a prediction's dead letters, also from the write-ahead log; return their number.
 
     Raises JournalUnavailable, also if a reader keeps the write-ahead log from being emptied.
@@ -148,7 +140,7 @@ def erase_dead_letters(root: Path, prediction_id: str, lock_wait_s: float = LOCK
         return 0
     remove = "DELETE FROM dead_letter WHERE CAST(body AS TEXT) ->> 'prediction_id' = ?"
     try:
-        with open_progress(path, "rw", lock_wait_s) as connection:
+        with open_progress(path, "rw") as connection:
             n_erased = connection.execute(remove, (prediction_id,)).rowcount
             is_held, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as err:

@@ -9,9 +9,10 @@ MongoDB is the log of record and holds the journals. The monitoring gets what th
 import math
 import os
 import random
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -32,7 +33,12 @@ from prediction_service.journal import (
     read_after,
     remove_journal,
 )
-from prediction_service.relay.progress import Progress, backlog_by_instance, sample_size
+from prediction_service.relay.progress import (
+    Progress,
+    backlog_by_instance,
+    dead_letters,
+    sample_size,
+)
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import (
     EventsRejected,
@@ -55,7 +61,8 @@ MAINTENANCE_PERIOD_S = 5.0
 INDEX_RETRY_S = 30.0
 REPORT_PERIOD_S = 5.0  # between two reports of the backlog to the monitoring
 LOG_PERIOD_S = 60.0  # between two lines about a sink that stays unavailable
-LABEL_STATES_PERIOD_S = 30.0
+COUNT_PERIOD_S = 30.0  # between two counts of the labels, if these are quick
+MAX_COUNTING_SHARE = 0.02  # of the time; a count takes longer the more labels there are
 MAX_WARNINGS = 1000  # remembered
 
 
@@ -63,9 +70,9 @@ def make_sinks(settings: Settings) -> list[Sink]:
     """Return the configured sinks."""
     sinks: list[Sink] = []
     if settings.mongodb_address:
-        sinks.append(MongoSink.of(settings))
+        sinks.append(MongoSink(settings))
     if settings.evidently_address:
-        sinks.append(EvidentlySink.of(settings))
+        sinks.append(EvidentlySink(settings))
     return sinks
 
 
@@ -258,7 +265,8 @@ class Shipper:
         # The reason is stored with the event and not logged: it may quote a record.
         sink = self.sink.name
         log.error("event_rejected", sink=sink, journal=journal, seq=event.seq)
-        if self.sink.is_record or self.progress.n_dead_letters(sink) < MAX_DEAD_LETTERS:
+        root = self.settings.journal_path
+        if self.sink.is_record or dead_letters(root).get(sink, 0) < MAX_DEAD_LETTERS:
             self.progress.add_dead_letter(sink, journal, event, reason, time.time())
         else:
             self.progress.count_dropped(sink, 1)
@@ -344,7 +352,7 @@ def _remove(path: Path, progress: Progress) -> None:
     log.info("journal_removed", path=str(path))
 
 
-def make_indexes(sink: MongoSink, stop: threading.Event, retry_s: float = INDEX_RETRY_S) -> None:
+def make_indexes(sink: MongoSink, stop: threading.Event) -> None:
     """Build MongoDB's indexes, beside the shipping; retry until it succeeds or `stop`."""
     while not stop.is_set():
         try:
@@ -352,39 +360,41 @@ def make_indexes(sink: MongoSink, stop: threading.Event, retry_s: float = INDEX_
             return
         except SinkUnavailable as err:
             log.warning("indexes_not_built", error=str(err))
-            stop.wait(retry_s)
+            stop.wait(INDEX_RETRY_S)
 
 
-def count_labels(sinks: Sequence[Sink], progress: Progress) -> None:
-    """Record the label counts of the log of record for the gauges."""
-    for sink in sinks:
-        if isinstance(sink, MongoSink):
-            try:
-                progress.set_label_states(sink.label_states())
-            except SinkUnavailable as err:
-                log.warning("labels_not_counted", error=str(err))
+def count_labels(sink: MongoSink, progress: Progress, stop: threading.Event) -> None:
+    """Record MongoDB's label counts for the gauges, again and again until `stop`.
+
+    The pause grows with the time of a count. So MongoDB spends at most MAX_COUNTING_SHARE of the
+    time on the counts of a relay, however many labels it holds.
+    """
+    while not stop.is_set():
+        begun = time.monotonic()
+        try:
+            progress.set_label_states(sink.label_states())
+        except (SinkUnavailable, sqlite3.Error) as err:
+            log.warning("labels_not_counted", error=str(err))
+        counted_s = time.monotonic() - begun
+        stop.wait(max(COUNT_PERIOD_S, counted_s / MAX_COUNTING_SHARE - counted_s))
 
 
-def run_maintenance(
-    settings: Settings,
-    sinks: Sequence[Sink],
-    progress: Progress,
-    stop: threading.Event,
-    period_s: float = MAINTENANCE_PERIOD_S,
-) -> None:
-    """Remove shipped journals and count labels until `stop`."""
-    count_labels_at = 0.0
+def tend_mongodb(sink: MongoSink, progress: Progress, stop: threading.Event) -> None:
+    """Build the indexes, then count the labels over them until `stop`."""
+    make_indexes(sink, stop)
+    count_labels(sink, progress, stop)
+
+
+def run_maintenance(settings: Settings, progress: Progress, stop: threading.Event) -> None:
+    """Remove shipped journals until `stop`."""
     while not stop.is_set():
         try:
             remove_shipped(settings, progress, time.time())
-            if time.monotonic() >= count_labels_at:
-                count_labels(sinks, progress)
-                count_labels_at = time.monotonic() + LABEL_STATES_PERIOD_S
         except Exception as err:  # pylint: disable=broad-exception-caught
             # A full disk takes no progress, but the sinks go on, and that makes room.
             log.error("maintenance_failed", error=where(err))
         touch_heartbeat(settings.heartbeat_file)
-        stop.wait(period_s)
+        stop.wait(MAINTENANCE_PERIOD_S)
 
 
 def wait_for_turn(settings: Settings, stop: threading.Event) -> int | None:
@@ -423,9 +433,9 @@ def run(settings: Settings, stop: threading.Event) -> None:
         thread.start()
     for sink in sinks:
         if isinstance(sink, MongoSink):
-            threading.Thread(target=make_indexes, args=[sink, stop], daemon=True).start()
+            threading.Thread(target=tend_mongodb, args=[sink, progress, stop], daemon=True).start()
     log.info("relay_started", sinks=list(settings.sinks))
-    run_maintenance(settings, sinks, progress, stop)
+    run_maintenance(settings, progress, stop)
     deadline = time.monotonic() + settings.relay_drain_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -21,21 +21,13 @@ class EvidentlySink:
     name = "evidently"
     is_record = False
 
-    def __init__(self, address: str, timeout_s: float, key: str = "", share: float = 1.0) -> None:
-        self.share = share
-        self.address = address.rstrip("/")
-        self.timeout_s = timeout_s
+    def __init__(self, settings: Settings) -> None:
+        self.share = settings.evidently_sample
+        self.address = settings.evidently_address.rstrip("/")
+        self.timeout_s = settings.sink_timeout_s
         self._session = requests.Session()
-        if key:
+        if key := settings.evidently_api_key.get_secret_value():
             self._session.headers["Authorization"] = f"Bearer {key}"
-
-    @classmethod
-    def of(cls, settings: Settings) -> "EvidentlySink":
-        """Return the sink of EVIDENTLY_ADDRESS."""
-        key = settings.evidently_api_key.get_secret_value()
-        return cls(
-            settings.evidently_address, settings.sink_timeout_s, key, settings.evidently_sample
-        )
 
     def send(self, events: list[StoredEvent]) -> None:
         """Store the events durably. Raises SinkUnavailable or EventsRejected."""

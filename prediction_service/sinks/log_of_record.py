@@ -24,7 +24,7 @@ NO_KEYS = (
 
 def open_mongodb(settings: Settings) -> MongoSink | None:
     """Return MongoDB, or None if the journals themselves are the log of record."""
-    return MongoSink.of(settings) if settings.mongodb_address else None
+    return MongoSink(settings) if settings.mongodb_address else None
 
 
 def stored_predictions(settings: Settings, period: Period = ALL_TIME) -> Iterator[Prediction]:

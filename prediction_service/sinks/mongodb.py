@@ -36,7 +36,7 @@ from prediction_service.sinks.base import EventsRejected, SinkMisconfigured, Sin
 COLLECTION = "predictions"
 READ_TIMEOUT_S = 120.0  # of one reply to an export, which may be 16 MB
 PERMISSION_ERRORS = {13, 18}  # Unauthorized, AuthenticationFailed
-INDEX_TIMEOUT_S = 86_400.0  # the time grows with the collection
+INDEX_TIMEOUT_S, COUNT_TIMEOUT_S = 86_400.0, 3600.0  # the times grow with the collection
 # Errors of one document that a retry cannot fix: it breaks the collection's validator, or it is too
 # large, when inserted or when updated.
 DOCUMENT_ERRORS = {121, 10334, 17419, 17420}
@@ -49,19 +49,17 @@ class MongoSink:
     is_record = True
     share = 1.0
 
-    def __init__(
-        self, address: str, database: str, timeout_s: float, *, ttl_s: int = 0, password: str = ""
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Prepare a client, which connects on first use.
 
-        `password` belongs to the user in the address. `ttl_s` above 0 makes MongoDB delete
-        documents of that age. Raises SettingsError for an unusable address or database name.
+        Raises SettingsError for an unusable address or database name.
         """
-        milliseconds = int(timeout_s * 1000)
+        database = settings.mongodb_database
+        milliseconds = int(settings.sink_timeout_s * 1000)
         try:
             self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
-                address,
-                password=password or None,
+                settings.mongodb_address,
+                password=settings.mongodb_password.get_secret_value() or None,
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
                 # No timeoutMS: MongoDB applies it to all of the time that it spends on a cursor.
@@ -80,19 +78,8 @@ class MongoSink:
             raise SettingsError(
                 f"MONGODB_DATABASE: {err}; got {database}, expected a name that MongoDB accepts."
             ) from err
-        self.timeout_s = timeout_s
-        self.ttl_s = ttl_s
-
-    @classmethod
-    def of(cls, settings: Settings) -> "MongoSink":
-        """Return the sink that the settings describe."""
-        return cls(
-            settings.mongodb_address,
-            settings.mongodb_database,
-            settings.sink_timeout_s,
-            ttl_s=settings.mongodb_ttl_s,
-            password=settings.mongodb_password.get_secret_value(),
-        )
+        self.timeout_s = settings.sink_timeout_s
+        self.ttl_s = settings.mongodb_ttl_s
 
     def send(self, events: list[StoredEvent]) -> None:
         """Store the events durably within `timeout_s`, all calls together.
@@ -128,8 +115,11 @@ class MongoSink:
                 self.collection.create_index([("predicted_at", 1)], **ttl)
 
     def label_states(self) -> dict[str, int]:
-        """Return how many labels are matched, pending and conflicting. Raises SinkUnavailable."""
-        with _translated_errors(), pymongo.timeout(self.timeout_s):
+        """Return how many labels are matched, pending and conflicting. Raises SinkUnavailable.
+
+        The time grows with the number of labels: `labelled` reads its whole index.
+        """
+        with _translated_errors(), pymongo.timeout(COUNT_TIMEOUT_S):
             labelled = self.collection.count_documents({"labelled_at": {"$exists": True}})
             pending = self.collection.count_documents({"predicted_at": {"$exists": False}})
             conflicting = self.collection.count_documents({"conflicts.label": {"$exists": True}})

@@ -139,7 +139,7 @@ def relay_to_mongodb(root: Path) -> Results:
             mongodb_database=database,
             sink_timeout_s=MONGODB_TIMEOUT_S,
         )
-        with closing(MongoSink.of(own)) as sink:
+        with closing(MongoSink(own)) as sink:
             shipper = Shipper(sink, Progress(root), own)
             ship(shipper, 2)  # connects
             yield result("m: relay, an event to MongoDB", ship(shipper, MONGODB_BATCHES), "us")
@@ -152,7 +152,7 @@ def monitor(stack: Stack, root: Path) -> Results:
     own = Settings(journal_dir=str(root), evidently_address=stack.env["EVIDENTLY_ADDRESS"])
     service, measure = (part_pid(stack.logs, one) for one in ("Evidently service", "measure"))
     measured_s, rows = [], measured_rows(stack)
-    with closing(EvidentlySink.of(own)) as sink:
+    with closing(EvidentlySink(own)) as sink:
         shipper = Shipper(sink, Progress(root), own)
         for _ in range(1 + MEASUREMENTS):
             before_s, rows = cpu_s(measure), rows + BATCH_ROWS

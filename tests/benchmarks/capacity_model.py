@@ -13,6 +13,7 @@ import numpy as np
 
 RATES, KEPT = (10, 1000, 100_000), (10**6, 10**8, 10**9)
 BUSY = 0.5  # the share of its processors that a part may use
+COUNTING = 0.02  # MAX_COUNTING_SHARE of a relay, which counts the labels in MongoDB
 POD_WORKERS, POD_JOURNAL_MB = 2, 2000  # WORKERS, JOURNAL_MAX_MB
 DAY_S, RETENTION_S = 86_400, 3600  # JOURNAL_RETENTION_S
 LABEL_ROWS, LABEL_DAYS, RETENTION_ROWS, PERIOD_S = 10**7, 30, 50_000, 5  # config/monitoring.yaml
@@ -114,6 +115,7 @@ def by_rate(cost: Mapping[str, float]) -> Iterator[Figure]:
     yield "journals, GB", "r (jp + jl) 2 hours", lambda r: r * event_bytes * 2 * RETENTION_S / 1e9
     yield "full without MongoDB after hours", "n 2,000 MB / r (jp + jl)", full_after_h
     yield "MongoDB: operations a second", "4 r", lambda r: 4 * r
+    yield "MongoDB: processors of label counts", "0.02 n", lambda r: COUNTING * pods(r)
     yield "MongoDB: growth a day, GB", "r (d + i) 1 day", growth_gb
 
 

@@ -91,6 +91,7 @@ def test_the_plan_follows_from_its_costs() -> None:
             "journals, GB": 5.04,
             "full without MongoDB after hours": 2e9 / 7e5 / 3600,
             "MongoDB: operations a second": 4000,
+            "MongoDB: processors of label counts": 0.02,
             "MongoDB: growth a day, GB": 43.2,
         }
     )

@@ -11,17 +11,8 @@ from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 
-PATHS = (
-    "/predict",
-    "/predict?explain=true",
-    "/feedback",
-    "/model",
-    "/health/ready",
-    "/openapi.json",
-    "/docs",
-    "/metrics",
-    "/",
-)
+PATHS = "/predict /predict?explain=true /feedback /model /health/ready /openapi.json /docs".split()
+PATHS += ["/metrics", "/"]
 QUERIES = (
     "?explain=maybe",
     "?explain=true&explain=false",
@@ -30,19 +21,7 @@ QUERIES = (
     "?=&&=;",
     "?" + "x" * 3000,
 )
-METHODS = (
-    "GET",
-    "HEAD",
-    "PUT",
-    "DELETE",
-    "OPTIONS",
-    "TRACE",
-    "CONNECT",
-    "PATCH",
-    "post",
-    "X",
-    "PRI",
-)
+METHODS = "GET HEAD PUT DELETE OPTIONS TRACE CONNECT PATCH post X PRI".split()
 VERSIONS = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/0.9", "HTTP/1.10", "http/1.1", "HTTP/", "")
 HOST_AND_TYPE = "Host: here\r\nContent-Type: application/json"
 HEADERS = (

@@ -37,6 +37,7 @@ from training.model.onnx_export import FittedModel, write_package
 from training.model.pipeline import make_classifier, make_encoder
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
+Command = Callable[..., str]
 ROOT = Path(__file__).parents[2]
 CHURN = ROOT / "tests" / "end_to_end" / "churn.yaml"
 
@@ -184,6 +185,20 @@ def environment(settings: Settings) -> dict[str, str]:
     for name, value in settings:
         own[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return {**os.environ, **own, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs the `main` of a command and returns what it prints."""
+
+    def run_main(main: Callable[[], None], settings: Settings, *arguments: str) -> str:
+        for name, value in environment(settings).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        main()
+        return capsys.readouterr().out
+
+    return run_main
 
 
 @pytest.fixture

@@ -74,15 +74,6 @@ def test_one_record_is_answered_with_everything_a_client_needs(
     assert "The model calls this person >50K" in answer["message"]
 
 
-def test_a_list_is_answered_in_its_order(client: FlaskClient, record: Record) -> None:
-    answers = client.post(
-        "/predict", json=[record | {"age": age} for age in (70, 20, 71)]
-    ).get_json()
-    assert [one["income_class"] for one in answers] == [1, 0, 1]
-    assert len({one["prediction_id"] for one in answers}) == 3
-    assert [one["label"] for one in answers] == [">50K", "<=50K", ">50K"]
-
-
 def test_the_service_scores_as_the_package_says(client: FlaskClient, package: Any) -> None:
     golden = json.loads((package / "golden.json").read_text())
     answers = client.post("/predict", json=golden["rows"][:50]).get_json()
@@ -132,13 +123,6 @@ def test_the_source_is_stored(client: FlaskClient, journal: Journal, record: Rec
     assert "source: got 'robot', expected api or page." in response.text
 
 
-def test_an_unknown_country_scores_as_a_missing_one(client: FlaskClient, record: Record) -> None:
-    countries = ("Atlantis", None)
-    answers = client.post("/predict", json=[record | {"native_country": c} for c in countries])
-    first, second = answers.get_json()
-    assert first["probability"] == second["probability"]
-
-
 def test_a_note_names_each_value_that_is_read_as_missing(
     client: FlaskClient, record: Record
 ) -> None:
@@ -151,6 +135,7 @@ def test_a_note_names_each_value_that_is_read_as_missing(
     records.append(unlisted | {"age": 38.0})
     answers = client.post("/predict?explain=true", json=records).get_json()
     assert [one.get("notes") for one in answers] == [None, [note], None, None, None, [note]]
+    assert len({one["probability"] for one in (answers[1], answers[2], answers[4])}) == 1
     assert all("notes" not in one for one in answers if one.get("notes") is None)
 
 
@@ -195,32 +180,26 @@ def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_problem_of_every_record_is_listed(client: FlaskClient, record: Record) -> None:
     bad = record | {"age": -3, "education": "bachelor", "aeg": 1}
-    problems = error_of(client.post("/predict", json=[record, bad, 7]), 422, "invalid_records")
+    partial = {name: value for name, value in record.items() if name != "sex"}
+    response = client.post("/predict", json=[record, bad, 7, partial])
+    problems = error_of(response, 422, "invalid_records")
     found = [(one["record"], one["field"], one["value"], one.get("nearest")) for one in problems]
     assert found == [
         (1, "aeg", 1, "age"),
         (1, "age", -3, None),
         (1, "education", "bachelor", "Bachelors"),
         (2, "record", 7, None),
+        (3, "sex", None, None),
     ]
+    assert "the field is missing" in problems[4]["expected"]
     assert problems[1]["expected"] == "a whole number from 17 to 90"
-
-
-def test_a_missing_field_is_named(client: FlaskClient, record: Record) -> None:
-    del record["sex"]
-    (problem,) = error_of(client.post("/predict", json=record), 422, "invalid_records")
-    assert problem["field"] == "sex"
-    assert "record" not in problem
-    assert "the field is missing" in problem["expected"]
 
 
 @pytest.mark.parametrize(
     "body",
     [
         {"dataframe_split": {"columns": ["age"], "data": [[38]]}},
-        {"dataframe_records": [{"age": 38}]},
         {"instances": [{"age": 38}], "params": {}},
-        {"inputs": {"age": [38]}},
     ],
     ids=lambda body: next(iter(body)),
 )
@@ -236,13 +215,12 @@ def test_records_inside_another_object_are_one_problem_with_the_remedy(
     assert "Send the record itself" in response.get_json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/predict", "/feedback"])
 def test_a_compressed_body_is_rejected_with_the_header_and_the_remedy(
-    client: FlaskClient, record: Record, path: str
+    client: FlaskClient, record: Record
 ) -> None:
     body = json.dumps(record).encode()
     headers = {"Content-Type": JSON, "Content-Encoding": "gzip"}
-    response: Any = client.post(path, data=gzip.compress(body), headers=headers)
+    response: Any = client.post("/predict", data=gzip.compress(body), headers=headers)
     error_of(response, 415, "unsupported_media_type")
     message = response.get_json()["error"]["message"]
     assert message.startswith("Content-Encoding: ") and "Send the body uncompressed" in message
@@ -250,31 +228,17 @@ def test_a_compressed_body_is_rejected_with_the_header_and_the_remedy(
     assert plain.status_code == 200
 
 
-def test_an_education_num_that_contradicts_education_is_refused(
-    client: FlaskClient, record: Record
-) -> None:
-    good, bad = record | {"education_num": 9}, record | {"education_num": 13}
-    assert client.post("/predict", json=good).status_code == 200
-    (problem,) = error_of(client.post("/predict", json=bad), 422, "invalid_records")
-    assert problem["field"] == "education_num"
-    assert problem["expected"] == "9, the rank of education 'HS-grad'"
-
-
-@pytest.mark.parametrize("second", ["41", "null", '"x"', "40"])
+@pytest.mark.parametrize("second", ["41", '"x"'])
 def test_a_field_given_twice_is_refused(client: FlaskClient, record: Record, second: str) -> None:
     """The fast decoder takes the last value silently, so the reader counts what was sent."""
     body = json.dumps(record)
-    for name in ("hours_per_week", "workclass", "native_country"):
-        sent = body[:-1] + f', "{name}": {second}}}'
-        response = client.post("/predict", data=sent, content_type=JSON)
-        problems = error_of(response, 422, "invalid_records")
-        assert (problems[0]["field"], problems[0]["expected"]) == (
-            name,
-            "one value, but the field is present more than once",
-        )
-        sent = f'{{"{name}": {second}, ' + body[1:]
-        response = client.post("/predict", data=sent, content_type=JSON)
-        assert error_of(response, 422, "invalid_records")[0]["field"] == name
+    expected = "one value, but the field is present more than once"
+    for name in ("hours_per_week", "workclass"):
+        again = f'"{name}": {second}'
+        for sent in (f"{body[:-1]}, {again}}}", f"{{{again}, {body[1:]}"):
+            response = client.post("/predict", data=sent, content_type=JSON)
+            problem = error_of(response, 422, "invalid_records")[0]
+            assert (problem["field"], problem["expected"]) == (name, expected)
 
 
 def test_a_colon_in_a_value_is_no_repeated_field(client: FlaskClient, record: Record) -> None:
@@ -333,15 +297,6 @@ def test_unknown_paths_and_methods_get_the_same_error_body(client: FlaskClient) 
     assert "POST" in response.headers["Allow"]
 
 
-def test_a_surprise_is_a_500_without_a_stack_trace(
-    client: FlaskClient, record: Record, live_model: LiveModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live_model.model, "score", lambda rows: rows / 0)
-    response = client.post("/predict", json=record)
-    error_of(response, 500, "internal_error")
-    assert b"TypeError" not in response.data
-
-
 def test_the_same_key_and_body_have_the_same_ids(client: FlaskClient, record: Record) -> None:
     def ids(key: str, body: Any) -> list[str]:
         answers = client.post("/predict", json=body, headers={"Idempotency-Key": key}).get_json()
@@ -372,11 +327,6 @@ def test_a_retry_after_a_swap_of_the_model_has_the_same_id(
     assert again == first | {"model_version": "2"}
     (stored,) = journalled_predictions(journal.root)
     assert (stored.prediction_id, stored.model_version) == (first["prediction_id"], "1")
-
-
-def test_a_key_that_is_too_long_is_refused(client: FlaskClient, record: Record) -> None:
-    response = client.post("/predict", json=record, headers={"Idempotency-Key": "k" * 201})
-    error_of(response, 400, "invalid_header")
 
 
 def test_labels_are_journalled_and_accepted(client: FlaskClient, journal: Journal) -> None:

@@ -1,7 +1,6 @@
 """Stored predictions compared with those of the same version and of another one."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,11 +17,12 @@ from prediction_service.compare_versions import (
     Change,
     NothingToCompare,
     Report,
+    main,
     parse_time,
     run,
 )
 from prediction_service.settings import Settings
-from tests.prediction_service.conftest import Start, install, with_metadata
+from tests.prediction_service.conftest import Command, install, with_metadata
 
 
 @pytest.fixture
@@ -120,29 +120,19 @@ def test_mongodb_is_read_if_it_is_configured(
         run("1", Period(since=stored[0].predicted_at + 1), settings)
 
 
-@pytest.fixture
-def compared(settings: Settings, start: Start, tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Return a function that runs the command and returns its exit code and output."""
-
-    def command(*arguments: str) -> tuple[int, str]:
-        process = start(settings, "prediction_service.compare_versions", *arguments)
-        code = process.wait(60)
-        (log,) = tmp_path.glob("prediction_service.compare_versions-*.log")
-        text = log.read_text()
-        log.unlink()
-        return code, text
-
-    return command
-
-
 def test_the_command_prints_the_report_or_the_error_in_one_line(
-    stored: list[Prediction], compared: Callable[..., tuple[int, str]]
+    stored: list[Prediction],
+    settings: Settings,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, text = compared("--version", "1", "--from", "2026-01-01", "--json")
-    assert (code, json.loads(text)["predictions"]) == (0, len(stored))
-    code, text = compared("--version", "1")
-    assert code == 0 and "max_difference        0.0000" in text
-    code, text = compared("--version", "1", "--to", "2001-01-01T12:00")
-    assert code == 1 and text.startswith("compare_versions: The period has no prediction")
-    code, text = compared("--version", "1", "--from", "yesterday")
-    assert code == 2 and "--from" in text
+    def printed(*arguments: str) -> str:
+        return command(main, settings, "--version", "1", *arguments)
+
+    assert json.loads(printed("--from", "2026-01-01", "--json"))["predictions"] == len(stored)
+    assert "max_difference        0.0000" in printed()
+    with pytest.raises(SystemExit, match="^compare_versions: The period has no prediction"):
+        printed("--to", "2001-01-01T12:00")
+    with pytest.raises(SystemExit):
+        printed("--from", "yesterday")
+    assert "--from: got 'yesterday', expected a date" in capsys.readouterr().err

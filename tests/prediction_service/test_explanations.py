@@ -97,13 +97,10 @@ def test_the_reasons_name_the_strongest_features(client: FlaskClient, record: Re
     [
         ("tenure", 3, "3 months"),
         ("charges", 29.900000000000002, "29.9 euros a month"),
-        ("charges", 20.0, "20 euros a month"),
         ("charges", 0.000125, "0.000125 euros a month"),
         ("charges", None, "not given"),
-        ("autopay", "Yes", "Yes"),
         ("senior", 0, "0"),
         ("joined", "2020-02-29", "2020-02-29"),
-        ("contentment", None, "not given"),
     ],
 )
 def test_a_value_is_shown_as_people_write_it(
@@ -133,12 +130,6 @@ def test_the_rest_of_the_response_is_as_without_an_explanation(
     assert list(one) == [*plain, "explanation"]
     assert one["probability"] == plain["probability"]
     assert client.post("/predict?explain=false", json=record).get_json().keys() == plain.keys()
-
-
-def test_another_value_than_true_or_false_is_rejected(client: FlaskClient, record: Record) -> None:
-    response = client.post("/predict?explain=maybe", json=record)
-    assert response.status_code == 400
-    assert response.get_json()["error"]["code"] == "invalid_query"
 
 
 def test_more_records_than_can_be_explained_at_once_are_rejected(

@@ -1,6 +1,5 @@
 """Erasing one prediction: no file or document keeps any of it, and nothing else changes."""
 
-import sys
 import time
 import uuid
 from collections import Counter
@@ -20,7 +19,7 @@ from prediction_service.relay.progress import (
     open_progress,
     progress_path,
 )
-from prediction_service.forget import forget
+from prediction_service.forget import forget, main
 from prediction_service.journal import (
     Journal,
     JournalUnavailable,
@@ -30,8 +29,7 @@ from prediction_service.journal import (
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable
-from tests.conftest import run
-from tests.prediction_service.conftest import environment, made_predictions
+from tests.prediction_service.conftest import Command, made_predictions
 
 
 def bytes_of(folder: Path) -> bytes:
@@ -54,14 +52,6 @@ def forgotten(
     return dict(erased)
 
 
-def command(prediction_id: str, settings: Settings, status: int = 0) -> str:
-    """Run the command; return what it prints."""
-    module = "prediction_service.forget"
-    return run(
-        sys.executable, "-m", module, prediction_id, env=environment(settings), status=status
-    )
-
-
 def test_a_live_journal_keeps_nothing_of_it_and_its_numbers_stay_taken(journal: Journal) -> None:
     first, erased, last = made_predictions(3)
     journal.append([first, erased, last, Label(erased.prediction_id, 7.0, 1)])
@@ -77,9 +67,10 @@ def test_a_live_journal_keeps_nothing_of_it_and_its_numbers_stay_taken(journal: 
 
 
 def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_the_next_time(
-    journal: Journal,
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An open read transaction keeps a dead letter in the write-ahead log."""
+    monkeypatch.setattr("prediction_service.relay.progress.LOCK_WAIT_S", 0.1)
     (erased,) = made_predictions(1)
     journal.append([erased])
     (event,) = read_after(journal.path, 0, 1)
@@ -91,7 +82,7 @@ def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_the_next_t
             with pytest.raises(
                 JournalUnavailable, match="another process reads its write-ahead log"
             ):
-                erase_dead_letters(journal.root, erased.prediction_id, lock_wait_s=0.1)
+                erase_dead_letters(journal.root, erased.prediction_id)
         assert erase_dead_letters(journal.root, erased.prediction_id) == 0
         stored = b"".join(path.read_bytes() for path in journal.root.glob("relay.db*"))
         assert stored and erased.prediction_id.encode() not in stored
@@ -129,7 +120,7 @@ def test_a_batch_that_was_being_sent_is_erased_too(journal: Journal, mongodb_uri
     in_hand = read_after(journal.path, 0, 10)
     name = f"test_{uuid.uuid4().hex}"
     settings = settings_of(journal, mongodb_address=mongodb_uri, mongodb_database=name)
-    with closing(MongoSink.of(settings)) as sink:
+    with closing(MongoSink(settings)) as sink:
         found = forgotten(erased.prediction_id, settings, sleep=lambda s: sink.send(in_hand))
         assert found == {"journal rows": 1, "dead letters": 0, "MongoDB documents": 1}
         assert list(sink.predictions()) == [kept]
@@ -145,7 +136,8 @@ def test_a_batch_to_a_slow_mongodb_fails_within_the_timeout(
     (one,) = made_predictions(1)
     journal.append([one, Label(one.prediction_id, 7.0, 1)])
     name = f"test_{uuid.uuid4().hex}"
-    with closing(MongoSink(mongodb_uri, name, timeout_s=2)) as sink:
+    settings = Settings(mongodb_address=mongodb_uri, mongodb_database=name, sink_timeout_s=2)
+    with closing(MongoSink(settings)) as sink:
         store = sink.collection.bulk_write
 
         def store_late(*arguments: Any, **more: Any) -> Any:
@@ -158,23 +150,31 @@ def test_a_batch_to_a_slow_mongodb_fails_within_the_timeout(
         sink.client.drop_database(name)
 
 
-def test_a_mongodb_that_is_down_is_reported_beside_the_erased_rows(journal: Journal) -> None:
+def test_a_mongodb_that_is_down_is_reported_beside_the_erased_rows(
+    journal: Journal, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     (erased,) = made_predictions(1)
     journal.append([erased])
     down = settings_of(journal, mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.3)
-    said = command(erased.prediction_id, down, status=1)
-    assert "Run the command again" in said and "MONGODB_ADDRESS" in said
+    with pytest.raises(SystemExit, match="Run the command again. MONGODB_ADDRESS"):
+        command(main, down, erased.prediction_id)
+    said = capsys.readouterr().out
     assert "journal rows      1 erased" in said and "No data" not in said
     assert erased.prediction_id.encode() not in bytes_of(journal.root)
 
 
-def test_the_command_prints_what_it_erased_and_rejects_an_invalid_id(journal: Journal) -> None:
+def test_the_command_prints_what_it_erased_and_rejects_an_invalid_id(
+    journal: Journal, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     (erased,) = made_predictions(1)
     journal.append([erased])
     settings = settings_of(journal, sink_timeout_s=0.1)
-    assert "journal rows      1 erased" in command(erased.prediction_id, settings)
+    assert "journal rows      1 erased" in command(main, settings, erased.prediction_id)
     nothing = f"No data is stored for {erased.prediction_id}"
-    assert nothing in command(erased.prediction_id, settings)
-    assert "expected 32 hexadecimal digits" in command("41", settings, status=2)
+    assert nothing in command(main, settings, erased.prediction_id)
+    with pytest.raises(SystemExit):
+        command(main, settings, "41")
+    assert "expected 32 hexadecimal digits" in capsys.readouterr().err
     nowhere = Settings(journal_dir=f"{journal.root}/none")
-    assert "JOURNAL_DIR" in command(erased.prediction_id, nowhere, status=1)
+    with pytest.raises(SystemExit, match="JOURNAL_DIR"):
+        command(main, nowhere, erased.prediction_id)

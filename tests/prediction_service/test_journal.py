@@ -17,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from config.events import Label, Prediction
+from config.runtime.settings import SettingsError
 from prediction_service.journal import (
     Journal,
     JournalFull,
@@ -29,25 +30,23 @@ from prediction_service.journal import (
     read_after,
     remove_journal,
 )
+from prediction_service.journal.__main__ import main
 from prediction_service.journal.export import Period, journalled_predictions
 from prediction_service.journal.line import VERSION_LINE
 from prediction_service.journal.writer import JournalFile
 from prediction_service.settings import Settings
-from tests.conftest import run, wait_until
-from tests.prediction_service.conftest import ROOT, environment, made_predictions
+from tests.conftest import wait_until
+from tests.prediction_service.conftest import ROOT, Command, made_predictions
 
 WRITER = """
-import sys
-import time
-from contextlib import closing
+import itertools, sys
 from pathlib import Path
+from config.events import Label
 from prediction_service.journal import Journal
-from tests.prediction_service.conftest import made_predictions
 journal = Journal(Path(sys.argv[1]), "other", "normal", 10**8)
-while True:
-    for one in made_predictions(100):
-        journal.append([one])
-        print(one.prediction_id, flush=True)
+for number in itertools.count():
+    journal.append([Label(str(number), 0.0, 1)])
+    print(number, flush=True)
 """
 
 
@@ -90,16 +89,6 @@ def test_only_full_sync_waits_for_the_disk_with_each_append(
         sizes.append(opened.path.stat().st_size)
     opened.close()
     assert flushed == sizes[:n_flushes]
-
-
-def test_appended_events_are_flushed_by_the_maintenance_thread(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushed = flushes(monkeypatch)
-    journal.append(made_predictions(500))
-    journal.run_maintenance(0.05)
-    size = journal.path.stat().st_size
-    wait_until(lambda: size in flushed, "a flush")
 
 
 def test_a_system_without_fdatasync_stores_rotates_and_erases(
@@ -260,7 +249,7 @@ def test_a_file_that_cannot_be_created_leaves_no_file_and_no_descriptor(
     assert sorted(journal.path.parent.iterdir()) == files
 
 
-@pytest.mark.parametrize("n_cut", [1, 100, 5000, 150_000])
+@pytest.mark.parametrize("n_cut", [1, 5000, 150_000])
 def test_an_append_that_was_cut_short_does_not_count(journal: Journal, n_cut: int) -> None:
     """A worker that is killed while it writes has sent no response."""
     journal.append(made_predictions(3))
@@ -298,26 +287,14 @@ def test_what_a_killed_worker_committed_is_stored_and_may_be_removed(tmp_path: P
     assert not list(path.parent.iterdir())
 
 
-def test_reading_a_journal_does_not_drop_its_lock(journal: Journal) -> None:
-    for _ in range(3):
-        assert is_live(journal.path)
-        assert newest(journal.path) == (0, 0.0)
-    journal.append(made_predictions(1))
-    assert is_live(journal.path)
-
-
-def run_command(settings: Settings, *arguments: str, status: int = 0) -> str:
-    """Run the journal's command, as an operator types it; return what it prints."""
-    command = [sys.executable, "-m", "prediction_service.journal", *arguments]
-    return run(*command, env=environment(settings), status=status)
-
-
-def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal) -> None:
+def test_status_and_export_count_an_id_once(
+    settings: Settings, journal: Journal, command: Command
+) -> None:
     predictions = made_predictions(4)
     journal.append(predictions)
     journal.append([predictions[0], Label(predictions[0].prediction_id, 1.0, 1)])
     shipped = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1"})
-    status = json.loads(run_command(shipped, "status", "--json"))
+    status = json.loads(command(main, shipped, "status", "--json"))
     assert status.pop("bytes") > 0
     assert status == {
         "log_of_record": "journal",
@@ -334,8 +311,8 @@ def test_status_and_export_count_an_id_once(settings: Settings, journal: Journal
         "dropped": {},
         "left_out": {},
     }
-    assert "duplicates      1" in run_command(settings, "status")
-    exported = run_command(settings, "export").splitlines()
+    assert "duplicates      1" in command(main, settings, "status")
+    exported = command(main, settings, "export").splitlines()
     assert [msgspec.json.decode(line, type=Prediction) for line in exported] == predictions
 
 
@@ -347,7 +324,7 @@ def test_an_export_of_a_period_has_no_retry_of_an_earlier_prediction(journal: Jo
 
 
 def test_labelled_predictions_are_exported_as_training_reads_them(
-    settings: Settings, journal: Journal
+    settings: Settings, journal: Journal, command: Command
 ) -> None:
     """A label may arrive before its prediction, and in another worker; the first one counts."""
     early, late, twice, conflicting, unlabelled = made_predictions(5)
@@ -358,9 +335,10 @@ def test_labelled_predictions_are_exported_as_training_reads_them(
     journal.append([Label(late.prediction_id, 11.0, 0), Label(twice.prediction_id, 12.0, 0)])
     journal.append([Label(conflicting.prediction_id, 12.0, 1)])
     other.close()
-    assert "LEARN_ANONYMOUS_LABELS" in run_command(settings, "export", "--labelled", status=2)
+    with pytest.raises(SettingsError, match="LEARN_ANONYMOUS_LABELS"):
+        command(main, settings, "export", "--labelled")
     trusting = settings.model_copy(update={"learn_anonymous_labels": True})
-    exported = run_command(trusting, "export", "--labelled").splitlines()
+    exported = command(main, trusting, "export", "--labelled").splitlines()
     assert [json.loads(line) for line in exported] == [
         {
             "record": one.features,
@@ -372,15 +350,7 @@ def test_labelled_predictions_are_exported_as_training_reads_them(
     ]
 
 
-def test_a_log_of_record_that_is_down_is_reported_in_one_line(settings: Settings) -> None:
-    down = settings.model_copy(
-        update={"mongodb_address": "mongodb://127.0.0.1:1", "sink_timeout_s": 0.5}
-    )
-    said = run_command(down, "export", status=1)
-    assert "MONGODB_ADDRESS" in said and "Traceback" not in said
-
-
-@pytest.mark.parametrize("first", [b"0" * 32, b'["journal"]', b'["other",1]', b'["journal","1"]'])
+@pytest.mark.parametrize("first", [b"0" * 32, b'["journal","1"]'])
 def test_a_damaged_journal_is_reported_by_every_reader(journal: Journal, first: bytes) -> None:
     journal.append(made_predictions(1))
     journal.path.write_bytes(journal.path.read_bytes().replace(VERSION_LINE, first + b"\n"))
@@ -393,7 +363,7 @@ def test_a_damaged_journal_is_reported_by_every_reader(journal: Journal, first: 
             read()
 
 
-@pytest.mark.parametrize("damage", [b'"', b"\xff", b"\0"])
+@pytest.mark.parametrize("damage", [b'"', b"\xff"])
 def test_events_before_a_damaged_line_are_read(journal: Journal, damage: bytes) -> None:
     predictions = made_predictions(100)
     for one in predictions:
@@ -419,7 +389,7 @@ def test_a_journal_that_was_removed_reads_as_empty(journal: Journal) -> None:
 # --- the format version ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_kept", [len(VERSION_LINE), len(VERSION_LINE) - 1, 3, 1, 0])
+@pytest.mark.parametrize("n_kept", [len(VERSION_LINE), len(VERSION_LINE) - 1, 0])
 def test_a_file_with_only_a_version_line_is_empty(journal: Journal, n_kept: int) -> None:
     """The line may be cut short: the worker was killed while it created the file."""
     os.truncate(journal.path, n_kept)
@@ -428,7 +398,7 @@ def test_a_file_with_only_a_version_line_is_empty(journal: Journal, n_kept: int)
     assert erase(journal.path, "0" * 32) == 0
 
 
-@pytest.mark.parametrize("n_events", [0, 1, 2000])
+@pytest.mark.parametrize("n_events", [0, 2000])
 def test_an_unknown_version_is_reported_with_the_remedy_by_every_reader(
     journal: Journal, n_events: int
 ) -> None:

@@ -50,11 +50,11 @@ def guarded(make_client: MakeClient) -> FlaskClient:
     return make_client(api_key_hashes=HASHES)
 
 
-@pytest.mark.parametrize("path", ["/predict", "/predict?explain=true", "/feedback", "/nowhere"])
+@pytest.mark.parametrize("path", ["/predict", "/feedback", "/nowhere"])
 @pytest.mark.parametrize(
     "header",
-    [None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {hash_of(KEY)}"]
-    + [f"Bearer{KEY}", f"Bearers {KEY}", "Bearer \xe9"],
+    [None, "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {hash_of(KEY)}"]
+    + [f"Bearer{KEY}", "Bearer \xe9"],
 )
 def test_without_a_known_key_a_request_is_rejected_with_the_remedy(
     guarded: FlaskClient, journal: Journal, record: Record, path: str, header: str | None
@@ -70,22 +70,14 @@ def test_without_a_known_key_a_request_is_rejected_with_the_remedy(
     assert 'status="401",version="none"} 1.0' in guarded.get("/metrics").text
 
 
-def test_each_known_key_opens(guarded: FlaskClient, record: Record) -> None:
-    for key in (KEY, OTHER_KEY):
-        headers = {"Authorization": f"Bearer {key}"}
-        assert guarded.post("/predict", json=record, headers=headers).status_code == 200
-        assert (
-            guarded.post("/predict?explain=false", json=record, headers=headers).status_code == 200
-        )
-
-
-@pytest.mark.parametrize("scheme", ["bearer ", "BEARER ", "Bearer  "])
-def test_the_scheme_may_be_in_any_case_and_be_followed_by_several_spaces(
-    guarded: FlaskClient, record: Record, scheme: str
+@pytest.mark.parametrize("header", [f"Bearer {OTHER_KEY}", f"bearer {KEY}", f"BEARER  {KEY}"])
+def test_each_known_key_opens_after_a_scheme_in_any_case_and_spaces(
+    guarded: FlaskClient, record: Record, header: str
 ) -> None:
     """As in RFC 9110, section 11.4."""
-    headers = {"Authorization": f"{scheme}{KEY}"}
-    assert guarded.post("/predict", json=record, headers=headers).status_code == 200
+    for path in ("/predict", "/predict?explain=false"):
+        response = guarded.post(path, json=record, headers={"Authorization": header})
+        assert response.status_code == 200
 
 
 def test_pages_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) -> None:
@@ -93,11 +85,6 @@ def test_pages_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) ->
     for path in (*pages, "/model", "/health/live", "/health/ready", "/metrics"):
         assert guarded.get(path).status_code == 200, path
     assert guarded.get("/model/card").status_code == 404  # asked for, but this version has none
-
-
-def test_without_api_key_hashes_no_key_is_needed(client: FlaskClient, record: Record) -> None:
-    assert client.post("/predict", json=record).status_code == 200
-    assert client.post("/predict", json=record, headers=WITH_KEY).status_code == 200
 
 
 def test_a_label_is_stored_with_the_name_of_its_callers_key(
@@ -142,14 +129,7 @@ def test_the_command_makes_a_key_and_its_hash(make_client: MakeClient) -> None:
     assert subprocess.run([*command, "a=b"], capture_output=True, check=False).returncode == 2
 
 
-@pytest.mark.parametrize("text", ["planning", f"planning={KEY}", f"{HASHES},", f"{HASHES}\n"])
-def test_invalid_hashes_end_the_start(text: str, monkeypatch) -> None:
-    monkeypatch.setenv("API_KEY_HASHES", text)
-    with pytest.raises(SettingsError, match="API_KEY_HASHES"):
-        read_settings(Settings)
-
-
-@pytest.mark.parametrize("path", ["/predict", "/predict?explain=true", "/feedback"])
+@pytest.mark.parametrize("path", ["/predict", "/feedback"])
 @pytest.mark.parametrize("headers", [{}, WITH_KEY])
 def test_a_page_of_another_site_may_not_post(
     guarded: FlaskClient, journal: Journal, record: Record, path: str, headers: dict[str, str]
@@ -164,28 +144,28 @@ def test_a_page_of_another_site_may_not_post(
 
 
 @pytest.mark.parametrize(
-    ("origin", "host", "status"),
+    ("headers", "status"),
     [
-        ("http://elsewhere.example", "localhost", 403),
-        ("http://localhost:3000", "localhost:9696", 403),
-        ("null", "localhost", 403),
-        ("http://localhost:9696", "localhost:9696", 200),
-        ("https://10.0.0.7", "10.0.0.7", 200),  # a reverse proxy with TLS
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "same-site"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "http://elsewhere.example", "Host": "localhost"}, 403),
+        ({"Origin": "http://localhost:3000", "Host": "localhost:9696"}, 403),
+        ({"Origin": "null", "Host": "localhost"}, 403),
+        ({"Origin": "http://localhost:9696", "Host": "localhost:9696"}, 200),
+        ({"Origin": "https://10.0.0.7", "Host": "10.0.0.7"}, 200),  # a reverse proxy with TLS
     ],
 )
-def test_without_sec_fetch_site_the_origin_must_be_the_host(
-    client: FlaskClient, record: Record, origin: str, host: str, status: int
+def test_a_page_of_the_same_site_may_post_and_without_sec_fetch_site_the_origin_decides(
+    client: FlaskClient, record: Record, headers: dict[str, str], status: int
 ) -> None:
     """Over plain HTTP to another machine, a browser sends `Origin` alone."""
-    headers = {"Origin": origin, "Host": host}
     assert client.post("/predict", json=record, headers=headers).status_code == status
     assert client.get("/model", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/predict", "/feedback"])
-@pytest.mark.parametrize(
-    "content_type", [None, "text/plain", "text/plain; application/json", "multipart/form-data"]
-)
+@pytest.mark.parametrize("content_type", [None, "text/plain; application/json"])
 def test_a_post_must_declare_json(
     client: FlaskClient, journal: Journal, record: Record, path: str, content_type: str | None
 ) -> None:
@@ -206,7 +186,7 @@ def test_json_may_be_declared_with_parameters(
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/model", "/predict", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/predict"])
 @pytest.mark.parametrize("host", ["elsewhere.example:9696", "127.0.0.1.example", "a.b:x", "[::.1"])
 def test_a_host_that_dns_rebinding_could_make_is_rejected(
     client: FlaskClient, journal: Journal, record: Record, path: str, host: str
@@ -239,17 +219,21 @@ def test_addresses_and_names_without_a_dot_and_trusted_hosts_are_accepted(
     assert client.get("/model", headers={"Host": "a.example.org"}).status_code == 403
 
 
-@pytest.mark.parametrize("text", ["a.example:80", "A.example", "*.example", "a, b"])
-def test_invalid_trusted_hosts_end_the_start(text: str, monkeypatch) -> None:
-    monkeypatch.setenv("TRUSTED_HOSTS", text)
-    with pytest.raises(SettingsError, match="TRUSTED_HOSTS"):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("API_KEY_HASHES", f"planning={KEY}"),
+        ("API_KEY_HASHES", f"{HASHES},"),
+        ("API_KEY_HASHES", f"{HASHES}\n"),
+        ("TRUSTED_HOSTS", "a.example:80"),
+        ("TRUSTED_HOSTS", "*.example"),
+        ("TRUSTED_HOSTS", "a, b"),
+    ],
+)
+def test_invalid_hashes_and_hosts_end_the_start(name: str, text: str, monkeypatch) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(SettingsError, match=name):
         read_settings(Settings)
-
-
-@pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
-def test_a_page_of_the_same_site_may_post(client: FlaskClient, record: Record, site: str) -> None:
-    headers = {"Sec-Fetch-Site": site}
-    assert client.post("/predict", json=record, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict?explain=no", "/health/live", "/nowhere"])
@@ -259,7 +243,7 @@ def test_a_valid_request_id_is_in_every_response(client: FlaskClient, path: str)
         assert response.headers.getlist("X-Request-ID") == [given]
 
 
-@pytest.mark.parametrize("given", ["", "x" * 101, "a b", "a\tb", "é", "<script>", '"'])
+@pytest.mark.parametrize("given", ["", "x" * 101, "a b", "é"])
 def test_an_invalid_request_id_is_replaced(client: FlaskClient, record: Record, given: str) -> None:
     response = client.post("/predict", json=record, headers={"X-Request-ID": given})
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
@@ -325,24 +309,24 @@ def test_a_log_that_cannot_be_written_fails_no_request(
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "status"),
     [
-        {},
-        {"headers": {"Idempotency-Key": "k" * 201}},
-        {"headers": {"Host": "a.example.org"}},
-        {"headers": {"Sec-Fetch-Site": "cross-site"}},
-        {"headers": {"Authorization": "Bearer wrong"}},
-        {"data": "{", "json": None},
-        {"json": {"age": -3}},
-        {"json": [{}] * 51},
-        {"data": b" " * 20_001, "json": None},
-        {"content_type": "text/plain"},
-        {"method": "GET"},
+        ({}, 200),
+        ({"headers": {"Idempotency-Key": "k" * 201}}, 400),
+        ({"headers": {"Host": "a.example.org"}}, 403),
+        ({"headers": {"Sec-Fetch-Site": "cross-site"}}, 403),
+        ({"headers": {"Authorization": "Bearer wrong"}}, 401),
+        ({"data": "{", "json": None}, 400),
+        ({"json": {"age": -3}}, 422),
+        ({"json": [{}] * 51}, 413),
+        ({"data": b" " * 20_001, "json": None}, 413),
+        ({"content_type": "text/plain"}, 415),
+        ({"method": "GET"}, 405),
     ],
     ids=str,
 )
 def test_a_prediction_without_parameters_responds_as_within_flask(
-    guarded: FlaskClient, record: Record, request_: Record
+    guarded: FlaskClient, record: Record, request_: Record, status: int
 ) -> None:
     """The middleware makes it itself; with a parameter, Flask's route does."""
     headers = {**WITH_KEY, "X-Request-ID": "an-id", **request_.get("headers", {})}
@@ -353,7 +337,7 @@ def test_a_prediction_without_parameters_responds_as_within_flask(
     plain, within_flask = (
         guarded.open(path, **options) for path in ("/predict", "/predict?explain=false")
     )
-    assert plain.status == within_flask.status
+    assert plain.status_code == within_flask.status_code == status
     assert dict(plain.headers) == dict(within_flask.headers)
     bodies = [plain.get_json(), within_flask.get_json()]
     for body in bodies:

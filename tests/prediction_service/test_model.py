@@ -1,11 +1,9 @@
 """Which packages are accepted and which are rejected, and how a worker replaces its model."""
 
-import json
 import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from config.contract import Contract
@@ -24,15 +22,6 @@ def copy(package: Path, tmp_path: Path) -> Path:
     return with_metadata(package, tmp_path / "copy")
 
 
-def test_a_good_package_scores_its_golden_rows(package: Path, contract: Contract) -> None:
-    model = Model(package, "1", contract)
-    golden = json.loads((package / "golden.json").read_text())
-    names = [feature.name for feature in contract.inputs]
-    scored = model.score([[row[name] for name in names] for row in golden["rows"]])
-    assert scored.dtype == np.float32
-    assert np.abs(scored - golden["probabilities"]).max() <= 1e-5
-
-
 def test_a_tensor_holds_what_the_contract_calls_known(contract: Contract) -> None:
     for feature in contract.inputs:
         values: list[Any] = [None, "Atlantis"] if feature.is_categorical else [feature.minimum]
@@ -46,7 +35,6 @@ def test_a_tensor_holds_what_the_contract_calls_known(contract: Contract) -> Non
     [
         ("contract_digest", "another", "made for another contract; got another"),
         ("threshold", "1.5", "threshold: got '1.5', expected 0 to 1"),
-        ("threshold", "high", "threshold: got 'high'"),
     ],
 )
 def test_wrong_facts_are_rejected(

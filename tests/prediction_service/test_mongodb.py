@@ -52,10 +52,10 @@ def test_an_unusable_address_is_reported_with_the_remedy_and_not_shown(
     address: str,
 ) -> None:
     with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encode it") as caught:
-        MongoSink.of(Settings(mongodb_address=address))
+        MongoSink(Settings(mongodb_address=address))
     assert "sesame" not in str(caught.value)
     with pytest.raises(SettingsError, match="MONGODB_DATABASE: .*got a b, expected"):
-        MongoSink("mongodb://127.0.0.1:1", "a b", 1.0)
+        MongoSink(Settings(mongodb_address="mongodb://127.0.0.1:1", mongodb_database="a b"))
 
 
 def test_a_prediction_is_stored_as_one_document_and_read_back(
@@ -216,7 +216,6 @@ def test_an_export_may_take_longer_than_the_timeout_of_the_sink(
     assert len(list(sink.predictions())) == len(list(sink.labelled())) == 300
     reads = commands.limits_s("find") + commands.limits_s("getMore")
     assert len(reads) >= 2 and min(reads) == math.inf
-    sink.label_states()
     sink.n_predictions()
     sink.erase(predictions[0].prediction_id)
     assert max(commands.limits_s("aggregate") + commands.limits_s("delete")) <= sink.timeout_s
@@ -225,10 +224,10 @@ def test_an_export_may_take_longer_than_the_timeout_of_the_sink(
 def test_the_indexes_follow_the_ttl(sink: MongoSink, mongodb_uri: str) -> None:
     def ttls(ttl_s: int) -> dict[str, int | None]:
         name = sink.collection.database.name
-        opened = MongoSink(mongodb_uri, name, timeout_s=10, ttl_s=ttl_s)
-        opened.make_indexes()
-        found = opened.collection.index_information()
-        opened.close()
+        settings = Settings(mongodb_address=mongodb_uri, mongodb_database=name, mongodb_ttl_s=ttl_s)
+        with closing(MongoSink(settings)) as opened:
+            opened.make_indexes()
+            found = opened.collection.index_information()
         assert "predicted_at_1_model_version_1" in found
         return {key: index.get("expireAfterSeconds") for key, index in found.items()}
 
@@ -247,11 +246,9 @@ def test_an_invalid_prediction_is_rejected(sink: MongoSink) -> None:
 
 
 def test_a_server_that_is_down_is_reported_within_the_timeout(write: Write) -> None:
-    down = MongoSink("mongodb://127.0.0.1:1", "test", timeout_s=0.3)
+    down = MongoSink(Settings(mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.3))
     with pytest.raises(SinkUnavailable, match="MONGODB_ADDRESS"):
         down.send(write(*made_predictions(1)))
-    with pytest.raises(SinkUnavailable):
-        down.label_states()
     with pytest.raises(SinkUnavailable):
         list(down.predictions())
     down.close()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
@@ -18,6 +17,7 @@ from config.contract import Contract
 from config.feature import Feature
 from config.model_registry import CARD
 from prediction_service.journal.export import journalled_ids, journalled_predictions
+from prediction_service.models.live_model import LiveModel
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
 from tests.conftest import CHROMIUM, wait_until
@@ -130,28 +130,25 @@ def test_a_person_is_predicted_and_the_explanation_is_drawn(page: Page, contract
     expect(rows.first.locator("th")).to_have_text("age")
     expect(rows.first.locator("td").first).to_have_text("70")
     assert rows.first.locator(".up").bounding_box()["width"] > 20  # type: ignore[index]
+    announced = prediction.locator("[role=status]")  # by screen readers, without the table
+    expect(announced).to_contain_text("The line is the threshold")
+    assert announced.locator("table, li").count() == 0
     page.get_by_label("age in years").fill("20")
     page.get_by_label("age in years").press("Enter")
     expect(prediction.locator(".verdict")).to_contain_text("calls this person <=50K")
     expect(rows.first.locator(".down")).to_be_visible()
 
 
-def test_an_error_of_the_service_is_shown(page: Page) -> None:
-    page.get_by_label("age in years").fill("7")
-    page.get_by_role("button", name="Predict").click()
-    assert page.locator("#f-age:invalid").count() == 1
-    expect(page.locator("#prediction")).to_be_empty()
-    page.locator("#record").evaluate("form => form.noValidate = true")
-    page.get_by_role("button", name="Predict").click()
-    expected = "age: got 7, expected a whole number from 17 to 90"
-    expect(page.locator("#prediction")).to_contain_text(expected)
-
-
 def test_a_problem_is_connected_to_its_input_until_it_is_fixed(page: Page) -> None:
-    page.locator("#record").evaluate("form => form.noValidate = true")
     page.get_by_label("hours per week").fill("1000")
     page.get_by_label("age in years").fill("7")
     page.get_by_role("button", name="Predict").click()
+    assert page.locator("#f-age:invalid").count() == 1
+    expect(page.locator("#prediction")).to_be_empty()  # the browser has sent nothing
+    page.locator("#record").evaluate("form => form.noValidate = true")
+    page.get_by_role("button", name="Predict").click()
+    shown = page.locator("#prediction")
+    expect(shown).to_contain_text("age: got 7, expected a whole number from 17 to 90")
     age, hours = page.locator("#f-age"), page.locator("#f-hours_per_week")
     expect(age).to_be_focused()
     for field in (age, hours):
@@ -164,14 +161,6 @@ def test_a_problem_is_connected_to_its_input_until_it_is_fixed(page: Page) -> No
     expect(page.locator("#explanation tbody tr").first).to_be_visible()
     assert page.locator("[aria-invalid]").count() == 0
     expect(age).to_have_accessible_description(re.compile("^(?!age: got 7)"))
-
-
-def test_screen_readers_announce_the_prediction_without_its_table(page: Page) -> None:
-    page.get_by_role("button", name="Predict").click()
-    expect(page.locator("#prediction table")).to_be_visible()
-    announced = page.locator("#prediction [role=status]")
-    expect(announced).to_contain_text("The line is the threshold")
-    assert announced.locator("table, li").count() == 0
 
 
 def write_csv(path: Path, records: list[dict[str, Any]], **changes: str) -> Path:
@@ -243,19 +232,6 @@ def test_a_failed_batch_keeps_the_predictions_before_it_and_a_retry_stores_nothi
     assert keys[2] == keys[1] != keys[0]  # the first batch is not sent again
     stored = {i for _, ids in journalled_ids(settings.journal_path) for i in ids}  # sinks keep one
     assert stored == {row["prediction_id"] for row in download(own_page)} and len(stored) == 130
-
-
-def test_a_dropped_file_is_predicted(page: Page, contract: Contract, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "people.csv", [{one.name: one.default for one in contract.inputs}])
-    page.locator("#file").scroll_into_view_if_needed()
-    box = page.locator("#file").bounding_box()
-    assert box
-    drag = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
-    x, y = box["x"] + box["width"] - 10, box["y"] + 10
-    browser = page.context.new_cdp_session(page)
-    for event in ("dragEnter", "dragOver", "drop"):
-        browser.send("Input.dispatchDragEvent", {"type": event, "x": x, "y": y, "data": drag})
-    expect(page.locator("#progress")).to_contain_text("1 of 1 rows predicted")
 
 
 def download(page: Page) -> list[dict[str, str]]:
@@ -622,6 +598,6 @@ def test_programs_get_json(client: FlaskClient) -> None:
     assert "http://localhost:9696" not in shown.text  # itself
 
 
-def test_without_a_model_the_form_says_so(settings: Settings, start: Start) -> None:
-    with gunicorn(start, settings.model_copy(update={"workers": 1})) as where:
-        assert "No model is loaded" in requests.get(where, headers=BROWSER, timeout=10).text
+def test_without_a_model_the_form_says_so(client: FlaskClient, live_model: LiveModel) -> None:
+    live_model.model = None
+    assert "No model is loaded" in client.get("/", headers=BROWSER).text

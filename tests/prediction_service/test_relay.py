@@ -48,6 +48,7 @@ from prediction_service.sinks.evidently import EvidentlySink
 from prediction_service.sinks.mongodb import MongoSink
 from prediction_service.relay.shipping import (
     Shipper,
+    count_labels,
     make_indexes,
     remove_shipped,
     run,
@@ -118,8 +119,9 @@ def to_evidently(settings: Settings, evidently: Evidently) -> Settings:
 def to_both(to_evidently: Settings, mongodb_uri: str) -> Iterator[Settings]:
     """Return settings with both sinks and a database of the test's own."""
     name = f"test_{uuid.uuid4().hex}"
-    yield to_evidently.model_copy(update={"mongodb_address": mongodb_uri, "mongodb_database": name})
-    with closing(MongoSink(mongodb_uri, name, timeout_s=10)) as sink:
+    both = {"mongodb_address": mongodb_uri, "mongodb_database": name, "sink_timeout_s": 10}
+    yield to_evidently.model_copy(update=both)
+    with closing(MongoSink(to_evidently.model_copy(update=both))) as sink:
         sink.client.drop_database(name)
 
 
@@ -145,7 +147,7 @@ def waiting(settings: Settings) -> dict[str, int]:
 
 def stored_ids(settings: Settings) -> list[str]:
     """Return the ids in MongoDB."""
-    with closing(MongoSink.of(settings)) as mongodb:
+    with closing(MongoSink(settings)) as mongodb:
         return [one.prediction_id for one in mongodb.predictions()]
 
 
@@ -174,16 +176,7 @@ def in_sample(predictions: list[Prediction], share: float) -> set[str]:
 
 def test_a_sample_has_the_same_ids_everywhere_and_its_share_of_them() -> None:
     """By a stable hash: another one would separate labels from predictions in an upgrade."""
-    assert [is_in_sample(one, 0.5) for one in "abcdefgh"] == [
-        True,
-        False,
-        True,
-        False,
-        True,
-        True,
-        True,
-        True,
-    ]
+    assert [one for one in "abcdefgh" if is_in_sample(one, 0.5)] == list("acefgh")
     ids = [f"{number:032x}" for number in range(20_000)]
     smaller, larger = ({one for one in ids if is_in_sample(one, share)} for share in (0.2, 0.3))
     assert smaller < larger
@@ -218,16 +211,6 @@ def test_the_monitoring_gets_a_sample_with_its_labels_and_mongodb_gets_all(
     assert set(evidently.received) == sample
 
 
-def test_rows_outside_of_the_sample_do_not_wait_for_a_sink_that_is_down(
-    to_evidently: Settings, journal: Journal
-) -> None:
-    journal.append(made_predictions(20))
-    settings = to_evidently.model_copy(update={"evidently_sample": 1e-9})
-    with relaying(settings):
-        wait_until(lambda: waiting(settings) == {"evidently": 0})
-    assert left_out_events(journal.root) == {"evidently": 20}
-
-
 def test_the_relay_reports_the_backlog_of_each_instance_also_without_traffic(
     to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch
 ) -> None:
@@ -243,20 +226,19 @@ def test_the_relay_reports_the_backlog_of_each_instance_also_without_traffic(
         wait_until(lambda: {name: None} in evidently.backlogs, "the end of the instance")
 
 
-@pytest.mark.parametrize(("key", "header"), [("", None), ("income_abc", "Bearer income_abc")])
 def test_the_relay_sends_its_key_to_the_evidently_service(
-    to_evidently: Settings, evidently: Evidently, journal: Journal, key: str, header: str | None
+    to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     predictions = made_predictions(1)
     journal.append(predictions)
     journal.append([Label(predictions[0].prediction_id, 1.0, 1)])
-    settings = to_evidently.model_copy(update={"evidently_api_key": SecretStr(key)})
+    settings = to_evidently.model_copy(update={"evidently_api_key": SecretStr("income_abc")})
     with evidently.listening(), relaying(settings):
         wait_until(lambda: evidently.labels and evidently.received, "both kinds of events")
-    assert evidently.keys == {header}
+    assert evidently.keys == {"Bearer income_abc"}
 
 
-@pytest.mark.parametrize(("status", "share"), [(422, 1.0), (500, 1.0), (422, 0.3), (500, 0.3)])
+@pytest.mark.parametrize(("status", "share"), [(422, 0.3), (500, 1.0), (500, 0.3)])
 def test_an_event_at_fault_becomes_a_dead_letter_and_blocks_nothing(
     to_evidently: Settings, evidently: Evidently, journal: Journal, status: int, share: float
 ) -> None:
@@ -317,7 +299,7 @@ def test_a_sink_that_is_down_for_long_gets_no_dead_letters(
     assert not dead_letters(to_evidently.journal_path)
 
 
-@pytest.mark.parametrize("status", [301, 401, 403, 404, 405])
+@pytest.mark.parametrize("status", [301, 403])
 def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
     to_evidently: Settings, evidently: Evidently, journal: Journal, status: int
 ) -> None:
@@ -468,8 +450,9 @@ def test_indexes_are_built_once_mongodb_is_there(
             raise failure
 
     monkeypatch.setattr(MongoSink, "make_indexes", build)
-    with closing(MongoSink.of(to_both)) as sink, capture_logs() as logs:
-        make_indexes(sink, threading.Event(), retry_s=0.01)
+    monkeypatch.setattr(shipping, "INDEX_RETRY_S", 0.01)
+    with closing(MongoSink(to_both)) as sink, capture_logs() as logs:
+        make_indexes(sink, threading.Event())
     assert [one["event"] for one in logs] == ["indexes_not_built"] * 2
     assert not list(attempts)
 
@@ -668,28 +651,15 @@ def test_what_an_operator_must_know_of_the_sinks_is_a_metric(
         assert exported() == {maximum, f"{dropped} 5.0", f"{left_out} 7.0", f"{rejects} 1.0"}
 
 
-def test_a_file_that_cannot_be_read_keeps_no_other_from_removal(settings: Settings) -> None:
-    settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
-    root = settings.journal_path
-    damaged = root / "here" / ("0" * 32 + ".jsonl")
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"\xff\n")
-    newer = damaged.with_name("1" * 32 + ".jsonl")
-    newer.write_bytes(b'["journal",2]\n')
-    worker = Journal(root, "here", "normal", 10**8)
-    worker.append(made_predictions(10))
-    worker.close()
-    with closing(shipped(settings, worker)) as progress:
-        remove_shipped(settings, progress, now=2e9)
-    assert journal_paths(root) == [damaged, newer]
-
-
-def test_a_damaged_file_is_logged_once_and_again_with_another_error(settings: Settings) -> None:
+def test_a_damaged_file_is_logged_once_and_again_with_another_error_and_keeps_no_other(
+    settings: Settings,
+) -> None:
     """Each round of the relay once logged it, every second and for each sink."""
     settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
     damaged = settings.journal_path / "here" / ("0" * 32 + ".jsonl")
     damaged.parent.mkdir(parents=True)
-    sink = EvidentlySink("http://127.0.0.1:1", 1)
+    sink = EvidentlySink(settings)
+    good = ended_journal(settings.journal_path, [])
     with closing(Progress(settings.journal_path)) as progress, capture_logs() as logs:
         shippers = [Shipper(sink, progress, settings) for _ in range(2)]
         for content in (b"\xff\n", b'["journal",2]\n'):
@@ -698,6 +668,7 @@ def test_a_damaged_file_is_logged_once_and_again_with_another_error(settings: Se
                 for shipper in shippers:
                     shipper.ship()
                 remove_shipped(settings, progress, now=2e9)
+    assert logs.pop(2)["event"] == "journal_removed" and not good.exists()
     found = [(one["event"], "format version" in one["error"]) for one in logs]
     once = [("journal_unreadable", False), ("journal_not_removed", False)]
     assert found == [*once, *((event, True) for event, _ in once)]
@@ -719,13 +690,16 @@ class FullDisk(Progress):
         raise sqlite3.OperationalError("database or disk is full")
 
 
-def test_maintenance_that_fails_does_not_end_the_relay(settings: Settings) -> None:
+def test_maintenance_that_fails_does_not_end_the_relay(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A relay that ends on a full disk would keep the disk full."""
+    monkeypatch.setattr(shipping, "MAINTENANCE_PERIOD_S", 0.01)
     for _ in range(4):
         Journal(settings.journal_path, "here", "normal", 10**8).close()
     stop = threading.Event()
     with closing(FullDisk(settings.journal_path, stop)) as progress, capture_logs() as logs:
-        run_maintenance(settings, [], progress, stop, period_s=0.01)
+        run_maintenance(settings, progress, stop)
         assert progress.n_failures == 3
     assert [one["event"] for one in logs] == ["maintenance_failed"] * 3
     assert "OperationalError" in logs[0]["error"]
@@ -741,12 +715,7 @@ def test_a_shipped_journal_is_removed_only_after_its_worker_has_ended(
     with closing(shipped(settings, worker)) as progress:
         remove_shipped(settings, progress, now=2e9)
         assert journal_paths(settings.journal_path) == [worker.path]
-        worker.append(made_predictions(1))
         worker.close()
-        remove_shipped(settings, progress, now=2e9)
-        assert len(read_after(worker.path, 0, 10)) == 6, "one is not shipped"
-        progress.advance("mongodb", worker.path.stem, 6)
-        progress.advance("evidently", worker.path.stem, 6)
         remove_shipped(settings, progress, now=2e9)
         assert not list(worker.path.parent.iterdir())
         assert progress.position("mongodb", worker.path.stem) == 0
@@ -763,8 +732,37 @@ def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) 
         wait_until(lambda: label_states(to_both.journal_path) == expected)
 
 
+@pytest.mark.parametrize("failure", [None, SinkUnavailable("timeout")])
+@pytest.mark.parametrize(("count_s", "pause_s"), [(0.01, 30), (10, 490), (1000, 49_000)])
+def test_counting_labels_takes_a_fiftieth_of_the_time_however_many_there_are(
+    settings: Settings, monkeypatch, count_s: float, pause_s: float, failure: Exception | None
+) -> None:
+    """A count reads an index of all labels. It was repeated every 30 seconds."""
+    now, pauses, stop = [0.0], [], threading.Event()
+
+    def count(_: MongoSink) -> dict[str, int]:
+        now[0] += count_s
+        if failure:
+            raise failure
+        return {"matched": 10**9}
+
+    def wait(timeout: float) -> None:
+        pauses.append(timeout)
+        stop.set()
+
+    monkeypatch.setattr(MongoSink, "label_states", count)
+    monkeypatch.setattr(stop, "wait", wait)
+    monkeypatch.setattr("prediction_service.relay.shipping.time.monotonic", lambda: now[0])
+    own = settings.model_copy(update={"mongodb_address": "mongodb://127.0.0.1:1"})
+    Journal(own.journal_path, "here", "normal", 10**8).close()
+    with closing(MongoSink(own)) as sink, closing(Progress(own.journal_path)) as progress:
+        count_labels(sink, progress, stop)
+    assert pauses == [pytest.approx(pause_s)]
+    assert label_states(own.journal_path) == ({} if failure else {"matched": 10**9})
+
+
 def test_the_pause_doubles_up_to_its_maximum_with_jitter() -> None:
-    for failures, max_s in ((1, 0.2), (2, 0.4), (5, 3.2), (50, 30.0)):
+    for failures, max_s in ((1, 0.2), (2, 0.4), (50, 30.0)):
         pauses = []
         for _ in range(200):
             backoff = Backoff(0.2, 30.0, jitter=0.5)

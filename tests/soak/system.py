@@ -162,7 +162,7 @@ class System:
             root = self.settings.journal_path
             return [i for kind, ids in journalled_ids(root) if kind == "prediction" for i in ids]
         settings = self.settings.model_copy(update={"mongodb_address": mongodb_address})
-        with closing(MongoSink.of(settings)) as sink:
+        with closing(MongoSink(settings)) as sink:
             found = sink.collection.find({"predicted_at": {"$exists": True}}, {"_id": 1})
             return [one["_id"] for one in found.batch_size(10_000)]
 

@@ -68,18 +68,6 @@ def test_every_other_problem_is_reported(ledger: Ledger) -> None:
     ]
 
 
-def test_requests_are_counted_by_outcome() -> None:
-    ledger = Ledger()
-    ledger.note(1, 200, b'{"prediction_id": "a", "model_version": "1"}')
-    ledger.note(2, 200, b'[{"prediction_id": "b", "model_version": "2"}, {"prediction_id": "c"}]')
-    ledger.note(1, 503, b"")
-    ledger.note(1, 500, b"")
-    ledger.note_broken(20, hung=False)
-    assert (ledger.accepted, ledger.rejected, ledger.broken) == (2, 1, 1)
-    assert (ledger.ids, ledger.broken_records) == (["a", "b", "c"], 20)
-    assert (ledger.versions, ledger.other) == (Counter("12"), Counter({500: 1}))
-
-
 def soak(folder: Path, mongodb_uri: str) -> None:
     """Run a short soak with every event. Durations are not checked."""
     one = Soak(folder, mongodb_uri)
