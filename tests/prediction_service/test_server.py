@@ -20,7 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from prediction_service.models.model_folder import ModelFolder
 from prediction_service.settings import Settings
-from tests.prediction_service.conftest import Start, gunicorn, journalled_ids, shared_service
+from prediction_service.journal import journal_paths
+from tests.prediction_service.conftest import (
+    Start,
+    arbiter,
+    gunicorn,
+    journalled_ids,
+    shared_service,
+)
 
 Record = dict[str, Any]
 CHUNKED = (
@@ -376,3 +383,32 @@ def make_certificate(folder: Path) -> Path:
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
     return path
+
+
+def test_a_client_that_asks_first_is_told_to_send_its_body(
+    one_worker: Settings, record: Record
+) -> None:
+    body = json.dumps(record).encode()
+    request = predict_request(body, "Expect: 100-continue")
+    with connect(one_worker) as client:
+        client.sendall(request[: -len(body)])
+        assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body)
+        assert read_answer(client)[0] == 200
+
+
+def test_a_worker_that_has_answered_max_requests_is_replaced_without_a_failure(
+    settings: Settings,
+    model_folder: ModelFolder,
+    start: Start,
+    record: Record,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert model_folder.current()
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--max-requests 20")
+    with arbiter(start, settings):
+        url = f"http://127.0.0.1:{settings.prediction_port}/predict"
+        deadline = time.monotonic() + 30
+        while len(journal_paths(settings.journal_path)) < 4 and time.monotonic() < deadline:
+            assert requests.post(url, json=record, timeout=20).ok
+        assert len(journal_paths(settings.journal_path)) >= 4
