@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import mlflow
 import msgspec
@@ -49,25 +48,6 @@ class Version(msgspec.Struct, frozen=True):
 
     number: str
     run_id: str
-
-
-class ReferenceSource(Protocol):
-    """A source of reference data: MLflow, or a fake in a test."""
-
-    def production_version(self) -> Version | None:
-        """Return the version in production; None before the first. Raises RegistryError."""
-
-    def download_reference(self, version: Version, folder: Path) -> Path:
-        """Download a version's reference file into the folder. Raises RegistryError."""
-
-    def last_decision(self) -> Decision | None:
-        """Return the newest decision whether to train; None before the first.
-
-        Raises RegistryError.
-        """
-
-    def last_promotion(self) -> Promotion | None:
-        """Return the newest change of production; None before the first. Raises RegistryError."""
 
 
 class Registry:
@@ -168,7 +148,7 @@ class Registry:
 class ReferenceCache:
     """The production version's reference file in a folder, for when MLflow is unavailable."""
 
-    def __init__(self, folder: Path, source: ReferenceSource) -> None:
+    def __init__(self, folder: Path, source: Registry) -> None:
         self.folder = folder
         self.source = source
         self._pointer = folder / "production.json"

@@ -22,7 +22,6 @@ import msgspec
 import numpy as np
 
 from config.contract import CONTRACT_PATH, load_contract
-from config.segments import segment_groups
 from evidently_service.measure.drift import measure_drift
 from evidently_service.reference.reference_data import monitored_frame, prediction_frame
 from evidently_service.measure.drift_impact import measure_drift_impacts
@@ -30,13 +29,14 @@ from evidently_service.measure.measurement import Measure, outputs
 from evidently_service.reference.monitoring_config import load_monitoring
 from evidently_service.measure.performance import estimate_quality, measure_quality
 from evidently_service.measure.data_quality import measure_data_quality
-from evidently_service.reference.registry import ReferenceCache, Version
+from evidently_service.reference.registry import ReferenceCache
 from evidently_service.store.reports import Reports
-from evidently_service.measure.segments import ClassifiedRows, measure_segments
+from evidently_service.measure.segments import classified, measure_segments
 from evidently_service.verdict.thresholds import find_thresholds
 from evidently_service.store.window import Window
 from tests.benchmarks.report import at_most, result, write
 from tests.evidently_service.events import labels_of, made_up_predictions, made_up_rows
+from tests.evidently_service.mlflow_registry import FakeRegistry
 
 REFERENCE_ROWS, WINDOWS = 5000, (1000, 10_000)
 RUNS = 5
@@ -44,30 +44,6 @@ PERIOD_MS = 5_000  # measure_period_s of config/monitoring.yaml
 MAX_KEPT_MB, MAX_KEPT_MS = 1000, 2000
 BATCH_ROWS = 500  # RELAY_BATCH_ROWS
 KEEP = "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, 1, ?)"
-
-
-class Rows:
-    """A registry with one version and these reference rows."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    def production_version(self) -> Version:
-        """Return the version."""
-        return Version("1", "run-1")
-
-    def last_decision(self) -> None:
-        """Return no decision."""
-
-    def last_promotion(self) -> None:
-        """Return no promotion."""
-
-    def download_reference(self, _: Version, folder: Path) -> Path:
-        """Write the rows to a file; return its path."""
-        path = folder / "reference.jsonl"
-        path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows))
-        return path
-
 
 CONTRACT = load_contract()
 MONITORING = load_monitoring(CONTRACT_PATH.with_name("monitoring.yaml"), CONTRACT)
@@ -92,9 +68,7 @@ def parts(reference_rows: list[dict[str, Any]], n_rows: int) -> dict[str, Callab
     reference = monitored_frame(reference_rows, CONTRACT)
     window = prediction_frame(events, CONTRACT)
     columns = outputs(events)
-    groups = ClassifiedRows(
-        [segment_groups(one, CONTRACT.segments) for one in features], columns[0]
-    )
+    groups = classified(events, CONTRACT.segments)
     least = MONITORING.min_segment_rows
     found = find_thresholds(reference, MONITORING, MONITORING.window_rows)
     judging = MONITORING.with_tests(found)
@@ -113,7 +87,7 @@ def whole(
 ) -> float:
     """Return the median milliseconds of a measurement, as the measure process reports them."""
     monitoring = msgspec.structs.replace(MONITORING, window_rows=n_rows)
-    references = ReferenceCache(folder / "reference", Rows(reference_rows))
+    references = ReferenceCache(folder / "reference", FakeRegistry(reference_rows))
     with closing(Window(folder / "window.db")) as window:
         keep(folder / "window.db", kept_rows)
         events = made_up_predictions(CONTRACT, n_rows, seed=2)
