@@ -60,7 +60,7 @@ from evidently_service.store.records import (
     Run,
     WindowFacts,
 )
-from evidently_service.store.reports import Reports, SavedReport
+from evidently_service.store.reports import Reports
 from evidently_service.store.window import Window
 from evidently_service.verdict.joint import JointTest
 from evidently_service.verdict.judge import DriftJudge, factors_of, share_drifted
@@ -371,9 +371,14 @@ class Measure:
         """
         for window in self.judge.newly_drifted:
             assert self._reference is not None  # the windows were judged against it
-            saved = SavedReport.of(at, window.columns, self._reference.version.number, window.rows)
             drift = self._drift(self._reference, window.rows, self.window.judgement())
-            self.reports.save(drift.html(), saved)
+            self.reports.save(
+                drift.html(),
+                at,
+                columns=window.columns,
+                version=self._reference.version.number,
+                rows=window.rows,
+            )
         self.judge.newly_drifted = []
         if self._unreported is None:
             return

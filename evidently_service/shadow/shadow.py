@@ -109,10 +109,10 @@ class Shadow:
                 self.store.start(test)
             return test
         kind, version = found
-        if test.is_of(kind, version.number, production.number):
-            self._load(version)
-            return test
         self._load(version)  # before the start: a version that cannot be loaded starts no test
+        names = kind, version.number, production.number
+        if (test.kind, test.version, test.production) == names:
+            return test
         test = ShadowTest(
             last=test.ended,
             kind=kind,

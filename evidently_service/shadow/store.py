@@ -87,22 +87,9 @@ class ShadowTest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ended(self) -> Ended | None:
         """This test's end if it has a verdict, else that of an earlier one."""
-        if self.kind is None or self.verdict is None or self.decided_at is None:
+        if self.kind is None or self.verdict is None:
             return self.last
-        return Ended(
-            kind=self.kind,
-            version=self.version,
-            production=self.production,
-            verdict=self.verdict,
-            why=self.why,
-            labels=self.labels,
-            started_at=self.started_at,
-            decided_at=self.decided_at,
-        )
-
-    def is_of(self, kind: str, version: str, production: str) -> bool:
-        """Return whether this is the test of these two versions."""
-        return (self.kind, self.version, self.production) == (kind, version, production)
+        return msgspec.convert(self, Ended, from_attributes=True)
 
 
 class Pairs(NamedTuple):

@@ -44,17 +44,17 @@ def made_up_rows(
 ) -> list[dict[str, Any]]:
     """Return rows with each value of the contract equally likely.
 
-    The outputs follow from the first column. `missing`: of values in columns that allow it.
+    The outputs follow from the first column, a number. `missing`: of values in columns that allow it.
     """
-    draw = random.Random(seed)
-    found = []
+    draw, found = random.Random(seed), []
+    scale = max(100, contract.inputs[0].bounds[1])
     for _ in range(rows):
-        row = {one.name: value_of(one, draw) for one in contract.inputs}
+        row: dict[str, Any] = {one.name: value_of(one, draw) for one in contract.inputs}
         if missing:
             optional = [one.name for one in contract.inputs if one.missing == "allow"]
             row |= {name: None for name in optional if draw.random() < missing}
         row = shift(row)
-        probability = row[contract.input_names[0]] / 100
+        probability = row[contract.input_names[0]] / scale
         outputs = {"probability": probability, "income_class": int(probability >= 0.5)}
         found.append(row | outputs | {"label": int(draw.random() < probability)})
     return found

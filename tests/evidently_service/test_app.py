@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from evidently_service.store.records import (
     WindowFacts,
 )
 from evidently_service.reference.monitoring_config import Monitoring
-from evidently_service.store.reports import Reports, SavedReport
+from evidently_service.store.reports import Reports
 from evidently_service.settings import Settings
 from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions
@@ -152,6 +153,13 @@ def problems(response: Any) -> list[dict[str, Any]]:
     assert set(response.json) == {"error"}
     assert set(response.json["error"]) == {"code", "message", "problems"}
     return response.json["error"]["problems"]
+
+
+def save(reports: Reports, second: int, columns: Sequence[str] = ("age",)) -> None:
+    """Save the report of a second, with its number as text."""
+    rows = made_up_predictions(load_contract(), 3, seed=1)
+    html = f"<html>{second}</html>"
+    reports.save(html, second, columns=list(columns), version="7", rows=rows)
 
 
 def as_dict(prediction: Prediction, **changes: Any) -> dict[str, Any]:
@@ -393,9 +401,8 @@ def test_the_list_of_reports_shows_the_saved_ones_or_what_the_first_one_needs(
     assert "needs reference data and 500" in get(client, "/report").text
     reports = Reports(tmp_path / "reports", max_saved=2)
     reports.write_latest("<html>drift</html>")
-    rows = made_up_predictions(load_contract(), 3, seed=1)
     for number in range(3):
-        reports.save(f"<html>{number}</html>", SavedReport.of(number, ["<age>", "sex"], "7", rows))
+        save(reports, number, ["<age>", "sex"])
     index = get(client, "/report")
     assert "default-src 'none'" in index.headers["Content-Security-Policy"]
     assert "1970-01-01 00:00:01" in index.text and "1970-01-01 00:00:00" not in index.text
@@ -414,9 +421,8 @@ def test_a_damaged_description_hides_its_own_report_alone_and_is_logged(
 ) -> None:
     """One damaged file once made the whole list an internal error."""
     reports = Reports(tmp_path / "reports", max_saved=2)
-    rows = made_up_predictions(load_contract(), 3, seed=1)
     for number in range(2):
-        reports.save(f"<html>{number}</html>", SavedReport.of(number, ["age"], "7", rows))
+        save(reports, number)
     (tmp_path / "reports" / "19700101T000001Z.json").write_bytes(damaged)
     with capture_logs() as logged:
         index = get(client, "/report")
@@ -424,7 +430,7 @@ def test_a_damaged_description_hides_its_own_report_alone_and_is_logged(
     assert "19700101T000000Z" in index.text and "19700101T000001Z" not in index.text
     assert [line["event"] for line in logged] == ["report_description_damaged"]
     for number in (2, 3):  # the damaged one is deleted in its turn too
-        reports.save("<html></html>", SavedReport.of(number, ["age"], "7", rows))
+        save(reports, number)
     names = {path.stem for path in (tmp_path / "reports").iterdir()}
     assert names == {"19700101T000002Z", "19700101T000003Z"}
 
