@@ -68,12 +68,12 @@ def made_up_predictions(
 
 
 def predictions_of(
-    contract: Contract, rows: list[dict[str, Any]], name: str, version: str = "1"
+    contract: Contract, rows: list[dict[str, Any]], prefix: str, version: str = "1"
 ) -> list[Prediction]:
-    """Return rows as predictions of a version a second apart, with ids NAME-NUMBER."""
+    """Return rows as predictions of a version a second apart, with ids PREFIX-NUMBER."""
     return [
         Prediction(
-            prediction_id=f"{name}-{number}",
+            prediction_id=f"{prefix}-{number}",
             predicted_at=1_700_000_000.0 + number,
             model_version=version,
             features={name: row[name] for name in contract.input_names},
