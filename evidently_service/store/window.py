@@ -178,43 +178,15 @@ DELETE FROM labels WHERE matched = 0 AND (received_at < :received_at OR arrival 
 """
 
 
-class Profile(msgspec.Struct, frozen=True, array_like=True):
-    """What many predictions share; `outputs` refers to it by a number."""
+class Database:
+    """A durable SQLite file, which the stores of a window share."""
 
-    model_version: str
-    groups: dict[str, str]  # by segment
-
-
-class Window:
-    """The events of one dataset by arrival: each prediction once, with its label.
-
-    Duplicates and any order of events are allowed. When a method returns, its rows are on disk.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        segments: Sequence[Segment] = (),
-        label_s: float = math.inf,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """Open or create the file. Threads may share a Window; each process opens its own.
-
-        The outputs are stored with the row's group in each of `segments`. A label that comes more
-        than `label_s` seconds after its prediction is late: it is counted and not stored.
-        """
-        self.segments = segments
-        self.label_s = label_s
-        self.clock = clock
+    def __init__(self, path: Path) -> None:
         # After a 2xx the relay forgets its rows, so they must be on disk before it.
         self._connection = open_durable(path, BUSY_TIMEOUT_S)
         self._connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
         self._connection.create_function("id_key", 1, id_key, deterministic=True)
         self._lock = threading.Lock()
-        with self.transaction() as connection:
-            for statement in _statements(SCHEMA):
-                connection.execute(statement)
 
     def close(self) -> None:
         """Close the file."""
@@ -244,6 +216,41 @@ class Window:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+class Profile(msgspec.Struct, frozen=True, array_like=True):
+    """What many predictions share; `outputs` refers to it by a number."""
+
+    model_version: str
+    groups: dict[str, str]  # by segment
+
+
+class Window(Database):
+    """The events of one dataset by arrival: each prediction once, with its label.
+
+    Duplicates and any order of events are allowed. When a method returns, its rows are on disk.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        segments: Sequence[Segment] = (),
+        label_s: float = math.inf,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open or create the file. Threads may share a Window; each process opens its own.
+
+        The outputs are stored with the row's group in each of `segments`. A label that comes more
+        than `label_s` seconds after its prediction is late: it is counted and not stored.
+        """
+        self.segments = segments
+        self.label_s = label_s
+        self.clock = clock
+        super().__init__(path)
+        with self.transaction() as connection:
+            for statement in _statements(SCHEMA):
+                connection.execute(statement)
 
     def add_predictions(self, predictions: list[Prediction]) -> int:
         """Store the programs' new predictions, all or none; return their number.
