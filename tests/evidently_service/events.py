@@ -44,7 +44,7 @@ def made_up_rows(
 ) -> list[dict[str, Any]]:
     """Return rows with each value of the contract equally likely.
 
-    The outputs follow from the first column, a number. `missing`: of values in columns that allow it.
+    The outputs follow from the first column, a number. missing: share in columns that allow it.
     """
     draw, found = random.Random(seed), []
     scale = max(100, contract.inputs[0].bounds[1])
