@@ -17,7 +17,6 @@ import argparse
 import sqlite3
 from contextlib import closing
 
-from config.contract import load_contract
 from config.runtime.settings import exit_with_message, read_settings
 from evidently_service.settings import Settings
 from evidently_service.store.window import Window
@@ -34,7 +33,7 @@ def main() -> None:
             f"WINDOW_DIR: nothing erased; got {path.parent}, expected a folder with window.db."
         )
     try:
-        with closing(Window(path, segments=load_contract().segments)) as window:
+        with closing(Window(path)) as window:
             erased = window.erase(prediction_id)
     except sqlite3.Error as err:
         raise SystemExit(f"{path}: not erased completely: {err}. Run this command again.") from err

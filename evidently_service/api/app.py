@@ -70,7 +70,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.evidently_max_body_bytes
     registry.register(WindowCollector(window, monitoring))
     add_ingest(app, settings, monitoring, contract, window)
-    add_results(app, monitoring, window, settings.measure_period_s)
+    add_results(app, monitoring, window)
     add_reports(app, monitoring, Reports(settings.report_dir, monitoring.reports_kept))
     add_health(app, window, registry)
     add_errors(app)
@@ -118,21 +118,18 @@ def add_ingest(
         return receipt(len(received), window.add_labels(received))
 
 
-def add_results(
-    app: Flask, monitoring: Monitoring, window: Window, measure_period_s: float | None
-) -> None:
-    """Add the routes that show measurements. The period overrides the monitoring file's."""
-    period_s = measure_period_s or monitoring.measure_period_s
+def add_results(app: Flask, monitoring: Monitoring, window: Window) -> None:
+    """Add the routes that show measurements."""
 
     @app.get("/")
     def index() -> Response:
         if status_page.wants_page():
-            return status_page.make_page(window, monitoring, period_s)
+            return status_page.make_page(window, monitoring)
         return json_response({"service": "evidently_service", "endpoints": ENDPOINTS})
 
     @app.get("/drift")
     def drift() -> Response:
-        return json_response(drift_body(monitoring, window, period_s))
+        return json_response(drift_body(monitoring, window))
 
     @app.get("/shadow")
     def shadow() -> Response:
@@ -224,10 +221,10 @@ def add_errors(app: Flask) -> None:
         return error_response(500, "internal_error", "Internal error. See the service's log.")
 
 
-def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[str, Any]:
+def drift_body(monitoring: Monitoring, window: Window) -> dict[str, Any]:
     """Return the latest measurement, the last run, and the current counts of events.
 
-    `period_s` is the time between two measurements. An old measurement has the verdict `stale`.
+    An old measurement has the verdict `stale`.
     """
     counters, labels, backlog = window.counters(), window.label_counts(), window.backlog()
     measurement = window.latest() or Measurement(
@@ -239,7 +236,9 @@ def drift_body(monitoring: Monitoring, window: Window, period_s: float) -> dict[
     run = window.last_run()  # read last: so a new measurement never has an old error beside it
     return {
         **msgspec.to_builtins(measurement),
-        "verdict": "stale" if status_page.is_stale(measurement, period_s) else measurement.verdict,
+        "verdict": (
+            "stale" if status_page.is_stale(measurement, monitoring) else measurement.verdict
+        ),
         "calibrating": measurement.calibrating,
         "last_run_at": run.at if run else None,
         "error": run.error if run else None,

@@ -21,7 +21,7 @@ from evidently_service.store.records import (
 )
 from evidently_service.store.window import Window
 
-# Help text and labels by name, without the prefix `income_`.
+# Help text by name, without the prefix `income_`.
 HELP = {
     "window_rows": "Predictions in the window.",
     "sample_share": "Smallest share of predictions that a relay sends; below 1 all is of a sample.",
@@ -83,36 +83,23 @@ HELP = {
     "estimated_quality_bound": "Ends of the 95 % interval of an estimated quality.",
     "estimation_error": "Estimated minus measured quality of the same labelled predictions.",
 }
-LABELS = {
-    "labels": ("state",),
-    "measurement_state": ("state",),
-    "reference_info": ("model_version",),
-    "feature_drift_score": ("feature",),
-    "prediction_drift_score": ("output",),
-    "feature_drift_persistent": ("feature",),
-    "prediction_drift_persistent": ("output",),
-    "drift_threshold": ("column",),
-    "feature_drift_effect": ("feature",),
-    "data_quality_share": ("feature", "problem"),
-    "invalid_share_rise": ("feature",),
-    "segment_rows": ("segment", "group"),
-    "segment_selection_rate": ("segment", "group"),
-    "segment_quality": ("segment", "group", "metric"),
-    "fairness_gap_score": ("segment", "rate"),
-    "label_delay_seconds": ("quantile",),
-    "concept_shift_score": ("check",),
-    "quality_bound": ("metric", "bound"),
-    "confusion_rows": ("label", "income_class"),
-    "estimated_quality": ("metric",),
-    "estimated_quality_bound": ("metric", "bound"),
-    "estimation_error": ("metric",),
-    "shadow_info": ("kind", "version", "production"),
-    "shadow_gain_bound": ("bound",),
-    "shadow_segment_gain": ("segment",),
-    "shadow_log_e": ("direction",),
-}
 QUALITY = tuple(name for name in Quality.__struct_fields__ if f"quality_{name}" in HELP)
-Sample = tuple[str, float | None, *tuple[str, ...]]  # name, value or None, labels
+
+
+class Gauges:
+    """The gauges of one scrape."""
+
+    def __init__(self) -> None:
+        self.families: dict[str, GaugeMetricFamily] = {}
+
+    def add(self, name: str, value: float | None, **labels: str) -> None:
+        """Add a value, unless it does not exist now."""
+        if value is None:
+            return
+        if name not in self.families:
+            family = GaugeMetricFamily(f"income_{name}", HELP[name], labels=list(labels))
+            self.families[name] = family
+        self.families[name].add_metric(list(labels.values()), value)
 
 
 class WindowCollector(Collector):
@@ -140,128 +127,124 @@ class WindowCollector(Collector):
         unmatched.add_metric(("late",), counters.labels_late)
         unmatched.add_metric(("unknown",), counters.labels_unknown)
         yield unmatched
-        families: dict[str, GaugeMetricFamily] = {}
-        for name, value, *labels in self._samples(counters.ingested):
-            if value is None:
-                continue
-            if name not in families:
-                families[name] = GaugeMetricFamily(
-                    f"income_{name}", HELP[name], labels=LABELS.get(name, ())
-                )
-            families[name].add_metric(labels, value)
-        yield from families.values()
+        gauges = Gauges()
+        self._add_gauges(gauges, counters.ingested)
+        yield from gauges.families.values()
 
-    def _samples(self, ingested: int) -> Iterator[Sample]:
+    def _add_gauges(self, gauges: Gauges, ingested: int) -> None:
         measurement = self.window.latest()
         rows = min(ingested, self.monitoring.window_rows)
         if measurement and self.monitoring.window_s:  # rows then leave the window by their age
             rows = measurement.window.rows
-        yield "window_rows", rows
-        yield "sample_share", sample_share(self.window.backlog())
+        gauges.add("window_rows", rows)
+        gauges.add("sample_share", sample_share(self.window.backlog()))
         label_counts = self.window.label_counts()
         for state in LabelCounts.__struct_fields__:
-            yield "labels", getattr(label_counts, state), state
+            gauges.add("labels", getattr(label_counts, state), state=state)
         current = measurement.state if measurement else "not_measured"
         for name in STATES:
-            yield "measurement_state", int(name == current), name
+            gauges.add("measurement_state", int(name == current), state=name)
         if run := self.window.last_run():
-            yield "measurement_run_timestamp_seconds", run.at
-            yield "measurement_failed", 1 if run.error else 0
-        yield "false_alarm_budget_per_month", self.monitoring.false_alarms_per_month
-        yield from _shadow(ShadowStore(self.window).test())
+            gauges.add("measurement_run_timestamp_seconds", run.at)
+            gauges.add("measurement_failed", 1 if run.error else 0)
+        gauges.add("false_alarm_budget_per_month", self.monitoring.false_alarms_per_month)
+        _shadow(gauges, ShadowStore(self.window).test())
         if measurement:
-            yield from _measured(measurement)
-            yield from _quality(measurement)
+            _measured(gauges, measurement)
+            _quality(gauges, measurement)
             if measurement.state == "ok":
-                yield from _drift(measurement)
+                _drift(gauges, measurement)
 
 
-def _measured(measurement: Measurement) -> Iterator[Sample]:
-    yield "measurement_timestamp_seconds", measurement.measured_at
-    yield "measurement_duration_seconds", measurement.duration_s
+def _measured(gauges: Gauges, measurement: Measurement) -> None:
+    gauges.add("measurement_timestamp_seconds", measurement.measured_at)
+    gauges.add("measurement_duration_seconds", measurement.duration_s)
     if measurement.model_version is not None:
-        yield "reference_info", 1, measurement.model_version
-    for feature in measurement.data_quality:
+        gauges.add("reference_info", 1, model_version=measurement.model_version)
+    for column in measurement.data_quality:
         for problem in ("missing", "out_of_range", "unseen"):
-            yield "data_quality_share", getattr(feature, problem), feature.feature, problem
+            share = getattr(column, problem)
+            gauges.add("data_quality_share", share, feature=column.feature, problem=problem)
     for name, rise in measurement.invalid_share_rises.items():
-        yield "invalid_share_rise", rise, name
+        gauges.add("invalid_share_rise", rise, feature=name)
     for one in measurement.segments:
-        yield "segment_rows", one.rows, one.segment, one.group
-        yield "segment_selection_rate", one.selection_rate, one.segment, one.group
+        of_group = {"segment": one.segment, "group": one.group}
+        gauges.add("segment_rows", one.rows, **of_group)
+        gauges.add("segment_selection_rate", one.selection_rate, **of_group)
         for metric, value in one.quality.items():
-            yield "segment_quality", value, one.segment, one.group, metric
+            gauges.add("segment_quality", value, **of_group, metric=metric)
     for gap in measurement.fairness_gaps:
-        yield "fairness_gap_score", gap.score, gap.segment, gap.rate
-    yield "label_coverage_ratio", measurement.label_coverage
-    yield "label_horizon_seconds", measurement.label_horizon_s
+        gauges.add("fairness_gap_score", gap.score, segment=gap.segment, rate=gap.rate)
+    gauges.add("label_coverage_ratio", measurement.label_coverage)
+    gauges.add("label_horizon_seconds", measurement.label_horizon_s)
     for quantile, delay_s in measurement.label_delay_s.items():
-        yield "label_delay_seconds", delay_s, quantile
+        gauges.add("label_delay_seconds", delay_s, quantile=quantile)
 
 
-def _shadow(test: ShadowTest) -> Iterator[Sample]:
-    yield "shadow_run_timestamp_seconds", test.run_at
+def _shadow(gauges: Gauges, test: ShadowTest) -> None:
+    gauges.add("shadow_run_timestamp_seconds", test.run_at)
     if test.kind is None:
         return
-    yield "shadow_info", 1, test.kind, test.version, test.production
-    yield "shadow_rows", test.rows
-    yield "shadow_labels", test.labels
-    yield "shadow_agreement", test.agreement
-    yield "shadow_output_drift", test.output_drift
+    gauges.add("shadow_info", 1, kind=test.kind, version=test.version, production=test.production)
+    gauges.add("shadow_rows", test.rows)
+    gauges.add("shadow_labels", test.labels)
+    gauges.add("shadow_agreement", test.agreement)
+    gauges.add("shadow_output_drift", test.output_drift)
     if found := test.evidence:
-        yield "shadow_gain", found.gain
-        yield "shadow_gain_bound", found.lower, "lower"
-        yield "shadow_gain_bound", found.upper, "upper"
-        yield "shadow_log_e", found.log_e_better, "better"
-        yield "shadow_log_e", found.log_e_worse, "worse"
+        gauges.add("shadow_gain", found.gain)
+        gauges.add("shadow_gain_bound", found.lower, bound="lower")
+        gauges.add("shadow_gain_bound", found.upper, bound="upper")
+        gauges.add("shadow_log_e", found.log_e_better, direction="better")
+        gauges.add("shadow_log_e", found.log_e_worse, direction="worse")
     for segment, one in test.segments.items():
-        yield "shadow_segment_gain", one.gain if one.labels else None, segment
+        gauges.add("shadow_segment_gain", one.gain if one.labels else None, segment=segment)
 
 
-def _drift(measurement: Measurement) -> Iterator[Sample]:
-    for kind, columns in (
-        ("feature", measurement.features),
-        ("prediction", measurement.prediction),
+def _drift(gauges: Gauges, measurement: Measurement) -> None:
+    for kind, label, columns in (
+        ("feature", "feature", measurement.features),
+        ("prediction", "output", measurement.prediction),
     ):
         for column in columns:
-            yield f"{kind}_drift_score", column.ratio, column.name
+            gauges.add(f"{kind}_drift_score", column.ratio, **{label: column.name})
             if column.persistent or column.name in measurement.judgement.streaks:
-                yield f"{kind}_drift_persistent", int(column.persistent), column.name
-            yield "drift_threshold", column.threshold, column.name
+                is_drifted = int(column.persistent)
+                gauges.add(f"{kind}_drift_persistent", is_drifted, **{label: column.name})
+            gauges.add("drift_threshold", column.threshold, column=column.name)
     for one in measurement.impacts:
-        yield "feature_drift_effect", one.impact, one.feature
-    yield "windows_judged", measurement.judgement.windows
+        gauges.add("feature_drift_effect", one.impact, feature=one.feature)
+    gauges.add("windows_judged", measurement.judgement.windows)
     if joint := measurement.judgement.joint:
-        yield "joint_drift_score", joint.ratio
-        yield "joint_drift_detected", int(measurement.verdict == "joint_drift")
+        gauges.add("joint_drift_score", joint.ratio)
+        gauges.add("joint_drift_detected", int(measurement.verdict == "joint_drift"))
     if measurement.is_judged:
-        yield "drift_share", measurement.share_drifted
-        yield "drift_detected", int(measurement.drifted)
+        gauges.add("drift_share", measurement.share_drifted)
+        gauges.add("drift_detected", int(measurement.drifted))
 
 
-def _quality(measurement: Measurement) -> Iterator[Sample]:
+def _quality(gauges: Gauges, measurement: Measurement) -> None:
     quality, estimated = measurement.quality or Quality(0), measurement.estimated
     if measurement.quality:
         for name in QUALITY:
-            yield f"quality_{name}", getattr(quality, name)
-        yield "quality_roc_auc_floor", measurement.roc_auc_floor
+            gauges.add(f"quality_{name}", getattr(quality, name))
+        gauges.add("quality_roc_auc_floor", measurement.roc_auc_floor)
     for check, score in measurement.concept_shift_scores.items():
-        yield "concept_shift_score", score, check
-    yield from _bounds("quality_bound", quality.bounds)
+        gauges.add("concept_shift_score", score, check=check)
+    _bounds(gauges, "quality_bound", quality.bounds)
     if counts := quality.confusion:
-        yield "confusion_rows", counts.true_negatives, "0", "0"
-        yield "confusion_rows", counts.false_positives, "0", "1"
-        yield "confusion_rows", counts.false_negatives, "1", "0"
-        yield "confusion_rows", counts.true_positives, "1", "1"
+        gauges.add("confusion_rows", counts.true_negatives, label="0", income_class="0")
+        gauges.add("confusion_rows", counts.false_positives, label="0", income_class="1")
+        gauges.add("confusion_rows", counts.false_negatives, label="1", income_class="0")
+        gauges.add("confusion_rows", counts.true_positives, label="1", income_class="1")
     if estimated:
         for metric, value in estimated.metrics.items():
-            yield "estimated_quality", value, metric
-        yield from _bounds("estimated_quality_bound", estimated.bounds)
+            gauges.add("estimated_quality", value, metric=metric)
+        _bounds(gauges, "estimated_quality_bound", estimated.bounds)
     for metric, error in measurement.estimation_error.items():
-        yield "estimation_error", error, metric
+        gauges.add("estimation_error", error, metric=metric)
 
 
-def _bounds(name: str, intervals: dict[str, Interval]) -> Iterator[Sample]:
+def _bounds(gauges: Gauges, name: str, intervals: dict[str, Interval]) -> None:
     for metric, interval in intervals.items():
-        yield name, interval.lower, metric, "lower"
-        yield name, interval.upper, metric, "upper"
+        gauges.add(name, interval.lower, metric=metric, bound="lower")
+        gauges.add(name, interval.upper, metric=metric, bound="upper")

@@ -38,7 +38,10 @@ def decode_predictions(body: bytes, contract: Contract) -> list[Prediction]:
     predictions, problems = _decode(body, Prediction)
     types = features_type(contract)
     for record, prediction in predictions.items():
-        problems += _feature_problems(record, prediction, types)
+        try:
+            msgspec.convert(prediction.features, types)
+        except msgspec.ValidationError as err:
+            problems.append(_conversion_problem(record, prediction.features, err))
         if not 0 <= prediction.probability <= 1:
             expected = "a number from 0 to 1"
             problems.append(_problem(record, "probability", prediction.probability, expected))
@@ -102,16 +105,6 @@ def _decode(body: bytes, kind: type[T]) -> tuple[dict[int, T], list[dict[str, An
         except msgspec.ValidationError as err:
             problems.append(_conversion_problem(index, record, err))
     return events, problems
-
-
-def _feature_problems(
-    record: int, prediction: Prediction, types: type[msgspec.Struct]
-) -> list[dict[str, Any]]:
-    try:
-        msgspec.convert(prediction.features, types)
-    except msgspec.ValidationError as err:
-        return [_conversion_problem(record, prediction.features, err)]
-    return []
 
 
 def _class_problems(record: int, field: str, value: int) -> list[dict[str, Any]]:

@@ -84,17 +84,17 @@ def wants_page() -> bool:
     return request.accept_mimetypes.best_match(kinds) == "text/html"
 
 
-def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Response:
-    """Return the page of the newest measurements; `period_s` is the time between two."""
+def make_page(window: Window, monitoring: Monitoring) -> Response:
+    """Return the page of the newest measurements."""
     measurements = window.newest(MEASUREMENTS)
     latest = measurements[-1] if measurements else None
     backlog, newest = window.backlog(), window.last_predictions(1)
-    verdict = with_backlog(verdict_of(latest, monitoring, period_s), backlog, monitoring)
+    verdict = with_backlog(verdict_of(latest, monitoring), backlog, monitoring)
     page = render_template(
         "page.html",
         latest=latest,
         verdict=verdict,
-        alerts=alerts_of(latest, backlog, monitoring, period_s) if latest else [],
+        alerts=alerts_of(latest, backlog, monitoring) if latest else [],
         backlog=backlog,
         sample=sample_share(backlog),
         is_silent=is_silent,
@@ -113,18 +113,18 @@ def make_page(window: Window, monitoring: Monitoring, period_s: float) -> Respon
     return Response(page, headers=headers)
 
 
-def is_stale(measurement: Measurement, period_s: float) -> bool:
-    """Return whether the measurement is old; `period_s` is the time between two."""
-    oldest = time.time() - STALE_PERIODS * period_s
+def is_stale(measurement: Measurement, monitoring: Monitoring) -> bool:
+    """Return whether the measurement is older than STALE_PERIODS."""
+    oldest = time.time() - STALE_PERIODS * monitoring.measure_period_s
     return measurement.measured_at is not None and measurement.measured_at < oldest
 
 
-def verdict_of(latest: Measurement | None, monitoring: Monitoring, period_s: float) -> Verdict:
-    """Return the verdict; `period_s` is the time between two measurements."""
+def verdict_of(latest: Measurement | None, monitoring: Monitoring) -> Verdict:
+    """Return the verdict, or that there is no current one."""
     if latest is None:
         return Verdict(STATES["not_measured"])
     words = in_words(latest, monitoring)
-    if is_stale(latest, period_s):
+    if is_stale(latest, monitoring):
         measured_at = format_time(latest.measured_at or 0.0)
         stale = f"No measurement since {measured_at} UTC. Check the measure process."
         return Verdict(f"{stale} Last result: {words}", "bad")
@@ -158,12 +158,12 @@ def is_silent(relay: Backlog) -> bool:
 
 
 def alerts_of(
-    latest: Measurement, backlog: Sequence[Backlog], monitoring: Monitoring, period_s: float
+    latest: Measurement, backlog: Sequence[Backlog], monitoring: Monitoring
 ) -> list[Alert]:
-    """Return the alerts whose runbooks the page shows; `period_s` is between two measurements."""
+    """Return the alerts whose runbooks the page shows."""
     persistent = any(one.persistent for one in latest.features)
     shown = {  # in the order of the verdict
-        "MonitoringStale": is_stale(latest, period_s),
+        "MonitoringStale": is_stale(latest, monitoring),
         "SinkBacklog": is_behind(backlog, monitoring) or any(map(is_silent, backlog)),
         "ConceptShift": latest.concept_shift,
         "PerformanceBelowFloor": latest.below_floor,

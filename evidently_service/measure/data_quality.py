@@ -34,11 +34,14 @@ def feature_quality(feature: Feature, values: list[Value]) -> FeatureQuality:
     """Return the shares of one column's faulty values; None for a fault that cannot occur."""
     if not feature.is_categorical:
         return number_quality(feature, np.array([feature.known(value) for value in values], float))
-    counts: Counter[str | None] = Counter()
+    missing = unseen = 0
     for value, rows in Counter(values).items():  # a column has few distinct values
-        counts[category_fault(feature, value)] += rows
-    shares = {fault: counts[fault] / len(values) for fault in ("missing", "unseen")}
-    return FeatureQuality(feature.name, **shares)
+        if value is None or value == MISSING:
+            missing += rows
+        elif feature.known(value) == MISSING:
+            unseen += rows
+    n = len(values)
+    return FeatureQuality(feature.name, missing=missing / n, unseen=unseen / n)
 
 
 def number_quality(feature: Feature, numbers: np.ndarray) -> FeatureQuality:
@@ -78,10 +81,3 @@ def column_quality(feature: Feature, column: pd.Series) -> FeatureQuality:
     if feature.is_categorical:
         return feature_quality(feature, column.tolist())
     return number_quality(feature, column.to_numpy(float))
-
-
-def category_fault(feature: Feature, value: Value) -> str | None:
-    """Return the fault of a category or a boolean, or None; '?' is a missing one."""
-    if value is None or value == MISSING:
-        return "missing"
-    return "unseen" if feature.known(value) == MISSING else None

@@ -12,7 +12,7 @@ labels a second do not give more alarms.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -20,10 +20,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from config.segments import Segment as ContractSegment
 from evidently_service.measure.performance import z_limit
+from evidently_service.measure.segments import ClassifiedRows
 from evidently_service.reference.monitoring_config import MONTH_S
-from evidently_service.reference.reference_data import Reference
 from evidently_service.store.records import FairnessGap
 
 MAX_LABELS = 10_000  # the newest, for tpr and fpr: the smaller group has few rows with a label of 1
@@ -111,50 +110,18 @@ def rates_of(counts: pd.DataFrame, z: float) -> list[Rate]:
     return [Rate(*one) for one in zip(*columns)]
 
 
-def count_selected(
-    groups: Mapping[str, np.ndarray], income_class: np.ndarray, min_rows: int
-) -> Counts:
-    """Return the counts of the selection rate, of groups with at least `min_rows` rows.
+def count_rates(rows: ClassifiedRows, min_rows: int, label: np.ndarray | None = None) -> Counts:
+    """Return the counts of the selection rate or, with the rows' labels, of tpr and fpr.
 
-    `groups` are each row's group (n_rows,) by segment, `income_class` (n_rows,) 0 or 1.
+    Of groups with at least `min_rows` rows below the rate's line. label: (n_rows,), 0 or 1.
     """
-    everyone = np.ones(len(income_class), bool)
-    return count(groups, income_class, {"selection_rate": everyone}, min_rows)
-
-
-def count_labelled(
-    groups: Mapping[str, np.ndarray], income_class: np.ndarray, label: np.ndarray, min_rows: int
-) -> Counts:
-    """Return the counts of tpr and fpr: of the rows with a label of 1, and of 0."""
-    return count(groups, income_class, {"tpr": label == 1, "fpr": label == 0}, min_rows)
-
-
-def count_reference(
-    reference: Reference, segments: Sequence[ContractSegment], min_rows: int
-) -> Counts:
-    """Return the counts of all rates in the reference data."""
-    frame = reference.frame
-    groups = {
-        one.name: one.frame_groups(frame[one.name].to_numpy())
-        for one in segments
-        if one.name in frame
-    }
-    classes = frame["income_class"].to_numpy()
-    selected = count_selected(groups, classes, min_rows)
-    return selected | count_labelled(groups, classes, reference.label, min_rows)
-
-
-def count(
-    groups: Mapping[str, np.ndarray],
-    income_class: np.ndarray,
-    below: Mapping[str, np.ndarray],
-    min_rows: int,
-) -> Counts:
-    """Return the counts of each rate; `below` are the rows below its line (n_rows,), as bool."""
+    below = {"selection_rate": np.ones(len(rows.income_class), bool)}
+    if label is not None:
+        below = {"tpr": label == 1, "fpr": label == 0}
     counts = {}
-    for segment, of in groups.items():
-        for rate, rows in below.items():
-            found = pd.Series(income_class[rows]).groupby(of[rows]).agg(["sum", "size"])
-            found.columns = pd.Index(["positives", "rows"])
+    for segment, groups in rows.groups.items():
+        for rate, line in below.items():
+            classes = pd.Series(rows.income_class[line])
+            found = classes.groupby(groups[line]).agg(positives="sum", rows="size")
             counts[segment, rate] = found[found["rows"] >= min_rows]
     return counts

@@ -17,7 +17,6 @@ import structlog
 
 from config.contract import Contract
 from config.events import Prediction
-from config.segments import segment_groups
 from evidently_service.measure.data_quality import invalid_share_rises, measure_data_quality
 from evidently_service.measure.distribution import measure_distribution
 from evidently_service.measure.drift import Drift, measure_drift
@@ -26,9 +25,7 @@ from evidently_service.measure.fairness import (
     MAX_LABELS,
     Counted,
     Counts,
-    count_labelled,
-    count_reference,
-    count_selected,
+    count_rates,
     fairness_gaps,
 )
 from evidently_service.measure.performance import (
@@ -40,9 +37,9 @@ from evidently_service.measure.performance import (
     z_limit,
 )
 from evidently_service.measure.segments import (
-    ClassifiedRows,
     GroupErrors,
-    columns_of,
+    classified,
+    classified_frame,
     estimation_spread,
     group_errors,
     measure_segments,
@@ -63,11 +60,10 @@ from evidently_service.store.records import (
     Run,
     WindowFacts,
 )
-from evidently_service.store.reports import Reports, SavedReport
+from evidently_service.store.reports import Reports
 from evidently_service.store.window import Window
 from evidently_service.verdict.joint import JointTest
 from evidently_service.verdict.judge import DriftJudge, factors_of, share_drifted
-from evidently_service.verdict.thresholds import Thresholds
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +117,7 @@ class Measure:
         self.reports = reports
         self.clock = clock
         joint = JointTest(monitoring, contract)
-        self.judge = DriftJudge(window, Thresholds(monitoring), contract, judge_period_s, joint)
+        self.judge = DriftJudge(window, monitoring, contract, judge_period_s, joint)
         self._measured: tuple[Inputs, Measurement] | None = None
         self._reference: Reference | None = None
         self._known = ReferenceGroups({}, {})
@@ -186,7 +182,9 @@ class Measure:
     def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
         """Return the measurement, without a drift verdict if the rows cannot be compared."""
         started = time.perf_counter()
-        newest = self.window.last_labelled(self.monitoring.window_rows)
+        window_rows = self.monitoring.window_rows
+        labels = self.window.last_labelled(max(window_rows, MAX_LABELS))
+        newest = labels[-window_rows:]
         labelled = of_version(newest, inputs.version)
         reference = self._read_reference(inputs.version) if inputs.version else None
         floor = self._roc_auc_floor(reference)
@@ -213,7 +211,10 @@ class Measure:
             state="not_enough_rows",
             model_version=reference.version.number,
             reference_rows=len(reference.frame),
-            fairness_gaps=self._fairness_gaps(rows, reference),
+            fairness_gaps=self._fairness_gaps(
+                of_version(rows, reference.version),
+                of_version(labels[-MAX_LABELS:], reference.version),
+            ),
             judgement=msgspec.structs.replace(judgement, spreads={}),  # which only the judge reads
             calibration_windows=self.monitoring.calibration_windows,
             open_rows=self.judge.open_rows,
@@ -224,6 +225,7 @@ class Measure:
             return measurement
         drift = self._drift(reference, rows, judgement)
         self._unreported = drift
+        compared = [column.name for column in drift.features]
         share = share_drifted(judgement.persistent, self.monitoring)
         measurement = msgspec.structs.replace(
             measurement,
@@ -231,7 +233,7 @@ class Measure:
             drifted=share >= self.monitoring.share_drifted,
             share_drifted=share,
             features=with_verdicts(drift.features, judgement),
-            not_compared=not_compared(drift, self.monitoring),
+            not_compared=tuple(n for n in self.monitoring.features if n not in compared),
             prediction=with_verdicts(drift.prediction, judgement),
             impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
         )
@@ -277,41 +279,36 @@ class Measure:
         """Return the fields that need no reference data; none if the window has too few rows."""
         if len(rows) < self.monitoring.min_rows:
             return {}
-        segments, (classes, probability) = self.contract.segments, outputs(rows)
-        groups = [segment_groups(row.features, segments) for row in rows]
+        window = classified(rows, self.contract.segments)
+        probability = np.array([row.probability for row in rows])
+        spread = estimation_spread(self._known.errors, window.groups)
         return {
             "data_quality": measure_data_quality([row.features for row in rows], self.contract),
             "segments": measure_segments(
-                ClassifiedRows(groups, classes),
-                ClassifiedRows([one.groups for one in labelled], outputs(labelled)[0]),
+                window,
+                classified(labelled, self.contract.segments),
                 np.array([one.label for one in labelled], int),
                 self.monitoring.min_segment_rows,
-                segments,
+                self.contract.segments,
             ),
-            "estimated": estimate_quality(
-                classes, probability, spread=estimation_spread(self._known.errors, groups)
-            ),
+            "estimated": estimate_quality(window.income_class, probability, spread=spread),
         }
 
     def _fairness_gaps(
-        self, rows: list[Prediction], reference: Reference
+        self, rows: list[Prediction], labelled: list[LabelledPrediction]
     ) -> tuple[FairnessGap, ...]:
         """Return the gaps of the selection rate in the window, and of tpr and fpr by labels.
 
-        Each only over enough rows of the reference's own version.
+        Each only over enough rows. All rows are of the reference's own version.
         """
         segments, min_rows = self.contract.segments, self.monitoring.min_segment_rows
-        own = of_version(rows, reference.version)
         production = []
-        if len(own) >= self.monitoring.min_rows:
-            groups = columns_of([segment_groups(row.features, segments) for row in own], segments)
-            counts = count_selected(groups, outputs(own)[0], min_rows)
-            production.append(Counted(counts, float(np.ptp([row.predicted_at for row in own]))))
-        labelled = of_version(self.window.last_labelled(MAX_LABELS), reference.version)
+        if len(rows) >= self.monitoring.min_rows:
+            counts = count_rates(classified(rows, segments), min_rows)
+            production.append(Counted(counts, float(np.ptp([row.predicted_at for row in rows]))))
         if len(labelled) >= self.monitoring.min_labels:
-            groups = columns_of([one.groups for one in labelled], segments)
             label = np.array([one.label for one in labelled])
-            counts = count_labelled(groups, outputs(labelled)[0], label, min_rows)
+            counts = count_rates(classified(labelled, segments), min_rows, label)
             production.append(Counted(counts, float(np.ptp([one.labelled_at for one in labelled]))))
         return fairness_gaps(production, self._known.counts, self.monitoring.false_alarms_per_month)
 
@@ -358,10 +355,11 @@ class Measure:
         if self._reference is None or self._reference.version != version:
             path = self.references.path(version)
             self._reference = read_reference(path, version, self.contract)
-            segments, limits = self.contract.segments, self.monitoring
+            segments, min_rows = self.contract.segments, self.monitoring.min_segment_rows
+            known = classified_frame(self._reference.frame, segments)
             self._known = ReferenceGroups(
-                group_errors(self._reference, segments, limits.min_labels),
-                count_reference(self._reference, segments, limits.min_segment_rows),
+                group_errors(self._reference, segments, self.monitoring.min_labels),
+                count_rates(known, min_rows) | count_rates(known, min_rows, self._reference.label),
             )
         return self._reference
 
@@ -373,9 +371,14 @@ class Measure:
         """
         for window in self.judge.newly_drifted:
             assert self._reference is not None  # the windows were judged against it
-            saved = SavedReport.of(at, window.columns, self._reference.version.number, window.rows)
             drift = self._drift(self._reference, window.rows, self.window.judgement())
-            self.reports.save(drift.html(), saved)
+            self.reports.save(
+                drift.html(),
+                at,
+                columns=window.columns,
+                version=self._reference.version.number,
+                rows=window.rows,
+            )
         self.judge.newly_drifted = []
         if self._unreported is None:
             return
@@ -395,12 +398,6 @@ def with_verdicts(
         msgspec.structs.replace(column, persistent=column.name in judgement.persistent)
         for column in columns
     )
-
-
-def not_compared(drift: Drift, monitoring: Monitoring) -> tuple[str, ...]:
-    """Return the features with too few values for a drift score."""
-    compared = {column.name for column in drift.features}
-    return tuple(name for name in monitoring.features if name not in compared)
 
 
 def of_version(rows: list[Row], version: Version | None) -> list[Row]:

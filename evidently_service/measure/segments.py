@@ -5,29 +5,60 @@ rows: over fewer rows it is noise, and may reveal single people.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from config.segments import Segment as ContractSegment
+from config.events import Prediction
+from config.segments import Segment as ContractSegment, segment_groups
 from evidently_service.measure.performance import (
     estimate_quality,
     estimation_error,
     measure_quality,
 )
 from evidently_service.reference.reference_data import Reference
-from evidently_service.store.records import Segment
+from evidently_service.store.records import LabelledPrediction, Segment
 
 GroupErrors = dict[tuple[str, str], dict[str, float]]  # by segment and group, then by metric
 
 
 class ClassifiedRows(NamedTuple):
-    """The groups of each row by segment, and the predicted classes (n_rows,), 0 or 1."""
+    """Groups and predicted classes of rows, in arrays (n_rows,)."""
 
-    groups: Sequence[Mapping[str, str]]
-    income_class: np.ndarray
+    groups: Mapping[str, np.ndarray]  # by segment, of columns that all rows have
+    income_class: np.ndarray  # 0 or 1
+
+
+def classified(
+    rows: Sequence[Prediction] | Sequence[LabelledPrediction], segments: Sequence[ContractSegment]
+) -> ClassifiedRows:
+    """Return groups and classes of predictions."""
+    of_rows = [
+        (
+            one.groups
+            if isinstance(one, LabelledPrediction)
+            else segment_groups(one.features, segments)
+        )
+        for one in rows
+    ]
+    groups = {
+        one.name: np.array([row[one.name] for row in of_rows], object)
+        for one in segments
+        if all(one.name in row for row in of_rows)
+    }
+    return ClassifiedRows(groups, np.array([one.income_class for one in rows], int))
+
+
+def classified_frame(frame: pd.DataFrame, segments: Sequence[ContractSegment]) -> ClassifiedRows:
+    """Return groups and classes of a frame, as `monitored_frame` returns it."""
+    groups = {
+        one.name: one.frame_groups(frame[one.name].to_numpy())
+        for one in segments
+        if one.name in frame
+    }
+    return ClassifiedRows(groups, frame["income_class"].to_numpy())
 
 
 def measure_segments(
@@ -41,7 +72,7 @@ def measure_segments(
 
     `label` (n_labelled,) are the true classes of `labelled`, 0 or 1; may be empty.
     """
-    labelled_groups = dict(groups_of(labelled.groups, segments))
+    labelled_groups = dict(groups_of(labelled, segments))
     no_rows = np.zeros(len(label), bool)
     return tuple(
         Segment(
@@ -52,7 +83,7 @@ def measure_segments(
                 labelled.income_class, label, labelled_groups.get(name, no_rows), min_rows
             ),
         )
-        for name, rows in groups_of(window.groups, segments)
+        for name, rows in groups_of(window, segments)
         if rows.sum() >= min_rows
     )
 
@@ -81,50 +112,40 @@ def group_errors(
 
     A model that is calibrated as a whole may be too high in one group and too low in another.
     """
-    frame, errors = reference.frame, {}
-    classes, probability = (frame[name].to_numpy() for name in ("income_class", "probability"))
-    for segment in (one for one in segments if one.name in frame):
-        groups = segment.frame_groups(frame[segment.name].to_numpy())
-        for group in segment.groups:
-            if (rows := groups == group).sum() >= min_rows:
-                estimate = estimate_quality(classes[rows], probability[rows])
-                measured = measure_quality(reference.label[rows], classes[rows], probability[rows])
-                errors[segment.name, group] = estimation_error(estimate, measured)
+    known, errors = classified_frame(reference.frame, segments), {}
+    classes, probability = known.income_class, reference.frame["probability"].to_numpy()
+    for name, rows in groups_of(known, segments):
+        if rows.sum() >= min_rows:
+            estimate = estimate_quality(classes[rows], probability[rows])
+            measured = measure_quality(reference.label[rows], classes[rows], probability[rows])
+            errors[name] = estimation_error(estimate, measured)
     return errors
 
 
-def estimation_spread(errors: GroupErrors, groups: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """Return the root mean square of the errors by metric, over the rows' groups (n_rows,).
+def estimation_spread(errors: GroupErrors, groups: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the root mean square of the errors by metric, over the rows' groups by segment.
 
     Each row counts once for each of its groups with an error. Empty if no group has one.
     """
-    counts = Counter(name for row in groups for name in row.items() if name in errors)
-    metrics = {metric for name in counts for metric in errors[name]}
+    counts = {
+        (segment, group): int((groups[segment] == group).sum())
+        for segment, group in errors
+        if segment in groups
+    }
+    total = sum(counts.values())
+    metrics = {metric for name, n in counts.items() if n for metric in errors[name]}
     return {
         metric: math.sqrt(
-            sum(n * errors[name].get(metric, 0.0) ** 2 for name, n in counts.items())
-            / counts.total()
+            sum(n * errors[name].get(metric, 0.0) ** 2 for name, n in counts.items()) / total
         )
         for metric in metrics
     }
 
 
 def groups_of(
-    rows: Sequence[Mapping[str, str]], segments: Sequence[ContractSegment]
+    rows: ClassifiedRows, segments: Sequence[ContractSegment]
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Yield ((segment, group), rows) for each group of a column that all rows have."""
-    columns = columns_of(rows, segments)
-    for segment in (one for one in segments if one.name in columns):
+    """Yield ((segment, group), rows) for each group; its rows (n_rows,) as bool."""
+    for segment in (one for one in segments if one.name in rows.groups):
         for group in segment.groups:
-            yield (segment.name, group), columns[segment.name] == group
-
-
-def columns_of(
-    rows: Sequence[Mapping[str, str]], segments: Sequence[ContractSegment]
-) -> dict[str, np.ndarray]:
-    """Return the rows' groups by segment, each (n_rows,), of columns that all rows have."""
-    return {
-        one.name: np.array([row[one.name] for row in rows], object)
-        for one in segments
-        if all(one.name in row for row in rows)
-    }
+            yield (segment.name, group), rows.groups[segment.name] == group

@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from config.contract import Contract
-from config.feature import Feature, nearest
+from config.feature import nearest
 from config.runtime.settings import SettingsError
 
 OUTPUTS = ("probability", "income_class")  # of the model
@@ -26,7 +26,6 @@ DAY_S = 24 * 3600
 MONTH_S = 30 * DAY_S
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
@@ -94,12 +93,12 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_rows: Count = 500
     min_labels: Count = 200
     min_segment_rows: Count = 30
-    measure_period_s: Seconds = 5.0
-    judge_period_s: Seconds = 900.0
+    measure_period_s: Positive = 5.0
+    judge_period_s: Positive = 900.0
     persistent_windows: Count = 2
     false_alarms_per_month: Positive = 1.0
     calibration_windows: Count = 192
-    html_period_s: Seconds = 60.0
+    html_period_s: Positive = 60.0
     retention_rows: Count = 50_000
     label_days: Positive = 30.0
     label_rows: Count = 10_000_000
@@ -111,7 +110,7 @@ class Monitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reports_kept: Count = 20
     features: dict[str, ColumnTest] = {}
     prediction: PredictionTests = PredictionTests()
-    window_s: Seconds | None = None
+    window_s: Positive | None = None
     roc_auc_floor: Share | None = None  # None: found from the reference data
 
     @property
@@ -154,25 +153,18 @@ def load_monitoring(path: Path | None, contract: Contract) -> Monitoring:
         monitoring = msgspec.convert(raw or {}, Monitoring)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as err:
         raise MonitoringError(f"{path}: {err}") from err
-    monitoring = with_defaults(monitoring, contract)
+    tests = {
+        one.name: ColumnTest((CATEGORICAL_TESTS if one.is_categorical else NUMERIC_TESTS)[0])
+        for one in contract.inputs
+    }
+    monitoring = msgspec.structs.replace(
+        monitoring,
+        dataset=monitoring.dataset or contract.target.name,
+        features=tests | monitoring.features,  # in contract order
+    )
     if problems := [*_column_problems(monitoring, contract), *_size_problems(monitoring)]:
         raise MonitoringError("\n".join(f"{path}: {problem}" for problem in problems))
     return monitoring
-
-
-def with_defaults(monitoring: Monitoring, contract: Contract) -> Monitoring:
-    """Return the monitoring with a test for each input column, in contract order, and a name."""
-    tests = {one.name: ColumnTest(default_test(one)) for one in contract.inputs}
-    return msgspec.structs.replace(
-        monitoring,
-        dataset=monitoring.dataset or contract.target.name,
-        features=tests | monitoring.features,
-    )
-
-
-def default_test(feature: Feature) -> str:
-    """Return the test of a column that the file does not name."""
-    return (CATEGORICAL_TESTS if feature.is_categorical else NUMERIC_TESTS)[0]
 
 
 def _column_problems(monitoring: Monitoring, contract: Contract) -> list[str]:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import mlflow
 import msgspec
@@ -49,25 +48,6 @@ class Version(msgspec.Struct, frozen=True):
 
     number: str
     run_id: str
-
-
-class ReferenceSource(Protocol):
-    """A source of reference data: MLflow, or a fake in a test."""
-
-    def production_version(self) -> Version | None:
-        """Return the version in production; None before the first. Raises RegistryError."""
-
-    def download_reference(self, version: Version, folder: Path) -> Path:
-        """Download a version's reference file into the folder. Raises RegistryError."""
-
-    def last_decision(self) -> Decision | None:
-        """Return the newest decision whether to train; None before the first.
-
-        Raises RegistryError.
-        """
-
-    def last_promotion(self) -> Promotion | None:
-        """Return the newest change of production; None before the first. Raises RegistryError."""
 
 
 class Registry:
@@ -135,27 +115,28 @@ class Registry:
 
     def last_decision(self) -> Decision | None:
         """Return the newest decision, if any. Raises RegistryError."""
-        for run in self._newest_run(DECISIONS):
-            since, tags = run.info.start_time, run.data.tags
-            until = run.info.end_time or since
-            facts = tags["rule"], tags["why"], tags.get("flow_run")
-            return Decision(since / 1000, until / 1000, *facts)
-        return None
+        if (run := self._newest_run(DECISIONS)) is None:
+            return None
+        since, tags = run.info.start_time, run.data.tags
+        until = run.info.end_time or since
+        facts = tags["rule"], tags["why"], tags.get("flow_run")
+        return Decision(since / 1000, until / 1000, *facts)
 
     def last_promotion(self) -> Promotion | None:
         """Return the newest change of the production version, if any. Raises RegistryError."""
-        for run in self._newest_run(PROMOTIONS, "attributes.status = 'FINISHED'"):
-            tags = run.data.tags
-            facts = tags["from_version"], tags["to_version"], tags["why"]
-            return Promotion(run.info.start_time / 1000, *facts)
-        return None
+        run = self._newest_run(PROMOTIONS, "attributes.status = 'FINISHED'")
+        if run is None:
+            return None
+        tags = run.data.tags
+        facts = tags["from_version"], tags["to_version"], tags["why"]
+        return Promotion(run.info.start_time / 1000, *facts)
 
-    def _newest_run(self, experiment: str, query: str = "") -> list[Run]:
-        """Return the newest run of an experiment in a list, or none. Raises RegistryError."""
+    def _newest_run(self, experiment: str, query: str = "") -> Run | None:
         with self._translated(experiment):
-            found = self.client.get_experiment_by_name(experiment)
-            ids = [found.experiment_id] if found else []
-            return self.client.search_runs(ids, query, max_results=1) if ids else []
+            if (found := self.client.get_experiment_by_name(experiment)) is None:
+                return None
+            runs = self.client.search_runs([found.experiment_id], query, max_results=1)
+            return runs[0] if runs else None
 
     @contextmanager
     def _translated(self, wanted: str) -> Iterator[None]:
@@ -168,7 +149,7 @@ class Registry:
 class ReferenceCache:
     """The production version's reference file in a folder, for when MLflow is unavailable."""
 
-    def __init__(self, folder: Path, source: ReferenceSource) -> None:
+    def __init__(self, folder: Path, source: Registry) -> None:
         self.folder = folder
         self.source = source
         self._pointer = folder / "production.json"

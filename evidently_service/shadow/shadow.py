@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -27,7 +26,7 @@ from config.model.package import ModelRejected
 from config.model_registry import FALLBACK
 from evidently_service.reference.monitoring_config import DAY_S, Monitoring
 from evidently_service.reference.reference_data import read_reference
-from evidently_service.reference.registry import RegistryError, Version
+from evidently_service.reference.registry import Registry, RegistryError, Version
 from evidently_service.shadow.sequential import (
     SEGMENT_MARGIN,
     Evidence,
@@ -56,22 +55,6 @@ VERDICTS: dict[tuple[bool, str], Verdict] = {  # by whether the shadow guards, a
 }
 
 
-class Registry(Protocol):
-    """What the shadow needs of MLflow: `reference.registry.Registry`."""
-
-    def production_version(self) -> Version | None:
-        """Return the version in production, if any. Raises RegistryError."""
-
-    def shadow_version(self) -> tuple[str, Version] | None:
-        """Return alias and version of the shadow, if there is one. Raises RegistryError."""
-
-    def package(self, version: Version) -> contextlib.AbstractContextManager[Path]:
-        """Yield the folder of a version's package. Raises RegistryError or ModelRejected."""
-
-    def download_reference(self, version: Version, folder: Path) -> Path:
-        """Download a version's reference file into the folder. Raises RegistryError."""
-
-
 class Shadow:
     """Scores and judges one shadow version after the other."""
 
@@ -86,6 +69,7 @@ class Shadow:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """With `anonymous`, labels of callers without an API key count too."""
+        self.window = window
         self.store = ShadowStore(window)
         self.anonymous = anonymous
         self.registry = registry
@@ -125,18 +109,17 @@ class Shadow:
                 self.store.start(test)
             return test
         kind, version = found
-        if test.is_of(kind, version.number, production.number):
-            self._load(version)
-            return test
         self._load(version)  # before the start: a version that cannot be loaded starts no test
-        window = self.store.window
+        names = kind, version.number, production.number
+        if (test.kind, test.version, test.production) == names:
+            return test
         test = ShadowTest(
             last=test.ended,
             kind=kind,
             version=version.number,
             production=production.number,
             started_at=self.clock(),
-            arrival=window.last_arrival(),
+            arrival=self.window.last_arrival(),
             label_arrival=self.store.last_label(),
         )
         self.store.start(test)
@@ -156,7 +139,7 @@ class Shadow:
     def _advance(self, test: ShadowTest) -> ShadowTest:
         """Score new predictions, pair new labels, and judge; return the test."""
         last_label, before = self.store.last_label(), test
-        while rows := self.store.next_predictions(test.arrival, BATCH_ROWS):
+        while rows := self.window.next_predictions(test.arrival, BATCH_ROWS):
             scores = self._scores([one for one in rows if self._counts(one[1], test)])
             test = msgspec.structs.replace(test, arrival=rows[-1][0])
             test = self.store.add_scores(scores, test)
@@ -190,7 +173,7 @@ class Shadow:
         except Exception:  # pylint: disable=broad-exception-caught  # a record of another contract
             scored = model.score_stored([one for _, one in rows])
         return [
-            (arrival, record_key(encode(record)), probability)
+            (arrival, blake2b(encode(record), digest_size=KEY_BYTES).digest(), probability)
             for (arrival, _), record, probability in zip(rows, records, scored.tolist())
             if not math.isnan(probability)
         ]
@@ -241,11 +224,6 @@ class Shadow:
 def bin_shares(probability: np.ndarray) -> tuple[float, ...]:
     """Return the share of rows in each of ten equal bins of the probability."""
     return tuple((np.histogram(probability, BINS, (0, 1))[0] / len(probability)).tolist())
-
-
-def record_key(record: bytes) -> bytes:
-    """Return a digest of a record, by which equal ones count once."""
-    return blake2b(record, digest_size=KEY_BYTES).digest()
 
 
 def describe(what: str, evidence: Evidence) -> str:

@@ -11,16 +11,12 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from config.events import Prediction
 from evidently_service.shadow.sequential import Evidence
 from evidently_service.store.window import Profile, Window
 
 Verdict = Literal["promote", "reject", "undo", "keep"]
 MAX_SCORED = 1_000_000  # predictions that a label can still join, about 100 bytes each
 
-# Without the time of `Window.next_predictions`, which SQLite reads from JSON: it takes a fifth of
-# the time of scoring.
-NEXT = "SELECT arrival, body FROM predictions WHERE arrival > ? ORDER BY arrival LIMIT ?"
 ADD_SCORE = """
 INSERT INTO shadow (arrival, record, probability) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """
@@ -91,22 +87,9 @@ class ShadowTest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ended(self) -> Ended | None:
         """This test's end if it has a verdict, else that of an earlier one."""
-        if self.kind is None or self.verdict is None or self.decided_at is None:
+        if self.kind is None or self.verdict is None:
             return self.last
-        return Ended(
-            kind=self.kind,
-            version=self.version,
-            production=self.production,
-            verdict=self.verdict,
-            why=self.why,
-            labels=self.labels,
-            started_at=self.started_at,
-            decided_at=self.decided_at,
-        )
-
-    def is_of(self, kind: str, version: str, production: str) -> bool:
-        """Return whether this is the test of these two versions."""
-        return (self.kind, self.version, self.production) == (kind, version, production)
+        return msgspec.convert(self, Ended, from_attributes=True)
 
 
 class Pairs(NamedTuple):
@@ -142,11 +125,6 @@ class ShadowStore:
     def last_label(self) -> int:
         """Return the arrival of the newest label, 0 before the first."""
         return self.window.read("SELECT max(arrival) FROM labels")[0][0] or 0
-
-    def next_predictions(self, arrival: int, rows: int) -> list[tuple[int, Prediction]]:
-        """Return (arrival, prediction) of the oldest predictions after an arrival."""
-        found = self.window.read(NEXT, (arrival, rows))
-        return [(number, msgspec.json.decode(body, type=Prediction)) for number, body in found]
 
     def add_scores(
         self, scores: Sequence[tuple[int, bytes, float]], test: ShadowTest

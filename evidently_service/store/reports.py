@@ -7,8 +7,7 @@ get the next free seconds.
 
 import os
 import re
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -32,20 +31,6 @@ class SavedReport(msgspec.Struct, frozen=True):
     first_event_at: float
     last_event_at: float
 
-    @classmethod
-    def of(
-        cls, at: float, columns: Iterable[str], version: str, window: Iterable[Prediction]
-    ) -> "SavedReport":
-        """Describe the report of a window, written at a time."""
-        times = [row.predicted_at for row in window]
-        name = name_of(datetime.fromtimestamp(at, UTC))
-        return cls(name, tuple(columns), version, len(times), min(times), max(times))
-
-
-def name_of(at: datetime) -> str:
-    """Return the name of the report of a time in UTC."""
-    return f"{at:%Y%m%dT%H%M%SZ}"
-
 
 class Reports:
     """A folder of reports. Files are replaced whole; a description is written after its page."""
@@ -58,14 +43,19 @@ class Reports:
         """Replace the latest report."""
         self._write(f"{LATEST}.html", html.encode())
 
-    def save(self, html: str, description: SavedReport) -> None:
-        """Add a report; delete the oldest beyond `max_saved`."""
-        at = datetime.fromisoformat(description.name)
-        while self.path(name_of(at)):
-            at += timedelta(seconds=1)
-        description = msgspec.structs.replace(description, name=name_of(at))
-        self._write(f"{description.name}.html", html.encode())
-        self._write(f"{description.name}.json", msgspec.json.encode(description))
+    def save(
+        self, html: str, at: float, *, columns: list[str], version: str, rows: list[Prediction]
+    ) -> None:
+        """Add the report of a window, written at a Unix time; delete the oldest beyond `max_saved`.
+
+        columns: that became drifted. version: of the reference data. rows: of the window.
+        """
+        while self.path(name := f"{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"):
+            at += 1
+        times = [row.predicted_at for row in rows]
+        saved = SavedReport(name, tuple(columns), version, len(rows), min(times), max(times))
+        self._write(f"{name}.html", html.encode())
+        self._write(f"{name}.json", msgspec.json.encode(saved))
         pages = sorted(path.stem for path in self.folder.glob("*.html") if path.stem != LATEST)
         for name in pages[: -self.max_saved]:
             for ending in ("json", "html"):

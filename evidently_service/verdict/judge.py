@@ -55,7 +55,7 @@ class DriftJudge:
     def __init__(
         self,
         window: Window,
-        thresholds: Thresholds,
+        monitoring: Monitoring,
         contract: Contract,
         judge_period_s: float | None = None,
         joint: JointTest | None = None,
@@ -63,9 +63,9 @@ class DriftJudge:
         """`joint` also compares all features together."""
         self.window = window
         self.joint = joint
-        self.thresholds = thresholds
+        self.thresholds = Thresholds(monitoring)
         self.contract = contract
-        self.monitoring = thresholds.monitoring
+        self.monitoring = monitoring
         self.newly_drifted: list[NewlyDriftedWindow] = []  # in the last run
         self.open_rows = 0  # distinct rows of the next window, after the last run
         self.period_s = self.monitoring.judge_period_s if judge_period_s is None else judge_period_s
@@ -90,7 +90,7 @@ class DriftJudge:
     def _next_window(self, judgement: Judgement, reference: Reference) -> Sequence[Arrived]:
         """Return the rows of the next window; none while it is open."""
         rows = self.window.next_predictions(
-            judgement.arrival, judgement.not_before, max_rows(self.monitoring)
+            judgement.arrival, max_rows(self.monitoring), judgement.not_before
         )
         keys = self._keys(rows, reference)
         self.open_rows = len(set(keys))

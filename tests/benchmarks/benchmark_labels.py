@@ -147,10 +147,8 @@ def false_alarms(world: World, windows: int) -> dict[str, Any]:
 def coverage(world: World, contract: Contract, windows: int) -> Iterator[dict[str, Any]]:
     """Yield how often the band of the estimate holds the measured quality, by group of people."""
     errors = group_errors(world.reference, contract.segments, MIN_LABELS)
-    groups = pd.DataFrame(
-        {one.name: one.frame_groups(world.frame[one.name].to_numpy()) for one in contract.segments}
-    ).to_dict("records")
     frame, random = world.frame, np.random.default_rng(SEED)
+    groups = {one.name: one.frame_groups(frame[one.name].to_numpy()) for one in contract.segments}
     for name, of in {
         "everyone": np.ones(len(frame), bool),
         "not from the US": (frame["native_country"] != "United-States").to_numpy(),
@@ -162,7 +160,8 @@ def coverage(world: World, contract: Contract, windows: int) -> Iterator[dict[st
         held: dict[str, list[bool]] = {}
         for _ in range(windows):
             rows = random.choice(np.flatnonzero(of), WINDOW_ROWS, replace=False)
-            spread = estimation_spread(errors, [groups[row] for row in rows])
+            drawn = {segment: column[rows] for segment, column in groups.items()}
+            spread = estimation_spread(errors, drawn)
             for band, inside in held_by_band(world, rows, spread):
                 held.setdefault(band, []).append(inside)
         for band, found in held.items():

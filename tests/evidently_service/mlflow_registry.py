@@ -1,15 +1,16 @@
-"""A real MLflow registry: SQLite and artifacts in a folder, without a server."""
+"""A real MLflow registry, with SQLite and artifacts in a folder, and a fake of it."""
 
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from config.model_registry import ALIAS, FILE_SHA256, MODEL_NAME, PACKAGE, file_digests
-from evidently_service.reference.registry import Version
+from evidently_service.reference.registry import Registry, RegistryError, Version
 from tests.conftest import mlflow_database
 
 
@@ -49,3 +50,34 @@ class RegistryFile:
             self.client.delete_registered_model_alias(MODEL_NAME, ALIAS)
         except MlflowException:
             pass  # there was none
+
+
+class FakeRegistry(Registry):
+    """A registry whose production version and its rows are set by the test."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        super().__init__("http://127.0.0.1:9")
+        self.rows: list[dict[str, Any]] | None = rows  # None: the registry is unavailable
+        self.version = Version("1", "run-1")
+
+    def promote(self, number: str, rows: list[dict[str, Any]]) -> None:
+        """Put a version in production."""
+        self.rows, self.version = rows, Version(number, f"run-{number}")
+
+    def production_version(self) -> Version | None:
+        """Return the version in production."""
+        if self.rows is None:
+            raise RegistryError("no version in production")
+        return self.version
+
+    def last_decision(self) -> None:
+        """Return no decision."""
+
+    def last_promotion(self) -> None:
+        """Return no promotion."""
+
+    def download_reference(self, version: Version, folder: Path) -> Path:
+        """Write the rows to a file."""
+        path = folder / "reference.jsonl"
+        path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows or []))
+        return path

@@ -1,9 +1,8 @@
 """The HTTP side with Flask's client: stored events, rejected requests, shown measurements."""
 
-import gzip
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from evidently_service.store.records import (
     WindowFacts,
 )
 from evidently_service.reference.monitoring_config import Monitoring
-from evidently_service.store.reports import Reports, SavedReport
+from evidently_service.store.reports import Reports
 from evidently_service.settings import Settings
 from evidently_service.store.window import Window
 from tests.evidently_service.events import labels_of, made_up_predictions
@@ -155,6 +154,13 @@ def problems(response: Any) -> list[dict[str, Any]]:
     return response.json["error"]["problems"]
 
 
+def save(reports: Reports, second: int, columns: Sequence[str] = ("age",)) -> None:
+    """Save the report of a second, with its number as text."""
+    rows = made_up_predictions(load_contract(), 3, seed=1)
+    html = f"<html>{second}</html>"
+    reports.save(html, second, columns=list(columns), version="7", rows=rows)
+
+
 def as_dict(prediction: Prediction, **changes: Any) -> dict[str, Any]:
     """Return a prediction as in JSON, with changes."""
     return msgspec.to_builtins(prediction) | changes
@@ -171,15 +177,6 @@ def test_posted_predictions_are_stored_once(
     assert window.last_predictions(10) == events
 
 
-def test_posted_labels_join_their_predictions(
-    client: FlaskClient, contract: Contract, window: Window
-) -> None:
-    events = made_up_predictions(contract, 3, seed=1)
-    assert post(client, "/labels/income", labels_of(events, wrong_every=2)).status_code == 200
-    assert post(client, "/iterate/income", events).status_code == 200
-    assert window.label_counts() == LabelCounts(matched=3, pending=0, conflicting=0)
-
-
 def test_events_need_no_name_of_the_dataset(
     contract: Contract, window: Window, monitoring: Monitoring
 ) -> None:
@@ -189,52 +186,35 @@ def test_events_need_no_name_of_the_dataset(
     client, events = app.test_client(), made_up_predictions(contract, 3, seed=1)
     assert post(client, "/iterate", events).json["stored"] == 3
     assert post(client, "/labels", labels_of(events, wrong_every=2)).status_code == 200
+    assert window.label_counts() == LabelCounts(matched=3)
     assert post(client, "/iterate/people", events).json["duplicates"] == 3
     assert post(client, "/iterate/income", events).json["error"]["code"] == "unknown_dataset"
 
 
-def test_an_empty_list_is_accepted(client: FlaskClient) -> None:
-    assert post(client, "/iterate/income", []).status_code == 200
-    assert post(client, "/labels/income", []).status_code == 200
-
-
-def test_a_missing_category_and_a_value_out_of_range_are_accepted(
-    client: FlaskClient, contract: Contract
-) -> None:
-    [event] = made_up_predictions(contract, 1, seed=1)
-    strange = event.features | {"workclass": None, "age": 140, "native_country": "Atlantis"}
-    response = post(client, "/iterate/income", [as_dict(event, features=strange)])
-    assert response.status_code == 200
-
-
-@pytest.mark.parametrize("path", ["/iterate/incom", "/labels/incom"])
-def test_an_unknown_dataset_is_rejected_with_the_known_one(client: FlaskClient, path: str) -> None:
-    response = post(client, path, [])
-    assert response.status_code == 404
-    assert response.json["error"]["code"] == "unknown_dataset"
+def test_an_unknown_dataset_is_rejected_with_the_known_one(client: FlaskClient) -> None:
+    response = post(client, "/labels/incom", [])
+    assert (response.status_code, response.json["error"]["code"]) == (404, "unknown_dataset")
     assert "got 'incom', expected 'income'" in response.json["error"]["message"]
     assert problems(response) == [
         {"field": "dataset", "value": "incom", "expected": "income", "nearest": "income"}
     ]
 
 
-def test_a_body_that_is_not_json_is_a_400(client: FlaskClient) -> None:
-    response: Any = client.post("/iterate/income", data=b"[{", content_type=JSON)
-    assert (response.status_code, response.json["error"]["code"]) == (400, "not_json")
-    assert problems(response) == []
-
-
-def test_a_body_that_is_not_utf8_is_a_400(client: FlaskClient) -> None:
-    response: Any = client.post(
-        "/labels/income", data=b'[{"prediction_id": "\xff"}]', content_type=JSON
-    )
-    assert (response.status_code, response.json["error"]["code"]) == (400, "not_json")
-
-
-def test_a_single_object_is_rejected(client: FlaskClient) -> None:
-    response = post(client, "/iterate/income", {})
-    assert response.status_code == 422
-    assert response.json["error"]["message"] == "Expected a JSON list of Predictions."
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"[{", 400, "The body is not JSON: "),
+        (b'[{"prediction_id": "\xff"}]', 400, "The body is not JSON: "),
+        (b"{}", 422, "Expected a JSON list of Predictions."),
+        (b" " * 100_001, 413, ""),
+    ],
+)
+def test_a_body_that_is_not_a_json_list_within_the_limit_is_rejected(
+    client: FlaskClient, body: bytes, status: int, message: str
+) -> None:
+    response: Any = client.post("/iterate/income", data=body, content_type=JSON)
+    assert (response.status_code, problems(response)) == (status, [])
+    assert response.json["error"]["message"].startswith(message)
 
 
 def test_every_problem_of_a_batch_is_listed_and_nothing_is_stored(
@@ -273,53 +253,40 @@ def test_a_label_other_than_0_or_1_is_rejected(client: FlaskClient) -> None:
     assert problems(response) == [{"record": 1, "field": "label", "value": 2, "expected": "0 or 1"}]
 
 
-def test_a_body_beyond_the_limit_is_rejected(client: FlaskClient) -> None:
-    response: Any = client.post("/iterate/income", data=b" " * 100_001)
-    assert (response.status_code, response.json["error"]["code"]) == (
-        413,
-        "request_entity_too_large",
-    )
-
-
 def test_an_unknown_path_and_a_wrong_method_have_the_error_body(client: FlaskClient) -> None:
     assert get(client, "/nothing").json["error"]["code"] == "not_found"
     assert get(client, "/iterate/income").json["error"]["code"] == "method_not_allowed"
 
 
-def test_a_post_from_another_site_is_rejected(client: FlaskClient) -> None:
-    """A form or script on any page could fill the window, and its drift start a training."""
-    headers = {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
-    response = client.post("/iterate/income", data="[]", headers=headers)
-    assert response.status_code == 403
-    assert response.json["error"]["code"] == "cross_site"  # type: ignore[index]
-    assert client.get("/drift", headers=headers).status_code == 200
-    assert client.post("/iterate/income", json=[]).status_code == 200
+@pytest.mark.parametrize("header", [("Sec-Fetch-Site", "cross-site"), ("Origin", "http://a.b")])
+def test_a_post_from_another_site_is_rejected(client: FlaskClient, header: tuple[str, str]) -> None:
+    """A form or script on any page could fill the window, and its drift start a training.
 
-
-def test_a_post_whose_origin_differs_from_its_host_is_rejected(client: FlaskClient) -> None:
-    """Over plain HTTP to another machine, a browser sends `Origin` alone."""
+    Over plain HTTP to another machine, a browser sends `Origin` alone.
+    """
     for path in ("/iterate/income", "/labels/income"):
-        response: Any = client.post(path, json=[], headers={"Origin": "http://elsewhere.example"})
+        response: Any = client.post(path, json=[], headers=[header])
         assert (response.status_code, response.json["error"]["code"]) == (403, "cross_site")
-        response = client.post(path, json=[], headers={"Origin": "http://localhost"})
-        assert response.status_code == 200
+        assert client.post(path, json=[], headers={"Origin": "http://localhost"}).status_code == 200
+    assert client.get("/drift", headers=[header]).status_code == 200
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-def test_a_post_must_declare_json(client: FlaskClient, content_type: str | None) -> None:
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "expected application/json"),
+        ({"Content-Type": "text/plain"}, "expected application/json"),
+        ({"Content-Type": JSON, "Content-Encoding": "gzip"}, "Content-Encoding: "),
+    ],
+)
+def test_a_post_must_be_plain_json(
+    client: FlaskClient, headers: dict[str, str], message: str
+) -> None:
     for path in ("/iterate/income", "/labels/income"):
-        response: Any = client.post(path, data=b"[]", content_type=content_type)
+        response: Any = client.post(path, data=b"[]", headers=headers)
         assert response.status_code == 415
         assert response.json["error"]["code"] == "unsupported_media_type"
-        assert "expected application/json" in response.json["error"]["message"]
-
-
-@pytest.mark.parametrize("path", ["/iterate/income", "/labels/income"])
-def test_a_compressed_body_is_rejected_with_the_header(client: FlaskClient, path: str) -> None:
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    response: Any = client.post(path, data=gzip.compress(b"[]"), headers=headers)
-    assert (response.status_code, response.json["error"]["code"]) == (415, "unsupported_media_type")
-    assert response.json["error"]["message"].startswith("Content-Encoding: ")
+        assert message in response.json["error"]["message"]
 
 
 def test_with_key_hashes_only_a_known_key_may_post(
@@ -433,9 +400,8 @@ def test_the_list_of_reports_shows_the_saved_ones_or_what_the_first_one_needs(
     assert "needs reference data and 500" in get(client, "/report").text
     reports = Reports(tmp_path / "reports", max_saved=2)
     reports.write_latest("<html>drift</html>")
-    rows = made_up_predictions(load_contract(), 3, seed=1)
     for number in range(3):
-        reports.save(f"<html>{number}</html>", SavedReport.of(number, ["<age>", "sex"], "7", rows))
+        save(reports, number, ["<age>", "sex"])
     index = get(client, "/report")
     assert "default-src 'none'" in index.headers["Content-Security-Policy"]
     assert "1970-01-01 00:00:01" in index.text and "1970-01-01 00:00:00" not in index.text
@@ -448,15 +414,14 @@ def test_the_list_of_reports_shows_the_saved_ones_or_what_the_first_one_needs(
             assert (found.mimetype, found.text) == ("text/html", f"<html>{html}</html>")
 
 
-@pytest.mark.parametrize("damaged", [b"", b'{"name": "19700101T000001Z"', b"\xff"])
+@pytest.mark.parametrize("damaged", [b"", b"\xff"])
 def test_a_damaged_description_hides_its_own_report_alone_and_is_logged(
     client: FlaskClient, tmp_path: Path, damaged: bytes
 ) -> None:
     """One damaged file once made the whole list an internal error."""
     reports = Reports(tmp_path / "reports", max_saved=2)
-    rows = made_up_predictions(load_contract(), 3, seed=1)
     for number in range(2):
-        reports.save(f"<html>{number}</html>", SavedReport.of(number, ["age"], "7", rows))
+        save(reports, number)
     (tmp_path / "reports" / "19700101T000001Z.json").write_bytes(damaged)
     with capture_logs() as logged:
         index = get(client, "/report")
@@ -464,7 +429,7 @@ def test_a_damaged_description_hides_its_own_report_alone_and_is_logged(
     assert "19700101T000000Z" in index.text and "19700101T000001Z" not in index.text
     assert [line["event"] for line in logged] == ["report_description_damaged"]
     for number in (2, 3):  # the damaged one is deleted in its turn too
-        reports.save("<html></html>", SavedReport.of(number, ["age"], "7", rows))
+        save(reports, number)
     names = {path.stem for path in (tmp_path / "reports").iterdir()}
     assert names == {"19700101T000002Z", "19700101T000003Z"}
 
@@ -535,7 +500,7 @@ def test_a_figure_of_a_sample_says_that_it_is_one(
         assert shown(0.2)
     shares = {one["instance"]: one["sample"] for one in get(client, "/drift").json["backlog"]}
     assert shares == {"a": 0.2, "b": 1.0}
-    headers = {"X-Relay-Backlog": '{"a": 0}'}  # a relay of an earlier release
+    headers = {"X-Relay-Backlog": '{"a": 0}'}
     client.post("/iterate", data=b"[]", content_type=JSON, headers=headers)
     assert shown(1.0)
 
@@ -568,7 +533,6 @@ def test_metrics_show_the_latest_measurement(
         return registry.get_sample_value(f"income_{name}", labels)
 
     assert sample("feature_drift_score", feature="age") == 2.0
-    assert sample("feature_drift_score", feature="sex") == 0.2
     assert sample("prediction_drift_score", output="probability") == 0.5
     assert sample("feature_drift_effect", feature="age") == 0.04
     assert sample("drift_share") == 0.25
@@ -580,7 +544,6 @@ def test_metrics_show_the_latest_measurement(
     assert sample("data_quality_share", feature="age", problem="out_of_range") == 0.125
     assert sample("data_quality_share", feature="age", problem="missing") is None
     assert sample("data_quality_share", feature="workclass", problem="missing") == 0.0625
-    assert sample("data_quality_share", feature="workclass", problem="unseen") == 0
     assert sample("invalid_share_rise", feature="age") == 0.125
     assert sample("segment_rows", segment="sex", group="Female") == 330
     assert sample("segment_selection_rate", segment="age", group="to 29") == 0.05
@@ -588,9 +551,7 @@ def test_metrics_show_the_latest_measurement(
     assert sample("segment_quality", segment="sex", group="Female", metric="tpr") is None
     assert sample("fairness_gap_score", segment="sex", rate="tpr") == 0.3
     assert sample("labels", state="pending") == 1
-    assert sample("labels_matched_total") == 0
     assert sample("labels_unmatched_total", reason="late") == 0
-    assert sample("labels_unmatched_total", reason="unknown") == 0
     assert sample("label_coverage_ratio") == 0.28
     assert sample("label_horizon_seconds") == 86_400
     assert sample("label_delay_seconds", quantile="0.9") == 3600
@@ -601,11 +562,7 @@ def test_metrics_show_the_latest_measurement(
     assert sample("quality_bound", metric="roc_auc", bound="lower") == 0.88
     assert sample("quality_bound", metric="accuracy", bound="lower") is None
     assert sample("quality_calibration_error") == 0.03
-    assert sample("quality_calibration_excess") == -0.01
-    assert sample("quality_calibration_error_by_chance") == 0.02
-    assert sample("quality_calibration_slope") == 0.9
     assert sample("confusion_rows", label="0", income_class="1") == 20
-    assert sample("confusion_rows", label="1", income_class="0") == 22
     assert sample("estimated_quality", metric="accuracy") == 0.87
     assert sample("estimated_quality_bound", metric="accuracy", bound="upper") == 0.89
     assert sample("estimation_error", metric="accuracy") == 0.015
@@ -624,24 +581,6 @@ def test_an_undefined_metric_is_absent(
         assert absent not in text
 
 
-def test_a_measurement_of_an_older_release_is_still_shown(
-    client: FlaskClient, window: Window, registry: CollectorRegistry, tmp_path: Path
-) -> None:
-    """A stored measurement outlives an upgrade, and lacks fields that were added since."""
-    window.record(MEASURED, Run(1.0))
-    added = {"effects", "data_quality", "segments", "label_coverage", "label_delay_s"}
-    added |= {"estimated", "estimation_error", "invalid_share_rises", "broken_features"}
-    added |= {"concept_shift", "concept_shift_scores", "roc_auc_floor", "distributions"}
-    added |= {"fairness_gaps"}
-    older = {n: v for n, v in msgspec.to_builtins(MEASURED).items() if n not in added}
-    older["quality"] = {n: older["quality"][n] for n in ("rows", "accuracy", "roc_auc", "log_loss")}
-    with closing(sqlite3.connect(tmp_path / "window.db", isolation_level=None)) as connection:
-        connection.execute("UPDATE measurements SET body = ?", (msgspec.json.encode(older),))
-    assert get(client, "/drift").json["quality"]["roc_auc"] == 0.92
-    assert registry.get_sample_value("income_quality_log_loss") == 0.29
-    assert "income_estimated_quality" not in get(client, "/metrics").text
-
-
 def test_registering_the_metrics_does_not_read_the_window(
     window: Window, tmp_path: Path, monitoring: Monitoring, contract: Contract
 ) -> None:
@@ -652,7 +591,3 @@ def test_registering_the_metrics_does_not_read_the_window(
     assert app.test_client().get("/health/live").status_code == 200
     with pytest.raises(sqlite3.ProgrammingError):
         window.counters()
-
-
-def test_the_index_lists_the_endpoints(client: FlaskClient) -> None:
-    assert "GET /drift" in get(client, "/").json["endpoints"]

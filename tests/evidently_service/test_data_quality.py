@@ -45,13 +45,6 @@ def test_a_number_beyond_the_contracts_range_is_counted(
     assert found["hours_per_week"].out_of_range == share
 
 
-def test_a_row_without_a_column_is_a_key_error_that_names_it(contract: Contract) -> None:
-    row = made_up_rows(contract, 1, seed=1)[0]
-    del row["occupation"]
-    with pytest.raises(KeyError, match="occupation"):
-        measure_data_quality([row], contract)
-
-
 def test_missing_numbers_booleans_and_dates_are_counted_apart_from_other_faults(
     churn: Contract,
 ) -> None:

@@ -9,12 +9,20 @@ import pytest
 from config.contract import Contract
 from evidently_service.reference.reference_data import monitored_frame
 from evidently_service.measure.drift_impact import drift_impact, measure_drift_impacts
+from evidently_service.store.records import DriftImpact
 from tests.evidently_service.events import made_up_rows, older
 
 
-def impacts(contract: Contract, window: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the impacts against 4,000 made-up rows, by feature, in their order."""
-    reference = monitored_frame(made_up_rows(contract, 4000, seed=1), contract)
+@pytest.fixture(scope="module")
+def reference(contract: Contract) -> pd.DataFrame:
+    """Return 4,000 made-up rows."""
+    return monitored_frame(made_up_rows(contract, 4000, seed=1), contract)
+
+
+def impacts(
+    contract: Contract, reference: pd.DataFrame, window: list[dict[str, Any]]
+) -> dict[str, DriftImpact]:
+    """Return the impacts by feature, in their order."""
     found = measure_drift_impacts(reference, monitored_frame(window, contract), contract)
     return {one.feature: one for one in found}
 
@@ -39,12 +47,12 @@ def test_a_value_that_is_new_in_the_window_counts_with_the_overall_mean() -> Non
 
 
 def test_the_feature_that_drives_the_probability_comes_first_with_its_shift(
-    contract: Contract,
+    contract: Contract, reference: pd.DataFrame
 ) -> None:
     """The made-up probability is age / 100, and independent of the other features."""
     unshifted = made_up_rows(contract, 2000, seed=2)
     shifted = [older(row) | {"sex": "Female", "hours_per_week": 99} for row in unshifted]
-    found = impacts(contract, shifted)
+    found = impacts(contract, reference, shifted)
     years = np.mean([row["age"] for row in shifted]) - np.mean([row["age"] for row in unshifted])
     assert next(iter(found)) == "age"
     assert found["age"].shift == pytest.approx(years / 100, abs=0.02)
@@ -57,12 +65,12 @@ def test_the_feature_that_drives_the_probability_comes_first_with_its_shift(
 
 
 def test_undrifted_features_stay_within_two_standard_errors_19_times_in_20(
-    contract: Contract,
+    contract: Contract, reference: pd.DataFrame
 ) -> None:
     within = [
         one.impact <= 1.96 * one.standard_error
         for seed in range(2, 22)
-        for one in impacts(contract, made_up_rows(contract, 500, seed)).values()
+        for one in impacts(contract, reference, made_up_rows(contract, 500, seed)).values()
     ]
     assert len(within) == 240
     assert 0.9 <= np.mean(within) <= 0.99
@@ -94,6 +102,5 @@ def test_missing_numbers_have_a_bin_of_their_own(churn: Contract) -> None:
     assert found["charges"].shift == pytest.approx(0.2 - 0.5)
     assert found["joined"].impact == pytest.approx(0)  # missing everywhere, before and after
     again = {one.feature: one for one in measure_drift_impacts(window, reference, churn)}
-    assert again["charges"].impact == pytest.approx(
-        0
-    )  # the reference has no missing value: the overall mean
+    # The reference has no missing value: the overall mean.
+    assert again["charges"].impact == pytest.approx(0)

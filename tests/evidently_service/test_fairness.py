@@ -13,16 +13,13 @@ from evidently_service.measure.fairness import (
     Counted,
     Counts,
     Rate,
-    count_labelled,
-    count_reference,
-    count_selected,
+    count_rates,
     fairness_gaps,
     growth,
     rates_of,
 )
+from evidently_service.measure.segments import ClassifiedRows, classified_frame
 from evidently_service.reference.monitoring_config import DAY_S, MONTH_S
-from evidently_service.reference.reference_data import Reference
-from evidently_service.reference.registry import Version
 from evidently_service.store.records import FairnessGap
 
 MIN_ROWS = 30
@@ -36,24 +33,19 @@ TPR, FPR = {"Female": 0.62, "Male": 0.70}, {"Female": 0.03, "Male": 0.11}
 
 
 class People(NamedTuple):
-    """Rows with their groups by segment, true and predicted class; each (n_rows,)."""
+    """Rows with their true class (n_rows,)."""
 
-    groups: dict[str, np.ndarray]
+    rows: ClassifiedRows
     label: np.ndarray
-    income_class: np.ndarray
 
-    def cut(self, rows: slice) -> "People":
+    def cut(self, part: slice) -> "People":
         """Return some of the rows."""
-        groups = {name: of[rows] for name, of in self.groups.items()}
-        return People(groups, self.label[rows], self.income_class[rows])
+        groups = {name: of[part] for name, of in self.rows.groups.items()}
+        return People(ClassifiedRows(groups, self.rows.income_class[part]), self.label[part])
 
-    def selected(self) -> Counts:
-        """Return the counts of the selection rate."""
-        return count_selected(self.groups, self.income_class, MIN_ROWS)
-
-    def labelled(self) -> Counts:
-        """Return the counts of tpr and fpr."""
-        return count_labelled(self.groups, self.income_class, self.label, MIN_ROWS)
+    def counts(self) -> tuple[Counts, Counts]:
+        """Return the counts of the selection rate, and of tpr and fpr."""
+        return count_rates(self.rows, MIN_ROWS), count_rates(self.rows, MIN_ROWS, self.label)
 
 
 def people(rows: int, random: np.random.Generator, **lower_tpr: float) -> People:
@@ -69,13 +61,13 @@ def people(rows: int, random: np.random.Generator, **lower_tpr: float) -> People
     label = (random.random(rows) < of_sex(POSITIVES)).astype(int)
     tpr = {sex: rate - lower_tpr.get(sex, 0.0) for sex, rate in TPR.items()}
     predicted = np.where(label == 1, of_sex(tpr), of_sex(FPR))
-    return People(groups, label, (random.random(rows) < predicted).astype(int))
+    return People(ClassifiedRows(groups, (random.random(rows) < predicted).astype(int)), label)
 
 
 def gaps(live: People, known: People, span_s: float, budget: float) -> tuple[FairnessGap, ...]:
     """Return the gaps of rows that came within `span_s`, all with a label."""
-    production = [Counted(live.selected(), span_s), Counted(live.labelled(), span_s)]
-    return fairness_gaps(production, known.selected() | known.labelled(), budget)
+    selected, labelled = known.counts()
+    return fairness_gaps([Counted(of, span_s) for of in live.counts()], selected | labelled, budget)
 
 
 def beyond(found: Iterable[FairnessGap]) -> Iterator[tuple[str, str]]:
@@ -112,7 +104,7 @@ def test_the_interval_of_a_rate_is_exact() -> None:
 def test_groups_with_too_few_rows_below_the_line_have_no_rate() -> None:
     sex = np.repeat(np.array(["Female", "Male"], object), [40, 60])
     label = np.repeat([1, 0, 1, 0], [10, 30, 30, 30])
-    counts = count_labelled({"sex": sex}, np.ones(100, int), label, MIN_ROWS)
+    counts = count_rates(ClassifiedRows({"sex": sex}, np.ones(100, int)), MIN_ROWS, label)
     assert list(counts["sex", "tpr"].index) == ["Male"]
     assert counts["sex", "fpr"].to_dict("index")["Female"] == {"positives": 30, "rows": 30}
     assert {rate for _, rate in counts} == {"tpr", "fpr"}
@@ -120,8 +112,8 @@ def test_groups_with_too_few_rows_below_the_line_have_no_rate() -> None:
 
 
 def test_a_table_without_groups_has_no_gaps() -> None:
-    nobody = Reference(Version("1", ""), pd.DataFrame({"income_class": [0, 1]}), np.array([0, 1]))
-    assert count_reference(nobody, load_contract().segments, MIN_ROWS) == {}
+    nobody = classified_frame(pd.DataFrame({"income_class": [0, 1]}), load_contract().segments)
+    assert count_rates(nobody, MIN_ROWS) == {}
     assert not fairness_gaps([Counted({}, DAY_S)], {}, 1)
 
 

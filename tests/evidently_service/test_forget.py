@@ -62,9 +62,12 @@ def test_pruned_rows_leave_nothing_in_the_files(window: Window, tmp_path: Path) 
     assert all(bytes.fromhex(name) in content for name in names[-200:])
 
 
-def test_a_write_ahead_log_in_use_is_an_error_and_emptied_the_next_time(tmp_path: Path) -> None:
+def test_a_write_ahead_log_in_use_is_an_error_and_emptied_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "window.db"
-    with closing(Window(path, busy_timeout_s=0.1)) as window:
+    monkeypatch.setattr("evidently_service.store.window.BUSY_TIMEOUT_S", 0.1)
+    with closing(Window(path)) as window:
         window.add_predictions([prediction("erased-one")])
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")

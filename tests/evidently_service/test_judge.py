@@ -8,7 +8,7 @@ import pytest
 
 from config.contract import Contract
 from config.events import Prediction
-from evidently_service.reference.reference_data import Reference, monitored_frame
+from evidently_service.reference.reference_data import Reference
 from evidently_service.verdict.judge import (
     DriftJudge,
     are_full,
@@ -19,13 +19,12 @@ from evidently_service.verdict.judge import (
 )
 from evidently_service.store.records import Judgement
 from evidently_service.reference.monitoring_config import Monitoring
-from evidently_service.reference.registry import Version
-from evidently_service.verdict.thresholds import Thresholds
 from evidently_service.store.window import Window
 from tests.evidently_service.events import (
     made_up_predictions,
     made_up_rows,
     older,
+    reference_of,
     with_thresholds,
 )
 
@@ -41,14 +40,7 @@ def small(judging: Monitoring) -> Monitoring:
 @pytest.fixture(scope="module")
 def reference(contract: Contract) -> Reference:
     """Return 2,000 made-up rows."""
-    rows = made_up_rows(contract, 2000, seed=1)
-    label = np.array([row["label"] for row in rows])
-    return Reference(Version("1", "run-1"), monitored_frame(rows, contract), label)
-
-
-def judge_of(window: Window, monitoring: Monitoring, contract: Contract) -> DriftJudge:
-    """Return a judge of a window."""
-    return DriftJudge(window, Thresholds(monitoring), contract)
+    return reference_of(contract, made_up_rows(contract, 2000, seed=1))
 
 
 def after(monitoring: Monitoring, windows: Iterable[dict[str, float]]) -> Judgement:
@@ -155,7 +147,7 @@ def test_people_who_are_asked_again_count_once(
     """Each person three times. The 57th is first asked in row 169, then in row 168 of a window."""
     people = made_up_predictions(contract, 228, seed=1)
     window.add_predictions(asked_again(people, 3))
-    judge = judge_of(window, small, contract)
+    judge = DriftJudge(window, small, contract)
     found = judge.run(reference)
     assert (found.windows, found.arrival) == (4, 169 + 3 * 168)
     assert judge.open_rows == 4  # people, with the last one of the window before
@@ -165,7 +157,7 @@ def test_one_person_asked_by_all_requests_makes_no_window(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     window.add_predictions(asked_again(made_up_predictions(contract, 1, seed=1), 600))
-    found = judge_of(window, small, contract).run(reference)
+    found = DriftJudge(window, small, contract).run(reference)
     assert (found.windows, found.too_small) == (0, 2)
 
 
@@ -176,7 +168,7 @@ def test_all_rows_count_where_rows_of_the_reference_data_are_alike(
     few = reference._replace(frame=reference.frame.iloc[np.arange(2000) % 4])
     people = made_up_predictions(contract, 4, seed=1)
     window.add_predictions(asked_again(people, 30))
-    assert judge_of(window, small, contract).run(few).windows == 2
+    assert DriftJudge(window, small, contract).run(few).windows == 2
 
 
 @pytest.mark.parametrize("drifted", [(), ("age", "sex", "race")])
@@ -192,7 +184,7 @@ def test_windows_without_dataset_drift_calibrate_the_thresholds(
     four = with_thresholds(small, far | dict.fromkeys(drifted, 1e-9))
     four = msgspec.structs.replace(four, calibration_windows=4)
     window.add_predictions(made_up_predictions(contract, 300, seed=1))
-    found = judge_of(window, four, contract).run(reference)
+    found = DriftJudge(window, four, contract).run(reference)
     assert (found.windows, found.calm_windows) == (5, 0 if drifted else 4)
     assert set(found.factors) == (set() if drifted else set(four.tests))
 
@@ -207,7 +199,7 @@ def test_outputs_are_those_of_the_distinct_rows(
     )
     rows = asked_again([old] * 120 + people[1:], 1)
     window.add_predictions(rows)
-    judge = judge_of(window, small, contract)
+    judge = DriftJudge(window, small, contract)
     found = judge.run(reference)
     once, often = (judge.compare(some, reference, {}) for some in (rows[119:], rows))
     assert (found.windows, found.arrival) == (1, 176)
@@ -220,10 +212,10 @@ def test_windows_share_no_rows_and_begin_at_most_once_a_period(
 ) -> None:
     """300 rows a second apart: 5 windows of a minute each, or 3 of one in two minutes."""
     window.add_predictions(made_up_predictions(contract, 300, seed=1))
-    assert judge_of(window, small, contract).run(reference).windows == 5
+    assert DriftJudge(window, small, contract).run(reference).windows == 5
     window.store_judgement(Judgement())
     slower = msgspec.structs.replace(small, judge_period_s=120.0)
-    found = judge_of(window, slower, contract).run(reference)
+    found = DriftJudge(window, slower, contract).run(reference)
     assert (found.windows, found.arrival) == (3, 300)
 
 
@@ -232,7 +224,7 @@ def test_late_and_duplicate_rows_change_no_window(
 ) -> None:
     rows = made_up_predictions(contract, 180, seed=1, shift=older)
     late = made_up_predictions(contract, 59, seed=2)  # of the first minute
-    judge = judge_of(window, small, contract)
+    judge = DriftJudge(window, small, contract)
     window.add_predictions(rows[:120])
     assert judge.run(reference).windows == 2
     window.add_predictions(late)
@@ -249,7 +241,7 @@ def test_a_window_that_ends_with_too_few_rows_is_counted_and_not_judged(
     """39 rows in 45 seconds, and then a full minute."""
     timed = msgspec.structs.replace(small, window_s=45.0)
     rows = made_up_predictions(contract, 200, seed=1)
-    judge = judge_of(window, timed, contract)
+    judge = DriftJudge(window, timed, contract)
     window.add_predictions(rows[:39])
     assert judge.run(reference).too_small == 0
     window.add_predictions(rows[100:])
@@ -266,17 +258,17 @@ def test_a_judge_that_is_stopped_and_restarted_reaches_the_same_judgement(
             msgspec.structs.replace(one, predicted_at=one.predicted_at + 60 * seed) for one in rows
         ]
         window.add_predictions(later)
-    whole = judge_of(window, small, contract).run(reference)
+    whole = DriftJudge(window, small, contract).run(reference)
     assert (whole.windows, whole.persistent[:1]) == (4, ("age",))
     for stopped_after in range(1, 4):
         window.store_judgement(Judgement())
-        judge = judge_of(window, small, contract)
+        judge = DriftJudge(window, small, contract)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(judge, "_next_window", stopping(judge, stopped_after))
             with pytest.raises(KeyboardInterrupt):
                 judge.run(reference)
         assert window.judgement().windows == stopped_after
-        assert judge_of(window, small, contract).run(reference) == whole
+        assert DriftJudge(window, small, contract).run(reference) == whole
 
 
 def stopping(judge: DriftJudge, windows: int):

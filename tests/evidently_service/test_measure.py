@@ -13,14 +13,13 @@ from config.runtime.settings import exit_with_message
 from evidently_service.measure.__main__ import main
 from evidently_service.measure.measurement import Measure, is_below_floor
 from evidently_service.store.records import (
-    Counters,
     Interval,
     LabelCounts,
     Measurement,
     Quality,
 )
 from evidently_service.reference.monitoring_config import Monitoring
-from evidently_service.reference.registry import ReferenceCache, RegistryError, Version
+from evidently_service.reference.registry import ReferenceCache
 from evidently_service.store.reports import LATEST, Reports, SavedReport
 from evidently_service.store.window import Window
 from tests.evidently_service.events import (
@@ -30,37 +29,7 @@ from tests.evidently_service.events import (
     older,
     soon_ready,
 )
-
-
-class Source:
-    """A registry whose versions are lists of rows."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] | None = None  # None: the registry is unavailable
-        self.version = Version("1", "run-1")
-
-    def promote(self, number: str, rows: list[dict[str, Any]]) -> None:
-        """Put a version in production."""
-        self.rows, self.version = rows, Version(number, f"run-{number}")
-
-    def production_version(self) -> Version:
-        """Return the version in production."""
-        if self.rows is None:
-            raise RegistryError("no version in production")
-        return self.version
-
-    def last_decision(self) -> None:
-        """Return no decision."""
-
-    def last_promotion(self) -> None:
-        """Return no promotion."""
-
-    def download_reference(self, version: Version, folder: Path) -> Path:
-        """Write its rows to a file."""
-        path = folder / "reference.jsonl"
-        assert version == self.version and self.rows is not None
-        path.write_bytes(msgspec.json.Encoder().encode_lines(self.rows))
-        return path
+from tests.evidently_service.mlflow_registry import FakeRegistry
 
 
 class Clock:
@@ -80,11 +49,9 @@ def reference(contract: Contract) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def source(reference: list[dict[str, Any]]) -> Source:
+def source(reference: list[dict[str, Any]]) -> FakeRegistry:
     """Return a registry with version 1 in production."""
-    made = Source()
-    made.promote("1", reference)
-    return made
+    return FakeRegistry(reference)
 
 
 @pytest.fixture
@@ -111,7 +78,7 @@ def measure(
     *,
     tmp_path: Path,
     window: Window,
-    source: Source,
+    source: FakeRegistry,
     small: Monitoring,
     contract: Contract,
     clock: Clock,
@@ -157,16 +124,25 @@ def error(window: Window) -> str | None:
     return run.error
 
 
-def test_without_a_reference_the_state_says_so(
-    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+def test_before_there_is_a_reference_data_quality_and_estimate_are_measured(
+    measure: Measure, window: Window, source: FakeRegistry, enough: list[Prediction]
 ) -> None:
+    """The made-up probability is age / 100, with ages from 17 to 90 and classes at 0.5."""
     source.rows = None
-    window.add_predictions(enough)
+    features = enough[599].features | {"native_country": "Atlantis"}
+    window.add_predictions(enough[:599])
+    window.add_predictions([msgspec.structs.replace(enough[599], features=features)])
     measure.run_once()
     found = latest(window)
     assert (found.state, found.drifted, found.share_drifted) == ("no_reference", False, None)
     assert found.window.rows == 600
     assert error(window) == "no version in production"
+    unseen = {one.feature: one.unseen for one in found.data_quality if one.unseen}
+    assert unseen == {"native_country": 1 / 600}
+    assert (found.quality, found.estimation_error) == (None, {})
+    assert found.estimated is not None
+    sure = [max(p.probability, 1 - p.probability) for p in enough]
+    assert found.estimated.metrics["accuracy"] == pytest.approx(sum(sure) / 600)
 
 
 def test_a_comparison_needs_min_rows_rows(
@@ -177,6 +153,7 @@ def test_a_comparison_needs_min_rows_rows(
     found = latest(window)
     assert (found.state, found.drifted, found.share_drifted) == ("not_enough_rows", False, None)
     assert (found.features, found.prediction) == ((), ())
+    assert (found.data_quality, found.estimated) == ((), None)
     assert (found.model_version, found.reference_rows) == ("1", 2000)
     assert measure.reports.path(LATEST) is None
     window.add_predictions(enough[499:500])
@@ -218,78 +195,10 @@ def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
     assert latest(window).label_delay_s == {"0.5": 950.0, "0.9": 990.0}
 
 
-@pytest.mark.slow
-def test_labels_an_hour_late_cover_the_share_that_is_sent(
-    measure: Measure, window: Window, source: Source, enough: list[Prediction], clock: Clock
-) -> None:
-    """20 predictions a second for two simulated hours; three in ten get a label after an hour.
-
-    Labels were once lost after 50,000 later predictions, here after 42 minutes.
-    """
-    source.rows = None  # drift is not needed
-    measure.monitoring = msgspec.structs.replace(
-        measure.monitoring, window_rows=1000, retention_rows=50_000, label_rows=10_000_000
-    )
-    began = clock.now
-    for second in range(0, 7200, 60):
-        clock.now = began + second
-        batch = [
-            msgspec.structs.replace(
-                enough[number % 600],
-                prediction_id=f"{20 * second + number:032x}",
-                predicted_at=clock.now + number // 20,
-            )
-            for number in range(1200)
-        ]
-        window.add_predictions(batch)
-        if second >= 3600:
-            labels = [
-                Label(f"{20 * (second - 3600) + number:032x}", clock.now + number // 20, 1)
-                for number in range(1200)
-                if number % 10 < 3
-            ]
-            assert window.add_labels(labels) == 360
-            clock.now += 59
-            measure.run_once()
-            found = latest(window)
-            assert found.label_coverage == pytest.approx(0.3)
-            assert found.quality is not None and found.label_delay_s == {"0.5": 3600, "0.9": 3600}
-    assert window.counters() == Counters(ingested=144_000, labels_matched=21_600)
-
-
-def test_segments_are_of_the_window_and_of_its_newest_labels(
-    measure: Measure, window: Window, enough: list[Prediction]
-) -> None:
-    window.add_predictions(enough)
-    window.add_labels(labels_of(enough, wrong_every=4)[:200])
-    measure.run_once()
-    found = {(one.segment, one.group): one for one in latest(window).segments}
-    women = [p for p in enough if p.features["sex"] == "Female"]
-    assert found["sex", "Female"].rows == len(women)
-    assert found["sex", "Female"].selection_rate == pytest.approx(
-        sum(p.income_class for p in women) / len(women)
-    )
-    assert 0.6 < found["sex", "Female"].quality["accuracy"] < 0.9  # 3 in 4 of some 100
-
-
-def test_an_unseen_category_shows_in_the_data_quality_before_there_is_a_reference(
-    measure: Measure, window: Window, source: Source, enough: list[Prediction]
-) -> None:
-    source.rows = None
-    window.add_predictions(enough[:499])
-    measure.run_once()
-    assert latest(window).data_quality == ()  # not enough rows
-    features = enough[499].features | {"native_country": "Atlantis"}
-    window.add_predictions([msgspec.structs.replace(enough[499], features=features)])
-    measure.run_once()
-    unseen = {one.feature: one.unseen for one in latest(window).data_quality if one.unseen}
-    assert unseen == {"native_country": 1 / 500}
-
-
 def test_a_field_is_broken_if_far_more_of_its_values_are_invalid_than_in_the_reference_data(
     measure: Measure,
     window: Window,
-    source: Source,
+    source: FakeRegistry,
     reference: list[dict[str, Any]],
     enough: list[Prediction],
 ) -> None:
@@ -366,25 +275,8 @@ def test_without_new_rows_the_same_figures_are_confirmed_and_not_measured_again(
     assert latest(window) == msgspec.structs.replace(first, measured_at=clock.now)
 
 
-def test_the_reference_follows_a_promotion(
-    measure: Measure,
-    window: Window,
-    source: Source,
-    contract: Contract,
-) -> None:
-    """Version 2 was trained on the rows that are drift against version 1."""
-    window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
-    measure.run_once()
-    assert latest(window).features[0].drifted
-    source.promote("2", made_up_rows(contract, 3000, seed=5, shift=older))
-    measure.run_once()
-    found = latest(window)
-    assert (found.model_version, found.reference_rows) == ("2", 3000)
-    assert not found.features[0].drifted
-
-
 def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
-    measure: Measure, window: Window, source: Source, contract: Contract
+    measure: Measure, window: Window, source: FakeRegistry, contract: Contract
 ) -> None:
     for seed in (3, 4):
         window.add_predictions(made_up_predictions(contract, 600, seed, shift=richer))
@@ -393,7 +285,7 @@ def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
     source.promote("2", made_up_rows(contract, 3000, seed=5, shift=richer))
     measure.run_once()
     found = latest(window)
-    assert found.model_version == "2"
+    assert (found.model_version, found.reference_rows) == ("2", 3000)
     assert not any(column.drifted for column in found.features)  # the scores are current
     assert found.drifted and found.judgement.windows == 0  # no window has been judged yet
     assert found.verdict == "drifted"
@@ -405,7 +297,7 @@ def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
 
 
 def test_a_promoted_version_has_no_verdict_before_its_first_judged_window(
-    measure: Measure, window: Window, source: Source, contract: Contract
+    measure: Measure, window: Window, source: FakeRegistry, contract: Contract
 ) -> None:
     window.add_predictions(made_up_predictions(contract, 600, seed=3))
     measure.run_once()
@@ -423,14 +315,15 @@ def test_a_promoted_version_has_no_verdict_before_its_first_judged_window(
 
 
 def test_outputs_are_compared_with_their_own_versions_reference_only(
-    measure: Measure, window: Window, source: Source, contract: Contract
+    measure: Measure, window: Window, source: FakeRegistry, contract: Contract
 ) -> None:
     """Another version's rows count for the features, not for the outputs."""
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
     source.promote("2", made_up_rows(contract, 2000, seed=1))
     measure.run_once()
     found = latest(window)
-    assert found.prediction == () and len(found.features) == 12
+    assert (found.state, found.prediction, len(found.features)) == ("ok", (), 12)
+    assert found.fairness_gaps == ()  # nor are selection rates
     assert found.judgement.streaks.get("age") == 1
     assert "probability" not in found.judgement.streaks
     mine = [
@@ -473,7 +366,7 @@ def test_coverage_is_over_rows_that_are_old_enough_for_a_label(
 
 
 def test_the_cached_reference_is_used_while_the_registry_is_unavailable(
-    measure: Measure, window: Window, source: Source, enough: list[Prediction]
+    measure: Measure, window: Window, source: FakeRegistry, enough: list[Prediction]
 ) -> None:
     measure.run_once()
     source.rows = None
@@ -486,7 +379,7 @@ def test_the_cached_reference_is_used_while_the_registry_is_unavailable(
 def test_a_reference_without_a_column_is_a_visible_error_until_the_next_promotion(
     measure: Measure,
     window: Window,
-    source: Source,
+    source: FakeRegistry,
     reference: list[dict[str, Any]],
     enough: list[Prediction],
 ) -> None:
@@ -530,6 +423,12 @@ def test_quality_needs_enough_labels(
     assert found.quality.accuracy == pytest.approx(0.75)
     assert found.estimated is not None and found.estimated.rows == 600  # labelled or not
     assert set(found.estimation_error) == set(found.estimated.metrics)
+    groups = {(one.segment, one.group): one for one in found.segments}
+    women = [p for p in enough if p.features["sex"] == "Female"]
+    assert groups["sex", "Female"].rows == len(women)  # of the window
+    selected = sum(p.income_class for p in women) / len(women)
+    assert groups["sex", "Female"].selection_rate == pytest.approx(selected)
+    assert 0.6 < groups["sex", "Female"].quality["accuracy"] < 0.9  # of its labels: 3 in 4
 
 
 @pytest.mark.parametrize(("wrong_every", "below"), [(2, True), (1000, False)])
@@ -547,7 +446,11 @@ def test_quality_below_the_floor_is_of_the_newest_labels_with_the_time_of_the_ol
 
 
 def test_the_floor_follows_from_the_version_unless_the_file_fixes_it(
-    measure: Measure, window: Window, source: Source, contract: Contract, enough: list[Prediction]
+    measure: Measure,
+    window: Window,
+    source: FakeRegistry,
+    contract: Contract,
+    enough: list[Prediction],
 ) -> None:
     """A fixed floor of 0.85 once started a training of every harder table than the census."""
     window.add_predictions(enough)
@@ -579,7 +482,11 @@ def test_only_a_whole_interval_below_the_floor_counts() -> None:
 
 
 def test_after_a_promotion_quality_is_of_the_new_versions_predictions_alone(
-    measure: Measure, window: Window, source: Source, contract: Contract, enough: list[Prediction]
+    measure: Measure,
+    window: Window,
+    source: FakeRegistry,
+    contract: Contract,
+    enough: list[Prediction],
 ) -> None:
     """Nearly all predictions of version 1 are right, and a third of version 2's are wrong."""
     window.add_predictions(enough[:200])
@@ -629,32 +536,6 @@ def test_a_group_whose_positives_are_missed_has_a_gap_beyond_its_bound(
     assert grown["sex", "tpr"].lowest == grown["sex", "fpr"].highest == "Female"
 
 
-def test_the_selection_rates_of_another_version_are_not_compared(
-    measure: Measure, window: Window, enough: list[Prediction]
-) -> None:
-    other = [msgspec.structs.replace(one, model_version="0") for one in enough]
-    window.add_predictions(other)
-    measure.run_once()
-    assert latest(window).state == "ok" and latest(window).fairness_gaps == ()
-
-
-def test_performance_is_estimated_before_there_are_labels_or_a_reference(
-    measure: Measure, window: Window, source: Source, enough: list[Prediction]
-) -> None:
-    """The made-up probability is age / 100, with ages from 17 to 90 and classes at 0.5."""
-    source.rows = None
-    window.add_predictions(enough[:499])
-    measure.run_once()
-    assert latest(window).estimated is None
-    window.add_predictions(enough[499:])
-    measure.run_once()
-    found = latest(window)
-    assert (found.quality, found.estimation_error) == (None, {})
-    assert found.estimated is not None
-    sure = [max(p.probability, 1 - p.probability) for p in enough]
-    assert found.estimated.metrics["accuracy"] == pytest.approx(sum(sure) / 600)
-
-
 def test_the_latest_report_is_replaced_once_a_period(
     measure: Measure, window: Window, enough: list[Prediction], clock: Clock
 ) -> None:
@@ -684,45 +565,26 @@ def test_a_report_that_contradicts_the_scores_is_replaced_at_once(
     assert "Dataset Drift is detected" in latest_report(measure)
 
 
-def test_the_report_of_a_newly_drifted_window_is_saved(
-    measure: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
-) -> None:
-    """Two windows of 600 rows; rows after the second are not in its report."""
-    older_rows = made_up_predictions(contract, 1200, seed=3, shift=older)
-    window.add_predictions(enough)
-    measure.run_once()
-    assert measure.reports.saved() == []
-    window.add_predictions(older_rows)
-    window.add_predictions(made_up_predictions(contract, 50, seed=4))
-    clock.now += 5
-    measure.run_once()
-    (saved,) = measure.reports.saved()
-    times = older_rows[600].predicted_at, older_rows[1199].predicted_at
-    assert saved == SavedReport(
-        "20270115T080005Z", ("age", "probability", "income_class"), "1", 600, *times
-    )
-    path = measure.reports.path(saved.name)
-    assert path is not None and "Drift is detected" in path.read_text("utf-8")
-    clock.now += 5
-    measure.run_once()
-    assert len(measure.reports.saved()) == 1
-
-
-def test_two_windows_that_drift_in_one_run_keep_a_report_each(
+def test_each_newly_drifted_window_keeps_a_report_also_two_of_one_run(
     measure: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
 ) -> None:
     """Both reports once had the time of the run as their name: the second replaced the first."""
     window.add_predictions(enough)
     measure.run_once()
+    assert measure.reports.saved() == []
     for seed, shift in ((3, older), (4, richer), (5, richer)):
         window.add_predictions(made_up_predictions(contract, 600, seed, shift))
-    clock.now += 5
-    measure.run_once()
+    window.add_predictions(made_up_predictions(contract, 50, seed=6))  # of the next window
+    for _ in range(2):
+        clock.now += 5
+        measure.run_once()
     newest, oldest = measure.reports.saved()
-    assert (oldest.name, newest.name) == ("20270115T080005Z", "20270115T080006Z")
-    assert oldest.columns == ("age", "probability", "income_class")
-    assert newest.columns == ("race", "sex")
-    assert measure.reports.path(oldest.name) != measure.reports.path(newest.name)
+    times = 1_700_000_000.0, 1_700_000_599.0
+    outputs = "probability", "income_class"
+    assert oldest == SavedReport("20270115T080005Z", ("age", *outputs), "1", 600, *times)
+    assert newest == SavedReport("20270115T080006Z", ("race", "sex"), "1", 600, *times)
+    pages = [measure.reports.path(one.name) for one in (newest, oldest)]
+    assert all(path and "Drift is detected" in path.read_text("utf-8") for path in pages)
 
 
 def test_old_rows_are_pruned(

@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from config.contract import Contract
-from config.runtime.settings import SettingsError
 from evidently_service.reference.monitoring_config import (
     ColumnTest,
     Monitoring,
@@ -29,13 +28,6 @@ def load_edited(tmp_path: Path, contract: Contract, edit: Edit) -> Monitoring:
     path = tmp_path / "monitoring.yaml"
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")
     return load_monitoring(path, contract)
-
-
-def test_every_used_column_of_the_contract_has_a_named_test(
-    monitoring: Monitoring, contract: Contract
-) -> None:
-    assert list(monitoring.features) == [feature.name for feature in contract.inputs]
-    assert list(monitoring.outputs) == ["probability", "income_class"]
 
 
 def test_a_column_that_the_file_leaves_out_gets_the_test_of_its_kind(
@@ -86,42 +78,16 @@ def test_the_file_beside_the_contract_is_read_if_there_is_one(
     assert Settings(monitoring_file="other.yaml").monitoring_path == Path("other.yaml")
 
 
-@pytest.mark.parametrize(
-    ("column", "test", "expected"),
-    [
-        ("joined", "jensenshannon", "one of wasserstein, ks for a column of numbers"),
-        ("charges", "jensenshannon", "one of wasserstein, ks for a column of numbers"),
-        ("senior", "ks", "one of jensenshannon for a column of categories"),
-    ],
-)
-def test_a_test_must_fit_a_date_a_decimal_and_a_boolean(
-    tmp_path: Path, churn: Contract, column: str, test: str, expected: str
-) -> None:
-    path = tmp_path / "monitoring.yaml"
-    path.write_text(f"features: {{{column}: {{test: {test}}}}}\n")
-    with pytest.raises(
-        MonitoringError, match=f"{column}: unusable test; got {test}, expected {expected}"
-    ):
-        load_monitoring(path, churn)
-
-
-def test_an_unknown_column_is_named_with_the_nearest_one(
+def test_a_column_that_is_no_input_is_named_with_the_nearest_one(
     tmp_path: Path, contract: Contract
 ) -> None:
     def misspell(raw: dict[str, Any]) -> None:
-        raw["features"]["ages"] = raw["features"].pop("age")
+        raw["features"] |= {"ages": raw["features"].pop("age"), "fnlwgt": {"test": "ks"}}
 
     with pytest.raises(MonitoringError) as caught:
         load_edited(tmp_path, contract, misspell)
     assert "features.ages: not an input column of the model. Did you mean age?" in str(caught.value)
-
-
-def test_a_column_that_the_model_does_not_use_cannot_be_monitored(
-    tmp_path: Path, contract: Contract
-) -> None:
-    test = {"test": "wasserstein", "threshold": 0.2}
-    with pytest.raises(MonitoringError, match="features.fnlwgt: not an input column"):
-        load_edited(tmp_path, contract, lambda raw: raw["features"].update(fnlwgt=test))
+    assert "features.fnlwgt: not an input column of the model." in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +98,6 @@ def test_a_column_that_the_model_does_not_use_cannot_be_monitored(
             ("wasserstein", 0.1),
             "sex: unusable test; got wasserstein, expected one of jensen",
         ),
-        ("sex", ("ks", 0.05), "sex: unusable test; got ks, expected one of jensenshannon for"),
         ("age", ("jensenshannon", 0.1), "got jensenshannon, expected one of wasserstein, ks for"),
         ("age", ("psi", 0.1), "age: unusable test; got psi, expected one of wasserstein, ks for"),
         ("age", ("ks", 2), "age: invalid threshold; got 2.0, expected a p-value below 1"),
@@ -156,6 +121,8 @@ def test_an_unusable_test_is_rejected_with_those_that_can_be_used(
         ({"label_rows": 49_999}, "label_rows: too small; got 49999, expected at least 50000"),
         ({"share_drifted": 1.5}, "share_drifted"),
         ({"windowrows": 5}, "windowrows"),
+        # A verdict of one window, with a chance of 1 / 2880 / 14.
+        ({"persistent_windows": 1}, "exceed a threshold with a chance of 2e-05"),
     ],
 )
 def test_contradicting_sizes_are_rejected(
@@ -165,37 +132,11 @@ def test_contradicting_sizes_are_rejected(
         load_edited(tmp_path, contract, lambda raw: raw.update(change))
 
 
-def test_a_missing_file_ends_the_start_like_a_wrong_setting(
-    tmp_path: Path, contract: Contract
-) -> None:
-    with pytest.raises(SettingsError, match="nowhere.yaml"):
-        load_monitoring(tmp_path / "nowhere.yaml", contract)
-
-
-@pytest.mark.parametrize("test", ["wasserstein", "jensenshannon"])
-def test_a_larger_distance_has_a_larger_ratio(test: str) -> None:
-    column = ColumnTest(test, 0.2)
-    assert column.ratio(0.1) == pytest.approx(0.5)
-    assert column.ratio(0.2) == pytest.approx(1.0)
-    assert column.ratio(0.4) == pytest.approx(2.0)
-
-
-def test_a_smaller_p_value_has_a_larger_ratio() -> None:
-    column = ColumnTest("ks", 0.05)
-    assert column.ratio(1.0) == 0
-    assert column.ratio(0.05) == pytest.approx(1.0)
-    assert column.ratio(0.05**2) == pytest.approx(2.0)
-    assert column.ratio(0.0) == pytest.approx(9.2, abs=0.1)  # finite, so that JSON can carry it
-
-
-def test_a_test_without_a_threshold_has_no_ratio() -> None:
+def test_a_larger_distance_and_a_smaller_p_value_have_a_larger_ratio() -> None:
+    distance = ColumnTest("wasserstein", 0.2)
+    assert [distance.ratio(score) for score in (0.1, 0.2, 0.4)] == pytest.approx([0.5, 1, 2])
+    p_value = ColumnTest("ks", 0.05)
+    assert [p_value.ratio(score) for score in (1, 0.05, 0.05**2)] == pytest.approx([0, 1, 2])
+    assert p_value.ratio(0.0) == pytest.approx(9.2, abs=0.1)  # finite, so that JSON can carry it
     with pytest.raises(ValueError, match="no threshold"):
         ColumnTest("ks").ratio(0.1)
-
-
-def test_a_budget_too_small_for_the_bootstrap_is_rejected(
-    tmp_path: Path, contract: Contract
-) -> None:
-    """A verdict of one window, with a chance of 1 / 2880 / 14."""
-    with pytest.raises(MonitoringError, match="exceed a threshold with a chance of 2e-05"):
-        load_edited(tmp_path, contract, lambda raw: raw.update(persistent_windows=1))

@@ -3,45 +3,13 @@
 import time
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from config.model_registry import DECISIONS, PROMOTIONS
-from evidently_service.reference.registry import ReferenceCache, Registry, RegistryError, Version
+from evidently_service.reference.registry import ReferenceCache, Registry, RegistryError
 from evidently_service.store.records import Decision, Promotion
 from tests.evidently_service.mlflow_registry import RegistryFile
 from training.registry import ledger
-
-
-class Source:
-    """A registry set by the test."""
-
-    def __init__(self) -> None:
-        self.version: Version | None = Version("1", "run-a")
-        self.text: str | None = "first\n"
-        self.downloads = 0
-
-    def production_version(self) -> Version:
-        """Return the version, unless the registry is unavailable."""
-        if self.version is None:
-            raise RegistryError("unavailable")
-        return self.version
-
-    def last_decision(self) -> None:
-        """Return no decision."""
-
-    def last_promotion(self) -> None:
-        """Return no promotion."""
-
-    def download_reference(self, version: Version, folder: Path) -> Path:
-        """Write its text to a file, unless the artifact is missing."""
-        if self.text is None:
-            raise RegistryError(f"version {version.number} has no reference")
-        self.downloads += 1
-        path = folder / "monitoring" / "reference.jsonl"
-        path.parent.mkdir()
-        path.write_text(self.text, encoding="utf-8")
-        return path
 
 
 def cached(references: ReferenceCache) -> str:
@@ -51,94 +19,54 @@ def cached(references: ReferenceCache) -> str:
     return references.path(version).read_text("utf-8")
 
 
-def test_a_reference_is_downloaded_once(tmp_path: Path) -> None:
-    source = Source()
-    references = ReferenceCache(tmp_path / "reference", source)
-    assert references.version() is None
-    references.refresh()
-    references.refresh()
-    assert source.downloads == 1
-    assert references.version() == Version("1", "run-a")
-    assert cached(references) == "first\n"
-
-
-def test_a_promotion_replaces_the_cached_reference(tmp_path: Path) -> None:
-    source = Source()
-    references = ReferenceCache(tmp_path, source)
-    references.refresh()
-    source.version, source.text = Version("2", "run-b"), "second\n"
-    references.refresh()
-    assert cached(references) == "second\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.jsonl", "production.json"]
-
-
-def test_the_same_number_from_a_new_registry_is_another_version(tmp_path: Path) -> None:
-    """A new registry starts at version 1 again. Only the run id differs."""
-    source = Source()
-    references = ReferenceCache(tmp_path, source)
-    references.refresh()
-    source.version, source.text = Version("1", "run-of-another-registry"), "another\n"
-    references.refresh()
-    assert cached(references) == "another\n"
-
-
-def test_the_cached_reference_stays_while_the_registry_is_unavailable_and_after_a_restart(
-    tmp_path: Path,
-) -> None:
-    source = Source()
-    ReferenceCache(tmp_path, source).refresh()
-    source.version = None
-    restarted = ReferenceCache(tmp_path, source)
-    with pytest.raises(RegistryError, match="unavailable"):
-        restarted.refresh()
-    assert cached(restarted) == "first\n"
-
-
-@pytest.mark.parametrize("content", [b"", b'{"number": "\xff"}'])
-def test_a_pointer_damaged_by_a_power_cut_is_written_again(tmp_path: Path, content: bytes) -> None:
-    source = Source()
-    references = ReferenceCache(tmp_path, source)
-    references.refresh()
-    (tmp_path / "production.json").write_bytes(content)
-    assert references.version() is None
-    references.refresh()
-    assert references.version() == Version("1", "run-a")
-
-
-def test_a_version_without_a_reference_leaves_the_cached_one(tmp_path: Path) -> None:
-    source = Source()
-    references = ReferenceCache(tmp_path, source)
-    references.refresh()
-    source.version, source.text = Version("2", "run-b"), None
-    with pytest.raises(RegistryError, match="version 2 has no reference"):
-        references.refresh()
-    assert references.version() == Version("1", "run-a")
-    assert cached(references) == "first\n"
-
-
-def test_the_production_alias_leads_to_its_runs_reference(
+def test_the_production_alias_leads_to_its_runs_reference_which_is_downloaded_once(
     mlflow_registry: RegistryFile, tmp_path: Path
 ) -> None:
     references = ReferenceCache(tmp_path / "reference", Registry(mlflow_registry.uri))
+    assert references.version() is None
     first = mlflow_registry.promote([{"age": 40}, {"age": 41}])
     references.refresh()
     assert references.version() == first
     assert cached(references) == '{"age":40}\n{"age":41}\n'
+    references.path(first).write_text("kept")
+    references.refresh()
+    assert cached(references) == "kept"
     second = mlflow_registry.promote([{"age": 50}])
     references.refresh()
-    assert int(second.number) == int(first.number) + 1
     assert references.version() == second
-    assert [msgspec.json.decode(line) for line in cached(references).splitlines()] == [{"age": 50}]
+    assert cached(references) == '{"age":50}\n'
+    names = sorted(path.name for path in references.folder.iterdir())
+    assert names == [f"{second.number}.jsonl", "production.json"]
 
 
-def test_a_version_without_the_artifact_is_an_error_that_names_it_and_the_server(
+@pytest.mark.parametrize(
+    "pointer", [b"", b'{"number": "\xff"}', b'{"number": "%d", "run_id": "of-another-registry"}']
+)
+def test_a_damaged_pointer_or_one_of_another_registry_is_replaced(
+    mlflow_registry: RegistryFile, tmp_path: Path, pointer: bytes
+) -> None:
+    """A power cut may leave a damaged file. A new registry begins with version 1 again."""
+    version = mlflow_registry.promote([{"age": 40}])
+    content = pointer % int(version.number) if b"%d" in pointer else pointer
+    (tmp_path / "production.json").write_bytes(content)
+    references = ReferenceCache(tmp_path, Registry(mlflow_registry.uri))
+    references.refresh()
+    assert references.version() == version
+    assert cached(references) == '{"age":40}\n'
+
+
+def test_a_version_without_the_artifact_is_an_error_and_the_cached_one_stays(
     mlflow_registry: RegistryFile, tmp_path: Path
 ) -> None:
+    mlflow_registry.promote([{"age": 40}])
+    ReferenceCache(tmp_path, Registry(mlflow_registry.uri)).refresh()
     version = mlflow_registry.promote(None)
+    restarted = ReferenceCache(tmp_path, Registry(mlflow_registry.uri))
     with pytest.raises(RegistryError) as caught:
-        ReferenceCache(tmp_path / "reference", Registry(mlflow_registry.uri)).refresh()
+        restarted.refresh()
     assert f"monitoring/reference.jsonl of version {version.number}" in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
+    assert cached(restarted) == '{"age":40}\n'
 
 
 def test_a_registry_without_a_production_version_is_no_error(

@@ -2,19 +2,18 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from config.contract import Contract, load_contract
+from config.contract import Contract
 from config.events import PAGE, Label, Prediction
 from config.model.model import Model
 from config.model.package import ModelRejected
@@ -29,7 +28,7 @@ from evidently_service.shadow.store import ShadowStore, ShadowTest
 from evidently_service.store.window import Window
 from tests.conftest import ROOT, wait_until
 from tests.evidently_service.events import made_up_predictions, made_up_rows
-from tests.evidently_service.mlflow_registry import RegistryFile
+from tests.evidently_service.mlflow_registry import FakeRegistry, RegistryFile
 from tests.prediction_service.conftest import make_package
 
 STARTED = 1_699_999_999.0  # before the made-up predictions
@@ -45,22 +44,21 @@ def packages(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-class Aliases:
+class Aliases(FakeRegistry):
     """A registry with a folder of packages; the test sets its aliases."""
 
     def __init__(self, packages: Path, contract: Contract) -> None:
+        super().__init__(made_up_rows(contract, 500, seed=9))
         self.packages = packages
-        self.reference = made_up_rows(contract, 500, seed=9)
-        self.production: str | None = "1"
         self.shadow: tuple[str, str] | None = (CHALLENGER, "2")
-
-    def production_version(self) -> Version | None:
-        """Return the version in production."""
-        return Version(self.production, "run") if self.production else None
 
     def shadow_version(self) -> tuple[str, Version] | None:
         """Return alias and version of the shadow."""
-        return (self.shadow[0], Version(self.shadow[1], "run")) if self.shadow else None
+        return (
+            (self.shadow[0], Version(self.shadow[1], f"run-{self.shadow[1]}"))
+            if self.shadow
+            else None
+        )
 
     @contextmanager
     def package(self, version: Version) -> Iterator[Path]:
@@ -69,13 +67,6 @@ class Aliases:
         if not folder.exists():
             raise RegistryError(f"MLflow has no version {version.number}")
         yield folder
-
-    def download_reference(self, version: Version, folder: Path) -> Path:
-        """Write the reference rows, the same for each version."""
-        assert version.number
-        path = folder / "reference.jsonl"
-        path.write_bytes(msgspec.json.Encoder().encode_lines(self.reference))
-        return path
 
 
 @pytest.fixture
@@ -116,15 +107,6 @@ def labels_from(age: int, predictions: list[Prediction]) -> list[Label]:
     ]
 
 
-def log_version(registry: RegistryFile, package: Path) -> Version:
-    """Put a version with its package in production."""
-    version = registry.promote(made_up_rows(load_contract(), 500, seed=9))
-    registry.client.log_artifacts(version.run_id, str(package), "models_mlflow")
-    digests = json.dumps(file_digests(package))
-    registry.client.set_model_version_tag(MODEL_NAME, version.number, FILE_SHA256, digests)
-    return version
-
-
 def page_of(window: Window, shadow: Shadow) -> str:
     """Return the status page as a browser gets it."""
     app = create_app(Settings(), Monitoring(), shadow.contract, window, CollectorRegistry())
@@ -151,7 +133,7 @@ def result(window: Window) -> ShadowTest:
     ],
 )
 def test_labels_decide_between_production_and_the_shadow(alias, world, outcome, shadow, aliases):
-    window, contract, (verdict, words) = shadow.store.window, shadow.contract, outcome
+    window, contract, (verdict, words) = shadow.window, shadow.contract, outcome
     aliases.shadow = alias, "2"
     shadow.run_once()
     assert (result(window).kind, result(window).verdict) == (alias, None)
@@ -172,26 +154,21 @@ def test_labels_decide_between_production_and_the_shadow(alias, world, outcome, 
     assert result(window) == found  # a decision stays until the registry changes
 
 
-def test_a_production_that_is_better_is_guarded_until_the_limit(window, shadow, aliases, contract):
-    aliases.shadow = FALLBACK, "2"
+@pytest.mark.parametrize(
+    ("alias", "version", "verdict"), [(FALLBACK, "2", "keep"), (CHALLENGER, "3", "reject")]
+)
+def test_a_test_without_a_result_is_decided_at_its_limit(
+    alias, version, verdict, window, shadow, aliases, contract
+):
+    """Version 2 is worse than production, and version 3 is equal to it."""
+    aliases.shadow = alias, version
     shadow.run_once()
     answer(window, predicted(contract, aliases.packages, 400), 45)
     shadow.run_once()
     assert result(window).verdict is None and result(window).labels == 400
     shadow.clock = lambda: STARTED + 15 * 86400
     shadow.run_once()
-    assert result(window).verdict == "keep" and "undecided after 15.0 days" in result(window).why
-
-
-def test_equal_versions_are_never_decided_before_the_limit(window, shadow, aliases, contract):
-    aliases.shadow = CHALLENGER, "3"
-    shadow.run_once()
-    answer(window, predicted(contract, aliases.packages, 300), 45)
-    shadow.run_once()
-    assert result(window).verdict is None and result(window).evidence.gain == 0
-    shadow.clock = lambda: STARTED + 15 * 86400
-    shadow.run_once()
-    assert result(window).verdict == "reject" and "undecided" in result(window).why
+    assert result(window).verdict == verdict and "undecided after 15.0 days" in result(window).why
 
 
 def test_only_what_production_answered_after_the_start_counts_and_each_record_once(
@@ -241,28 +218,6 @@ def test_labels_without_a_key_count_if_a_setting_says_so(
     assert result(window).verdict == "promote"
 
 
-def test_a_restart_continues_with_the_same_verdict(window, shadow, aliases, monitoring, contract):
-    shadow.run_once()
-    predictions = predicted(contract, aliases.packages, 400)
-    file = window.read("PRAGMA database_list")[0][2]
-    whole = Path(shutil.copy(file, f"{file}.whole"))
-    with closing(Window(whole, segments=contract.segments)) as other:
-        one = Shadow(other, aliases, monitoring, contract, clock=lambda: STARTED)
-        one.run_once()
-        window.add_predictions(predictions)
-        other.add_predictions(predictions)
-        for label in labels_from(60, predictions):
-            window.add_labels([label])
-            other.add_labels([label])
-            Shadow(window, aliases, monitoring, contract, clock=lambda: STARTED).run_once()
-            if (found := result(window)).verdict:
-                break
-        other.add_labels(labels_from(60, predictions))
-        one.run_once()
-        assert result(other).verdict == found.verdict == "promote"
-        assert (result(other).labels, result(other).why) == (found.labels, found.why)
-
-
 @contextmanager
 def shadow_process(env: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """Run the process while the body runs; then kill it."""
@@ -296,7 +251,10 @@ def unclear(
 
 
 def test_a_killed_process_goes_on_with_the_same_test(window, mlflow_registry, packages, contract):
-    shadow, production = (log_version(mlflow_registry, packages / name) for name in ("2", "1"))
+    shadow, production = (
+        mlflow_registry.promote(made_up_rows(contract, 500, seed=9), packages / name)
+        for name in ("2", "1")
+    )
     client = mlflow_registry.client
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, shadow.number)
     folder = Path(window.read("PRAGMA database_list")[0][2]).parent
@@ -327,7 +285,7 @@ def test_other_aliases_start_another_test(window, shadow, aliases, contract):
     answer(window, predicted(contract, aliases.packages, 400), 60)
     shadow.run_once()
     assert result(window).verdict == "promote"
-    aliases.production, aliases.shadow = "2", (FALLBACK, "1")
+    aliases.version, aliases.shadow = Version("2", "run-2"), (FALLBACK, "1")
     shadow.run_once()
     found = result(window)
     assert (found.kind, found.version, found.production) == (FALLBACK, "1", "2")
@@ -366,7 +324,7 @@ def test_the_registry_gives_the_shadow_version_and_its_checked_package(
     mlflow_registry: RegistryFile, packages, contract
 ):
     registry, client = Registry(mlflow_registry.uri), mlflow_registry.client
-    version = log_version(mlflow_registry, packages / "1")
+    version = mlflow_registry.promote([], packages / "1")
     assert registry.shadow_version() is None
     client.set_registered_model_alias(MODEL_NAME, FALLBACK, version.number)
     assert registry.shadow_version() == (FALLBACK, version)

@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from config.contract import Contract
 from evidently_service.verdict import thresholds
-from evidently_service.reference.reference_data import Reference, monitored_frame
+from evidently_service.reference.reference_data import Reference
 from evidently_service.reference.monitoring_config import (
     CATEGORICAL_TESTS,
     NUMERIC_TESTS,
@@ -28,15 +28,13 @@ from evidently_service.verdict.thresholds import (
     values_size,
     window_size,
 )
-from tests.evidently_service.events import made_up_rows, with_thresholds
+from tests.evidently_service.events import made_up_rows, reference_of, with_thresholds
 
 
 @pytest.fixture(scope="module")
 def reference(contract: Contract) -> Reference:
     """Return 800 made-up rows."""
-    rows = made_up_rows(contract, 800, seed=1)
-    label = np.array([row["label"] for row in rows])
-    return Reference(Version("1", "run-1"), monitored_frame(rows, contract), label)
+    return reference_of(contract, made_up_rows(contract, 800, seed=1))
 
 
 @pytest.fixture
@@ -120,15 +118,6 @@ def test_thresholds_are_found_once_for_each_size_and_reference(
     assert [cached.apply(reference, one, {}) for one in windows] == [full, half]
     with pytest.raises(TypeError):
         cached.apply(reference._replace(version=Version("2", "run-2")), windows[0], {})
-
-
-def test_a_smaller_budget_raises_the_thresholds(
-    reference: Reference, two_columns: Monitoring
-) -> None:
-    small = msgspec.structs.replace(two_columns, false_alarms_per_month=0.1)
-    found = [find_thresholds(reference.frame, one, 1000) for one in (two_columns, small)]
-    few, many = (one["age"].threshold or 0 for one in found)
-    assert many > few
 
 
 @pytest.mark.parametrize(

@@ -64,23 +64,13 @@ def measurement(state: str = "ok", measured_at: float = 1.0) -> Measurement:
     )
 
 
-def test_a_prediction_is_returned_as_it_was_added(window: Window) -> None:
-    added = Prediction("a", 1.25, "7", {"age": 40, "workclass": None}, 0.123456789, 0, 0.4)
-    window.add_predictions([added])
-    assert window.last_predictions(10) == [added]
-
-
 def test_a_prediction_sent_twice_is_stored_once_and_counted(window: Window) -> None:
     assert window.add_predictions([prediction("a"), prediction("b")]) == 2
     assert window.add_predictions([prediction("b"), prediction("c"), prediction("c")]) == 1
+    assert window.add_predictions([prediction("a")]) == 0
     assert identities(window.last_predictions(10)) == ["a", "b", "c"]
-    assert window.counters() == Counters(ingested=3, duplicates=2)
-
-
-def test_the_newest_rows_are_the_last_to_arrive_not_counting_duplicates(window: Window) -> None:
-    window.add_predictions([prediction("a"), prediction("b"), prediction("c")])
-    window.add_predictions([prediction("a")])
-    assert identities(window.last_predictions(2)) == ["b", "c"]
+    assert identities(window.last_predictions(2)) == ["b", "c"]  # by their first arrival
+    assert window.counters() == Counters(ingested=3, duplicates=3)
 
 
 def test_a_label_before_its_prediction_waits_and_then_matches(window: Window) -> None:
@@ -128,35 +118,18 @@ def test_pruning_keeps_the_newest_rows_and_labels_and_the_counters(window: Windo
     assert window.counters() == Counters(ingested=5, labels_matched=5)
 
 
-@pytest.fixture
-def pruned(window: Window) -> Window:
-    """Return a window of five predictions that has the features of the last three."""
+def test_labels_and_duplicates_join_predictions_whose_features_were_pruned(window: Window) -> None:
+    """A label once had to come before 50,000 later predictions, or it vanished silently."""
     window.add_predictions([prediction(name) for name in "abcde"])
     window.prune(retention_rows=3, label_rows=5, at=NOW)
-    return window
-
-
-def test_a_late_label_joins_a_prediction_whose_features_were_pruned(pruned: Window) -> None:
-    """A label once had to come before 50,000 later predictions, or it vanished silently."""
-    assert pruned.add_labels([label("a", 0)]) == 1
-    assert pruned.label_counts() == LabelCounts(matched=1)
-    assert pruned.last_labelled(10) == [labelled(0)]
-
-
-def test_a_prediction_sent_again_after_its_features_were_pruned_is_a_duplicate(
-    pruned: Window,
-) -> None:
-    assert pruned.add_predictions([prediction("a")]) == 0
-    assert identities(pruned.last_predictions(10)) == ["c", "d", "e"]
-
-
-def test_an_earlier_prediction_replaces_a_later_one_whose_features_were_pruned(
-    pruned: Window,
-) -> None:
-    pruned.add_predictions([msgspec.structs.replace(prediction("a", 0.2), predicted_at=1.0)])
-    pruned.add_labels([label("a")])
-    assert [one.probability for one in pruned.last_labelled(10)] == [0.2]
-    assert identities(pruned.last_predictions(10)) == ["c", "d", "e"]
+    assert window.add_predictions([prediction("a")]) == 0
+    earlier = msgspec.structs.replace(prediction("b", 0.2), predicted_at=1.0)
+    assert window.add_predictions([earlier]) == 0
+    assert identities(window.last_predictions(10)) == ["c", "d", "e"]
+    assert window.add_labels([label("a", 0), label("b")]) == 2
+    assert window.label_counts() == LabelCounts(matched=2)
+    assert window.last_labelled(10)[0] == labelled(0)
+    assert [one.probability for one in window.last_labelled(10)] == [0.7, 0.2]
 
 
 def test_a_label_sent_again_after_it_was_pruned_is_a_duplicate_or_a_conflict(
@@ -214,11 +187,6 @@ def test_what_labels_join_expires_by_prediction_time_and_by_rows(tmp_path: Path)
         assert window.label_coverage(10, NOW).oldest_at == 200
 
 
-def test_pruning_an_empty_window_removes_nothing(window: Window) -> None:
-    window.prune(retention_rows=1, label_rows=1, at=NOW)
-    assert window.counters() == Counters()
-
-
 def test_arrival_goes_on_after_everything_was_pruned_and_reopened(tmp_path: Path) -> None:
     with closing(Window(tmp_path / "w.db")) as first:
         first.add_predictions([prediction("a"), prediction("b")])
@@ -241,19 +209,14 @@ def test_a_batch_that_fails_midway_leaves_nothing(window: Window) -> None:
 
 
 def test_the_latest_measurement_is_the_last_recorded_or_confirmed(window: Window) -> None:
-    assert window.latest() is None
+    assert window.latest() is None and window.last_run() is None
     window.record(measurement("not_enough_rows", measured_at=1), Run(1.0))
     window.record(measurement("ok", measured_at=2), Run(2.0))
     window.record(measurement("ok", measured_at=3), Run(3.0), is_new=False)
+    window.record(None, Run(4.0, "failed"))
     assert window.latest() == measurement("ok", measured_at=3)
-    assert window.last_run() == Run(3.0)
-
-
-def test_the_last_run_replaces_the_one_before(window: Window) -> None:
-    assert window.last_run() is None
-    window.record(None, Run(1.0, "failed"))
-    window.record(None, Run(2.0))
-    assert window.last_run() == Run(2.0, None)
+    assert [one.measured_at for one in window.newest(2)] == [1, 3]
+    assert window.last_run() == Run(4.0, "failed")
 
 
 def test_windows_that_open_a_new_file_together_all_succeed(tmp_path: Path) -> None:
