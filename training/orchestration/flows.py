@@ -47,11 +47,11 @@ from training.data.assemble import (
     from_store,
     reject_overlap,
 )
-from training.data.batches import FEED_RULE, BatchRejected, Limits, ingest_feed
+from training.data.batches import FEED_RULE, BatchRejected, ingest_feed, intake_of
 from training.data.dataset import Dataset, load_dataset, split_judge_traffic
 from training.data.feedback import read_feedback
 from training.data.rows import frame_digest, records_of, write_requests
-from training.data.source import SYNTHETIC, check_data, feed_format, load_source
+from training.data.source import SYNTHETIC, check_data, load_source
 from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
@@ -82,6 +82,7 @@ from training.registry.retention import find_expired, summary
 from training.registry.shadow_test import challenge
 from training.settings import (
     MAX_REJECTED,
+    MAX_REJECTED_INGESTED,
     FoldCount,
     MaxEvals,
     Seed,
@@ -299,7 +300,7 @@ def promote(version: str, why: str) -> None:
 @flow(name="ingest", persist_result=False, **NOTIFY)
 def ingest(
     feed: str = "",
-    max_rejected: Share = Limits().max_rejected,
+    max_rejected: Share = MAX_REJECTED_INGESTED,
     allow_one_class: bool = False,
 ) -> State | None:
     """Add new files of a folder or gs:// address (unset: FEED) to the training store.
@@ -315,10 +316,7 @@ def ingest(
     if not address:
         log.info("ingest_skipped reason=feed_not_set")
         return None
-    store = Store(Folder(settings.store_address))
-    limits = Limits(max_rejected, allow_one_class)
-    where = store, load_contract(), settings.batch_quarantine
-    found = ingest_feed(address, *where, limits=limits, table_format=feed_format(settings))
+    found = ingest_feed(address, intake_of(settings, max_rejected, allow_one_class))
     new = [one for one in found.done if one.is_new]
     for one in new:
         log.info("file_ingested %s", key_values(one.counts()))
