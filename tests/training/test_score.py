@@ -91,10 +91,10 @@ def test_every_row_gets_the_probability_of_the_graph(package, people, tmp_path, 
 
 
 def test_rows_that_break_the_contract_are_written_apart_with_their_problems(
-    package, people, tmp_path, engine
+    package, people, tmp_path
 ):
     spoil(people, age=300, sex="?")
-    done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"), engine)
+    done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
     assert (done.rows_scored, done.rows_rejected) == (ROWS - 1, 1)
     (row,) = read(done.rejected).to_dict("records")
     assert row["person"] == 0 and row["age"] == 300
@@ -139,7 +139,6 @@ def test_a_bucket_is_read_and_written(package, people, tmp_path, monkeypatch):
     [
         (lambda frame: frame.drop(columns=["age", "sex"]), "missing age, sex;"),
         (lambda frame: frame.assign(probability=0.5), "scoring adds probability"),
-        (lambda frame: frame.assign(AGE=5), "age: got columns 2 (age) and 14 (AGE), expected one"),
     ],
 )
 def test_a_file_that_cannot_be_scored_is_named_before_any_work(
@@ -258,7 +257,6 @@ def test_names_that_start_with_a_point_or_underscore_are_passed_over(package, pe
         shutil.copy(people / "0.parquet", people / name)
     (people / "_delta_log").mkdir()
     pd.DataFrame({"add": [1]}).to_parquet(people / "_delta_log" / "00.checkpoint.parquet")
-    (people / "empty.parquet").write_bytes((people / "0.parquet").read_bytes())
     pd.read_parquet(people / "0.parquet")[:0].to_parquet(people / "empty.parquet")
     (people / "more.csv").write_text("age,sex\n")
     done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
@@ -267,28 +265,23 @@ def test_names_that_start_with_a_point_or_underscore_are_passed_over(package, pe
     assert done.notes[1].endswith(f".parquet: {people}/more.csv") and len(done.notes) == 2
 
 
-def test_the_names_of_folders_add_columns(package, contract, tmp_path, engine):
-    frame = made_up_rows(contract, 60).assign(person=range(60), day="2026-11-28 #1")
-    frame["occupation"] = [None, *frame["occupation"][1:]]
+def test_the_names_of_folders_add_columns(package, contract, tmp_path):
+    frame = made_up_rows(contract, 12).assign(person=range(12), day="2026-11-28 #1")
+    frame["occupation"] = [None, *["Sales", "Tech-support"] * 5, "Sales"]
+    frame["age"] = [40, 41] * 6
     inputs = frame[["person", "day", *contract.input_names]]
-    folder, whole = tmp_path / "people", tmp_path / "whole"
-    inputs.to_parquet(folder, partition_cols=["day", "sex", "age", "occupation"])
-    scorer = Scorer(package, "7")
-    done = score_files(scorer, str(folder), str(tmp_path / "out"), engine)
-    assert (done.rows_scored, done.rows_rejected) == (60, 0)
+    folder, scorer = tmp_path / "people", Scorer(package, "7")
+    inputs.to_parquet(folder, partition_cols=["day", "age", "occupation"])
+    done = score_files(scorer, str(folder), str(tmp_path / "out"))
+    assert (done.rows_scored, done.rows_rejected) == (12, 0)
     scored = read(tmp_path / "out")
     assert scored["probability"].to_numpy() == pytest.approx(package.score(frame), abs=1e-6)
-    assert scored["sex"].tolist() == frame["sex"].tolist() and set(scored["day"]) == set(
-        frame["day"]
-    )
-    whole.mkdir()
-    one = next(folder.glob("day=*")) / "sex=Male"
-    done = score_files(scorer, str(one), str(whole / "out"))
-    assert done.rows_scored == (frame["sex"] == "Male").sum()
-    assert "day" not in read(whole / "out")
+    assert scored["age"].tolist() == frame["age"].tolist() and {*scored["day"]} == {*frame["day"]}
+    done = score_files(scorer, str(next(folder.glob("day=*")) / "age=41"), str(tmp_path / "one"))
+    assert done.rows_scored == 6 and "day" not in read(tmp_path / "one")
 
 
-def test_a_contract_of_every_kind_is_scored(churn, churn_rows, tmp_path, engine):
+def test_a_contract_of_every_kind_is_scored(churn, churn_rows, tmp_path):
     """Decimals, dates, booleans, an order, and missing values of each."""
     inputs = churn_rows[list(churn.input_names)]
     model = fit_small(churn, churn_rows)
@@ -299,7 +292,7 @@ def test_a_contract_of_every_kind_is_scored(churn, churn_rows, tmp_path, engine)
     sent.to_parquet(tmp_path / "rows" / "0.parquet", row_group_size=150)
     sent["joined"] = pd.to_datetime(sent["joined"])
     sent.assign(person=sent["person"] + 400).to_parquet(tmp_path / "rows" / "1.parquet")
-    done = score_files(Scorer(package, "7"), str(tmp_path / "rows"), str(tmp_path / "out"), engine)
+    done = score_files(Scorer(package, "7"), str(tmp_path / "rows"), str(tmp_path / "out"))
     assert (done.rows_scored, done.rows_rejected) == (798, 2)
     scored = read(tmp_path / "out")["probability"].to_numpy()
     expected = np.delete(package.score(inputs), 5)
