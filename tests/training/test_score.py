@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from contextlib import contextmanager
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,32 +172,18 @@ def test_what_cannot_be_scored_is_one_message(package, tmp_path, name, error, me
         score_files(scorer, str(tmp_path / name), str(tmp_path / "empty"))
 
 
-class FolderRegistry:
-    """A registry whose production version is a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def production(self):
-        """Return its version."""
-        return SimpleNamespace(version="7")
-
-    @contextmanager
-    def package_of(self, version):
-        """Yield the folder unchanged."""
-        assert version.version == "7"
-        yield self.folder
-
-
 def test_a_graph_that_does_not_reproduce_its_golden_rows_scores_nothing(package, people, tmp_path):
     folder = shutil.copytree(package.folder, tmp_path / "copy")
-    batch = FolderRegistry(folder), str(people)
-    assert score_batch(*batch, str(tmp_path / "out"), "", "").rows_scored == ROWS
+    registry = SimpleNamespace(
+        production=lambda: SimpleNamespace(version="7"), package_of=lambda _: nullcontext(folder)
+    )
+    done = score_batch(registry, str(people), str(tmp_path / "out"), "", "")
+    assert done.rows_scored == ROWS
     golden = json.loads((folder / "golden.json").read_text("utf-8"))
     golden["probabilities"][0] += 0.01
     (folder / "golden.json").write_text(json.dumps(golden), "utf-8")
     with pytest.raises(ScoringError, match="differs from its golden rows by 0.01"):
-        score_batch(*batch, str(tmp_path / "none"), "", "")
+        score_batch(registry, str(people), str(tmp_path / "none"), "", "")
     assert not (tmp_path / "none").exists()
 
 
@@ -215,16 +201,11 @@ def test_types_of_other_tools_are_read(package, contract, tmp_path):
     frame["workclass"] = [None, "?", *frame["workclass"][2:]]
     names = ["workclass", "sex", "native_country"]
     plain = pa.Table.from_pandas(frame)
-    large = [
-        pa.field(f.name, pa.large_string() if f.name in names else f.type) for f in plain.schema
-    ]
-    tables = {
-        "plain": plain,
-        "categories": frame.replace({"?": None}).astype(dict.fromkeys(names, "category")),
-        "decimals": frame.assign(age=[Decimal(int(age)) for age in frame["age"]]),
-        "widths": frame.astype({"age": "int32", "hours_per_week": "float64"}),
-        "large": plain.cast(pa.schema(large)),
-    }
+    large = [f.with_type(pa.large_string()) if f.name in names else f for f in plain.schema]
+    categories = frame.replace({"?": None}).astype(dict.fromkeys(names, "category"))
+    numbers = frame.assign(age=[Decimal(int(age)) for age in frame["age"]])
+    numbers = numbers.astype({"capital_gain": "int32", "hours_per_week": "float64"})
+    tables = {"categories": categories, "numbers": numbers, "large": plain.cast(pa.schema(large))}
     expected = package.score(frame.fillna("?"))
     for name, table in tables.items():
         table = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table)
