@@ -234,7 +234,5 @@ def quarantine(rejected: pd.DataFrame, path: Path) -> dict[str, int]:
 
 def first_problem(rejected: pd.DataFrame) -> str:
     """Return the first problem of a rejected frame, without the value of the record."""
-    if rejected.empty:
-        return "the file has no rows"
     problem: Problem = rejected["problems"].iloc[0][0]
     return f"{problem.field}: expected {problem.expected}"
