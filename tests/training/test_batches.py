@@ -131,7 +131,7 @@ def test_an_export_adds_only_new_predictions(add, store, record):
 
 
 def test_an_ingest_reads_no_rows_of_other_periods_and_no_ids_without_need(
-    add, store, people, record, monkeypatch
+    add, people, record, monkeypatch
 ):
     """Every ingest loaded every row of every batch, and the monthly feed does it for each file."""
     add(as_csv(people), "september.csv", "2026-09")

@@ -198,7 +198,7 @@ def test_dates_in_other_formats_are_left_out_with_the_remedy(init: Init) -> None
     """Three different dates were categories, and 20241231 was a number."""
     days = ["31.12.2024", "12/31/24", "2024/12/31", "20241231", "31-Dec-2024", "31. Dez. 2024"]
     days += ["Dec 31, 2024", "12/31/2024 10:30", "2024.12.31"]
-    columns = {}
+    columns: dict[str, Any] = {}
     for number, day in enumerate(days):
         column = drawn(day, day.replace("31", "30"), day.replace("31", "29"))
         columns |= {f"d{number}": column, f"e{number}": ["unknown", *column[1:]]}
