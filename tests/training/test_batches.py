@@ -209,6 +209,8 @@ def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     main(["forget", "p1"])
     assert "store: 1 row removed\nquarantine: 3 rows removed" in capsys.readouterr().out
+    main(["forget", "p1"])
+    assert "store: 0 rows removed\nquarantine: 0 rows removed" in capsys.readouterr().out
     left = added.quarantine.read_text("utf-8").replace("\\", "").splitlines()
     assert len(left) == 3 and all('"p12"' in line and '"p1"' not in line for line in left)
 

@@ -484,6 +484,7 @@ def test_the_description_moves_with_a_table_beside_it(tmp_path: Path) -> None:
         ("x,y\n1,a\n2,b\n3,c\n", "y", "a", "y has 3 different values.*expected two.*a and other"),
         ("x,y\n1,a\n2,a\n", "y", "a", r"y has 1 different value, expected two"),
         ("x,y\n1,\n2,\n", "y", "a", "y has 0 different value.*: none"),
+        ("x,y\n", "y", "a", "no rows below the header"),
         ("x,y\n1,5,a\n2,6,b\n", "y", "a", "one field more than the header; .*no row has as many"),
         ("a b,a-b,y\n1,2,a\n2,3,b\n", "y", "a", "columns a b, a-b: got one name, a_b"),
         ("39,Private,a\n40,State,b\n", "y", "a", "looks like a row of values.*--names"),

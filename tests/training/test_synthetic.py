@@ -73,6 +73,7 @@ def test_rare_combinations_of_the_census_are_rarely_drawn(drawn):
     train = drawn.train
     husbands = train["relationship"] == "Husband"
     assert (train.loc[husbands, "sex"] == "Female").mean() < 0.005
+    assert (train.loc[train["relationship"] == "Wife", "sex"] == "Male").mean() < 0.01
     assert (train.loc[husbands, "marital_status"] != "Married-civ-spouse").mean() < 0.01
     young = train["age"] < 20
     assert train.loc[young, "education"].isin(["Masters", "Doctorate"]).mean() < 0.01

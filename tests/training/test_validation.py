@@ -31,7 +31,7 @@ def test_a_frame_is_judged_as_the_contract_judges_its_records(contract, record, 
         checked, rejected = check_frame(frame.assign(income="<=50K"), contract)
         problems = rejected["problems"].to_dict() | dict.fromkeys(checked.index, [])
         found += [problems[number] for number in frame.index]
-        assert checked["age"].dtype == "int64"
+        assert checked["age"].dtype == "int64" and all(rejected["problems"])
     assert found == [contract.check(row) for row in rows]
 
 
