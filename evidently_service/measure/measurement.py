@@ -182,9 +182,8 @@ class Measure:
     def _compare(self, at: float, inputs: Inputs, rows: list[Prediction]) -> Measurement:
         """Return the measurement, without a drift verdict if the rows cannot be compared."""
         started = time.perf_counter()
-        window_rows = self.monitoring.window_rows
-        labels = self.window.last_labelled(max(window_rows, MAX_LABELS))
-        newest = labels[-window_rows:]
+        labels = self.window.last_labelled(max(self.monitoring.window_rows, MAX_LABELS))
+        newest = labels[-self.monitoring.window_rows :]
         labelled = of_version(newest, inputs.version)
         reference = self._read_reference(inputs.version) if inputs.version else None
         floor = self._roc_auc_floor(reference)
@@ -204,8 +203,6 @@ class Measure:
         if reference is None:
             return measurement
         judgement = self.judge.run(reference)
-        rises = invalid_share_rises(measurement.data_quality, reference.frame, self.contract)
-        limit = self.monitoring.max_invalid_share_rise
         measurement = msgspec.structs.replace(
             measurement,
             state="not_enough_rows",
@@ -218,14 +215,12 @@ class Measure:
             judgement=msgspec.structs.replace(judgement, spreads={}),  # which only the judge reads
             calibration_windows=self.monitoring.calibration_windows,
             open_rows=self.judge.open_rows,
-            invalid_share_rises=rises,
-            broken_features=tuple(name for name, rise in rises.items() if rise > limit),
+            **self._broken_features(measurement, reference),
         )
         if len(rows) < self.monitoring.min_rows:
             return measurement
         drift = self._drift(reference, rows, judgement)
         self._unreported = drift
-        compared = [column.name for column in drift.features]
         share = share_drifted(judgement.persistent, self.monitoring)
         measurement = msgspec.structs.replace(
             measurement,
@@ -233,7 +228,7 @@ class Measure:
             drifted=share >= self.monitoring.share_drifted,
             share_drifted=share,
             features=with_verdicts(drift.features, judgement),
-            not_compared=tuple(n for n in self.monitoring.features if n not in compared),
+            not_compared=not_compared(drift, self.monitoring),
             prediction=with_verdicts(drift.prediction, judgement),
             impacts=measure_drift_impacts(reference.frame, drift.window, self.contract),
         )
@@ -242,6 +237,13 @@ class Measure:
             distributions=self._distributions(measurement, reference.frame, drift.window),
             duration_s=time.perf_counter() - started,
         )
+
+    def _broken_features(self, measured: Measurement, reference: Reference) -> dict[str, Any]:
+        """Return the rises of the invalid shares, and the features beyond their limit."""
+        rises = invalid_share_rises(measured.data_quality, reference.frame, self.contract)
+        limit = self.monitoring.max_invalid_share_rise
+        broken = tuple(name for name, rise in rises.items() if rise > limit)
+        return {"invalid_share_rises": rises, "broken_features": broken}
 
     def _distributions(
         self, measured: Measurement, reference: pd.DataFrame, window: pd.DataFrame
@@ -440,3 +442,9 @@ def window_facts(rows: list[Prediction], counters: Counters) -> WindowFacts:
     return WindowFacts(
         len(rows), counters.ingested, min(times, default=None), max(times, default=None)
     )
+
+
+def not_compared(drift: Drift, monitoring: Monitoring) -> tuple[str, ...]:
+    """Return the features without a score: too few values in the window or the reference data."""
+    compared = {column.name for column in drift.features}
+    return tuple(name for name in monitoring.features if name not in compared)

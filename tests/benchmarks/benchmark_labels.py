@@ -160,8 +160,9 @@ def coverage(world: World, contract: Contract, windows: int) -> Iterator[dict[st
         held: dict[str, list[bool]] = {}
         for _ in range(windows):
             rows = random.choice(np.flatnonzero(of), WINDOW_ROWS, replace=False)
-            drawn = {segment: column[rows] for segment, column in groups.items()}
-            spread = estimation_spread(errors, drawn)
+            spread = estimation_spread(
+                errors, {one: column[rows] for one, column in groups.items()}
+            )
             for band, inside in held_by_band(world, rows, spread):
                 held.setdefault(band, []).append(inside)
         for band, found in held.items():

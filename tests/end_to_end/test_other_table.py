@@ -73,7 +73,7 @@ def raw_rows(n_rows: int) -> pd.DataFrame:
 def model_dir(churn: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model folder with a model of the other table, trained as in the flow."""
     rows, rejected = check_frame(raw_rows(2000), churn)
-    again, none = check_frame(rows, churn, has_classes=True)
+    again, none = check_frame(rows, churn)
     pd.testing.assert_frame_equal(again, rows)
     assert none.empty
     assert [str(one) for problems in rejected["problems"] for one in problems] == [

@@ -155,15 +155,13 @@ def test_labels_decide_between_production_and_the_shadow(alias, world, outcome, 
 
 
 @pytest.mark.parametrize(
-    ("alias", "version", "verdict"), [(FALLBACK, "2", "keep"), (CHALLENGER, "3", "reject")]
+    ("found", "verdict"), [((FALLBACK, "2"), "keep"), ((CHALLENGER, "3"), "reject")]
 )
-def test_a_test_without_a_result_is_decided_at_its_limit(
-    alias, version, verdict, window, shadow, aliases, contract
-):
+def test_a_test_without_a_result_is_decided_at_its_limit(found, verdict, window, shadow, aliases):
     """Version 2 is worse than production, and version 3 is equal to it."""
-    aliases.shadow = alias, version
+    aliases.shadow = found
     shadow.run_once()
-    answer(window, predicted(contract, aliases.packages, 400), 45)
+    answer(window, predicted(shadow.contract, aliases.packages, 400), 45)
     shadow.run_once()
     assert result(window).verdict is None and result(window).labels == 400
     shadow.clock = lambda: STARTED + 15 * 86400

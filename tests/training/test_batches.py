@@ -12,15 +12,15 @@ from structlog.testing import capture_logs
 
 from config.contract import Contract, Feature, Target
 from config.events import LabelledRecord
-from tests.conftest import gcs_emulator, made_up_rows
+from tests.conftest import made_up_rows
 from training.__main__ import main
-from training.data.batches import BatchRejected, Feed, Ingested, Limits, ingest, ingest_feed
+from training.data.batches import BatchRejected, Feed, Ingested, Intake, ingest, ingest_feed
 from training.data.rows import write_requests
 from training.data.storage import Folder
-from training.data.store import Batch, Store
+from training.data.store import Store
 
 Add = Callable[..., Ingested]
-NO_LIMITS = Limits(max_rejected=1, allow_one_class=True)
+NO_LIMITS = {"max_rejected": 1, "allow_one_class": True}
 
 
 @pytest.fixture
@@ -30,15 +30,20 @@ def store(tmp_path) -> Store:
 
 
 @pytest.fixture
-def add(tmp_path: Path, contract: Contract, store: Store) -> Add:
+def intake(store: Store, contract: Contract, tmp_path: Path) -> Intake:
+    """Return the intake into that store."""
+    return Intake(store, contract, tmp_path / "quarantine")
+
+
+@pytest.fixture
+def add(tmp_path: Path, intake: Intake) -> Add:
     """Return a function that writes a file and ingests it."""
 
     def add_text(
-        text: str, name: str = "feed.csv", period: str = "2026-10", limits: Limits = Limits()
+        text: str, name: str = "feed.csv", period: str = "2026-10", **limits: Any
     ) -> Ingested:
         (tmp_path / name).write_text(text, encoding="utf-8")
-        where = store, contract, tmp_path / "quarantine"
-        return ingest(str(tmp_path / name), period, *where, limits=limits)
+        return ingest(str(tmp_path / name), period, intake._replace(**limits))
 
     return add_text
 
@@ -98,7 +103,7 @@ def test_the_same_file_again_changes_nothing_whatever_its_name(add, store, peopl
 def test_rows_that_equal_an_earlier_one_of_their_period_are_noted_and_kept(add, store, people):
     add(as_csv(people), period="2026-08")
     more = as_csv(people.head(5))
-    assert add(more, "more.csv", "2026-08", NO_LIMITS).batch.duplicates == 5
+    assert add(more, "more.csv", "2026-08", **NO_LIMITS).batch.duplicates == 5
     assert add(as_csv(people.head(6)), "next.csv", "2026-09").batch.duplicates == 0
     twice = pd.concat([people.head(7), people.head(1)])
     assert add(as_csv(twice), "twice.csv", "2026-10").batch.duplicates == 1
@@ -126,84 +131,49 @@ def test_an_export_adds_only_new_predictions(add, store, record):
 
 
 def test_an_ingest_reads_no_rows_of_other_periods_and_no_ids_without_need(
-    add, store, people, record, monkeypatch
+    add, people, record, monkeypatch
 ):
     """Every ingest loaded every row of every batch, and the monthly feed does it for each file."""
     add(as_csv(people), "september.csv", "2026-09")
     add(labelled_lines(record, range(3)), "old.jsonl", "2026-08")
-    read: list[tuple[str, str]] = []
-
-    def spy(name: str) -> None:
-        method = getattr(store, name)
-
-        def recorded(batch: Batch) -> Any:
-            read.append((name, batch.period))
-            return method(batch)
-
-        monkeypatch.setattr(store, name, recorded)
-
-    spy("rows")
-    spy("prediction_ids")
-    add(as_csv(people.head(6)), "october.csv", "2026-10")
-    assert not read
-    again = add(labelled_lines(record, range(1, 5)), "export.jsonl", "2026-10")
-    assert again.known == 2
-    ids = [("prediction_ids", period) for period in ("2026-08", "2026-09", "2026-10")]
-    assert read == [*ids, ("rows", "2026-10")]
-
-
-def test_a_file_in_a_bucket_is_read_by_its_address(contract, people, store, tmp_path, monkeypatch):
-    with gcs_emulator(tmp_path / "bucket") as address:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        Folder("gs://tests/feed").write("2026-10.csv", as_csv(people).encode())
-        added = ingest("gs://tests/feed/2026-10.csv", "2026-10", store, contract, tmp_path)
-    assert added.batch.source == "gs://tests/feed/2026-10.csv" and len(stored(store)) == 20
+    monkeypatch.setattr(Store, "rows", None)  # a call would raise TypeError
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "prediction_ids", None)
+        add(as_csv(people.head(6)), "october.csv", "2026-10")
+    assert add(labelled_lines(record, range(1, 5)), "export.jsonl", "2026-11").known == 2
 
 
 # --- quarantined rows ---------------------------------------------------------------------------
 
 
 def test_a_feed_is_ingested_once_and_a_bad_file_does_not_stop_the_others(
-    store, people, tmp_path, contract
+    store, intake, people, tmp_path
 ):
-    feed = tmp_path / "feed"
-    feed.mkdir()
-    (feed / "2026-08.csv").write_text(as_csv(people[:10]), encoding="utf-8")
-    (feed / "2026-09-late.csv").write_text("age,sex\n3,4\n", encoding="utf-8")
-    (feed / "2026-10.csv").write_text(as_csv(people[10:]), encoding="utf-8")
-    ours = store, contract, tmp_path / "quarantine"
-    done, rejected, _ = ingest_feed(str(feed), *ours)
-    assert [(one.batch.period, one.is_new) for one in done] == [
-        ("2026-08", True),
-        ("2026-10", True),
-    ]
-    assert len(rejected) == 1 and "2026-09-late.csv" in rejected[0]
-    assert len(stored(store)) == 20
-    assert not any(one.is_new for one in ingest_feed(str(feed), *ours).done)
+    feed = Folder(str(tmp_path / "feed"))
+    records = people.assign(age=people["age"] - 1).to_json(orient="records", lines=True)
+    feed.write("2026-08.csv.gz", gzip.compress(as_csv(people).encode("utf-16")))
+    feed.write("2026-09-late.csv", b"age,sex\n3,4\n")
+    feed.write("2026-09.jsonl", records.encode())
+    people.assign(age=people["age"] + 0.0).to_parquet(tmp_path / "feed" / "2026-10.parquet")
+    found = ingest_feed(feed.address, intake)
+    batches = [(one.batch.period, one.batch.rows, one.is_new) for one in found.done]
+    assert batches == [("2026-08", 20, True), ("2026-09", 20, True), ("2026-10", 20, True)]
+    assert len(found.rejected) == 1 and "2026-09-late.csv" in found.rejected[0]
+    assert set(stored(store)["income"]) == {0, 1}
+    assert not any(one.is_new for one in ingest_feed(feed.address, intake).done)
 
 
-def test_files_with_another_name_are_listed_as_passed_over(store, people, tmp_path, contract):
+def test_files_with_another_name_are_listed_as_passed_over(intake, people, tmp_path):
     """A feed whose files had other names was a success without one row."""
     feed = tmp_path / "feed"
     names = ["2026-09.CSV", "10-2026.csv", "202610.csv", "feed.csv", "2026-10.xls", "2026-13.csv"]
     for number, name in enumerate([*names, "_SUCCESS", ".DS_Store"]):
         Folder(str(feed)).write(name, as_csv(people.iloc[number:]).encode())
     with capture_logs() as lines:
-        found = ingest_feed(str(feed), store, contract, tmp_path / "quarantine")
+        found = ingest_feed(str(feed), intake)
     assert [Path(one.batch.source).name for one in found.done] == names[:1]
     assert found == Feed(found.done, [], sorted(names[1:]))
     assert lines[-1]["files"] == sorted(names[1:]) and "YYYY-MM*.csv" in lines[-1]["expected"]
-
-
-def test_a_feed_has_tables_of_each_format(store, people, tmp_path, contract):
-    feed = Folder(str(tmp_path / "feed"))
-    records = people.assign(age=people["age"] - 1).to_json(orient="records", lines=True)
-    feed.write("2026-08.csv.gz", gzip.compress(as_csv(people).encode("utf-16")))
-    feed.write("2026-09.jsonl", records.encode())
-    people.assign(age=people["age"] + 0.0).to_parquet(tmp_path / "feed" / "2026-10.parquet")
-    found = ingest_feed(feed.address, store, contract, tmp_path / "quarantine")
-    assert [one.batch.rows for one in found.done] == [20, 20, 20] and not found.rejected
-    assert set(stored(store)["income"]) == {0, 1}
 
 
 def test_a_column_without_one_listed_value_is_not_read_as_missing(add, store, contract):
@@ -234,11 +204,13 @@ def test_a_forgotten_prediction_is_not_left_in_the_quarantine(
     ]
     kept = {"record": record, "label": 1, "prediction_id": "p1", "predicted_at": 5.0}
     text = "".join(f"{json.dumps(row)}\n" for row in [*rows, kept])
-    added = add(text, "export.jsonl", limits=NO_LIMITS)
+    added = add(text, "export.jsonl", **NO_LIMITS)
     assert (added.batch.rows, added.batch.rejected) == (1, 6)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     main(["forget", "p1"])
     assert "store: 1 row removed\nquarantine: 3 rows removed" in capsys.readouterr().out
+    main(["forget", "p1"])
+    assert "store: 0 rows removed\nquarantine: 0 rows removed" in capsys.readouterr().out
     left = added.quarantine.read_text("utf-8").replace("\\", "").splitlines()
     assert len(left) == 3 and all('"p12"' in line and '"p1"' not in line for line in left)
 
@@ -253,7 +225,7 @@ def test_a_line_separator_in_a_string_does_not_cut_a_row(
     good = {"record": record, "label": 1, "prediction_id": "p\u2028\x85\x0b1", "predicted_at": 5.0}
     bad = good | {"prediction_id": "p2", "record": record | {"sex": "Ma\x85\u2029le"}}
     lines = [json.dumps(row, ensure_ascii=False) for row in (good, bad)]
-    added = add("\r\n".join(lines), "export.jsonl", limits=NO_LIMITS)
+    added = add("\r\n".join(lines), "export.jsonl", **NO_LIMITS)
     assert (added.batch.rows, added.batch.rejected) == (1, 1)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     main(["forget", "p2"])
@@ -285,25 +257,6 @@ def test_no_log_line_and_no_error_contains_a_value_of_a_record(add, people):
         assert "31337" not in said and "sesame" not in said
 
 
-def test_rows_that_break_the_contract_are_quarantined_with_line_and_problems(add, store, people):
-    bad = people.astype(object)
-    bad.loc[2, "age"] = -3
-    bad.loc[4, ["sex", "hours_per_week"]] = ["male", 40.5]
-    bad.loc[5, "income"] = "50K"
-    text = as_csv(bad).replace("\n", ",surplus\n", 8).replace(",surplus", "", 7)
-    added = add(text, limits=NO_LIMITS)
-    assert (added.batch.rows, added.batch.rejected) == (16, 4) and len(stored(store)) == 16
-    lines = [json.loads(line) for line in added.quarantine.read_text("utf-8").splitlines()]
-    assert [line["line"] for line in lines] == [4, 6, 7, 8]
-    problems = [line["problems"] for line in lines]
-    assert problems[0] == ["age: got -3, expected a whole number from 17 to 90"]
-    assert [text.split(":")[0] for text in problems[1]] == ["sex", "hours_per_week"]
-    assert "did you mean 'Male'?" in problems[1][0]
-    assert problems[2][0].startswith("income: got '50K', expected one of <=50K, >50K")
-    assert problems[3] == ["row: got '14 fields', expected 13 fields, separated by ','"]
-    assert lines[0]["row"]["age"] == -3
-
-
 def test_invalid_lines_are_quarantined(add, store, record):
     bodies: list[Any] = [
         {"record": record, "label": 1},
@@ -317,7 +270,7 @@ def test_invalid_lines_are_quarantined(add, store, record):
         [record],
     ]
     text = "\n".join(map(json.dumps, bodies)) + '\n\n{"record": {"age"'
-    added = add(text, "rows.jsonl", limits=NO_LIMITS)
+    added = add(text, "rows.jsonl", **NO_LIMITS)
     assert (added.batch.rows, added.batch.rejected) == (1, 9) and len(stored(store)) == 1
     lines = [json.loads(line) for line in added.quarantine.read_text("utf-8").splitlines()]
     assert [line["line"] for line in lines] == [2, 3, 4, 5, 6, 7, 8, 9, 11]
@@ -334,65 +287,38 @@ def test_invalid_lines_are_quarantined(add, store, record):
 # --- rejected files -----------------------------------------------------------------------------
 
 
-def test_a_batch_that_lost_one_class_is_rejected_and_nothing_is_stored(add, store, people):
-    """One label had another spelling: eight rows of the other class were stored as a success."""
-    text = as_csv(people).replace("<=50K", "\u226450K")
-    for limits in (Limits(), Limits(max_rejected=1)):
-        with pytest.raises(BatchRejected, match="income: .* rows, expected one of <=50K, >50K"):
-            add(text, limits=limits)
-        assert store.batches() == []
-    with pytest.raises(BatchRejected, match="valid rows have the label >50K; .*--allow-one-class"):
-        add(text, limits=Limits(max_rejected=1))
-    added = add(text, limits=NO_LIMITS)
-    assert set(stored(store)["income"]) == {1} and added.faults[0].problem.field == "income"
-    assert "got '\u226450K'" in added.faults[0].example()
-
-
-def with_bad_ages(contract: Contract, rows: int, bad: int) -> str:
-    """Return a file of the feed whose first rows break the contract."""
-    people = made_up_rows(contract, rows)[[*contract.input_names, "income"]]
-    ages = [5] * bad + [40] * (rows - bad)
-    return as_csv(people.assign(income=[">50K", "<=50K"] * (rows // 2), age=ages))
-
-
-@pytest.mark.parametrize(("rows", "bad"), [(20, 3), (100, 5)])
-def test_a_batch_may_have_a_few_invalid_rows(add, contract, rows, bad):
-    assert add(with_bad_ages(contract, rows, bad)).batch.rejected == bad
-
-
-@pytest.mark.parametrize(("rows", "bad"), [(20, 4), (100, 6)])
-def test_a_batch_with_too_many_invalid_rows_is_rejected(add, store, contract, rows, bad):
+@pytest.mark.parametrize(("rows", "allowed"), [(20, 3), (100, 5)])
+def test_a_batch_may_have_a_few_invalid_rows(add, store, contract, rows, allowed):
     """A file that lost 14 of 24 rows was a success."""
-    text = with_bad_ages(contract, rows, bad)
-    with pytest.raises(BatchRejected) as caught:
-        add(text)
-    assert store.batches() == [] and f"feed.csv: {bad} of {rows} rows break" in str(caught.value)
-    assert "--max-rejected 0.05" in str(caught.value)
+    people = made_up_rows(contract, rows)[[*contract.input_names, "income"]]
+    people = people.assign(income=[">50K", "<=50K"] * (rows // 2), age=40)
+    few, many = (
+        as_csv(people.assign(age=[5] * n + [40] * (rows - n))) for n in (allowed, allowed + 1)
+    )
+    assert add(few, "few.csv").batch.rejected == allowed
+    with pytest.raises(BatchRejected, match="--max-rejected 0.05") as caught:
+        add(many)
+    assert f"feed.csv: {allowed + 1} of {rows} rows break the contract" in str(caught.value)
     rule = "a whole number from 17 to 90"
-    assert caught.value.examples == [f"age: {bad} rows, e.g. got 5; expected {rule}"]
-    (path,) = (Path(store.folder.address).parent / "quarantine").iterdir()
-    assert len(path.read_text("utf-8").splitlines()) == bad
-    assert add(text, limits=Limits(max_rejected=0.3)).batch.rejected == bad
+    assert caught.value.examples == [f"age: {allowed + 1} rows, e.g. got 5; expected {rule}"]
+    assert len(store.batches()) == 1
+    assert add(many, max_rejected=0.3).batch.rejected == allowed + 1
     with pytest.raises(BatchRejected, match="expected at most 0 "):
-        add(text + "5\n", limits=Limits(max_rejected=0))
+        add(few + "5\n", max_rejected=0)
 
 
-@pytest.mark.parametrize("labels", [("1", "2"), ("2", "3")])
-def test_a_class_number_is_not_a_label(tmp_path, store, labels):
+def test_a_class_number_is_not_a_label(add, store):
     """In a labelled record 2 is not a class, also where it is the text of a label."""
-    target = Target("repaid", *labels, "whether the loan was not repaid")
+    target = Target("repaid", "1", "2", "whether the loan was not repaid")
     contract = Contract(target, (Feature("amount", "integer", "amount", minimum=0, maximum=9),))
     lines = [{"record": {"amount": 5}, "label": label} for label in (0, 1, 2)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    where = store, contract, tmp_path / "q"
-    added = ingest(str(tmp_path / "rows.jsonl"), "2026-10", *where)
+    added = add("\n".join(map(json.dumps, lines)), "rows.jsonl", contract=contract)
     assert (added.batch.rows, added.batch.rejected) == (2, 1)
     assert stored(store)["repaid"].tolist() == [0, 1]
-    rule = f"0 ({labels[0]}) or 1 ({labels[1]})"
-    assert added.faults[0].example() == f"label: 1 row, e.g. got 2; expected {rule}"
+    assert added.faults[0].example() == "label: 1 row, e.g. got 2; expected 0 (1) or 1 (2)"
 
 
-@pytest.mark.parametrize("predicted_at", [4e9, 1_760_000_000_000, -1])
+@pytest.mark.parametrize("predicted_at", [1_760_000_000_000, -1])
 def test_a_prediction_of_the_future_is_quarantined(add, store, record, predicted_at):
     """Such a row would be among the newest ones forever. One value is in milliseconds."""
     line = {"record": record, "label": 1, "prediction_id": "p9", "predicted_at": predicted_at}
@@ -401,13 +327,12 @@ def test_a_prediction_of_the_future_is_quarantined(add, store, record, predicted
     assert added.faults[0].problem.field == "predicted_at"
 
 
-@pytest.mark.parametrize("months", [1, 12, 432])
-def test_a_period_of_the_future_is_rejected(add, store, people, months):
+def test_a_period_of_the_future_is_rejected(add, store, people):
     """Its rows were the newest ones forever, and no command took them back."""
     now = pd.Timestamp.now("UTC").tz_localize(None).to_period("M")
     assert add(as_csv(people), period=str(now)).is_new
     with pytest.raises(BatchRejected, match=f"feed.csv: its period .* at most {now} .*--period"):
-        add(as_csv(people) + "\n", period=str(now + months))
+        add(as_csv(people) + "\n", period=str(now + 1))
     assert len(store.batches()) == 1
 
 
@@ -437,7 +362,7 @@ def test_a_file_without_a_row_is_rejected(add, text, problem):
         add(text, "rows.jsonl")
 
 
-@pytest.mark.parametrize("period", ["2026-13", "2026-1", "October", "2026-10-01"])
+@pytest.mark.parametrize("period", ["2026-13", "2026-10-01"])
 def test_a_period_is_a_month(add, people, period):
     with pytest.raises(BatchRejected, match=f"--period: got {period}, expected .* 2026-10"):
         add(as_csv(people), period=period)
@@ -446,22 +371,7 @@ def test_a_period_is_a_month(add, people, period):
 # --- the command --------------------------------------------------------------------------------
 
 
-def test_the_command_prints_the_numbers_of_rows(people, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    feed = tmp_path / "feed.csv"
-    bad = pd.concat([people, people.head(1), people.head(1).assign(age=3)])
-    feed.write_text(as_csv(bad), "utf-8")
-    main(["ingest", str(feed), "--period", "2026-10"])
-    said = capsys.readouterr().out
-    assert f"into {tmp_path}/data/store: 21 rows of 2026-10, sha256 " in said
-    assert "kept 1 row that equal an earlier row" in said and "quarantined 1 invalid row: " in said
-    main(["ingest", str(feed), "--period", "2026-10"])
-    assert "already ingested at" in capsys.readouterr().out
-    main(["forget", "p1"])
-    assert "0 rows removed" in capsys.readouterr().out
-
-
-def test_the_command_prints_what_was_rejected_and_what_is_read_as_missing(
+def test_the_command_prints_the_numbers_of_rows_and_examples_of_their_problems(
     people, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
@@ -470,11 +380,15 @@ def test_the_command_prints_what_was_rejected_and_what_is_read_as_missing(
         native_country=["Wakanda", *people["native_country"][1:]],
         workclass=[*people["workclass"][:18], "privat", "privat"],
     )
-    feed.write_text(as_csv(some), "utf-8")
+    feed.write_text(as_csv(pd.concat([some, some.head(1)])), "utf-8")
     main(["ingest", str(feed), "--period", "2026-10"])
     said = capsys.readouterr().out
+    assert f"into {tmp_path}/data/store: 19 rows of 2026-10, sha256 " in said
+    assert "kept 1 row that equal an earlier row" in said and "quarantined 2 invalid rows: " in said
     assert "workclass: 2 rows, e.g. got 'privat'; did you mean 'Private'?" in said
-    assert "native_country: 1 value not in the contract" in said and "'Wakanda': 1 row" in said
+    assert "native_country: 2 values not in the contract" in said and "'Wakanda': 2 rows" in said
+    main(["ingest", str(feed), "--period", "2026-10"])
+    assert "already ingested at" in capsys.readouterr().out
     feed.write_text(as_csv(some.assign(sex="female")), "utf-8")
     with pytest.raises(SystemExit, match="sex: 20 rows, e.g. got 'female'; did you mean 'Female'"):
         main(["ingest", str(feed), "--period", "2026-10"])

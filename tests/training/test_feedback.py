@@ -11,6 +11,7 @@ from config.events import Label, Prediction
 from config.runtime.settings import SettingsError
 from prediction_service.journal import StoredEvent
 from prediction_service.sinks.mongodb import MongoSink
+from training.data import feedback
 from training.data.feedback import FeedbackUnavailable, count_labelled, read_feedback
 from training.settings import Settings
 
@@ -108,17 +109,21 @@ def test_no_labels_are_no_rows(sink, settings, record, contract):
     assert read_feedback(settings, contract).rows.empty
 
 
-def test_only_the_newest_labels_are_read_from_a_long_log(sink, settings, record, contract):
+def test_only_the_newest_labels_are_read_from_a_long_log(
+    sink, settings, record, contract, monkeypatch
+):
+    monkeypatch.setattr(feedback, "MAX_ROWS", 2)
     send(sink, *(predicted(key, record) for key in "abc"))
     send(sink, *(Label(key, at, 1) for key, at in (("a", 3.0), ("b", 1.0), ("c", 2.0))))
-    found = read_feedback(settings, contract, limit=2)
+    found = read_feedback(settings, contract)
     assert found.rows["prediction_id"].tolist() == ["c", "a"]
 
 
-def test_an_unavailable_server_is_named_with_its_setting_and_in_time(contract):
+def test_an_unavailable_server_is_named_with_its_setting_and_in_time(contract, monkeypatch):
+    monkeypatch.setattr(feedback, "CONNECT_S", 0.3)
     started = time.monotonic()
     with pytest.raises(FeedbackUnavailable, match="MONGODB_ADDRESS.*without --with-feedback"):
-        read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract, connect_s=0.3)
+        read_feedback(Settings(mongodb_address="mongodb://127.0.0.1:1"), contract)
     assert time.monotonic() - started < 10
 
 

@@ -138,22 +138,17 @@ def test_each_kind_is_found_with_its_values(init: Init) -> None:
     assert all(one.default is not None for one in contract.features)
 
 
-@pytest.mark.parametrize(
-    ("values", "bounds"),
-    [
-        ([17, 90], (9, 98)),  # a tenth of 73 is 7.3
-        ([0, 99999], (0, 110000)),
-        ([-20, 80], (-30, 90)),
-        ([-1.25, 3.5], (-1.8, 4.0)),  # a tenth of 4.75 is 0.475
-        ([0.001, 0.002], (0.0009, 0.0021)),
-        ([1e20, 3e20], (8e19, 3.2e20)),  # repr(8e19) without a point is text for YAML
-    ],
-)
-def test_ranges_have_head_room_and_stay_above_zero(
-    init: Init, values: list[float], bounds: tuple[float, float]
-) -> None:
-    found = reload(init({"x": [*values, *[values[0]] * (ROWS - 2)]}))["x"]
-    assert found.bounds == pytest.approx(bounds)
+def test_ranges_have_head_room_and_stay_above_zero(init: Init) -> None:
+    bounds = {
+        (17, 90): (9, 98),  # a tenth of 73 is 7.3
+        (0, 99999): (0, 110000),
+        (-20, 80): (-30, 90),
+        (-1.25, 3.5): (-1.8, 4.0),  # a tenth of 4.75 is 0.475
+        (0.001, 0.002): (0.0009, 0.0021),
+        (1e20, 3e20): (8e19, 3.2e20),  # repr(8e19) without a point is text for YAML
+    }
+    found = reload(init({f"x{n}": drawn(*values) for n, values in enumerate(bounds)}))
+    assert [found[f"x{n}"].bounds for n in range(6)] == [*map(pytest.approx, bounds.values())]
 
 
 def test_a_missing_value_is_allowed_where_one_was_seen_and_its_mark_is_named(init: Init) -> None:
@@ -192,38 +187,26 @@ def test_one_value_or_none_is_a_category_of_its_own(init: Init) -> None:
 
 
 def test_words_that_yaml_reads_otherwise_stay_text(init: Init, tmp_path: Path) -> None:
-    words = [
-        "no",
-        "1:30",
-        "null ",
-        "=",
-        "~",
-        "on",
-        "2026-01-01",
-        "'\"#: ,[]{}",
-        "naïve \x85 ",
-        "- x",
-    ]
+    words = ["no", "1:30", "null ", "=", "~", "on", "2026-01-01", "'\"#: ,[]{}", "naïve \x85 "]
+    words.append("- x")
     found = reload(init({"word": drawn(*words)}))["word"]
     assert {*found.categories} == {word.strip() for word in words} - {"null"}
     assert (tmp_path / "out" / "features.yaml").read_text(encoding="utf-8").isprintable() is False
 
 
-@pytest.mark.parametrize(
-    "day",
-    ["31.12.2024", "12/31/24", "2024/12/31", "20241231", "31-Dec-2024", "31. Dez. 2024"]
-    + ["Dec 31, 2024", "12/31/2024 10:30", "2024.12.31"],
-)
-@pytest.mark.parametrize("others", [[], ["unknown"]])
-def test_a_date_in_another_format_is_left_out_with_the_remedy(
-    init: Init, day: str, others: list[str]
-) -> None:
+def test_dates_in_other_formats_are_left_out_with_the_remedy(init: Init) -> None:
     """Three different dates were categories, and 20241231 was a number."""
-    days = [day, day.replace("31", "30"), day.replace("31", "29")]
-    written = init({"seen": [*RANDOM.choice(days, ROWS - len(others)), *others]})
+    days = ["31.12.2024", "12/31/24", "2024/12/31", "20241231", "31-Dec-2024", "31. Dez. 2024"]
+    days += ["Dec 31, 2024", "12/31/2024 10:30", "2024.12.31"]
+    columns: dict[str, Any] = {}
+    for number, day in enumerate(days):
+        column = drawn(day, day.replace("31", "30"), day.replace("31", "29"))
+        columns |= {f"d{number}": column, f"e{number}": ["unknown", *column[1:]]}
+    written = init(columns)
     assert list(reload(written).by_name) == ["spent"]
-    assert "left out, dates in another format, such as '" in checks(written, "seen")
-    assert "write them as YYYY-MM-DD" in checks(written, "seen")
+    for header in columns:
+        assert "left out, dates in another format, such as '" in checks(written, header)
+        assert "write them as YYYY-MM-DD" in checks(written, header)
 
 
 def test_a_time_after_a_date_is_left_out_as_in_the_source(init: Init, tmp_path: Path) -> None:
@@ -234,9 +217,10 @@ def test_a_time_after_a_date_is_left_out_as_in_the_source(init: Init, tmp_path: 
     assert load_dataset(reload(written), settings, load_source(written.source)).rejected == 0
 
 
-@pytest.mark.parametrize("version", ["1.2.3", "10.0.131", "1-2"])
-def test_a_version_is_not_a_date(init: Init, version: str) -> None:
-    assert reload(init({"seen": drawn(version, "2.0.0")}))["seen"].kind == "nominal"
+def test_a_version_is_not_a_date(init: Init) -> None:
+    versions = {f"v{n}": drawn(one, "2.0.0") for n, one in enumerate(["1.2.3", "10.0.131", "1-2"])}
+    contract = reload(init(versions))
+    assert [contract[name].kind for name in versions] == ["nominal"] * 3
 
 
 # --- what is suspicious -------------------------------------------------------------------------
@@ -380,7 +364,7 @@ def test_a_target_with_a_reserved_name_is_found_by_its_alias(tmp_path: Path) -> 
     assert data.train["label_"].mean() == pytest.approx(0.5, abs=0.2) and not data.rejected
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".parquet", ".data"])
+@pytest.mark.parametrize("suffix", [".csv.gz", ".jsonl", ".parquet", ".data"])
 def test_every_format_gives_the_same_contract(suffix: str, tmp_path: Path) -> None:
     table = pd.DataFrame(
         {
@@ -501,9 +485,7 @@ def test_the_description_moves_with_a_table_beside_it(tmp_path: Path) -> None:
         ("x,y\n1,a\n2,a\n", "y", "a", r"y has 1 different value, expected two"),
         ("x,y\n1,\n2,\n", "y", "a", "y has 0 different value.*: none"),
         ("x,y\n", "y", "a", "no rows below the header"),
-        ("", "y", "a", "the file is empty"),
         ("x,y\n1,5,a\n2,6,b\n", "y", "a", "one field more than the header; .*no row has as many"),
-        ("x,x,y\n1,1,a\n", "y", "a", "named more than once"),
         ("a b,a-b,y\n1,2,a\n2,3,b\n", "y", "a", "columns a b, a-b: got one name, a_b"),
         ("39,Private,a\n40,State,b\n", "y", "a", "looks like a row of values.*--names"),
         ("x,y\n" + "7,a\n8,b\n" * 9, "y", "a", "no column can be an input .* x: a leak"),

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from contextlib import contextmanager
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,10 +91,10 @@ def test_every_row_gets_the_probability_of_the_graph(package, people, tmp_path, 
 
 
 def test_rows_that_break_the_contract_are_written_apart_with_their_problems(
-    package, people, tmp_path, engine
+    package, people, tmp_path
 ):
     spoil(people, age=300, sex="?")
-    done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"), engine)
+    done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
     assert (done.rows_scored, done.rows_rejected) == (ROWS - 1, 1)
     (row,) = read(done.rejected).to_dict("records")
     assert row["person"] == 0 and row["age"] == 300
@@ -139,7 +139,6 @@ def test_a_bucket_is_read_and_written(package, people, tmp_path, monkeypatch):
     [
         (lambda frame: frame.drop(columns=["age", "sex"]), "missing age, sex;"),
         (lambda frame: frame.assign(probability=0.5), "scoring adds probability"),
-        (lambda frame: frame.assign(AGE=5), "age: got columns 2 (age) and 14 (AGE), expected one"),
     ],
 )
 def test_a_file_that_cannot_be_scored_is_named_before_any_work(
@@ -173,32 +172,18 @@ def test_what_cannot_be_scored_is_one_message(package, tmp_path, name, error, me
         score_files(scorer, str(tmp_path / name), str(tmp_path / "empty"))
 
 
-class FolderRegistry:
-    """A registry whose production version is a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def production(self):
-        """Return its version."""
-        return SimpleNamespace(version="7")
-
-    @contextmanager
-    def package_of(self, version):
-        """Yield the folder unchanged."""
-        assert version.version == "7"
-        yield self.folder
-
-
 def test_a_graph_that_does_not_reproduce_its_golden_rows_scores_nothing(package, people, tmp_path):
     folder = shutil.copytree(package.folder, tmp_path / "copy")
-    batch = FolderRegistry(folder), str(people)
-    assert score_batch(*batch, str(tmp_path / "out"), "", "").rows_scored == ROWS
+    registry = SimpleNamespace(
+        production=lambda: SimpleNamespace(version="7"), package_of=lambda _: nullcontext(folder)
+    )
+    done = score_batch(registry, str(people), str(tmp_path / "out"), "", "")
+    assert done.rows_scored == ROWS
     golden = json.loads((folder / "golden.json").read_text("utf-8"))
     golden["probabilities"][0] += 0.01
     (folder / "golden.json").write_text(json.dumps(golden), "utf-8")
     with pytest.raises(ScoringError, match="differs from its golden rows by 0.01"):
-        score_batch(*batch, str(tmp_path / "none"), "", "")
+        score_batch(registry, str(people), str(tmp_path / "none"), "", "")
     assert not (tmp_path / "none").exists()
 
 
@@ -216,16 +201,11 @@ def test_types_of_other_tools_are_read(package, contract, tmp_path):
     frame["workclass"] = [None, "?", *frame["workclass"][2:]]
     names = ["workclass", "sex", "native_country"]
     plain = pa.Table.from_pandas(frame)
-    large = [
-        pa.field(f.name, pa.large_string() if f.name in names else f.type) for f in plain.schema
-    ]
-    tables = {
-        "plain": plain,
-        "categories": frame.replace({"?": None}).astype(dict.fromkeys(names, "category")),
-        "decimals": frame.assign(age=[Decimal(int(age)) for age in frame["age"]]),
-        "widths": frame.astype({"age": "int32", "hours_per_week": "float64"}),
-        "large": plain.cast(pa.schema(large)),
-    }
+    large = [f.with_type(pa.large_string()) if f.name in names else f for f in plain.schema]
+    categories = frame.replace({"?": None}).astype(dict.fromkeys(names, "category"))
+    numbers = frame.assign(age=[Decimal(int(age)) for age in frame["age"]])
+    numbers = numbers.astype({"capital_gain": "int32", "hours_per_week": "float64"})
+    tables = {"categories": categories, "numbers": numbers, "large": plain.cast(pa.schema(large))}
     expected = package.score(frame.fillna("?"))
     for name, table in tables.items():
         table = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table)
@@ -258,7 +238,6 @@ def test_names_that_start_with_a_point_or_underscore_are_passed_over(package, pe
         shutil.copy(people / "0.parquet", people / name)
     (people / "_delta_log").mkdir()
     pd.DataFrame({"add": [1]}).to_parquet(people / "_delta_log" / "00.checkpoint.parquet")
-    (people / "empty.parquet").write_bytes((people / "0.parquet").read_bytes())
     pd.read_parquet(people / "0.parquet")[:0].to_parquet(people / "empty.parquet")
     (people / "more.csv").write_text("age,sex\n")
     done = score_files(Scorer(package, "7"), str(people), str(tmp_path / "out"))
@@ -267,28 +246,23 @@ def test_names_that_start_with_a_point_or_underscore_are_passed_over(package, pe
     assert done.notes[1].endswith(f".parquet: {people}/more.csv") and len(done.notes) == 2
 
 
-def test_the_names_of_folders_add_columns(package, contract, tmp_path, engine):
-    frame = made_up_rows(contract, 60).assign(person=range(60), day="2026-11-28 #1")
-    frame["occupation"] = [None, *frame["occupation"][1:]]
+def test_the_names_of_folders_add_columns(package, contract, tmp_path):
+    frame = made_up_rows(contract, 12).assign(person=range(12), day="2026-11-28 #1")
+    frame["occupation"] = [None, *["Sales", "Tech-support"] * 5, "Sales"]
+    frame["age"] = [40, 41] * 6
     inputs = frame[["person", "day", *contract.input_names]]
-    folder, whole = tmp_path / "people", tmp_path / "whole"
-    inputs.to_parquet(folder, partition_cols=["day", "sex", "age", "occupation"])
-    scorer = Scorer(package, "7")
-    done = score_files(scorer, str(folder), str(tmp_path / "out"), engine)
-    assert (done.rows_scored, done.rows_rejected) == (60, 0)
+    folder, scorer = tmp_path / "people", Scorer(package, "7")
+    inputs.to_parquet(folder, partition_cols=["day", "age", "occupation"])
+    done = score_files(scorer, str(folder), str(tmp_path / "out"))
+    assert (done.rows_scored, done.rows_rejected) == (12, 0)
     scored = read(tmp_path / "out")
     assert scored["probability"].to_numpy() == pytest.approx(package.score(frame), abs=1e-6)
-    assert scored["sex"].tolist() == frame["sex"].tolist() and set(scored["day"]) == set(
-        frame["day"]
-    )
-    whole.mkdir()
-    one = next(folder.glob("day=*")) / "sex=Male"
-    done = score_files(scorer, str(one), str(whole / "out"))
-    assert done.rows_scored == (frame["sex"] == "Male").sum()
-    assert "day" not in read(whole / "out")
+    assert scored["age"].tolist() == frame["age"].tolist() and {*scored["day"]} == {*frame["day"]}
+    done = score_files(scorer, str(next(folder.glob("day=*")) / "age=41"), str(tmp_path / "one"))
+    assert done.rows_scored == 6 and "day" not in read(tmp_path / "one")
 
 
-def test_a_contract_of_every_kind_is_scored(churn, churn_rows, tmp_path, engine):
+def test_a_contract_of_every_kind_is_scored(churn, churn_rows, tmp_path):
     """Decimals, dates, booleans, an order, and missing values of each."""
     inputs = churn_rows[list(churn.input_names)]
     model = fit_small(churn, churn_rows)
@@ -299,7 +273,7 @@ def test_a_contract_of_every_kind_is_scored(churn, churn_rows, tmp_path, engine)
     sent.to_parquet(tmp_path / "rows" / "0.parquet", row_group_size=150)
     sent["joined"] = pd.to_datetime(sent["joined"])
     sent.assign(person=sent["person"] + 400).to_parquet(tmp_path / "rows" / "1.parquet")
-    done = score_files(Scorer(package, "7"), str(tmp_path / "rows"), str(tmp_path / "out"), engine)
+    done = score_files(Scorer(package, "7"), str(tmp_path / "rows"), str(tmp_path / "out"))
     assert (done.rows_scored, done.rows_rejected) == (798, 2)
     scored = read(tmp_path / "out")["probability"].to_numpy()
     expected = np.delete(package.score(inputs), 5)

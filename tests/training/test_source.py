@@ -6,26 +6,23 @@ The rows here are made up; the real census is used where CENSUS_DATA_DIR names i
 import hashlib
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pandas as pd
 import pytest
+from werkzeug import Request, Response
 
 from config.contract import Contract, load_contract
-from tests.conftest import free_port, gcs_emulator
+from tests.conftest import ROOT, served
+from training.data import download
 from training.data.dataset import Dataset, ReadFile, load_dataset, split_judge_traffic
-from training.data.download import Retries
 from training.data.errors import SourceError, SourceUnavailable, TableError
 from training.data.rows import row_digests, write_requests
 from training.data.source import Source, feed_format, load_source
-from training.data.storage import Folder
 from training.data.table_files import TableFormat, read_table
 from training.settings import Settings
 
@@ -41,7 +38,9 @@ FILES = {
 def census_of(files: dict[str, bytes], address: str = "http://127.0.0.1:1/adult.zip") -> Source:
     """Return the census's description with other files and another address."""
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return msgspec.structs.replace(load_source(), address=address, files=checksums)
+    return msgspec.structs.replace(
+        load_source(ROOT / "config/source.yaml"), address=address, files=checksums
+    )
 
 
 def zip_of(files: dict[str, bytes]) -> bytes:
@@ -57,50 +56,42 @@ def zip_of(files: dict[str, bytes]) -> bytes:
 class Site:
     """A dataset's site on the loopback: it gives its responses in turn, then repeats the last."""
 
-    url: str
-    responses: list[tuple[int, bytes, int]]  # status, body, bytes of it that are sent
+    responses: list[tuple[int, bytes, int | None]]  # status, body, bytes of it that are sent
+    url: str = ""
     requests: int = 0
 
-    def next_response(self) -> tuple[int, bytes, int]:
-        """Return the next response."""
+    def respond(self, request: Request) -> Response:
+        """Announce the whole body, and maybe send less."""
+        assert request.method == "GET"
         self.requests += 1
-        return self.responses[min(self.requests, len(self.responses)) - 1]
+        status, body, sent = self.responses[min(self.requests, len(self.responses)) - 1]
+        return Response([body[:sent]], status, {"Content-Length": str(len(body))})
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A real HTTP server; the test sets its responses."""
-
-    class Handler(BaseHTTPRequestHandler):
-        """Sends the site's next response."""
-
-        def do_GET(self) -> None:  # pylint: disable=invalid-name  # the base class's name
-            """Announce the whole body, and maybe send less."""
-            status, body, sent = state.next_response()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[:sent])
-
-        def log_message(self, *_: Any) -> None:  # pylint: disable=arguments-differ
-            """Log nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state = Site(f"http://127.0.0.1:{server.server_port}/adult.zip", [])
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    """A real HTTP server, which gives the made-up files unless the test sets other responses."""
+    state = Site([(200, zip_of(FILES), None)])
+    with served(Request.application(state.respond)) as address:
+        state.url = f"{address}/adult.zip"
         yield state
-        server.shutdown()
-        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry a download twice, without pauses."""
+    monkeypatch.setattr(download, "ATTEMPTS", 3)
+    monkeypatch.setattr(download, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(download, "TIMEOUT_S", 2)
 
 
 @pytest.fixture
 def load(contract: Contract, tmp_path: Path) -> Callable[..., Dataset]:
-    """Return `load_dataset` with its cache and quarantine under tmp_path, and quick retries."""
+    """Return `load_dataset` with its cache and quarantine under tmp_path."""
 
     def load_here(source: Source, folder: Path | None = None) -> Dataset:
         settings = Settings(data_dir=str(tmp_path), census_data_dir=str(folder or ""))
-        return load_dataset(contract, settings, source, Retries(3, backoff_s=0.01, timeout_s=2))
+        return load_dataset(contract, settings, source)
 
     return load_here
 
@@ -125,36 +116,36 @@ def test_a_named_folder_is_read_and_nothing_is_downloaded(load, folder, site, tm
     assert site.requests == 0 and not (tmp_path / "raw").exists()
 
 
-def test_a_named_folder_with_another_checksum_is_rejected_with_both_checksums(load, folder):
-    changed = FILES["adult.data"].replace(b"41", b"42")
-    (folder / "adult.data").write_bytes(changed)
-    with pytest.raises(SourceError) as caught:
-        load(census_of(FILES), folder)
-    for content in (changed, FILES["adult.data"]):
-        assert hashlib.sha256(content).hexdigest() in str(caught.value)
-    assert "adult.data" in str(caught.value) and "CENSUS_DATA_DIR" in str(caught.value)
+CHANGED = FILES["adult.data"].replace(b"41", b"42")
+SUMS = ".*".join(hashlib.sha256(content).hexdigest() for content in (CHANGED, FILES["adult.data"]))
 
 
-def test_a_named_folder_without_a_file_is_an_error_and_starts_no_download(load, folder, site):
-    (folder / "adult.test").unlink()
-    with pytest.raises(SourceError, match="adult.test: No such file") as caught:
+@pytest.mark.parametrize(
+    ("content", "message"), [(CHANGED, f"{SUMS}.* CENSUS_DATA_DIR"), (None, "No such file")]
+)
+def test_a_named_folder_without_a_file_is_an_error_and_starts_no_download(
+    load, folder, site, content, message
+):
+    (folder / "adult.data").unlink()
+    if content:
+        (folder / "adult.data").write_bytes(content)
+    with pytest.raises(SourceError, match=f"adult.data.*: .*{message}") as caught:
         load(census_of(FILES, site.url), folder)
     assert not isinstance(caught.value, SourceUnavailable) and site.requests == 0
 
 
-def test_a_download_fills_the_cache_and_the_cache_is_used_next(load, site, tmp_path):
-    body = zip_of(FILES)
-    site.responses = [(200, body, len(body))]
-    first = load(census_of(FILES, site.url))
-    second = load(census_of(FILES, site.url))
+def test_a_download_fills_the_cache_which_is_used_while_it_is_valid(load, site, tmp_path):
+    first, second = load(census_of(FILES, site.url)), load(census_of(FILES, site.url))
     assert first.digest == second.digest and site.requests == 1
-    cached = {path.name: path.read_bytes() for path in (tmp_path / "raw" / "uci").iterdir()}
-    assert cached == FILES
+    cache = tmp_path / "raw" / "uci"
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == FILES
+    (cache / "adult.data").write_bytes(b"cut off")
+    assert load(census_of(FILES, site.url)).digest == first.digest and site.requests == 2
+    assert (cache / "adult.data").read_bytes() == FILES["adult.data"]
 
 
 def test_a_failing_or_truncated_download_is_retried(load, site):
-    body = zip_of(FILES)
-    site.responses = [(503, b"busy", 4), (200, body, len(body) // 2), (200, body, len(body))]
+    site.responses = [(503, b"busy", 4), (200, zip_of(FILES), 100), *site.responses]
     assert len(load(census_of(FILES, site.url)).train) == 3
     assert site.requests == 3
 
@@ -172,16 +163,9 @@ def test_a_download_that_fails_for_good_is_unavailable_with_the_reason(
     load, site, response, attempts, reason
 ):
     site.responses = [response]
-    with pytest.raises(SourceUnavailable, match=reason) as caught:
+    with pytest.raises(SourceUnavailable, match=f"in {attempts} attempt.*{reason}.*synthetic"):
         load(census_of(FILES, site.url))
-    assert f"in {attempts} attempt(s)" in str(caught.value) and site.requests == attempts
-    assert "--data synthetic" in str(caught.value)
-
-
-def test_an_unreachable_site_is_unavailable_and_the_cache_stays_empty(load, tmp_path):
-    with pytest.raises(SourceUnavailable, match="could not be downloaded"):
-        load(census_of(FILES, f"http://127.0.0.1:{free_port()}/adult.zip"))
-    assert not (tmp_path / "raw").exists()
+    assert site.requests == attempts
 
 
 @pytest.mark.parametrize(
@@ -194,21 +178,11 @@ def test_an_unreachable_site_is_unavailable_and_the_cache_stays_empty(load, tmp_
 def test_a_zip_with_the_wrong_files_is_rejected_and_the_cache_stays_empty(
     load, site, tmp_path, files, message
 ):
-    body = zip_of(files)
-    site.responses = [(200, body, len(body))]
+    site.responses = [(200, zip_of(files), None)]
     with pytest.raises(SourceError, match=message) as caught:
         load(census_of(FILES, site.url))
     assert not isinstance(caught.value, SourceUnavailable)
     assert not (tmp_path / "raw").exists()
-
-
-def test_an_invalid_cache_is_replaced(load, site, tmp_path):
-    body = zip_of(FILES)
-    site.responses = [(200, body, len(body))]
-    load(census_of(FILES, site.url))
-    (tmp_path / "raw" / "uci" / "adult.data").write_bytes(b"cut off")
-    assert len(load(census_of(FILES, site.url)).train) == 3
-    assert (tmp_path / "raw" / "uci" / "adult.data").read_bytes() == FILES["adult.data"]
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -232,13 +206,8 @@ def test_rows_that_break_the_contract_are_quarantined_with_their_problems(load, 
     test = FILES["adult.test"] + 50 * FILES["adult.test"].partition(b"\n")[2]
     found = load_texts(load, folder, FILES | {"adult.data": text.encode(), "adult.test": test})
     assert (len(found.train), found.rejected) == (3, 4)
-    assert found.problems == {
-        "age": 1,
-        "occupation": 1,
-        "hours_per_week": 1,
-        "income": 1,
-        "row": 1,
-    }
+    fields = ["age", "occupation", "hours_per_week", "income", "row"]
+    assert found.problems == dict.fromkeys(fields, 1)
     text = (tmp_path / "quarantine-uci.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     assert [(line["source"], line["line"]) for line in lines] == [
@@ -253,56 +222,34 @@ def test_rows_that_break_the_contract_are_quarantined_with_their_problems(load, 
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("row", "problem"),
     [
-        ((ROW.removesuffix("?, ") + "<=50K\n") * 3, "no valid row, e.g. row: expected 15 fields"),
-        ("", "the file is empty"),
-        ("\n\n", "the file is empty"),
-        ("|1x3 Cross validator\n", "no rows"),
-        ((ROW + "rich\n") * 3, "no valid row, e.g. income: expected one of"),
+        (ROW.removesuffix("?, ") + "<=50K\n", "row: expected 15 fields"),
+        (ROW + "rich\n", "income: expected one of"),
     ],
 )
-def test_a_file_that_is_wrong_as_a_whole_is_an_error(load, folder, text, message):
-    with pytest.raises((SourceError, TableError), match=f"adult.test: {message}"):
-        load_texts(load, folder, FILES | {"adult.test": text.encode()})
+def test_a_file_without_a_valid_row_is_an_error(load, folder, row, problem):
+    with pytest.raises(SourceError, match=f"adult.test: no valid row, e.g. {problem}"):
+        load_texts(load, folder, FILES | {"adult.test": row.encode() * 3})
 
 
 def test_the_digest_follows_the_content_alone(load, folder):
     first = load(census_of(FILES), folder)
     again = load_texts(load, folder, FILES | {"adult.data": FILES["adult.data"] + b"\n"})
-    other_text = FILES["adult.data"].replace(b"41,", b"42,", 1)
-    other = load_texts(load, folder, FILES | {"adult.data": other_text})
+    other = load_texts(load, folder, FILES | {"adult.data": CHANGED})
     assert first.digest == again.digest != other.digest
 
 
 # --- the halves of the test split ---------------------------------------------------------------
 
 
-def many_rows(record: dict[str, Any]) -> pd.DataFrame:
-    """Return 700 people twice, with another weight and label the second time."""
-    people = [
-        record | {"age": age, "capital_gain": gain} for age in range(20, 90) for gain in range(10)
-    ]
-    first = pd.DataFrame(people).assign(fnlwgt=1, income=0)
-    second = pd.DataFrame(people).assign(fnlwgt=2, income=1)
-    return pd.concat([first, second], ignore_index=True)
-
-
-def test_each_row_is_on_one_side_by_its_input_columns_alone(contract, record):
-    rows = many_rows(record)
-    judge, traffic = split_judge_traffic(rows, contract)
-    assert sorted([*judge.index, *traffic.index]) == list(rows.index)
-    assert 0.4 < len(judge) / len(rows) < 0.6
-    assert set(judge.index[judge.index < 700] + 700) == set(judge.index[judge.index >= 700])
-    shuffled, _ = split_judge_traffic(rows.sample(frac=1, random_state=0), contract)
-    assert set(shuffled.index) == set(judge.index)
-
-
-def test_the_side_of_a_row_never_changes(contract, record):
+def test_the_side_of_a_row_never_changes_and_follows_from_its_input_columns(contract, record):
     """A judge row that moved to traffic could reach a later training set."""
-    rows = pd.DataFrame([record | {"age": age, "income": 0} for age in range(20, 32)])
-    judge, _ = split_judge_traffic(rows, contract)
-    assert judge["age"].tolist() == [20, 21, 22, 24, 25, 28, 29, 30]
+    people = pd.DataFrame([record | {"age": age, "income": 0} for age in range(20, 32)])
+    rows = pd.concat([people.assign(fnlwgt=1), people.assign(fnlwgt=2, income=1)])
+    judge, traffic = split_judge_traffic(rows, contract)
+    assert judge["age"].tolist() == [20, 21, 22, 24, 25, 28, 29, 30] * 2
+    assert traffic["age"].tolist() == [23, 26, 27, 31] * 2
 
 
 def test_traffic_rows_are_written_as_requests_with_labels(contract, record, tmp_path):
@@ -310,7 +257,6 @@ def test_traffic_rows_are_written_as_requests_with_labels(contract, record, tmp_
     write_requests(frame, contract, tmp_path / "traffic.jsonl")
     line = json.loads((tmp_path / "traffic.jsonl").read_text(encoding="utf-8"))
     assert line == {"record": record | {"workclass": None}, "label": 1}
-    assert contract.check(line["record"]) == []
 
 
 # --- the real files -----------------------------------------------------------------------------
@@ -367,11 +313,8 @@ class Table:
         path = self.folder / "source.yaml"
         path.write_text(self.description, encoding="utf-8")
         given = {"source": str(path), "data_dir": str(self.folder / "data"), **settings}
-        return load_dataset(
-            load_contract(self.folder / "features.yaml"),
-            Settings.model_validate(given),
-            retries=Retries(2, backoff_s=0.01, timeout_s=2),
-        )
+        contract = load_contract(self.folder / "features.yaml")
+        return load_dataset(contract, Settings.model_validate(given))
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of the source."""
@@ -443,17 +386,9 @@ def test_several_files_are_joined_or_are_the_splits(loans):
     assert [file.rows_train for file in found.files] == [400, 0]
 
 
-def test_files_are_read_from_a_bucket(loans, tmp_path, monkeypatch):
-    with gcs_emulator(tmp_path / "bucket") as address:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        Folder("gs://tests/loans").write("loans.csv", loan_rows(400).encode())
-        loans.description = DESCRIPTION.replace("address: rows", "address: gs://tests/loans")
-        assert len(loans.load().train) > 200
-
-
 def test_a_single_file_is_downloaded_checked_and_cached(loans, site):
     content = loan_rows(400).encode()
-    site.responses = [(200, content, len(content))]
+    site.responses = [(200, content, None)]
     address = site.url.replace("adult.zip", "loans.csv")
     loans.description = DESCRIPTION.replace("address: rows", f"address: {address}")
     sha256 = hashlib.sha256(content).hexdigest()
@@ -469,11 +404,8 @@ def test_a_single_file_is_downloaded_checked_and_cached(loans, site):
 BY_HASH = "by: hash, test_share: 0.25"
 WRONG = {  # the text that is replaced, its replacement and the message
     "an unknown key": ("address: rows", "adress: rows", "unknown field `adress`"),
-    "an unknown format": ("decimal:", "decimals:", r"unknown field `decimals` - at `\$.format`"),
     "an invalid value": ('","', '";"', r"source.yaml: .*`\$.format.decimal`"),
     "an invalid share": ("0.25", "1.5", "test_share"),
-    "an unknown split": ("by: hash", "by: luck", "luck"),
-    "an invalid checksum": ('""', "5b00", "files"),
     "a reserved name": ("name: loans", "name: synthetic", "name: got synthetic, expected another"),
     "an unsafe name": ("name: loans", "name: ../x", r"\$.name"),
     "a path outside": ("loans.csv", "../loans.csv", "files: got '../loans.csv', expected a name"),
@@ -486,7 +418,6 @@ WRONG = {  # the text that is replaced, its replacement and the message
         "by: files, train: [a.csv], test: []",
         "split.test: got no file(.|\n)*split: got a.csv, expected names of `files`",
     ),
-    "an invalid date": (BY_HASH, "by: time, column: amount, test_from: 2026", "test_from"),
     "a column without dates": (
         BY_HASH,
         "by: time, column: amount, test_from: 2026-01-01",
@@ -512,9 +443,6 @@ def test_few_odd_labels_are_quarantined(loans):
     lines = loan_rows(400).splitlines()
     loans.write("loans.csv", "\n".join([*lines, "9;9;car;3", "9;9;car;4"]))
     assert loans.load().problems == {"repaid": 2}
-    loans.write("loans.csv", "\n".join([*lines, *["9;9;car;3"] * 20]))
-    with pytest.raises(SourceError, match="20 of 420 rows have 1 other label"):
-        loans.load()
 
 
 @pytest.mark.parametrize(
@@ -535,39 +463,20 @@ def test_a_contract_that_the_rows_do_not_suit_is_one_message(loans, old, new, me
 
 
 def test_the_marks_of_one_column_are_missing_there_alone(loans):
-    loans.contract = LOANS.replace("description: purpose,", "description: purpose, MISSING,")
-    loans.contract = loans.contract.replace("MISSING", "missing: allow")
+    loans.contract = LOANS.replace("[car, school]", "[bus, school], missing: allow")
     loans.description = DESCRIPTION.replace("labels:", "missing_in: {purpose: [car]}, labels:")
-    loans.contract = loans.contract.replace("[car, school]", "[bus, school]")
-    found = loans.load()
-    assert set(found.train["purpose"]) == {"?", "school"}
+    assert set(loans.load().train["purpose"]) == {"?", "school"}
 
 
-def test_ingested_files_have_the_values_of_the_source_and_any_kind(
-    loans, contract, tmp_path, monkeypatch
-):
-    """The census's test half was rejected as a feed: its labels end with a full stop."""
-    header = ",".join([*contract.by_name, "income"]) + "\n"
-    text = header + FILES["adult.test"].decode().partition("\n")[2]
-    table = read_table("2026-10.csv", text.encode(), contract, feed_format(Settings()))
-    assert table.raw["income"].tolist() == [">50K", "<=50K"]
+def test_ingested_files_have_the_values_of_the_source_and_any_kind(loans, monkeypatch):
     loans.load()
-    path = loans.folder / "source.yaml"
+    contract = load_contract(loans.folder / "features.yaml")
+    monkeypatch.setenv("CONTRACT", str(loans.folder / "features.yaml"))
     rows = b'{"amount": 3, "purpose": "car", "Repaid": 2}'
-    table = read_table(
-        "2026-10.jsonl",
-        rows,
-        load_loans(loans),
-        feed_format(Settings.model_validate({"source": str(path)})),
-    )
+    table = read_table("2026-10.jsonl", rows, contract, feed_format(Settings()))
     assert table.raw["repaid"].tolist() == ["no"]
-    monkeypatch.setenv("CONTRACT", str(tmp_path / "rows/features.yaml"))
+    (loans.folder / "source.yaml").unlink()
     assert feed_format(Settings()) == TableFormat(), "no description lies beside the contract"
-
-
-def load_loans(table: Table) -> Contract:
-    """Return the contract of a table that has been loaded."""
-    return load_contract(table.folder / "features.yaml")
 
 
 def test_a_split_by_time_trains_on_the_past(loans):

@@ -16,7 +16,8 @@ from tests.conftest import free_port, gcs_emulator, made_up_rows, served
 from training.data.storage import FilesUnavailable, Folder, read_file
 from training.data.store import Batch, Store, StoreError, UnknownBatch
 
-BATCH = Batch("ab" * 32, "feed.csv", "2026-10", 40, 0, 0, "2026-11-01T00:00:00+00:00")
+LABELS = ("<=50K", ">50K")
+BATCH = Batch("ab" * 32, "feed.csv", "2026-10", 40, 0, 0, "2026-11-01T00:00:00+00:00", LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +43,15 @@ def rows(contract) -> pd.DataFrame:
     return made_up_rows(contract, 40).assign(prediction_id=ids, predicted_at=[5.5, *[np.nan] * 39])
 
 
-def test_a_batch_comes_back_as_it_was_with_its_entry(store, rows):
+def test_a_batch_is_added_once_and_comes_back_as_it_was(store, rows):
     assert store.batches() == [] and store.find(BATCH.sha256) is None
     added = store.append(BATCH, rows)
     assert added == msgspec.structs.replace(BATCH, rows_sha256=added.rows_sha256)
+    again = msgspec.structs.replace(BATCH, ingested_at="2026-12-01T00:00:00+00:00")
+    assert store.append(again, rows.head(3)) is None
     assert store.batches() == [added] and store.find(BATCH.sha256) == added
     pd.testing.assert_frame_equal(store.rows(added), rows)
     assert store.prediction_ids(added) == {"p0", "p1"}
-
-
-def test_batches_are_listed_by_period(store, rows):
-    older = msgspec.structs.replace(BATCH, sha256="cd" * 32, period="2026-09")
-    store.append(BATCH, rows)
-    store.append(older, rows.head(3))
-    assert [batch.period for batch in store.batches()] == ["2026-09", "2026-10"]
-
-
-def test_the_same_file_is_not_added_again(store, rows):
-    first = store.append(BATCH, rows)
-    again = msgspec.structs.replace(BATCH, ingested_at="2026-12-01T00:00:00+00:00")
-    assert store.append(again, rows.head(3)) is None
-    assert store.batches() == [first]
 
 
 def test_of_many_concurrent_appends_of_one_file_one_succeeds(tmp_path, rows):
@@ -110,16 +99,15 @@ def test_a_changed_entry_is_rejected_with_its_name(tmp_path, rows):
 
 
 def test_a_forgotten_prediction_is_in_no_file_of_the_store(store, rows):
-    other = msgspec.structs.replace(BATCH, sha256="cd" * 32, period="2026-09")
+    other = msgspec.structs.replace(BATCH, sha256="cd" * 32, period="2026-09", rows=5)
     store.append(BATCH, rows)
     store.append(other, rows.tail(5))
     assert store.forget("p1") == 1 and store.forget("p1") == 0
-    kept = [store.rows(batch) for batch in store.batches()]
-    assert [len(frame) for frame in kept] == [5, 39]
-    assert "p1" not in {key for frame in kept for key in frame["prediction_id"]}
-    names = store.folder.names()
-    assert len([name for name in names if name.endswith(".parquet")]) == 2
-    assert [batch.rows for batch in store.batches()] == [40, 39]
+    batches = store.batches()
+    assert [(one.period, one.rows) for one in batches] == [("2026-09", 5), ("2026-10", 39)]
+    assert [len(store.rows(one)) for one in batches] == [5, 39]
+    assert "p1" not in set().union(*map(store.prediction_ids, batches))
+    assert len([name for name in store.folder.names() if name.endswith(".parquet")]) == 2
 
 
 def test_a_removed_file_leaves_no_version_in_a_bucket(monkeypatch):

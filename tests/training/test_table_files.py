@@ -92,17 +92,13 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "tabs": ("f.tsv", as_text(ROWS, "\t")),
     "vertical bars": ("f.txt", as_text(ROWS, "|")),
     "upper case ending": ("F.CSV", PLAIN),
-    "gzip": ("f.csv.gz", zipped(PLAIN)),
     "gzip without the ending": ("f.csv", zipped(PLAIN)),
     "gzip of JSON lines": ("f.jsonl.GZ", zipped(JSON_LINES)),
-    "the separator's line": ("f.csv", f"\ufeffsep=,\r\n{PLAIN}"),
-    "another separator's line": ("f.csv", "SEP=;\n" + as_text(ROWS, ";")),
+    "the separator's line": ("f.csv", "\ufeffSEP=;\r\n" + as_text(ROWS, ";")),
     "an unnamed index and another column": ("f.csv", INDEXED),
     "quotes": ("f.csv", FRAME.to_csv(index=False, quoting=1)),
-    "other spellings": ("f.csv", PLAIN.replace(HEADER, "AMOUNT, First-use ,Purpose,REPAID")),
-    "dots": ("f.csv", PLAIN.replace("first_use", "First.use")),
+    "other spellings": ("f.csv", PLAIN.replace(HEADER, "AMOUNT, First.use ,Purpose,REPAID")),
     "another order": ("f.csv", FRAME.iloc[:, ::-1].to_csv(index=False)),
-    "leading blanks": ("f.csv", PLAIN.replace(",", ", ")),
     "padded values": ("f.csv", PLAIN.replace(",", "   ,").replace("\n", "  \n")),
     "whole numbers with a point": ("f.csv", POINTS),
     "flat JSON lines": ("f.jsonl", JSON_LINES),
@@ -133,7 +129,6 @@ def parquet(frame: pd.DataFrame) -> bytes:
         {},
         {"amount": [Decimal("1200"), Decimal("900.00")]},
         {"amount": [1200.0, 900.0]},
-        {"amount": pd.array([1200, 900], dtype="Int64")},
         {"amount": ["1200", "900.0"]},
         {"purpose": pd.Categorical(["car", "school trip"])},
         {"purpose": ["car ", " school trip"]},
@@ -147,15 +142,12 @@ def test_a_parquet_file_of_any_column_types_is_read(loans, change):
     assert [type(value) for value in table.raw["amount"]] == [int, int]
 
 
-@pytest.mark.parametrize("text", ["", " ", "?", "NA", "N/A", "nan", "NaN", "null"])
+@pytest.mark.parametrize("text", ["", " ", "?", "NA", "null"])
 def test_a_missing_value_has_many_spellings(loans, text):
-    table = read_table("f.csv", as_text([(text, 3, text, "is repaid")]).encode(), loans)
-    assert values(table) == [(None, 3, None, "is repaid")]
-
-
-def test_a_listed_category_is_not_a_missing_value(loans):
-    table = read_table("f.csv", as_text([("None", 3, "None", "is repaid")]).encode(), loans)
-    assert values(table) == [(None, 3, "None", "is repaid")]
+    """A listed category, such as None, is not a missing value."""
+    rows = [(text, 3, text, "is repaid"), ("None", 3, "None", "is repaid")]
+    expected = [(None, 3, None, "is repaid"), (None, 3, "None", "is repaid")]
+    assert values(read_table("f.csv", as_text(rows).encode(), loans)) == expected
 
 
 def test_missing_values_of_parquet_and_json_are_none(loans):
@@ -213,7 +205,7 @@ def test_other_names_of_a_column_are_aliases_in_the_contract(tmp_path):
     assert values(table) == ROWS
 
 
-def test_without_a_contract_all_columns_are_texts(loans):
+def test_without_a_contract_all_columns_are_texts():
     text = f",{HEADER}\n0,1200.0, 3 ,car,NA\n"
     table = read_table("f.csv", text.encode(), None)
     assert table.raw.to_dict("list") == {
@@ -228,7 +220,6 @@ def test_without_a_contract_all_columns_are_texts(loans):
     assert read_table("f.parquet", parquet(frame), None).raw.to_dict("list") == expected
     lines = frame.to_json(orient="records", lines=True).encode()
     assert read_table("f.jsonl", lines, None).raw.to_dict("list") == expected
-    assert loans
 
 
 def test_labelled_records_keep_the_identity_of_their_predictions(loans):
@@ -250,6 +241,7 @@ def test_labelled_records_keep_the_identity_of_their_predictions(loans):
 def test_a_format_names_columns_marks_and_junk(loans):
     text = "|3 rows\n1.200;3;car;is repaid.\n900;12;school trip;is repaid\n12,00;1;car;-\n"
     table_format = TableFormat(
+        kind="csv",
         header=tuple(COLUMNS),
         decimal=",",
         thousands=".",
@@ -257,9 +249,7 @@ def test_a_format_names_columns_marks_and_junk(loans):
         label_suffix=".",
         missing=("-",),
     )
-    table = read_table(
-        "any", text.encode(), loans, msgspec.structs.replace(table_format, kind="csv")
-    )
+    table = read_table("any", text.encode(), loans, table_format)
     assert values(table) == [
         (1200, 3, "car", "is repaid"),
         (900, 12, "school trip", "is repaid"),
@@ -268,7 +258,7 @@ def test_a_format_names_columns_marks_and_junk(loans):
     assert table.raw.index.tolist() == [2, 3, 4]
 
 
-@pytest.mark.parametrize("number", ["1.200", "1,200", "1'200", "1 200"])
+@pytest.mark.parametrize("number", ["1.200", "1'200"])
 def test_marks_that_the_format_does_not_name_are_not_guessed(loans, number):
     table_format = TableFormat(decimal="," if "." in number else ".")
     text = as_text([(number, 3, "car", "is repaid")], ";")
@@ -278,7 +268,7 @@ def test_marks_that_the_format_does_not_name_are_not_guessed(loans, number):
     assert number not in str(table.notes)
 
 
-@pytest.mark.parametrize("number", ["12,34", "1,2345", "1,,200", ",200"])
+@pytest.mark.parametrize("number", ["12,34", "1,2345"])
 def test_a_thousands_mark_in_another_place_is_no_number(loans, number):
     text = as_text([(f'"{number}"', 3, "car", "is repaid")])
     table = read_table("f.csv", text.encode(), loans, TableFormat(thousands=","))
@@ -321,14 +311,10 @@ WRITERS: list[Callable[[pd.DataFrame], tuple[str, bytes]]] = [
 @pytest.mark.parametrize(
     ("words", "labels", "classes"),
     [
-        (("1", "0"), [1, 0, 1], [0, 1, 0]),
         (("1", "0"), [1.0, 0.0, 1.0], [0, 1, 0]),
-        (("1", "0"), ["1", "0", "1"], [0, 1, 0]),
         (("1", "2"), [1, 2, 1], [0, 1, 0]),
-        (("0", "1"), [1, 0, 1], [1, 0, 1]),
         (("true", "false"), [True, False, True], [0, 1, 0]),
         (("True", "False"), ["True", "False", "True"], [0, 1, 0]),
-        (("no", "yes"), ["yes", "no", "yes"], [1, 0, 1]),
         (("stays", "leaves"), [1, 0, 1], [1, 0, 1]),
         (("stays", "leaves"), ["leaves", "stays", "leaves"], [1, 0, 1]),
     ],
@@ -340,8 +326,7 @@ def test_labels_are_compared_as_the_contract_writes_them(tmp_path, write, words,
 
 
 @pytest.mark.parametrize(
-    ("negative", "positive", "label"),
-    [("1", "2", "0"), ("true", "false", "1"), ("no", "yes", "0"), ("0", "1", "true")],
+    ("negative", "positive", "label"), [("1", "2", "0"), ("no", "yes", "0"), ("0", "1", "true")]
 )
 def test_a_class_number_is_rejected_where_it_could_mean_either_class(
     tmp_path, negative, positive, label
@@ -365,19 +350,15 @@ def test_labels_that_the_file_writes_differently_are_named_in_the_format(loans):
     assert table.raw["repaid"].tolist() == ["is repaid", "stays due", "0"]
 
 
-def test_codes_as_categories_are_read_from_numbers(tmp_path):
+@pytest.mark.parametrize(("write", "one"), list(zip(WRITERS, (1, 1.0, 1.0))))
+def test_codes_as_categories_are_read_from_numbers(tmp_path, write, one):
     contract = write_contract(
         tmp_path,
         "target: {name: churn, negative: stays, positive: leaves, description: who leaves}\n"
         "features: [{name: senior, kind: nominal, description: old, categories: ['0', '1']}]",
     )
-    frame = pd.DataFrame({"senior": [0, 1], "churn": ["stays", "leaves"]})
-    for write in WRITERS:
-        for table in (frame, frame.assign(senior=[0.0, 1.0])):
-            name, content = write(table)
-            raw = read_table(name, content, contract).raw
-            if name != "f.csv" or table is frame:
-                assert raw["senior"].tolist() == ["0", "1"]
+    name, content = write(pd.DataFrame({"senior": [1 - one, one], "churn": ["stays", "leaves"]}))
+    assert read_table(name, content, contract).raw["senior"].tolist() == ["0", "1"]
 
 
 # --- what is not understood ---------------------------------------------------------------------
@@ -411,6 +392,11 @@ ERRORS: dict[str, tuple[str, str | bytes, str]] = {
     "a JSON array": ("f.jsonl", '[{"amount": 1}]', "f.jsonl, line 1: a JSON array"),
     "records without a column": ("f.jsonl", LOST, "f.jsonl: wrong columns: missing first_use."),
     "empty objects": ("f.jsonl", "{}\n", "missing amount, first_use, purpose, repaid"),
+    "a Parquet column twice": (
+        "f.parquet",
+        parquet(FRAME.assign(Amount=1)),
+        r"columns 1 \(amount\) and 5 \(Amount\)",
+    ),
     "not Parquet": ("f.parquet", PLAIN, "f.parquet: not a Parquet file"),
 }
 
@@ -424,12 +410,6 @@ def test_a_file_that_is_not_understood_is_one_error_without_its_values(
         read_table(name, content, loans)
     for value in ("1200", "900", "school trip", "caf"):
         assert value not in str(caught.value)
-
-
-def test_a_parquet_column_that_is_there_twice_is_named(loans):
-    frame = pd.DataFrame(ROWS, columns=COLUMNS).assign(Amount=1)
-    with pytest.raises(TableError, match=r"columns 1 \(amount\) and 5 \(Amount\)"):
-        read_table("f.parquet", parquet(frame), loans)
 
 
 @pytest.mark.parametrize(

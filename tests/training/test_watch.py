@@ -87,8 +87,8 @@ def labels(contract: Contract, tmp_path: Path, monkeypatch) -> Callable[..., Non
 
     def ingest(rows: int, predicted_at: float = np.nan) -> None:
         frame = made_up_rows(contract, rows).assign(prediction_id=None, predicted_at=predicted_at)
-        at = datetime.now(UTC).isoformat()
-        store.append(Batch(uuid.uuid4().hex, "feed.csv", "2026-11", rows, 0, 0, at), frame)
+        at, labels = datetime.now(UTC).isoformat(), contract.target.labels
+        store.append(Batch(uuid.uuid4().hex, "feed.csv", "2026-11", rows, 0, 0, at, labels), frame)
 
     return ingest
 

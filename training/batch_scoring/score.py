@@ -28,6 +28,7 @@ import pyarrow as pa
 from pyarrow import dataset, parquet
 
 from config.contract import Contract, load_contract
+from config.feature import Feature
 from training.batch_scoring.spark import spark_session
 from training.data.columns import check_repeated, folder_values, match_columns
 from training.data.errors import TableError
@@ -60,7 +61,7 @@ class Task(NamedTuple):
 
     number: int
     fragment: dataset.ParquetFileFragment
-    folder_values: dict[str, Any]  # by column: sex=Female/part.parquet
+    folder_values: dict[str, Any]  # JSON values by column: sex=Female/part.parquet
 
 
 class Counts(NamedTuple):
@@ -122,15 +123,11 @@ class Scorer:
         values = unseen_values(frame[valid], typed, self.contract)
         unseen = Counter({name: sum(rows.values()) for name, rows in values.items()})
         good, bad = table.filter(pa.array(valid)), table.filter(pa.array(~valid))
-        for (name, kind), column in zip(ADDED.items(), self.added(typed), strict=True):
-            good = good.append_column(name, pa.array(column, kind))
-        return good, bad.append_column("problems", pa.array(problems, pa.string())), unseen
-
-    def added(self, typed: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return the columns that scoring adds to valid rows."""
         probability = self.score(typed)
-        classes = (probability >= self.threshold).astype(np.int8)
-        return probability, classes, [self.version] * len(probability)
+        added = probability, probability >= self.threshold, [self.version] * len(typed)
+        for (name, kind), column in zip(ADDED.items(), added, strict=True):
+            good = good.append_column(name, pa.array(column).cast(kind))
+        return good, bad.append_column("problems", pa.array(problems, pa.string())), unseen
 
     def inputs(self, table: pa.Table) -> pd.DataFrame:
         """Return the contract's input columns of a table, under the contract's names."""
@@ -242,10 +239,14 @@ def find_tasks(source: str, files: Sequence[str], contract: Contract) -> Iterato
         columns = column_names(filesystem, name)
         texts = folder_texts(name, path, contract)
         texts = {key: text for key, text in texts.items() if key not in columns}
-        found = match_file(name, [*columns, *texts], contract)
+        features = match_file(name, [*columns, *texts], contract)
+        values = {
+            key: features[key].parse(text) if text is not None and key in features else text
+            for key, text in texts.items()
+        }
         (fragment,) = dataset.dataset(name, format="parquet", filesystem=filesystem).get_fragments()
         for row_group in fragment.split_by_row_group():
-            yield Task(number, row_group, json_values(texts, found, contract))
+            yield Task(number, row_group, values)
             number += 1
     if not number:
         raise ScoringError(f"{source}: no rows; expected {SUFFIX} files with rows.")
@@ -270,19 +271,8 @@ def folder_texts(name: str, source: str, contract: Contract) -> dict[str, str | 
     return {key: texts[key] for key in texts if key in below or key in contract.by_name}
 
 
-def json_values(
-    texts: dict[str, str | None], columns: dict[str, str], contract: Contract
-) -> dict[str, Any]:
-    """Return the values of folders' names; those of the contract's columns have its types."""
-    features = {column: contract[name] for name, column in columns.items()}
-    return {
-        column: features[column].parse(text) if text is not None and column in features else text
-        for column, text in texts.items()
-    }
-
-
-def match_file(name: str, columns: list[str], contract: Contract) -> dict[str, str]:
-    """Return the file's column for each column of the contract.
+def match_file(name: str, columns: list[str], contract: Contract) -> dict[str, Feature]:
+    """Return the feature of each of the file's columns that has one.
 
     Raises ScoringError unless the file has the input columns, each column once, and none that
     scoring adds.
@@ -294,7 +284,7 @@ def match_file(name: str, columns: list[str], contract: Contract) -> dict[str, s
         raise ScoringError(f"{err} The file has {', '.join(columns)}. Nothing was scored.") from err
     if taken := [column for column in (*ADDED, "problems") if column in columns]:
         raise ScoringError(f"{name}: scoring adds {', '.join(taken)}. Rename this column first.")
-    return {feature: columns[place] for feature, place in places.items()}
+    return {columns[place]: contract[feature] for feature, place in places.items()}
 
 
 def run(

@@ -5,10 +5,9 @@ from argparse import Namespace
 
 from config.contract import load_contract
 from config.runtime.settings import read_settings
-from training.data.batches import BatchRejected, Limits, forget_rejected, ingest
+from training.data.batches import BatchRejected, forget_rejected, ingest, intake_of
 from training.data.proposal import init_table
 from training.data.rows import counted, write_requests
-from training.data.source import feed_format
 from training.data.storage import Folder
 from training.data.store import Store
 from training.data.synthetic import synthesize
@@ -36,16 +35,9 @@ def run_ingest(options: Namespace) -> None:
     if options.undo:
         undo_ingest(options.undo, store, settings.feed_address)
         return
-    limits = Limits(options.max_rejected, options.allow_one_class)
-    where = store, load_contract(), settings.batch_quarantine
+    intake = intake_of(settings, options.max_rejected, options.allow_one_class)
     try:
-        done = ingest(
-            options.file,
-            options.period,
-            *where,
-            limits=limits,
-            table_format=feed_format(settings),
-        )
+        done = ingest(options.file, options.period, intake)
     except BatchRejected as err:
         sys.exit("\n  ".join([str(err), *err.examples]))
     batch = done.batch

@@ -186,11 +186,9 @@ def downsample_old_rows(rows: TrainingRows, recent_weight: float, seed: int) -> 
     """Return the rows with one in `recent_weight` of the old ones, drawn at random.
 
     So a recent row weighs `recent_weight` times as much. Repeated rows would be on both sides of a
-    fold, and calibration would need sample weights too. Without recent rows nothing changes. Raises
-    ValueError for a weight below 1.
+    fold, and calibration would need sample weights too. Without recent rows nothing changes.
+    recent_weight: at least 1, equal weights.
     """
-    if recent_weight < 1:
-        raise ValueError(f"recent_weight: got {recent_weight}, expected 1 (equal weights) or more")
     if recent_weight == 1 or not rows.recent.any():
         return rows
     # With the seed alone the numbers would be those that drew the income of synthetic rows.
@@ -262,18 +260,17 @@ def from_store(store: Store, contract: Contract) -> Iterator[SourceRows]:
 def with_label_texts(stored: pd.DataFrame, batch: Batch, contract: Contract) -> pd.DataFrame:
     """Return the rows of a batch with labels in place of classes.
 
-    A contract may exchange its labels after the batch was stored, and with them the classes. An old
-    batch does not have its labels. Raises StoreError for other labels.
+    A contract may exchange its labels after the batch was stored, and with them the classes. Raises
+    StoreError for other labels.
     """
-    labels = batch.labels or contract.target.labels
-    if set(labels) != set(contract.target.labels):
+    if set(batch.labels) != set(contract.target.labels):
         raise StoreError(
-            f"{batch.source}: stored with other labels; got {', '.join(labels)}, expected"
+            f"{batch.source}: stored with other labels; got {', '.join(batch.labels)}, expected"
             f" {', '.join(contract.target.labels)} (config/features.yaml). Take the batch back with"
             f" `python -m training ingest --undo {batch.sha256[:12]}` and ingest the file again."
         )
     name = contract.target.name
-    return stored.assign(**{name: stored[name].map(dict(enumerate(labels)))})
+    return stored.assign(**{name: stored[name].map(dict(enumerate(batch.labels)))})
 
 
 def from_feedback(feedback: Feedback, contract: Contract) -> SourceRows:

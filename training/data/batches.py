@@ -22,16 +22,17 @@ import msgspec
 import pandas as pd
 import structlog
 
-from config.contract import Contract
+from config.contract import Contract, load_contract
 from config.feature import MISSING, Problem
 from training.data.errors import TableError
 from training.data.rows import counted, row_texts
+from training.data.source import feed_format
 from training.data.storage import Folder, read_file, write_atomically
 from training.data.store import Batch, Store
 from training.data.table_files import IDENTITY, TableFormat, read_table
 from training.data.validation import check_rows, quarantine, unseen_values
 from training.errors import ExpectedError
-from training.settings import MAX_REJECTED_INGESTED
+from training.settings import MAX_REJECTED_INGESTED, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -57,9 +58,13 @@ class BatchRejected(ExpectedError):
         self.examples = list(examples)
 
 
-class Limits(NamedTuple):
-    """What a batch may lack."""
+class Intake(NamedTuple):
+    """Where batches go, how their files are read, and what a batch may lack."""
 
+    store: Store
+    contract: Contract
+    quarantine_dir: Path
+    table_format: TableFormat = TableFormat()
     max_rejected: float = MAX_REJECTED_INGESTED  # share of rows, in [0, 1]
     allow_one_class: bool = False
 
@@ -127,66 +132,61 @@ class Feed(NamedTuple):
     passed_over: list[str]  # names without a period or with another ending
 
 
-# pylint: disable-next=too-many-locals  # one step a line
-def ingest(
-    address: str,
-    period: str,
-    store: Store,
-    contract: Contract,
-    quarantine_dir: Path,
-    *,
-    limits: Limits = Limits(),
-    table_format: TableFormat = TableFormat(),
-) -> Ingested:
+def intake_of(settings: Settings, max_rejected: float, allow_one_class: bool) -> Intake:
+    """Return the intake into the store of the settings, with the format of their source."""
+    return Intake(
+        Store(Folder(settings.store_address)),
+        load_contract(),
+        settings.batch_quarantine,
+        feed_format(settings),
+        max_rejected,
+        allow_one_class,
+    )
+
+
+def ingest(address: str, period: str, intake: Intake) -> Ingested:
     """Check the file at a path or gs:// address and append its valid rows to the store.
 
-    Rejected rows go to a new file in `quarantine_dir`. A file that the store has changes nothing.
+    Rejected rows go to a new file of the quarantine. A file that the store has changes nothing.
     Raises BatchRejected, StoreError or FilesUnavailable.
     """
     check_period(address, period)
-    content = read_file(address)
+    store, content = intake.store, read_file(address)
     sha256 = hashlib.sha256(content).hexdigest()
     if batch := store.find(sha256):
         return known_file(batch, address, period)
-    checked, rejected, unseen, notes = found = check_batch(address, content, contract, table_format)
-    rejects = quarantine_dir / f"{period}-{sha256[:12]}.jsonl" if len(rejected) else None
-    if rejects:
-        quarantine(rejected, rejects)
-    faults = find_faults(rejected)
-    if problem := batch_problem(found, limits, contract):
-        raise batch_rejected(address, problem, faults, notes, rejects)
-    new = new_predictions(checked, known_predictions(checked, store))
-    same_period = [store.rows(batch) for batch in store.batches() if batch.period == period]
+    found = check_batch(address, content, intake)
+    rejects = None
+    if len(found.rejected):
+        rejects = intake.quarantine_dir / f"{period}-{sha256[:12]}.jsonl"
+        quarantine(found.rejected, rejects)
+    faults = find_faults(found.rejected)
+    if problem := batch_problem(found, intake):
+        raise batch_rejected(address, problem, faults, found.notes, rejects)
+    new = new_predictions(found.valid, store)
     batch = Batch(
         sha256=sha256,
         source=address,
         period=period,
         rows=len(new),
-        rejected=len(rejected),
-        duplicates=count_duplicates(new, same_period, contract),
+        rejected=len(found.rejected),
+        duplicates=count_duplicates(new, period, intake),
         ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        labels=contract.target.labels,
+        labels=intake.contract.target.labels,
     )
     added = store.append(batch, new)
     if added is None:  # another process was faster
         return known_file(store.find(sha256) or batch, address, period)
-    done = Ingested(added, True, len(checked) - len(new), rejects, faults, unseen, notes)
-    if unseen:  # no log line contains a value of a record
+    known = len(found.valid) - len(new)
+    done = Ingested(added, True, known, rejects, faults, found.unseen, found.notes)
+    if done.unseen:  # no log line contains a value of a record
         log.warning("values_read_as_missing", source=address, fields=done.read_as_missing)
-    if notes:
-        log.info("table_read", source=address, notes=notes)
+    if done.notes:
+        log.info("table_read", source=address, notes=done.notes)
     return done
 
 
-def ingest_feed(
-    address: str,
-    store: Store,
-    contract: Contract,
-    quarantine_dir: Path,
-    *,
-    limits: Limits = Limits(),
-    table_format: TableFormat = TableFormat(),
-) -> Feed:
+def ingest_feed(address: str, intake: Intake) -> Feed:
     """Ingest each file of a folder whose name starts with a period.
 
     A rejected file does not stop the others. Names that start with . or _ are not listed as passed
@@ -198,12 +198,8 @@ def ingest_feed(
             if not name.startswith((".", "_")):
                 feed.passed_over.append(name)
             continue
-        file = f"{address.rstrip('/')}/{name}"
         try:
-            where = store, contract, quarantine_dir
-            feed.done.append(
-                ingest(file, named["period"], *where, limits=limits, table_format=table_format)
-            )
+            feed.done.append(ingest(f"{address.rstrip('/')}/{name}", named["period"], intake))
         except BatchRejected as err:
             feed.rejected.append(str(err))
     if feed.passed_over:
@@ -252,21 +248,21 @@ def known_file(batch: Batch, address: str, period: str) -> Ingested:
     return Ingested(batch, False)
 
 
-def batch_problem(found: Checked, limits: Limits, contract: Contract) -> str | None:
+def batch_problem(found: Checked, intake: Intake) -> str | None:
     """Return the reason for which a batch is rejected, if any."""
-    valid, rejected = found.valid, len(found.rejected)
+    valid, rejected, contract = found.valid, len(found.rejected), intake.contract
     total = len(valid) + rejected
     if valid.empty:
         return "no valid row" if total else "no valid row, because the file has no rows"
-    allowed = int(limits.max_rejected * max(total, MIN_SHARE_ROWS))
+    allowed = int(intake.max_rejected * max(total, MIN_SHARE_ROWS))
     if rejected > allowed:
         return (
             f"{rejected} of {total} rows break the contract; expected at most {allowed}"
-            f" (--max-rejected {limits.max_rejected:g}; a file of fewer than {MIN_SHARE_ROWS} rows"
+            f" (--max-rejected {intake.max_rejected:g}; a file of fewer than {MIN_SHARE_ROWS} rows"
             f" counts as {MIN_SHARE_ROWS})"
         )
     classes = valid[contract.target.name].unique()
-    if len(classes) == 1 and not limits.allow_one_class:
+    if len(classes) == 1 and not intake.allow_one_class:
         label = contract.target.labels[int(classes[0])]
         return (
             f"all {len(valid)} valid rows have the label {label}; expected rows of both labels"
@@ -320,12 +316,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= MAX_VALUE_SHOWN else f"{text[:MAX_VALUE_SHOWN]}..."
 
 
-def check_batch(
-    address: str, content: bytes, contract: Contract, table_format: TableFormat
-) -> Checked:
+def check_batch(address: str, content: bytes, intake: Intake) -> Checked:
     """Return the checked rows of a file. Raises BatchRejected for an invalid file."""
+    contract = intake.contract
     try:
-        raw, misshapen, notes = read_table(address, content, contract, table_format)
+        raw, misshapen, notes = read_table(address, content, contract, intake.table_format)
     except TableError as err:
         raise BatchRejected(f"{err} Nothing was stored.") from err
     checked, rejected = check_rows(address, raw, misshapen, contract)
@@ -338,26 +333,23 @@ def check_batch(
     return Checked(checked.reset_index(drop=True), rejected, unseen, notes)
 
 
-def known_predictions(checked: pd.DataFrame, store: Store) -> set[str]:
-    """Return the ids of all stored predictions, or an empty set if no row has an id."""
-    if checked["prediction_id"].isna().all():
-        return set()
-    return set().union(*map(store.prediction_ids, store.batches()))
-
-
-def new_predictions(checked: pd.DataFrame, known: set[str]) -> pd.DataFrame:
-    """Return the rows without predictions that are known or repeated.
+def new_predictions(checked: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """Return the rows without predictions that are stored or repeated.
 
     Each export of the prediction log repeats the predictions of the one before.
     """
     ids = checked["prediction_id"]
-    repeated = ids.notna() & (ids.isin(known) | ids.duplicated())
+    if ids.isna().all():  # spares reading the store
+        return checked
+    stored = set().union(*map(store.prediction_ids, store.batches()))
+    repeated = ids.notna() & (ids.isin(stored) | ids.duplicated())
     return checked[~repeated].reset_index(drop=True)
 
 
-def count_duplicates(rows: pd.DataFrame, stored: list[pd.DataFrame], contract: Contract) -> int:
-    """Return how many rows equal an earlier row in input columns and label."""
+def count_duplicates(rows: pd.DataFrame, period: str, intake: Intake) -> int:
+    """Return how many rows equal an earlier row of the period in input columns and label."""
+    store, contract = intake.store, intake.contract
+    stored = [store.rows(batch) for batch in store.batches() if batch.period == period]
     columns = [*contract.input_names, contract.target.name]
-    frames = [frame[columns] for frame in (*stored, rows)]
-    texts = pd.Series(row_texts(pd.concat(frames)))
+    texts = pd.Series(row_texts(pd.concat([frame[columns] for frame in (*stored, rows)])))
     return int(texts.duplicated().tail(len(rows)).sum())

@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 
 from config.contract import Contract
 from config.feature import Problem
-from training.data.download import Retries, read_files
+from training.data.download import read_files
 from training.data.errors import SourceError
 from training.data.rows import row_digests, row_texts
 from training.data.source import ByFiles, ByTime, Source, check_source, load_source
@@ -69,12 +69,7 @@ class FileRows:
     notes: list[str]
 
 
-def load_dataset(
-    contract: Contract,
-    settings: Settings,
-    source: Source | None = None,
-    retries: Retries = Retries(),
-) -> Dataset:
+def load_dataset(contract: Contract, settings: Settings, source: Source | None = None) -> Dataset:
     """Return the rows of a source, by default of the one that SOURCE describes.
 
     Rejected rows go to `quarantine-NAME.jsonl` in DATA_DIR. Raises SourceUnavailable without the
@@ -82,14 +77,14 @@ def load_dataset(
     """
     source = source or load_source(settings.source_path)
     check_source(source, contract)
-    contents = read_files(source, settings, retries)
+    contents = read_files(source, settings)
     parts = [read_split(name, content, source, contract) for name, content in contents.items()]
     rejected = pd.concat([part.rejected for part in parts])
     quarantine_file = Path(settings.data_dir) / f"quarantine-{source.name}.jsonl"
     problems = quarantine(rejected, quarantine_file)
     train = joined([part.train for part in parts])
     test = joined([part.test for part in parts])
-    for problem in rejected_problems(rejected, len(train) + len(test), contract):
+    if problem := rejected_problem(rejected, len(train) + len(test), contract):
         raise SourceError(
             f"{', '.join(contents)}: {problem} The rejected rows are in {quarantine_file}."
         )
@@ -110,9 +105,10 @@ def read_split(name: str, content: bytes, source: Source, contract: Contract) ->
     raw, misshapen, notes = read_table(name, content, contract, source.format)
     checked, rejected = check_rows(name, raw, misshapen, contract)
     if isinstance(source.split, ByTime):
-        undated = raw.loc[checked.index, source.split.column].isna()
-        rejected = pd.concat([rejected, without_date(name, raw, undated, source.split.column)])
-        checked = checked[~undated]
+        dated = raw.loc[checked.index, source.split.column].notna()
+        undated = raw.loc[checked.index[~dated]]
+        rejected = pd.concat([rejected, without_date(name, undated, source.split.column)])
+        checked = checked[dated]
     if checked.empty:
         raise SourceError(f"{name}: no valid row, e.g. {first_problem(rejected)}. {source.remedy}")
     in_test = is_test(name, raw, checked, source, contract)
@@ -134,15 +130,11 @@ def is_test(
     return np.array(draws) < split.test_share
 
 
-def without_date(name: str, raw: pd.DataFrame, undated: pd.Series, column: str) -> pd.DataFrame:
-    """Return the rows that a split by time cannot place, as `quarantine` takes them."""
-    lines = undated.index[undated]
-    rows = [row.to_dict() for _, row in raw.loc[lines].iterrows()]
+def without_date(name: str, raw: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return rows that a split by time cannot place, as `quarantine` takes them."""
     problem = Problem(column, None, "a date: the source is split by time")
-    problems = [[problem] for _ in rows]
-    failed = pd.DataFrame({"line": lines, "row": rows, "problems": problems}, dtype=object)
-    failed.insert(0, "source", name)
-    return failed
+    rows = [(name, line, row.to_dict(), [problem]) for line, row in raw.iterrows()]
+    return pd.DataFrame(rows, columns=["source", "line", "row", "problems"], dtype=object)
 
 
 def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -151,8 +143,8 @@ def joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled or frames[:1], ignore_index=True)
 
 
-def rejected_problems(rejected: pd.DataFrame, valid: int, contract: Contract) -> Iterator[str]:
-    """Yield the problem of a source of which too many rows are rejected."""
+def rejected_problem(rejected: pd.DataFrame, valid: int, contract: Contract) -> str | None:
+    """Return the problem of a source of which too many rows are rejected, if any."""
     target, rows = contract.target, valid + len(rejected)
     others = [
         str(problem.value)
@@ -161,16 +153,17 @@ def rejected_problems(rejected: pd.DataFrame, valid: int, contract: Contract) ->
         if problem.field == target.name and problem.value is not None
     ]
     if len(others) > MAX_OTHER_LABELS * rows:
-        yield (
+        return (
             f"{target.name}: {len(others)} of {rows} rows have {len(set(others))} other label(s);"
             f" expected {target.negative} or {target.positive}. Name the files' labels in"
             " `format.labels` of the source, or correct the contract's target."
         )
     if len(rejected) > MAX_REJECTED * rows:
-        yield (
+        return (
             f"{len(rejected)} of {rows} rows break the contract, e.g. {first_problem(rejected)};"
             f" expected at most {MAX_REJECTED:.0%}. Correct the contract or the source's format."
         )
+    return None
 
 
 def split_judge_traffic(

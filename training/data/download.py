@@ -7,7 +7,6 @@ import hashlib
 import io
 import time
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -22,48 +21,42 @@ from training.settings import Settings
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How often and how patiently a file is downloaded."""
-
-    attempts: int = 4
-    backoff_s: float = 1.0  # before the second attempt; doubled before each further one
-    timeout_s: float = 15.0  # to connect, and between two bytes
+ATTEMPTS = 4
+BACKOFF_S = 1.0  # before the second attempt; doubled before each further one
+TIMEOUT_S = 15.0  # to connect, and between two bytes
 
 
-def read_files(
-    source: Source, settings: Settings, retries: Retries = Retries()
-) -> dict[str, bytes]:
+def read_files(source: Source, settings: Settings) -> dict[str, bytes]:
     """Return the content of each file of a source by name.
 
     CENSUS_DATA_DIR replaces the census's address. Raises SourceUnavailable for a failed download,
     FilesUnavailable for one from a bucket, SourceError for a missing file or another checksum.
     """
     if source.name == CENSUS and settings.census_folder is not None:
-        return read_all(source, str(settings.census_folder), retries)
+        return read_all(source, str(settings.census_folder))
     if not source.is_web:
-        return read_all(source, source.address, retries)
+        return read_all(source, source.address)
     cache = settings.raw_dir / source.name
     if all((cache / name).exists() for name in source.files):
         try:
-            return read_all(source, str(cache), retries)
+            return read_all(source, str(cache))
         except SourceError as err:
             log.warning("cache_invalid", error=str(err))
-    contents = read_all(source, source.address, retries)
+    contents = read_all(source, source.address)
     for name, content in contents.items():
         write_atomically(cache / name, content)
     return contents
 
 
-def read_all(source: Source, address: str, retries: Retries) -> dict[str, bytes]:
+def read_all(source: Source, address: str) -> dict[str, bytes]:
     """Return the files at an address, once every checksum is right."""
     names = list(source.files)
     if address.endswith(".zip"):
-        contents = unzip(read(address, source, retries), address, source)
+        contents = unzip(read(address, source), address, source)
     elif len(names) == 1 and address.rpartition("/")[2] == names[0]:
-        contents = {names[0]: read(address, source, retries)}
+        contents = {names[0]: read(address, source)}
     else:
-        contents = {name: read(f"{address.rstrip('/')}/{name}", source, retries) for name in names}
+        contents = {name: read(f"{address.rstrip('/')}/{name}", source) for name in names}
     for name, content in contents.items():
         check_checksum(f"{name} of {address}", content, source, source.files[name])
     return contents
@@ -93,10 +86,10 @@ def check_checksum(where: str, content: bytes, source: Source, expected: str) ->
         )
 
 
-def read(address: str, source: Source, retries: Retries) -> bytes:
+def read(address: str, source: Source) -> bytes:
     """Return the content at a web address, a gs:// address or a path."""
     if address.startswith(("https://", "http://")):
-        return download(address, source, retries)
+        return download(address, source)
     if "://" in address:
         return read_file(address)
     try:
@@ -105,16 +98,16 @@ def read(address: str, source: Source, retries: Retries) -> bytes:
         raise SourceError(f"{address}: {err.strerror}. {source.remedy}") from err
 
 
-def download(address: str, source: Source, retries: Retries) -> bytes:
+def download(address: str, source: Source) -> bytes:
     """Return the file at a web address; retry transient failures with exponential back-off."""
     reason = ""
-    for attempt in range(retries.attempts):
+    for attempt in range(ATTEMPTS):
         if attempt:
-            pause_s = retries.backoff_s * 2 ** (attempt - 1)
+            pause_s = BACKOFF_S * 2 ** (attempt - 1)
             log.warning("download_retried", in_s=pause_s, reason=reason)
             time.sleep(pause_s)
         try:
-            content = download_once(address, retries.timeout_s)
+            content = download_once(address)
             if not address.endswith(".zip") or zipfile.is_zipfile(io.BytesIO(content)):
                 return content
             reason = f"the response is not a zip file; it starts with {content[:40]!r}"
@@ -129,10 +122,10 @@ def download(address: str, source: Source, retries: Retries) -> bytes:
     )
 
 
-def download_once(address: str, timeout_s: float) -> bytes:
+def download_once(address: str) -> bytes:
     """Return the body of one GET, with a progress bar on a terminal. Raises requests' errors."""
     content = io.BytesIO()
-    with requests.get(address, stream=True, timeout=timeout_s) as response:
+    with requests.get(address, stream=True, timeout=TIMEOUT_S) as response:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
         name = address.rsplit("/", 1)[-1]

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 COLLECTION = "predictions"
 CONNECT_S, READ_S = 10.0, 120.0
 MAX_ROWS = 200_000  # bounds the memory
+FIELDS = ["features", "label", "predicted_at", "conflicts", "labelled_at", "labelled_by"]
+NEWEST_FIRST = [("labelled_at", -1), ("_id", -1)]
 NO_ADDRESS = (
     "MONGODB_ADDRESS: not set; --with-feedback expects the address of the prediction log. Without"
     " MongoDB, export the journal: `python -m prediction_service.journal export --labelled"
@@ -52,17 +54,16 @@ class Feedback(NamedTuple):
     capped: int = 0  # labels beyond LABELS_PER_CALLER_DAY
 
 
-def read_feedback(
-    settings: Settings, contract: Contract, limit: int = MAX_ROWS, connect_s: float = CONNECT_S
-) -> Feedback:
+def read_feedback(settings: Settings, contract: Contract) -> Feedback:
     """Return the newest labelled predictions, oldest label first.
 
     Raises SettingsError without MONGODB_ADDRESS, FeedbackUnavailable if MongoDB does not respond.
     """
     if not settings.mongodb_address:
         raise SettingsError(NO_ADDRESS)
-    with open_log(settings, connect_s) as collection:
-        documents = newest_labelled(collection, trusted_label_query(settings), limit)[::-1]
+    with open_log(settings) as collection:
+        newest = collection.find(trusted_label_query(settings), FIELDS).sort(NEWEST_FIRST)
+        documents = list(newest.limit(MAX_ROWS))[::-1]
     agreed = [document for document in documents if "conflicts" not in document]
     kept = list(first_of_each_day(agreed, settings.labels_per_caller_day))
     checked, rejected = check_documents(kept, contract)
@@ -76,12 +77,10 @@ def read_feedback(
     return found
 
 
-def count_labelled(
-    settings: Settings, since: float, seen_until: float, limit: int = MAX_ROWS
-) -> int:
+def count_labelled(settings: Settings, since: float, seen_until: float) -> int:
     """Return the number of predictions since `since` with a label that came after `seen_until`.
 
-    Both are Unix times. Disputed labels do not count. The result is at most `limit`.
+    Both are Unix times. Disputed labels do not count. The result is at most MAX_ROWS.
     """
     query = trusted_label_query(settings) | {
         "predicted_at": {"$gte": datetime.fromtimestamp(since, UTC)},
@@ -89,13 +88,11 @@ def count_labelled(
         "conflicts": {"$exists": False},
     }
     with open_log(settings) as collection:
-        return collection.count_documents(query, limit=limit)
+        return collection.count_documents(query, limit=MAX_ROWS)
 
 
 @contextmanager
-def open_log(
-    settings: Settings, connect_s: float = CONNECT_S
-) -> Iterator[Collection[dict[str, Any]]]:
+def open_log(settings: Settings) -> Iterator[Collection[dict[str, Any]]]:
     """Open the prediction log.
 
     Raises SettingsError for an unusable address, FeedbackUnavailable for any error of MongoDB.
@@ -111,7 +108,7 @@ def open_log(
         raise SettingsError(MONGODB_ADDRESS_RULE) from err
     try:
         with client:
-            with pymongo.timeout(connect_s):
+            with pymongo.timeout(CONNECT_S):
                 client.admin.command("ping")
             with pymongo.timeout(READ_S):
                 yield client[settings.mongodb_database][COLLECTION]
@@ -139,15 +136,6 @@ def trusted_label_query(settings: Settings) -> dict[str, Any]:
     return query
 
 
-def newest_labelled(
-    collection: Collection[dict[str, Any]], query: dict[str, Any], limit: int
-) -> list[dict[str, Any]]:
-    """Return labelled predictions, newest label first, equal times ordered by id."""
-    fields = ["features", "label", "predicted_at", "conflicts", "labelled_at", "labelled_by"]
-    order = [("labelled_at", -1), ("_id", -1)]
-    return list(collection.find(query, fields).sort(order).limit(limit))
-
-
 def first_of_each_day(documents: list[dict[str, Any]], limit: int) -> Iterator[dict[str, Any]]:
     """Yield the first `limit` labels of each caller's day (UTC), and all labels without a caller.
 
@@ -171,8 +159,9 @@ def check_documents(
         columns=list(contract.input_names),
         dtype=object,
     )
-    raw[contract.target.name] = pd.Series([document["label"] for document in documents], dtype=int)
-    checked, rejected = check_frame(raw, contract, has_classes=True)
+    label_of = dict(enumerate(contract.target.labels))
+    raw[contract.target.name] = [label_of.get(document["label"]) for document in documents]
+    checked, rejected = check_frame(raw, contract)
     kept = [documents[index] for index in checked.index]
     checked = checked.reset_index(drop=True).assign(
         prediction_id=pd.Series([document["_id"] for document in kept], dtype=object),

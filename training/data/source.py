@@ -10,12 +10,11 @@ from typing import Annotated
 import msgspec
 import yaml
 
-from config.contract import CONTRACT_PATH, Contract, column_name
+from config.contract import Contract, column_name
 from training.data.errors import SourceError
 from training.data.table_files import TableFormat
 from training.settings import Settings
 
-CENSUS_PATH = CONTRACT_PATH.with_name("source.yaml")
 CENSUS = "uci"  # the only source with synthetic rows and with a folder of its own in the settings
 SYNTHETIC = "synthetic"
 RESERVED_NAMES = (SYNTHETIC, "production", "auto", "source")
@@ -73,7 +72,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def load_source(path: Path = CENSUS_PATH) -> Source:
+def load_source(path: Path) -> Source:
     """Return the description of a YAML file. A relative address starts at the file's folder.
 
     Raises SourceError naming the file and the field.

@@ -87,10 +87,8 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file atomically: a reader gets the old content or the new."""
         with _translated_errors(f"{self.address}/{name}"):
-            if self.is_bucket:
-                self.filesystem.pipe_file(f"{self.path}/{name}", content)
-            else:
-                write_atomically(Path(self.path, name), content)
+            with atomic_writer(self.filesystem, f"{self.path}/{name}") as file:
+                file.write(content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a new file atomically; return False, without writing, if it exists."""
@@ -98,7 +96,7 @@ class Folder:
         with _translated_errors(f"{self.address}/{name}"):
             try:
                 if not self.is_bucket:
-                    link_atomically(Path(path), content)
+                    _link_atomically(Path(path), content)
                 # An emulator ignores the condition of mode="create".
                 elif self.filesystem.exists(path):
                     return False
@@ -169,7 +167,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def link_atomically(path: Path, content: bytes) -> None:
+def _link_atomically(path: Path, content: bytes) -> None:
     """Write a new local file atomically. Raises FileExistsError: a link never replaces a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:

@@ -39,7 +39,7 @@ class Batch(msgspec.Struct, frozen=True):
     rejected: int  # quarantined rows
     duplicates: int  # rows that equal an earlier one of the same period
     ingested_at: str  # ISO 8601, UTC
-    labels: tuple[str, ...] = ()  # of the contract, by class
+    labels: tuple[str, ...]  # of the contract, by class
     rows_sha256: str = ""  # of the Parquet file
 
     def described(self) -> str:

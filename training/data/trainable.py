@@ -24,12 +24,10 @@ def check_trainable(
     judged: frames by name on which the model will be measured. Columns with one value pass with a
     log line: the model cannot learn from them.
     """
-    target = contract.target
-    problems = list(train_problems(class_counts(train, target), target, n_folds))
-    for name, frame in judged.items():
-        problems += judged_problems(name, class_counts(frame, target), target)
+    problems = list(find_problems(train, judged, contract.target, n_folds))
     if problems:
-        raise UntrainableRows("\n".join(f"{target.name}: {problem}" for problem in problems))
+        lines = [f"{contract.target.name}: {problem}" for problem in problems]
+        raise UntrainableRows("\n".join(lines))
     log_constant_columns(train, contract)
 
 
@@ -39,30 +37,31 @@ def class_counts(frame: pd.DataFrame, target: Target) -> dict[str, int]:
     return dict(zip(target.labels, map(int, counts)))
 
 
-def train_problems(counts: dict[str, int], target: Target, n_folds: int) -> Iterator[str]:
-    """Yield why training rows with these classes cannot be divided into folds."""
-    for label, rows in counts.items():
+def find_problems(
+    train: pd.DataFrame, judged: Mapping[str, pd.DataFrame], target: Target, n_folds: int
+) -> Iterator[str]:
+    """Yield why rows cannot be divided into folds, or a model cannot be measured on them."""
+    labels = " and ".join(target.labels)
+    for label, rows in class_counts(train, target).items():
         if rows == 0:
             yield (
-                f"no training row of {label}; got {counted(sum(counts.values()))} in all, expected"
-                f" both classes. Check the labels in the contract: {' and '.join(target.labels)}."
+                f"no training row of {label}; got {counted(len(train))} in all, expected both"
+                f" classes. Check the labels in the contract: {labels}."
             )
         elif rows < n_folds:
             yield (
                 f"too few training rows of {label}; got {rows}, expected at least {n_folds}, one"
                 " for each fold. Add rows of this class, or lower the number of folds (--folds)."
             )
-
-
-def judged_problems(name: str, counts: dict[str, int], target: Target) -> Iterator[str]:
-    """Yield why a model cannot be measured on rows with these classes."""
-    if missing := [label for label, rows in counts.items() if rows == 0]:
-        n_rows = sum(counts.values())
-        remedy = "Add rows to it." if n_rows else "Add different rows: equal ones stay together."
-        yield (
-            f"no row of {' and '.join(missing)} in the {name}; got {counted(n_rows)} in"
-            f" all, expected both {' and '.join(target.labels)}. {remedy}"
-        )
+    for name, frame in judged.items():
+        if missing := [label for label, rows in class_counts(frame, target).items() if rows == 0]:
+            remedy = "Add different rows: equal ones stay together."
+            if len(frame):
+                remedy = "Add rows to it."
+            yield (
+                f"no row of {' and '.join(missing)} in the {name}; got {counted(len(frame))} in"
+                f" all, expected both {labels}. {remedy}"
+            )
 
 
 def log_constant_columns(train: pd.DataFrame, contract: Contract) -> None:

@@ -43,15 +43,13 @@ def check_rows(
     return checked, failed
 
 
-def check_frame(
-    frame: pd.DataFrame, contract: Contract, has_classes: bool = False
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def check_frame(frame: pd.DataFrame, contract: Contract) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the valid rows, typed, and the rejected rows with their `problems` (lists).
 
     frame: DataFrame (n_samples, contract columns and target in any order). Columns that the model
     does not use may be absent. A missing value is null; a missing category may be '?'. The target
-    is a label, or with `has_classes` 0 or 1. The valid rows have frame values, as `Feature.known`
-    returns them, and classes, so they pass again with `has_classes`.
+    has labels; in the valid rows it has classes. Other valid values are frame values, as
+    `Feature.known` returns them, and pass again.
     Raises TableError naming the missing columns.
     """
     target = contract.target.name
@@ -60,18 +58,19 @@ def check_frame(
         raise TableError(f"missing column(s) {', '.join(missing)}; the frame has {list(frame)}")
     features = [feature for feature in contract.features if feature.name in frame]
     frame = json_columns(frame, features)
-    income = class_column(frame[target], contract, has_classes)
-    valid = income.notna() & valid_rows(frame, features)
+    class_of = {value: contract.target.class_of(value) for value in frame[target].dropna().unique()}
+    classes = frame[target].map(class_of)
+    valid = classes.notna() & valid_rows(frame, features)
     for feature in features:
         if feature.rank_of:
             valid &= valid_ranks(frame, feature, contract[feature.rank_of])
     kept, rejected = frame[valid], frame[~valid]
     checked = pd.DataFrame(
         {feature.name: typed_column(kept[feature.name], feature) for feature in features}
-        | {target: income[valid].astype("int64")},
+        | {target: classes[valid].astype("int64")},
         index=kept.index,
     )
-    problems = [list(row_problems(row, contract, has_classes)) for row in records(rejected)]
+    problems = [list(row_problems(row, contract)) for row in records(rejected)]
     return checked, rejected.assign(problems=pd.Series(problems, rejected.index, dtype=object))
 
 
@@ -116,14 +115,6 @@ def json_value(value: Any, feature: Feature) -> Any:
 def category_texts(column: pd.Series, feature: Feature) -> pd.Series:
     """Return the text of each JSON value of a categorical column; null stays."""
     return column.map(json_text, na_action="ignore") if feature.kind == "boolean" else column
-
-
-def class_column(column: pd.Series, contract: Contract, has_classes: bool) -> pd.Series:
-    """Return the class of each label as 0 or 1, and NaN for an unknown label."""
-    if has_classes:
-        return column.where(column.isin([0, 1]))
-    classes = {value: contract.target.class_of(value) for value in column.dropna().unique()}
-    return column.map(classes)
 
 
 def valid_rows(frame: pd.DataFrame, features: Sequence[Feature]) -> pd.Series:
@@ -211,13 +202,11 @@ def known_categories(feature: Feature) -> list[str]:
     return [*feature.categories, MISSING] if feature.has_missing else list(feature.categories)
 
 
-def row_problems(row: dict[str, Any], contract: Contract, has_classes: bool) -> Iterator[Problem]:
+def row_problems(row: dict[str, Any], contract: Contract) -> Iterator[Problem]:
     """Yield the problems of one raw row and its label."""
     label = row.pop(contract.target.name)
     yield from contract.check({name: row[name] for name in row if name in contract.by_name})
-    if has_classes and label not in (0, 1):
-        yield Problem(contract.target.name, label, "0 or 1")
-    elif not has_classes and (problem := contract.target.check(label)):
+    if problem := contract.target.check(label):
         yield problem
 
 
@@ -245,7 +234,5 @@ def quarantine(rejected: pd.DataFrame, path: Path) -> dict[str, int]:
 
 def first_problem(rejected: pd.DataFrame) -> str:
     """Return the first problem of a rejected frame, without the value of the record."""
-    if rejected.empty:
-        return "the file has no rows"
     problem: Problem = rejected["problems"].iloc[0][0]
     return f"{problem.field}: expected {problem.expected}"

@@ -23,11 +23,9 @@ from config.runtime.settings import read_settings
 from training.batch_scoring.score import ScoringError, score_batch
 from training.code_bundle import code_digest
 from training.data.assemble import data_digest, downsample_old_rows
-from training.data.batches import FEED_RULE, BatchRejected, Limits, ingest_feed
+from training.data.batches import FEED_RULE, BatchRejected, ingest_feed, intake_of
 from training.data.dataset import split_judge_traffic
-from training.data.source import SYNTHETIC, feed_format
-from training.data.storage import Folder
-from training.data.store import Store
+from training.data.source import SYNTHETIC
 from training.data.trainable import check_trainable
 from training.evaluation.gate import RECENT
 from training.evaluation.model_card import Facts
@@ -62,6 +60,7 @@ from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry
 from training.settings import (
     MAX_REJECTED,
+    MAX_REJECTED_INGESTED,
     FoldCount,
     MaxEvals,
     Seed,
@@ -262,7 +261,7 @@ def promote(version: str, why: str) -> None:
 @flow(name="ingest", persist_result=False, **NOTIFY)
 def ingest(
     feed: str = "",
-    max_rejected: Share = Limits().max_rejected,
+    max_rejected: Share = MAX_REJECTED_INGESTED,
     allow_one_class: bool = False,
 ) -> State | None:
     """Add new files of a folder or gs:// address (unset: FEED) to the training store.
@@ -278,10 +277,7 @@ def ingest(
     if not address:
         log.info("ingest_skipped reason=feed_not_set")
         return None
-    store = Store(Folder(settings.store_address))
-    limits = Limits(max_rejected, allow_one_class)
-    where = store, load_contract(), settings.batch_quarantine
-    found = ingest_feed(address, *where, limits=limits, table_format=feed_format(settings))
+    found = ingest_feed(address, intake_of(settings, max_rejected, allow_one_class))
     new = [one for one in found.done if one.is_new]
     for one in new:
         log.info("file_ingested %s", key_values(one.counts()))

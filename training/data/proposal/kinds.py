@@ -89,8 +89,8 @@ def infer(column: Column, name: str, aliases: tuple[str, ...], table_format: Tab
     counts = column.counts
     has_missing = bool(column.texts.isna().any())
     if not counts or len(counts) == 1 and not has_missing:
-        value = f"constant: {shorten(list(counts)[0])}" if counts else "missing in every row"
-        column.leave_out(value)
+        only = f"constant: {shorten(list(counts)[0])}" if counts else "missing in every row"
+        column.leave_out(only)
         return
     column.feature = Feature(
         name,
