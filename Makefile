@@ -293,7 +293,7 @@ forget:
 	@[ -n "$(ID)" ] || { echo "ID: not set. Run make forget ID=..."; exit 2; }
 	@if $(DEMO_RUNS); then . var/demo/settings; in_part() { shift; $(BIN)/python "$$@"; }; \
 	else in_part() { part=$$1; shift; $(COMPOSE) exec -T "$$part" python "$$@"; }; fi; \
-	set -ex; \
+	set -e; \
 	in_part relay -m prediction_service.forget "$(ID)"; \
 	in_part measure -m evidently_service.forget "$(ID)"; \
 	in_part worker -m training forget "$(ID)"
