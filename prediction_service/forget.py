@@ -12,7 +12,7 @@ from contextlib import closing
 
 from config.runtime.settings import exit_with_message, read_settings
 from prediction_service.journal import JournalUnavailable, erase, journal_paths
-from prediction_service.predict.parsing import PREDICTION_ID
+from prediction_service.predict.parsing import is_prediction_id
 from prediction_service.relay.progress import erase_dead_letters
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable
@@ -56,7 +56,7 @@ def main() -> None:
     )
     parser.add_argument("prediction_id", help="the prediction's id, 32 hexadecimal digits")
     prediction_id = parser.parse_args().prediction_id
-    if not PREDICTION_ID.fullmatch(prediction_id):
+    if not is_prediction_id(prediction_id):
         parser.error(f"prediction_id: got {prediction_id!r}, expected 32 hexadecimal digits")
     settings = read_settings(Settings)
     if not settings.journal_path.is_dir():

@@ -18,10 +18,10 @@ from config.contract import Contract
 from config.feature import MISSING, Feature, Problem, near_miss
 from config.model.package import Row
 from prediction_service.errors import InvalidRecords, NotJson, ReportedProblem, TooManyRecords
-from prediction_service.predict.responses import BinaryClass, PredictionId
+from prediction_service.predict.responses import PREDICTION_ID, BinaryClass, PredictionId
 
 MAX_PROBLEMS = 1000  # in one response; finding the nearest category of each takes time
-PREDICTION_ID = re.compile("[0-9a-f]{32}")
+is_prediction_id = re.compile(PREDICTION_ID).fullmatch
 ID_RULE = "the 32 hexadecimal digits from the response of /predict"
 LABEL_RULE = "0 or 1"
 WRAPPER_RULE = "a record or a list of records"
@@ -206,7 +206,7 @@ def check_feedback(item: Any) -> list[Problem]:
         if name not in ("prediction_id", "label")
     ]
     prediction_id, label = item.get("prediction_id"), item.get("label")
-    if not (isinstance(prediction_id, str) and PREDICTION_ID.fullmatch(prediction_id)):
+    if not (isinstance(prediction_id, str) and is_prediction_id(prediction_id)):
         problems.append(Problem("prediction_id", prediction_id, ID_RULE))
     if not isinstance(label, int) or isinstance(label, bool) or label not in (0, 1):
         problems.append(Problem("label", label, LABEL_RULE))

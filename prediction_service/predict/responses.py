@@ -18,10 +18,11 @@ Threshold = Annotated[
 ModelVersion = Annotated[
     str, Meta(description="Version in the model registry, or `run-` and the id of a pinned run.")
 ]
+PREDICTION_ID = "^[0-9a-f]{32}$"
 PredictionId = Annotated[
     str,
     Meta(
-        pattern="^[0-9a-f]{32}$",
+        pattern=PREDICTION_ID,
         min_length=32,
         max_length=32,
         description="Id of one prediction: 32 hexadecimal digits. `/feedback` needs it.",

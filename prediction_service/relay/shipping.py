@@ -9,7 +9,6 @@ MongoDB is the log of record and holds the journals. The monitoring gets what th
 import math
 import os
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -373,8 +372,11 @@ def count_labels(sink: MongoSink, progress: Progress, stop: threading.Event) -> 
         begun = time.monotonic()
         try:
             progress.set_label_states(sink.label_states())
-        except (SinkUnavailable, sqlite3.Error) as err:
+        except SinkUnavailable as err:
             log.warning("labels_not_counted", error=str(err))
+        except Exception as err:  # pylint: disable=broad-exception-caught
+            # The thread must live: without it the gauges get old for ever.
+            log.error("labels_not_counted", error=where(err))
         counted_s = time.monotonic() - begun
         stop.wait(max(COUNT_PERIOD_S, counted_s / MAX_COUNTING_SHARE - counted_s))
 

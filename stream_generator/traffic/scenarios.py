@@ -97,11 +97,16 @@ def unseen_category(changes: Changes, n_rows: int, seed: int) -> Iterator[Row]:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    one.__name__: one
-    for one in (
-        *(none, sudden, gradual, covariate_shift, label_shift, concept_shift),
-        *(mixed_records, unit_change, missing_field, unseen_category),
-    )
+    "none": none,
+    "sudden": sudden,
+    "gradual": gradual,
+    "covariate_shift": covariate_shift,
+    "label_shift": label_shift,
+    "concept_shift": concept_shift,
+    "mixed_records": mixed_records,
+    "unit_change": unit_change,
+    "missing_field": missing_field,
+    "unseen_category": unseen_category,
 }
 
 

@@ -81,7 +81,6 @@ class CompleteRows(Folds):
     """Trains on the rows that lack nothing, and scores all."""
 
     def resampled(self, fold: int, params: Params) -> tuple[np.ndarray, np.ndarray]:
-        """Return the training rows of a fold that lack nothing, resampled, and their labels."""
         train, _ = self.indices[fold]
         whole = train[~np.isnan(self.X[train]).any(axis=1)]
         return make_sampler(params, self.seed).fit_resample(self.X[whole], self.y[whole])

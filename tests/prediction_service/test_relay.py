@@ -732,7 +732,7 @@ def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) 
         wait_until(lambda: label_states(to_both.journal_path) == expected)
 
 
-@pytest.mark.parametrize("failure", [None, SinkUnavailable("timeout")])
+@pytest.mark.parametrize("failure", [None, SinkUnavailable("timeout"), KeyError("surprise")])
 @pytest.mark.parametrize(("count_s", "pause_s"), [(0.01, 30), (10, 490), (1000, 49_000)])
 def test_counting_labels_takes_a_fiftieth_of_the_time_however_many_there_are(
     settings: Settings, monkeypatch, count_s: float, pause_s: float, failure: Exception | None

@@ -155,6 +155,11 @@ class Folds:
         root = math.sqrt(len(self.y))
         return self.pruning.margin / root, self.pruning.margin_fold / root
 
+    def resampled(self, fold: int, params: Params) -> tuple[np.ndarray, np.ndarray]:
+        """Return the training part of a fold after SMOTE."""
+        train, _ = self.indices[fold]
+        return make_sampler(params, self.seed).fit_resample(self.X[train], self.y[train])
+
     def binned(self, fold: int, params: Params) -> Binned:
         """Return a fold, resampled and binned; cached per setting of SMOTE.
 
@@ -165,8 +170,7 @@ class Folds:
         n_made = synthetic_rows(self.y[train], params["smote_multiplier"])
         key = (fold, n_made, params["smote_neighbours"] if n_made else 0)
         if key not in self._binned:
-            sampler = make_sampler(params, self.seed)
-            X_train, y_train = sampler.fit_resample(self.X[train], self.y[train])
+            X_train, y_train = self.resampled(fold, params)
             shift = log_odds(y_train) - log_odds(self.y[train])
             ours = xgboost.QuantileDMatrix(X_train, y_train, nthread=1)
             theirs = xgboost.QuantileDMatrix(self.X[valid], self.y[valid], ref=ours, nthread=1)
