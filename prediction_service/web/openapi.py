@@ -12,18 +12,11 @@ import msgspec
 import yaml
 
 from config.contract import Contract
-from config.feature import Feature, Problem
-from prediction_service.predict.parsing import Feedback
+from config.feature import Feature
 from prediction_service.errors import ErrorResponse
+from prediction_service.predict import responses
+from prediction_service.predict.parsing import Feedback
 from prediction_service.predict.predictor import MAX_EXPLAINED, MAX_KEY_LENGTH
-from prediction_service.predict.responses import (
-    FeedbackResponse,
-    IndexResponse,
-    LivenessResponse,
-    ModelResponse,
-    PredictionResponse,
-    ReadinessResponse,
-)
 from prediction_service.settings import Settings
 
 Json = dict[str, Any]
@@ -31,41 +24,32 @@ Json = dict[str, Any]
 API = Path(__file__).with_name("openapi.yaml")
 STRUCTS = (
     Feedback,
-    PredictionResponse,
-    FeedbackResponse,
-    ModelResponse,
-    LivenessResponse,
-    ReadinessResponse,
-    IndexResponse,
+    responses.PredictionResponse,
+    responses.FeedbackResponse,
+    responses.ModelResponse,
+    responses.LivenessResponse,
+    responses.ReadinessResponse,
+    responses.IndexResponse,
     ErrorResponse,
 )
 
 
 def make_document(contract: Contract, settings: Settings) -> Json:
     """Return the OpenAPI document."""
-    api = read_api(contract, settings)
+    document = read_api(contract, settings)
+    operations, errors = document.pop("operations"), document.pop("errors")
+    del document["examples"]  # their anchors have done their work
     has_keys = bool(settings.api_key_hashes)
-    paths: Json = {}
-    for method_and_path, facts in api["operations"].items():
+    document["paths"] = {}
+    for method_and_path, facts in operations.items():
         method, path = method_and_path.lower().split()
-        paths[path] = {method: make_operation(facts, settings.max_records, has_keys)}
-    return {
-        "openapi": "3.1.0",
-        "info": api["info"],
-        "tags": api["tags"],
-        "paths": paths,
-        "components": {
-            "schemas": make_schemas(contract, api["errors"]),
-            "responses": {
-                f"Error{status}": make_error(facts) for status, facts in api["errors"].items()
-            },
-            "headers": api["headers"],
-            "parameters": {
-                name: {"name": name} | facts for name, facts in api["parameters"].items()
-            },
-            **({"securitySchemes": api["securitySchemes"]} if has_keys else {}),
-        },
-    }
+        document["paths"][path] = {method: make_operation(facts, settings.max_records, has_keys)}
+    components = document["components"]
+    components["schemas"] = make_schemas(contract, errors)
+    components["responses"] = {f"Error{status}": make_error(errors[status]) for status in errors}
+    if not has_keys:
+        del components["securitySchemes"]
+    return document
 
 
 def read_api(contract: Contract, settings: Settings) -> Json:
@@ -83,7 +67,7 @@ def read_api(contract: Contract, settings: Settings) -> Json:
         "record": record,
         "negative": target.negative,
         "message": target.message(0, 0.31),
-        "problem": example_problem(contract[first]),
+        "problem": contract[first].check(-3) or contract[first].check("many"),
         "note": f"{unlisted}: 'elsewhere' is not listed; the model reads it as missing",
         "contributions": {first: 0.7} | dict.fromkeys(others, 0.0),
         "reason": f"{first.replace('_', ' ')}: {contract[first].words(record[first])}"
@@ -91,13 +75,6 @@ def read_api(contract: Contract, settings: Settings) -> Json:
     }
     encoded = {name: msgspec.json.encode(value).decode() for name, value in values.items()}
     return yaml.safe_load(Template(API.read_text("utf-8")).substitute(encoded))
-
-
-def example_problem(feature: Feature) -> Problem:
-    """Return the problem with a value that the column does not have."""
-    found = feature.check(-3) or feature.check("many")
-    assert found  # no column allows a number and a text
-    return found
 
 
 def make_operation(facts: Json, max_records: int, has_keys: bool) -> Json:
