@@ -204,7 +204,7 @@ def prometheus(services: dict[str, Flask], tmp_path: Path) -> Iterator[str]:
 def query_response(address: str, expression: str) -> dict[str, Any]:
     """Return the response of Prometheus to an expression; empty until it listens."""
     try:
-        return requests.get(address, params={"query": expression}, timeout=5).json()
+        return requests.get(address, params={"query": expression}, timeout=60).json()
     except (requests.ConnectionError, requests.JSONDecodeError):
         return {"data": {"result": []}}
 

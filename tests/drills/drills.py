@@ -273,7 +273,7 @@ class Stage:
 
     def has_model(self) -> bool:
         """Return True if the prediction service has a model."""
-        return requests.get(f"{self.env['PREDICTION_ADDRESS']}/health/ready", timeout=5).ok
+        return requests.get(f"{self.env['PREDICTION_ADDRESS']}/health/ready", timeout=60).ok
 
     def drift(self) -> dict:
         """Return the drift verdict of the monitoring."""

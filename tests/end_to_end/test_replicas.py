@@ -90,14 +90,14 @@ class Replica:
     def version(self) -> str | None:
         """Return the version in /model; None before the first one."""
         try:
-            return requests.get(f"{self.address}/model", timeout=5).json().get("model_version")
+            return requests.get(f"{self.address}/model", timeout=60).json().get("model_version")
         except requests.ConnectionError:
             return None
 
     def page(self) -> str:
         """Return the page for people."""
         headers = {"Accept": "text/html"}
-        return requests.get(self.address, headers=headers, timeout=5).text
+        return requests.get(self.address, headers=headers, timeout=60).text
 
 
 class System:

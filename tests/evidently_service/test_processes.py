@@ -86,7 +86,7 @@ def serve(start: Start, address: str) -> subprocess.Popen:
 
     def ready() -> bool:
         with contextlib.suppress(requests.ConnectionError):
-            return requests.get(f"{address}/health/ready", timeout=5).ok
+            return requests.get(f"{address}/health/ready", timeout=60).ok
         return False
 
     process = start(GUNICORN)

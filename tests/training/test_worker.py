@@ -150,7 +150,8 @@ def test_a_training_whose_machine_dies_is_crashed_and_the_next_may_start(tmp_pat
 def working(folder: Path, **environ: str) -> Iterator[Path]:
     """Run a worker in a folder while the body runs, then kill it; yield its log.
 
-    It dies with its flow runs, as in the death of their machine.
+    It dies with its flow runs, as in the death of their machine. With fewer slots than deployments,
+    overdue runs of `watch` once delayed a training.
     """
     env = {"PREFECT_API_URL": wait_for_server(120), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "training", "worker"]
@@ -160,6 +161,8 @@ def working(folder: Path, **environ: str) -> Iterator[Path]:
         ) as worker:
             try:
                 wait_until(lambda: "started!" in path.read_text("utf-8"), path.read_text)
+                arguments = command_output("ps", "-o", "args=", "-p", str(worker.pid))
+                assert f"--limit {len(deployments())} " in arguments, "a slot for each deployment"
                 yield path
             finally:
                 kill_tree(worker.pid)
