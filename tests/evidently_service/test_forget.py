@@ -7,6 +7,7 @@ from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,8 +100,10 @@ def test_the_report_of_a_window_of_min_rows_shows_no_value_but_a_columns_extreme
     window = monitored_frame(made_up_rows(contract, judging.min_rows, seed=2), contract)
     window["probability"] = np.random.default_rng(3).random(len(window))
 
+    only_outputs = msgspec.structs.replace(judging, features={})  # which are drawn alike, faster
+
     def shown(rows: pd.DataFrame) -> set[float]:
-        page = measure_drift(reference, rows, judging, contract).html()
+        page = measure_drift(reference, rows, only_outputs, contract).html()
         return set(rows["probability"]) & {float(n) for n in re.findall(r"0\.\d+", page)}
 
     assert shown(window) <= {window["probability"].min(), window["probability"].max()}

@@ -248,7 +248,9 @@ def unclear(
     return predictions, labels
 
 
-def test_a_killed_process_goes_on_with_the_same_test(window, mlflow_registry, packages, contract):
+def test_a_killed_process_loses_no_score_and_no_label_of_its_test(
+    window, mlflow_registry, packages, monitoring, contract
+):
     shadow, production = (
         mlflow_registry.promote(made_up_rows(contract, 500, seed=9), packages / name)
         for name in ("2", "1")
@@ -267,8 +269,7 @@ def test_a_killed_process_goes_on_with_the_same_test(window, mlflow_registry, pa
             wait_until(lambda: result(window).labels == 60, log.read_text)
         assert result(window).verdict is None
         window.add_labels(labels[60:])
-        with shadow_process(env, log):
-            wait_until(lambda: result(window).verdict, log.read_text)
+        Shadow(window, Registry(mlflow_registry.uri), monitoring, contract).run_once()
     finally:
         client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
     pairs = ShadowStore(window).pairs(10_000)
