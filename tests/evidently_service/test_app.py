@@ -479,7 +479,7 @@ def test_the_relay_reports_the_backlog_of_each_instance(client: FlaskClient) -> 
         assert found["received"]["ingested"] == found["received"]["duplicates"] == 0
 
 
-def test_a_figure_of_a_sample_says_that_it_is_one(
+def test_figures_of_a_sample_are_shown_with_their_share(
     client: FlaskClient, window: Window, registry: CollectorRegistry
 ) -> None:
     window.record(MEASURED, Run(1.0))

@@ -165,7 +165,7 @@ def test_shifted_decimals_dates_and_booleans_drift_alone(
     assert names == ["charges", "autopay", "joined"]
 
 
-def test_a_column_that_is_missing_everywhere_is_named_and_has_no_score(
+def test_an_empty_column_is_named_and_has_no_score(
     client: FlaskClient, churn: Contract, measure: Measure
 ) -> None:
     def lose(row: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def test_a_column_that_is_missing_everywhere_is_named_and_has_no_score(
     assert 'income_feature_drift_score{feature="charges"}' not in client.get("/metrics").text
 
 
-def test_columns_without_any_value_in_window_and_reference_end_no_measurement(
+def test_columns_that_are_empty_in_window_and_reference_do_not_end_the_measurement(
     client: FlaskClient, churn: Contract, other_window: Window, tmp_path: Path
 ) -> None:
     """Also constant columns: a chi-square test of one category once gave a metric of NaN."""
@@ -221,7 +221,7 @@ def test_columns_without_any_value_in_window_and_reference_end_no_measurement(
         ({"contentment": 2}, "contentment"),
     ],
 )
-def test_an_event_whose_value_is_not_of_its_kind_is_rejected_with_its_column(
+def test_an_event_with_a_value_of_another_kind_is_rejected_with_its_column(
     client: FlaskClient, churn: Contract, change: dict[str, Any], field: str
 ) -> None:
     (event,) = predictions(churn, 1, seed=4)

@@ -90,7 +90,7 @@ def test_the_score_of_a_gap_calculated_by_hand() -> None:
     assert (highest, lowest) == ("Male", "Female")
 
 
-def test_a_gap_that_shrinks_or_turns_round_without_growing_has_no_positive_score() -> None:
+def test_a_gap_that_shrinks_or_reverses_without_growing_has_no_positive_score() -> None:
     known = [Rate(0.4, 0.3, 0.5, "Female"), Rate(0.7, 0.6, 0.8, "Male")]
     turned = [Rate(0.7, 0.6, 0.8, "Female"), Rate(0.4, 0.3, 0.5, "Male")]
     equal = [Rate(0.7, 0.6, 0.8, "Female"), Rate(0.7, 0.6, 0.8, "Male")]
@@ -106,7 +106,7 @@ def test_the_interval_of_a_rate_is_exact() -> None:
     assert every == (1, pytest.approx(0.001349898 ** (1 / 40)), 1, "all")
 
 
-def test_groups_with_too_few_rows_below_the_line_have_no_rate() -> None:
+def test_a_group_with_too_few_rows_in_the_denominator_has_no_rate() -> None:
     sex = np.repeat(np.array(["Female", "Male"], object), [40, 60])
     label = np.repeat([1, 0, 1, 0], [10, 30, 30, 30])
     counts = count_rates(ClassifiedRows({"sex": sex}, np.ones(100, int)), MIN_ROWS, label)
@@ -140,7 +140,7 @@ def test_false_alarms_of_traffic_as_in_the_reference_data_are_within_the_budget(
     assert alarms <= budget
 
 
-def test_a_lower_true_positive_rate_of_women_is_found_and_one_of_men_is_not_worse() -> None:
+def test_a_lower_true_positive_rate_is_found_for_women_and_narrows_the_gap_for_men() -> None:
     """10,000 labels in ten days. Men's tpr, the higher one, comes nearer to that of women."""
     random = np.random.default_rng(2)
     seen = 0

@@ -92,7 +92,7 @@ def test_a_folder_without_a_window_is_named_and_not_created(tmp_path: Path) -> N
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_the_report_of_a_window_of_min_rows_shows_no_value_but_a_columns_extremes(
+def test_the_report_of_min_rows_rows_shows_no_value_except_a_columns_extremes(
     judging: Monitoring, contract: Contract
 ) -> None:
     """Erasing leaves the report. For much smaller windows, Evidently would draw every row."""

@@ -51,7 +51,7 @@ def after(monitoring: Monitoring, windows: Iterable[dict[str, float]]) -> Judgem
     return judgement
 
 
-def test_a_column_has_drifted_after_two_windows_in_a_row_until_one_clears_it(
+def test_a_column_has_drifted_from_two_windows_in_a_row_to_the_next_undrifted_window(
     small: Monitoring,
 ) -> None:
     above, below = {"age": 1.1}, {"age": 0.9}
@@ -62,7 +62,7 @@ def test_a_column_has_drifted_after_two_windows_in_a_row_until_one_clears_it(
     assert after(small, [above, above, below]).persistent == ()
 
 
-def test_the_verdict_is_drift_from_the_share_of_features_on(small: Monitoring) -> None:
+def test_the_drift_verdict_needs_share_drifted_of_the_features(small: Monitoring) -> None:
     two = after(small, [{"age": 2.0, "sex": 2.0, "probability": 2.0}] * 2)
     three = after(small, [{"age": 2.0, "sex": 2.0, "race": 2.0}] * 2)
     assert two.persistent == ("age", "sex", "probability") and not is_dataset_drift(
@@ -87,7 +87,7 @@ def test_a_verdict_from_earlier_reference_data_must_be_confirmed_by_new_windows(
     assert (resolved.persistent, resolved.resolved_at, resolved.changed_by) == ((), 7.0, None)
 
 
-def test_a_change_dates_from_the_first_window_in_a_row_with_dataset_drift(
+def test_a_change_dates_from_the_first_of_the_windows_with_dataset_drift(
     small: Monitoring,
 ) -> None:
     wide, two = {"age": 2.0, "sex": 2.0, "race": 2.0}, {"age": 2.0, "sex": 2.0, "race": 0.5}
@@ -141,7 +141,7 @@ def asked_again(predictions: list[Prediction], times: int) -> list[Prediction]:
     ]
 
 
-def test_people_who_are_asked_again_count_once(
+def test_equal_rows_of_a_window_count_once(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     """Each person three times. The 57th is first asked in row 169, then in row 168 of a window."""
@@ -153,7 +153,7 @@ def test_people_who_are_asked_again_count_once(
     assert judge.open_rows == 4  # people, with the last one of the window before
 
 
-def test_one_person_asked_by_all_requests_makes_no_window(
+def test_a_window_of_equal_rows_is_too_small(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     window.add_predictions(asked_again(made_up_predictions(contract, 1, seed=1), 600))
@@ -161,7 +161,7 @@ def test_one_person_asked_by_all_requests_makes_no_window(
     assert (found.windows, found.too_small) == (0, 2)
 
 
-def test_all_rows_count_where_rows_of_the_reference_data_are_alike(
+def test_all_rows_count_if_rows_of_the_reference_data_are_often_equal(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     """Four in a hundred profiles repeat each other: 60 rows hold few more than four profiles."""
@@ -249,7 +249,7 @@ def test_a_window_that_ends_with_too_few_rows_is_counted_and_not_judged(
     assert (found.too_small, found.windows) == (1, 1)
 
 
-def test_a_judge_that_is_stopped_and_restarted_reaches_the_same_judgement(
+def test_a_restarted_drift_judge_reaches_the_same_judgement(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     for seed, shift in enumerate((older, lambda row: row, older, older)):

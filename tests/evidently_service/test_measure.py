@@ -139,7 +139,7 @@ def error(window: Window) -> str | None:
     return run.error
 
 
-def test_before_there_is_a_reference_data_quality_and_estimate_are_measured(
+def test_without_reference_data_the_data_quality_and_the_estimate_are_measured(
     measure: Measure, window: Window, source: FakeRegistry, enough: list[Prediction]
 ) -> None:
     """The made-up probability is age / 100, with ages from 17 to 90 and classes at 0.5."""
@@ -160,7 +160,7 @@ def test_before_there_is_a_reference_data_quality_and_estimate_are_measured(
     assert found.estimated.metrics["accuracy"] == pytest.approx(sum(sure) / 600)
 
 
-def test_a_comparison_needs_min_rows_rows(
+def test_a_comparison_needs_at_least_min_rows(
     reporting: Measure, window: Window, enough: list[Prediction]
 ) -> None:
     window.add_predictions(enough[:499])
@@ -194,7 +194,7 @@ def test_an_undrifted_window_has_a_verdict_and_a_report(
     assert "native_country" in latest_report(whole)
 
 
-def test_coverage_is_of_the_window_and_delay_of_the_newest_labels(
+def test_label_coverage_is_of_the_window_and_label_delay_of_the_newest_labels(
     measure: Measure, window: Window, enough: list[Prediction]
 ) -> None:
     """The window is the newest 600; predictions come a second apart, all labels at once."""
@@ -255,7 +255,7 @@ def richer(row: dict[str, Any]) -> dict[str, Any]:
     return older(row) | {"sex": "Female", "race": "Other"}
 
 
-def test_the_verdict_is_drift_after_enough_features_drift_in_two_windows_in_a_row(
+def test_the_drift_verdict_needs_enough_drifted_features_in_two_windows_in_a_row(
     measure: Measure, window: Window, contract: Contract
 ) -> None:
     window.add_predictions(made_up_predictions(contract, 600, seed=3, shift=older))
@@ -291,7 +291,7 @@ def test_without_new_rows_the_same_figures_are_confirmed_and_not_measured_again(
     assert latest(window) == msgspec.structs.replace(first, measured_at=clock.now)
 
 
-def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
+def test_after_a_promotion_the_first_undrifted_window_ends_the_drift(
     measure: Measure, window: Window, source: FakeRegistry, contract: Contract
 ) -> None:
     for seed in (3, 4):
@@ -312,7 +312,7 @@ def test_drift_resolves_when_a_window_clears_it_after_the_reference_has_changed(
     assert (found.judgement.drifted_from, found.judgement.reference) == ("1", "2")
 
 
-def test_a_promoted_version_has_no_verdict_before_its_first_judged_window(
+def test_a_promoted_version_has_no_drift_verdict_before_its_first_judged_window(
     measure: Measure, window: Window, source: FakeRegistry, contract: Contract
 ) -> None:
     window.add_predictions(made_up_predictions(contract, 600, seed=3))
@@ -449,7 +449,7 @@ def test_quality_needs_enough_labels(
 
 
 @pytest.mark.parametrize(("wrong_every", "below"), [(2, True), (1000, False)])
-def test_quality_below_the_floor_is_of_the_newest_labels_with_the_time_of_the_oldest(
+def test_the_newest_labels_decide_below_floor_and_the_first_of_them_its_time(
     measure: Measure, window: Window, enough: list[Prediction], wrong_every: int, below: bool
 ) -> None:
     """A training starts by both: the concept shift, and the time of the rows."""
@@ -487,7 +487,7 @@ def test_the_floor_follows_from_the_version_unless_the_file_fixes_it(
     assert latest(window).roc_auc_floor == 0.9
 
 
-def test_only_a_whole_interval_below_the_floor_counts() -> None:
+def test_quality_is_below_the_floor_with_its_whole_interval_alone() -> None:
     def quality(upper: float) -> Quality:
         return Quality(200, bounds={"roc_auc": Interval(0.7, upper)})
 
@@ -583,7 +583,7 @@ def test_a_report_that_contradicts_the_scores_is_replaced_at_once(
     assert "Dataset Drift is detected" in latest_report(reporting)
 
 
-def test_each_newly_drifted_window_keeps_a_report_also_two_of_one_run(
+def test_each_newly_drifted_window_has_a_report_even_two_of_one_run(
     reporting: Measure, window: Window, contract: Contract, enough: list[Prediction], clock: Clock
 ) -> None:
     """Both reports once had the time of the run as their name: the second replaced the first."""

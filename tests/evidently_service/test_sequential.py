@@ -53,7 +53,7 @@ def test_an_e_value_is_the_mean_wealth_of_the_bets() -> None:
 
 
 @pytest.mark.parametrize("tails", ["both sides", "rare harm"])
-def test_equal_versions_rarely_end_a_test_however_often_one_looks(tails: str) -> None:
+def test_equal_versions_rarely_end_a_test_however_often_it_is_checked(tails: str) -> None:
     random, rules, found = np.random.default_rng(0), Rules(max_labels=2000), []
     for _ in range(1000):
         decision = decide(centred(random, tails, 2000), {}, rules, guards=False)

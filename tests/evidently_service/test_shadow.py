@@ -157,7 +157,9 @@ def test_labels_decide_between_production_and_the_shadow(alias, world, outcome, 
 @pytest.mark.parametrize(
     ("found", "verdict"), [((FALLBACK, "2"), "keep"), ((CHALLENGER, "3"), "reject")]
 )
-def test_a_test_without_a_result_is_decided_at_its_limit(found, verdict, window, shadow, aliases):
+def test_a_test_without_a_result_is_decided_at_its_time_limit(
+    found, verdict, window, shadow, aliases
+):
     """Version 2 is worse than production, and version 3 is equal to it."""
     aliases.shadow = found
     shadow.run_once()
@@ -169,7 +171,7 @@ def test_a_test_without_a_result_is_decided_at_its_limit(found, verdict, window,
     assert result(window).verdict == verdict and "undecided after 15.0 days" in result(window).why
 
 
-def test_only_what_production_answered_after_the_start_counts_and_each_record_once(
+def test_only_production_predictions_after_the_start_count_and_each_record_once(
     window, shadow, aliases, contract
 ):
     before = predicted(contract, aliases.packages, 50, seed=2)
@@ -193,7 +195,7 @@ def test_only_what_production_answered_after_the_start_counts_and_each_record_on
     assert result(window).rows == 100
 
 
-def test_labels_without_a_key_count_if_a_setting_says_so(
+def test_labels_without_a_key_count_only_with_the_setting(
     window, shadow, aliases, monitoring, contract
 ):
     shadow.run_once()
@@ -279,7 +281,7 @@ def test_a_killed_process_loses_no_score_and_no_label_of_its_test(
     assert result(window).labels == whole.labels > 60
 
 
-def test_other_aliases_start_another_test(window, shadow, aliases, contract):
+def test_changed_aliases_start_a_new_test(window, shadow, aliases, contract):
     shadow.run_once()
     answer(window, predicted(contract, aliases.packages, 400), 60)
     shadow.run_once()
@@ -296,7 +298,7 @@ def test_other_aliases_start_another_test(window, shadow, aliases, contract):
     assert f"version 2 beside version 1: promote, {found.last.why}." in page_of(window, shadow)
 
 
-def test_an_error_is_shown_until_it_is_over(window, shadow, aliases):
+def test_an_error_is_shown_until_a_run_succeeds(window, shadow, aliases):
     aliases.shadow = CHALLENGER, "77"
     shadow.run_once()
     assert result(window).error == "MLflow has no version 77" and result(window).kind is None

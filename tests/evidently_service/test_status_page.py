@@ -93,7 +93,7 @@ def test_before_a_comparison_the_page_shows_what_is_missing(
     assert words in page(client)
 
 
-def test_the_page_says_whether_a_training_is_queued_or_why_not(
+def test_the_page_shows_the_queued_training_or_the_objection(
     client: FlaskClient, window: Window
 ) -> None:
     queued = Decision(1_700_000_000.0, 1_700_000_000.0, "train", "900 rows", "brave-otter")
@@ -206,7 +206,7 @@ def test_the_page_shows_whether_the_thresholds_are_calibrated(
     assert client.get("/drift").json["calibrating"] is None  # type: ignore[index]
 
 
-def test_in_trouble_the_page_has_the_runbooks_and_the_pages_of_the_next_step(
+def test_a_problem_is_shown_with_its_runbook_and_the_page_of_the_next_step(
     monitoring: Monitoring, contract: Contract, window: Window
 ) -> None:
     settings = Settings(page_links="Predict=9696,MLflow=5000,Prefect=4200,Drift=3000,Grafana=8085")

@@ -159,7 +159,7 @@ def test_a_constant_column_drifts_from_more_rows_than_its_reference_can_exclude(
     assert ratios[4] < 300, ratios
 
 
-def test_an_unshown_value_is_allowed_in_the_rows_worked_out_by_hand() -> None:
+def test_the_allowed_rows_of_a_value_absent_from_the_reference_calculated_by_hand() -> None:
     """A share of 3 / 5,000 gives 0.6 rows in 1,000; more than three have a chance of 0.0034."""
     assert unshown_distance("ks", 1000, 5000, 0.005**2, 2) == pytest.approx(3 / 1000)
     assert unshown_distance("ks", 1000, 5000, 0.003**2, 2) == pytest.approx(4 / 1000)

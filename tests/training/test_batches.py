@@ -90,7 +90,7 @@ def test_the_traffic_file_of_a_training_can_be_ingested(add, store, contract, tm
     pd.testing.assert_frame_equal(stored(store)[columns], rows[columns])
 
 
-def test_the_same_file_again_changes_nothing_whatever_its_name(add, store, people):
+def test_the_same_file_under_any_name_is_ingested_once(add, store, people):
     first = add(as_csv(people))
     again = add(as_csv(people), "copy.csv")
     assert again == Ingested(first.batch, False) and len(stored(store)) == 20
@@ -346,7 +346,7 @@ def test_a_period_of_the_future_is_rejected(add, store, people):
         ({"income": ">50K"}, "have the label >50K; .*--allow-one-class.*Nothing was stored"),
     ],
 )
-def test_a_file_that_is_no_batch_is_rejected_as_a_whole(add, store, people, change, problem):
+def test_a_file_with_too_many_invalid_rows_is_rejected_whole(add, store, people, change, problem):
     """14 of 24 countries were read as missing, and the next training learned that."""
     with pytest.raises(BatchRejected, match=f"feed.csv: .*{problem}"):
         add(as_csv(people.assign(**change)))
@@ -413,7 +413,7 @@ def test_the_command_and_the_source_agree_on_the_format(people, tmp_path, monkey
         main(["ingest", str(feed), "--period", "2026-10"])
 
 
-def test_a_batch_is_listed_and_taken_back(people, tmp_path, monkeypatch, capsys):
+def test_a_batch_is_listed_and_removed(people, tmp_path, monkeypatch, capsys):
     """A batch with a wrong period could not be removed."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("FEED", str(tmp_path))
@@ -443,7 +443,7 @@ def test_a_batch_is_listed_and_taken_back(people, tmp_path, monkeypatch, capsys)
         main(["ingest"])
 
 
-def test_a_missing_file_is_one_message(tmp_path):
+def test_a_missing_file_ends_in_one_message(tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["ingest", str(tmp_path / "none.csv")])
     assert f"{tmp_path}/none.csv: No such file" in str(caught.value.code)

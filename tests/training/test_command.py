@@ -64,7 +64,7 @@ def test_synthesize_writes_tables_and_rows_that_the_service_accepts(contract, tm
         assert set(table[contract.target.name]) == set(contract.target.labels)
 
 
-def test_prefect_gets_its_settings_from_the_env_file_too(tmp_path):
+def test_prefect_reads_its_settings_from_the_env_file(tmp_path):
     """It reads them when it is imported: a secret file came too late for `make up`."""
     address = f"http://127.0.0.1:{free_port()}/api"
     (tmp_path / ".env").write_text(f"PREFECT_API_URL={address}\n")
@@ -73,7 +73,7 @@ def test_prefect_gets_its_settings_from_the_env_file_too(tmp_path):
     assert f"Prefect does not respond; got {address}." in said and "Traceback" not in said
 
 
-def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
+def test_an_invalid_setting_is_named_and_the_exit_status_is_2(monkeypatch, capsys):
     monkeypatch.setenv("MAX_EVALS", "many")
     with pytest.raises(SystemExit) as caught:
         exit_with_message(lambda: main(["train"]))
@@ -81,7 +81,7 @@ def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
     assert "MAX_EVALS: got many" in capsys.readouterr().err
 
 
-def test_wrong_census_files_end_in_one_message(tmp_path, monkeypatch):
+def test_invalid_census_files_end_in_one_message(tmp_path, monkeypatch):
     (tmp_path / "adult.data").write_text("39, State-gov\n", "utf-8")
     monkeypatch.setenv("CENSUS_DATA_DIR", str(tmp_path))
     with pytest.raises(SystemExit, match="adult.data(.|\n)*CENSUS_DATA_DIR"):
@@ -106,7 +106,7 @@ def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value,
 @pytest.mark.parametrize(
     "command", [["promote", "abc", "--why", "x"], ["score", "a", "b", "--version", "abc"]]
 )
-def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
+def test_a_version_that_is_not_a_number_ends_in_one_message(command, tmp_path, monkeypatch):
     """It was a traceback: MLflow reports an invalid parameter, not a missing version."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
     with pytest.raises(SystemExit, match="^version: got abc, expected a version in MLflow"):
@@ -117,7 +117,7 @@ def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkey
     "command",
     [["history"], ["decisions"], ["rollback", "--why", "x"], ["promote", "1", "--why", "x"]],
 )
-def test_a_command_says_that_it_waits_for_mlflow_and_gives_up(command, monkeypatch, capsys):
+def test_a_command_reports_its_wait_for_mlflow_and_gives_up(command, monkeypatch, capsys):
     """A server that accepts connections and kept a command silent for minutes."""
     monkeypatch.setattr(ledger, "SAY_AFTER_S", 0.2)
     monkeypatch.setattr(ledger, "GIVE_UP_S", 0.5)
@@ -130,7 +130,7 @@ def test_a_command_says_that_it_waits_for_mlflow_and_gives_up(command, monkeypat
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])  # of Python 3.11, and of 3.13
-def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch, capsys):
+def test_commands_run_under_a_user_id_without_a_name(error, tmp_path, monkeypatch, capsys):
     """Every command failed in a container with such a user id; a run of MLflow needs a name too."""
 
     def find_no_name(_: int) -> None:
@@ -269,7 +269,7 @@ def test_unless_production_trains_only_before_the_first_promotion(flow_runs, mon
     assert len(flow_runs) == 2
 
 
-def test_without_prefect_there_is_one_message_with_the_setting():
+def test_without_prefect_one_message_names_the_setting():
     address = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
         main(["worker", "--server-wait-s", "0"])

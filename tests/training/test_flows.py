@@ -160,7 +160,7 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
 
 
-def test_mlflows_pages_say_what_a_training_chose_and_where_its_card_is(first, tracking_uri):
+def test_mlflows_pages_show_the_chosen_parameters_and_link_the_model_card(first, tracking_uri):
     """Hashes filled them, and the description named a place without a card."""
     client, run_id = MlflowClient(tracking_uri), first["run_id"]
     run, (version,) = client.get_run(run_id), client.search_model_versions(f"run_id = '{run_id}'")
@@ -198,7 +198,7 @@ def test_a_run_is_served_if_its_files_have_the_registered_checksums(
     assert registry.wanted().digests.items() <= file_digests(models.package(current)).items()
 
 
-def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
+def test_reference_and_traffic_are_real_rows_that_the_contract_accepts(
     contract, first, census, tmp_path
 ):
     reference = reference_of(first["run_id"])
@@ -212,7 +212,7 @@ def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
     assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no row that judges
 
 
-def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fold(
+def test_the_reference_holds_compared_rows_with_their_out_of_fold_predictions(
     contract,
 ):
     """Of 40 rows every fourth is compared, and 8 of these are kept; 0.5 is the threshold."""
@@ -231,7 +231,7 @@ def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fol
 
 
 @pytest.mark.usefixtures("census")
-def test_the_same_data_code_and_settings_are_nothing_new(first):
+def test_a_training_with_the_same_data_code_and_settings_is_skipped(first):
     assert flows.train(**SMALL) == {"run_id": first["run_id"], "nothing_new": True}
 
 
@@ -363,7 +363,7 @@ def test_after_drift_the_newest_labelled_rows_are_the_holdout_set_over_the_censu
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("census")
-def test_labelled_production_rows_join_again_for_the_version_that_had_them(
+def test_data_production_uses_the_rows_that_production_was_trained_with(
     contract, first, mongodb_uri, monkeypatch
 ):
     database = f"test_{uuid.uuid4().hex}"
@@ -483,7 +483,7 @@ def test_files_are_scored_with_production_by_flow_and_by_command(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("census")
-def test_trials_run_on_spark_if_a_master_is_named():
+def test_trials_run_on_spark_if_spark_master_is_set():
     pytest.importorskip("pyspark", reason="pyspark is not installed: make spark")
     if not shutil.which("java"):
         pytest.skip("no Java on PATH")
@@ -531,7 +531,7 @@ def test_a_parameter_out_of_range_is_rejected_before_anything_is_read(name, valu
         flows.train(**{name: value})
 
 
-def test_a_flow_run_names_the_data_that_it_expected(contract):
+def test_an_unknown_data_name_is_rejected_with_the_known_ones(contract):
     expected = r"data: got census, expected source, uci \(its name\), synthetic or production"
     with pytest.raises(SourceError, match=expected):
         steps.read_dataset.fn("census", 0, contract, Settings())

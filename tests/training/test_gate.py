@@ -75,7 +75,7 @@ def judge(contract):
     return HoldoutSet(rows, y, digest="d1", segments=contract.segments)
 
 
-def test_a_first_model_is_promoted_if_it_is_better_than_none(judge):
+def test_a_first_model_is_promoted_if_it_is_better_than_chance(judge):
     """A table on which the best model reaches 0.7 once never got a first version."""
     hard = gate(weak(0.5), None, judge)
     assert hard.promote and 0.65 < hard.candidate.metrics["roc_auc"] < 0.75
@@ -139,7 +139,7 @@ def test_an_equal_candidate_replaces_a_champion_of_synthetic_rows_alone(
 
 
 @pytest.mark.slow
-def test_of_200_comparisons_of_equals_at_most_one_in_twenty_changes_the_champion():
+def test_of_200_equal_candidates_at_most_one_in_twenty_replaces_the_champion():
     """Two trainings of equal quality: the true probability, each with noise of its own."""
     random = np.random.default_rng(7)
 
@@ -168,7 +168,7 @@ def test_a_candidate_that_harms_one_segment_is_rejected_however_good_for_the_res
     assert harmed.rows >= 200 and harmed.log_loss_rise.high > 0.02
 
 
-def test_a_segment_of_few_rows_is_named_and_not_judged(judge):
+def test_a_segment_of_few_rows_is_reported_and_not_compared(judge):
     few = judge._replace(frame=judge.frame.head(300), y=judge.y[:300])
     verdict = gate(skilled(0.6), skilled(0.5), few)
     unjudged = [segment for segment in verdict.segments if segment.log_loss_rise is None]
@@ -182,7 +182,7 @@ def test_a_model_that_is_much_slower_than_the_champion_is_rejected(judge):
     assert "ms, expected at most 3 times the champion's" in verdict.reason
 
 
-def test_a_busy_machine_rejects_no_model(judge):
+def test_a_busy_machine_causes_no_rejection(judge):
     """A maximum in milliseconds rejected good models while other work slowed the machine."""
     assert gate(slow(0.9), slow(0.5), judge, latency_rows=5).promote
     assert gate(slow(0.9), None, judge, latency_rows=5).promote

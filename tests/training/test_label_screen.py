@@ -54,7 +54,7 @@ def test_labels_after_a_drift_are_learnt(contract, change):
     assert len(kept) == 5000 and not found
 
 
-def test_few_rows_of_a_value_depart_by_chance(contract):
+def test_a_value_with_few_rows_is_not_left_out(contract):
     frame, probability = scored(contract, 1000)
     marked = np.arange(1000) < 29
     few = frame.assign(
@@ -64,7 +64,7 @@ def test_few_rows_of_a_value_depart_by_chance(contract):
     assert len(screen_labels(few, probability, contract)[0]) == 1000
 
 
-def test_the_versions_own_predictions_are_no_labels(contract):
+def test_labels_that_repeat_the_versions_predictions_are_left_out(contract):
     """A loop that sends each prediction back as its label made the next model sure of it."""
     frame, probability = scored(contract, 2000)
     echo = np.arange(2000) < 500
@@ -84,7 +84,7 @@ def test_the_versions_own_predictions_are_no_labels(contract):
     assert screen_labels(nameless, probability, contract)[0].empty
 
 
-def test_a_nearly_perfect_model_is_believed(contract):
+def test_labels_that_confirm_a_nearly_perfect_model_are_kept(contract):
     """Its labels agree with it as well as it expects."""
     frame, probability = scored(contract, 2000)
     sure = expit(4 * logit(probability))
@@ -92,7 +92,7 @@ def test_a_nearly_perfect_model_is_believed(contract):
     assert len(screen_labels(frame.assign(income=y), sure, contract)[0]) == 2000
 
 
-def test_no_rows_and_one_class_are_left_as_they_are(contract):
+def test_without_rows_or_with_one_class_nothing_is_left_out(contract):
     frame, probability = scored(contract, 300)
     for rows in (frame.head(0), frame.head(100).assign(income=1)):
         kept, found = screen_labels(rows, probability[: len(rows)], contract)

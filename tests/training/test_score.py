@@ -90,7 +90,7 @@ def test_every_row_gets_the_probability_of_the_graph(package, people, tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "people"]  # nothing left behind
 
 
-def test_rows_that_break_the_contract_are_written_apart_with_their_problems(
+def test_rejected_rows_are_written_to_a_second_folder_with_their_problems(
     package, people, tmp_path
 ):
     spoil(people, age=300, sex="?")
@@ -161,7 +161,9 @@ def test_a_file_that_cannot_be_scored_is_named_before_any_work(
         ("rows.parquet", ScoringError, "rows.parquet: not a Parquet file"),
     ],
 )
-def test_what_cannot_be_scored_is_one_message(package, tmp_path, name, error, message):
+def test_an_input_that_cannot_be_scored_ends_in_one_message(
+    package, tmp_path, name, error, message
+):
     (tmp_path / "empty").mkdir()
     for file in ("rows.csv", "rows.parquet"):
         (tmp_path / file).write_text("age,sex\n39,Male\n")

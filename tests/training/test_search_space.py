@@ -39,7 +39,7 @@ def drawn(space, n=200):
     return [sample(space.expressions(), random) for _ in range(n)]
 
 
-def test_a_table_without_a_search_file_has_wide_ranges_and_no_resampling_among_them(
+def test_a_table_without_a_search_file_has_wide_ranges_that_include_no_resampling(
     contract, tmp_path
 ):
     space = load_search(tmp_path / SEARCH_FILE, contract)
@@ -52,7 +52,7 @@ def test_a_table_without_a_search_file_has_wide_ranges_and_no_resampling_among_t
     assert np.median(rates) == pytest.approx(exp((log(0.03) + log(0.3)) / 2), rel=0.1)
 
 
-def test_the_census_file_narrows_every_range_and_has_no_resampling_in_it(contract):
+def test_the_census_file_narrows_every_range_and_includes_no_resampling(contract):
     space, wide = load_search(CENSUS_FILE, contract), Ranges()
     assert 1.0 in space.ranges.smote_multiplier
     for one in drawn(space):

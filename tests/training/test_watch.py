@@ -127,7 +127,7 @@ def test_a_calm_window_starts_nothing_and_leaves_no_entry(evidently, registry):
 
 
 @pytest.mark.usefixtures("deployment")
-def test_drift_starts_a_training_once_labels_are_there_and_the_ledger_has_every_step(
+def test_drift_starts_a_training_after_enough_labels_and_the_ledger_has_each_decision(
     evidently, registry, labels, capsys
 ):
     evidently.update(DRIFTED | {"model_version": "1"})
@@ -207,7 +207,7 @@ def log(mongodb_uri: str, monkeypatch) -> Iterator[Collection]:
 
 
 @pytest.mark.usefixtures("deployment")
-def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
+def test_labelled_predictions_in_mongodb_count_as_fresh_labels(
     evidently, registry, labels, log, monkeypatch
 ):
     monkeypatch.setenv("WATCH_MIN_LABELS", "1000")
@@ -224,7 +224,7 @@ def test_labels_of_the_prediction_log_count_where_mongodb_has_them(
     assert registry.ledger.decisions()[0]["cause"].startswith("600 labels contradict")
 
 
-def test_old_predictions_that_are_labelled_after_the_drift_start_nothing(
+def test_new_labels_of_predictions_before_the_drift_start_no_training(
     evidently, registry, labels, log
 ):
     """They once counted. The trainings then had no recent rows to learn from or to be judged by,
