@@ -143,10 +143,9 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     losses = {"cv_log_loss", "screening_log_loss"}
     assert len(children) == 2 and all(losses & c.data.metrics.keys() for c in children)
 
-    command = [Path(sys.executable).parent / "mlflow", "artifacts", "download"]
-    command += ["--artifact-uri", f"models:/{MODEL_NAME}/{version.version}"]
-    env = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri}
-    run_command(*command, "--dst-path", tmp_path / "package", env=env)
+    uri, folder = f"models:/{MODEL_NAME}/{version.version}", str(tmp_path / "package")
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.artifacts.download_artifacts(uri, dst_path=folder)
     package = Package(tmp_path / "package", contract)
     assert package.metadata["run_id"] == first["run_id"]
     assert json.loads(package.metadata["metrics"]) == first["test_metrics"]

@@ -13,6 +13,7 @@ from config.model_registry import ALIAS, CHALLENGER, FALLBACK, MODEL_NAME
 from prediction_service.metrics import FinishedRequest, Metrics
 from tests.conftest import free_port, served
 from tests.training.test_policy import CALM
+from tests.training.test_watch import decide_now
 from training.__main__ import main
 from training.evaluation.serving_bounds import read_served, serving_problem
 from training.orchestration import flows
@@ -20,7 +21,6 @@ from training.orchestration.promotion import alias_for
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry, number_of
 from training.registry.shadow_test import challenge
-from training.retraining.watch import watch
 from training.settings import Settings
 
 WHY = "better: log loss by 0.0123 (0.0040 to 0.0210), 812 labels"
@@ -106,7 +106,7 @@ def end(registry: Registry, services: dict[str, str]) -> Callable[..., None]:
         services["/shadow"] = json.dumps(state)
         for _ in range(2):
             entries = len(registry.ledger.promotions())
-            watch()
+            decide_now()
         assert len(registry.ledger.promotions()) == entries
 
     return run
@@ -217,12 +217,12 @@ def test_a_new_version_may_not_break_the_bounds_of_serving(errors, seconds, prob
 def test_a_version_that_fails_requests_is_undone_without_labels(registry, services):
     registry.promote("2", Promotion("shadow test", WHY))
     services["/metrics"] = exposed(20, {"1": 0.004, "2": 0.004})
-    watch()
+    decide_now()
     assert aliases(registry) == ["1", "none", "none"]
     why = "undone: server errors: 10.0% of 200 predictions, before 2.5%"
     assert newest(registry)[3] == why
     main(["promote", "2", "--force", "--now", *NO_WAIT])  # its counts are those of before
-    watch()
+    decide_now()
     assert aliases(registry) == ["2", "none", "1"]
 
 
