@@ -69,8 +69,9 @@ def test_prefect_reads_its_settings_from_the_env_file(tmp_path):
     address = f"http://127.0.0.1:{free_port()}/api"
     (tmp_path / ".env").write_text(f"PREFECT_API_URL={address}\n")
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    said = run(sys.executable, "-m", "training", "train", cwd=tmp_path, env=env, status=1)
-    assert f"Prefect does not respond; got {address}." in said and "Traceback" not in said
+    command = [sys.executable, "-m", "training", "worker", "--server-wait-s", "0"]
+    printed = run(*command, cwd=tmp_path, env=env, status=1)
+    assert f"Prefect does not respond; got {address}." in printed and "Traceback" not in printed
 
 
 def test_an_invalid_setting_is_named_and_the_exit_status_is_2(monkeypatch, capsys):

@@ -49,7 +49,9 @@ def test_golden_rows_have_raw_values_and_the_probabilities_of_the_graph(contract
 
 def test_mlflow_serves_the_packaged_graph(package, inputs, contract, tmp_path):
     """MLflow passes each column as (n,); graphs that took (n, 1) failed."""
-    mlflow.onnx.save_model(onnx.load(package.folder / "model.onnx"), tmp_path / "logged")
+    graph = onnx.load(package.folder / "model.onnx")
+    # To find the packages, MLflow would load the graph in a second interpreter.
+    mlflow.onnx.save_model(graph, tmp_path / "logged", pip_requirements=[])
     numbers = {f.name: np.float32 for f in contract.inputs if not f.is_categorical}
     scored = mlflow.pyfunc.load_model(str(tmp_path / "logged")).predict(inputs.astype(numbers))
     assert scored["probability"].to_numpy() == pytest.approx(package.score(inputs), abs=1e-6)
