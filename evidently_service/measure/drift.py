@@ -1,8 +1,8 @@
 """Measure drift with Evidently's tests, and render its HTML report.
 
-The only module that imports Evidently; only the measure process loads it. Evidently's `Report` draws
-charts while it calculates, which takes most of its time. So the tests are called directly, and a
-`Report` runs only for a page.
+The only module that imports Evidently; only the measure process loads it. A `Report` draws charts
+while it calculates, which takes most of its time. So the tests are called directly, and a `Report`
+runs only for a page.
 """
 
 import warnings
@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 
 
 class Drift(NamedTuple):
-    """The drift of each compared feature and output, and a function that runs Evidently's report."""
+    """The drift of each compared feature and output; `report` runs Evidently's report."""
 
     features: tuple[ColumnDrift, ...]
     prediction: tuple[ColumnDrift, ...]

@@ -189,7 +189,7 @@ def test_an_empty_column_is_named_and_has_no_score(
 def test_columns_that_are_empty_in_window_and_reference_do_not_end_the_measurement(
     client: FlaskClient, churn: Contract, other_window: Window, tmp_path: Path
 ) -> None:
-    """Also constant columns: a chi-square test of one category once gave a metric of NaN."""
+    """Other columns are constant: a chi-square test of one category once gave NaN."""
 
     def empty(row: dict[str, Any]) -> dict[str, Any]:
         return row | dict.fromkeys(OPTIONAL) | {"senior": 1, "tenure": 12}

@@ -123,8 +123,8 @@ def test_a_table_without_groups_has_no_gaps() -> None:
 
 
 def test_false_alarms_of_traffic_as_in_the_reference_data_are_within_the_budget() -> None:
-    """Ten references, each with three windows of 1,000 rows that slide by a tenth: as if the 30
-    windows were a month. With bounds for a single look at a single gap there are 15 alarms.
+    """Ten references with three windows of 1,000 rows each, which slide by a tenth. The 30 windows
+    count as a month. With bounds for a single check of a single gap there are 15 alarms.
     """
     random, budget, windows, rows = np.random.default_rng(1), 5.0, 3, 1000
     references, alarms = 10, 0
@@ -159,7 +159,7 @@ def test_a_lower_true_positive_rate_is_found_for_women_and_narrows_the_gap_for_m
 
 
 def test_faster_labels_do_not_give_more_alarms() -> None:
-    """The same rows: windows of one second come often, and so does chance."""
+    """The same rows within a second: more windows a month need a wider bound."""
     random = np.random.default_rng(3)
     known, live = known_people(random), people(MAX_LABELS, random, Female=0.2)
     slow, fast = (gaps(live, known, span_s, 1) for span_s in (10 * DAY_S, 1.0))

@@ -117,7 +117,7 @@ def test_a_window_closes_when_it_is_full_or_when_a_row_is_too_new_for_it(
     [
         ([*range(57), 0, 0, 0, 57], 60),  # 95 % of 60 rows are distinct
         ([*range(56), 0, 0, 0, 0, 56], 61),
-        ([n // 3 for n in range(300)], 169),  # the 57th person is first asked in row 169
+        ([n // 3 for n in range(300)], 169),  # the 57th distinct row is row 169
         ([0] * 301, 300),  # five times 60 rows
         ([0] * 299, 0),
     ],
@@ -129,8 +129,8 @@ def test_a_window_waits_for_distinct_rows_up_to_five_times_its_rows(
     assert (full.index(True) + 1 if True in full else 0) == closed
 
 
-def asked_again(predictions: list[Prediction], times: int) -> list[Prediction]:
-    """Return each prediction so many times in a row, under new ids, a second apart."""
+def repeated(predictions: list[Prediction], times: int) -> list[Prediction]:
+    """Return each prediction `times` times in a row, under new ids, a second apart."""
     return [
         msgspec.structs.replace(
             predictions[number // times],
@@ -144,19 +144,19 @@ def asked_again(predictions: list[Prediction], times: int) -> list[Prediction]:
 def test_equal_rows_of_a_window_count_once(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    """Each person three times. The 57th is first asked in row 169, then in row 168 of a window."""
+    """Each row three times. The 57th distinct row is row 169 at first, then row 168 of a window."""
     people = made_up_predictions(contract, 228, seed=1)
-    window.add_predictions(asked_again(people, 3))
+    window.add_predictions(repeated(people, 3))
     judge = DriftJudge(window, small, contract)
     found = judge.run(reference)
     assert (found.windows, found.arrival) == (4, 169 + 3 * 168)
-    assert judge.open_rows == 4  # people, with the last one of the window before
+    assert judge.open_rows == 4  # distinct rows, with the last one of the window before
 
 
 def test_a_window_of_equal_rows_is_too_small(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    window.add_predictions(asked_again(made_up_predictions(contract, 1, seed=1), 600))
+    window.add_predictions(repeated(made_up_predictions(contract, 1, seed=1), 600))
     found = DriftJudge(window, small, contract).run(reference)
     assert (found.windows, found.too_small) == (0, 2)
 
@@ -164,10 +164,10 @@ def test_a_window_of_equal_rows_is_too_small(
 def test_all_rows_count_if_rows_of_the_reference_data_are_often_equal(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    """Four in a hundred profiles repeat each other: 60 rows hold few more than four profiles."""
+    """The reference data have four distinct rows, and so has the window."""
     few = reference._replace(frame=reference.frame.iloc[np.arange(2000) % 4])
     people = made_up_predictions(contract, 4, seed=1)
-    window.add_predictions(asked_again(people, 30))
+    window.add_predictions(repeated(people, 30))
     assert DriftJudge(window, small, contract).run(few).windows == 2
 
 
@@ -192,12 +192,12 @@ def test_windows_without_dataset_drift_calibrate_the_thresholds(
 def test_outputs_are_those_of_the_distinct_rows(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    """One old person is asked 120 times, and 56 others once."""
+    """The row of one old person comes 120 times, and 56 other rows once."""
     people = made_up_predictions(contract, 57, seed=1)
     old = msgspec.structs.replace(
         people[0], features=people[0].features | {"age": 90}, probability=0.9
     )
-    rows = asked_again([old] * 120 + people[1:], 1)
+    rows = repeated([old] * 120 + people[1:], 1)
     window.add_predictions(rows)
     judge = DriftJudge(window, small, contract)
     found = judge.run(reference)

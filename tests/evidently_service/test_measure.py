@@ -452,7 +452,7 @@ def test_quality_needs_enough_labels(
 def test_the_newest_labels_decide_below_floor_and_the_first_of_them_its_time(
     measure: Measure, window: Window, enough: list[Prediction], wrong_every: int, below: bool
 ) -> None:
-    """A training starts by both: the concept shift, and the time of the rows."""
+    """The concept shift starts a training, with rows from this prediction time on."""
     window.add_predictions(enough)
     window.add_labels(labels_of(enough[100:300], wrong_every))
     measure.run_once()
@@ -469,7 +469,7 @@ def test_the_floor_follows_from_the_version_unless_the_file_fixes_it(
     contract: Contract,
     enough: list[Prediction],
 ) -> None:
-    """A fixed floor of 0.85 once started a training of every harder table than the census."""
+    """With a fixed floor of 0.85, each table harder than the census once started trainings."""
     window.add_predictions(enough)
     window.add_labels(
         [Label(p.prediction_id, 1_700_100_000.0, i % 2) for i, p in enumerate(enough)]

@@ -171,7 +171,7 @@ def test_scores_calculated_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_that_contradict_the_probabilities_are_found(seed: int) -> None:
-    """The ROC AUC's floor saw 5 % of flipped labels in 1 % of windows, doubled odds in none."""
+    """The floor of ROC AUC detected 5 % flipped labels in 1 % of windows, and doubled odds in none."""
     label, _, probability = calibrated(1000, seed, ones=0.3)
     random = np.random.default_rng(seed)
     of_specialists = random.random(1000) < 0.13
@@ -183,7 +183,7 @@ def test_labels_that_contradict_the_probabilities_are_found(seed: int) -> None:
 
 
 def test_healthy_labels_are_no_concept_shift_whichever_rows_have_them() -> None:
-    """Labels for predicted positives alone have a ROC AUC of 0.65, and started trainings once."""
+    """Labels for predicted positives alone have a ROC AUC of 0.65. They once started trainings."""
     found, aucs = [], []
     for seed in range(100):
         label, income_class, probability = calibrated(1000, seed, ones=0.3)

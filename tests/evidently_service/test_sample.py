@@ -1,4 +1,4 @@
-"""What the monitoring measures of a sample (EVIDENTLY_SAMPLE) is what it measures of all rows."""
+"""A sample (EVIDENTLY_SAMPLE) has the figures of all rows."""
 
 import random
 from contextlib import closing
@@ -78,7 +78,7 @@ def test_labels_of_a_sample_join_its_predictions(measured: dict[float, Measureme
 
 
 def test_the_quality_of_all_rows_is_within_the_intervals_of_a_sample(contract: Contract) -> None:
-    """Of twenty sets of ids, as often as 95 % intervals promise; one set may be unlucky."""
+    """Twenty sets of ids, because a 95 % interval of one set may miss the value by chance."""
     predictions, labels = events(contract)
     label = np.array([one.label for one in labels])
     everything = measure_quality(label, *outputs(predictions))

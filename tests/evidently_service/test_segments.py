@@ -130,8 +130,8 @@ def test_a_group_of_few_reference_rows_has_no_error() -> None:
 
 
 def test_the_band_contains_the_quality_of_traffic_of_one_group() -> None:
-    """Nothing but the mix changes: now all requests are about women. Label noise alone is too
-    narrow a band for the error that this group had in the reference data.
+    """Only the mix changes: now all requests are about women. A band of the label noise
+    alone would be too narrow for the error that this group had in the reference data.
     """
     errors = group_errors(reference(5000), SEGMENTS, min_rows=200)
     held: dict[bool, list[bool]] = {False: [], True: []}

@@ -1,4 +1,4 @@
-"""The test of two versions, which may be looked at with every label."""
+"""The test of two versions, whose result may be checked after every label."""
 
 import math
 
@@ -82,7 +82,7 @@ def test_harm_in_one_segment_rejects_a_version_that_is_better_on_the_whole() -> 
 
 
 def test_a_former_version_is_better_on_the_whole_or_in_one_segment() -> None:
-    """That it is worse ends nothing: it stays as the fallback."""
+    """A worse former version does not end the test: it stays the fallback."""
     worse, better, for_women = by_sex(-0.5, -0.5), by_sex(0.5, 0.5), by_sex(0.8, -0.5)
     assert decide(worse, SEX, RULES, guards=True) is None
     whole, women = (decide(one, SEX, RULES, guards=True) for one in (better, for_women))

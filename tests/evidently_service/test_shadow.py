@@ -1,4 +1,4 @@
-"""The shadow process: what it scores and pairs, its verdicts, restarts and errors."""
+"""The shadow process: its scores, pairs, verdicts, restarts and errors."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def shadow(window: Window, aliases: Aliases, monitoring: Monitoring, contract: C
 def predicted(
     contract: Contract, packages: Path, rows: int, seed: int = 1, version: str = "1"
 ) -> list[Prediction]:
-    """Return what a version answers to made-up records."""
+    """Return predictions of a version for made-up records."""
     made = made_up_predictions(contract, rows, seed, version=version)
     model = Model(packages / version, version, contract)
     found = model.score_stored(made).tolist()
@@ -95,7 +95,7 @@ def predicted(
 
 
 def labels_from(age: int, predictions: list[Prediction]) -> list[Label]:
-    """Return labels of a world in which income is high from an age on."""
+    """Return labels of 1 from an age on."""
     return [
         Label(
             one.prediction_id,
@@ -113,7 +113,7 @@ def page_of(window: Window, shadow: Shadow) -> str:
     return app.test_client().get("/", headers={"Accept": "text/html"}).text
 
 
-def answer(window: Window, predictions: list[Prediction], age: int) -> None:
+def store_labelled(window: Window, predictions: list[Prediction], age: int) -> None:
     """Store predictions and their labels."""
     window.add_predictions(predictions)
     window.add_labels(labels_from(age, predictions))
@@ -163,7 +163,7 @@ def test_a_test_without_a_result_is_decided_at_its_time_limit(
     """Version 2 is worse than production, and version 3 is equal to it."""
     aliases.shadow = found
     shadow.run_once()
-    answer(window, predicted(shadow.contract, aliases.packages, 400), 45)
+    store_labelled(window, predicted(shadow.contract, aliases.packages, 400), 45)
     shadow.run_once()
     assert result(window).verdict is None and result(window).labels == 400
     shadow.clock = lambda: STARTED + 15 * 86400
@@ -175,7 +175,7 @@ def test_only_production_predictions_after_the_start_count_and_each_record_once(
     window, shadow, aliases, contract
 ):
     before = predicted(contract, aliases.packages, 50, seed=2)
-    answer(window, before, 60)
+    store_labelled(window, before, 60)
     shadow.run_once()
     rows = predicted(contract, aliases.packages, 100)
     again = [
@@ -185,12 +185,12 @@ def test_only_production_predictions_after_the_start_count_and_each_record_once(
         msgspec.structs.replace(one, source=PAGE)
         for one in predicted(contract, aliases.packages, 20, seed=3)
     ]
-    late = [  # answered before the start, and delivered after it
+    late = [  # predicted before the start, and delivered after it
         msgspec.structs.replace(one, predicted_at=STARTED - 10)
         for one in predicted(contract, aliases.packages, 20, seed=4)
     ]
     other = predicted(contract, aliases.packages, 20, seed=5, version="3")
-    answer(window, rows + again + page + late + other, 60)
+    store_labelled(window, rows + again + page + late + other, 60)
     shadow.run_once()
     assert result(window).rows == 100
 
@@ -209,10 +209,10 @@ def test_labels_without_a_key_count_only_with_the_setting(
     ShadowStore(window).start(ShadowTest())
     trusting = Shadow(window, aliases, monitoring, contract, anonymous=True, clock=lambda: STARTED)
     trusting.run_once()
-    answers = predicted(contract, aliases.packages, 400, seed=8)
-    window.add_predictions(answers)
+    unkeyed = predicted(contract, aliases.packages, 400, seed=8)
+    window.add_predictions(unkeyed)
     window.add_labels(
-        [msgspec.structs.replace(one, labelled_by=None) for one in labels_from(60, answers)]
+        [msgspec.structs.replace(one, labelled_by=None) for one in labels_from(60, unkeyed)]
     )
     trusting.run_once()
     assert result(window).verdict == "promote"
@@ -283,7 +283,7 @@ def test_a_killed_process_loses_no_score_and_no_label_of_its_test(
 
 def test_changed_aliases_start_a_new_test(window, shadow, aliases, contract):
     shadow.run_once()
-    answer(window, predicted(contract, aliases.packages, 400), 60)
+    store_labelled(window, predicted(contract, aliases.packages, 400), 60)
     shadow.run_once()
     assert result(window).verdict == "promote"
     aliases.version, aliases.shadow = Version("2", "run-2"), (FALLBACK, "1")
@@ -315,7 +315,7 @@ def test_an_error_is_shown_until_a_run_succeeds(window, shadow, aliases):
 def test_erasing_a_prediction_erases_its_score(window, shadow, aliases, contract):
     shadow.run_once()
     predictions = predicted(contract, aliases.packages, 10)
-    answer(window, predictions, 60)
+    store_labelled(window, predictions, 60)
     shadow.run_once()
     window.erase(predictions[0].prediction_id)
     assert window.read("SELECT count(*), min(arrival) FROM shadow") == [(9, 2)]
@@ -348,7 +348,7 @@ def test_the_service_shows_the_test(window, shadow, aliases, monitoring, contrac
     assert client.get("/shadow").json["kind"] is None
     assert "income_shadow" not in client.get("/metrics").text
     shadow.run_once()
-    answer(window, predicted(contract, aliases.packages, 400), 60)
+    store_labelled(window, predicted(contract, aliases.packages, 400), 60)
     shadow.run_once()
     body = client.get("/shadow").json
     assert (body["kind"], body["version"], body["production"]) == (CHALLENGER, "2", "1")

@@ -270,7 +270,7 @@ def opened(client: FlaskClient) -> Iterator[Page]:
 def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict(
     opened: Page, window: Window
 ) -> None:
-    """It once reloaded as a whole, and a screen reader had to start at the top again."""
+    """The whole page once reloaded, so a screen reader started again at the top."""
     opened.evaluate(
         """new MutationObserver(found => window.replaced = (window.replaced ?? 0) + 1).observe(
             document.querySelector("[role=status]"), {childList: true, characterData: true})"""
@@ -312,7 +312,7 @@ def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict
 def test_a_silent_relay_and_a_backlog_are_shown_in_place_of_calm(
     client: FlaskClient, window: Window, contract: Contract
 ) -> None:
-    """The page once was calm while the relay was dead and 2,200 shifted rows waited."""
+    """The page once showed calm while the relay was down and 2,200 shifted rows waited."""
     (made,) = made_up_predictions(contract, 1, seed=1)
     window.add_predictions([msgspec.structs.replace(made, predicted_at=time.time() - 7300)])
     window.record(at(time.time(), **CALM), Run(1.0))

@@ -85,14 +85,14 @@ def test_one_joined_row_in_five_is_a_holdout_row(census, judges, contract):
 
 
 def test_a_holdout_row_stays_one_with_any_label(contract, record):
-    """If a holdout row changed its side, a later training could use it."""
+    """A holdout row with another label could otherwise reach a later training."""
     people = pd.DataFrame([record | {"age": age} for age in range(20, 60)])
     held = people[is_held_out(row_digests(people, contract))]
     assert held["age"].tolist() == [22, 23, 24, 31, 38, 41, 52, 58, 59]
 
 
 def test_a_duplicate_of_a_holdout_row_is_not_used_for_training(census, judges, contract, tmp_path):
-    """It was exported without its id and ingested months later."""
+    """The duplicate was exported without its id and ingested months later."""
     frame = production(contract, 500)
     first = assemble_rows(census, judges, [joining(contract, frame)], contract)
     store = Store(Folder(str(tmp_path)))
@@ -104,7 +104,7 @@ def test_a_duplicate_of_a_holdout_row_is_not_used_for_training(census, judges, c
 
 
 def test_a_joined_row_equal_to_a_holdout_row_of_the_census_is_dropped(census, judges, contract):
-    """For example, somebody ingests the official test file."""
+    """For example, the official test file is ingested."""
     leaked = census.test[[*contract.input_names, "income"]]
     leaked = leaked.assign(prediction_id=None, predicted_at=1.0)
     rows = assemble_rows(census, judges, [joining(contract, leaked)], contract)
@@ -116,10 +116,10 @@ def test_a_joined_row_equal_to_a_holdout_row_of_the_census_is_dropped(census, ju
 def test_after_a_drift_no_row_of_several_callers_is_both_for_training_and_holdout(
     census, judges, contract
 ):
-    """One caller could have a model promoted that had learnt nothing but that caller's labels."""
+    """One caller's labels alone could otherwise train a model and get it promoted."""
     frame = production(contract, 4000)
     callers = pd.Series(np.where(np.arange(4000) % 3 == 0, "audit", "planning"), dtype=object)
-    callers[:30] = "seldom"  # too few rows to judge
+    callers[:30] = "seldom"  # too few rows for a holdout set
     source = joining(contract, frame.assign(caller=callers))
     rows = assemble_rows(census, judges, [source], contract, recent_judge=True)
     of_audit = digests(frame[callers == "audit"], contract)
@@ -205,7 +205,7 @@ def test_rows_of_a_batch_are_checked_against_the_current_contract(contract, tmp_
 
 
 def test_labels_of_a_batch_keep_their_meaning_if_the_contract_exchanges_them(contract, tmp_path):
-    """The store has classes. They turned over with the labels of the contract."""
+    """The store holds classes. They were inverted when the contract exchanged its labels."""
     store, frame = Store(Folder(str(tmp_path))), production(contract, 10)
     batch = Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01", LABELS)
     store.append(batch, frame)
@@ -221,7 +221,7 @@ def test_labels_of_a_batch_keep_their_meaning_if_the_contract_exchanges_them(con
 
 
 def test_the_digest_depends_on_the_data_alone(census, judges, contract, tmp_path):
-    """A batch that was taken back leaves no trace in it."""
+    """After the removal of a batch the digest is that before its ingest."""
     store, frame = Store(Folder(str(tmp_path))), production(contract, 50)
 
     def digest(*frames: pd.DataFrame) -> str:

@@ -74,7 +74,7 @@ def tracking_uri(tmp_path_factory):
 
 
 class CensusFile:
-    """What `train` reads in place of the census: made-up rows, or others that a test sets."""
+    """The data set that `train` reads in place of the census: made-up rows, or those of a test."""
 
     def __init__(self, contract: Contract) -> None:
         self.rows = Dataset(
@@ -160,7 +160,7 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
 
 
 def test_mlflows_pages_show_the_chosen_parameters_and_link_the_model_card(first, tracking_uri):
-    """Hashes filled them, and the description named a place without a card."""
+    """The pages once consisted of hashes, and the description named a place without a card."""
     client, run_id = MlflowClient(tracking_uri), first["run_id"]
     run, (version,) = client.get_run(run_id), client.search_model_versions(f"run_id = '{run_id}'")
     assert run.info.run_name == f"v{version.version} train manual {datetime.now(UTC):%Y-%m-%d}"
@@ -208,7 +208,7 @@ def test_reference_and_traffic_are_real_rows_that_the_contract_accepts(
     judges, sent = split_judge_traffic(census.rows.test, contract)
     assert min(len(judges), len(sent)) > 100
     write_requests(sent, contract, tmp_path / "sent.jsonl")
-    assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no row that judges
+    assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no holdout row
 
 
 def test_the_reference_holds_compared_rows_with_their_out_of_fold_predictions(
@@ -235,7 +235,7 @@ def test_a_training_with_the_same_data_code_and_settings_is_skipped(first):
 
 
 def rows_of(contract, negative: int, positive: int, seed: int) -> pd.DataFrame:
-    """Return made-up rows with so many of each class."""
+    """Return made-up rows with these numbers of rows of each class."""
     rows = made_up_rows(contract, 2000, seed=seed)
     wanted = [rows[rows["income"] == label].head(n) for label, n in enumerate((negative, positive))]
     return pd.concat(wanted, ignore_index=True)
@@ -249,7 +249,7 @@ def test_a_table_of_50_rows_makes_a_version(contract, census):
 
 
 def test_rows_of_one_class_end_in_one_message_before_any_run(contract, census, tracking_uri):
-    """Such a table once ran through the whole search and ended in a traceback."""
+    """Such a table once ended in a traceback after the whole search."""
     census.use(train=rows_of(contract, 300, 0, seed=13))
     client = MlflowClient(tracking_uri)
     before = client.search_runs([Registry(tracking_uri).experiment_id])

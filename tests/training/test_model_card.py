@@ -52,7 +52,7 @@ def card_of(contract: Contract, source: str = "uci") -> str:
 
 
 def test_intervals_are_those_of_the_metrics_on_resampled_rows():
-    """With ties, and probabilities of 0 and 1 that are right and wrong."""
+    """The rows have ties, and right and wrong probabilities of 0 and 1."""
     random = np.random.default_rng(2)
     probability = np.round(random.beta(1, 3, 300), 2)
     y = (random.random(300) < probability).astype(int)
@@ -69,8 +69,8 @@ def test_intervals_are_those_of_the_metrics_on_resampled_rows():
 
 
 def test_the_card_has_its_required_texts_in_one_file_for_phones_and_dark_mode(contract):
-    """It once did not say that the search gave up every later setting, as it does on the census,
-    and its plot had no figures for people who cannot see it.
+    """The card once did not report that the search pruned every later setting, as on the census.
+    Its plot had no text for people who cannot see it.
     """
     page = card_of(contract)
     text = re.sub(r"\s+", " ", page)
@@ -156,7 +156,7 @@ def test_the_card_has_the_contracts_words(contract):
 
 
 def test_the_card_of_another_table_names_its_groups_or_their_absence(churn, contract):
-    """A card of another table once said what sex, race and the census of 1994 are."""
+    """A card of another table once described sex, race and the census of 1994."""
     assert segment_words(churn) == ("The contract names no groups: no column has the key segment.")
     names = {"plan", "tenure", "account"}
     features = tuple(

@@ -92,7 +92,7 @@ def test_education_is_encoded_by_rank_and_missing_categories_as_a_column(contrac
 
 
 def test_a_missing_date_has_no_parts_and_changes_no_other_row():
-    """pandas rounded memory that it had not set for a missing day, and one in many runs failed."""
+    """pandas rounded uninitialized memory of a missing day, and some runs failed."""
     feature = Feature("day", "date", "a day", parts=("days", "year", "month", "day"))
     parts = date_parts(pd.DataFrame({"day": [59.0, np.nan, -1.0]}), feature)
     assert parts[0].tolist() == [59, 1970, 3, 1] and parts[2].tolist() == [-1, 1969, 12, 31]

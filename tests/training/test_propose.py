@@ -68,7 +68,7 @@ def reload(written: Written) -> Contract:
 def test_the_census_gives_the_shipped_contract_except_texts_and_survey_weight(
     census_dir: Path, contract: Contract, tmp_path: Path
 ) -> None:
-    """Only what no table shows differs: texts, units, ranges and that `fnlwgt` has no meaning.
+    """Only facts that no table shows differ: texts, units, ranges and the survey weight `fnlwgt`.
 
     The order of `education` is found, because `education_num` numbers its values.
     """
@@ -257,7 +257,7 @@ def test_columns_without_information_are_left_out_with_the_reason(init: Init) ->
 
 
 def test_whole_numbers_that_differ_by_chance_are_not_an_identifier(init: Init) -> None:
-    """Of 400 amounts up to ten million, none need be there twice."""
+    """400 amounts up to ten million may all differ."""
     amounts = RANDOM.choice(10_000_000, ROWS, replace=False)
     written = init({"amount": amounts, "account_id": amounts})
     assert list(reload(written).by_name) == ["spent", "amount"]
@@ -430,7 +430,7 @@ def part(tmp_path: Path, name: str, rows: int = 30, **columns: Any) -> str:
 
 
 def test_files_and_folders_of_parts_are_one_table(tmp_path: Path) -> None:
-    """The names of folders add columns; uncommitted, empty and other files are passed over."""
+    """The names of folders add columns. Uncommitted, empty and other files are ignored."""
     for name in ("sex=Female/0.parquet", "sex=Male/1.parquet", "_temporary/0/2.parquet"):
         part(tmp_path, name)
     part(tmp_path, "sex=Male/3.parquet", rows=0)

@@ -75,7 +75,7 @@ def test_old_runs_are_removed_with_their_files_except_newest_and_production(
 def test_a_dry_run_lists_expired_runs_and_the_run_of_model_run_id_is_kept(
     registry_copy: Registry, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retention removed the model that MODEL_RUN_ID names."""
+    """Retention once removed the run that MODEL_RUN_ID names."""
     with registry_copy.run("a training", {}, {}) as run_id:
         pass
     with registry_copy.run("a training", {}, {}) as pinned:

@@ -198,7 +198,7 @@ def score_table(package: Package, table: pa.Table, folder: Path) -> tuple[Summar
 
 
 def test_types_of_other_tools_are_read(package, contract, tmp_path):
-    """pandas' categories with missing values, and decimals, ended in a traceback or no row."""
+    """Categories of pandas with missing values, and decimals, once ended in a traceback or no row."""
     frame = made_up_rows(contract, 40)[list(contract.input_names)]
     frame["workclass"] = [None, "?", *frame["workclass"][2:]]
     names = ["workclass", "sex", "native_country"]
@@ -217,7 +217,7 @@ def test_types_of_other_tools_are_read(package, contract, tmp_path):
 
 
 def test_columns_match_by_the_rule_of_headers_and_keep_their_names(package, contract, tmp_path):
-    """A repeated column ended in a traceback; unseen values are counted."""
+    """A repeated column once ended in a traceback. Unseen values are counted."""
     frame = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
     frame["native_country"] = ["Wakanda", *frame["native_country"][1:]]
     frame.columns = [name.upper().replace("_", "-") for name in frame.columns]

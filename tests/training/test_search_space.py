@@ -67,7 +67,7 @@ def test_the_first_trial_can_be_left_out(contract, write):
 
 
 def test_the_file_of_another_target_is_ignored_with_a_log_line(contract, write):
-    """A copy of the census file once beside another contract would narrow another table."""
+    """A copy of the census file beside another contract would narrow that table's ranges."""
     path = write(target="churn", ranges={"gamma": [0, 1]})
     with capture_logs() as logs:
         assert load_search(path, contract) == SearchSpace()

@@ -83,7 +83,7 @@ def aliases(registry: Registry) -> list[str]:
 
 
 def newest(registry: Registry) -> tuple[str, ...]:
-    """Return who and why of the newest entry of the ledger, with both versions."""
+    """Return both versions, author and reason of the newest entry of the ledger."""
     entry = registry.ledger.promotions()[0]
     return tuple(entry[name] for name in ("from_version", "to_version", "who", "why"))
 
@@ -99,7 +99,7 @@ def result_of(registry: Registry, version: str) -> tuple[str | None, str | None]
 def end(registry: Registry, services: dict[str, str]) -> Callable[..., None]:
     """Return a function that runs `watch` twice with a verdict on version 2.
 
-    What the first run did must not be repeated by the second one.
+    The second run must not repeat the changes of the first one.
     """
 
     def run(state: dict[str, Any]) -> None:
@@ -120,7 +120,7 @@ def test_a_proved_challenger_is_promoted_and_the_former_version_becomes_the_fall
 
 
 def test_a_verdict_on_another_pair_of_versions_changes_no_alias(registry, end):
-    """Someone promoted version 3 while the test's last response was on its way."""
+    """A person promoted version 3 after the last response about the test."""
     challenge(registry, "2")
     registry.promote("3", Promotion("ann", "to see"))
     challenge(registry, "2")
@@ -221,7 +221,7 @@ def test_a_version_that_fails_requests_is_undone_without_labels(registry, servic
     assert aliases(registry) == ["1", "none", "none"]
     why = "undone: server errors: 10.0% of 200 predictions, before 2.5%"
     assert newest(registry)[3] == why
-    main(["promote", "2", "--force", "--now", *NO_WAIT])  # its counts are those of before
+    main(["promote", "2", "--force", "--now", *NO_WAIT])  # its counts have not changed since
     decide_now()
     assert aliases(registry) == ["2", "none", "1"]
 

@@ -242,7 +242,7 @@ def test_the_digest_depends_on_the_content_alone(load, folder):
 
 
 def test_the_input_columns_of_a_row_decide_whether_it_is_holdout_or_traffic(contract, record):
-    """A judge row that moved to traffic could reach a later training set."""
+    """A holdout row that becomes a traffic row could reach a later training set."""
     people = pd.DataFrame([record | {"age": age, "income": 0} for age in range(20, 32)])
     rows = pd.concat([people.assign(fnlwgt=1), people.assign(fnlwgt=2, income=1)])
     judge, traffic = split_judge_traffic(rows, contract)
@@ -341,7 +341,7 @@ def loans(tmp_path: Path) -> Table:
 
 
 def test_another_table_needs_only_a_description(loans, monkeypatch):
-    """It asked UCI for the census first, and the lineage said adult.data."""
+    """The census was once downloaded first, and the lineage named adult.data."""
     monkeypatch.setattr("requests.get", lambda *_, **__: pytest.fail("nothing is downloaded"))
     found = loans.load(census_data_dir="/nowhere")
     assert found.source == "loans" and found.problems == {}

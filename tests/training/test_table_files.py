@@ -423,7 +423,7 @@ def test_without_a_contract_the_header_is_checked_too(text, message):
 
 
 def test_a_parquet_file_with_a_column_twice_is_rejected_without_a_contract_too():
-    """The last of both columns was taken silently."""
+    """The second column was once used silently."""
     file = io.BytesIO()
     numbers = pyarrow.array([1, 2])
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays([numbers, numbers], ["age", "age"]), file)

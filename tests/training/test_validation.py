@@ -1,4 +1,4 @@
-"""Frames are judged as the contract judges their records, one by one."""
+"""A frame has the problems that the contract finds in its records one by one."""
 
 from typing import Any
 

@@ -173,7 +173,7 @@ def test_drift_starts_a_training_after_enough_labels_and_the_ledger_has_each_dec
 
 @pytest.mark.usefixtures("deployment")
 def test_after_a_rollback_a_promoted_training_does_not_delay_the_next(registry):
-    """It counted as one without a promotion, because it started after production was made."""
+    """Such a training once counted as one without a promotion: production was older than it."""
     schedule(DRIFT_TAG, datetime.now(UTC))
     assert find_facts(registry, 0.0, Settings()).unpromoted == 1
     promote_next(registry, at=time.time() + 1)
@@ -234,8 +234,8 @@ def test_labelled_predictions_in_mongodb_count_as_fresh_labels(
 def test_new_labels_of_predictions_before_the_drift_start_no_training(
     evidently, registry, labels, log
 ):
-    """They once counted. The trainings then had no recent rows to learn from or to be judged by,
-    nothing was promoted, and the next training was delayed.
+    """Such labels once counted. The trainings then had no recent training rows and no recent holdout rows.
+    Nothing was promoted, and the next training was delayed.
     """
     now, hour = datetime.now(UTC), timedelta(hours=1)
     judgement = DRIFTED["judgement"] | {"drifted_from": "1"}
@@ -280,7 +280,7 @@ def test_trainings_before_the_period_of_the_budget_do_not_count():
 
 
 def test_runs_that_came_due_without_a_worker_are_removed():
-    """After a stop of a night, a hundred of them would delay the first new run."""
+    """After a night without a worker, a hundred such runs would delay the first new run."""
     for hours in (-2, -1, 1):
         schedule("auto-scheduled", datetime.now(UTC) + timedelta(hours=hours))
     schedule("asked-for", datetime.now(UTC) - timedelta(hours=1))
