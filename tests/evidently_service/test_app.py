@@ -180,7 +180,7 @@ def test_posted_predictions_are_stored_once(
 def test_events_need_no_name_of_the_dataset(
     contract: Contract, window: Window, monitoring: Monitoring
 ) -> None:
-    """The relay had a fixed name, so any other name in the monitoring file gave 404 for all events."""
+    """The relay had a fixed name, so with any other name in the file all events got 404."""
     renamed = msgspec.structs.replace(monitoring, dataset="people")
     app = create_app(Settings(), renamed, contract, window, CollectorRegistry())
     client, events = app.test_client(), made_up_predictions(contract, 3, seed=1)

@@ -171,7 +171,7 @@ def test_scores_calculated_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_that_contradict_the_probabilities_are_found(seed: int) -> None:
-    """The floor of ROC AUC detected 5 % flipped labels in 1 % of windows, and doubled odds in none."""
+    """The ROC AUC floor detected 5 % flipped labels in 1 % of windows, and doubled odds never."""
     label, _, probability = calibrated(1000, seed, ones=0.3)
     random = np.random.default_rng(seed)
     of_specialists = random.random(1000) < 0.13

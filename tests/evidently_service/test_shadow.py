@@ -259,9 +259,9 @@ def test_a_killed_process_loses_no_score_and_no_label_of_its_test(
     )
     client = mlflow_registry.client
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, shadow.number)
-    folder = Path(window.read("PRAGMA database_list")[0][2]).parent
-    env = os.environ | {"WINDOW_DIR": str(folder), "MEASURE_PERIOD_S": "0.2"}
-    env, log = env | {"MLFLOW_TRACKING_URI": mlflow_registry.uri}, folder / "log"
+    log = Path(window.read("PRAGMA database_list")[0][2]).with_name("log")
+    env = os.environ | {"WINDOW_DIR": str(log.parent), "MEASURE_PERIOD_S": "0.2"}
+    env |= {"MLFLOW_TRACKING_URI": mlflow_registry.uri}
     try:
         with shadow_process(env, log):
             wait_until(lambda: result(window).kind, log.read_text)

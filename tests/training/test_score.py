@@ -198,7 +198,7 @@ def score_table(package: Package, table: pa.Table, folder: Path) -> tuple[Summar
 
 
 def test_types_of_other_tools_are_read(package, contract, tmp_path):
-    """Categories of pandas with missing values, and decimals, once ended in a traceback or no row."""
+    """pandas' categories with missing values, and decimals, once caused an error or lost rows."""
     frame = made_up_rows(contract, 40)[list(contract.input_names)]
     frame["workclass"] = [None, "?", *frame["workclass"][2:]]
     names = ["workclass", "sex", "native_country"]

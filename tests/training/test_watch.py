@@ -234,7 +234,7 @@ def test_labelled_predictions_in_mongodb_count_as_fresh_labels(
 def test_new_labels_of_predictions_before_the_drift_start_no_training(
     evidently, registry, labels, log
 ):
-    """Such labels once counted. The trainings then had no recent training rows and no recent holdout rows.
+    """Such labels once counted. The trainings had no recent rows for training and holdout set.
     Nothing was promoted, and the next training was delayed.
     """
     now, hour = datetime.now(UTC), timedelta(hours=1)
