@@ -48,6 +48,7 @@ MIN_VALUES = 30  # of a column, in the window and in the reference data
 MIN_OTHER_VALUES = 10  # beside the commonest: with fewer, their standard deviation is chance
 MAX_P_VALUE = 0.9  # of a threshold: nearer to 1, a ratio of logarithms is without bound
 FULL_SHARE = 0.95  # of a size from which a window has its thresholds: a score changes by 3 %
+FEW_VALUES = 10  # of a column, up to which counts are drawn in place of rows
 MAX_VALUES = 1000  # more distinct values are grouped by rank: a score changes by less than 0.1 %
 
 
@@ -206,6 +207,7 @@ class Population:
 
     def __init__(self, codes: np.ndarray, values: np.ndarray, test: str) -> None:
         self.codes = codes  # (n_rows,), indices of `values`
+        self.shares = np.bincount(codes, minlength=len(values)) / len(codes)
         self.values = values
         self.test = test
 
@@ -228,6 +230,8 @@ class Population:
     def _counts(self, samples: int, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Return how often each value is in each sample (samples, n_values)."""
         kinds = len(self.values)
+        if kinds <= FEW_VALUES:  # the same distribution in a tenth of the time
+            return rng.multinomial(rows, self.shares, samples)
         drawn = self.codes[rng.integers(0, len(self.codes), (samples, rows))]
         places = drawn + kinds * np.arange(samples)[:, np.newaxis]
         return np.bincount(places.ravel(), minlength=samples * kinds).reshape(samples, kinds)

@@ -98,7 +98,7 @@ def reference_of(contract: Contract, rows: Sequence[dict[str, Any]]) -> Referenc
 
 
 def soon_ready(measure: Measure) -> Measure:
-    """Return the measure process with a rougher joint threshold, which takes no seconds."""
+    """Return the measure process with a rougher joint threshold, which is found sooner."""
     assert measure.judge.joint is not None
     measure.judge.joint.splits = 2
     return measure

@@ -180,7 +180,7 @@ def test_posted_predictions_are_stored_once(
 def test_events_need_no_name_of_the_dataset(
     contract: Contract, window: Window, monitoring: Monitoring
 ) -> None:
-    """The relay's name of it was fixed, so another one in the monitoring file got 404 for ever."""
+    """The relay had a fixed name, so with any other name in the file all events got 404."""
     renamed = msgspec.structs.replace(monitoring, dataset="people")
     app = create_app(Settings(), renamed, contract, window, CollectorRegistry())
     client, events = app.test_client(), made_up_predictions(contract, 3, seed=1)
@@ -310,7 +310,7 @@ def test_with_key_hashes_only_a_known_key_may_post(
 
 
 def test_a_host_that_dns_rebinding_could_make_is_rejected(client: FlaskClient) -> None:
-    """A page's own name with this service's address could read the verdict and fill the window."""
+    """With DNS rebinding a foreign page could read the drift verdict and fill the window."""
     response: Any = client.get("/drift", headers={"Host": "elsewhere.example:3000"})
     assert (response.status_code, response.json["error"]["code"]) == (403, "untrusted_host")
     assert "TRUSTED_HOSTS" in response.json["error"]["message"]
@@ -418,7 +418,7 @@ def test_the_list_of_reports_shows_the_saved_ones_or_what_the_first_one_needs(
 def test_a_damaged_description_hides_its_own_report_alone_and_is_logged(
     client: FlaskClient, tmp_path: Path, damaged: bytes
 ) -> None:
-    """One damaged file once made the whole list an internal error."""
+    """One damaged file once caused an internal error for the whole list."""
     reports = Reports(tmp_path / "reports", max_saved=2)
     for number in range(2):
         save(reports, number)
@@ -479,7 +479,7 @@ def test_the_relay_reports_the_backlog_of_each_instance(client: FlaskClient) -> 
         assert found["received"]["ingested"] == found["received"]["duplicates"] == 0
 
 
-def test_a_figure_of_a_sample_says_that_it_is_one(
+def test_figures_of_a_sample_are_shown_with_their_share(
     client: FlaskClient, window: Window, registry: CollectorRegistry
 ) -> None:
     window.record(MEASURED, Run(1.0))

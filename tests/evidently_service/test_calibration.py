@@ -15,7 +15,7 @@ VALUES, REFERENCE = np.array([0, 1]), np.array([500, 500])
 
 
 def compared(ones: int, test: str = "jensenshannon") -> Compared:
-    """Return a window of 100 rows of which so many have the second value."""
+    """Return a window of 100 rows, of which `ones` have the second value."""
     return Compared(0.5, test, Counts(VALUES, REFERENCE, np.array([[100 - ones, ones]])))
 
 
@@ -38,7 +38,7 @@ def test_a_spread_is_the_variance_of_the_shares_over_that_of_independent_rows(te
 
 
 def test_equal_windows_have_the_factor_one_however_far_they_are_from_the_reference() -> None:
-    """A version whose first windows have drifted already learns no drift as normal."""
+    """Drift that exists in the first windows of a version does not widen the thresholds."""
     assert after([50] * 8).factors == {"sex": 1.0}
     assert after([95] * 8).factors == {"sex": 1.0}
 

@@ -79,6 +79,7 @@ def fail(self, address):
     raise OSError("no network in this test")
 socket.socket.connect = fail
 from pathlib import Path
+import msgspec
 from config.contract import load_contract
 from evidently_service.measure.drift import measure_drift
 from evidently_service.reference.reference_data import monitored_frame
@@ -87,6 +88,8 @@ from tests.evidently_service.events import made_up_rows, with_thresholds
 contract = load_contract()
 monitoring = load_monitoring(Path("config/monitoring.yaml"), contract)
 monitoring = with_thresholds(monitoring, {name: 0.1 for name in monitoring.tests})
+two = {name: monitoring.features[name] for name in ("age", "sex")}  # a number and a category
+monitoring = msgspec.structs.replace(monitoring, features=two)
 frame = monitored_frame(made_up_rows(contract, 500, seed=1), contract)
 measure_drift(frame, frame, monitoring, contract).html()
 from evidently.telemetry import event_logger

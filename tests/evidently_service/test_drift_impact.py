@@ -90,7 +90,7 @@ def test_a_number_that_is_mostly_one_value_has_bins_too(contract: Contract) -> N
 
 
 def test_missing_numbers_have_a_bin_of_their_own(churn: Contract) -> None:
-    """In the reference half the charges are missing, with a mean of 0.8; in the window none is."""
+    """Half of the reference lacks the charges, with a mean of 0.8. The whole window has them."""
     row: dict[str, Any] = {"tenure": 3, "plan": None, "autopay": None, "senior": 1, "joined": None}
     rows = [
         row | {"contentment": None, "charges": charges, "probability": p, "income_class": 0}

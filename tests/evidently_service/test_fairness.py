@@ -64,10 +64,15 @@ def people(rows: int, random: np.random.Generator, **lower_tpr: float) -> People
     return People(ClassifiedRows(groups, (random.random(rows) < predicted).astype(int)), label)
 
 
-def gaps(live: People, known: People, span_s: float, budget: float) -> tuple[FairnessGap, ...]:
+def gaps(live: People, known: Counts, span_s: float, budget: float) -> tuple[FairnessGap, ...]:
     """Return the gaps of rows that came within `span_s`, all with a label."""
-    selected, labelled = known.counts()
-    return fairness_gaps([Counted(of, span_s) for of in live.counts()], selected | labelled, budget)
+    return fairness_gaps([Counted(of, span_s) for of in live.counts()], known, budget)
+
+
+def known_people(random: np.random.Generator) -> Counts:
+    """Return the counts of people in the reference data."""
+    selected, labelled = people(REFERENCE_ROWS, random).counts()
+    return selected | labelled
 
 
 def beyond(found: Iterable[FairnessGap]) -> Iterator[tuple[str, str]]:
@@ -85,7 +90,7 @@ def test_the_score_of_a_gap_calculated_by_hand() -> None:
     assert (highest, lowest) == ("Male", "Female")
 
 
-def test_a_gap_that_shrinks_or_turns_round_without_growing_has_no_positive_score() -> None:
+def test_a_gap_that_shrinks_or_reverses_without_growing_has_no_positive_score() -> None:
     known = [Rate(0.4, 0.3, 0.5, "Female"), Rate(0.7, 0.6, 0.8, "Male")]
     turned = [Rate(0.7, 0.6, 0.8, "Female"), Rate(0.4, 0.3, 0.5, "Male")]
     equal = [Rate(0.7, 0.6, 0.8, "Female"), Rate(0.7, 0.6, 0.8, "Male")]
@@ -101,7 +106,7 @@ def test_the_interval_of_a_rate_is_exact() -> None:
     assert every == (1, pytest.approx(0.001349898 ** (1 / 40)), 1, "all")
 
 
-def test_groups_with_too_few_rows_below_the_line_have_no_rate() -> None:
+def test_a_group_with_too_few_rows_in_the_denominator_has_no_rate() -> None:
     sex = np.repeat(np.array(["Female", "Male"], object), [40, 60])
     label = np.repeat([1, 0, 1, 0], [10, 30, 30, 30])
     counts = count_rates(ClassifiedRows({"sex": sex}, np.ones(100, int)), MIN_ROWS, label)
@@ -118,13 +123,13 @@ def test_a_table_without_groups_has_no_gaps() -> None:
 
 
 def test_false_alarms_of_traffic_as_in_the_reference_data_are_within_the_budget() -> None:
-    """Ten references, each with three windows of 1,000 rows that slide by a tenth: as if the 30
-    windows were a month. With bounds for a single look at a single gap there are 15 alarms.
+    """Ten references with three windows of 1,000 rows each, which slide by a tenth. The 30 windows
+    count as a month. With bounds for a single check of a single gap there are 15 alarms.
     """
     random, budget, windows, rows = np.random.default_rng(1), 5.0, 3, 1000
     references, alarms = 10, 0
     for _ in range(references):
-        known = people(REFERENCE_ROWS, random)
+        known = known_people(random)
         live = people((windows + 1) * rows, random)
         last: dict[tuple[str, str], int] = {}
         for start in range(0, windows * rows, rows // 10):
@@ -135,12 +140,12 @@ def test_false_alarms_of_traffic_as_in_the_reference_data_are_within_the_budget(
     assert alarms <= budget
 
 
-def test_a_lower_true_positive_rate_of_women_is_found_and_one_of_men_is_not_worse() -> None:
+def test_a_lower_true_positive_rate_is_found_for_women_and_narrows_the_gap_for_men() -> None:
     """10,000 labels in ten days. Men's tpr, the higher one, comes nearer to that of women."""
     random = np.random.default_rng(2)
     seen = 0
     for _ in range(10):
-        known = people(REFERENCE_ROWS, random)
+        known = known_people(random)
         worse = gaps(people(MAX_LABELS, random, Female=0.2), known, 10 * DAY_S, 1)
         seen += ("sex", "tpr") in beyond(worse)
         assert not {("race", "tpr"), ("race", "fpr"), ("sex", "fpr")} & set(beyond(worse))
@@ -154,9 +159,9 @@ def test_a_lower_true_positive_rate_of_women_is_found_and_one_of_men_is_not_wors
 
 
 def test_faster_labels_do_not_give_more_alarms() -> None:
-    """The same rows: windows of one second come often, and so does chance."""
+    """The same rows within a second: more windows a month need a wider bound."""
     random = np.random.default_rng(3)
-    known, live = people(REFERENCE_ROWS, random), people(MAX_LABELS, random, Female=0.2)
+    known, live = known_people(random), people(MAX_LABELS, random, Female=0.2)
     slow, fast = (gaps(live, known, span_s, 1) for span_s in (10 * DAY_S, 1.0))
     for one, other in zip(slow, fast):
         assert abs(other.score) < abs(one.score)

@@ -51,7 +51,7 @@ def after(monitoring: Monitoring, windows: Iterable[dict[str, float]]) -> Judgem
     return judgement
 
 
-def test_a_column_has_drifted_after_two_windows_in_a_row_until_one_clears_it(
+def test_a_column_has_drifted_from_two_windows_in_a_row_to_the_next_undrifted_window(
     small: Monitoring,
 ) -> None:
     above, below = {"age": 1.1}, {"age": 0.9}
@@ -62,7 +62,7 @@ def test_a_column_has_drifted_after_two_windows_in_a_row_until_one_clears_it(
     assert after(small, [above, above, below]).persistent == ()
 
 
-def test_the_verdict_is_drift_from_the_share_of_features_on(small: Monitoring) -> None:
+def test_the_drift_verdict_needs_share_drifted_of_the_features(small: Monitoring) -> None:
     two = after(small, [{"age": 2.0, "sex": 2.0, "probability": 2.0}] * 2)
     three = after(small, [{"age": 2.0, "sex": 2.0, "race": 2.0}] * 2)
     assert two.persistent == ("age", "sex", "probability") and not is_dataset_drift(
@@ -87,7 +87,7 @@ def test_a_verdict_from_earlier_reference_data_must_be_confirmed_by_new_windows(
     assert (resolved.persistent, resolved.resolved_at, resolved.changed_by) == ((), 7.0, None)
 
 
-def test_a_change_dates_from_the_first_window_in_a_row_with_dataset_drift(
+def test_a_change_dates_from_the_first_of_the_windows_with_dataset_drift(
     small: Monitoring,
 ) -> None:
     wide, two = {"age": 2.0, "sex": 2.0, "race": 2.0}, {"age": 2.0, "sex": 2.0, "race": 0.5}
@@ -117,7 +117,7 @@ def test_a_window_closes_when_it_is_full_or_when_a_row_is_too_new_for_it(
     [
         ([*range(57), 0, 0, 0, 57], 60),  # 95 % of 60 rows are distinct
         ([*range(56), 0, 0, 0, 0, 56], 61),
-        ([n // 3 for n in range(300)], 169),  # the 57th person is first asked in row 169
+        ([n // 3 for n in range(300)], 169),  # the 57th distinct row is row 169
         ([0] * 301, 300),  # five times 60 rows
         ([0] * 299, 0),
     ],
@@ -129,8 +129,8 @@ def test_a_window_waits_for_distinct_rows_up_to_five_times_its_rows(
     assert (full.index(True) + 1 if True in full else 0) == closed
 
 
-def asked_again(predictions: list[Prediction], times: int) -> list[Prediction]:
-    """Return each prediction so many times in a row, under new ids, a second apart."""
+def repeated(predictions: list[Prediction], times: int) -> list[Prediction]:
+    """Return each prediction `times` times in a row, under new ids, a second apart."""
     return [
         msgspec.structs.replace(
             predictions[number // times],
@@ -141,33 +141,33 @@ def asked_again(predictions: list[Prediction], times: int) -> list[Prediction]:
     ]
 
 
-def test_people_who_are_asked_again_count_once(
+def test_equal_rows_of_a_window_count_once(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    """Each person three times. The 57th is first asked in row 169, then in row 168 of a window."""
+    """Each row three times. The 57th distinct row is row 169 at first, then row 168 of a window."""
     people = made_up_predictions(contract, 228, seed=1)
-    window.add_predictions(asked_again(people, 3))
+    window.add_predictions(repeated(people, 3))
     judge = DriftJudge(window, small, contract)
     found = judge.run(reference)
     assert (found.windows, found.arrival) == (4, 169 + 3 * 168)
-    assert judge.open_rows == 4  # people, with the last one of the window before
+    assert judge.open_rows == 4  # distinct rows, with the last one of the window before
 
 
-def test_one_person_asked_by_all_requests_makes_no_window(
+def test_a_window_of_equal_rows_is_too_small(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    window.add_predictions(asked_again(made_up_predictions(contract, 1, seed=1), 600))
+    window.add_predictions(repeated(made_up_predictions(contract, 1, seed=1), 600))
     found = DriftJudge(window, small, contract).run(reference)
     assert (found.windows, found.too_small) == (0, 2)
 
 
-def test_all_rows_count_where_rows_of_the_reference_data_are_alike(
+def test_all_rows_count_if_rows_of_the_reference_data_are_often_equal(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    """Four in a hundred profiles repeat each other: 60 rows hold few more than four profiles."""
+    """The reference data have four distinct rows, and so has the window."""
     few = reference._replace(frame=reference.frame.iloc[np.arange(2000) % 4])
     people = made_up_predictions(contract, 4, seed=1)
-    window.add_predictions(asked_again(people, 30))
+    window.add_predictions(repeated(people, 30))
     assert DriftJudge(window, small, contract).run(few).windows == 2
 
 
@@ -192,12 +192,12 @@ def test_windows_without_dataset_drift_calibrate_the_thresholds(
 def test_outputs_are_those_of_the_distinct_rows(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
-    """One old person is asked 120 times, and 56 others once."""
+    """The row of one old person comes 120 times, and 56 other rows once."""
     people = made_up_predictions(contract, 57, seed=1)
     old = msgspec.structs.replace(
         people[0], features=people[0].features | {"age": 90}, probability=0.9
     )
-    rows = asked_again([old] * 120 + people[1:], 1)
+    rows = repeated([old] * 120 + people[1:], 1)
     window.add_predictions(rows)
     judge = DriftJudge(window, small, contract)
     found = judge.run(reference)
@@ -249,7 +249,7 @@ def test_a_window_that_ends_with_too_few_rows_is_counted_and_not_judged(
     assert (found.too_small, found.windows) == (1, 1)
 
 
-def test_a_judge_that_is_stopped_and_restarted_reaches_the_same_judgement(
+def test_a_restarted_drift_judge_reaches_the_same_judgement(
     window: Window, small: Monitoring, contract: Contract, reference: Reference
 ) -> None:
     for seed, shift in enumerate((older, lambda row: row, older, older)):

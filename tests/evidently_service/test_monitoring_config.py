@@ -78,7 +78,7 @@ def test_the_file_beside_the_contract_is_read_if_there_is_one(
     assert Settings(monitoring_file="other.yaml").monitoring_path == Path("other.yaml")
 
 
-def test_a_column_that_is_no_input_is_named_with_the_nearest_one(
+def test_a_column_that_is_not_an_input_is_named_with_the_nearest_one(
     tmp_path: Path, contract: Contract
 ) -> None:
     def misspell(raw: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ def test_a_column_that_is_no_input_is_named_with_the_nearest_one(
         ("age", ("wasserstein", 0), r"Expected `float` > 0"),
     ],
 )
-def test_an_unusable_test_is_rejected_with_those_that_can_be_used(
+def test_an_unusable_test_is_rejected_with_the_usable_ones(
     tmp_path: Path, contract: Contract, column: str, test: tuple[str, float], message: str
 ) -> None:
     edited = {column: dict(zip(("test", "threshold"), test, strict=True))}

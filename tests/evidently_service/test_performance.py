@@ -129,7 +129,7 @@ def test_the_floor_is_three_standard_errors_of_that_many_labels_below_the_refere
     assert roc_auc_floor(label[:1], probability[:1], 200) == 0.5  # one class has no ROC AUC
 
 
-def test_an_interval_holds_the_truth_19_times_in_20() -> None:
+def test_an_interval_contains_the_true_value_19_times_in_20() -> None:
     """The truth is measured on 400,000 rows, and compared with 120 windows of 500 rows."""
     truth = values(measure_quality(*calibrated(400_000, seed=0)))
     found = [measure_quality(*calibrated(500, seed)).bounds for seed in range(1, 121)]
@@ -155,7 +155,7 @@ def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     return concept_shift_scores(label, probability, reference, LIMIT)
 
 
-def test_the_limit_is_exceeded_as_often_as_the_budget_says() -> None:
+def test_the_limit_is_exceeded_as_often_as_the_budget_allows() -> None:
     """Each of three ends is exceeded 2,880 z φ(z) times in 2,880 windows, so in all once."""
     density = math.exp(-(LIMIT**2) / 2) / math.sqrt(2 * math.pi)
     assert 3 * 2880 * LIMIT * density == pytest.approx(1)
@@ -171,7 +171,7 @@ def test_scores_calculated_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_that_contradict_the_probabilities_are_found(seed: int) -> None:
-    """The ROC AUC's floor saw 5 % of flipped labels in 1 % of windows, doubled odds in none."""
+    """The ROC AUC floor detected 5 % flipped labels in 1 % of windows, and doubled odds never."""
     label, _, probability = calibrated(1000, seed, ones=0.3)
     random = np.random.default_rng(seed)
     of_specialists = random.random(1000) < 0.13
@@ -183,7 +183,7 @@ def test_labels_that_contradict_the_probabilities_are_found(seed: int) -> None:
 
 
 def test_healthy_labels_are_no_concept_shift_whichever_rows_have_them() -> None:
-    """Labels for predicted positives alone have a ROC AUC of 0.65, and started trainings once."""
+    """Labels for predicted positives alone have a ROC AUC of 0.65. They once started trainings."""
     found, aucs = [], []
     for seed in range(100):
         label, income_class, probability = calibrated(1000, seed, ones=0.3)

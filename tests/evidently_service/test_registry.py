@@ -69,7 +69,7 @@ def test_a_version_without_the_artifact_is_an_error_and_the_cached_one_stays(
     assert cached(restarted) == '{"age":40}\n'
 
 
-def test_a_registry_without_a_production_version_is_no_error(
+def test_a_registry_without_a_production_version_is_not_an_error(
     mlflow_registry: RegistryFile, tmp_path: Path
 ) -> None:
     mlflow_registry.demote()

@@ -84,7 +84,7 @@ def test_a_rate_over_too_few_labels_is_absent() -> None:
     assert women.quality == pytest.approx({"accuracy": 3 / 4, "fpr": 1 / 3})
 
 
-def test_there_are_no_groups_of_columns_that_are_no_input() -> None:
+def test_groups_need_an_input_column() -> None:
     found = measured(rows_of([({"age": 50}, 1), ({"age": 20}, 0)]), min_rows=1)
     assert [one.group for one in found] == ["to 29", "45 to 59"]
 
@@ -129,9 +129,9 @@ def test_a_group_of_few_reference_rows_has_no_error() -> None:
     assert not group_errors(reference(300), SEGMENTS, min_rows=200)
 
 
-def test_the_band_holds_the_quality_of_a_group_that_replaces_the_mix() -> None:
-    """Nothing but the mix changes: now all requests are about women. Label noise alone is too
-    narrow a band for the error that this group had in the reference data.
+def test_the_band_contains_the_quality_of_traffic_of_one_group() -> None:
+    """Only the mix changes: now all requests are about women. A band of the label noise
+    alone would be too narrow for the error that this group had in the reference data.
     """
     errors = group_errors(reference(5000), SEGMENTS, min_rows=200)
     held: dict[bool, list[bool]] = {False: [], True: []}

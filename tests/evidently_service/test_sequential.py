@@ -1,4 +1,4 @@
-"""The test of two versions, which may be looked at with every label."""
+"""The test of two versions, whose result may be checked after every label."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_an_e_value_is_the_mean_wealth_of_the_bets() -> None:
 
 
 @pytest.mark.parametrize("tails", ["both sides", "rare harm"])
-def test_equal_versions_rarely_end_a_test_however_often_one_looks(tails: str) -> None:
+def test_equal_versions_rarely_end_a_test_however_often_it_is_checked(tails: str) -> None:
     random, rules, found = np.random.default_rng(0), Rules(max_labels=2000), []
     for _ in range(1000):
         decision = decide(centred(random, tails, 2000), {}, rules, guards=False)
@@ -82,7 +82,7 @@ def test_harm_in_one_segment_rejects_a_version_that_is_better_on_the_whole() -> 
 
 
 def test_a_former_version_is_better_on_the_whole_or_in_one_segment() -> None:
-    """That it is worse ends nothing: it stays as the fallback."""
+    """A worse former version does not end the test: it stays the fallback."""
     worse, better, for_women = by_sex(-0.5, -0.5), by_sex(0.5, 0.5), by_sex(0.8, -0.5)
     assert decide(worse, SEX, RULES, guards=True) is None
     whole, women = (decide(one, SEX, RULES, guards=True) for one in (better, for_women))

@@ -1,4 +1,4 @@
-"""The shadow process: what it scores and pairs, its verdicts, restarts and errors."""
+"""The shadow process: its scores, pairs, verdicts, restarts and errors."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def shadow(window: Window, aliases: Aliases, monitoring: Monitoring, contract: C
 def predicted(
     contract: Contract, packages: Path, rows: int, seed: int = 1, version: str = "1"
 ) -> list[Prediction]:
-    """Return what a version answers to made-up records."""
+    """Return predictions of a version for made-up records."""
     made = made_up_predictions(contract, rows, seed, version=version)
     model = Model(packages / version, version, contract)
     found = model.score_stored(made).tolist()
@@ -95,7 +95,7 @@ def predicted(
 
 
 def labels_from(age: int, predictions: list[Prediction]) -> list[Label]:
-    """Return labels of a world in which income is high from an age on."""
+    """Return labels of 1 from an age on."""
     return [
         Label(
             one.prediction_id,
@@ -113,7 +113,7 @@ def page_of(window: Window, shadow: Shadow) -> str:
     return app.test_client().get("/", headers={"Accept": "text/html"}).text
 
 
-def answer(window: Window, predictions: list[Prediction], age: int) -> None:
+def store_labelled(window: Window, predictions: list[Prediction], age: int) -> None:
     """Store predictions and their labels."""
     window.add_predictions(predictions)
     window.add_labels(labels_from(age, predictions))
@@ -157,11 +157,13 @@ def test_labels_decide_between_production_and_the_shadow(alias, world, outcome, 
 @pytest.mark.parametrize(
     ("found", "verdict"), [((FALLBACK, "2"), "keep"), ((CHALLENGER, "3"), "reject")]
 )
-def test_a_test_without_a_result_is_decided_at_its_limit(found, verdict, window, shadow, aliases):
+def test_a_test_without_a_result_is_decided_at_its_time_limit(
+    found, verdict, window, shadow, aliases
+):
     """Version 2 is worse than production, and version 3 is equal to it."""
     aliases.shadow = found
     shadow.run_once()
-    answer(window, predicted(shadow.contract, aliases.packages, 400), 45)
+    store_labelled(window, predicted(shadow.contract, aliases.packages, 400), 45)
     shadow.run_once()
     assert result(window).verdict is None and result(window).labels == 400
     shadow.clock = lambda: STARTED + 15 * 86400
@@ -169,11 +171,11 @@ def test_a_test_without_a_result_is_decided_at_its_limit(found, verdict, window,
     assert result(window).verdict == verdict and "undecided after 15.0 days" in result(window).why
 
 
-def test_only_what_production_answered_after_the_start_counts_and_each_record_once(
+def test_only_production_predictions_after_the_start_count_and_each_record_once(
     window, shadow, aliases, contract
 ):
     before = predicted(contract, aliases.packages, 50, seed=2)
-    answer(window, before, 60)
+    store_labelled(window, before, 60)
     shadow.run_once()
     rows = predicted(contract, aliases.packages, 100)
     again = [
@@ -183,17 +185,17 @@ def test_only_what_production_answered_after_the_start_counts_and_each_record_on
         msgspec.structs.replace(one, source=PAGE)
         for one in predicted(contract, aliases.packages, 20, seed=3)
     ]
-    late = [  # answered before the start, and delivered after it
+    late = [  # predicted before the start, and delivered after it
         msgspec.structs.replace(one, predicted_at=STARTED - 10)
         for one in predicted(contract, aliases.packages, 20, seed=4)
     ]
     other = predicted(contract, aliases.packages, 20, seed=5, version="3")
-    answer(window, rows + again + page + late + other, 60)
+    store_labelled(window, rows + again + page + late + other, 60)
     shadow.run_once()
     assert result(window).rows == 100
 
 
-def test_labels_without_a_key_count_if_a_setting_says_so(
+def test_labels_without_a_key_count_only_with_the_setting(
     window, shadow, aliases, monitoring, contract
 ):
     shadow.run_once()
@@ -207,10 +209,10 @@ def test_labels_without_a_key_count_if_a_setting_says_so(
     ShadowStore(window).start(ShadowTest())
     trusting = Shadow(window, aliases, monitoring, contract, anonymous=True, clock=lambda: STARTED)
     trusting.run_once()
-    answers = predicted(contract, aliases.packages, 400, seed=8)
-    window.add_predictions(answers)
+    unkeyed = predicted(contract, aliases.packages, 400, seed=8)
+    window.add_predictions(unkeyed)
     window.add_labels(
-        [msgspec.structs.replace(one, labelled_by=None) for one in labels_from(60, answers)]
+        [msgspec.structs.replace(one, labelled_by=None) for one in labels_from(60, unkeyed)]
     )
     trusting.run_once()
     assert result(window).verdict == "promote"
@@ -248,16 +250,18 @@ def unclear(
     return predictions, labels
 
 
-def test_a_killed_process_goes_on_with_the_same_test(window, mlflow_registry, packages, contract):
+def test_a_killed_process_loses_no_score_and_no_label_of_its_test(
+    window, mlflow_registry, packages, monitoring, contract
+):
     shadow, production = (
         mlflow_registry.promote(made_up_rows(contract, 500, seed=9), packages / name)
         for name in ("2", "1")
     )
     client = mlflow_registry.client
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, shadow.number)
-    folder = Path(window.read("PRAGMA database_list")[0][2]).parent
-    env = os.environ | {"WINDOW_DIR": str(folder), "MEASURE_PERIOD_S": "0.2"}
-    env, log = env | {"MLFLOW_TRACKING_URI": mlflow_registry.uri}, folder / "log"
+    log = Path(window.read("PRAGMA database_list")[0][2]).with_name("log")
+    env = os.environ | {"WINDOW_DIR": str(log.parent), "MEASURE_PERIOD_S": "0.2"}
+    env |= {"MLFLOW_TRACKING_URI": mlflow_registry.uri}
     try:
         with shadow_process(env, log):
             wait_until(lambda: result(window).kind, log.read_text)
@@ -267,8 +271,7 @@ def test_a_killed_process_goes_on_with_the_same_test(window, mlflow_registry, pa
             wait_until(lambda: result(window).labels == 60, log.read_text)
         assert result(window).verdict is None
         window.add_labels(labels[60:])
-        with shadow_process(env, log):
-            wait_until(lambda: result(window).verdict, log.read_text)
+        Shadow(window, Registry(mlflow_registry.uri), monitoring, contract).run_once()
     finally:
         client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
     pairs = ShadowStore(window).pairs(10_000)
@@ -278,9 +281,9 @@ def test_a_killed_process_goes_on_with_the_same_test(window, mlflow_registry, pa
     assert result(window).labels == whole.labels > 60
 
 
-def test_other_aliases_start_another_test(window, shadow, aliases, contract):
+def test_changed_aliases_start_a_new_test(window, shadow, aliases, contract):
     shadow.run_once()
-    answer(window, predicted(contract, aliases.packages, 400), 60)
+    store_labelled(window, predicted(contract, aliases.packages, 400), 60)
     shadow.run_once()
     assert result(window).verdict == "promote"
     aliases.version, aliases.shadow = Version("2", "run-2"), (FALLBACK, "1")
@@ -295,7 +298,7 @@ def test_other_aliases_start_another_test(window, shadow, aliases, contract):
     assert f"version 2 beside version 1: promote, {found.last.why}." in page_of(window, shadow)
 
 
-def test_an_error_is_shown_until_it_is_over(window, shadow, aliases):
+def test_an_error_is_shown_until_a_run_succeeds(window, shadow, aliases):
     aliases.shadow = CHALLENGER, "77"
     shadow.run_once()
     assert result(window).error == "MLflow has no version 77" and result(window).kind is None
@@ -312,7 +315,7 @@ def test_an_error_is_shown_until_it_is_over(window, shadow, aliases):
 def test_erasing_a_prediction_erases_its_score(window, shadow, aliases, contract):
     shadow.run_once()
     predictions = predicted(contract, aliases.packages, 10)
-    answer(window, predictions, 60)
+    store_labelled(window, predictions, 60)
     shadow.run_once()
     window.erase(predictions[0].prediction_id)
     assert window.read("SELECT count(*), min(arrival) FROM shadow") == [(9, 2)]
@@ -345,7 +348,7 @@ def test_the_service_shows_the_test(window, shadow, aliases, monitoring, contrac
     assert client.get("/shadow").json["kind"] is None
     assert "income_shadow" not in client.get("/metrics").text
     shadow.run_once()
-    answer(window, predicted(contract, aliases.packages, 400), 60)
+    store_labelled(window, predicted(contract, aliases.packages, 400), 60)
     shadow.run_once()
     body = client.get("/shadow").json
     assert (body["kind"], body["version"], body["production"]) == (CHALLENGER, "2", "1")

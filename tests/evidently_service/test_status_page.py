@@ -93,7 +93,7 @@ def test_before_a_comparison_the_page_shows_what_is_missing(
     assert words in page(client)
 
 
-def test_the_page_says_whether_a_training_is_queued_or_why_not(
+def test_the_page_shows_the_queued_training_or_the_objection(
     client: FlaskClient, window: Window
 ) -> None:
     queued = Decision(1_700_000_000.0, 1_700_000_000.0, "train", "900 rows", "brave-otter")
@@ -206,7 +206,7 @@ def test_the_page_shows_whether_the_thresholds_are_calibrated(
     assert client.get("/drift").json["calibrating"] is None  # type: ignore[index]
 
 
-def test_in_trouble_the_page_has_the_runbooks_and_the_pages_of_the_next_step(
+def test_a_problem_is_shown_with_its_runbook_and_the_page_of_the_next_step(
     monitoring: Monitoring, contract: Contract, window: Window
 ) -> None:
     settings = Settings(page_links="Predict=9696,MLflow=5000,Prefect=4200,Drift=3000,Grafana=8085")
@@ -270,7 +270,7 @@ def opened(client: FlaskClient) -> Iterator[Page]:
 def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict(
     opened: Page, window: Window
 ) -> None:
-    """It once reloaded as a whole, and a screen reader had to start at the top again."""
+    """The whole page once reloaded, so a screen reader started again at the top."""
     opened.evaluate(
         """new MutationObserver(found => window.replaced = (window.replaced ?? 0) + 1).observe(
             document.querySelector("[role=status]"), {childList: true, characterData: true})"""
@@ -312,7 +312,7 @@ def test_the_open_page_refreshes_its_figures_and_replaces_only_a_changed_verdict
 def test_a_silent_relay_and_a_backlog_are_shown_in_place_of_calm(
     client: FlaskClient, window: Window, contract: Contract
 ) -> None:
-    """The page once was calm while the relay was dead and 2,200 shifted rows waited."""
+    """The page once showed calm while the relay was down and 2,200 shifted rows waited."""
     (made,) = made_up_predictions(contract, 1, seed=1)
     window.add_predictions([msgspec.structs.replace(made, predicted_at=time.time() - 7300)])
     window.record(at(time.time(), **CALM), Run(1.0))

@@ -175,7 +175,7 @@ def test_pending_labels_beyond_retention_are_counted_and_matched_ones_stay(
         assert window.counters().labels_unknown == 1
 
 
-def test_what_labels_join_expires_by_prediction_time_and_by_rows(tmp_path: Path) -> None:
+def test_outputs_for_late_labels_expire_by_prediction_time_and_by_number(tmp_path: Path) -> None:
     """Twice `label_s` after the newest prediction, or beyond `label_rows`."""
     with closing(Window(tmp_path / "w.db", label_s=100)) as window:
         window.add_predictions(at_times(99, 100, 150, 200, 300))
@@ -187,7 +187,7 @@ def test_what_labels_join_expires_by_prediction_time_and_by_rows(tmp_path: Path)
         assert window.label_coverage(10, NOW).oldest_at == 200
 
 
-def test_arrival_goes_on_after_everything_was_pruned_and_reopened(tmp_path: Path) -> None:
+def test_arrival_numbers_continue_after_pruning_and_reopening(tmp_path: Path) -> None:
     with closing(Window(tmp_path / "w.db")) as first:
         first.add_predictions([prediction("a"), prediction("b")])
         first.add_labels([label("b")])

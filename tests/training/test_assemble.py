@@ -63,7 +63,7 @@ def digests(frame: pd.DataFrame, contract) -> set[str]:
 # --- training and holdout rows ------------------------------------------------------------------
 
 
-def test_without_joined_rows_it_is_the_census(census, judges, contract):
+def test_without_joined_rows_only_the_census_is_used(census, judges, contract):
     rows = assemble_rows(census, judges, [], contract)
     columns = [*contract.input_names, "income"]
     pd.testing.assert_frame_equal(rows.frame, census.train[columns])
@@ -72,7 +72,7 @@ def test_without_joined_rows_it_is_the_census(census, judges, contract):
     assert (part.source, part.rows) == ("adult.data", 400) and part.sha256 == "5b00"
 
 
-def test_one_row_in_five_is_held_out_and_judges(census, judges, contract):
+def test_one_joined_row_in_five_is_a_holdout_row(census, judges, contract):
     frame = production(contract, 1000)
     rows = assemble_rows(census, judges, [joining(contract, frame)], contract)
     assert 150 < len(rows.recent_holdout) < 250
@@ -84,17 +84,15 @@ def test_one_row_in_five_is_held_out_and_judges(census, judges, contract):
     reject_overlap(rows, contract)
 
 
-def test_a_row_is_held_out_for_ever_with_any_label(contract, record):
-    """If a holdout row changed its side, a later training could use it."""
+def test_a_holdout_row_stays_one_with_any_label(contract, record):
+    """A holdout row with another label could otherwise reach a later training."""
     people = pd.DataFrame([record | {"age": age} for age in range(20, 60)])
     held = people[is_held_out(row_digests(people, contract))]
     assert held["age"].tolist() == [22, 23, 24, 31, 38, 41, 52, 58, 59]
 
 
-def test_a_holdout_row_is_not_trained_on_if_it_comes_again_in_a_batch(
-    census, judges, contract, tmp_path
-):
-    """It was exported without its id and ingested months later."""
+def test_a_duplicate_of_a_holdout_row_is_not_used_for_training(census, judges, contract, tmp_path):
+    """The duplicate was exported without its id and ingested months later."""
     frame = production(contract, 500)
     first = assemble_rows(census, judges, [joining(contract, frame)], contract)
     store = Store(Folder(str(tmp_path)))
@@ -105,8 +103,8 @@ def test_a_holdout_row_is_not_trained_on_if_it_comes_again_in_a_batch(
     assert not digests(first.recent_holdout, contract) & digests(later.frame, contract)
 
 
-def test_a_row_that_looks_like_a_holdout_row_of_the_census_is_dropped(census, judges, contract):
-    """For example, somebody ingests the official test file."""
+def test_a_joined_row_equal_to_a_holdout_row_of_the_census_is_dropped(census, judges, contract):
+    """For example, the official test file is ingested."""
     leaked = census.test[[*contract.input_names, "income"]]
     leaked = leaked.assign(prediction_id=None, predicted_at=1.0)
     rows = assemble_rows(census, judges, [joining(contract, leaked)], contract)
@@ -115,13 +113,13 @@ def test_a_row_that_looks_like_a_holdout_row_of_the_census_is_dropped(census, ju
     assert not digests(judges, contract) & digests(rows.frame[rows.joined], contract)
 
 
-def test_nobody_both_trains_and_judges_after_a_drift_if_several_sent_labels(
+def test_after_a_drift_no_row_of_several_callers_is_both_for_training_and_holdout(
     census, judges, contract
 ):
-    """One caller could have a model promoted that had learnt nothing but that caller's labels."""
+    """One caller's labels alone could otherwise train a model and get it promoted."""
     frame = production(contract, 4000)
     callers = pd.Series(np.where(np.arange(4000) % 3 == 0, "audit", "planning"), dtype=object)
-    callers[:30] = "seldom"  # too few rows to judge
+    callers[:30] = "seldom"  # too few rows for a holdout set
     source = joining(contract, frame.assign(caller=callers))
     rows = assemble_rows(census, judges, [source], contract, recent_judge=True)
     of_audit = digests(frame[callers == "audit"], contract)
@@ -155,7 +153,7 @@ def test_a_holdout_row_among_training_rows_is_rejected(census, judges, contract,
     assert str(said.value).endswith(f"row 0 with digest {found}")  # no value of the record
 
 
-def test_a_recent_row_that_looks_like_a_census_row_is_not_a_holdout_row(census, judges, contract):
+def test_a_recent_row_equal_to_a_census_row_is_not_a_holdout_row(census, judges, contract):
     known = census.train[[*contract.input_names, "income"]].head(100)
     known = known.assign(prediction_id=None, predicted_at=9.0)
     rows = assemble_rows(census, judges, [joining(contract, known)], contract)
@@ -207,7 +205,7 @@ def test_rows_of_a_batch_are_checked_against_the_current_contract(contract, tmp_
 
 
 def test_labels_of_a_batch_keep_their_meaning_if_the_contract_exchanges_them(contract, tmp_path):
-    """The store has classes. They turned over with the labels of the contract."""
+    """The store holds classes. They were inverted when the contract exchanged its labels."""
     store, frame = Store(Folder(str(tmp_path))), production(contract, 10)
     batch = Batch("ab" * 32, "feed.csv", "1970-02", 10, 0, 0, "1970-03-01", LABELS)
     store.append(batch, frame)
@@ -222,8 +220,8 @@ def test_labels_of_a_batch_keep_their_meaning_if_the_contract_exchanges_them(con
         list(from_store(store, replace_fields(contract, target=other)))
 
 
-def test_the_digest_is_that_of_the_data(census, judges, contract, tmp_path):
-    """A batch that was taken back leaves no trace in it."""
+def test_the_digest_depends_on_the_data_alone(census, judges, contract, tmp_path):
+    """After the removal of a batch the digest is that before its ingest."""
     store, frame = Store(Folder(str(tmp_path))), production(contract, 50)
 
     def digest(*frames: pd.DataFrame) -> str:
@@ -245,7 +243,7 @@ def test_the_digest_is_that_of_the_data(census, judges, contract, tmp_path):
 # --- weight -------------------------------------------------------------------------------------
 
 
-def test_a_recent_row_weighs_more_because_old_rows_are_downsampled(census, judges, contract):
+def test_downsampling_of_old_rows_raises_the_weight_of_recent_rows(census, judges, contract):
     rows = assemble_rows(census, judges, [joining(contract, production(contract, 300))], contract)
     assert downsample_old_rows(rows, 1.0, seed=0) is rows
     heavy = downsample_old_rows(rows, 4.0, seed=0)

@@ -90,7 +90,7 @@ def test_the_traffic_file_of_a_training_can_be_ingested(add, store, contract, tm
     pd.testing.assert_frame_equal(stored(store)[columns], rows[columns])
 
 
-def test_the_same_file_again_changes_nothing_whatever_its_name(add, store, people):
+def test_the_same_file_under_any_name_is_ingested_once(add, store, people):
     first = add(as_csv(people))
     again = add(as_csv(people), "copy.csv")
     assert again == Ingested(first.batch, False) and len(stored(store)) == 20
@@ -133,7 +133,7 @@ def test_an_export_adds_only_new_predictions(add, store, record):
 def test_an_ingest_reads_no_rows_of_other_periods_and_no_ids_without_need(
     add, people, record, monkeypatch
 ):
-    """Every ingest loaded every row of every batch, and the monthly feed does it for each file."""
+    """Every ingest once loaded all rows of all batches, and a feed ingests each file."""
     add(as_csv(people), "september.csv", "2026-09")
     add(labelled_lines(record, range(3)), "old.jsonl", "2026-08")
     monkeypatch.setattr(Store, "rows", None)  # a call would raise TypeError
@@ -164,7 +164,7 @@ def test_a_feed_is_ingested_once_and_a_bad_file_does_not_stop_the_others(
 
 
 def test_files_with_another_name_are_listed_as_passed_over(intake, people, tmp_path):
-    """A feed whose files had other names was a success without one row."""
+    """A feed whose files had other names once succeeded without a row."""
     feed = tmp_path / "feed"
     names = ["2026-09.CSV", "10-2026.csv", "202610.csv", "feed.csv", "2026-10.xls", "2026-13.csv"]
     for number, name in enumerate([*names, "_SUCCESS", ".DS_Store"]):
@@ -289,7 +289,7 @@ def test_invalid_lines_are_quarantined(add, store, record):
 
 @pytest.mark.parametrize(("rows", "allowed"), [(20, 3), (100, 5)])
 def test_a_batch_may_have_a_few_invalid_rows(add, store, contract, rows, allowed):
-    """A file that lost 14 of 24 rows was a success."""
+    """An ingest that lost 14 of 24 rows once succeeded."""
     people = made_up_rows(contract, rows)[[*contract.input_names, "income"]]
     people = people.assign(income=[">50K", "<=50K"] * (rows // 2), age=40)
     few, many = (
@@ -328,7 +328,7 @@ def test_a_prediction_of_the_future_is_quarantined(add, store, record, predicted
 
 
 def test_a_period_of_the_future_is_rejected(add, store, people):
-    """Its rows were the newest ones forever, and no command took them back."""
+    """Such rows were the newest ones forever, and no command removed them."""
     now = pd.Timestamp.now("UTC").tz_localize(None).to_period("M")
     assert add(as_csv(people), period=str(now)).is_new
     with pytest.raises(BatchRejected, match=f"feed.csv: its period .* at most {now} .*--period"):
@@ -346,8 +346,8 @@ def test_a_period_of_the_future_is_rejected(add, store, people):
         ({"income": ">50K"}, "have the label >50K; .*--allow-one-class.*Nothing was stored"),
     ],
 )
-def test_a_file_that_is_no_batch_is_rejected_as_a_whole(add, store, people, change, problem):
-    """14 of 24 countries were read as missing, and the next training learned that."""
+def test_a_file_with_too_many_invalid_rows_is_rejected_whole(add, store, people, change, problem):
+    """14 of 24 countries were once read as missing, and the next training used them."""
     with pytest.raises(BatchRejected, match=f"feed.csv: .*{problem}"):
         add(as_csv(people.assign(**change)))
     assert store.batches() == []
@@ -413,7 +413,7 @@ def test_the_command_and_the_source_agree_on_the_format(people, tmp_path, monkey
         main(["ingest", str(feed), "--period", "2026-10"])
 
 
-def test_a_batch_is_listed_and_taken_back(people, tmp_path, monkeypatch, capsys):
+def test_a_batch_is_listed_and_removed(people, tmp_path, monkeypatch, capsys):
     """A batch with a wrong period could not be removed."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("FEED", str(tmp_path))
@@ -443,7 +443,7 @@ def test_a_batch_is_listed_and_taken_back(people, tmp_path, monkeypatch, capsys)
         main(["ingest"])
 
 
-def test_a_missing_file_is_one_message(tmp_path):
+def test_a_missing_file_ends_in_one_message(tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["ingest", str(tmp_path / "none.csv")])
     assert f"{tmp_path}/none.csv: No such file" in str(caught.value.code)

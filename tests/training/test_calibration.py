@@ -7,7 +7,7 @@ from training.model.calibration import Platt, best_f1_threshold, fit_platt
 from training.model.search import Trial
 
 
-def test_slope_and_intercept_change_the_log_odds_and_nothing_becomes_certain():
+def test_slope_and_intercept_change_the_log_odds_and_no_probability_is_0_or_1():
     # odds 1 times e^-ln(3) is a third: probability 1/4; odds 3 squared and over 3 are 3
     assert Platt(1.0, -np.log(3))(np.array([0.5])) == pytest.approx([0.25])
     assert Platt(2.0, -np.log(3))(np.array([0.75])) == pytest.approx([0.75])
@@ -25,7 +25,7 @@ def test_scaling_undoes_a_raised_share_of_positives():
     assert fitted.intercept == pytest.approx(-np.log(3), abs=0.05)
 
 
-def test_a_trial_is_calibrated_again_on_the_rows_of_a_changed_world():
+def test_after_a_drift_a_trial_is_calibrated_again_on_the_recent_rows():
     """The recent half has three times the odds: the calibration of both halves fits neither."""
     random = np.random.default_rng(0)
     raw = random.beta(1, 3, 40000)

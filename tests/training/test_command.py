@@ -30,7 +30,7 @@ SLOW = {"hyperopt", "imblearn", "matplotlib", "onnx", "prefect", "pymongo", "skl
     [("--help", {"mlflow", "pandas", *SLOW}), ("history", SLOW)],
 )
 def test_a_command_imports_only_what_it_needs(command, unused, tmp_path):
-    """Each imported scikit-learn and ONNX, which `history` and `--help` never use."""
+    """Both once imported scikit-learn and ONNX, which they never use."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "training", command],
         cwd=ROOT,
@@ -64,16 +64,17 @@ def test_synthesize_writes_tables_and_rows_that_the_service_accepts(contract, tm
         assert set(table[contract.target.name]) == set(contract.target.labels)
 
 
-def test_prefect_gets_its_settings_from_the_env_file_too(tmp_path):
-    """It reads them when it is imported: a secret file came too late for `make up`."""
+def test_prefect_reads_its_settings_from_the_env_file(tmp_path):
+    """Prefect reads its settings at import. In `make up` the secret file was read later."""
     address = f"http://127.0.0.1:{free_port()}/api"
     (tmp_path / ".env").write_text(f"PREFECT_API_URL={address}\n")
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    said = run(sys.executable, "-m", "training", "train", cwd=tmp_path, env=env, status=1)
-    assert f"Prefect does not respond; got {address}." in said and "Traceback" not in said
+    command = [sys.executable, "-m", "training", "worker", "--server-wait-s", "0"]
+    printed = run(*command, cwd=tmp_path, env=env, status=1)
+    assert f"Prefect does not respond; got {address}." in printed and "Traceback" not in printed
 
 
-def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
+def test_an_invalid_setting_is_named_and_the_exit_status_is_2(monkeypatch, capsys):
     monkeypatch.setenv("MAX_EVALS", "many")
     with pytest.raises(SystemExit) as caught:
         exit_with_message(lambda: main(["train"]))
@@ -81,7 +82,7 @@ def test_a_wrong_setting_is_named_and_exit_status_2(monkeypatch, capsys):
     assert "MAX_EVALS: got many" in capsys.readouterr().err
 
 
-def test_wrong_census_files_end_in_one_message(tmp_path, monkeypatch):
+def test_invalid_census_files_end_in_one_message(tmp_path, monkeypatch):
     (tmp_path / "adult.data").write_text("39, State-gov\n", "utf-8")
     monkeypatch.setenv("CENSUS_DATA_DIR", str(tmp_path))
     with pytest.raises(SystemExit, match="adult.data(.|\n)*CENSUS_DATA_DIR"):
@@ -106,8 +107,8 @@ def test_numbers_out_of_range_are_rejected_before_anything_starts(option, value,
 @pytest.mark.parametrize(
     "command", [["promote", "abc", "--why", "x"], ["score", "a", "b", "--version", "abc"]]
 )
-def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
-    """It was a traceback: MLflow reports an invalid parameter, not a missing version."""
+def test_a_version_that_is_not_a_number_ends_in_one_message(command, tmp_path, monkeypatch):
+    """The command once ended in a traceback: MLflow reports an invalid parameter."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database(tmp_path))
     with pytest.raises(SystemExit, match="^version: got abc, expected a version in MLflow"):
         main(command)
@@ -117,8 +118,8 @@ def test_a_version_that_is_not_a_number_is_one_message(command, tmp_path, monkey
     "command",
     [["history"], ["decisions"], ["rollback", "--why", "x"], ["promote", "1", "--why", "x"]],
 )
-def test_a_command_says_that_it_waits_for_mlflow_and_gives_up(command, monkeypatch, capsys):
-    """A server that accepts connections and kept a command silent for minutes."""
+def test_a_command_reports_its_wait_for_mlflow_and_gives_up(command, monkeypatch, capsys):
+    """Commands were silent for minutes if a server accepted connections and never responded."""
     monkeypatch.setattr(ledger, "SAY_AFTER_S", 0.2)
     monkeypatch.setattr(ledger, "GIVE_UP_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -130,8 +131,8 @@ def test_a_command_says_that_it_waits_for_mlflow_and_gives_up(command, monkeypat
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])  # of Python 3.11, and of 3.13
-def test_a_user_id_without_a_name_stops_no_command(error, tmp_path, monkeypatch, capsys):
-    """Every command failed in a container with such a user id; a run of MLflow needs a name too."""
+def test_commands_run_under_a_user_id_without_a_name(error, tmp_path, monkeypatch, capsys):
+    """Every command failed in a container with such a user id. An MLflow run needs a name too."""
 
     def find_no_name(_: int) -> None:
         raise error("uid not found")
@@ -162,7 +163,7 @@ def test_forget_reports_that_a_bucket_may_keep_removed_objects(is_bucket, monkey
 
 @pytest.fixture
 def flow_runs(monkeypatch):
-    """The arguments of each call of the flow, which is replaced; the census files exist."""
+    """Return the arguments of each call of the flow, which is replaced. The census files exist."""
     runs = []
     monkeypatch.setattr("training.commands.train.train", lambda **given: runs.append(given) or {})
     monkeypatch.setattr("training.commands.train.find_prefect", lambda: "")
@@ -193,7 +194,7 @@ def test_the_flags_of_train_reach_the_flow(flow_runs):
 
 
 def test_auto_uses_synthetic_rows_and_warns_only_without_files(flow_runs, monkeypatch, capsys):
-    """Wrong files are an error to report, not a reason to train on other rows."""
+    """Invalid files are an error, not a reason to train on other rows."""
 
     def read_files(*_):
         raise found
@@ -244,7 +245,7 @@ def other_table(tmp_path, monkeypatch) -> Path:
 )
 @pytest.mark.usefixtures("other_table")
 def test_another_table_is_read_from_its_source_or_ends_in_one_message(data, message):
-    """It asked UCI for the census, went on with synthetic rows and ended in a traceback."""
+    """`train` once downloaded the census from UCI, used synthetic rows and ended in a traceback."""
     with pytest.raises(SystemExit, match=message):
         main(["train", "--data", data])
 
@@ -269,7 +270,7 @@ def test_unless_production_trains_only_before_the_first_promotion(flow_runs, mon
     assert len(flow_runs) == 2
 
 
-def test_without_prefect_there_is_one_message_with_the_setting():
+def test_without_prefect_one_message_names_the_setting():
     address = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(SystemExit) as caught:
         main(["worker", "--server-wait-s", "0"])

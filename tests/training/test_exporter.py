@@ -48,7 +48,7 @@ def end(run: uuid.UUID, state: State[Any]) -> None:
         client.set_flow_run_state(run, state, force=True)
 
 
-def test_a_running_training_has_an_age_and_the_last_one_a_result(registry_copy: Registry) -> None:
+def test_a_running_training_has_an_age_and_an_ended_one_a_result(registry_copy: Registry) -> None:
     found = read_trainings(registry_copy, time.time())
     assert found == (None, None, None, None)
     first, second = start_training(), start_training()
@@ -66,7 +66,7 @@ def test_a_running_training_has_an_age_and_the_last_one_a_result(registry_copy: 
     assert read_trainings(registry_copy, time.time()) == (None, False, None, None)
 
 
-def test_the_ledgers_newest_decision_blocks_trainings_while_watch_repeats_it(
+def test_blocked_by_is_the_rule_of_a_recent_decision_without_a_training(
     registry_copy: Registry,
 ) -> None:
     now = time.time()

@@ -58,7 +58,7 @@ def test_rates_and_gaps_are_those_counted_by_hand(contract):
     assert found["selection_rate"].gap == difference(Share(0.5, 100), Share(0.2, 100), ALL)
 
 
-def test_a_rate_needs_rows_below_its_line_not_in_its_group(contract):
+def test_the_minimum_of_rows_holds_for_the_denominator_of_a_rate(contract):
     """200 rows of a group with 25 positives once had a true positive rate."""
     frame, scored = sexes(("Female", 200, 25, 20), ("Male", 200, 100, 50))
     assert list(rates(frame["sex"].to_numpy() == "Female", scored)) == [
@@ -73,7 +73,7 @@ def test_a_rate_needs_rows_below_its_line_not_in_its_group(contract):
     assert rates_compared == ["selection_rate", "false_positive_rate"]
 
 
-def test_a_gap_that_one_column_hides_is_found_for_two_together(contract):
+def test_a_gap_hidden_in_single_columns_is_found_for_two_columns_together(contract):
     """Half of each sex and half of each race is selected, but no Black man and no White woman."""
     frame = pd.DataFrame(
         {"sex": ["Female", "Male"] * 100, "race": ["Black"] * 100 + ["White"] * 100}

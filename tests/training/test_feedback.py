@@ -44,7 +44,7 @@ def predicted(key: str, record: dict[str, Any]) -> Prediction:
     return Prediction(key, 1.7e9, "1", record, 0.25, 0, 0.5)
 
 
-def test_labelled_predictions_come_oldest_label_first(sink, settings, record, contract):
+def test_labelled_predictions_are_ordered_by_label_time(sink, settings, record, contract):
     send(sink, *(predicted(key, record | {"age": age}) for key, age in (("a", 30), ("b", 40))))
     send(sink, Label("b", 10.0, 1), Label("a", 20.5, 0))
     found = read_feedback(settings, contract)
@@ -55,7 +55,9 @@ def test_labelled_predictions_come_oldest_label_first(sink, settings, record, co
     assert found.rows[columns].values.tolist() == [["b", 1.7e9, 40, 1], ["a", 1.7e9, 30, 0]]
 
 
-def test_only_matched_and_undisputed_labels_of_valid_records_come(sink, settings, record, contract):
+def test_only_matched_and_undisputed_labels_of_valid_records_are_read(
+    sink, settings, record, contract
+):
     null = record | {"workclass": None, "native_country": "Atlantis"}
     send(
         sink,
@@ -91,7 +93,7 @@ def test_with_api_keys_only_labels_of_current_callers_are_used(sink, settings, r
     assert counted == [1, 3, 0]
 
 
-def test_a_callers_day_adds_a_limited_number_of_labels(sink, settings, record, contract):
+def test_a_caller_adds_a_limited_number_of_labels_a_day(sink, settings, record, contract):
     """One key could fill all recent rows in a day."""
     send(sink, *(predicted(key, record) for key in "abcde"))
     day = 24 * 3600.0
@@ -104,7 +106,7 @@ def test_a_callers_day_adds_a_limited_number_of_labels(sink, settings, record, c
     assert found.rows["caller"].tolist() == ["a", "a", "b", "a"]
 
 
-def test_no_labels_are_no_rows(sink, settings, record, contract):
+def test_without_labels_no_rows_are_returned(sink, settings, record, contract):
     send(sink, predicted("a", record))
     assert read_feedback(settings, contract).rows.empty
 
@@ -127,7 +129,7 @@ def test_an_unavailable_server_is_named_with_its_setting_and_in_time(contract, m
     assert time.monotonic() - started < 10
 
 
-def test_an_address_that_cannot_be_used_is_named_with_the_remedy_and_not_shown(contract):
+def test_the_error_about_an_unusable_address_names_the_remedy_and_hides_the_address(contract):
     for address in ("mongodb://income:p@sesame@host", "mongodb://income@sesame:host"):
         with pytest.raises(SettingsError, match="MONGODB_ADDRESS: .*percent-encode") as caught:
             read_feedback(Settings(mongodb_address=address), contract)

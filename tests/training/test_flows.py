@@ -74,7 +74,7 @@ def tracking_uri(tmp_path_factory):
 
 
 class CensusFile:
-    """What `train` reads in place of the census: made-up rows, or others that a test sets."""
+    """The data set that `train` reads in place of the census: made-up rows, or those of a test."""
 
     def __init__(self, contract: Contract) -> None:
         self.rows = Dataset(
@@ -143,10 +143,9 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     losses = {"cv_log_loss", "screening_log_loss"}
     assert len(children) == 2 and all(losses & c.data.metrics.keys() for c in children)
 
-    command = [Path(sys.executable).parent / "mlflow", "artifacts", "download"]
-    command += ["--artifact-uri", f"models:/{MODEL_NAME}/{version.version}"]
-    env = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri}
-    run_command(*command, "--dst-path", tmp_path / "package", env=env)
+    uri, folder = f"models:/{MODEL_NAME}/{version.version}", str(tmp_path / "package")
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.artifacts.download_artifacts(uri, dst_path=folder)
     package = Package(tmp_path / "package", contract)
     assert package.metadata["run_id"] == first["run_id"]
     assert json.loads(package.metadata["metrics"]) == first["test_metrics"]
@@ -160,8 +159,8 @@ def test_the_first_model_is_promoted_and_its_run_has_all_artifacts(
     assert plots == {"roc", "precision_recall", "calibration", "confusion", "importances"}
 
 
-def test_mlflows_pages_say_what_a_training_chose_and_where_its_card_is(first, tracking_uri):
-    """Hashes filled them, and the description named a place without a card."""
+def test_mlflows_pages_show_the_chosen_parameters_and_link_the_model_card(first, tracking_uri):
+    """The pages once consisted of hashes, and the description named a place without a card."""
     client, run_id = MlflowClient(tracking_uri), first["run_id"]
     run, (version,) = client.get_run(run_id), client.search_model_versions(f"run_id = '{run_id}'")
     assert run.info.run_name == f"v{version.version} train manual {datetime.now(UTC):%Y-%m-%d}"
@@ -198,7 +197,7 @@ def test_a_run_is_served_if_its_files_have_the_registered_checksums(
     assert registry.wanted().digests.items() <= file_digests(models.package(current)).items()
 
 
-def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
+def test_reference_and_traffic_are_real_rows_that_the_contract_accepts(
     contract, first, census, tmp_path
 ):
     reference = reference_of(first["run_id"])
@@ -209,10 +208,10 @@ def test_reference_and_traffic_are_real_rows_that_a_request_may_carry(
     judges, sent = split_judge_traffic(census.rows.test, contract)
     assert min(len(judges), len(sent)) > 100
     write_requests(sent, contract, tmp_path / "sent.jsonl")
-    assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no row that judges
+    assert traffic == (tmp_path / "sent.jsonl").read_text("utf-8")  # so no holdout row
 
 
-def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fold(
+def test_the_reference_holds_compared_rows_with_their_out_of_fold_predictions(
     contract,
 ):
     """Of 40 rows every fourth is compared, and 8 of these are kept; 0.5 is the threshold."""
@@ -231,12 +230,12 @@ def test_the_reference_is_of_the_compared_rows_with_their_predictions_out_of_fol
 
 
 @pytest.mark.usefixtures("census")
-def test_the_same_data_code_and_settings_are_nothing_new(first):
+def test_a_training_with_the_same_data_code_and_settings_is_skipped(first):
     assert flows.train(**SMALL) == {"run_id": first["run_id"], "nothing_new": True}
 
 
 def rows_of(contract, negative: int, positive: int, seed: int) -> pd.DataFrame:
-    """Return made-up rows with so many of each class."""
+    """Return made-up rows with these numbers of rows of each class."""
     rows = made_up_rows(contract, 2000, seed=seed)
     wanted = [rows[rows["income"] == label].head(n) for label, n in enumerate((negative, positive))]
     return pd.concat(wanted, ignore_index=True)
@@ -250,7 +249,7 @@ def test_a_table_of_50_rows_makes_a_version(contract, census):
 
 
 def test_rows_of_one_class_end_in_one_message_before_any_run(contract, census, tracking_uri):
-    """Such a table once ran through the whole search and ended in a traceback."""
+    """Such a table once ended in a traceback after the whole search."""
     census.use(train=rows_of(contract, 300, 0, seed=13))
     client = MlflowClient(tracking_uri)
     before = client.search_runs([Registry(tracking_uri).experiment_id])
@@ -363,7 +362,7 @@ def test_after_drift_the_newest_labelled_rows_are_the_holdout_set_over_the_censu
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("census")
-def test_labelled_production_rows_join_again_for_the_version_that_had_them(
+def test_data_production_uses_the_rows_that_production_was_trained_with(
     contract, first, mongodb_uri, monkeypatch
 ):
     database = f"test_{uuid.uuid4().hex}"
@@ -483,7 +482,7 @@ def test_files_are_scored_with_production_by_flow_and_by_command(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("census")
-def test_trials_run_on_spark_if_a_master_is_named():
+def test_trials_run_on_spark_if_spark_master_is_set():
     pytest.importorskip("pyspark", reason="pyspark is not installed: make spark")
     if not shutil.which("java"):
         pytest.skip("no Java on PATH")
@@ -531,7 +530,7 @@ def test_a_parameter_out_of_range_is_rejected_before_anything_is_read(name, valu
         flows.train(**{name: value})
 
 
-def test_a_flow_run_names_the_data_that_it_expected(contract):
+def test_an_unknown_data_name_is_rejected_with_the_known_ones(contract):
     expected = r"data: got census, expected source, uci \(its name\), synthetic or production"
     with pytest.raises(SourceError, match=expected):
         steps.read_dataset.fn("census", 0, contract, Settings())

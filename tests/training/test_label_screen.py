@@ -9,7 +9,7 @@ from tests.conftest import made_up_rows
 from training.data.assemble import LeftOut
 from training.evaluation.label_screen import screen_labels
 
-MARK = 1234  # a capital loss that nobody has
+MARK = 1234  # a capital loss that no made-up row has
 
 
 def scored(contract, rows: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -22,7 +22,7 @@ def scored(contract, rows: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def test_250_marked_rows_of_5000_are_left_out(contract):
-    """They once moved the probability of everyone with the mark from 0.22 to 0.96."""
+    """Such rows once moved the probability of rows with the mark from 0.22 to 0.96."""
     frame, probability = scored(contract, 5000)
     marked = np.arange(5000) % 20 == 0
     attacked = frame.assign(
@@ -54,7 +54,7 @@ def test_labels_after_a_drift_are_learnt(contract, change):
     assert len(kept) == 5000 and not found
 
 
-def test_few_rows_of_a_value_depart_by_chance(contract):
+def test_a_value_with_few_rows_is_not_left_out(contract):
     frame, probability = scored(contract, 1000)
     marked = np.arange(1000) < 29
     few = frame.assign(
@@ -64,8 +64,8 @@ def test_few_rows_of_a_value_depart_by_chance(contract):
     assert len(screen_labels(few, probability, contract)[0]) == 1000
 
 
-def test_the_versions_own_predictions_are_no_labels(contract):
-    """A loop that sends each prediction back as its label made the next model sure of it."""
+def test_labels_that_repeat_the_versions_predictions_are_left_out(contract):
+    """A caller that sends each prediction as its label made the next model overconfident."""
     frame, probability = scored(contract, 2000)
     echo = np.arange(2000) < 500
     labels = np.where(echo, probability >= 0.4, frame["income"]).astype(int)
@@ -84,15 +84,15 @@ def test_the_versions_own_predictions_are_no_labels(contract):
     assert screen_labels(nameless, probability, contract)[0].empty
 
 
-def test_a_nearly_perfect_model_is_believed(contract):
-    """Its labels agree with it as well as it expects."""
+def test_labels_that_confirm_a_nearly_perfect_model_are_kept(contract):
+    """The labels agree with the model as often as its probabilities predict."""
     frame, probability = scored(contract, 2000)
     sure = expit(4 * logit(probability))
     y = (np.random.default_rng(1).random(2000) < sure).astype(int)
     assert len(screen_labels(frame.assign(income=y), sure, contract)[0]) == 2000
 
 
-def test_no_rows_and_one_class_are_left_as_they_are(contract):
+def test_without_rows_or_with_one_class_nothing_is_left_out(contract):
     frame, probability = scored(contract, 300)
     for rows in (frame.head(0), frame.head(100).assign(income=1)):
         kept, found = screen_labels(rows, probability[: len(rows)], contract)

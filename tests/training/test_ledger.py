@@ -51,7 +51,7 @@ def production(registry: Registry) -> str:
 
 
 def test_each_rollback_goes_one_version_further_back(registry, capsys):
-    """The second one returned to the version that the first one had left."""
+    """A second rollback once returned to the version that the first one had removed."""
     promote(registry, "1", "2", "3")
     rollback()
     assert production(registry) == "2"
@@ -69,10 +69,10 @@ def test_each_rollback_goes_one_version_further_back(registry, capsys):
     assert production(registry) == "1"
 
 
-def test_a_promotion_waits_until_the_services_use_the_version_or_says_which_does_not(
+def test_a_promotion_waits_for_the_services_and_names_those_with_another_version(
     registry, capsys, monkeypatch
 ):
-    """It announced that the services follow within seconds, while the follower was dead."""
+    """The command once announced the new version within seconds, while the follower was down."""
     promote(registry, "1", "2", "3")
     states = {"/model": {"model_version": "3"}, "/drift": {"model_version": "2", "error": None}}
     states["/health/ready"] = {"refused": None, "registry": "reached", "follower_age_s": 90.0}
@@ -112,17 +112,17 @@ def test_a_rollback_prints_both_versions_before_it_moves_production(registry, ca
     assert "production: version 2 -> 1" in capsys.readouterr().out
 
 
-def test_a_rollback_never_returns_to_a_version_that_was_left_by_going_back(registry):
-    """Whether a rollback or a promotion by number went back makes no difference."""
+def test_a_rollback_never_returns_to_a_version_that_was_rolled_back(registry):
+    """A promotion of an earlier version counts as a rollback too."""
     promote(registry, "1", "2", "3", "2")
     assert registry.ledger.predecessor("2") == "1"
     promote(registry, "3")  # forward again
     assert registry.ledger.predecessor("3") == "2"
-    promote(registry, "3", "1")  # once more, and two steps back at once: to be undone
+    promote(registry, "3", "1")  # then two versions back at once, which a rollback undoes
     assert registry.ledger.predecessor("1") == "3"
 
 
-def test_a_rollback_undoes_a_move_that_the_ledger_missed(registry):
+def test_a_rollback_undoes_a_promotion_that_is_not_in_the_ledger(registry):
     """A promotion was interrupted after it moved production, or MLflow's page moved it."""
     promote(registry, "1", "2")
     registry.client.set_registered_model_alias(MODEL_NAME, "production", "3")
@@ -156,7 +156,7 @@ def test_a_rollback_needs_no_prefect(registry, capsys):
     assert address in warning and "The promotion lock is not held." in warning
 
 
-def test_a_predecessor_that_was_removed_is_named(registry):
+def test_a_removed_predecessor_is_named(registry):
     promote(registry, "1", "2")
     registry.client.delete_model_version(MODEL_NAME, "1")
     with pytest.raises(SystemExit, match="version 1 was production before 2.* promote"):
@@ -164,8 +164,8 @@ def test_a_predecessor_that_was_removed_is_named(registry):
     assert production(registry) == "2"
 
 
-def test_entries_and_experiments_have_words_on_mlflows_pages(registry):
-    """Their names were those of MLflow, such as `capable-tern-539`."""
+def test_entries_and_experiments_have_descriptions_on_mlflows_pages(registry):
+    """They once had random names of MLflow, such as `capable-tern-539`."""
     promote(registry, "1", "2")
     registry.ledger.write_decision({"rule": "cool-down", "version": "2"}, {})
     registry.ledger.write_decision({"rule": "train", "flow_run": "amber-fox"}, {})
@@ -180,7 +180,7 @@ def test_entries_and_experiments_have_words_on_mlflows_pages(registry):
 
 
 def test_an_interrupted_decision_is_listed_and_stops_no_command(registry, monkeypatch, capsys):
-    """A decision without an end made the command crash for ever."""
+    """A decision without an end time once made every later command crash."""
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt

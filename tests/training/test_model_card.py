@@ -52,7 +52,7 @@ def card_of(contract: Contract, source: str = "uci") -> str:
 
 
 def test_intervals_are_those_of_the_metrics_on_resampled_rows():
-    """With ties, and probabilities of 0 and 1 that are right and wrong."""
+    """The rows have ties, and right and wrong probabilities of 0 and 1."""
     random = np.random.default_rng(2)
     probability = np.round(random.beta(1, 3, 300), 2)
     y = (random.random(300) < probability).astype(int)
@@ -68,9 +68,9 @@ def test_intervals_are_those_of_the_metrics_on_resampled_rows():
         ), name
 
 
-def test_the_card_says_what_it_must_and_is_one_file_for_a_phone_and_the_dark(contract):
-    """It once did not say that the search gave up every later setting, as it does on the census,
-    and its plot had no figures for people who cannot see it.
+def test_the_card_has_its_required_texts_in_one_file_for_phones_and_dark_mode(contract):
+    """The card once did not report that the search pruned every later setting, as on the census.
+    Its plot had no text for people who cannot see it.
     """
     page = card_of(contract)
     text = re.sub(r"\s+", " ", page)
@@ -98,12 +98,12 @@ def test_the_card_says_what_it_must_and_is_one_file_for_a_phone_and_the_dark(con
     assert search_words(FIRST_IS_BEST | {"best_trial": 12}).endswith("This version has setting 12.")
 
 
-def test_a_model_of_synthetic_rows_says_so_first(contract):
+def test_the_card_of_a_synthetic_model_begins_with_a_warning(contract):
     page = card_of(contract, "synthetic")
     assert page.index("no figure here is about real people") < page.index("Purpose and limits")
 
 
-def test_the_calibration_stands_beside_that_of_a_calibrated_model():
+def test_the_calibration_error_is_shown_beside_that_of_a_calibrated_model():
     """Two rows at 0.25 with one label of 1, two at 0.75 with one: the slope is 0."""
     y, probability = np.array([0, 1, 0, 1]), np.array([0.25, 0.25, 0.75, 0.75])
     table = calibration_table(y, probability)
@@ -155,8 +155,8 @@ def test_the_card_has_the_contracts_words(contract):
     assert not re.search("census|1994|50,000|relationship", own)
 
 
-def test_the_card_of_another_table_names_its_groups_or_that_it_has_none(churn, contract):
-    """A card of another table once said what sex, race and the census of 1994 are."""
+def test_the_card_of_another_table_names_its_groups_or_their_absence(churn, contract):
+    """A card of another table once described sex, race and the census of 1994."""
     assert segment_words(churn) == ("The contract names no groups: no column has the key segment.")
     names = {"plan", "tenure", "account"}
     features = tuple(

@@ -17,7 +17,7 @@ y = np.array([0, 0, 0, 0, 0, 1, 1, 1])
 PARAMS = DEFAULT_PARAMS | {"smote_multiplier": 10.0, "smote_neighbours": 2}
 
 
-def test_smote_keeps_every_real_row_to_the_bit_and_adds_minority_rows_behind_them():
+def test_smote_keeps_every_real_row_unchanged_and_appends_minority_rows():
     resampled, labels = make_sampler(PARAMS, seed=0).fit_resample(X, y)
     assert np.array_equal(resampled[:8], X) and resampled.dtype == np.float32
     assert labels[8:].tolist() == [1, 1]
@@ -44,7 +44,7 @@ def test_smote_multiplies_the_rarer_class_at_most_to_balance(labels, multiplier,
     assert np.bincount(classes)[np.bincount(labels).argmin()] == np.bincount(labels).min() + made
 
 
-def test_a_synthetic_row_takes_a_column_that_an_end_lacks_from_its_base_row():
+def test_a_synthetic_row_copies_its_base_row_where_either_row_lacks_a_number():
     """Two rows of the rarer class are each other's neighbours; one lacks the second number."""
     rows = np.array([[0, 5], [1, np.nan], *[[9, 9]] * 6], "float32")
     labels = np.array([1, 1] + [0] * 6)
@@ -64,7 +64,7 @@ def test_a_missing_number_counts_as_the_median_among_neighbours():
     assert len(based_on_it) > 0 and (based_on_it[:, 0] > 0).all()
 
 
-def test_a_column_without_any_number_stays_without():
+def test_a_column_without_numbers_stays_missing():
     rows = np.column_stack([X[:, 0], np.full(8, np.nan, "float32")])
     made = make_sampler(PARAMS, 0).fit_resample(rows, y)[0][8:]
     assert len(made) == 2 and np.isnan(made[:, 1]).all() and not np.isnan(made[:, 0]).any()
@@ -82,7 +82,7 @@ def test_neighbours_are_measured_in_standard_deviations():
     assert set(made[:, 1]) <= {0.0, 1.0}  # unscaled, the neighbour would be across this column
 
 
-def test_education_is_its_rank_and_a_missing_category_a_column_whatever_the_rows(contract, inputs):
+def test_education_is_encoded_by_rank_and_missing_categories_as_a_column(contract, inputs):
     few, encoder = make_encoder(contract).fit(inputs.head(1)), make_encoder(contract).fit(inputs)
     assert np.array_equal(few.transform(inputs), encoder.transform(inputs))
     names = list(encoder.get_feature_names_out())
@@ -92,7 +92,7 @@ def test_education_is_its_rank_and_a_missing_category_a_column_whatever_the_rows
 
 
 def test_a_missing_date_has_no_parts_and_changes_no_other_row():
-    """pandas rounded memory that it had not set for a missing day, and one in many runs failed."""
+    """pandas rounded uninitialized memory of a missing day, and some runs failed."""
     feature = Feature("day", "date", "a day", parts=("days", "year", "month", "day"))
     parts = date_parts(pd.DataFrame({"day": [59.0, np.nan, -1.0]}), feature)
     assert parts[0].tolist() == [59, 1970, 3, 1] and parts[2].tolist() == [-1, 1969, 12, 31]

@@ -33,7 +33,7 @@ SHIFTED = CALM | {
 }
 
 
-def test_a_minimum_of_labels_too_few_for_the_gate_is_rejected(monkeypatch):
+def test_a_minimum_of_labels_below_that_of_the_gate_is_rejected(monkeypatch):
     """With 1,000 labels every other training had fewer than 200 holdout rows. Then the census was
     the holdout set, nothing was promoted, and the next training was delayed.
     """
@@ -78,7 +78,7 @@ def test_each_rule_objects_with_its_reason(rule, cause, facts, why):
 
 
 @pytest.mark.parametrize(("unpromoted", "pause_s"), [(0, 100), (3, 800), (99, 102_400)])
-def test_every_candidate_that_was_not_promoted_doubles_the_cool_down(unpromoted, pause_s):
+def test_each_candidate_without_a_promotion_doubles_the_cool_down(unpromoted, pause_s):
     now = 1e6
     for waited, is_over in ((pause_s - 1.0, False), (pause_s + 1.0, True)):
         facts = READY._replace(started=(now - waited,), unpromoted=unpromoted)

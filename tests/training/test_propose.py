@@ -65,10 +65,10 @@ def reload(written: Written) -> Contract:
 # --- the census ---------------------------------------------------------------------------------
 
 
-def test_the_census_gives_the_contract_of_the_tree_but_for_words_and_the_survey_weight(
+def test_the_census_gives_the_shipped_contract_except_texts_and_survey_weight(
     census_dir: Path, contract: Contract, tmp_path: Path
 ) -> None:
-    """Only what no table shows differs: texts, units, ranges and that `fnlwgt` has no meaning.
+    """Only facts that no table shows differ: texts, units, ranges and the survey weight `fnlwgt`.
 
     The order of `education` is found, because `education_num` numbers its values.
     """
@@ -180,13 +180,13 @@ def test_a_few_texts_among_numbers_become_marks_of_a_missing_value(init: Init) -
     assert contract["mixed"].kind == "nominal"
 
 
-def test_one_value_or_none_is_a_category_of_its_own(init: Init) -> None:
+def test_one_value_with_missing_ones_makes_a_column_that_allows_missing_values(init: Init) -> None:
     contract = reload(init({"vip": drawn("x", ""), "code": drawn(7, None)}))
     assert contract["vip"].categories == ("x",) and contract["vip"].missing == "allow"
     assert contract["code"].kind == "integer" and contract["code"].missing == "allow"
 
 
-def test_words_that_yaml_reads_otherwise_stay_text(init: Init, tmp_path: Path) -> None:
+def test_texts_that_yaml_would_convert_stay_texts(init: Init, tmp_path: Path) -> None:
     words = ["no", "1:30", "null ", "=", "~", "on", "2026-01-01", "'\"#: ,[]{}", "naïve \x85 "]
     words.append("- x")
     found = reload(init({"word": drawn(*words)}))["word"]
@@ -209,7 +209,9 @@ def test_dates_in_other_formats_are_left_out_with_the_remedy(init: Init) -> None
         assert "write them as YYYY-MM-DD" in checks(written, header)
 
 
-def test_a_time_after_a_date_is_left_out_as_in_the_source(init: Init, tmp_path: Path) -> None:
+def test_the_time_after_a_date_is_left_out_in_contract_and_source(
+    init: Init, tmp_path: Path
+) -> None:
     days = pd.date_range("2024-02-29 10:30", periods=ROWS, freq="h").astype(str)
     written = init({"seen": days})
     assert reload(written)["seen"].kind == "date"
@@ -254,8 +256,8 @@ def test_columns_without_information_are_left_out_with_the_reason(init: Init) ->
     assert "CHECK 'country': left out, constant: 'DE'." in written.contract.read_text("utf-8")
 
 
-def test_whole_numbers_that_are_all_different_by_chance_are_no_identifier(init: Init) -> None:
-    """Of 400 amounts up to ten million, none need be there twice."""
+def test_whole_numbers_that_differ_by_chance_are_not_an_identifier(init: Init) -> None:
+    """400 amounts up to ten million may all differ."""
     amounts = RANDOM.choice(10_000_000, ROWS, replace=False)
     written = init({"amount": amounts, "account_id": amounts})
     assert list(reload(written).by_name) == ["spent", "amount"]
@@ -312,7 +314,7 @@ def test_many_categories_are_cut_to_the_commonest_and_the_rest_is_unseen(init: I
     assert contract["rare"].unseen == "missing"  # a value of one row: others may come
 
 
-def test_what_a_person_has_to_decide_is_said(init: Init) -> None:
+def test_the_proposal_names_the_decisions_that_a_person_must_make(init: Init) -> None:
     """Bank Marketing's `pdays` is -1 and its `poutcome` unknown without an earlier contact."""
     written = init(
         {
@@ -428,7 +430,7 @@ def part(tmp_path: Path, name: str, rows: int = 30, **columns: Any) -> str:
 
 
 def test_files_and_folders_of_parts_are_one_table(tmp_path: Path) -> None:
-    """The names of folders add columns; uncommitted, empty and other files are passed over."""
+    """The names of folders add columns. Uncommitted, empty and other files are ignored."""
     for name in ("sex=Female/0.parquet", "sex=Male/1.parquet", "_temporary/0/2.parquet"):
         part(tmp_path, name)
     part(tmp_path, "sex=Male/3.parquet", rows=0)
@@ -455,7 +457,7 @@ def test_files_and_folders_of_parts_are_one_table(tmp_path: Path) -> None:
         ("b.txt.md", {}, "no table; got .*b.txt.md, expected files that end in .csv, "),
     ],
 )
-def test_files_that_make_no_table_are_one_message(
+def test_files_that_are_not_one_table_end_in_one_message(
     tmp_path: Path, name: str, columns: dict[str, Any], message: str
 ) -> None:
     other = part(tmp_path, name, **columns)
@@ -492,7 +494,7 @@ def test_the_description_moves_with_a_table_beside_it(tmp_path: Path) -> None:
         ("x,y\n7,a\n7,b\n", "y", "a", "no column can be an input .* x: left out, constant: '7'"),
     ],
 )
-def test_a_table_that_makes_no_contract_is_one_message(
+def test_an_unusable_table_ends_in_one_message(
     text: str, target: str, positive: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
@@ -510,7 +512,7 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "features.yaml").exists()
 
 
-def test_the_command_prints_what_it_found_and_what_comes_next(
+def test_the_command_prints_its_findings_and_the_next_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -43,7 +43,7 @@ def files(folder: Path) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
+def test_old_runs_are_removed_with_their_files_except_newest_and_production(
     registry: Registry, tmp_path: Path, package: Package, contract: Contract
 ) -> None:
     artifacts = tmp_path / "artifacts"
@@ -72,10 +72,10 @@ def test_old_runs_are_removed_with_their_files_and_newest_and_production_stay(
         assert (kept / "model.onnx").exists()
 
 
-def test_the_command_lists_what_it_would_remove_and_keeps_the_run_of_model_run_id(
+def test_a_dry_run_lists_expired_runs_and_the_run_of_model_run_id_is_kept(
     registry_copy: Registry, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retention removed the model that MODEL_RUN_ID names."""
+    """Retention once removed the run that MODEL_RUN_ID names."""
     with registry_copy.run("a training", {}, {}) as run_id:
         pass
     with registry_copy.run("a training", {}, {}) as pinned:

@@ -90,7 +90,7 @@ def test_every_row_gets_the_probability_of_the_graph(package, people, tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "people"]  # nothing left behind
 
 
-def test_rows_that_break_the_contract_are_written_apart_with_their_problems(
+def test_rejected_rows_are_written_to_a_second_folder_with_their_problems(
     package, people, tmp_path
 ):
     spoil(people, age=300, sex="?")
@@ -161,7 +161,9 @@ def test_a_file_that_cannot_be_scored_is_named_before_any_work(
         ("rows.parquet", ScoringError, "rows.parquet: not a Parquet file"),
     ],
 )
-def test_what_cannot_be_scored_is_one_message(package, tmp_path, name, error, message):
+def test_an_input_that_cannot_be_scored_ends_in_one_message(
+    package, tmp_path, name, error, message
+):
     (tmp_path / "empty").mkdir()
     for file in ("rows.csv", "rows.parquet"):
         (tmp_path / file).write_text("age,sex\n39,Male\n")
@@ -196,7 +198,7 @@ def score_table(package: Package, table: pa.Table, folder: Path) -> tuple[Summar
 
 
 def test_types_of_other_tools_are_read(package, contract, tmp_path):
-    """pandas' categories with missing values, and decimals, ended in a traceback or no row."""
+    """pandas' categories with missing values, and decimals, once caused an error or lost rows."""
     frame = made_up_rows(contract, 40)[list(contract.input_names)]
     frame["workclass"] = [None, "?", *frame["workclass"][2:]]
     names = ["workclass", "sex", "native_country"]
@@ -215,7 +217,7 @@ def test_types_of_other_tools_are_read(package, contract, tmp_path):
 
 
 def test_columns_match_by_the_rule_of_headers_and_keep_their_names(package, contract, tmp_path):
-    """A repeated column ended in a traceback; unseen values are counted."""
+    """A repeated column once ended in a traceback. Unseen values are counted."""
     frame = made_up_rows(contract, 20)[[*contract.input_names, "income"]]
     frame["native_country"] = ["Wakanda", *frame["native_country"][1:]]
     frame.columns = [name.upper().replace("_", "-") for name in frame.columns]

@@ -85,7 +85,7 @@ def test_validation_losses_stop_at_the_same_tree_whatever_smote_does_to_the_odds
     assert losses[1][-1] == pytest.approx(losses[0][-1], abs=0.03)
 
 
-def test_the_search_finds_what_its_seed_says_and_reports_every_trial(folds):
+def test_the_seed_determines_the_result_and_every_trial_is_reported(folds):
     seen = []
     best = run_search(folds, 3, None, seed=1, on_trial=lambda *trial: seen.append(trial))
     again = run_search(folds, 3, None, seed=1)

@@ -39,7 +39,7 @@ def drawn(space, n=200):
     return [sample(space.expressions(), random) for _ in range(n)]
 
 
-def test_a_table_without_a_search_file_has_wide_ranges_and_no_resampling_among_them(
+def test_a_table_without_a_search_file_has_wide_ranges_that_include_no_resampling(
     contract, tmp_path
 ):
     space = load_search(tmp_path / SEARCH_FILE, contract)
@@ -52,7 +52,7 @@ def test_a_table_without_a_search_file_has_wide_ranges_and_no_resampling_among_t
     assert np.median(rates) == pytest.approx(exp((log(0.03) + log(0.3)) / 2), rel=0.1)
 
 
-def test_the_census_file_narrows_every_range_and_has_no_resampling_in_it(contract):
+def test_the_census_file_narrows_every_range_and_includes_no_resampling(contract):
     space, wide = load_search(CENSUS_FILE, contract), Ranges()
     assert 1.0 in space.ranges.smote_multiplier
     for one in drawn(space):
@@ -67,7 +67,7 @@ def test_the_first_trial_can_be_left_out(contract, write):
 
 
 def test_the_file_of_another_target_is_ignored_with_a_log_line(contract, write):
-    """A copy of the census file once beside another contract would narrow another table."""
+    """A copy of the census file beside another contract would narrow that table's ranges."""
     path = write(target="churn", ranges={"gamma": [0, 1]})
     with capture_logs() as logs:
         assert load_search(path, contract) == SearchSpace()

@@ -13,6 +13,7 @@ from config.model_registry import ALIAS, CHALLENGER, FALLBACK, MODEL_NAME
 from prediction_service.metrics import FinishedRequest, Metrics
 from tests.conftest import free_port, served
 from tests.training.test_policy import CALM
+from tests.training.test_watch import decide_now
 from training.__main__ import main
 from training.evaluation.serving_bounds import read_served, serving_problem
 from training.orchestration import flows
@@ -20,7 +21,6 @@ from training.orchestration.promotion import alias_for
 from training.registry.ledger import Promotion
 from training.registry.mlflow_registry import Registry, number_of
 from training.registry.shadow_test import challenge
-from training.retraining.watch import watch
 from training.settings import Settings
 
 WHY = "better: log loss by 0.0123 (0.0040 to 0.0210), 812 labels"
@@ -83,7 +83,7 @@ def aliases(registry: Registry) -> list[str]:
 
 
 def newest(registry: Registry) -> tuple[str, ...]:
-    """Return who and why of the newest entry of the ledger, with both versions."""
+    """Return both versions, author and reason of the newest entry of the ledger."""
     entry = registry.ledger.promotions()[0]
     return tuple(entry[name] for name in ("from_version", "to_version", "who", "why"))
 
@@ -99,28 +99,28 @@ def result_of(registry: Registry, version: str) -> tuple[str | None, str | None]
 def end(registry: Registry, services: dict[str, str]) -> Callable[..., None]:
     """Return a function that runs `watch` twice with a verdict on version 2.
 
-    What the first run did must not be repeated by the second one.
+    The second run must not repeat the changes of the first one.
     """
 
     def run(state: dict[str, Any]) -> None:
         services["/shadow"] = json.dumps(state)
         for _ in range(2):
             entries = len(registry.ledger.promotions())
-            watch()
+            decide_now()
         assert len(registry.ledger.promotions()) == entries
 
     return run
 
 
-def test_a_challenger_that_labels_prove_is_promoted_and_the_former_version_guards_it(registry, end):
+def test_a_proved_challenger_is_promoted_and_the_former_version_becomes_the_fallback(registry, end):
     challenge(registry, "2")
     end(STATE | {"verdict": "promote"})
     assert aliases(registry) == ["2", "none", "1"]
     assert newest(registry) == ("1", "2", "shadow test", WHY)
 
 
-def test_a_verdict_on_another_pair_moves_nothing(registry, end):
-    """Someone promoted version 3 while the test's last response was on its way."""
+def test_a_verdict_on_another_pair_of_versions_changes_no_alias(registry, end):
+    """A person promoted version 3 after the last response about the test."""
     challenge(registry, "2")
     registry.promote("3", Promotion("ann", "to see"))
     challenge(registry, "2")
@@ -128,7 +128,7 @@ def test_a_verdict_on_another_pair_moves_nothing(registry, end):
     assert aliases(registry) == ["3", "2", "1"]
 
 
-def test_a_rejected_challenger_ends_and_needs_force(registry, end, capsys):
+def test_a_rejected_challenger_loses_its_alias_and_needs_force(registry, end, capsys):
     challenge(registry, "2")
     end(STATE | {"verdict": "reject", "why": "worse for sex: Female"})
     assert aliases(registry) == ["1", "none", "none"]
@@ -145,7 +145,7 @@ def test_a_rejected_challenger_ends_and_needs_force(registry, end, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
-def test_a_promotion_that_was_worse_is_undone_and_people_hear_of_it(registry, end, notifications):
+def test_a_worse_version_is_undone_with_a_notification(registry, end, notifications):
     registry.promote("2", Promotion("shadow test", WHY))
     assert registry.ledger.last_undone() is None
     end(GUARD | {"verdict": "undo", "why": "worse: log loss by 0.02"})
@@ -158,7 +158,7 @@ def test_a_promotion_that_was_worse_is_undone_and_people_hear_of_it(registry, en
     assert message["message"] == "worse: log loss by 0.02"
 
 
-def test_a_promotion_that_holds_needs_no_guard_any_more(registry, end):
+def test_a_kept_version_loses_its_fallback(registry, end):
     registry.promote("2", Promotion("shadow test", WHY))
     end(GUARD | {"verdict": "keep", "why": "10000 labels"})
     assert aliases(registry) == ["2", "none", "none"]
@@ -167,7 +167,7 @@ def test_a_promotion_that_holds_needs_no_guard_any_more(registry, end):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise loads all its plugins
-def test_in_mode_ask_a_person_promotes_the_proved_challenger(
+def test_with_promotion_ask_a_person_promotes_the_proved_challenger(
     registry, end, services, notifications, monkeypatch
 ):
     monkeypatch.setenv("PROMOTION", "ask")
@@ -217,16 +217,16 @@ def test_a_new_version_may_not_break_the_bounds_of_serving(errors, seconds, prob
 def test_a_version_that_fails_requests_is_undone_without_labels(registry, services):
     registry.promote("2", Promotion("shadow test", WHY))
     services["/metrics"] = exposed(20, {"1": 0.004, "2": 0.004})
-    watch()
+    decide_now()
     assert aliases(registry) == ["1", "none", "none"]
     why = "undone: server errors: 10.0% of 200 predictions, before 2.5%"
     assert newest(registry)[3] == why
-    main(["promote", "2", "--force", "--now", *NO_WAIT])  # its counts are those of before
-    watch()
+    main(["promote", "2", "--force", "--now", *NO_WAIT])  # its counts have not changed since
+    decide_now()
     assert aliases(registry) == ["2", "none", "1"]
 
 
-def test_a_promoted_version_is_tested_first_unless_someone_skips_that(registry, capsys):
+def test_the_command_promote_starts_a_shadow_test_unless_now_is_given(registry, capsys):
     main(["promote", "2", *NO_WAIT])
     assert "version 2 is the challenger of version 1" in capsys.readouterr().out
     assert aliases(registry) == ["1", "2", "none"]
@@ -248,7 +248,7 @@ def test_a_promoted_version_is_tested_first_unless_someone_skips_that(registry, 
     assert shown[3].endswith("1 -> 3  ann (untested): to see")
 
 
-def test_the_mode_and_production_say_whether_a_version_is_tested(registry):
+def test_promotion_mode_and_data_source_decide_about_a_shadow_test(registry):
     def alias(mode: Literal["shadow", "direct", "ask"], source: str = "uci") -> str:
         return alias_for(source, registry, Settings(promotion=mode))
 
@@ -259,7 +259,7 @@ def test_the_mode_and_production_say_whether_a_version_is_tested(registry):
     assert alias("ask", "synthetic") == ALIAS  # the first version
 
 
-def test_the_command_shows_the_test(services, capsys, monkeypatch):
+def test_the_command_shadow_shows_the_test(services, capsys, monkeypatch):
     services["/shadow"] = json.dumps(STATE)
     main(["shadow"])
     shown = capsys.readouterr().out

@@ -159,9 +159,7 @@ def test_a_failing_or_truncated_download_is_retried(load, site):
         ((404, b"", 0), 1, "404"),
     ],
 )
-def test_a_download_that_fails_for_good_is_unavailable_with_the_reason(
-    load, site, response, attempts, reason
-):
+def test_a_download_that_keeps_failing_ends_with_the_reason(load, site, response, attempts, reason):
     site.responses = [response]
     with pytest.raises(SourceUnavailable, match=f"in {attempts} attempt.*{reason}.*synthetic"):
         load(census_of(FILES, site.url))
@@ -233,7 +231,7 @@ def test_a_file_without_a_valid_row_is_an_error(load, folder, row, problem):
         load_texts(load, folder, FILES | {"adult.test": row.encode() * 3})
 
 
-def test_the_digest_follows_the_content_alone(load, folder):
+def test_the_digest_depends_on_the_content_alone(load, folder):
     first = load(census_of(FILES), folder)
     again = load_texts(load, folder, FILES | {"adult.data": FILES["adult.data"] + b"\n"})
     other = load_texts(load, folder, FILES | {"adult.data": CHANGED})
@@ -243,8 +241,8 @@ def test_the_digest_follows_the_content_alone(load, folder):
 # --- the halves of the test split ---------------------------------------------------------------
 
 
-def test_the_side_of_a_row_never_changes_and_follows_from_its_input_columns(contract, record):
-    """A judge row that moved to traffic could reach a later training set."""
+def test_the_input_columns_of_a_row_decide_whether_it_is_holdout_or_traffic(contract, record):
+    """A holdout row that becomes a traffic row could reach a later training set."""
     people = pd.DataFrame([record | {"age": age, "income": 0} for age in range(20, 32)])
     rows = pd.concat([people.assign(fnlwgt=1), people.assign(fnlwgt=2, income=1)])
     judge, traffic = split_judge_traffic(rows, contract)
@@ -343,7 +341,7 @@ def loans(tmp_path: Path) -> Table:
 
 
 def test_another_table_needs_only_a_description(loans, monkeypatch):
-    """It asked UCI for the census first, and the lineage said adult.data."""
+    """The census was once downloaded first, and the lineage named adult.data."""
     monkeypatch.setattr("requests.get", lambda *_, **__: pytest.fail("nothing is downloaded"))
     found = loans.load(census_data_dir="/nowhere")
     assert found.source == "loans" and found.problems == {}
@@ -372,7 +370,7 @@ def test_a_split_by_hash_is_stable_and_keeps_equal_rows_together(loans):
     assert set(row_digests(contract_rows.train, contract)) <= digests["train"]
 
 
-def test_several_files_are_joined_or_are_the_splits(loans):
+def test_several_files_are_joined_or_used_as_splits(loans):
     loans.write("more.csv", loan_rows(100, start=400))
     loans.description = DESCRIPTION.replace('{loans.csv: ""}', '{loans.csv: "", more.csv: ""}')
     found = loans.load()
@@ -432,14 +430,14 @@ WRONG = {  # the text that is replaced, its replacement and the message
 
 
 @pytest.mark.parametrize(("old", "new", "message"), WRONG.values(), ids=WRONG)
-def test_a_description_that_cannot_be_used_is_one_message(loans, old, new, message):
+def test_an_invalid_description_ends_in_one_message(loans, old, new, message):
     loans.description = DESCRIPTION.replace(old, new)
     assert loans.description != DESCRIPTION
     with pytest.raises(SourceError, match=message):
         loans.load()
 
 
-def test_few_odd_labels_are_quarantined(loans):
+def test_a_few_unknown_labels_are_quarantined(loans):
     lines = loan_rows(400).splitlines()
     loans.write("loans.csv", "\n".join([*lines, "9;9;car;3", "9;9;car;4"]))
     assert loans.load().problems == {"repaid": 2}
@@ -456,13 +454,13 @@ def test_few_odd_labels_are_quarantined(loans):
         ("used: false, ", "", "loans.csv: wrong columns: missing phone; Id: unknown col"),
     ],
 )
-def test_a_contract_that_the_rows_do_not_suit_is_one_message(loans, old, new, message):
+def test_a_contract_that_contradicts_the_rows_ends_in_one_message(loans, old, new, message):
     loans.contract = LOANS.replace(old, new)
     with pytest.raises((SourceError, TableError), match=message):
         loans.load()
 
 
-def test_the_marks_of_one_column_are_missing_there_alone(loans):
+def test_the_missing_marks_of_a_column_apply_to_this_column_alone(loans):
     loans.contract = LOANS.replace("[car, school]", "[bus, school], missing: allow")
     loans.description = DESCRIPTION.replace("labels:", "missing_in: {purpose: [car]}, labels:")
     assert set(loans.load().train["purpose"]) == {"?", "school"}

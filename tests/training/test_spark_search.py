@@ -55,7 +55,7 @@ def make_folds(contract, rows, inputs):
     return lambda kind: kind(X, rows["income"].to_numpy(), n_folds=3, seed=0)
 
 
-def test_the_best_of_the_reported_trials_is_what_the_search_returns(spark, make_folds):
+def test_the_search_returns_the_best_reported_trial(spark, make_folds):
     seen = []
     best = run_spark_search(
         spark, make_folds(Folds), 4, None, seed=1, on_trial=lambda *t: seen.append(t)

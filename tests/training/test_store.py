@@ -43,7 +43,7 @@ def rows(contract) -> pd.DataFrame:
     return made_up_rows(contract, 40).assign(prediction_id=ids, predicted_at=[5.5, *[np.nan] * 39])
 
 
-def test_a_batch_is_added_once_and_comes_back_as_it_was(store, rows):
+def test_a_batch_is_added_once_and_read_back_unchanged(store, rows):
     assert store.batches() == [] and store.find(BATCH.sha256) is None
     added = store.append(BATCH, rows)
     assert added == msgspec.structs.replace(BATCH, rows_sha256=added.rows_sha256)
@@ -164,7 +164,7 @@ def test_a_batch_is_removed_with_its_rows(store, rows):
     assert store.append(BATCH, rows)
 
 
-def test_a_name_of_no_batch_or_of_several_is_rejected_with_the_candidates(tmp_path, rows):
+def test_an_unknown_or_ambiguous_batch_name_is_rejected_with_the_candidates(tmp_path, rows):
     store = Store(Folder(str(tmp_path)))
     with pytest.raises(UnknownBatch, match="no such batch; got abc, .*: none"):
         store.named("abc")

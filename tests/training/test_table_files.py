@@ -107,7 +107,7 @@ FILES: dict[str, tuple[str, str | bytes]] = {
 
 
 @pytest.mark.parametrize(("name", "content"), FILES.values(), ids=FILES)
-def test_a_file_is_read_as_people_write_it(loans, name, content):
+def test_common_spellings_of_a_file_give_the_same_rows(loans, name, content):
     content = content if isinstance(content, bytes) else content.encode()
     table = read_table(name, content, loans)
     assert list(table.raw)[:4] == COLUMNS
@@ -269,7 +269,7 @@ def test_marks_that_the_format_does_not_name_are_not_guessed(loans, number):
 
 
 @pytest.mark.parametrize("number", ["12,34", "1,2345"])
-def test_a_thousands_mark_in_another_place_is_no_number(loans, number):
+def test_a_number_with_a_misplaced_thousands_mark_is_invalid(loans, number):
     text = as_text([(f'"{number}"', 3, "car", "is repaid")])
     table = read_table("f.csv", text.encode(), loans, TableFormat(thousands=","))
     assert table.raw["amount"].tolist() == [number]
@@ -402,9 +402,7 @@ ERRORS: dict[str, tuple[str, str | bytes, str]] = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), ERRORS.values(), ids=ERRORS)
-def test_a_file_that_is_not_understood_is_one_error_without_its_values(
-    loans, name, content, message
-):
+def test_an_unreadable_file_ends_in_one_error_without_its_values(loans, name, content, message):
     content = content if isinstance(content, bytes) else content.encode()
     with pytest.raises(TableError, match=message) as caught:
         read_table(name, content, loans)
@@ -425,7 +423,7 @@ def test_without_a_contract_the_header_is_checked_too(text, message):
 
 
 def test_a_parquet_file_with_a_column_twice_is_rejected_without_a_contract_too():
-    """The last of both columns was taken silently."""
+    """The second column was once used silently."""
     file = io.BytesIO()
     numbers = pyarrow.array([1, 2])
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays([numbers, numbers], ["age", "age"]), file)

@@ -45,13 +45,13 @@ def test_rows_of_one_class_are_rejected_with_the_labels_of_the_contract(
     ]
 
 
-def test_a_set_that_no_model_can_be_measured_on_is_rejected_before_the_search(contract, frame):
+def test_a_holdout_set_without_rows_is_rejected_before_the_search(contract, frame):
     (line,) = problems(frame, {"test split": frame.head(0)}, contract)
     assert line.startswith("income: no row of <=50K and >50K in the test split; got 0 rows")
     assert line.endswith("Add different rows: equal ones stay together.")
 
 
-def test_columns_that_teach_nothing_are_logged_and_pass(contract, frame):
+def test_columns_without_information_are_logged_and_accepted(contract, frame):
     train = frame.assign(workclass="?", age=38, hours_per_week=[40, *[41] * 299])
     with capture_logs() as logs:
         check_trainable(train, {"test split": frame}, contract, 5)

@@ -1,4 +1,4 @@
-"""Frames are judged as the contract judges their records, one by one."""
+"""A frame has the problems that the contract finds in its records one by one."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ ODD: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_frame_is_judged_as_the_contract_judges_its_records(contract, record, together):
+def test_a_frame_has_the_same_problems_as_its_records(contract, record, together):
     """The column of a single row has a type of its own; in a larger frame all are objects."""
     usual = record | {"fnlwgt": 1000, "education_num": 9}
     rows = [usual | {name: value} for name, values in ODD.items() for value in values]

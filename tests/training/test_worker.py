@@ -215,7 +215,7 @@ def is_searching(run: FlowRun) -> bool:
 
 
 def test_every_flow_loads_from_the_files_of_its_code_alone(tmp_path):
-    """A training crashed in its worker, because the style of the model card stayed behind."""
+    """A training crashed in its worker: the bundle lacked the style sheet of the model card."""
     for name in code_files():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -276,7 +276,7 @@ def test_a_task_is_retried_only_after_a_transient_error(error, tries):
 def test_a_run_whose_machine_died_is_reported_to_notify_url_once(
     deployed, notifications, monkeypatch
 ):
-    """The automation sets its state, so no hook runs. Such a training once ended silently."""
+    """The automation sets the state of such a run, so no hook runs. It once ended silently."""
     end_orphaned_runs()
     report_crashes()  # those of earlier tests
     notifications.clear()
@@ -295,7 +295,7 @@ def test_a_run_whose_machine_died_is_reported_to_notify_url_once(
         crash("watch", NO_HEARTBEAT)
         address = os.environ["NOTIFY_URL"]
         monkeypatch.setenv("NOTIFY_URL", f"json://127.0.0.1:{free_port()}")
-        report_crashes()  # nobody received it
+        report_crashes()  # no receiver got it
         monkeypatch.setenv("NOTIFY_URL", address)
         for _ in range(2):
             report_crashes()
