@@ -129,9 +129,12 @@ class Measure:
         """Measure if anything has changed. Log an error, and store it for /drift."""
         at = self.clock()
         try:
-            self._measure(self._read_registry(at))
-            self._write_reports(at)
-            self.window.prune(self.monitoring.retention_rows, self.monitoring.label_rows, at)
+            try:
+                self._measure(self._read_registry(at))
+                self._write_reports(at)
+            finally:  # also after an error: the window must not grow
+                retained, labels = self.monitoring.retention_rows, self.monitoring.label_rows
+                self.window.prune(retained, labels, at)
         except Exception as err:  # pylint: disable=broad-exception-caught  # the next run may pass
             log.exception("measurement_failed")
             with contextlib.suppress(sqlite3.Error):  # the disk may be full: the log has the error

@@ -615,6 +615,19 @@ def test_old_rows_are_pruned(
     assert window.label_coverage(10_000, clock.now).rows == small.label_rows == 1200
 
 
+def test_old_rows_are_pruned_although_no_report_can_be_written(
+    reporting: Measure, window: Window, contract: Contract, small: Monitoring, tmp_path: Path
+) -> None:
+    """The window once grew until the disk was full."""
+    (tmp_path / "reports").write_text("a file in place of the folder")
+    window.add_predictions(made_up_predictions(contract, 1500, seed=6))
+    with capture_logs() as logged:
+        reporting.run_once()
+    assert [line["event"] for line in logged] == ["measurement_done", "measurement_failed"]
+    assert "FileExistsError" in (error(window) or "")
+    assert len(window.last_predictions(10_000)) == small.retention_rows
+
+
 def test_wrong_settings_end_the_start_with_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
