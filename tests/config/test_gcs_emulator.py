@@ -11,7 +11,10 @@ from tests.conftest import gcs_emulator
 
 
 def test_the_emulator_queues_as_many_connections_as_clients_open_at_once(tmp_path):
-    """Of 44 that gcsfs opened for a flow's code it once dropped most, and a run waited 35 s."""
+    """It once dropped most of the 44 connections that gcsfs opened for a flow's code.
+
+    A run then waited 35 s.
+    """
     with gcs_emulator(tmp_path) as address:
         url = urlsplit(address)
         server = int(subprocess.check_output(["pgrep", "-f", f"emulator.py.*{url.port}"]))
