@@ -62,7 +62,7 @@ def test_an_unusual_record_is_reported_with_its_rare_pair_of_values(
     assert found == [[f"{words} were unrelated"], []]
 
 
-def test_contributions_are_those_of_xgboost_for_rows_encoded_by_training(
+def test_contributions_equal_those_of_xgboost_for_rows_encoded_by_training(
     package: Path, contract: Contract
 ) -> None:
     rows = made_up_rows(contract, 50, seed=3)[list(contract.input_names)]

@@ -171,7 +171,7 @@ def test_a_new_version_becomes_live_without_a_failed_request(
     assert len({one["probability"] for one in load.predictions}) == 1
 
 
-def test_metrics_add_up_across_workers_and_a_retry_anywhere_has_the_same_id(
+def test_metrics_add_up_across_workers_and_a_retry_on_any_worker_has_the_same_id(
     two_workers: Service, record: Record
 ) -> None:
     settings, _ = two_workers

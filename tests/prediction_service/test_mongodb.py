@@ -150,7 +150,7 @@ def test_the_first_label_counts_and_a_conflict_is_stored_once(
     assert found == {"_id": disputed} | first | {"conflicts": [conflict]}
 
 
-def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Write) -> None:
+def test_a_label_is_stored_until_its_prediction_arrives(sink: MongoSink, write: Write) -> None:
     early, late, unlabelled = made_predictions(3)
     sink.send(write(Label(early.prediction_id, 10.0, 1)))
     assert sink.label_states() == {"matched": 0, "pending": 1, "conflicting": 0}
@@ -257,7 +257,7 @@ def test_a_server_that_is_down_is_reported_within_the_timeout(write: Write) -> N
     down.close()
 
 
-def test_a_missing_permission_is_a_fault_of_the_configuration(
+def test_a_missing_permission_is_reported_as_a_fault_of_the_configuration(
     sink: MongoSink, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error is simulated: the server of the tests requires no password."""

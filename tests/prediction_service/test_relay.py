@@ -220,7 +220,7 @@ def test_the_monitoring_gets_a_sample_with_its_labels_and_mongodb_gets_every_eve
 def test_the_relay_reports_the_backlog_of_each_instance_also_without_traffic(
     to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch
 ) -> None:
-    """The monitoring once could not tell a dead relay from a quiet hour."""
+    """The monitoring once could not distinguish a dead relay from a quiet hour."""
     monkeypatch.setattr(shipping, "REPORT_PERIOD_S", 0.05)
     journal.append(made_predictions(3))
     (path,) = journal_paths(to_evidently.journal_path)

@@ -123,7 +123,7 @@ def test_a_client_that_misses_the_request_deadline_is_disconnected(
 
 
 @pytest.mark.parametrize("sent", [b"", CHUNKED])
-def test_a_trickle_of_bytes_does_not_move_the_deadline(impatient: Settings, sent: bytes) -> None:
+def test_a_trickle_of_bytes_does_not_extend_the_deadline(impatient: Settings, sent: bytes) -> None:
     """The bytes belong to the head, or to the body after CHUNKED."""
     with connect(impatient) as client:
         client.sendall(sent)
@@ -148,14 +148,14 @@ def test_an_explanation_delays_no_other_request(one_worker: Settings, record: Re
         response = requests.post(f"{address}/predict?explain=true", json=body, timeout=30)
         statuses.append(response.status_code)
 
-    threads = [Thread(target=explain) for _ in range(4)]
+    threads = [Thread(target=explain) for _ in range(2)]
     for thread in threads:
         thread.start()
     n_others = 0
     while any(thread.is_alive() for thread in threads):
         assert requests.get(f"{address}/health/live", timeout=30).ok
         n_others += 1
-    assert statuses == [200] * 4
+    assert statuses == [200] * 2
     assert n_others > 20
 
 
@@ -400,12 +400,14 @@ def test_a_worker_is_replaced_after_max_requests_without_a_failed_request(
     record: Record,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each worker has a journal, so the third journal shows the second replacement."""
+    """The service has a single worker. Each worker opens a journal."""
     assert model_folder.current()
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--max-requests 20")
     with arbiter(start, settings.model_copy(update={"workers": 1})):
         url = f"http://127.0.0.1:{settings.prediction_port}/predict"
         deadline = time.monotonic() + 30
-        while len(journal_paths(settings.journal_path)) < 3 and time.monotonic() < deadline:
+        while len(journal_paths(settings.journal_path)) < 2 and time.monotonic() < deadline:
             assert requests.post(url, json=record, timeout=20).ok
-        assert len(journal_paths(settings.journal_path)) >= 3
+            time.sleep(0.02)  # a full load would slow down the start of the next worker
+        assert len(journal_paths(settings.journal_path)) == 2
+        assert requests.post(url, json=record, timeout=20).ok  # by the second worker
