@@ -120,9 +120,9 @@ CASES = [
         {SEX_TPR: "0.9x4 1.2x20", AGE_FPR: "-0.8x30"},
         {9: NOTHING, 10: ['rate="tpr",segment="sex"']},
     ),
-    Case("LabelCoverage", {COVERAGE: "0.3x600 0x120"}, {620: NOTHING, 640: ONCE}),
-    Case("LabelCoverage", {COVERAGE: "0.3x600 0.2x120"}, {720: NOTHING}),
-    Case("LabelCoverage", {COVERAGE: "0x600"}, {600: NOTHING}),  # nobody sends labels
+    Case("LabelCoverage", {COVERAGE: "0.3x120 0x24"}, {620: NOTHING, 640: ONCE}, step=5),
+    Case("LabelCoverage", {COVERAGE: "0.3x120 0.2x24"}, {720: NOTHING}, step=5),
+    Case("LabelCoverage", {COVERAGE: "0x120"}, {600: NOTHING}, step=5),  # nobody sends labels
     Case(
         "LabelsUnmatched",
         {MATCHED: "0+90x120", LATE: "0x60 10+10x60", UNKNOWN: "0+1x120"},
@@ -308,8 +308,8 @@ def rule_group() -> dict[str, Any]:
 def check(folder: Path, alert: str, test: dict[str, Any], step: int = 1) -> None:
     """Run promtool on the committed rule of an alert; fail with its output.
 
-    The rule is evaluated every `step` minutes, at the times of the samples. All rules together would
-    take minutes for a case of a week.
+    The rule is evaluated every `step` minutes, at the times of the samples. All rules together
+    would take minutes for a case of a week.
     """
     group = rule_group()
     own = group | {"rules": [rule for rule in group["rules"] if rule["alert"] == alert]}

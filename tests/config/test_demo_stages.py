@@ -52,7 +52,7 @@ def test_a_failed_demo_keeps_its_stack_running_with_the_flag_keep(make_demo, mon
 
 
 def test_rejected_records_end_the_demo_with_their_reasons(make_demo, monkeypatch):
-    """The demo once sent columns that the table does not have, and then waited for drift in vain."""
+    """The demo once sent columns that are not in the table, and then waited for drift in vain."""
     found = {
         "sent": 2500,
         "rejected": 2500,

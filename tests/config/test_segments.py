@@ -84,7 +84,7 @@ def test_a_value_has_the_same_group_in_a_record_and_in_a_frame(
 
 
 def test_the_bands_of_an_ordinal_column_are_its_groups(contract: Contract, tmp_path: Path) -> None:
-    """The bands of such a column `age` once were compared with numbers: the card and the gate failed."""
+    """The bands of a column `age` once were compared with numbers, and the gate failed."""
     raw = yaml.safe_load(Path("config/features.yaml").read_text("utf-8"))
     bands = ["18-29", "30-44", "45-59", "60+"]
     raw["features"][0] = {

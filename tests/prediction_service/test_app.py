@@ -323,7 +323,7 @@ def test_the_same_key_and_body_have_the_same_ids(client: FlaskClient, record: Re
 def test_a_retry_after_a_change_of_the_live_model_has_the_same_id(
     client: FlaskClient, record: Record, live_model: LiveModel, journal: Journal, package: Path
 ) -> None:
-    """The response has the new model's prediction. The journal keeps the first prediction of the id."""
+    """The response has the new model's prediction. The journal keeps the id's first one."""
 
     def predict() -> Record:
         found: Record = client.post(
@@ -450,7 +450,7 @@ def test_ready_reports_the_live_version_and_a_rejected_one(
     live_model.folder.switch(type(current)("2", "", "1", "0" * 64))
     live_model.refresh()
     response = client.get("/health/ready")
-    assert (response.status_code, predicted.get_json()["model_version"]) == (200, "1")
+    assert (response.status_code, response.get_json()["model_version"]) == (200, "1")
     assert response.get_json()["refused"]["version"] == "2"
     assert "sha256" in response.get_json()["refused"]["reason"]
     assert damaged.exists()

@@ -76,7 +76,7 @@ def test_requests_that_arrive_together_are_handled_together() -> None:
 
 
 def test_a_batch_is_handled_although_its_first_request_ends_early() -> None:
-    """The first request reaches its deadline. The others once waited for ever or got no response."""
+    """The first request may reach its deadline. The others once waited for ever."""
 
     class Deadline(BaseException):
         """Ends the first request while its batch is open."""
@@ -122,7 +122,7 @@ def test_every_request_of_many_threads_gets_its_own_outcome() -> None:
 def test_events_appended_by_many_threads_are_complete_and_have_unique_numbers(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`/feedback`, long lists and explanations append at the same time as batches. The disk is slow."""
+    """`/feedback`, long lists and explanations append beside batches. The disk is slow."""
     pwrite = os.pwrite
 
     def slow_pwrite(*arguments: Any) -> int:

@@ -1,4 +1,4 @@
-"""Erasing a prediction removes its values from all files and documents, and changes nothing else."""
+"""Erasing a prediction removes it from all files and documents, and changes nothing else."""
 
 import time
 import uuid

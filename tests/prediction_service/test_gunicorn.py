@@ -1,4 +1,4 @@
-"""The service under gunicorn with two workers: real connections, kill -9, stop and failed starts."""
+"""The service under gunicorn with two workers: load, kill -9, stop and failed starts."""
 
 import json
 import os

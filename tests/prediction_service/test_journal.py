@@ -211,7 +211,7 @@ def test_a_batch_is_rejected_completely_if_the_disk_fills_up(
 def test_numbers_that_the_relay_saw_before_a_failed_flush_are_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The relay may have shipped the numbers. It would skip the next events with the same numbers."""
+    """The relay may have shipped the numbers. It would skip other events with these numbers."""
     journal = Journal(tmp_path, "here", "full", 10**8)
     journal.append(made_predictions(2))
     shipped: list[int] = []

@@ -156,7 +156,7 @@ def test_a_post_from_a_page_of_another_site_is_rejected(
         ({"Origin": "https://10.0.0.7", "Host": "10.0.0.7"}, 200),  # a reverse proxy with TLS
     ],
 )
-def test_a_post_from_a_page_of_the_same_site_is_accepted_by_sec_fetch_site_or_origin(
+def test_sec_fetch_site_or_the_origin_decides_whether_a_post_is_of_the_same_site(
     client: FlaskClient, record: Record, headers: dict[str, str], status: int
 ) -> None:
     """Over plain HTTP to another machine, a browser sends `Origin` without `Sec-Fetch-Site`."""

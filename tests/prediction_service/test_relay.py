@@ -63,7 +63,7 @@ from tests.prediction_service.conftest import Command, Start, made_predictions
 
 
 class Evidently:
-    """A stand-in for the Evidently service: a real HTTP server that stores ids and rejects `poison`."""
+    """A stand-in for the Evidently service on a real HTTP server. It rejects `poison`."""
 
     def __init__(self) -> None:
         self.port = free_port()

@@ -45,7 +45,7 @@ def logging_service(
 def test_no_log_contains_a_value_of_a_record(
     logging_service: Settings, record: Record, tmp_path: Path
 ) -> None:
-    """The values are in valid, invalid and explained records, queries, headers and malformed requests."""
+    """The values are in valid, invalid and malformed requests: in records, queries and headers."""
     valid = record | {"native_country": COUNTRY}
     send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
     send_malformed_requests(logging_service, json.dumps(valid).encode())

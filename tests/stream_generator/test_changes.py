@@ -33,7 +33,7 @@ features:
 
 @pytest.fixture(scope="module")
 def churn_rows(churn: Contract) -> list[Row]:
-    """Return rows of `churn`: subscribers with a short tenure leave, and three in four are families."""
+    """Return rows of `churn`: short tenures leave, and three plans in four are `family`."""
     rng = random.Random(1)
     rows = random_rows(churn, 600)
     return [
@@ -313,7 +313,7 @@ def churn_flags(
 def test_the_command_sends_another_tables_scenarios(
     churn_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The scenario once sent `capital_gain` for every table, and the service rejected each record."""
+    """The scenario once sent `capital_gain` for every table. The service rejected each record."""
     summary = tmp_path / "summary.json"
     flags = [*churn_flags, "--rows", "500", "--summary", str(summary)]
     assert main([*flags, "--scenario", "sudden"]) == 0

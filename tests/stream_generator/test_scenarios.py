@@ -96,7 +96,7 @@ def test_label_shift_needs_rows_of_both_labels(rows: list[Row], contract: Contra
 def test_covariate_shift_sends_a_group_more_often_with_the_labels_of_its_rows(
     rows: list[Row], contract: Contract
 ) -> None:
-    """The first version of the scenario changed columns and kept labels, which is a concept shift."""
+    """The scenario once changed columns and kept labels, which is a concept shift."""
     sent = run("covariate_shift", rows, contract)
     managers = ("Exec-managerial", "Prof-specialty")
     share = sum(row.record["occupation"] in managers for row in sent) / N_ROWS
