@@ -81,14 +81,14 @@ def run_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]
     server = [*AS_POSTGRES, postgres, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", ""]
     server.append("--fsync=off")  # its data ends with the test
     with (folder / "log").open("w") as log:
-        with subprocess.Popen(server, stdout=log, stderr=log, cwd=data) as process:
+        with subprocess.Popen(server, stdout=log, stderr=log, cwd=data):
             try:
                 made = Database(port, folder)
                 wait_until(lambda: is_up(made), (folder / "log").read_text)
                 made.make_users(PASSWORDS)
                 yield made
             finally:
-                # Not `process`: `runuser` would forward the signal and then sleep for 2 seconds.
+                # `runuser` would forward a signal and then sleep for 2 seconds.
                 if (pid := data / "postmaster.pid").exists():
                     os.kill(int(pid.read_text().splitlines()[0]), signal.SIGINT)
 

@@ -39,8 +39,10 @@ from training.model.pipeline import make_classifier, make_encoder
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Command = Callable[..., str]
 ROOT = Path(__file__).parents[2]
-GUNICORN = ("gunicorn", "-c", "python:prediction_service.gunicorn_config")
-GUNICORN += ("prediction_service.wsgi:app",)
+GUNICORN = (
+    *("gunicorn", "-c", "python:prediction_service.gunicorn_config"),
+    "prediction_service.wsgi:app",
+)
 CHURN = ROOT / "tests" / "end_to_end" / "churn.yaml"
 
 

@@ -45,7 +45,7 @@ Service = tuple[Settings, "subprocess.Popen[bytes]"]
 def two_workers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run the service with two workers and a sink that is down; several tests share it."""
     folder = tmp_path_factory.mktemp("two_workers")
-    changes = {"workers": 2, "evidently_address": "http://127.0.0.1:1"}
+    changes: dict[str, Any] = {"workers": 2, "evidently_address": "http://127.0.0.1:1"}
     yield from shared_arbiter(package, folder, **changes)
 
 

@@ -41,7 +41,11 @@ CHUNKED = (
 @pytest.fixture(scope="module")
 def one_worker(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Run the service with one worker and a request deadline that no test reaches."""
-    limits = {"request_timeout_s": 60.0, "max_records": 5000, "max_body_bytes": 2_000_000}
+    limits: dict[str, Any] = {
+        "request_timeout_s": 60.0,
+        "max_records": 5000,
+        "max_body_bytes": 2_000_000,
+    }
     yield from shared_service(package, tmp_path_factory.mktemp("one_worker"), **limits)
 
 
