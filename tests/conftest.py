@@ -183,7 +183,8 @@ def run(
 def served(app: WSGIApplication, port: int = 0) -> Iterator[str]:
     """Serve an app over HTTP; yield its address."""
     server = make_server("127.0.0.1", port, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    # The end waits for the next poll: by default half a second.
+    thread = threading.Thread(target=server.serve_forever, args=[0.02])
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

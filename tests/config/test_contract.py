@@ -18,7 +18,7 @@ def test_every_problem_of_a_record_is_listed_with_value_and_expectation(contract
     ]
 
 
-def test_a_missing_required_field_is_named(contract, record):
+def test_a_missing_required_field_is_reported(contract, record):
     del record["race"]
     (problem,) = contract.check(record)
     assert problem.field == "race" and "(the field is missing)" in problem.expected
@@ -93,15 +93,15 @@ def column(keys: str, name: str = "a") -> str:
 PAIRS = [line.split(" => ") for line in WRONG.splitlines()]
 MANY = str([f"c{n}" for n in range(1001)])
 CASES = [(column(keys.replace("MANY", MANY)), f"a: {problem}") for keys, problem in PAIRS]
-CASES += [(column("nominal, categories: [b]", name), said) for name, said in WRONG_NAMES.items()]
+CASES += [(column("nominal, categories: [b]", name), text) for name, text in WRONG_NAMES.items()]
 CASES += [
     ("- {kind: integer, description: x}\n", "feature 4: Object missing required field `name`")
 ]
 
 
 @pytest.mark.parametrize(("feature", "problem"), CASES, ids=[problem for _, problem in CASES])
-def test_a_contract_that_would_fail_later_is_refused_at_the_start(tmp_path, feature, problem):
-    """Such files were taken, and requests, trainings or the monitoring failed on them."""
+def test_an_invalid_contract_is_rejected_when_it_is_loaded(tmp_path, feature, problem):
+    """Such files were accepted, and requests, trainings or the monitoring failed later."""
     path = tmp_path / "features.yaml"
     path.write_text(TARGET)
     load_contract(path)
@@ -112,14 +112,14 @@ def test_a_contract_that_would_fail_later_is_refused_at_the_start(tmp_path, feat
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_every_mistake_of_a_contract_is_named_at_once(tmp_path):
+def test_all_problems_of_a_contract_are_reported_at_once(tmp_path):
     path = tmp_path / "features.yaml"
     text = TARGET.replace("leaves,", "stays, positive_message: perhaps,")
     path.write_text(text + CASES[-1][0] + CASES[0][0] + CASES[1][0])
     with pytest.raises(ContractError) as caught:
         load_contract(path)
-    said = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
-    assert said == [
+    problems = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+    assert problems == [
         "feature 4: Object missing required field `name`",
         "a: kind: got real, expected one of integer, number, boolean, nominal, ordinal, date",
         "a: named 2 times, expected once",
@@ -129,8 +129,8 @@ def test_every_mistake_of_a_contract_is_named_at_once(tmp_path):
     ]
 
 
-def test_digest_changes_with_a_rule_and_not_with_a_sentence(contract):
-    """A model made for people up to 90 does not answer for those up to 91."""
+def test_the_digest_changes_with_a_rule_and_not_with_a_message(contract):
+    """A model that was trained for people up to 90 is not valid for people of 91."""
     age, *others = contract.features
     older = msgspec.structs.replace(age, maximum=age.maximum + 1)
     assert msgspec.structs.replace(contract, features=(age, *others)).digest == contract.digest
@@ -139,7 +139,7 @@ def test_digest_changes_with_a_rule_and_not_with_a_sentence(contract):
     assert msgspec.structs.replace(contract, target=target).digest == contract.digest
 
 
-def test_an_answer_says_its_class_and_the_probability_of_the_positive_one(contract):
+def test_a_message_has_the_predicted_class_and_the_probability_of_the_positive_class(contract):
     assert [contract.target.message(index, p) for index, p in ((0, 0.314), (1, 0.75))] == [
         "The model calls this person <=50K; the probability of more than 50,000 US dollars a year"
         " (1994) is 31.4%.",
@@ -173,7 +173,7 @@ LOAN = {
 
 @pytest.fixture
 def loans(tmp_path):
-    """Return a contract with every kind."""
+    """Return a contract with columns of every kind."""
     path = tmp_path / "loans.yaml"
     path.write_text(KINDS)
     return load_contract(path)
@@ -207,7 +207,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize("change", [{}, *VALID, *INVALID], ids=str)
-def test_requests_and_the_list_of_problems_agree_for_every_kind(loans, change):
+def test_the_request_reader_and_the_contract_find_the_same_problems_for_every_kind(loans, change):
     record = LOAN | change
     problems = loans.check(record)
     assert [problem.field for problem in problems] == (list(change) if change in INVALID else [])
@@ -229,7 +229,7 @@ def test_requests_and_the_list_of_problems_agree_for_every_kind(loans, change):
         ("-0.0", "amount: got -0.0, expected a number from 0 to 1000, or null"),
     ],
 )
-def test_a_number_that_is_none_is_named(loans, text, problem):
+def test_an_invalid_number_is_reported(loans, text, problem):
     body = msgspec.json.encode(LOAN).replace(b"12.5", text.encode())
     with pytest.raises(InvalidRecords) as caught:
         RecordReader(loans, 10).read(body)
@@ -237,7 +237,7 @@ def test_a_number_that_is_none_is_named(loans, text, problem):
     assert f"{found.field}: got {found.value!r}, expected {found.expected}" == problem
 
 
-def test_a_number_may_have_a_point_or_none(loans):
+def test_a_number_may_have_a_decimal_point(loans):
     body = msgspec.json.encode(LOAN | {"amount": 12, "months": 12.0, "phone": 1.0})
     assert RecordReader(loans, 10).read(body)[0][0][:4] == (12.0, 12, True, 1)
 
@@ -270,15 +270,15 @@ def test_values_keep_their_meaning_from_text_to_frame_and_back(loans):
     assert loans["since"].date_part(1520, "weekday") == 3  # a Thursday
 
 
-def test_what_does_not_fit_stays_as_it_is(loans):
-    """So that the error shows what the file has."""
+def test_an_invalid_text_is_returned_unchanged(loans):
+    """The error then shows the text of the file."""
     texts = {"amount": "1,234", "months": "1e3", "home": "yes", "phone": "2", "since": "29.2.2024"}
     assert {name: loans[name].parse(text) for name, text in texts.items()} == texts
 
 
 @pytest.mark.parametrize("country", ["United States", " United-States", "united-states"])
-def test_a_misspelt_category_is_not_taken_for_an_unknown_one(contract, record, country):
-    """Such a country was read as missing: the probability fell from 0.81 to 0.73."""
+def test_a_misspelt_category_is_not_read_as_an_unlisted_one(contract, record, country):
+    """Such a country once was read as missing, and the probability fell from 0.81 to 0.73."""
     (problem,) = contract.check(record | {"native_country": country})
     assert (problem.field, problem.nearest) == ("native_country", "United-States")
     with pytest.raises(InvalidRecords):
@@ -288,7 +288,7 @@ def test_a_misspelt_category_is_not_taken_for_an_unknown_one(contract, record, c
 
 
 def test_labels_are_compared_as_the_contract_writes_them(loans, contract):
-    """The labels "1" and "0" were taken for the classes 1 and 0: each label was turned over."""
+    """The labels "1" and "0" once were read as the classes 1 and 0, so each label was inverted."""
     assert [loans.target.class_of(label) for label in ("1", "0", 1, 0, 1.0)] == [0, 1, 0, 1, 0]
     assert [contract.target.class_of(label) for label in ("<=50K", ">50K", 0, "1")] == [0, 1, 0, 1]
     assert loans.target.class_of(2) is None and contract.target.class_of("50K") is None

@@ -1,4 +1,4 @@
-"""The demo's stages: what is kept of them, and what becomes of the stack when one fails."""
+"""The demo's stages: their stored results, and the stack after a failed stage."""
 
 import json
 from contextlib import nullcontext
@@ -15,7 +15,7 @@ from config.runtime.settings import SettingsError
 
 @pytest.fixture
 def make_demo(tmp_path, monkeypatch):
-    """A demo whose stack needs no process, and whose loop is the test's."""
+    """Return a function that makes a demo without processes, with a loop from the test."""
     stack = SimpleNamespace(logs=tmp_path)
     monkeypatch.setattr(local_demo, "running", lambda *_, **__: nullcontext(stack))
     monkeypatch.setattr(Demo, "wait_healthy", lambda *_: None)
@@ -31,11 +31,11 @@ def make_demo(tmp_path, monkeypatch):
 
 
 def out_of_time(_: Demo) -> None:
-    """A stage whose wait ran out."""
+    """Fail as a stage whose wait timed out."""
     raise StackError("a training: not within 120 s: gold-owl is Late, not begun")
 
 
-def test_a_demo_that_fails_leaves_its_stack_up_if_asked_to(make_demo, monkeypatch, capsys):
+def test_a_failed_demo_keeps_its_stack_running_with_the_flag_keep(make_demo, monkeypatch, capsys):
     stayed: list[Demo] = []
 
     def stayed_up(demo: Demo) -> None:
@@ -52,7 +52,7 @@ def test_a_demo_that_fails_leaves_its_stack_up_if_asked_to(make_demo, monkeypatc
 
 
 def test_rejected_records_end_the_demo_with_their_reasons(make_demo, monkeypatch):
-    """The demo once sent columns that the table lacks, and then waited for drift in vain."""
+    """The demo once sent columns that are not in the table, and then waited for drift in vain."""
     found = {
         "sent": 2500,
         "rejected": 2500,
@@ -76,7 +76,7 @@ def test_rejected_records_end_the_demo_with_their_reasons(make_demo, monkeypatch
     ],
 )
 def test_a_rejected_version_is_a_result_of_the_demo(make_demo, monkeypatch, version, words):
-    """A candidate may be worse on the test rows of another table: the demo once failed then."""
+    """A candidate may be worse on the test rows of another table. The demo once failed then."""
     demo = make_demo(lambda _: None)
     demo.stack = SimpleNamespace(logs=demo.out_dir, wait_for=lambda met, *_: met())
     monkeypatch.setattr(local_demo, "get", lambda _: {"state_type": "COMPLETED"})
@@ -97,7 +97,7 @@ def test_an_invalid_contract_is_reported_before_any_process_starts(tmp_path, mon
         Demo(parse([]))
 
 
-def test_a_resumed_demo_runs_only_the_stages_that_were_not_finished(make_demo, capsys):
+def test_a_resumed_demo_runs_only_unfinished_stages(make_demo, capsys):
     ran: list[str] = []
 
     def run_stage(demo: Demo, name: str) -> None:

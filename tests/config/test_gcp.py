@@ -1,4 +1,4 @@
-"""The Terraform files for Google Cloud, as parsed: who may do what, and which ports are open."""
+"""The parsed Terraform files for Google Cloud: roles, open ports and start-up scripts."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ IAP = "35.235.240.0/20"  # cloud.google.com/iap/docs/using-tcp-forwarding
 
 
 def unquoted(value: Any) -> Any:
-    """What hcl2 parsed, without the quotes that it keeps around strings and names."""
+    """Return a parsed value without the quotes that hcl2 keeps around strings and names."""
     if isinstance(value, dict):
         return {unquoted(key): unquoted(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -28,19 +28,19 @@ def unquoted(value: Any) -> Any:
 
 @cache
 def files() -> list[Any]:
-    """Every parsed file."""
+    """Return every parsed file."""
     return [unquoted(hcl2.loads(path.read_text("utf-8"))) for path in sorted(FOLDER.glob("*.tf"))]
 
 
 def blocks(kind: str) -> Iterator[tuple[str, Any]]:
-    """Every block of a kind, such as `variable`, with its name."""
+    """Yield every block of a kind, such as `variable`, with its name."""
     for file in files():
         for block in file.get(kind, []):
             yield from block.items()
 
 
 def resources(kind: str) -> dict[str, Any]:
-    """The resources of a type, by name."""
+    """Return the resources of a type by name."""
     return {
         name: body
         for type_, named in blocks("resource")
@@ -49,7 +49,7 @@ def resources(kind: str) -> dict[str, Any]:
     }
 
 
-def test_only_machines_get_rights_and_the_least_roles():
+def test_only_machines_get_roles_and_each_role_is_minimal():
     roles = {
         kind: {one["role"] for one in resources(kind).values()}
         for kind, _ in blocks("resource")
@@ -69,7 +69,7 @@ def test_buckets_are_private_and_keep_their_content():
     assert bucket["force_destroy"] is False and bucket["versioning"][0]["enabled"] is True
 
 
-def test_every_open_port_is_named_and_open_to_named_sources_only():
+def test_each_firewall_rule_names_its_ports_and_its_sources():
     rules = resources("google_compute_firewall")
     sources = {
         name: (rule.get("source_ranges"), rule.get("source_service_accounts"))
@@ -87,7 +87,7 @@ def test_every_open_port_is_named_and_open_to_named_sources_only():
     assert all(rule["target_service_accounts"] for rule in rules.values())
 
 
-def test_by_default_nothing_is_open_and_what_can_be_opened_asks_who_comes_in():
+def test_no_port_is_open_by_default_and_only_ports_with_credentials_can_be_opened():
     variables = dict(blocks("variable"))
     assert variables["allowed_addresses"]["default"] == []
     assert "cidrnetmask" in variables["allowed_addresses"]["validation"][0]["condition"]
@@ -103,7 +103,7 @@ def test_by_default_nothing_is_open_and_what_can_be_opened_asks_who_comes_in():
     assert not allowed & {27017, 9090, 4200}
 
 
-def test_machines_have_no_address_on_the_internet_by_default_and_take_no_keys():
+def test_machines_have_no_public_address_by_default_and_accept_no_project_keys():
     machines = resources("google_compute_instance")
     assert set(machines) == {"project", "prefect"}
     for machine in machines.values():
@@ -119,8 +119,8 @@ def test_machines_have_no_address_on_the_internet_by_default_and_take_no_keys():
     assert address["count"] == "${length(var.allowed_addresses) > 0 ? 1 : 0}"
 
 
-def test_a_machine_boots_after_what_its_start_up_script_needs():
-    """A right or a way out that came later would leave the first start-up FAILED."""
+def test_a_machine_boots_after_the_resources_that_its_start_up_script_needs():
+    """The first start-up would fail without its roles or its internet access."""
     needed = {"${google_compute_router_nat.income}"}
     needed |= {"${google_secret_manager_secret_iam_member.prefect}"}
     machines = resources("google_compute_instance")
@@ -130,14 +130,14 @@ def test_a_machine_boots_after_what_its_start_up_script_needs():
 
 
 def settings_of(machine: dict[str, Any]) -> dict[str, str]:
-    """The lines that the start-up script writes into a machine's .env."""
+    """Return the settings that the start-up script writes into a machine's .env."""
     call = machine["metadata"]["startup-script"]
     inside = call.split("settings = {")[1].split("}, start")[0]
     return dict(re.findall(r"([A-Z_]+) = (.+?)(?=, [A-Z_]+ = |$)", inside))
 
 
 @pytest.mark.parametrize("name", ["project", "prefect"])
-def test_settings_and_profiles_are_those_of_the_compose_file(name):
+def test_the_compose_file_has_every_setting_and_profile_of_a_machine(name):
     settings = settings_of(resources("google_compute_instance")[name])
     compose = (ROOT / "docker-compose.yml").read_text("utf-8")
     services = yaml.safe_load(compose)["services"].values()
@@ -149,13 +149,13 @@ def test_settings_and_profiles_are_those_of_the_compose_file(name):
 
 
 def commands_of(machine: dict[str, Any]) -> list[str]:
-    """What the start-up script ends with, a command each."""
+    """Return the last commands of the start-up script."""
     start = machine["metadata"]["startup-script"].split("start = ")[1]
     return [command for command in re.findall(r'"([^"]*)"', start) if command != "\\n"]
 
 
 @pytest.mark.parametrize("name", ["project", "prefect"])
-def test_the_start_up_script_is_bash_and_calls_what_exists(name, tmp_path):
+def test_the_start_up_script_is_valid_bash_and_calls_existing_targets_and_services(name, tmp_path):
     machine = resources("google_compute_instance")[name]
     given = {"repository_url": "https://example.org/a.git", "revision": "v1"}
     given["secret_version"] = "projects/1/secrets/income-prefect-auth/versions/1"
@@ -173,7 +173,7 @@ def test_the_start_up_script_is_bash_and_calls_what_exists(name, tmp_path):
 
 
 def test_the_project_machine_waits_for_the_prefect_server_before_its_worker_starts():
-    """The worker gives up after two minutes, and the small machine builds its image for longer."""
+    """The worker waits two minutes. The small machine takes longer to build its image."""
     *_, wait, up = commands_of(resources("google_compute_instance")["project"])
     assert up == "make up"
     assert wait.startswith("curl --fail ") and "${local.prefect_api_url}/health" in wait
@@ -195,9 +195,11 @@ def test_the_project_machine_waits_for_the_prefect_server_before_its_worker_star
         ("repository_url=https://example.org/a'b.git", False),
     ],
 )
-def test_terraform_refuses_open_doors_and_what_breaks_the_script(setting, accepted, tmp_path):
+def test_terraform_rejects_public_access_and_values_that_would_break_the_script(
+    setting, accepted, tmp_path
+):
     shutil.copy(FOLDER / "variables.tf", tmp_path)  # alone it needs no provider
     given = ["project=p", "repository_url=https://example.org/a.git", setting]
     command = ["terraform", "plan", "-input=false", *(f"-var={one}" for one in given)]
-    said = run(*command, cwd=tmp_path, status=0 if accepted else 1)
-    assert accepted or "Invalid value for variable" in said
+    output = run(*command, cwd=tmp_path, status=0 if accepted else 1)
+    assert accepted or "Invalid value for variable" in output

@@ -214,7 +214,7 @@ def test_a_container_runs_the_image_and_the_command_of_its_service(service):
     assert "command" not in container  # it would replace the image's entry point
 
 
-def test_each_image_of_the_project_has_a_place_for_its_name_in_a_registry():
+def test_each_image_of_the_project_can_get_a_registry_and_a_tag():
     images = {default(one["image"]) for one in SERVICES.values() if "build" in one}
     named = {
         f"{one['name']}:{one['newTag']}" for one in load(BASE / "kustomization.yaml")["images"]
@@ -326,7 +326,7 @@ def test_a_container_has_the_limits_of_its_service(service):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_container_is_healthy_by_the_check_of_its_service(service):
+def test_a_container_has_the_health_check_of_its_service(service):
     container, check = container_of(STACKS["base"], service), SERVICES[service]["healthcheck"]
     probe = container["livenessProbe"]
     kind, *command = [default(one) for one in check["test"]]
@@ -443,7 +443,7 @@ def test_a_pod_has_time_to_stop_and_the_relay_stops_last():
     assert 0 < finished_s < sleeps["relay"]
 
 
-def test_one_writer_has_each_volume_except_that_predictions_scale_and_keep_their_journals():
+def test_each_volume_has_one_writer_and_scaled_predictions_keep_their_journals():
     for name, one in stateful_sets(STACKS["base"]).items():
         assert one["spec"]["replicas"] == (2 if name == "prediction" else 1), name
     spec = stateful_sets(STACKS["base"])["prediction"]["spec"]
@@ -455,7 +455,7 @@ def test_one_writer_has_each_volume_except_that_predictions_scale_and_keep_their
     assert budget["selector"] == spec["selector"] and budget["maxUnavailable"] == 1
 
 
-def test_managed_databases_take_the_place_of_files_and_emulators():
+def test_managed_databases_replace_files_and_emulators():
     base, managed = STACKS["base"], STACKS["managed"]
     args = [
         one.replace("gs://income-artifacts", "gs://YOUR_BUCKET")

@@ -1,4 +1,4 @@
-"""The embedded stack: who has the last word on a setting, and what becomes of what dies."""
+"""The local stack: the precedence of its settings, and processes that end or cannot start."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from tests.conftest import free_port, run, wait_until
 
 @pytest.fixture
 def dotenv(tmp_path, monkeypatch):
-    """A project folder with a `.env`."""
+    """Return a project folder with a `.env`."""
     monkeypatch.setattr(stack, "ROOT", tmp_path)
     (tmp_path / ".env").write_text("MAX_EVALS=7\nMLFLOW_PORT=5001\n", "utf-8")
     return tmp_path
 
 
-def test_the_shell_wins_over_dotenv_and_dotenv_over_every_default(dotenv):
+def test_the_shell_overrides_dotenv_and_dotenv_overrides_every_default(dotenv):
     demo = {"MAX_EVALS": "12", "WATCH_PERIOD_S": "15"}
     env = stack.stack_environment({"WATCH_PERIOD_S": "3"}, dotenv, demo)
     assert env["MAX_EVALS"] == "7" and env["WATCH_PERIOD_S"] == "3"
@@ -37,14 +37,14 @@ def test_the_shell_wins_over_dotenv_and_dotenv_over_every_default(dotenv):
         ("MAX_EVALS", "'MAX_EVALS'"),
     ],
 )
-def test_a_line_of_dotenv_that_cannot_be_read_is_named_with_the_remedy(dotenv, line, got):
-    """It was once a traceback of shlex that named neither the file nor the line."""
+def test_an_invalid_line_of_dotenv_is_reported_with_the_remedy(dotenv, line, got):
+    """The error once was a traceback of shlex without the file and the line."""
     (dotenv / ".env").write_text(f"MAX_EVALS=7\n\n{line}\n", "utf-8")
     with pytest.raises(SettingsError) as caught:
         stack.stack_environment({}, dotenv, {})
-    said = str(caught.value)
-    assert f".env, line 3: got {got}, expected NAME=value. Put a value" in said
-    assert "sesame" not in said
+    message = str(caught.value)
+    assert f".env, line 3: got {got}, expected NAME=value. Put a value" in message
+    assert "sesame" not in message
 
 
 def test_addresses_follow_the_ports(dotenv):
@@ -63,7 +63,7 @@ def test_every_process_reads_the_same_contract_and_source_from_any_folder(dotenv
     assert "CONTRACT" not in stack.stack_environment({}, dotenv, {})
 
 
-def test_another_shell_takes_over_what_the_stack_runs_with(dotenv):
+def test_the_settings_script_gives_another_shell_the_environment_of_the_stack(dotenv):
     own = {"PATH": "/usr/bin:/bin", "MAX_EVALS": "3", "TOKEN": "its own"}
     env = stack.stack_environment(own | {"TRAINING_STORE": "it's here"}, dotenv, {})
     script = stack.settings_script(env, own)
@@ -76,7 +76,7 @@ def test_another_shell_takes_over_what_the_stack_runs_with(dotenv):
 
 @pytest.fixture
 def env(tmp_path, monkeypatch):
-    """The environment of a stack of two servers: one that answers and one that cannot start."""
+    """Return the environment of a stack of two servers. One responds, the other cannot start."""
     procfile = tmp_path / "Procfile"
     procfile.write_text(
         "prediction: python -m http.server --bind 127.0.0.1 $PREDICTION_PORT\n"
@@ -92,32 +92,32 @@ def env(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_reported_with_its_last_lines_and_started_again(env, tmp_path):
-    said = []
-    with running(env, tmp_path / "logs", ("prediction",), said.append) as services:
+    reports = []
+    with running(env, tmp_path / "logs", ("prediction",), reports.append) as services:
         services.wait_healthy("prediction")
         wait_until(lambda: "pid" in log(tmp_path) and "RUNNING" in log(tmp_path))
         pid = int(log(tmp_path).split("'prediction' with pid ")[1].split()[0])
         requests.get(env["PREDICTION_ADDRESS"] + "/the-last-line", timeout=5)
         os.kill(pid, signal.SIGKILL)
-        services.wait_for(lambda: said, "the report")
+        services.wait_for(lambda: reports, "the report")
         services.wait_healthy("prediction")
         with pytest.raises(StackError, match="an earlier demo's processes still run: kill [0-9]+"):
             check_ports(env, tmp_path / "logs")
-    assert len(said) == 1
-    assert said[0].startswith("prediction died (terminated by SIGKILL")
-    assert "/the-last-line" in said[0]
+    assert len(reports) == 1
+    assert reports[0].startswith("prediction died (terminated by SIGKILL")
+    assert "/the-last-line" in reports[0]
     check_ports(env, tmp_path / "logs")
 
 
 def log(folder):
-    """What supervisord has logged."""
+    """Return the log of supervisord."""
     path = folder / "logs" / "supervisord.log"
     return path.read_text("utf-8") if path.exists() else ""
 
 
 @pytest.mark.slow
 def test_processes_that_do_not_end_are_killed_one_after_the_other(env, tmp_path, monkeypatch):
-    """Services that took longer than 30 s together once kept their ports after the demo."""
+    """Services that together took longer than 30 s to end once kept their ports after the demo."""
     names, pids = ("slow", "slower", "slowest"), tmp_path / "pids"
     line = 'sh -c \'trap "" TERM; echo $$ >>' + str(pids) + "; while :; do sleep 1; done'"
     stack.PROCFILE.write_text("".join(f"{name}: {line}\n" for name in names))
@@ -129,7 +129,10 @@ def test_processes_that_do_not_end_are_killed_one_after_the_other(env, tmp_path,
             os.kill(pid, 0)
 
 
-def test_a_process_that_cannot_start_ends_the_wait_with_what_it_said(env, tmp_path):
+def test_a_process_that_cannot_start_ends_the_wait_with_the_end_of_its_log(
+    env, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stack, "START_TRIES", 0)
     with running(env, tmp_path / "logs", ("broken",), [].append) as services:
         with pytest.raises(
             StackError, match="(?s)broken cannot be started.*/no-such-folder/80%: No such"
@@ -137,8 +140,8 @@ def test_a_process_that_cannot_start_ends_the_wait_with_what_it_said(env, tmp_pa
             services.wait_for(lambda: False, "a server")
 
 
-def test_a_wait_that_runs_out_says_what_it_saw(env, tmp_path):
+def test_a_wait_that_times_out_reports_the_last_state(env, tmp_path):
     with running(env, tmp_path / "logs", ("prediction",)) as services:
         services.wait_healthy("prediction")
-        with pytest.raises(StackError, match="a training: not within 1 s: asked for, not begun"):
-            services.wait_for(lambda: False, "a training", 1, lambda: "asked for, not begun")
+        with pytest.raises(StackError, match="a training: not within 0 s: requested, not started"):
+            services.wait_for(lambda: False, "a training", 0.1, lambda: "requested, not started")

@@ -72,13 +72,13 @@ def test_a_traceback_stays_on_its_json_line(logged):
     assert json.loads(stream.getvalue())["exception"].endswith("ValueError: broken")
 
 
-def test_less_than_the_level_is_not_logged(logged):
+def test_lines_below_the_level_are_not_logged(logged):
     stream = logged("text")
     structlog.get_logger("part").debug("detail")
     assert not stream.getvalue()
 
 
-def test_where_an_error_was_raised_is_logged_without_its_message():
+def test_an_error_is_logged_with_its_place_and_without_its_message():
     text = ""
     try:
         raise ValueError(SECRET)

@@ -49,7 +49,9 @@ def call(address: str, login: tuple[str, str], path: str, **body: Any) -> reques
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_worker_manages_readers_read_and_replaced_secrets_apply(tmp_path: Path) -> None:
+def test_the_worker_can_write_readers_can_only_read_and_replaced_passwords_apply(
+    tmp_path: Path,
+) -> None:
     """The generator and the follower were once administrators."""
     with server(tmp_path, PASSWORDS) as address:
         made = call(address, ADMIN, "experiments/create", name="of an earlier release")
@@ -66,7 +68,7 @@ def test_the_worker_manages_readers_read_and_replaced_secrets_apply(tmp_path: Pa
             )
             assert tag.status_code == status, tag.text
             users = call(address, login, "users/create", username="other", password="o" * 32)
-            assert users.status_code == 403, "of the administrator alone"
+            assert users.status_code == 403, "only the administrator makes users"
         for login in (ADMIN, WORKER, READER):
             found = call(address, login, SEARCH)
             models = [one["name"] for one in found.json()["registered_models"]]

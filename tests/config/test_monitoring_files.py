@@ -8,10 +8,9 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from prediction_service.predict.model import Model
 from prediction_service.settings import Settings as PredictionSettings
 from tests.conftest import ROOT, free_port, run, served, wait_until
 from tests.evidently_service.test_app import MEASURED, TESTED
+from training.__main__ import parse
 
 GRAFANA = ROOT / "config" / "grafana"
 DASHBOARDS = [json.loads(path.read_text("utf-8")) for path in GRAFANA.glob("dashboards/*.json")]
@@ -67,6 +67,7 @@ WITHOUT_DATA = (
 )
 
 
+@cache
 def provisioned(kind: str, name: str) -> Any:
     """Return a provisioning file of Grafana."""
     return yaml.safe_load((GRAFANA / "provisioning" / kind / name).read_text("utf-8"))
@@ -209,7 +210,7 @@ def query_response(address: str, expression: str) -> dict[str, Any]:
         return {"data": {"result": []}}
 
 
-def test_every_metric_in_a_query_is_one_that_a_service_exports(services):
+def test_every_metric_in_a_query_is_exported_by_a_service(services):
     # pylint: disable-next=import-outside-toplevel  # it imports Prefect and MLflow: seconds
     from training.orchestration.exporter import TrainingCollector, Trainings
 
@@ -228,12 +229,12 @@ def test_every_metric_in_a_query_is_one_that_a_service_exports(services):
     assert queried <= {SUFFIXES.sub("", family.name) for family in families}
 
 
-def test_the_committed_files_are_what_make_alerts_writes():
+def test_the_committed_files_are_the_output_of_make_alerts():
     for name, text in files().items():
         assert (ROOT / "config" / name).read_text("utf-8") == text, f"{name}: make alerts"
 
 
-def test_promtool_finds_no_fault_with_the_files_and_the_expressions(tmp_path):
+def test_promtool_accepts_the_files_and_the_expressions(tmp_path):
     promtool = debian("promtool")
     assert "SUCCESS" in run(promtool, "check", "config", PROMETHEUS)
     rules = [{"record": f"r{n}", "expr": text} for n, text in enumerate(sorted(set(expressions())))]
@@ -243,7 +244,7 @@ def test_promtool_finds_no_fault_with_the_files_and_the_expressions(tmp_path):
 
 
 def test_a_real_prometheus_scrapes_both_services_and_evaluates_every_expression(prometheus):
-    """`tests/end_to_end/test_dashboards.py` holds that each also returns data."""
+    """`tests/end_to_end/test_dashboards.py` also checks that each expression returns data."""
 
     def up() -> set[str]:
         found = query_response(prometheus, "up == 1")["data"]["result"]
@@ -261,10 +262,10 @@ def test_a_real_prometheus_scrapes_both_services_and_evaluates_every_expression(
         assert query_response(prometheus, expression)["status"] == "success", expression
 
 
-def test_what_a_stat_panel_shows_is_of_now_and_not_the_last_that_was_once_true():
-    """A range query once kept showing replaced model versions and the verdict of a dead service.
+def test_a_stat_panel_shows_only_current_values():
+    """Range queries once showed replaced model versions and the verdict of a dead service.
 
-    Its last value stays on the panel for the dashboard's whole time range.
+    The last value of a range query stays on the panel for the dashboard's whole time range.
     """
     of_now = [p for b in DASHBOARDS for p in panels(b) if p["type"] in ("stat", "bargauge")]
     assert of_now
@@ -297,7 +298,7 @@ def test_no_dashboard_names_a_feature_or_a_class_of_the_contract(contract):
         assert not re.findall(rf"\b({names})\b|{'|'.join(classes)}|50,000", text), board["uid"]
 
 
-def test_what_repeats_does_so_by_a_variable_that_reads_labels():
+def test_panels_repeat_by_a_variable_with_the_values_of_a_label():
     repeated = []
     for board in DASHBOARDS:
         known = variables(board)
@@ -310,7 +311,7 @@ def test_what_repeats_does_so_by_a_variable_that_reads_labels():
     assert sorted(repeated) == ["feature", "metric", "segment"]
 
 
-def test_links_lead_to_dashboards_that_exist_and_set_their_variables():
+def test_links_name_existing_dashboards_and_set_their_variables():
     boards = {board["uid"]: board for board in DASHBOARDS}
     found = re.findall(r"/d/([\w-]+)\?var-(\w+)=", json.dumps(DASHBOARDS))
     assert set(found) == {("income-feature", "feature")}
@@ -340,14 +341,14 @@ def test_every_panel_has_a_title_a_description_and_a_unit():
             assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, panel["title"]
 
 
-def test_every_dashboard_can_be_provisioned_and_leads_to_the_others():
+def test_every_dashboard_can_be_provisioned_and_links_to_the_others():
     assert len({board["uid"] for board in DASHBOARDS}) == len(DASHBOARDS) == 6
     for board in DASHBOARDS:
         assert board["id"] is None and board["schemaVersion"] >= 42
         assert board["uid"].startswith("income-")
         # Only the runbooks are generated. The other files are edited in Grafana and exported.
         assert board["editable"] == (board["uid"] != "income-runbooks")
-        for key in ("id", "title"):  # alerts lead to a panel by them
+        for key in ("id", "title"):  # alerts identify a panel by them
             assert len({panel[key] for panel in board["panels"]}) == len(board["panels"])
         (link,) = board["links"]
         assert link["type"] == "dashboards" and set(link["tags"]) <= set(board["tags"])
@@ -361,7 +362,7 @@ def test_every_dashboard_can_be_provisioned_and_leads_to_the_others():
 WITHOUT_THRESHOLD = ("ModelVersionSkew", "ModelVersionRejected", "PerformanceBelowFloor")
 
 
-def test_every_alert_leads_to_a_panel_that_draws_its_threshold_and_has_a_runbook():
+def test_every_alert_links_to_a_panel_with_its_threshold_and_has_a_runbook():
     shown = {(b["uid"], p["id"]): p for b in DASHBOARDS for p in panels(b)}
     assert len(alert_rules()) == len(ALERTS)
     for rule, alert in zip(alert_rules(), ALERTS):
@@ -380,7 +381,9 @@ def test_every_alert_leads_to_a_panel_that_draws_its_threshold_and_has_a_runbook
         assert rule["condition"] in {query["refId"] for query in rule["data"]}
 
 
-def test_the_commands_of_the_runbooks_exist_for_processes_and_for_containers() -> None:
+def test_the_commands_of_the_runbooks_exist_for_processes_and_for_containers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A command names a process with a log, a page of a service, or a command of the training."""
     page = runbook_page()
     assert "\nps:" in (ROOT / "Makefile").read_text("utf-8")
@@ -397,18 +400,20 @@ def test_the_commands_of_the_runbooks_exist_for_processes_and_for_containers() -
                     address = address.replace(f"${setting}", default)
                 assert address.removeprefix("http://127.0.0.1:") in PAGES
             case ["python", "-m", "training", name]:
-                assert f"training {name}" in run(sys.executable, "-m", "training", name, "--help")
+                with pytest.raises(SystemExit):
+                    parse([name, "--help"])
+                assert f"training {name}" in capsys.readouterr().out
             case _:
                 raise AssertionError(command)
 
 
-def test_grafana_finds_no_variable_of_its_environment_in_an_alerts_texts():
+def test_no_text_of_an_alert_has_a_variable_that_grafana_would_expand():
     """Grafana expands `$labels` to nothing. Templates use `.Labels` instead."""
     for rule in alert_rules():
         assert "$" not in str(rule["annotations"]) + str(rule["labels"]) + rule["title"]
 
 
-def test_contact_points_get_every_variable_and_an_alert_reaches_those_that_are_set():
+def test_contact_points_get_every_variable_and_alerts_reach_the_configured_ones():
     """Grafana does not start with an empty address, so an unset one has a placeholder."""
     text = (GRAFANA / "provisioning" / "alerting" / "contact-points.yaml").read_text("utf-8")
     environment = COMPOSE["services"]["grafana"]["environment"]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -45,7 +46,7 @@ class Database:
         conftest.run(ROOT / "config/postgres/users.sh", env=os.environ | env)
 
     def address(self, user: str, driver: str) -> str:
-        """Return the address that a service gets; its password is in PGPASSWORD."""
+        """Return the address for a service, which reads the password from PGPASSWORD."""
         return f"postgresql+{driver}://{user}@127.0.0.1:{self.port}/{user}"
 
     def connect(self, user: str, password: str, database: str) -> None:
@@ -56,30 +57,40 @@ class Database:
 
 @pytest.fixture(name="database", scope="module")
 def run_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Run a server that asks the users of MLflow and Prefect for their passwords."""
+    """Run a server that requires passwords of the users of MLflow and Prefect."""
     initdb, postgres = find_program("initdb"), find_program("postgres")
     folder, port = tmp_path_factory.mktemp("postgresql"), free_port()
     data = folder / "data"
     data.mkdir()
     if IS_ROOT:
         shutil.chown(data, "postgres")
-        for parent in (folder, *folder.parents[:-2]):  # pytest's folders are its user's alone
+        for parent in (folder, *folder.parents[:-2]):  # only the user of pytest can open them
             parent.chmod(parent.stat().st_mode | 0o011)
     conftest.run(
-        *AS_POSTGRES, initdb, "--pgdata", data, "--username=postgres", "--auth=trust", cwd=data
+        *AS_POSTGRES,
+        initdb,
+        "--no-sync",
+        "--pgdata",
+        data,
+        "--username=postgres",
+        "--auth=trust",
+        cwd=data,
     )
     rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
     (data / "pg_hba.conf").write_text(rules)
     server = [*AS_POSTGRES, postgres, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", ""]
+    server.append("--fsync=off")  # its data ends with the test
     with (folder / "log").open("w") as log:
-        with subprocess.Popen(server, stdout=log, stderr=log, cwd=data) as process:
+        with subprocess.Popen(server, stdout=log, stderr=log, cwd=data):
             try:
                 made = Database(port, folder)
                 wait_until(lambda: is_up(made), (folder / "log").read_text)
                 made.make_users(PASSWORDS)
                 yield made
             finally:
-                process.terminate()
+                # `runuser` would forward a signal and then sleep for 2 seconds.
+                if (pid := data / "postmaster.pid").exists():
+                    os.kill(int(pid.read_text().splitlines()[0]), signal.SIGINT)
 
 
 def is_up(database: Database) -> bool:

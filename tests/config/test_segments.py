@@ -1,4 +1,4 @@
-"""The groups of each kind of column, of records and of frames."""
+"""The groups of each kind of column, in records and in frames."""
 
 from datetime import date
 from pathlib import Path
@@ -30,7 +30,7 @@ def grouped_contract(tmp_path: Path, churn: Contract) -> Contract:
 
 
 def with_segments(contract: Contract, folder: Path, segments: dict[str, Any]) -> Contract:
-    """Return a contract with these keys `segment`, read from a file."""
+    """Return a contract from a file whose columns have these values of `segment`."""
     raw = yaml.safe_load(Path("tests/end_to_end/churn.yaml").read_text("utf-8"))
     for feature in raw["features"]:
         if feature["name"] in segments:
@@ -83,8 +83,8 @@ def test_a_value_has_the_same_group_in_a_record_and_in_a_frame(
     assert set(groups.values()) <= set(segment.groups)
 
 
-def test_ages_as_bands_are_groups_as_they_are(contract: Contract, tmp_path: Path) -> None:
-    """A column `age` of ordered bands was compared with numbers: the card and the gate failed."""
+def test_the_bands_of_an_ordinal_column_are_its_groups(contract: Contract, tmp_path: Path) -> None:
+    """The bands of a column `age` once were compared with numbers, and the gate failed."""
     raw = yaml.safe_load(Path("config/features.yaml").read_text("utf-8"))
     bands = ["18-29", "30-44", "45-59", "60+"]
     raw["features"][0] = {

@@ -52,8 +52,8 @@ def test_all_problems_are_reported_at_once(monkeypatch):
     ]
 
 
-def test_a_secret_is_not_shown_and_a_rule_says_what_a_pattern_means(monkeypatch):
-    """An API key that was pasted in place of its hash stood in the logs, beside a regex."""
+def test_a_secret_is_not_shown_and_a_pattern_is_explained_in_words(monkeypatch):
+    """An API key in place of its hash once was logged, with a regular expression as the rule."""
     wrong = {
         "API_KEY_HASHES": "planning=income_sesame",
         "PAGE_LINKS": "Grafana",
@@ -86,7 +86,7 @@ def test_a_password_is_masked_where_settings_are_printed(monkeypatch):
 
 
 def test_the_env_file_is_read_as_a_shell_reads_it(tmp_path):
-    """A value in quotes kept them, and a comment after a value was part of it."""
+    """A quoted value once kept its quotes, and a comment after a value was part of the value."""
     (tmp_path / ".env").write_text(
         'ADDRESS="it\'s # b"  # with a comment\nPORT=1 # a port\nexport SYNC="true"\n#OTHER=1\n'
     )
@@ -97,18 +97,18 @@ def test_the_env_file_is_read_as_a_shell_reads_it(tmp_path):
     assert ours == run("sh", "-c", shell, *python, cwd=tmp_path) == "it's # b 1 true\n"
 
 
-def test_the_environment_comes_before_the_env_file(tmp_path, monkeypatch):
+def test_the_environment_overrides_the_env_file(tmp_path, monkeypatch):
     (tmp_path / ".env").write_text("ADDRESS=file\nPORT=1\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ENV_FILE")
     monkeypatch.setenv("ADDRESS", "environment")
-    monkeypatch.setenv("PORT", "")  # as Compose sets what its own .env leaves out
+    monkeypatch.setenv("PORT", "")  # Compose sets unset variables so
     settings = read_settings(Example)
     assert (settings.address, settings.port) == ("environment", 1)
 
 
-def test_a_secret_file_sets_the_variable_that_it_is_named_for(tmp_path, monkeypatch):
-    """Its folder is /run/secrets, which a test cannot write."""
+def test_a_secret_file_sets_its_variable(tmp_path, monkeypatch):
+    """The folder of secret files is /run/secrets. The test uses another one."""
     path = tmp_path / "password"
     path.write_text("sesame\n")
     monkeypatch.setattr(settings_module, "SECRET_FOLDER", f"{tmp_path}/")
@@ -121,7 +121,7 @@ def test_a_secret_file_sets_the_variable_that_it_is_named_for(tmp_path, monkeypa
         load_environment()
 
 
-def test_a_folder_that_cannot_be_used_is_named_with_its_setting(tmp_path):
+def test_an_unusable_folder_is_reported_with_its_setting(tmp_path):
     check_folder("WINDOW_DIR", tmp_path / "new" / "window")
     assert not list((tmp_path / "new" / "window").iterdir())
     (tmp_path / "file").touch()
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_used_is_named_with_its_setting(tmp_path):
     assert f"WINDOW_DIR: Not a directory; got {tmp_path}/file/window, expected" in str(caught.value)
 
 
-def test_an_error_of_the_system_is_one_line_and_status_1(tmp_path: Path, capsys):
+def test_a_system_error_prints_one_line_and_ends_with_status_1(tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as caught:
         exit_with_message((tmp_path / "no" / "such").touch)
     assert caught.value.code == 1

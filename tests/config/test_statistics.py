@@ -1,4 +1,4 @@
-"""The statistics that training and monitoring share, by hand and beside scikit-learn."""
+"""The statistics of training and monitoring, compared with figures by hand and scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ Y = np.array([0, 1, 1, 0, 1])
 P = np.array([0.1, 0.9, 0.2, 0.6, 0.5], np.float32)
 
 
-def test_the_mean_of_the_log_losses_is_scikit_learns():
+def test_the_mean_of_the_log_losses_equals_that_of_scikit_learn():
     assert log_losses(Y, P).mean() == pytest.approx(log_loss(Y, P.astype(float)), abs=1e-9)
 
 
@@ -38,7 +38,7 @@ def calibrated(rows, seed):
 
 
 def test_a_calibrated_model_has_the_calibration_error_of_chance():
-    """Of 200 labels it was 0.06 on the gauge, as if something was wrong."""
+    """With 200 labels the gauge showed 0.06, which looked like a fault."""
     _, p = calibrated(200, 0)
     random = np.random.default_rng(1)
     drawn = [
@@ -48,7 +48,7 @@ def test_a_calibrated_model_has_the_calibration_error_of_chance():
     assert 0.03 < ece_by_chance(p) < 0.08
 
 
-def test_the_recalibration_is_scikit_learns_and_its_intervals_hold_the_truth():
+def test_the_recalibration_equals_that_of_scikit_learn_and_its_intervals_contain_the_truth():
     y, p = calibrated(2000, 3)
     found = measure_calibration(y, p)
     fitted = LogisticRegression(C=np.inf).fit(np.log(p / (1 - p))[:, None], y)
@@ -72,5 +72,5 @@ def test_without_a_solution_the_recalibration_is_left_out(y, p):
     assert found["excess"][0] == pytest.approx(np.mean(p) - np.mean(y))
 
 
-def test_the_interval_holds_the_middle_95_percent():
+def test_the_interval_contains_the_middle_95_percent():
     assert percentile_interval(np.arange(1001)) == pytest.approx((25.0, 975.0))

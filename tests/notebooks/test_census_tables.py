@@ -15,7 +15,7 @@ from training.data.dataset import Dataset
 
 @pytest.fixture(scope="module")
 def drawn(contract: Contract) -> Dataset:
-    """A synthetic census of the real one's size."""
+    """Return a synthetic census of the size of the real one."""
     return synthetic.synthesize(contract)
 
 
@@ -26,7 +26,7 @@ def test_small_cells_are_summed_and_a_small_sum_is_left_out():
 
 
 def test_neighbours_are_merged_until_a_run_is_large_enough():
-    """40 is large enough by itself, so the run of 3 before it stays small."""
+    """40 is large enough alone, so the run of 3 before it stays small."""
     runs = census_tables.merge_runs(np.array([4, 7, 3, 40, 2, 8, 9]), 10)
     assert runs.tolist() == [0, 0, 1, 2, 3, 3, 4]
 
@@ -45,8 +45,10 @@ def test_total_variation_is_half_the_sum_of_differences():
     assert census_tables.total_variation(np.array([0, 1]), np.array([0, 1, 1, 2])) == 0.25
 
 
-def test_a_census_has_no_distance_from_itself_and_a_shifted_one_has(drawn, contract):
-    part = Dataset(drawn.train[:4000], drawn.test[:2000], "synthetic", {}, 0)
+def test_the_distance_of_a_census_is_zero_from_itself_and_positive_from_a_shifted_one(
+    drawn, contract
+):
+    part = Dataset(drawn.train[:2000], drawn.test[:1000], "synthetic", {}, 0)
     same = census_tables.compare(part, part, contract)
     assert same["worst_one_way"] == same["worst_two_way"] == 0
     assert same["roc_auc_synthetic"] == same["roc_auc_real"] > 0.85
@@ -57,8 +59,8 @@ def test_a_census_has_no_distance_from_itself_and_a_shifted_one_has(drawn, contr
 
 
 @pytest.mark.slow
-def test_tables_of_drawn_rows_draw_rows_like_them(drawn, contract, tmp_path):
-    """The whole circle, on a machine without the real files."""
+def test_tables_of_drawn_rows_give_similar_rows(drawn, contract, tmp_path):
+    """This makes tables and draws rows also on a machine without the real files."""
     path = tmp_path / "tables.json"
     census_tables.write_tables(census_tables.build_tables(drawn.train, contract), path)
     again = synthetic.synthesize(contract, seed=1, tables=synthetic.read_tables(path))
@@ -69,7 +71,7 @@ def test_tables_of_drawn_rows_draw_rows_like_them(drawn, contract, tmp_path):
 
 @pytest.fixture
 def real_data(census_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands read the real files and write under tmp_path."""
+    """Let the commands read the real files and write under tmp_path."""
     monkeypatch.setenv("CENSUS_DATA_DIR", str(census_dir))
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
 

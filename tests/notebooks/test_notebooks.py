@@ -161,7 +161,7 @@ def test_the_comparison_logs_every_model_with_and_without_smote(run, tracking_ur
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_search_of_the_production_version_is_shown_with_every_trial(run, tracking_uri):
-    """The newest run was shown, such as one of two trials that the gate had rejected."""
+    """The notebook once showed the newest run, whose version the gate had rejected."""
     client = MlflowClient(tracking_uri)
     experiment = client.get_experiment_by_name("income")
     newer = client.create_run(experiment.experiment_id, run_name="newer", tags={"trigger": "x"})

@@ -1,4 +1,4 @@
-"""A small real model, its folder, and the service on it: in this process and under gunicorn."""
+"""A small real model, its folder, and a service with it: in this process and under gunicorn."""
 
 import json
 import os
@@ -39,6 +39,10 @@ from training.model.pipeline import make_classifier, make_encoder
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Command = Callable[..., str]
 ROOT = Path(__file__).parents[2]
+GUNICORN = (
+    *("gunicorn", "-c", "python:prediction_service.gunicorn_config"),
+    "prediction_service.wsgi:app",
+)
 CHURN = ROOT / "tests" / "end_to_end" / "churn.yaml"
 
 
@@ -64,7 +68,7 @@ def make_package(contract: Contract, folder: Path, column: str = "age", limit: i
 
 @pytest.fixture(scope="session")
 def package(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, made once."""
+    """Return the folder of a model package that is made once."""
     return make_package(contract, tmp_path_factory.mktemp("package") / "model")
 
 
@@ -141,7 +145,7 @@ def make_settings(folder: Path) -> Settings:
         follow_period_s=0.2,
         graceful_timeout_s=2,
         relay_batch_age_s=0.1,
-        relay_backoff_max_s=0.5,
+        relay_backoff_max_s=0.05,
         sink_timeout_s=2,
         max_records=50,
         max_body_bytes=20_000,
@@ -203,14 +207,17 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `python -m ...` with settings; end what still runs after the test."""
+    """Return a function that starts `python -m ...`. The processes end after the test."""
     with ExitStack() as stack:
         yield stack.enter_context(starting(tmp_path))
 
 
 @contextmanager
 def starting(folder: Path) -> Iterator[Start]:
-    """Start `python -m ...` with settings in a folder; end what still runs after the body."""
+    """Yield a function that starts `python -m ...` with settings. The processes end after the body.
+
+    Their logs go to `folder`.
+    """
     processes: list[subprocess.Popen[bytes]] = []
 
     def start_one(settings: Settings, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -239,13 +246,7 @@ def starting(folder: Path) -> Iterator[Start]:
 @contextmanager
 def arbiter(start: Start, settings: Settings) -> Iterator["subprocess.Popen[bytes]"]:
     """Run the service under gunicorn; yield its process once all workers have started."""
-    process = start(
-        settings,
-        "gunicorn",
-        "-c",
-        "python:prediction_service.gunicorn_config",
-        "prediction_service.wsgi:app",
-    )
+    process = start(settings, *GUNICORN)
     wait_until(lambda: accepts_connections(settings.prediction_port), "gunicorn to listen")
     n_workers = settings.workers
     wait_until(lambda: len(journal_paths(settings.journal_path)) == n_workers, "all workers")
@@ -261,14 +262,29 @@ def gunicorn(start: Start, settings: Settings) -> Iterator[str]:
         yield address_of(settings)
 
 
-def shared_service(package: Path, folder: Path, **changes: Any) -> Iterator[Settings]:
-    """Run the service with one worker for several tests, on version 1 in a folder of its own."""
+def shared_service(
+    package: Path, folder: Path, gunicorn_options: str = "", **changes: Any
+) -> Iterator[Settings]:
+    """Run the service for several tests; yield its settings. See `shared_arbiter`."""
+    for settings, _ in shared_arbiter(package, folder, gunicorn_options, **changes):
+        yield settings
+
+
+def shared_arbiter(
+    package: Path, folder: Path, gunicorn_options: str = "", **changes: Any
+) -> Iterator[tuple[Settings, "subprocess.Popen[bytes]"]]:
+    """Run the service for several tests, on version 1 in a folder of its own.
+
+    It has one worker, unless `changes` of its settings have another number. `gunicorn_options` are
+    command-line options. Yield its settings and gunicorn's process.
+    """
     settings = make_settings(folder).model_copy(update={"workers": 1} | changes)
     install(ModelFolder(settings.model_path), package, "1")
     with ExitStack() as stack:
-        clean(stack.enter_context(pytest.MonkeyPatch.context()))
-        stack.enter_context(gunicorn(stack.enter_context(starting(folder)), settings))
-        yield settings
+        clean(monkeypatch := stack.enter_context(pytest.MonkeyPatch.context()))
+        monkeypatch.setenv("GUNICORN_CMD_ARGS", gunicorn_options)
+        start = stack.enter_context(starting(folder))
+        yield settings, stack.enter_context(arbiter(start, settings))
 
 
 def journalled_ids(settings: Settings) -> list[str]:

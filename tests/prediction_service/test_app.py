@@ -39,7 +39,7 @@ SOME_ID = "0123456789abcdef" * 2
 
 
 def error_of(response: Any, status: int, code: str) -> list[Record]:
-    """The problems of an answer, after checking that it is the one error body."""
+    """Return the problems of an error response, after checking its body."""
     assert response.status_code == status
     assert response.content_type == "application/json"
     assert list(response.get_json()) == ["error"]
@@ -51,15 +51,15 @@ def error_of(response: Any, status: int, code: str) -> list[Record]:
 
 
 def events_of(journal: Journal) -> list[StoredEvent]:
-    """Everything in a journal."""
+    """Return all events of a journal."""
     return read_after(journal.path, 0, 10_000)
 
 
-def test_one_record_is_answered_with_everything_a_client_needs(
+def test_the_response_to_one_record_has_all_fields_of_a_prediction(
     client: FlaskClient, record: Record
 ) -> None:
-    answer = client.post("/predict", json=record | {"age": 70}).get_json()
-    assert list(answer) == [
+    predicted = client.post("/predict", json=record | {"age": 70}).get_json()
+    assert list(predicted) == [
         "prediction_id",
         "income_class",
         "label",
@@ -68,34 +68,36 @@ def test_one_record_is_answered_with_everything_a_client_needs(
         "message",
         "model_version",
     ]
-    assert (answer["income_class"], answer["label"]) == (1, ">50K")
-    assert 0.5 <= answer["probability"] <= 1
-    assert (answer["threshold"], answer["model_version"]) == (0.5, "1")
-    assert "The model calls this person >50K" in answer["message"]
+    assert (predicted["income_class"], predicted["label"]) == (1, ">50K")
+    assert 0.5 <= predicted["probability"] <= 1
+    assert (predicted["threshold"], predicted["model_version"]) == (0.5, "1")
+    assert "The model calls this person >50K" in predicted["message"]
 
 
-def test_the_service_scores_as_the_package_says(client: FlaskClient, package: Any) -> None:
+def test_the_service_predicts_the_golden_probabilities_of_the_package(
+    client: FlaskClient, package: Any
+) -> None:
     golden = json.loads((package / "golden.json").read_text())
-    answers = client.post("/predict", json=golden["rows"][:50]).get_json()
-    probabilities = [one["probability"] for one in answers]
+    predictions = client.post("/predict", json=golden["rows"][:50]).get_json()
+    probabilities = [one["probability"] for one in predictions]
     assert probabilities == pytest.approx(golden["probabilities"][:50], abs=golden["tolerance"])
 
 
-def test_the_answer_is_journalled_with_the_raw_values_of_the_used_columns(
+def test_the_prediction_is_journalled_with_the_raw_values_of_the_used_columns(
     client: FlaskClient, journal: Journal, record: Record, contract: Contract
 ) -> None:
     sent = record | {"native_country": "Atlantis", "workclass": None, "fnlwgt": 1000}
-    answer = client.post("/predict", json=sent).get_json()
+    predicted = client.post("/predict", json=sent).get_json()
     (event,) = events_of(journal)
     stored = json.loads(event.body)
-    assert (event.kind, event.prediction_id) == ("prediction", answer["prediction_id"])
+    assert (event.kind, event.prediction_id) == ("prediction", predicted["prediction_id"])
     assert list(stored["features"]) == [feature.name for feature in contract.inputs]
     assert stored["features"]["native_country"] == "Atlantis"
     assert stored["features"]["workclass"] is None
-    assert stored["probability"] == answer["probability"]
+    assert stored["probability"] == predicted["probability"]
 
 
-def test_a_dry_run_is_the_same_prediction_and_leaves_no_trace(
+def test_a_dry_run_returns_the_same_prediction_and_stores_and_counts_nothing(
     client: FlaskClient, journal: Journal, record: Record
 ) -> None:
     path = "/predict?record=false&explain=true"
@@ -107,7 +109,9 @@ def test_a_dry_run_is_the_same_prediction_and_leaves_no_trace(
     assert real.pop("prediction_id") and real == dry
 
 
-def test_the_source_is_stored(client: FlaskClient, journal: Journal, record: Record) -> None:
+def test_the_source_is_stored_and_unknown_parameters_are_rejected(
+    client: FlaskClient, journal: Journal, record: Record
+) -> None:
     for path in ("/predict", "/predict?source=api", "/predict?source=page"):
         assert client.post(path, json=record).status_code == 200
     stored = [one.source for one in journalled_predictions(journal.root)]
@@ -126,21 +130,23 @@ def test_the_source_is_stored(client: FlaskClient, journal: Journal, record: Rec
 def test_a_note_names_each_value_that_is_read_as_missing(
     client: FlaskClient, record: Record
 ) -> None:
-    """An unlisted country moved the probability, and the response did not say so."""
+    """An unlisted country changed the probability, and the response did not mention it."""
     note = "native_country: 'Atlantis' is not listed; the model reads it as missing"
     unlisted = record | {"native_country": "Atlantis"}
     assert client.post("/predict", json=unlisted).get_json()["notes"] == [note]
     records = [record, unlisted, record | {"native_country": None}, record | {"age": 20}]
     records.append({name: value for name, value in record.items() if name != "native_country"})
     records.append(unlisted | {"age": 38.0})
-    answers = client.post("/predict?explain=true", json=records).get_json()
-    assert [one.get("notes") for one in answers] == [None, [note], None, None, None, [note]]
-    assert len({one["probability"] for one in (answers[1], answers[2], answers[4])}) == 1
-    assert all("notes" not in one for one in answers if one.get("notes") is None)
+    predictions = client.post("/predict?explain=true", json=records).get_json()
+    assert [one.get("notes") for one in predictions] == [None, [note], None, None, None, [note]]
+    assert (
+        len({one["probability"] for one in (predictions[1], predictions[2], predictions[4])}) == 1
+    )
+    assert all("notes" not in one for one in predictions if one.get("notes") is None)
 
 
-def test_a_number_for_a_category_is_rejected_and_its_text_is_shown(churn: Contract) -> None:
-    """The problem once was `got 0, expected one of 0, 1`."""
+def test_a_number_for_a_category_is_rejected_with_the_text_to_send(churn: Contract) -> None:
+    """The error once was `got 0, expected one of 0, 1`."""
     codes = Feature("code", "nominal", "a code", categories=("0", "1"))
     with pytest.raises(InvalidRecords) as caught:
         RecordReader(Contract(churn.target, (codes,)), 10).read(b'{"code": 0}')
@@ -152,14 +158,15 @@ def test_a_number_for_a_category_is_rejected_and_its_text_is_shown(churn: Contra
     }
 
 
-def test_a_whole_number_may_be_written_with_a_point(
+def test_a_whole_number_may_have_a_decimal_point(
     client: FlaskClient, journal: Journal, record: Record
 ) -> None:
-    """As pandas writes the integers of a column that has gaps."""
+    """pandas writes the integers of a column with missing values as 38.0."""
     body = json.dumps([record, record]).replace('"age": 38', '"age": 38.0')
-    answers = client.post("/predict", data=body, content_type=JSON).get_json()
+    predictions = client.post("/predict", data=body, content_type=JSON).get_json()
     assert (
-        answers[0]["probability"] == client.post("/predict", json=record).get_json()["probability"]
+        predictions[0]["probability"]
+        == client.post("/predict", json=record).get_json()["probability"]
     )
     first, _, third = events_of(journal)
     assert json.loads(first.body)["features"] == json.loads(third.body)["features"]
@@ -169,7 +176,7 @@ def test_a_whole_number_may_be_written_with_a_point(
 
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of nine requests, a millisecond apart, and of the records of each."""
+    """The ids are of three records in each of nine requests, a millisecond apart."""
     ids: list[str] = []
     for now_ns in range(1_700_000_000_000_000_000, 1_700_000_000_009_000_000, 1_000_000):
         monkeypatch.setattr(time, "time_ns", lambda now_ns=now_ns: now_ns)
@@ -203,10 +210,10 @@ def test_every_problem_of_every_record_is_listed(client: FlaskClient, record: Re
     ],
     ids=lambda body: next(iter(body)),
 )
-def test_records_inside_another_object_are_one_problem_with_the_remedy(
+def test_records_inside_another_object_are_reported_as_one_problem_with_the_remedy(
     client: FlaskClient, body: Record
 ) -> None:
-    """MLflow's scoring server takes such bodies. Each missing column was a problem of its own."""
+    """MLflow's scoring server accepts such bodies. Once, each missing column was a problem."""
     response: Any = client.post("/predict", json=body)
     (problem,) = error_of(response, 422, "invalid_records")
     wanted = "a record or a list of records"
@@ -229,7 +236,7 @@ def test_a_compressed_body_is_rejected_with_the_header_and_the_remedy(
 
 
 @pytest.mark.parametrize("second", ["41", '"x"'])
-def test_a_field_given_twice_is_refused(client: FlaskClient, record: Record, second: str) -> None:
+def test_a_repeated_field_is_rejected(client: FlaskClient, record: Record, second: str) -> None:
     """The fast decoder takes the last value silently, so the reader counts what was sent."""
     body = json.dumps(record)
     expected = "one value, but the field is present more than once"
@@ -241,7 +248,9 @@ def test_a_field_given_twice_is_refused(client: FlaskClient, record: Record, sec
             assert (problem["field"], problem["expected"]) == (name, expected)
 
 
-def test_a_colon_in_a_value_is_no_repeated_field(client: FlaskClient, record: Record) -> None:
+def test_a_colon_in_a_value_is_not_taken_for_a_repeated_field(
+    client: FlaskClient, record: Record
+) -> None:
     sent = record | {"native_country": "a:b null"}
     assert client.post("/predict", json=[sent, record | {"occupation": None}]).status_code == 200
 
@@ -250,7 +259,7 @@ def test_a_colon_in_a_value_is_no_repeated_field(client: FlaskClient, record: Re
     "body", [b"", b"{", b"\xff", b"[" * 15_000, b"nul", b'{"age": NaN}', b"[Infinity]"]
 )
 @pytest.mark.parametrize("path", ["/predict", "/feedback"])
-def test_what_is_not_json_is_a_400(client: FlaskClient, path: str, body: bytes) -> None:
+def test_invalid_json_gets_status_400(client: FlaskClient, path: str, body: bytes) -> None:
     assert not error_of(client.post(path, data=body, content_type=JSON), 400, "not_json")
 
 
@@ -268,7 +277,7 @@ def test_what_is_not_json_is_a_400(client: FlaskClient, path: str, body: bytes) 
         "38.5",
     ],
 )
-def test_a_hostile_value_is_a_422_that_stays_short(
+def test_a_hostile_value_gets_status_422_and_a_short_response(
     client: FlaskClient, record: Record, value: str
 ) -> None:
     for name in ("age", "native_country", "sex"):
@@ -278,7 +287,7 @@ def test_a_hostile_value_is_a_422_that_stays_short(
         assert len(response.data) < 2000
 
 
-def test_an_empty_list_and_a_long_one_are_refused(client: FlaskClient) -> None:
+def test_empty_lists_and_too_long_lists_are_rejected(client: FlaskClient) -> None:
     error_of(client.post("/predict", json=[]), 422, "invalid_records")
     error_of(client.post("/feedback", json=[]), 422, "invalid_records")
     small = {"age": 1}
@@ -286,11 +295,11 @@ def test_an_empty_list_and_a_long_one_are_refused(client: FlaskClient) -> None:
     error_of(client.post("/feedback", json=[small] * 51), 413, "too_many_records")
 
 
-def test_a_body_beyond_the_limit_is_a_413(client: FlaskClient) -> None:
+def test_a_too_long_body_gets_status_413(client: FlaskClient) -> None:
     error_of(client.post("/predict", data=b" " * 20_001), 413, "request_entity_too_large")
 
 
-def test_unknown_paths_and_methods_get_the_same_error_body(client: FlaskClient) -> None:
+def test_unknown_paths_and_methods_get_a_json_error_body(client: FlaskClient) -> None:
     error_of(client.get("/nowhere"), 404, "not_found")
     response = client.get("/predict")
     error_of(response, 405, "method_not_allowed")
@@ -299,8 +308,10 @@ def test_unknown_paths_and_methods_get_the_same_error_body(client: FlaskClient) 
 
 def test_the_same_key_and_body_have_the_same_ids(client: FlaskClient, record: Record) -> None:
     def ids(key: str, body: Any) -> list[str]:
-        answers = client.post("/predict", json=body, headers={"Idempotency-Key": key}).get_json()
-        return [one["prediction_id"] for one in answers]
+        predictions = client.post(
+            "/predict", json=body, headers={"Idempotency-Key": key}
+        ).get_json()
+        return [one["prediction_id"] for one in predictions]
 
     first = ids("a", [record, record])
     assert first == ids("a", [record, record])
@@ -309,10 +320,10 @@ def test_the_same_key_and_body_have_the_same_ids(client: FlaskClient, record: Re
     assert not set(first) & set(ids("a", [record | {"age": 20}, record]))
 
 
-def test_a_retry_after_a_swap_of_the_model_has_the_same_id(
+def test_a_retry_after_a_change_of_the_live_model_has_the_same_id(
     client: FlaskClient, record: Record, live_model: LiveModel, journal: Journal, package: Path
 ) -> None:
-    """The response has the new model's prediction. The stores keep the first one of the id."""
+    """The response has the new model's prediction. The journal keeps the id's first one."""
 
     def predict() -> Record:
         found: Record = client.post(
@@ -329,7 +340,7 @@ def test_a_retry_after_a_swap_of_the_model_has_the_same_id(
     assert (stored.prediction_id, stored.model_version) == (first["prediction_id"], "1")
 
 
-def test_labels_are_journalled_and_accepted(client: FlaskClient, journal: Journal) -> None:
+def test_labels_are_accepted_and_journalled(client: FlaskClient, journal: Journal) -> None:
     one = {"prediction_id": SOME_ID, "label": 1}
     response = client.post("/feedback", json=one)
     assert (response.status_code, response.get_json()) == (202, {"accepted": 1})
@@ -352,7 +363,9 @@ def test_every_problem_of_a_label_is_listed(client: FlaskClient) -> None:
     ]
 
 
-def test_the_model_says_where_it_comes_from(client: FlaskClient, contract: Contract) -> None:
+def test_the_model_page_has_the_origin_and_the_metrics_of_the_live_model(
+    client: FlaskClient, contract: Contract
+) -> None:
     assert client.get("/model").get_json() == {
         "model_version": "1",
         "run_id": "0" * 32,
@@ -364,11 +377,11 @@ def test_the_model_says_where_it_comes_from(client: FlaskClient, contract: Contr
     }
 
 
-def test_without_a_model_the_service_says_so(
+def test_without_a_model_predictions_get_status_503_and_labels_are_accepted(
     client: FlaskClient, live_model: LiveModel, record: Record
 ) -> None:
     live_model.model = None
-    live_model.folder.report(Status("MLflow does not answer at http://nowhere"))
+    live_model.folder.report(Status("MLflow does not respond at http://nowhere"))
     error_of(client.post("/predict", json=record), 503, "model_unavailable")
     error_of(client.get("/model"), 503, "model_unavailable")
     (problem,) = error_of(client.get("/health/ready"), 503, "not_ready")
@@ -378,10 +391,10 @@ def test_without_a_model_the_service_says_so(
     assert client.post("/feedback", json={"prediction_id": SOME_ID, "label": 1}).status_code == 202
 
 
-def test_a_dead_follower_and_an_unavailable_registry_show(
+def test_a_dead_follower_and_an_unavailable_registry_are_reported(
     client: FlaskClient, live_model: LiveModel
 ) -> None:
-    """A promotion was announced as served within seconds while the follower was dead."""
+    """A promotion was announced as live within seconds although the follower was dead."""
     for registry, reached in (("MLflow does not respond", 0), (REACHED, 1), (REACHED, 1)):
         live_model.folder.report(Status(registry))
         assert client.get("/health/ready").get_json()["follower_age_s"] < 60
@@ -393,7 +406,7 @@ def test_a_dead_follower_and_an_unavailable_registry_show(
     assert client.get("/health/ready").get_json()["follower_age_s"] < 60
 
 
-def test_a_full_journal_refuses_rather_than_loses(
+def test_a_full_journal_rejects_predictions_and_labels(
     client: FlaskClient, journal: Journal, record: Record
 ) -> None:
     journal.max_bytes = 0
@@ -406,7 +419,7 @@ def test_a_full_journal_refuses_rather_than_loses(
     assert not events_of(journal)
 
 
-def test_a_journal_that_cannot_be_written_refuses_predictions_and_labels(
+def test_a_journal_that_cannot_be_written_rejects_predictions_and_labels(
     client: FlaskClient, journal: Journal, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def append(_: Sequence[Event]) -> None:
@@ -420,7 +433,7 @@ def test_a_journal_that_cannot_be_written_refuses_predictions_and_labels(
         assert "disk I/O error" in response.get_json()["error"]["message"]
 
 
-def test_ready_names_the_version_and_what_was_refused(
+def test_ready_reports_the_live_version_and_a_rejected_one(
     client: FlaskClient, settings: Settings, live_model: LiveModel
 ) -> None:
     assert client.get("/health/ready").get_json() == {
@@ -436,15 +449,17 @@ def test_ready_names_the_version_and_what_was_refused(
     assert current
     live_model.folder.switch(type(current)("2", "", "1", "0" * 64))
     live_model.refresh()
-    answer = client.get("/health/ready")
-    assert (answer.status_code, answer.get_json()["model_version"]) == (200, "1")
-    assert answer.get_json()["refused"]["version"] == "2"
-    assert "sha256" in answer.get_json()["refused"]["reason"]
+    response = client.get("/health/ready")
+    assert (response.status_code, response.get_json()["model_version"]) == (200, "1")
+    assert response.get_json()["refused"]["version"] == "2"
+    assert "sha256" in response.get_json()["refused"]["reason"]
     assert damaged.exists()
     assert 'income_model_version_refused{version="2"} 1.0' in client.get("/metrics").text
 
 
-def test_metrics_count_what_was_answered(client: FlaskClient, record: Record) -> None:
+def test_metrics_count_predictions_requests_and_invalid_records(
+    client: FlaskClient, record: Record
+) -> None:
     client.post("/predict", json=[record | {"age": age} for age in (70, 20, 71)])
     client.post("/predict", json=[{}, record])
     text = client.get("/metrics").text

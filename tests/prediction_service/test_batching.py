@@ -75,8 +75,8 @@ def test_requests_that_arrive_together_are_handled_together() -> None:
     assert batch.echo.sizes == [5]
 
 
-def test_a_batch_whose_first_request_ends_early_is_handled_all_the_same() -> None:
-    """As at the deadline of a request: the others waited for ever, or had an empty response."""
+def test_a_batch_is_handled_although_its_first_request_ends_early() -> None:
+    """The first request may reach its deadline. The others once waited for ever."""
 
     class Deadline(BaseException):
         """Ends the first request while its batch is open."""
@@ -94,7 +94,7 @@ def test_a_batch_whose_first_request_ends_early_is_handled_all_the_same() -> Non
     assert ended and request.outcome == b"second"
 
 
-def test_long_bodies_and_explanations_wait_for_no_batch() -> None:
+def test_long_bodies_and_explanations_are_not_batched() -> None:
     echo = Echo()
     batcher = Batcher(echo, pause=lambda: pytest.fail("a batch was opened"))
     for request in (
@@ -110,23 +110,23 @@ def test_every_request_of_many_threads_gets_its_own_outcome() -> None:
     echo = Echo()
     batcher = Batcher(echo)
 
-    def ask(number: int) -> bool:
+    def predict(number: int) -> bool:
         request = PredictionRequest(b"%d" % number, None)
         batcher.predict(request)
         return request.outcome == request.body
 
-    assert all_in_threads(ask, 5000)
+    assert all_in_threads(predict, 5000)
     assert sum(echo.sizes) == 5000
 
 
-def test_appends_of_many_threads_are_each_whole_and_numbered_once(
+def test_events_appended_by_many_threads_are_complete_and_have_unique_numbers(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`/feedback`, long lists and explanations append beside the batches, here on a slow disk."""
+    """`/feedback`, long lists and explanations append beside batches. The disk is slow."""
     pwrite = os.pwrite
 
     def slow_pwrite(*arguments: Any) -> int:
-        time.sleep(0.001)  # in which the other threads run
+        time.sleep(0.001)  # so that the other threads run
         return pwrite(*arguments)
 
     def append(number: int) -> bool:
@@ -141,7 +141,7 @@ def test_appends_of_many_threads_are_each_whole_and_numbered_once(
 
 
 def all_in_threads(call: Callable[[int], bool], n_calls: int) -> bool:
-    """Call a function with 0, 1, ... from several threads; true if every call returns true."""
+    """Call a function with 0, 1, ... from several threads; return True if every call does."""
     numbers = count()
     with ThreadPoolExecutor(N_THREADS) as threads:
         return all(threads.map(lambda _: call(next(numbers)), range(n_calls)))

@@ -27,9 +27,9 @@ from tests.prediction_service.conftest import Command, install, with_metadata
 
 @pytest.fixture
 def stored(client: FlaskClient, settings: Settings, record: dict) -> list[Prediction]:
-    """Store six predictions of version 1: income is high from about 45 years on.
+    """Store six predictions of version 1, which predicts a high income from about 45 years on.
 
-    Questions at the page do not count.
+    Predictions of the page are stored too, but not compared.
     """
     records = [record | {"age": age} for age in (20, 30, 40, 60, 70, 80)]
     assert client.post("/predict", json=records).status_code == 200
@@ -102,7 +102,7 @@ def test_records_that_break_todays_contract_are_counted_and_not_scored(
     assert (report.predictions, report.not_scored) == (6, 1)
 
 
-def test_mongodb_is_read_if_it_is_configured(
+def test_predictions_are_read_from_mongodb_if_it_is_configured(
     settings: Settings,
     journal: Journal,
     stored: list[Prediction],
@@ -113,7 +113,7 @@ def test_mongodb_is_read_if_it_is_configured(
     settings = settings.model_copy(
         update={"mongodb_address": mongodb_uri, "mongodb_database": database}
     )
-    sink.send(read_after(journal.path, 0, 1))  # the journal holds six
+    sink.send(read_after(journal.path, 0, 1))  # one of six
     assert run("1", Period(), settings).predictions == 1
     assert run("1", Period(until=stored[0].predicted_at + 1), settings).predictions == 1
     with pytest.raises(NothingToCompare):

@@ -50,10 +50,10 @@ def test_contributions_sum_to_the_margin_and_the_calibrated_margin_is_the_probab
         assert expit(scaled) == pytest.approx(one["probability"], abs=1e-5)
 
 
-def test_a_record_unlike_the_test_rows_is_named_with_its_pair_of_values(
+def test_an_unusual_record_is_reported_with_its_rare_pair_of_values(
     package: Path, contract: Contract, record: Record, tmp_path: Path
 ) -> None:
-    """The page showed a confident prediction of a husband of 17 years."""
+    """The page once showed a confident prediction for a husband of 17 years."""
     folder = with_metadata(package, tmp_path / "unusual", rare_pairs=json.dumps(UNUSUAL))
     records = [record | {"age": age, "relationship": "Husband"} for age in (17, 20)]
     rows = [[one[name] for name in contract.input_names] for one in records]
@@ -62,7 +62,7 @@ def test_a_record_unlike_the_test_rows_is_named_with_its_pair_of_values(
     assert found == [[f"{words} were unrelated"], []]
 
 
-def test_contributions_are_those_of_xgboost_for_rows_encoded_by_training(
+def test_contributions_equal_those_of_xgboost_for_rows_encoded_by_training(
     package: Path, contract: Contract
 ) -> None:
     rows = made_up_rows(contract, 50, seed=3)[list(contract.input_names)]
@@ -82,7 +82,7 @@ def test_contributions_are_those_of_xgboost_for_rows_encoded_by_training(
 
 
 def test_the_reasons_name_the_strongest_features(client: FlaskClient, record: Record) -> None:
-    """The model of these tests depends on age alone: from 45 years on, income is high."""
+    """The model of these tests uses only age: it predicts a high income from 45 years on."""
     old, young = explain(client, [record | {"age": age} for age in (70, 20)])
     assert old["explanation"]["reasons"][0].startswith("age: 70 years raises the odds of >50K ")
     assert young["explanation"]["reasons"][0].startswith("age: 20 years lowers the odds of >50K ")
@@ -115,14 +115,14 @@ def test_booleans_and_unlisted_categories_are_shown_as_sent(contract: Contract) 
     assert contract["native_country"].words("Atlantis") == "Atlantis (read as not given)"
 
 
-def test_reasons_of_every_kind(churn_client: FlaskClient) -> None:
+def test_reasons_name_columns_of_every_kind(churn_client: FlaskClient) -> None:
     record = {"tenure": 3, "senior": 1, "autopay": "No", "joined": "2020-02-29", "charges": 1e-3}
     one = explain(churn_client, record)
     assert one["explanation"]["reasons"][0].startswith("tenure: 3 months lowers the odds of leaves")
     assert set(one["explanation"]["contributions"]) == {*record, "plan", "contentment"}
 
 
-def test_the_rest_of_the_response_is_as_without_an_explanation(
+def test_an_explanation_changes_no_other_field_of_the_response(
     client: FlaskClient, record: Record
 ) -> None:
     plain = client.post("/predict", json=record).get_json()
@@ -159,7 +159,7 @@ def test_a_version_without_its_own_booster_predicts_but_does_not_explain(
     assert client.post("/predict", json=record).get_json()["model_version"] == "2"
 
 
-def test_a_version_of_an_earlier_release_names_the_remedy(
+def test_an_explanation_by_a_version_of_an_earlier_release_fails_with_the_remedy(
     package: Path, tmp_path: Path, contract: Contract
 ) -> None:
     model = Model(with_metadata(package, tmp_path, platt_slope="2.0"), "1", contract)

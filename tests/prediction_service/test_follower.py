@@ -1,4 +1,4 @@
-"""The follower on a real MLflow (its database and artifacts in a folder)."""
+"""The follower with a real MLflow, whose database and artifacts are in a folder."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ Register = Callable[..., str]
 
 @pytest.fixture
 def tracking_uri(tmp_path: Path) -> Iterator[str]:
-    """Return the address of a registry of the test's own; reset MLflow's global state after it."""
+    """Return the address of a registry for this test; reset MLflow's global state afterwards."""
     yield mlflow_database(tmp_path)
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None is its "not set"
     mlflow.set_registry_uri("")
@@ -47,7 +47,7 @@ def client(tracking_uri: str) -> mlflow.MlflowClient:
 
 @pytest.fixture
 def register(client: mlflow.MlflowClient, package: Path, tmp_path: Path) -> Register:
-    """Return a function that registers a folder, by default the good package, and promotes it."""
+    """Return a function that registers and promotes a folder, by default the valid package."""
     experiment = client.create_experiment("income", str(tmp_path / "artifacts"))
     client.create_registered_model(MODEL_NAME)
 
@@ -79,7 +79,7 @@ def follower(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Foll
 
 @pytest.fixture
 def pin(tracking_uri: str, folder: ModelFolder, contract: Contract) -> Callable[[str], None]:
-    """Return a function that follows a run instead of the alias, once."""
+    """Return a function that follows a run once, instead of the alias."""
     return lambda run_id: Follower(Registry(tracking_uri, run_id), folder, contract).follow()
 
 
@@ -132,7 +132,7 @@ def test_the_alias_is_followed_forward_and_back(
     assert not list(folder.path.glob(".download-*"))
 
 
-def test_a_version_with_wrong_golden_rows_is_rejected_and_the_good_one_stays(
+def test_a_version_with_wrong_golden_rows_is_rejected_and_the_live_version_stays(
     follower: Follower, folder: ModelFolder, register: Register, package: Path, tmp_path: Path
 ) -> None:
     register()
@@ -169,14 +169,16 @@ def test_a_rejected_version_becomes_live_once_the_fault_has_passed(
     broken_loads: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It once stayed rejected until the follower's next start, or was downloaded in each round."""
+    """The version once stayed rejected until the follower's next start, or was downloaded again and
+    again.
+    """
     register()
     for _ in range(3):
         follower.follow()
     assert rejection_of(folder) == "MemoryError: no memory for the graph"
     monkeypatch.undo()
     follower.follow()
-    assert current_version(folder) is None  # the pause is not over
+    assert current_version(folder) is None  # the pause has not ended
     after = time.monotonic() + FIRST_PAUSE_S
     monkeypatch.setattr("prediction_service.backoff.time.monotonic", lambda: after)
     follower.follow()
@@ -202,7 +204,7 @@ def test_a_rejection_ends_once_another_version_is_production(
     client: mlflow.MlflowClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The rejection of a version once came back when MLflow went down hours after a rollback."""
+    """A rejection once was reported again when MLflow went down hours after a rollback."""
     register()
     follower.follow()
     register(tags={FILE_SHA256: "{}"})
@@ -223,7 +225,7 @@ def test_a_rejection_ends_once_another_version_is_production(
 def test_a_damaged_report_is_replaced(
     follower: Follower, folder: ModelFolder, register: Register, content: bytes
 ) -> None:
-    """The follower once failed until someone deleted the file."""
+    """The follower once failed until a person deleted the file."""
     register()
     folder.path.mkdir()
     (folder.path / "status.json").write_bytes(content)
@@ -232,14 +234,14 @@ def test_a_damaged_report_is_replaced(
     assert folder.status() == Status("reached")
 
 
-def test_a_file_that_was_changed_after_its_registration_is_rejected_and_the_good_one_stays(
+def test_a_version_with_a_changed_file_is_rejected_and_the_live_version_stays(
     follower: Follower,
     folder: ModelFolder,
     register: Register,
     client: mlflow.MlflowClient,
     changed: str,
 ) -> None:
-    """Version 1 is of the run `changed`."""
+    """The run `changed` made version 1."""
     assert changed
     register()
     follower.follow()
@@ -311,7 +313,7 @@ def test_only_three_versions_are_kept(
     assert kept == ["2", "3", "4"]
 
 
-def test_the_process_starts_while_the_registry_is_down_and_keeps_the_last_good_model(
+def test_the_process_starts_while_the_registry_is_down_and_keeps_the_live_version(
     settings: Settings, model_folder: ModelFolder, start: Start
 ) -> None:
     down = settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
@@ -322,7 +324,7 @@ def test_the_process_starts_while_the_registry_is_down_and_keeps_the_last_good_m
     assert process.poll() is None
 
 
-def test_the_process_follows_and_ends_on_term(
+def test_the_process_follows_the_alias_and_ends_on_sigterm(
     settings: Settings,
     folder: ModelFolder,
     register: Register,

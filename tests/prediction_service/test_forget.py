@@ -1,4 +1,4 @@
-"""Erasing one prediction: no file or document keeps any of it, and nothing else changes."""
+"""Erasing a prediction removes it from all files and documents, and changes nothing else."""
 
 import time
 import uuid
@@ -52,7 +52,9 @@ def forgotten(
     return dict(erased)
 
 
-def test_a_live_journal_keeps_nothing_of_it_and_its_numbers_stay_taken(journal: Journal) -> None:
+def test_a_live_journal_keeps_no_event_of_an_erased_id_and_reuses_no_number(
+    journal: Journal,
+) -> None:
     first, erased, last = made_predictions(3)
     journal.append([first, erased, last, Label(erased.prediction_id, 7.0, 1)])
     found = forgotten(erased.prediction_id, settings_of(journal))
@@ -66,7 +68,7 @@ def test_a_live_journal_keeps_nothing_of_it_and_its_numbers_stay_taken(journal: 
     assert kept[:2] == [first.prediction_id, last.prediction_id]
 
 
-def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_the_next_time(
+def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_by_the_next_call(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An open read transaction keeps a dead letter in the write-ahead log."""
@@ -89,7 +91,7 @@ def test_a_write_ahead_log_that_is_being_read_is_reported_and_emptied_the_next_t
 
 
 def test_an_event_that_only_mentions_the_id_stays(journal: Journal) -> None:
-    """Erasing changes only the events of that id, and not the file's length."""
+    """Erasing changes only the events of the id, and not the file's length."""
     erased, other = made_predictions(2)
     naming = msgspec.structs.replace(other, features={"workclass": erased.prediction_id})
     journal.append([erased, naming])
@@ -113,8 +115,10 @@ def test_dead_letters_are_erased(journal: Journal) -> None:
         assert one.prediction_id.encode() not in bytes_of(journal.root)
 
 
-def test_a_batch_that_was_being_sent_is_erased_too(journal: Journal, mongodb_uri: str) -> None:
-    """The relay may have read the prediction just before and store it just after."""
+def test_a_prediction_in_a_batch_that_is_being_sent_is_erased_too(
+    journal: Journal, mongodb_uri: str
+) -> None:
+    """The relay may read the prediction just before the erasure, and store it just after."""
     erased, kept = made_predictions(2)
     journal.append([erased, kept])
     in_hand = read_after(journal.path, 0, 10)
@@ -136,12 +140,12 @@ def test_a_batch_to_a_slow_mongodb_fails_within_the_timeout(
     (one,) = made_predictions(1)
     journal.append([one, Label(one.prediction_id, 7.0, 1)])
     name = f"test_{uuid.uuid4().hex}"
-    settings = Settings(mongodb_address=mongodb_uri, mongodb_database=name, sink_timeout_s=2)
+    settings = Settings(mongodb_address=mongodb_uri, mongodb_database=name, sink_timeout_s=1)
     with closing(MongoSink(settings)) as sink:
         store = sink.collection.bulk_write
 
         def store_late(*arguments: Any, **more: Any) -> Any:
-            time.sleep(1.2)
+            time.sleep(0.6)
             return store(*arguments, **more)
 
         monkeypatch.setattr(sink.collection, "bulk_write", store_late)
@@ -158,8 +162,8 @@ def test_a_mongodb_that_is_down_is_reported_beside_the_erased_rows(
     down = settings_of(journal, mongodb_address="mongodb://127.0.0.1:1", sink_timeout_s=0.3)
     with pytest.raises(SystemExit, match="Run the command again. MONGODB_ADDRESS"):
         command(main, down, erased.prediction_id)
-    said = capsys.readouterr().out
-    assert "journal rows      1 erased" in said and "No data" not in said
+    printed = capsys.readouterr().out
+    assert "journal rows      1 erased" in printed and "No data" not in printed
     assert erased.prediction_id.encode() not in bytes_of(journal.root)
 
 

@@ -1,4 +1,4 @@
-"""The journal on real files: what is committed, what is rejected, and damaged or old files."""
+"""The journal on real files: committed and rejected batches, damaged files and old ones."""
 
 import errno
 import json
@@ -125,7 +125,7 @@ def test_an_unexpected_error_does_not_end_the_maintenance(
 
 
 def test_a_worker_replaces_a_long_file_and_an_old_one(tmp_path: Path) -> None:
-    """The former file has no writer, so that the relay may remove it. Nothing is lost."""
+    """The replaced file has no writer, so the relay may remove it. No event is lost."""
     journal = Journal(tmp_path, "here", "normal", max_bytes=64 * 100_000)
     journal.run_maintenance(0.01)
     predictions = []
@@ -179,7 +179,7 @@ def stores(journal: Journal) -> bool:
     return True
 
 
-def test_a_batch_that_cannot_be_written_is_rejected_whole(
+def test_a_batch_is_rejected_completely_if_the_disk_fills_up(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that fills up stores only the first part of the batch."""
@@ -211,7 +211,7 @@ def test_a_batch_that_cannot_be_written_is_rejected_whole(
 def test_numbers_that_the_relay_saw_before_a_failed_flush_are_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The relay may have shipped them, and would skip the next events with these numbers."""
+    """The relay may have shipped the numbers. It would skip other events with these numbers."""
     journal = Journal(tmp_path, "here", "full", 10**8)
     journal.append(made_predictions(2))
     shipped: list[int] = []
@@ -235,7 +235,7 @@ def test_numbers_that_the_relay_saw_before_a_failed_flush_are_not_used_again(
 def test_a_file_that_cannot_be_created_leaves_no_file_and_no_descriptor(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is retried every second: a descriptor lost each time would end the worker."""
+    """The worker retries every second. It would end if each attempt leaked a descriptor."""
     held, files = os.listdir("/proc/self/fd"), sorted(journal.path.parent.iterdir())
 
     def failing(_: int) -> None:
@@ -250,7 +250,7 @@ def test_a_file_that_cannot_be_created_leaves_no_file_and_no_descriptor(
 
 
 @pytest.mark.parametrize("n_cut", [1, 5000, 150_000])
-def test_an_append_that_was_cut_short_does_not_count(journal: Journal, n_cut: int) -> None:
+def test_an_incomplete_append_is_not_read(journal: Journal, n_cut: int) -> None:
     """A worker that is killed while it writes has sent no response."""
     journal.append(made_predictions(3))
     journal.append(made_predictions(1000))
@@ -271,7 +271,9 @@ def test_reading_continues_after_any_event(journal: Journal) -> None:
     assert not read_after(journal.path, 10**9, 7)
 
 
-def test_what_a_killed_worker_committed_is_stored_and_may_be_removed(tmp_path: Path) -> None:
+def test_the_file_of_a_killed_worker_has_all_acknowledged_events_and_can_be_removed(
+    tmp_path: Path,
+) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) as writer:
@@ -287,7 +289,7 @@ def test_what_a_killed_worker_committed_is_stored_and_may_be_removed(tmp_path: P
     assert not list(path.parent.iterdir())
 
 
-def test_status_and_export_count_an_id_once(
+def test_status_and_export_count_a_duplicate_id_once(
     settings: Settings, journal: Journal, command: Command
 ) -> None:
     predictions = made_predictions(4)
@@ -380,7 +382,7 @@ def test_events_before_a_damaged_line_are_read(journal: Journal, damage: bytes) 
 
 
 def test_a_journal_that_was_removed_reads_as_empty(journal: Journal) -> None:
-    """Commands that go from file to file must not fail because the relay removed one."""
+    """A command that reads all files must not fail because the relay removed one of them."""
     gone = journal.path.with_name("gone.jsonl")
     assert not read_after(gone, 0, 10) and newest(gone) == (0, 0.0) and erase(gone, "0" * 32) == 0
     assert not is_live(gone) and not list(gone.parent.glob("gone*")), "no file is created"
@@ -391,7 +393,7 @@ def test_a_journal_that_was_removed_reads_as_empty(journal: Journal) -> None:
 
 @pytest.mark.parametrize("n_kept", [len(VERSION_LINE), len(VERSION_LINE) - 1, 0])
 def test_a_file_with_only_a_version_line_is_empty(journal: Journal, n_kept: int) -> None:
-    """The line may be cut short: the worker was killed while it created the file."""
+    """The line is incomplete if the worker was killed while it created the file."""
     os.truncate(journal.path, n_kept)
     assert newest(journal.path) == (0, 0.0)
     assert not read_after(journal.path, 0, 10)
@@ -402,7 +404,7 @@ def test_a_file_with_only_a_version_line_is_empty(journal: Journal, n_kept: int)
 def test_an_unknown_version_is_reported_with_the_remedy_by_every_reader(
     journal: Journal, n_events: int
 ) -> None:
-    """Its lines might look valid: reading them by the rules of this version would be wrong."""
+    """The lines of another version may look valid but have another meaning."""
     if n_events:
         journal.append(made_predictions(n_events))
     content = journal.path.read_bytes()

@@ -35,7 +35,7 @@ WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture
 def make_client(settings: Settings, live_model: LiveModel, journal: Journal) -> MakeClient:
-    """The service in this process, with other settings."""
+    """Return a function that makes a client of the service with changed settings."""
 
     def make(**changes: Any) -> FlaskClient:
         own = settings.model_copy(update={**changes})
@@ -46,7 +46,7 @@ def make_client(settings: Settings, live_model: LiveModel, journal: Journal) -> 
 
 @pytest.fixture
 def guarded(make_client: MakeClient) -> FlaskClient:
-    """The service with API keys on."""
+    """Return a client of the service with API keys."""
     return make_client(api_key_hashes=HASHES)
 
 
@@ -71,10 +71,10 @@ def test_without_a_known_key_a_request_is_rejected_with_the_remedy(
 
 
 @pytest.mark.parametrize("header", [f"Bearer {OTHER_KEY}", f"bearer {KEY}", f"BEARER  {KEY}"])
-def test_each_known_key_opens_after_a_scheme_in_any_case_and_spaces(
+def test_known_keys_are_accepted_with_a_scheme_in_any_case_and_any_spaces(
     guarded: FlaskClient, record: Record, header: str
 ) -> None:
-    """As in RFC 9110, section 11.4."""
+    """RFC 9110, section 11.4, allows both."""
     for path in ("/predict", "/predict?explain=false"):
         response = guarded.post(path, json=record, headers={"Authorization": header})
         assert response.status_code == 200
@@ -84,7 +84,7 @@ def test_pages_health_metrics_and_the_model_need_no_key(guarded: FlaskClient) ->
     pages = ("/", "/form.js", "/form.css", "/docs", "/docs.css", "/style.css", "/openapi.json")
     for path in (*pages, "/model", "/health/live", "/health/ready", "/metrics"):
         assert guarded.get(path).status_code == 200, path
-    assert guarded.get("/model/card").status_code == 404  # asked for, but this version has none
+    assert guarded.get("/model/card").status_code == 404  # not 401: this version has no card
 
 
 def test_a_label_is_stored_with_the_name_of_its_callers_key(
@@ -96,10 +96,10 @@ def test_a_label_is_stored_with_the_name_of_its_callers_key(
     assert msgspec.json.decode(event.body, type=Label).labelled_by == "planning"
 
 
-def test_labels_from_callers_without_a_key_do_not_train_where_keys_are_on(
+def test_training_ignores_labels_without_a_known_key_if_keys_are_required(
     settings: Settings, journal: Journal
 ) -> None:
-    """Labels from before keys were on, and labels of a removed key."""
+    """Such labels were sent before keys were required, or with a key that was removed."""
     predictions = made_predictions(4)
     anonymous, planning, gone, both = (one.prediction_id for one in predictions)
     journal.append(predictions)
@@ -131,16 +131,16 @@ def test_the_command_makes_a_key_and_its_hash(make_client: MakeClient) -> None:
 
 @pytest.mark.parametrize("path", ["/predict", "/feedback"])
 @pytest.mark.parametrize("headers", [{}, WITH_KEY])
-def test_a_page_of_another_site_may_not_post(
+def test_a_post_from_a_page_of_another_site_is_rejected(
     guarded: FlaskClient, journal: Journal, record: Record, path: str, headers: dict[str, str]
 ) -> None:
-    """A form or script on any page could fill the journal: a browser sends such a POST unasked."""
-    said = headers | {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
-    response = guarded.post(path, data=json.dumps(record), headers=said)
+    """Otherwise a form or script of any page could fill the journal through a visitor's browser."""
+    sent = headers | {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    response = guarded.post(path, data=json.dumps(record), headers=sent)
     assert response.status_code == 403
     assert response.get_json()["error"]["code"] == "cross_site"
     assert not read_after(journal.path, 0, 10)
-    assert guarded.get("/", headers=said).status_code == 200  # a link on another site
+    assert guarded.get("/", headers=sent).status_code == 200  # a link on another site
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_a_page_of_another_site_may_not_post(
         ({"Origin": "https://10.0.0.7", "Host": "10.0.0.7"}, 200),  # a reverse proxy with TLS
     ],
 )
-def test_a_page_of_the_same_site_may_post_and_without_sec_fetch_site_the_origin_decides(
+def test_sec_fetch_site_or_the_origin_decides_whether_a_post_is_of_the_same_site(
     client: FlaskClient, record: Record, headers: dict[str, str], status: int
 ) -> None:
-    """Over plain HTTP to another machine, a browser sends `Origin` alone."""
+    """Over plain HTTP to another machine, a browser sends `Origin` without `Sec-Fetch-Site`."""
     assert client.post("/predict", json=record, headers=headers).status_code == status
     assert client.get("/model", headers=headers).status_code == 200
 
@@ -169,7 +169,7 @@ def test_a_page_of_the_same_site_may_post_and_without_sec_fetch_site_the_origin_
 def test_a_post_must_declare_json(
     client: FlaskClient, journal: Journal, record: Record, path: str, content_type: str | None
 ) -> None:
-    """A page can send any other type to another site, and a body without a type."""
+    """A page of another site can send a body of another type, or without a type."""
     response = client.post(path, data=json.dumps(record), content_type=content_type)
     assert response.status_code == 415
     error = response.get_json()["error"]
@@ -188,10 +188,10 @@ def test_json_may_be_declared_with_parameters(
 
 @pytest.mark.parametrize("path", ["/", "/predict"])
 @pytest.mark.parametrize("host", ["elsewhere.example:9696", "127.0.0.1.example", "a.b:x", "[::.1"])
-def test_a_host_that_dns_rebinding_could_make_is_rejected(
+def test_a_host_that_dns_rebinding_could_use_is_rejected(
     client: FlaskClient, journal: Journal, record: Record, path: str, host: str
 ) -> None:
-    """A page's own name with this service's address is one site for a browser."""
+    """If a page's name resolves to the service's address, a browser takes both for one site."""
     headers = {"Host": host, "Sec-Fetch-Site": "same-origin"}
     for response in (
         client.get(path, headers=headers),
@@ -284,7 +284,7 @@ def test_a_request_is_logged_with_its_prediction_or_its_error_and_no_value(
     assert lines[3]["route"].startswith("GET /a\\nbcc") and len(lines[3]["route"]) < 120
 
 
-def test_lines_are_text_unless_json_is_set_and_can_be_left_out(
+def test_request_lines_are_text_by_default_and_can_be_turned_off(
     make_client: MakeClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     make_client(log_requests=True).get("/health/live", headers={"X-Request-ID": "an-id"})
@@ -299,7 +299,7 @@ def test_lines_are_text_unless_json_is_set_and_can_be_left_out(
 def test_a_log_that_cannot_be_written_fails_no_request(
     make_client: MakeClient, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the disk is full: the prediction is stored by then."""
+    """The disk is full, but the prediction is stored already."""
     with open("/dev/full", "wb") as full:
         monkeypatch.setattr(request_log, "STDERR", full.fileno())
         client = make_client(log_requests=True)
@@ -325,10 +325,10 @@ def test_a_log_that_cannot_be_written_fails_no_request(
     ],
     ids=str,
 )
-def test_a_prediction_without_parameters_responds_as_within_flask(
+def test_a_prediction_without_parameters_gets_the_same_response_as_from_flask(
     guarded: FlaskClient, record: Record, request_: Record, status: int
 ) -> None:
-    """The middleware makes it itself; with a parameter, Flask's route does."""
+    """The middleware handles such a prediction. With a parameter, Flask's route handles it."""
     headers = {**WITH_KEY, "X-Request-ID": "an-id", **request_.get("headers", {})}
     options = {"method": "POST", "json": record, **request_, "headers": headers}
     if "content_type" in options or options["json"] is None:

@@ -1,4 +1,4 @@
-"""Which packages are accepted and which are rejected, and how a worker replaces its model."""
+"""Accepted and rejected packages, and the replacement of a worker's model."""
 
 import threading
 from pathlib import Path
@@ -22,7 +22,7 @@ def copy(package: Path, tmp_path: Path) -> Path:
     return with_metadata(package, tmp_path / "copy")
 
 
-def test_a_tensor_holds_what_the_contract_calls_known(contract: Contract) -> None:
+def test_a_tensor_holds_the_known_values_of_the_contract(contract: Contract) -> None:
     for feature in contract.inputs:
         values: list[Any] = [None, "Atlantis"] if feature.is_categorical else [feature.minimum]
         values += feature.categories
@@ -66,7 +66,7 @@ def test_damaged_files_are_rejected(
         Model(copy, "1", contract)
 
 
-def test_a_worker_starts_without_a_model_and_takes_the_first_one(
+def test_a_worker_starts_without_a_model_and_loads_the_first_one(
     package: Path, tmp_path: Path, contract: Contract
 ) -> None:
     folder = ModelFolder(tmp_path)
@@ -78,7 +78,7 @@ def test_a_worker_starts_without_a_model_and_takes_the_first_one(
     wait_until(lambda: live.model, "the first model")
 
 
-def test_the_last_good_model_stays_when_the_next_is_damaged(
+def test_the_live_model_stays_when_the_next_one_is_damaged(
     package: Path, live_model: LiveModel
 ) -> None:
     good = live_model.model
@@ -95,7 +95,7 @@ def test_the_last_good_model_stays_when_the_next_is_damaged(
     assert live_model.rejection() is None
 
 
-def test_an_unexpected_error_is_a_rejection_and_the_version_is_loaded_again_after_a_pause(
+def test_a_version_with_an_unexpected_error_is_rejected_and_retried_after_a_pause(
     model_folder: ModelFolder, contract: Contract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a version was once neither reported nor ever loaded again."""
@@ -121,7 +121,7 @@ def test_an_unexpected_error_is_a_rejection_and_the_version_is_loaded_again_afte
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"version": "\xff"}'])
-def test_a_damaged_pointer_does_not_end_the_watch(
+def test_a_damaged_pointer_is_reported_and_the_next_version_is_loaded(
     live_model: LiveModel, package: Path, content: bytes
 ) -> None:
     (live_model.folder.path / "current.json").write_bytes(content)
@@ -133,7 +133,7 @@ def test_a_damaged_pointer_does_not_end_the_watch(
     assert live_model.rejection() is None
 
 
-def test_old_versions_go_but_never_the_current_one(package: Path, tmp_path: Path) -> None:
+def test_old_versions_are_removed_except_the_current_one(package: Path, tmp_path: Path) -> None:
     folder = ModelFolder(tmp_path)
     for version in ("1", "2", "3", "4", "5"):
         install(folder, package, version)
@@ -144,7 +144,7 @@ def test_old_versions_go_but_never_the_current_one(package: Path, tmp_path: Path
     assert len(left) == 3
 
 
-def test_a_reader_never_sees_half_a_report(tmp_path: Path) -> None:
+def test_a_reader_never_sees_an_incomplete_report(tmp_path: Path) -> None:
     folder = ModelFolder(tmp_path)
     reports = [Status("reached"), Status("down " * 5000)]
     done = threading.Event()

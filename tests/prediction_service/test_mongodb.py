@@ -1,4 +1,4 @@
-"""MongoDB as a sink and log of record, on a real server: every write may be repeated."""
+"""MongoDB as a sink and log of record, on a real server. The relay may repeat every write."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -85,8 +85,9 @@ def test_a_prediction_is_stored_as_one_document_and_read_back(
 def test_every_store_keeps_the_earliest_prediction_of_an_id_in_any_order_of_arrival(
     sink: MongoSink, write: Write, journal: Journal, order: str, are_together: bool
 ) -> None:
-    """A retry may reach another worker after a change of the live version, so one id has two
-    predictions. A sink that lagged once kept another one than the rest.
+    """A retry may reach another worker after a change of the live version.
+
+    Then one id has two predictions. A sink that lagged once kept another one than the other sinks.
     """
     (first,) = made_predictions(1)
     retry = msgspec.structs.replace(
@@ -109,10 +110,10 @@ def test_every_store_keeps_the_earliest_prediction_of_an_id_in_any_order_of_arri
     assert [one.record for one in sink.labelled()] == [first.features]
 
 
-def test_monitoring_and_training_leave_out_what_people_ask_at_the_page(
+def test_monitoring_and_training_leave_out_predictions_of_the_page(
     sink: MongoSink, write: Write, journal: Journal
 ) -> None:
-    """5,000 uploaded rows replaced all rows of the monitoring window."""
+    """5,000 uploaded rows once replaced all rows of the monitoring window."""
     page, older, api = made_predictions(3)
     page = msgspec.structs.replace(page, source="page")
     labels = [Label(one.prediction_id, 1.8e9, 1) for one in (page, older, api)]
@@ -133,7 +134,9 @@ def test_monitoring_and_training_leave_out_what_people_ask_at_the_page(
         assert ids == {older.prediction_id, api.prediction_id}
 
 
-def test_the_first_label_wins_and_a_conflict_is_kept_once(sink: MongoSink, write: Write) -> None:
+def test_the_first_label_counts_and_a_conflict_is_stored_once(
+    sink: MongoSink, write: Write
+) -> None:
     agreed, disputed = (one.prediction_id for one in made_predictions(2))
     labels = write(
         Label(agreed, 10.0, 1), Label(disputed, 10.0, 1), Label(agreed, 11.0, 1)
@@ -147,7 +150,7 @@ def test_the_first_label_wins_and_a_conflict_is_kept_once(sink: MongoSink, write
     assert found == {"_id": disputed} | first | {"conflicts": [conflict]}
 
 
-def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Write) -> None:
+def test_a_label_is_stored_until_its_prediction_arrives(sink: MongoSink, write: Write) -> None:
     early, late, unlabelled = made_predictions(3)
     sink.send(write(Label(early.prediction_id, 10.0, 1)))
     assert sink.label_states() == {"matched": 0, "pending": 1, "conflicting": 0}
@@ -165,7 +168,7 @@ def test_a_label_before_its_prediction_waits_for_it(sink: MongoSink, write: Writ
 
 
 class Commands(CommandListener):
-    """The commands that a client has sent."""
+    """A listener that keeps the commands of a client."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
@@ -198,7 +201,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
 def test_indexes_are_built_outside_shipping_and_without_its_deadline(
     commands: Commands, sink: MongoSink, write: Write
 ) -> None:
-    """On a large collection they took longer than SINK_TIMEOUT_S, and nothing was shipped."""
+    """The indexes of a large collection took longer than SINK_TIMEOUT_S, so nothing was shipped."""
     sink.send(write(*made_predictions(1)))
     assert not commands.limits_s("createIndexes")
     assert all(0 < limit <= sink.timeout_s for limit in commands.limits_s("update"))
@@ -209,7 +212,7 @@ def test_indexes_are_built_outside_shipping_and_without_its_deadline(
 def test_an_export_may_take_longer_than_the_timeout_of_the_sink(
     commands: Commands, sink: MongoSink, write: Write
 ) -> None:
-    """MongoDB ended it when all replies together had taken SINK_TIMEOUT_S."""
+    """MongoDB once ended an export when all its replies together took SINK_TIMEOUT_S."""
     predictions = made_predictions(300)  # more than a first reply of MongoDB has
     labels = [Label(one.prediction_id, 1.7e9, 1) for one in predictions]
     sink.send(write(*predictions, *labels))
@@ -254,10 +257,10 @@ def test_a_server_that_is_down_is_reported_within_the_timeout(write: Write) -> N
     down.close()
 
 
-def test_a_missing_permission_is_a_fault_of_the_configuration(
+def test_a_missing_permission_is_reported_as_a_fault_of_the_configuration(
     sink: MongoSink, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MongoDB's error is made up: the server of the tests asks for no password."""
+    """The error is simulated: the server of the tests requires no password."""
 
     def bulk_write(*_: Any, **__: Any) -> None:
         raise OperationFailure("not authorized on income", code)

@@ -72,7 +72,7 @@ def churn_address(
 
 @pytest.fixture(scope="module")
 def shared(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Run a service for all tests that only look at its pages."""
+    """Run a service for all tests that do not change it."""
     yield from shared_service(package, tmp_path_factory.mktemp("shared"))
 
 
@@ -114,7 +114,9 @@ def outside(url: str, address: str) -> bool:
     return not url.startswith((address, "blob:" + address))
 
 
-def test_a_person_is_predicted_and_the_explanation_is_drawn(page: Page, contract: Contract) -> None:
+def test_a_prediction_is_shown_with_a_drawing_of_its_explanation(
+    page: Page, contract: Contract
+) -> None:
     for feature in contract.inputs:
         label = page.locator(f"label[for=f-{feature.name}]")
         expect(label).to_contain_text(feature.name.replace("_", " "))
@@ -204,7 +206,7 @@ def test_a_file_is_predicted_and_invalid_rows_are_marked(
 def test_a_failed_batch_keeps_the_predictions_before_it_and_a_retry_stores_nothing_twice(
     own_page: Page, contract: Contract, settings: Settings, tmp_path: Path
 ) -> None:
-    """One 503 once lost the predictions of 60,000 rows, and a retry stored them twice."""
+    """One 503 once lost the predictions of 60,000 rows, and a retry stored them again."""
     good = {one.name: one.default for one in contract.inputs}
     path = write_csv(tmp_path / "people.csv", [good | {"age": 18 + i % 70} for i in range(130)])
     keys = []
@@ -310,8 +312,10 @@ def same_rows(contract: Contract) -> dict[str, tuple[bytes, str]]:
     }
 
 
-def test_a_file_is_read_as_people_have_it(page: Page, contract: Contract, tmp_path: Path) -> None:
-    """UTF-16, `sep=` and bars gave `no column age`, a padded `NA` was an unknown category."""
+def test_every_variant_of_a_csv_file_gives_the_same_predictions(
+    page: Page, contract: Contract, tmp_path: Path
+) -> None:
+    """UTF-16, `sep=` and bars once gave `no column age`. A padded `NA` was an unknown category."""
     found = {}
     for name, (content, words) in same_rows(contract).items():
         (tmp_path / f"{name}.csv").write_bytes(content)
@@ -337,10 +341,10 @@ def test_a_file_that_is_not_utf_8_is_rejected_with_the_remedy(
     expect(page.locator("#progress .bad")).to_contain_text("Save the table as CSV in UTF-8.")
 
 
-def test_a_file_without_a_used_column_asks_before_it_is_predicted(
+def test_the_page_asks_before_it_predicts_a_file_without_a_used_column(
     own_page: Page, contract: Contract, settings: Settings, tmp_path: Path
 ) -> None:
-    """With `Employer`, `Job` and `Country`, four of 20 labels changed, and the page was calm."""
+    """With `Employer`, `Job` and `Country`, four of 20 labels changed without a warning."""
     good = {name: contract.example[name] for name in contract.input_names}
     renamed = {"workclass": "Employer", "occupation": "Job", "native_country": "Country"}
     path = write_csv(tmp_path / "people.csv", [good] * 3, **renamed)
@@ -458,7 +462,7 @@ def test_every_kind_is_read_from_a_file(churn_page: Page, tmp_path: Path) -> Non
     ]
 
 
-def test_the_page_reads_a_text_as_every_other_part_does(page: Page) -> None:
+def test_the_page_parses_a_text_as_the_contract_does(page: Page) -> None:
     columns = [
         Feature("a", "integer", "a"),
         Feature("b", "number", "b"),
@@ -506,10 +510,10 @@ def test_every_control_has_a_name_and_can_be_reached_with_the_keyboard(page: Pag
     assert {*controls, "BUTTON"} <= reached
 
 
-def test_what_the_page_sends_is_marked_and_may_be_left_unstored(
+def test_predictions_of_the_page_are_stored_with_their_source_or_not_at_all(
     own_page: Page, contract: Contract, settings: Settings, tmp_path: Path
 ) -> None:
-    """The page promised that rows go nowhere else: they were stored, shipped and monitored."""
+    """Rows were stored, shipped and monitored although the page promised that they stay on it."""
     path = write_csv(tmp_path / "people.csv", [{one.name: one.default for one in contract.inputs}])
     own_page.get_by_role("button", name="Predict").click()
     expect(own_page.locator(".verdict")).to_be_visible()
@@ -525,9 +529,9 @@ def test_what_the_page_sends_is_marked_and_may_be_left_unstored(
     assert len(list(journalled_predictions(settings.journal_path))) == 2
 
 
-def test_a_prediction_is_greyed_with_the_first_edit(page: Page) -> None:
+def test_the_first_edit_greys_a_prediction_out(page: Page) -> None:
     expect(page.locator("#prediction.stale")).to_have_count(0)
-    page.get_by_label("education").select_option("Masters")  # nothing is predicted yet
+    page.get_by_label("education").select_option("Masters")  # before the first prediction
     expect(page.locator("#prediction.stale")).to_have_count(0)
     page.get_by_role("button", name="Predict").click()
     expect(page.locator(".verdict")).to_be_visible()
@@ -545,23 +549,23 @@ def test_a_prediction_is_greyed_with_the_first_edit(page: Page) -> None:
         ({"booster_sha256": "0" * 64}, "This model version cannot explain its predictions."),
     ],
 )
-def test_a_record_unlike_the_test_rows_and_a_missing_explanation_are_shown(
+def test_an_unusual_record_and_a_missing_explanation_are_reported(
     own_page: Page, model_folder: ModelFolder, package: Path, facts: dict[str, str], words: str
 ) -> None:
     install(model_folder, with_metadata(package, model_folder.path / "changed", **facts), "2")
     own_page.get_by_label("age in years").fill("17")
     own_page.get_by_label("relationship").select_option("Husband")
 
-    def ask() -> bool:
+    def predict() -> bool:
         own_page.get_by_role("button", name="Predict").click()
         expect(own_page.locator("#outcome")).to_contain_text("Model version")
         return "Model version 2" in own_page.locator("#outcome").inner_text()
 
-    wait_until(ask, "version 2")
+    wait_until(predict, "version 2")
     expect(own_page.locator("#prediction")).to_contain_text(words)
 
 
-def test_the_quality_is_in_words(page: Page) -> None:
+def test_the_page_describes_the_quality_of_the_model_in_words(page: Page) -> None:
     words = "Of 100 records that it calls >50K, 71 are >50K. Of 100 that are >50K, it finds 60."
     expect(page.locator("main")).to_contain_text(words)
     source = "trained 2026-11-01 on synthetic data and 812 rows of later batches and labels."
@@ -572,7 +576,9 @@ def test_the_quality_is_in_words(page: Page) -> None:
     expect(page.get_by_text("0.9900 (0.9850 to 0.9940)")).to_be_visible()
 
 
-def test_every_page_has_a_way_back(own_page: Page, settings: Settings, address: str) -> None:
+def test_every_page_has_a_link_back_to_the_form(
+    own_page: Page, settings: Settings, address: str
+) -> None:
     card = settings.model_path / "1" / CARD
     card.write_text("<html><body><h1>Card</h1></body></html>", "utf-8")
     for name in ("API documentation", "Model card"):
@@ -588,7 +594,7 @@ def test_a_stopped_service_is_reported(page: Page) -> None:
     expect(page.locator("#prediction .bad")).to_contain_text("did not respond")
 
 
-def test_programs_get_json(client: FlaskClient) -> None:
+def test_clients_other_than_browsers_get_json(client: FlaskClient) -> None:
     for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
         assert client.get("/", headers=accept).json["endpoints"]  # type: ignore[index]
     shown = client.get("/", headers=BROWSER)
@@ -598,6 +604,8 @@ def test_programs_get_json(client: FlaskClient) -> None:
     assert "http://localhost:9696" not in shown.text  # itself
 
 
-def test_without_a_model_the_form_says_so(client: FlaskClient, live_model: LiveModel) -> None:
+def test_the_form_reports_that_no_model_is_loaded(
+    client: FlaskClient, live_model: LiveModel
+) -> None:
     live_model.model = None
     assert "No model is loaded" in client.get("/", headers=BROWSER).text

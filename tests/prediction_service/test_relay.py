@@ -35,6 +35,7 @@ from prediction_service.relay.progress import (
     left_out_events,
     misconfigured_sinks,
 )
+from prediction_service.journal.__main__ import main
 from prediction_service.journal import (
     Journal,
     StoredEvent,
@@ -58,11 +59,11 @@ from prediction_service.relay.resend import Resent, resend
 from prediction_service.settings import Settings
 from prediction_service.sinks.base import SinkUnavailable, is_in_sample
 from tests.conftest import free_port, served, wait_until
-from tests.prediction_service.conftest import Start, made_predictions
+from tests.prediction_service.conftest import Command, Start, made_predictions
 
 
 class Evidently:
-    """A stand-in of the Evidently service on a real HTTP server: keeps ids, rejects `poison`."""
+    """A stand-in for the Evidently service on a real HTTP server. It rejects `poison`."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -94,7 +95,7 @@ class Evidently:
         return Response(status=status)(environ, start_response)
 
     def has_received(self, n_rows: int) -> bool:
-        """Return whether so many predictions have arrived."""
+        """Return whether at least `n_rows` predictions have arrived."""
         return len(self.received) >= n_rows
 
     def listening(self) -> AbstractContextManager[str]:
@@ -151,7 +152,7 @@ def stored_ids(settings: Settings) -> list[str]:
         return [one.prediction_id for one in mongodb.predictions()]
 
 
-def test_a_sink_that_is_down_delays_no_other_and_catches_up(
+def test_a_sink_that_is_down_delays_no_other_sink_and_catches_up(
     to_both: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     predictions = made_predictions(700)
@@ -174,8 +175,8 @@ def in_sample(predictions: list[Prediction], share: float) -> set[str]:
     return {one.prediction_id for one in predictions if is_in_sample(one.prediction_id, share)}
 
 
-def test_a_sample_has_the_same_ids_everywhere_and_its_share_of_them() -> None:
-    """By a stable hash: another one would separate labels from predictions in an upgrade."""
+def test_a_sample_is_a_stable_share_of_the_ids() -> None:
+    """With another hash after an upgrade, labels would miss the predictions of their ids."""
     assert [one for one in "abcdefgh" if is_in_sample(one, 0.5)] == list("acefgh")
     ids = [f"{number:032x}" for number in range(20_000)]
     smaller, larger = ({one for one in ids if is_in_sample(one, share)} for share in (0.2, 0.3))
@@ -185,10 +186,15 @@ def test_a_sample_has_the_same_ids_everywhere_and_its_share_of_them() -> None:
 
 
 @pytest.mark.parametrize("batch_rows", [500, 1])
-def test_the_monitoring_gets_a_sample_with_its_labels_and_mongodb_gets_all(
-    to_both: Settings, evidently: Evidently, journal: Journal, batch_rows: int
+def test_the_monitoring_gets_a_sample_with_its_labels_and_mongodb_gets_every_event(
+    to_both: Settings,
+    evidently: Evidently,
+    journal: Journal,
+    batch_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With batches of one row, most of them have no row for the monitoring."""
+    """Most batches of one row have no row for the monitoring."""
+    monkeypatch.setattr(shipping, "REPORT_PERIOD_S", 0.05)
     changes = {"evidently_sample": 0.2, "relay_batch_rows": batch_rows}
     settings = to_both.model_copy(update=changes)
     predictions = made_predictions(60)
@@ -214,7 +220,7 @@ def test_the_monitoring_gets_a_sample_with_its_labels_and_mongodb_gets_all(
 def test_the_relay_reports_the_backlog_of_each_instance_also_without_traffic(
     to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch
 ) -> None:
-    """The monitoring took a dead relay for a quiet hour."""
+    """The monitoring once could not distinguish a dead relay from a quiet hour."""
     monkeypatch.setattr(shipping, "REPORT_PERIOD_S", 0.05)
     journal.append(made_predictions(3))
     (path,) = journal_paths(to_evidently.journal_path)
@@ -239,10 +245,10 @@ def test_the_relay_sends_its_key_to_the_evidently_service(
 
 
 @pytest.mark.parametrize(("status", "share"), [(422, 0.3), (500, 1.0), (500, 0.3)])
-def test_an_event_at_fault_becomes_a_dead_letter_and_blocks_nothing(
+def test_an_event_at_fault_becomes_a_dead_letter_and_blocks_no_other_event(
     to_evidently: Settings, evidently: Evidently, journal: Journal, status: int, share: float
 ) -> None:
-    """A batch with a server error once failed for ever, and the journals filled."""
+    """A batch that got a server error once was retried for ever, and the journals filled up."""
     to_evidently = to_evidently.model_copy(update={"evidently_sample": share})
     predictions = made_predictions(100)
     while not is_in_sample(predictions[41].prediction_id, share):
@@ -263,7 +269,7 @@ def test_an_event_at_fault_becomes_a_dead_letter_and_blocks_nothing(
     assert f"status {status}" in reason
 
 
-def test_an_event_at_fault_is_found_even_alone_and_delays_no_other_journal(
+def test_the_only_event_of_a_journal_is_found_at_fault_and_delays_no_other_journal(
     to_evidently: Settings, evidently: Evidently, journal: Journal
 ) -> None:
     (alone,) = made_predictions(1)
@@ -272,7 +278,7 @@ def test_an_event_at_fault_is_found_even_alone_and_delays_no_other_journal(
     with closing(Journal(to_evidently.journal_path, "there", "normal", 10**8)) as other:
 
         def is_found() -> bool:
-            other.append(made_predictions(1))  # what proves that the sink works
+            other.append(made_predictions(1))  # its storage proves that the sink works
             return dead_letters(to_evidently.journal_path) == {"evidently": 1}
 
         with evidently.listening(), relaying(to_evidently):
@@ -300,10 +306,10 @@ def test_a_sink_that_is_down_for_long_gets_no_dead_letters(
 
 
 @pytest.mark.parametrize("status", [301, 403])
-def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
+def test_a_sink_that_rejects_the_relay_is_reported_and_loses_no_event(
     to_evidently: Settings, evidently: Evidently, journal: Journal, status: int
 ) -> None:
-    """No batch can pass, however small: it is a fault of the configuration, not of an event."""
+    """The configuration is at fault, not an event: the sink rejects batches of every size."""
     journal.append(made_predictions(3))
     evidently.status = status
     with evidently.listening(), relaying(to_evidently), capture_logs() as logs:
@@ -319,7 +325,7 @@ def test_a_sink_that_rejects_the_relay_is_reported_and_loses_nothing(
 
 
 class SlowSink:
-    """Stores one event at a time and times out with more; `on_send` is called before each send."""
+    """A sink that stores single events and times out with more. It calls `on_send` before each."""
 
     name = "slow"
     is_record = False
@@ -360,7 +366,7 @@ def test_an_event_erased_while_a_batch_is_halved_is_not_sent(
 def test_a_journal_that_is_removed_while_it_fails_is_forgotten(
     settings: Settings, journal: Journal
 ) -> None:
-    """Its next attempt would be overdue for ever, and the relay would never pause."""
+    """A failing journal without a file would stay overdue for ever, and the relay never pause."""
     journal.append(made_predictions(2))
     with closing(Progress(settings.journal_path)) as progress:
         shipper = Shipper(SlowSink(), progress, settings)
@@ -375,7 +381,7 @@ def test_a_journal_that_is_removed_while_it_fails_is_forgotten(
 def test_dead_letters_of_the_monitoring_have_a_maximum(
     to_evidently: Settings, evidently: Evidently, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They share the room of the journals, so they could stop predictions too."""
+    """Dead letters count for JOURNAL_MAX_MB, so without a maximum they could stop predictions."""
     monkeypatch.setattr("prediction_service.relay.shipping.MAX_DEAD_LETTERS", 3)
     evidently.status = 422
     journal.append(made_predictions(5))
@@ -406,21 +412,19 @@ def test_resent_dead_letters_are_removed_once_the_sink_stores_them(
 
 
 def test_all_events_of_the_journals_are_resent_to_a_sink_that_lost_them(
-    to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start, tmp_path: Path
+    to_evidently: Settings, evidently: Evidently, journal: Journal, command: Command
 ) -> None:
     predictions = made_predictions(10)
     evidently.poison = predictions[3].prediction_id
     journal.append(predictions)
     small = to_evidently.model_copy(update={"relay_batch_rows": 4})
     with evidently.listening():
-        assert start(small, "prediction_service.journal", "resend", "--all").wait(20) == 0
+        printed = command(main, small, "resend", "--all").splitlines()
+    assert printed[-1] == "evidently: 9 sent, 1 rejected"
     others = {one.prediction_id for one in predictions} - {evidently.poison}
     assert sorted(evidently.received) == sorted(others)
-    # To a sink that is down.
-    assert start(small, "prediction_service.journal", "resend", "--all").wait(20) == 1
-    first, second = sorted(tmp_path.glob("prediction_service.journal-*.log"))
-    assert first.read_text() == "evidently: 9 sent, 1 rejected\n"
-    assert second.read_text().startswith("journal: EVIDENTLY_ADDRESS: http://127.0.0.1")
+    with pytest.raises(SystemExit, match="^journal: EVIDENTLY_ADDRESS: http://127.0.0.1"):
+        command(main, small, "resend", "--all")  # the sink is down
 
 
 def test_events_are_shipped_while_indexes_are_built(
@@ -440,7 +444,7 @@ def test_events_are_shipped_while_indexes_are_built(
         done.set()
 
 
-def test_indexes_are_built_once_mongodb_is_there(
+def test_indexes_are_built_once_mongodb_is_available(
     to_both: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = iter([SinkUnavailable("down"), SinkUnavailable("down"), None])
@@ -461,7 +465,7 @@ def test_a_sink_that_stays_unavailable_is_logged_again_with_the_number_of_failur
     to_evidently: Settings, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the first failure in a row was logged: after a day nobody found it."""
-    monkeypatch.setattr("prediction_service.relay.shipping.LOG_PERIOD_S", 1.0)
+    monkeypatch.setattr(shipping, "LOG_PERIOD_S", 0.3)
     journal.append(made_predictions(1))
 
     def warnings() -> list[Any]:
@@ -537,7 +541,7 @@ def test_a_stopped_relay_does_not_wait_for_a_sink_that_is_down(
     assert waiting(to_evidently) == {"evidently": 10}
 
 
-def test_a_second_relay_stands_by(
+def test_a_second_relay_starts_shipping_when_the_first_one_ends(
     to_evidently: Settings, evidently: Evidently, journal: Journal, start: Start
 ) -> None:
     with evidently.listening(), relaying(to_evidently):
@@ -574,12 +578,12 @@ WITH_MONGODB = {"mongodb_address": "mongodb://elsewhere", "evidently_address": "
     [
         ({}, 1200, 101, True),
         ({}, 1200, 99, False),  # too young
-        ({}, 1199, 1e8, False),  # the monitoring lacks a row
+        ({}, 1199, 1e8, False),  # the monitoring lacks one row
         ({"journal_max_mb": 0}, 1200, 1, True),  # however young: a full journal would cause a 503
         ({"journal_max_mb": 0, "mongodb_address": ""}, 1200, 1e8, False),  # the log of record
     ],
 )
-def test_a_file_is_removed_once_it_is_old_or_in_the_way_and_every_sink_has_it(
+def test_a_file_that_every_sink_has_is_removed_once_it_is_old_or_the_journals_are_full(
     settings: Settings, changes: dict[str, Any], n_shipped: int, age_s: float, is_removed: bool
 ) -> None:
     own = WITH_MONGODB | {"journal_retention_s": 100.0} | changes
@@ -596,7 +600,7 @@ def test_a_file_is_removed_once_it_is_old_or_in_the_way_and_every_sink_has_it(
 def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_rejected(
     settings: Settings, share: float
 ) -> None:
-    """Oldest first, and only until the journals are below half of their maximum."""
+    """The oldest rows go first, until the journals are below half of their maximum."""
     changes = {"journal_max_mb": 64, "evidently_sample": share}
     settings = settings.model_copy(update=WITH_MONGODB | changes)
     root = settings.journal_path
@@ -623,10 +627,10 @@ def test_rows_that_only_the_monitoring_lacks_are_dropped_before_predictions_are_
     assert dropped_events(root) == {"evidently": 2300 * share}
 
 
-def test_what_an_operator_must_know_of_the_sinks_is_a_metric(
+def test_dropped_and_left_out_events_and_misconfigured_sinks_have_metrics(
     to_evidently: Settings, live_model: LiveModel, journal: Journal
 ) -> None:
-    """The counter starts at 0, so that its first increase is one for Prometheus too."""
+    """The counters start at 0. Otherwise Prometheus would not see their first increase."""
     app = create_app(to_evidently, live_model, journal, Metrics(CollectorRegistry()))
 
     def exported() -> set[str]:
@@ -651,10 +655,10 @@ def test_what_an_operator_must_know_of_the_sinks_is_a_metric(
         assert exported() == {maximum, f"{dropped} 5.0", f"{left_out} 7.0", f"{rejects} 1.0"}
 
 
-def test_a_damaged_file_is_logged_once_and_again_with_another_error_and_keeps_no_other(
+def test_a_damaged_file_is_logged_once_for_each_error_and_other_files_are_removed(
     settings: Settings,
 ) -> None:
-    """Each round of the relay once logged it, every second and for each sink."""
+    """Each round of the relay once logged the file: every second, for each sink."""
     settings = settings.model_copy(update={**WITH_MONGODB, "journal_retention_s": 0.0})
     damaged = settings.journal_path / "here" / ("0" * 32 + ".jsonl")
     damaged.parent.mkdir(parents=True)
@@ -734,10 +738,10 @@ def test_labels_are_counted_for_the_gauges(to_both: Settings, journal: Journal) 
 
 @pytest.mark.parametrize("failure", [None, SinkUnavailable("timeout"), KeyError("surprise")])
 @pytest.mark.parametrize(("count_s", "pause_s"), [(0.01, 30), (10, 490), (1000, 49_000)])
-def test_counting_labels_takes_a_fiftieth_of_the_time_however_many_there_are(
+def test_counting_labels_takes_at_most_a_fiftieth_of_the_time(
     settings: Settings, monkeypatch, count_s: float, pause_s: float, failure: Exception | None
 ) -> None:
-    """A count reads an index of all labels. It was repeated every 30 seconds."""
+    """A count reads an index of all labels, and was repeated every 30 seconds."""
     now, pauses, stop = [0.0], [], threading.Event()
 
     def count(_: MongoSink) -> dict[str, int]:

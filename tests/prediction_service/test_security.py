@@ -1,4 +1,4 @@
-"""What the running service must not do: show its internals, log a record, unpickle anything."""
+"""The running service shows no internals, logs no record and unpickles nothing."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from prediction_service.models.live_model import LiveModel
 from prediction_service.settings import Settings
 from tests.conftest import wait_until
 from tests.prediction_service.conftest import Start, environment, gunicorn
-from tests.prediction_service.test_server import connect, predict_request, read_answer
+from tests.prediction_service.test_server import connect, predict_request, read_response
 
 Record = dict[str, Any]
 # Values that can be in a log only because of these records.
@@ -35,16 +35,17 @@ def logging_service(
     """Run the service and its relay, which logs that its sink is unavailable."""
     assert model_folder.current()
     logging = {"log_format": request.param, "log_requests": True, "request_timeout_s": 60.0}
-    own = settings.model_copy(update={"evidently_address": "http://127.0.0.1:1", **logging})
+    changes = {"workers": 1, "evidently_address": "http://127.0.0.1:1"}
+    own = settings.model_copy(update=changes | logging)
     start(own, "prediction_service.relay")
     with gunicorn(start, own):
         yield own
 
 
-def test_no_log_holds_a_value_of_a_record(
+def test_no_log_contains_a_value_of_a_record(
     logging_service: Settings, record: Record, tmp_path: Path
 ) -> None:
-    """Valid and invalid records, explained, in queries, in headers and in malformed requests."""
+    """The values are in valid, invalid and malformed requests: in records, queries and headers."""
     valid = record | {"native_country": COUNTRY}
     send_requests(f"http://127.0.0.1:{logging_service.prediction_port}", valid)
     send_malformed_requests(logging_service, json.dumps(valid).encode())
@@ -79,7 +80,7 @@ def send_requests(address: str, valid: Record) -> None:
 
 
 def send_malformed_requests(settings: Settings, body: bytes) -> None:
-    """Send malformed requests, with the rest of a record after a wrong length among them."""
+    """Send malformed requests. One has a wrong length, so that the rest of a record follows it."""
     request = predict_request(body)
     for sent in (
         request.replace(b"Content-Length: ", b"Content-Length: 1\r\nX-Was: ") + b"\r\n\r\n",
@@ -88,7 +89,7 @@ def send_malformed_requests(settings: Settings, body: bytes) -> None:
     ):
         with connect(settings) as client:
             client.sendall(sent)
-            assert read_answer(client)[0] == 400
+            assert read_response(client)[0] == 400
 
 
 def text_of(folder: Path) -> str:
@@ -96,13 +97,13 @@ def text_of(folder: Path) -> str:
     return "".join(path.read_text("utf-8") for path in folder.glob("*.log"))
 
 
-def test_a_failure_shows_the_record_neither_to_the_caller_nor_in_the_log(
+def test_an_unexpected_error_shows_the_record_neither_in_the_response_nor_in_the_log(
     client: FlaskClient,
     record: Record,
     live_model: LiveModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The message of an error in scoring may quote the record."""
+    """The message of an error in the model may quote the record."""
 
     def score(rows: Any) -> None:
         raise ValueError(f"cannot score {rows}")
@@ -136,7 +137,7 @@ def test_every_page_and_error_has_the_security_headers(client: FlaskClient) -> N
 def test_a_model_card_cannot_run_or_load_anything(
     client: FlaskClient, live_model: LiveModel
 ) -> None:
-    """The card comes from the registry. A version of an earlier release has none."""
+    """The card is a page from the registry. A version of an earlier release has no card."""
     missing = client.get("/model/card")
     assert (missing.status_code, missing.get_json()["error"]["code"]) == (404, "not_found")
     assert "Version 1 has no model card" in missing.get_json()["error"]["message"]
@@ -169,7 +170,7 @@ print(json.dumps([statuses, found, sorted(names & {"joblib", "cloudpickle", "dil
 def test_serving_unpickles_nothing(
     settings: Settings, model_folder: ModelFolder, record: Record, tmp_path: Path
 ) -> None:
-    """numpy and Jinja import the module `pickle`, but nothing is read with it.
+    """numpy and Jinja import the module `pickle`, but the service reads nothing with it.
 
     Python reports each class that an unpickler looks up to audit hooks. The first explanation
     imports XGBoost, and that imports scikit-learn and joblib if they are installed. The service's

@@ -56,7 +56,7 @@ SECRETS: dict[str, set[str]] = {
     "jupyter": {"jupyter_token", "mlflow_jupyter_password", "mongo_jupyter_password"},
     "traffic": {"mlflow_reader_password"},
 }
-OF_SECRETS = {  # a service that has none of them has no use for the setting
+OF_SECRETS = {  # a service without one of these secrets does not use the setting
     "MONGODB_PASSWORD": {"mongo_password", "mongo_worker_password"},
     "EVIDENTLY_API_KEY": {"relay_key"},
     "EVIDENTLY_KEY_HASHES": {"relay_key_hash"},
@@ -124,9 +124,8 @@ def test_the_secrets_of_a_stack_are_random_and_the_relays_hash_fits_its_key(tmp_
 
 def test_the_example_explains_every_variable_of_the_compose_file_with_its_default():
     found = re.findall(r"\$\{([A-Z_]+)(?::?-([^}$]*))?", TEXT)
-    used = dict(
-        reversed(found)
-    )  # the first default, as MONGODB_ADDRESS has a user for each service
+    # The first default counts: each service has its own user in MONGODB_ADDRESS.
+    used = dict(reversed(found))
     explained = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", EXAMPLE, re.M))
     explained.pop("COMPOSE_PROFILES")  # Compose itself reads it
     assert used.keys() - MAKE_VARIABLES == explained.keys()

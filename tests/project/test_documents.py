@@ -1,8 +1,9 @@
-"""Everything that the documents name exists: files, headings, Make targets and commands."""
+"""The files, headings, Make targets and commands that documents name exist."""
 
 import re
 import socket
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -77,9 +78,14 @@ def test_modules_exist() -> None:
         assert not spec.submodule_search_locations or find_spec(f"{name}.__main__"), name
 
 
-def test_subcommands_exist() -> None:
+def test_subcommands_exist(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = named(COMMAND)
     assert len(wanted) > 5
+    monkeypatch.setattr(sys, "argv", ["command", "--help"])
     for module in {module for module, _ in wanted}:
-        commands = re.findall(r"^    ([a-z]+)", run(sys.executable, "-m", module, "--help"), re.M)
+        with pytest.raises(SystemExit):
+            import_module(f"{module}.__main__").main()
+        commands = re.findall(r"^    ([a-z]+)", capsys.readouterr().out, re.M)
         assert {name for of, name in wanted if of == module} <= set(commands)

@@ -24,9 +24,9 @@ CONFIG_MAY_IMPORT = {
 }
 # Folders for a developer's machine, which no image holds (.dockerignore).
 DEVELOPERS = ("config/grafana", "config/local_stack")
-# Each runs in one image, with its packages.
+# Each folder runs in one image and uses the packages of that image.
 OF_ONE_IMAGE = ("config/gcs", "config/mlflow")
-# Needs a package that two images have: those of prediction and of monitoring.
+# The images of prediction and monitoring have this package.
 WITH_PACKAGES = {"config/model": {"onnxruntime"}}
 
 # Only these modules of a part import an outside system. A new version of the system then changes
@@ -43,7 +43,7 @@ ONE_PLACE = {
     ("evidently_service", "mlflow"): {"registry"},
     ("evidently_service", "evidently"): {"drift"},
 }
-# What gunicorn loads into a request worker, and what it must not need: it would double its memory
+# Modules that gunicorn loads into a request worker. The packages in HEAVY would double its memory
 # and start time.
 WORKER = ("wsgi", "http.server")
 HEAVY = {"mlflow", "pandas", "sklearn", "scipy", "imblearn", "prefect", "xgboost", "pymongo"}
@@ -136,7 +136,7 @@ def test_only_named_modules_import_an_outside_system(part, package):
 
 
 def test_a_request_worker_loads_neither_mlflow_nor_pandas_nor_pymongo(tmp_path):
-    """XGBoost is not loaded either, before a model is live."""
+    """A worker without a live model does not load XGBoost either."""
     names = ", ".join(f"prediction_service.{name}" for name in WORKER)
     script = f"import sys, {names}; print(*(name.split('.')[0] for name in sys.modules))"
     env = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -22,7 +22,7 @@ KINDS = [
 ]
 
 
-def test_the_page_is_current():
+def test_the_page_is_up_to_date():
     run(sys.executable, ".ci/write_configuration", "--check")
 
 
@@ -40,7 +40,7 @@ def is_number(default: object, annotation: object) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_number_has_a_minimum_and_a_maximum(kind: type[BaseSettings], monkeypatch):
-    """A period of `inf` or an age of 10,000 years ended in a traceback, some after minutes."""
+    """A period of `inf` or an age of 10,000 years once ended in a traceback."""
     numbers = [
         name
         for name, field in kind.model_fields.items()

@@ -27,7 +27,7 @@ def test_every_switch_is_set_and_the_home_folder_stays_empty(module, tmp_path):
     assert not left
 
 
-def test_the_callers_own_switch_wins(monkeypatch):
+def test_a_switch_of_the_caller_is_not_changed(monkeypatch):
     monkeypatch.setenv("DO_NOT_TRACK", "0")
     code = "import os, prediction_service; print(os.environ['DO_NOT_TRACK'])"
     assert run(sys.executable, "-c", code) == "0\n"

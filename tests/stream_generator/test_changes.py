@@ -1,4 +1,4 @@
-"""The changes that are made for any table, and the file that names others."""
+"""The changes that are derived from any table, and the file that describes other ones."""
 
 import json
 import random
@@ -33,7 +33,7 @@ features:
 
 @pytest.fixture(scope="module")
 def churn_rows(churn: Contract) -> list[Row]:
-    """Return rows of it. Subscribers with a short tenure leave, and three in four are families."""
+    """Return rows of `churn`: short tenures leave, and three plans in four are `family`."""
     rng = random.Random(1)
     rows = random_rows(churn, 600)
     return [
@@ -69,7 +69,7 @@ def test_every_record_of_another_table_is_valid(
     assert len(sent) == 300 and {row.label for row in sent} == {0, 1}
 
 
-def test_sudden_changes_every_second_column_and_the_most_separating_one(
+def test_the_scenario_sudden_changes_every_second_column_and_the_most_separating_one(
     churn: Contract, churn_rows: list[Row]
 ) -> None:
     changes = Changes(churn_rows, churn)
@@ -109,13 +109,13 @@ def test_a_number_and_a_date_move_by_a_standard_deviation_to_the_rarer_label_wit
     assert {row.record["joined"] for row in sent} == {"2000-12-22", "2001-01-11"}
 
 
-def test_labels_follow_from_the_changed_columns_and_a_repeated_record_says_nothing_about_its_next(
+def test_labels_follow_from_the_changed_columns_and_are_drawn_for_each_row(
     churn: Contract,
 ) -> None:
-    """The demo once sent changed rows with their old labels, again and again.
+    """The demo once sent changed rows with their old labels, several times each.
 
-    A model that had memorised them measured a ROC AUC of 0.997, and one that had learnt them was
-    worse on all other rows.
+    A model that had memorised the rows got a ROC AUC of 0.997. A model that had learnt from them
+    was worse on all other rows.
     """
     rows = [
         Row({"plan": plan, "tenure": tenure}, label)
@@ -200,7 +200,7 @@ def test_unit_change_and_missing_field_choose_a_column_that_shows_them(
         ("unseen_category", "expected a column with used: true and unseen: missing"),
     ],
 )
-def test_a_scenario_that_a_table_cannot_have_is_an_error_with_its_reason(
+def test_a_scenario_that_is_impossible_for_a_table_is_an_error_with_its_reason(
     name: str, wrong: str, strict: Contract
 ) -> None:
     with pytest.raises(TrafficError, match=f"--scenario {name}: not possible .* {wrong}"):
@@ -214,7 +214,7 @@ def test_columns_with_one_value_cannot_be_changed(strict: Contract) -> None:
             next(SCENARIOS[name](Changes(rows, strict), 10, 0))
 
 
-def test_a_rank_follows_its_column(strict: Contract, tmp_path: Path) -> None:
+def test_a_rank_changes_with_its_column(strict: Contract, tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_text("sudden: {resample: {shape: {round: 1}}}", "utf-8")
     sent = list(SCENARIOS["sudden"](Changes(STRICT_ROWS, strict, path), 50, 0))
@@ -222,7 +222,7 @@ def test_a_rank_follows_its_column(strict: Contract, tmp_path: Path) -> None:
     assert {row.record["shape_rank"] for row in sent} == {2}
 
 
-def test_a_file_beside_the_contract_describes_some_scenarios_and_the_others_are_made(
+def test_a_file_beside_the_contract_describes_some_scenarios_and_the_others_are_derived(
     tmp_path: Path, churn_rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "features.yaml").write_text(CHURN.read_text("utf-8"), "utf-8")
@@ -284,7 +284,7 @@ def test_every_problem_of_a_file_is_listed_with_its_remedy(tmp_path: Path, churn
         ("sudden: {shift: [", "expected the node content"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(
+def test_an_invalid_file_is_reported_with_its_path(
     text: str, wrong: str, tmp_path: Path, churn: Contract
 ) -> None:
     path = tmp_path / FILE
@@ -313,7 +313,7 @@ def churn_flags(
 def test_the_command_sends_another_tables_scenarios(
     churn_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The shift once sent `capital_gain` for every table, and each record was rejected."""
+    """The scenario once sent `capital_gain` for every table. The service rejected each record."""
     summary = tmp_path / "summary.json"
     flags = [*churn_flags, "--rows", "500", "--summary", str(summary)]
     assert main([*flags, "--scenario", "sudden"]) == 0

@@ -49,7 +49,7 @@ def start(stand_in: StandIn, traffic_file: Path) -> Start:
     return call
 
 
-def test_the_api_key_goes_with_every_request(
+def test_the_api_key_is_sent_with_every_request(
     start: Start, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREDICTION_API_KEY", "income_a-key")
@@ -85,10 +85,10 @@ def test_a_run_writes_its_summary_and_its_predictions(
     assert set(stand_in.authorizations) == {None}  # without an API key
 
 
-def test_a_deadline_is_no_failure_and_the_summary_counts_the_labels_not_sent(
+def test_a_run_that_reaches_its_deadline_succeeds_and_counts_its_unsent_labels(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    flags = ["--rows", "1000", "--rate", "10", "--deadline-s", "2", "--labels", "1"]
+    flags = ["--rows", "1000", "--rate", "10", "--deadline-s", "1", "--labels", "1"]
     with start(*flags, "--label-delay-s", "60") as process:
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
@@ -111,7 +111,7 @@ def test_failed_requests_change_the_exit_status_and_have_a_reason(
 def test_a_signal_ends_the_run_promptly_with_its_summary(
     start: Start, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    """A KeyboardInterrupt once lost the responses in flight: now they are counted."""
+    """A KeyboardInterrupt once lost the responses in flight."""
     path = tmp_path / "summary.json"
     stand_in.before_response = lambda: stand_in.released.wait(0.3)  # so that some are in flight
     flags = ["--rows", "100000", "--rate", "100", "--labels", "1", "--label-delay-s", "600"]
@@ -187,7 +187,7 @@ def test_an_invalid_flag_is_an_error_with_its_rule(
     assert wrong in capsys.readouterr().err
 
 
-def test_a_missing_file_or_service_is_one_line_and_status_2(
+def test_a_missing_file_or_service_prints_one_line_and_ends_with_status_2(
     traffic_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""The traffic rows of the production run, from a real MLflow server."""
+"""The traffic rows of the production run, from MLflow's own web application."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import requests
 
 from stream_generator.traffic.registry import production_rows
 from stream_generator.traffic.rows import Row, TrafficError
-from tests.conftest import mlflow_server
+from tests.conftest import mlflow_database, served
 from tests.stream_generator.stand_in import StandIn
 
 TIMEOUT_S = 10
@@ -17,9 +17,19 @@ MODEL = "income-classifier"
 
 
 @pytest.fixture
-def mlflow_address(tmp_path: Path) -> Iterator[str]:
-    """Yield the address of an MLflow server."""
-    with mlflow_server(tmp_path) as address:
+def mlflow_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve MLflow's web application in this process; yield its address.
+
+    The command `mlflow server` imports MLflow in two more processes, which takes seconds each.
+    """
+    # The import takes seconds, which the other test does not need.
+    from mlflow import server  # pylint: disable=import-outside-toplevel
+
+    monkeypatch.setenv(server.BACKEND_STORE_URI_ENV_VAR, mlflow_database(tmp_path))
+    monkeypatch.setenv(server.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
+    monkeypatch.setenv(server.ARTIFACTS_DESTINATION_ENV_VAR, str(tmp_path / "artifacts"))
+    monkeypatch.setenv(server.SERVE_ARTIFACTS_ENV_VAR, "true")
+    with served(server.app) as address:
         yield address
 
 

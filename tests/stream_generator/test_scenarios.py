@@ -1,4 +1,4 @@
-"""What each scenario of the census's file changes in the rows, and what it leaves unchanged."""
+"""The rows and columns that each scenario of the census's file changes, and the unchanged ones."""
 
 from collections import Counter
 from typing import Any
@@ -22,7 +22,7 @@ def run(
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_records_are_valid_the_seed_decides_all_and_the_rows_given_stay(
+def test_records_are_valid_and_reproducible_and_the_given_rows_stay_unchanged(
     name: str, rows: list[Row], contract: Contract
 ) -> None:
     before = [Row(dict(row.record), row.label) for row in rows]
@@ -33,7 +33,7 @@ def test_records_are_valid_the_seed_decides_all_and_the_rows_given_stay(
     assert rows == before
 
 
-def test_sudden_changes_the_columns_of_the_file_only_and_enough_for_a_verdict_on_the_dataset(
+def test_sudden_changes_only_the_columns_of_the_file_and_enough_for_a_drift_verdict(
     rows: list[Row], contract: Contract
 ) -> None:
     sudden = Changes(rows, contract, PATH).sudden
@@ -96,7 +96,7 @@ def test_label_shift_needs_rows_of_both_labels(rows: list[Row], contract: Contra
 def test_covariate_shift_sends_a_group_more_often_with_the_labels_of_its_rows(
     rows: list[Row], contract: Contract
 ) -> None:
-    """The first such drill changed columns and kept labels, which is a concept shift."""
+    """The scenario once changed columns and kept labels, which is a concept shift."""
     sent = run("covariate_shift", rows, contract)
     managers = ("Exec-managerial", "Prof-specialty")
     share = sum(row.record["occupation"] in managers for row in sent) / N_ROWS

@@ -40,7 +40,7 @@ def test_a_file_without_rows_is_an_error_with_its_remedy() -> None:
         parse_rows(b"\n\n", "rows.jsonl")
 
 
-def test_every_row_is_sent_once_before_any_repeats(rows: list[Row]) -> None:
+def test_every_row_is_sent_once_before_a_row_is_repeated(rows: list[Row]) -> None:
     sent = list(islice(endless(rows, random.Random(1)), 2 * len(rows)))
     first, second = sent[: len(rows)], sent[len(rows) :]
     by_content = {str(row): row for row in rows}
