@@ -104,8 +104,9 @@ class ServiceWorker(GeventWorker):
                 raise
             discard_rest(req)
             note_response()
-            gevent.sleep(0)  # else a client's pipelined requests would all come before others'
-            return
+            if self.alive:  # a stopping worker would wait for the client's next request
+                gevent.sleep(0)  # else a client's pipelined requests would all come before others'
+                return
         raise StopIteration
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:

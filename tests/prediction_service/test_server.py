@@ -329,7 +329,10 @@ def test_a_client_that_pipelines_many_requests_delays_no_other_client(
 def test_a_request_in_progress_gets_its_response_although_the_service_stops(
     settings: Settings, model_folder: ModelFolder, start: Start, record: Record
 ) -> None:
-    """The service already accepts no connection when it gets the rest of the request."""
+    """The service already accepts no connection when it gets the rest of the request.
+
+    It once waited for the client's next request for the whole GRACEFUL_TIMEOUT_S.
+    """
     assert model_folder.current()
     patient = settings.model_copy(update={"workers": 1, "graceful_timeout_s": 30})
     request = predict_request(json.dumps(record).encode(), "Expect: 100-continue")
@@ -340,6 +343,8 @@ def test_a_request_in_progress_gets_its_response_although_the_service_stops(
         wait_until(lambda: not accepts_connections(patient.prediction_port), "no new connection")
         status, body = exchange(client, request[-1:])
         assert (status, json.loads(body)["model_version"]) == (200, "1")
+        assert client.recv(1) == b""
+        assert process.wait(patient.graceful_timeout_s / 2) == 0
 
 
 def test_no_header_of_a_client_changes_the_path_of_the_application(one_worker: Settings) -> None:
