@@ -477,12 +477,12 @@ of them cannot reach MLflow. With MODEL_RUN_ID set the skew is intended: silence
         name="ModelVersionRejected",
         summary="The promoted model version {{ .Labels.version }} is rejected.",
         # A worker reports its own rejection, and each scrape reaches one of the workers.
-        value="max by (version) (max_over_time(income_model_version_refused[2m]))",
+        value="max by (version) (max_over_time(income_model_version_rejected[2m]))",
         lasting="3m",  # the first retry is after 30 seconds
         panel=("income-service", "Rejected versions"),
         runbook="""\
 The last good version stays live, and predictions continue. GET /health/ready on port 9696 gives
-the reason under "refused". A failed download, a full disk or a lack of memory may pass: the
+the reason under "rejected". A failed download, a full disk or a lack of memory may pass: the
 version is tried again after 30 seconds, then at growing intervals of up to 10 minutes. A wrong
 checksum, contract or golden row does not pass: train a new version, or return to an older one
 with python -m training rollback. The attempts are in the follower's log and in the service's, as

@@ -61,7 +61,7 @@ class Follower:
         status = Status(registry, self._rejected[1] if self._rejected else None)
         if status != self.folder.status():
             report = log.info if status.registry == REACHED else log.warning
-            report("registry_status", registry=status.registry, rejected=status.refused)
+            report("registry_status", registry=status.registry, rejected=status.rejected)
         self.folder.report(status)
 
     def _fetch_if_new(self, wanted: Wanted) -> None:

@@ -207,7 +207,7 @@ class StateCollector:
 
     def _rejected(self) -> Metric:
         gauge = GaugeMetricFamily(
-            "income_model_version_refused",
+            "income_model_version_rejected",
             "1 for a model version that the registry names and this service rejects.",
             labels=["version"],
         )

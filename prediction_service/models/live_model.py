@@ -61,7 +61,7 @@ class LiveModel(Generic[M]):
     def rejection(self) -> Rejection | None:
         """Return the version that this worker or the follower rejects, if any."""
         status = self.folder.status()
-        return self.rejected or (status.refused if status else None)
+        return self.rejected or (status.rejected if status else None)
 
     def follow(self, period_s: float) -> None:
         """Refresh every `period_s` seconds in a thread, until the process ends."""

@@ -42,7 +42,7 @@ class Status(msgspec.Struct, frozen=True):
     """The follower's report, as in `status.json`."""
 
     registry: str  # REACHED, or the error
-    refused: Rejection | None = None
+    rejected: Rejection | None = None
 
 
 class ModelFolder:

@@ -120,7 +120,7 @@ class ReadinessResponse(msgspec.Struct, forbid_unknown_fields=True):
 
     ready: Yes
     model_version: ModelVersion
-    refused: Annotated[
+    rejected: Annotated[
         Rejection | None, Meta(description="Rejected model version, and the reason; null if none.")
     ]
     registry: Annotated[str, Meta(description="The follower's last report about the registry.")]

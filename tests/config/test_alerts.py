@@ -66,7 +66,7 @@ WITHIN = {
 }
 ON_1, ON_2 = (f'income_workers{{version="{v}"}}' for v in ("1", "2"))
 OF_1, OF_2 = (f'income_reference_info{{model_version="{v}"}}' for v in ("1", "2"))
-REJECTED_VERSION = 'income_model_version_refused{version="2"}'
+REJECTED_VERSION = 'income_model_version_rejected{version="2"}'
 FOLLOWED = "income_follower_report_timestamp_seconds"
 REACHED = "income_registry_reached"
 UP = 'up{job="prediction_service"}'

@@ -62,7 +62,7 @@ LabelValues = Callable[[str, str], list[str]]  # of a metric and a label
 # Queries without data in a new stack: of yesterday, of last week, of a rejected version, of a
 # promotion that was undone, and of a version under test.
 WITHOUT_DATA = (
-    r" offset 1d|\[7d:|over_time\(income_model_version_refused|income_promotion_undone"
+    r" offset 1d|\[7d:|over_time\(income_model_version_rejected|income_promotion_undone"
     r"|income_shadow_(?!run_)"
 )
 

@@ -439,7 +439,7 @@ def test_ready_reports_the_live_version_and_a_rejected_one(
     assert client.get("/health/ready").get_json() == {
         "ready": True,
         "model_version": "1",
-        "refused": None,
+        "rejected": None,
         "registry": "not followed",
         "follower_age_s": None,
     }
@@ -451,10 +451,10 @@ def test_ready_reports_the_live_version_and_a_rejected_one(
     live_model.refresh()
     response = client.get("/health/ready")
     assert (response.status_code, response.get_json()["model_version"]) == (200, "1")
-    assert response.get_json()["refused"]["version"] == "2"
-    assert "sha256" in response.get_json()["refused"]["reason"]
+    assert response.get_json()["rejected"]["version"] == "2"
+    assert "sha256" in response.get_json()["rejected"]["reason"]
     assert damaged.exists()
-    assert 'income_model_version_refused{version="2"} 1.0' in client.get("/metrics").text
+    assert 'income_model_version_rejected{version="2"} 1.0' in client.get("/metrics").text
 
 
 def test_metrics_count_predictions_requests_and_invalid_records(

@@ -105,8 +105,8 @@ def current_version(folder: ModelFolder) -> str | None:
 def rejection_of(folder: ModelFolder) -> str:
     """Return the reason for which the follower rejects the wanted version."""
     status = folder.status()
-    assert status and status.refused
-    return status.refused.reason
+    assert status and status.rejected
+    return status.rejected.reason
 
 
 def test_the_alias_is_followed_forward_and_back(
@@ -128,7 +128,7 @@ def test_the_alias_is_followed_forward_and_back(
     follower.follow()
     assert current_version(folder) == "1"
     status = folder.status()
-    assert status and (status.registry, status.refused) == ("reached", None)
+    assert status and (status.registry, status.rejected) == ("reached", None)
     assert not list(folder.path.glob(".download-*"))
 
 
@@ -146,7 +146,7 @@ def test_a_version_with_wrong_golden_rows_is_rejected_and_the_live_version_stays
     follower.follow()
     assert current_version(folder) == "3"
     status = folder.status()
-    assert status and status.refused is None
+    assert status and status.rejected is None
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ BANNED = {
     r"\banew\b": "again",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\b(is|are|was) away\b": "is unavailable",
-    r"\brefuses?\b": "reject",
+    r"\brefuse[sd]?\b": "reject",
     r"\bwhoever\b": "anyone who",
     r"^who (asks|reaches|looks)": "Anyone who",
     r"\bfor good\b": "forever, permanently",

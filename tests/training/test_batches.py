@@ -248,12 +248,12 @@ def test_no_log_line_and_no_error_contains_a_value_of_a_record(add, people):
         "file": str(added.quarantine),
     }
     bad.loc[:10, "native_country"] = "sesame"
-    with capture_logs() as more, pytest.raises(BatchRejected) as refused:
+    with capture_logs() as more, pytest.raises(BatchRejected) as rejected:
         add(as_csv(bad), "unseen.csv")
         add(as_csv(bad.assign(age=31337)), "bad.csv")
     assert [line["event"] for line in more].count("values_read_as_missing") == 1
-    assert "got 31337; expected a whole number" in refused.value.examples[0]
-    for said in (str(lines), str(more), str(caught.value), str(refused.value)):
+    assert "got 31337; expected a whole number" in rejected.value.examples[0]
+    for said in (str(lines), str(more), str(caught.value), str(rejected.value)):
         assert "31337" not in said and "sesame" not in said
 
 

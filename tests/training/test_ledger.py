@@ -75,7 +75,7 @@ def test_a_promotion_waits_for_the_services_and_names_those_with_another_version
     """The command once announced the new version within seconds, while the follower was down."""
     promote(registry, "1", "2", "3")
     states = {"/model": {"model_version": "3"}, "/drift": {"model_version": "2", "error": None}}
-    states["/health/ready"] = {"refused": None, "registry": "reached", "follower_age_s": 90.0}
+    states["/health/ready"] = {"rejected": None, "registry": "reached", "follower_age_s": 90.0}
     with pytest.raises(SystemExit):
         main(["rollback", "--why", " "])
     assert "--why: got ' ', expected a reason in words" in capsys.readouterr().err

@@ -69,8 +69,8 @@ def reason(service: Service, state: Mapping[str, Any], version: str) -> str:
         return f"{service.setting}: {service.name} does not respond; got {service.address}."
     facts = get(service, service.reasons)
     found = [f"{service.name} uses version {state.get('model_version', 'none')}, not {version}."]
-    if (refused := facts.get("refused")) and refused["version"] == version:
-        found.append(f"It rejects the version: {refused['reason']}")
+    if (rejected := facts.get("rejected")) and rejected["version"] == version:
+        found.append(f"It rejects the version: {rejected['reason']}")
     if (age_s := facts.get("follower_age_s")) and age_s > SILENT_S + TIMEOUT_S:
         found.append(f"Its follower is silent for {age_s:.0f} s: start it again.")
     elif facts.get("registry", "reached") != "reached":
