@@ -6,6 +6,7 @@ Comes after scoring. The relay reads it. Only this package knows the format of t
 from prediction_service.journal.files import (
     JournalUnavailable,
     acquire_lock,
+    check_exists,
     folder_bytes,
     is_live,
     journal_paths,

@@ -59,6 +59,15 @@ def skip_version_line(file: BinaryIO, path: Path) -> None:
             )
 
 
+def check_exists(root: Path) -> None:
+    """Raise JournalUnavailable without the folder: a wrong path would look like empty journals."""
+    if not root.is_dir():
+        raise JournalUnavailable(
+            f"JOURNAL_DIR: no such folder; got {root}, expected the folder of the prediction"
+            " service's journals."
+        )
+
+
 def journal_paths(root: Path) -> list[Path]:
     """Return the journals of all instances."""
     return sorted(root.glob("*/*.jsonl"))

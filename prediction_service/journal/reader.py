@@ -14,6 +14,7 @@ import msgspec
 
 from prediction_service.journal.files import (
     JournalUnavailable,
+    check_exists,
     flush_content,
     journal_paths,
     open_journal,
@@ -24,7 +25,11 @@ TAIL_BYTES = 1 << 12  # read first to find the newest event
 
 
 def read_all(root: Path, limit: int) -> Iterator[list[StoredEvent]]:
-    """Yield the events of all journals in batches; a batch has 1 to `limit` events of one file."""
+    """Yield the events of all journals in batches; a batch has 1 to `limit` events of one file.
+
+    Raises JournalUnavailable without the folder.
+    """
+    check_exists(root)
     for path in journal_paths(root):
         seq = 0
         while events := read_after(path, seq, limit):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
 
-from prediction_service.journal import StoredEvent, read_all
+from prediction_service.journal import StoredEvent, check_exists, read_all
 from prediction_service.relay.progress import Progress
 from prediction_service.relay.shipping import ATTEMPTS, deliver, make_sinks
 from prediction_service.settings import Settings
@@ -28,6 +28,7 @@ def resend(settings: Settings, everything: bool) -> Iterator[Resent]:
 
     Raises SinkUnavailable or JournalUnavailable.
     """
+    check_exists(settings.journal_path)  # else `Progress` would make it
     with closing(Progress(settings.journal_path)) as progress:
         for sink in make_sinks(settings):
             with closing(sink):

@@ -318,6 +318,16 @@ def test_status_and_export_count_a_duplicate_id_once(
     assert [msgspec.json.decode(line, type=Prediction) for line in exported] == predictions
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["export"], ["resend", "--all"]])
+def test_a_command_on_a_missing_folder_names_its_setting(
+    command: Command, tmp_path: Path, arguments: list[str]
+) -> None:
+    """With a wrong JOURNAL_DIR, every count was 0 and nothing was exported, silently."""
+    settings = Settings(journal_dir=f"{tmp_path}/none", evidently_address="http://127.0.0.1:1")
+    with pytest.raises(SystemExit, match="JOURNAL_DIR: no such folder; got .*/none, expected"):
+        command(main, settings, *arguments)
+
+
 def test_an_export_of_a_period_has_no_retry_of_an_earlier_prediction(journal: Journal) -> None:
     (first,) = made_predictions(1)
     retry = msgspec.structs.replace(first, predicted_at=first.predicted_at + 60)
