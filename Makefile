@@ -153,14 +153,11 @@ lint-beside:
 pytest:
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(if $(COVERAGE),--cov)
 
-# Three processes, because most of these tests wait. The longest files first: at the end one
-# processor would wait for the other.
-LONGEST := tests/end_to_end/ tests/drills/ tests/training/
-
+# The longest files first: at the end one processor would wait for the other.
 .PHONY: test-slow
 test-slow: setup spark
-	$(BIN)/pytest -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder \
-	  $(LONGEST) $(filter-out $(LONGEST) tests/__pycache__/,$(wildcard tests/*/))
+	$(BIN)/pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	  tests/training $(filter-out tests/training/ tests/__pycache__/,$(wildcard tests/*/))
 
 .PHONY: test-containers
 test-containers: setup
