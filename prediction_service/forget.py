@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from config.runtime.settings import exit_with_message, read_settings
-from prediction_service.journal import JournalUnavailable, erase, journal_paths
+from prediction_service.journal import JournalUnavailable, check_exists, erase, journal_paths
 from prediction_service.predict.parsing import is_prediction_id
 from prediction_service.relay.progress import erase_dead_letters
 from prediction_service.settings import Settings
@@ -59,11 +59,10 @@ def main() -> None:
     if not is_prediction_id(prediction_id):
         parser.error(f"prediction_id: got {prediction_id!r}, expected 32 hexadecimal digits")
     settings = read_settings(Settings)
-    if not settings.journal_path.is_dir():
-        raise SystemExit(
-            f"JOURNAL_DIR: got {settings.journal_dir}, expected an existing folder."
-            " Nothing was erased."
-        )
+    try:
+        check_exists(settings.journal_path)
+    except JournalUnavailable as err:
+        raise SystemExit(f"{err} Nothing was erased.") from err
     print(
         f"Waiting {settings.sink_timeout_s:g} s (SINK_TIMEOUT_S) for batches that the relay sends.",
         flush=True,

@@ -106,11 +106,10 @@ class Measure:
         monitoring: Monitoring,
         contract: Contract,
         *,
-        reports: Reports | None,
+        reports: Reports,
         judge_period_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Without `reports` no report is written."""
         self.window = window
         self.references = references
         self.monitoring = monitoring
@@ -375,8 +374,6 @@ class Measure:
         A report costs more than a measurement. So the latest one is replaced once per
         `html_period_s`, or at once if it would contradict the new scores.
         """
-        if self.reports is None:
-            return
         for window in self.judge.newly_drifted:
             assert self._reference is not None  # the windows were judged against it
             drift = self._drift(self._reference, window.rows, self.window.judgement())

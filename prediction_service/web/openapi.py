@@ -38,7 +38,7 @@ def make_document(contract: Contract, settings: Settings) -> Json:
     """Return the OpenAPI document."""
     document = read_api(contract, settings)
     operations, errors = document.pop("operations"), document.pop("errors")
-    del document["examples"]  # their anchors have done their work
+    del document["examples"]  # loading the file has resolved their anchors
     has_keys = bool(settings.api_key_hashes)
     document["paths"] = {}
     for method_and_path, facts in operations.items():

@@ -14,6 +14,7 @@ from evidently_service.measure.performance import measure_quality
 from evidently_service.reference.monitoring_config import Monitoring
 from evidently_service.reference.registry import ReferenceCache
 from evidently_service.store.records import Measurement
+from evidently_service.store.reports import Reports
 from evidently_service.store.window import Window
 from prediction_service.sinks.base import is_in_sample
 from tests.evidently_service.events import made_up_predictions, made_up_rows, older
@@ -49,7 +50,8 @@ def measured(
             window.add_predictions([p for p in predictions if is_in_sample(p.prediction_id, share)])
             window.add_labels([one for one in labels if is_in_sample(one.prediction_id, share)])
             references = ReferenceCache(folder, source)
-            measure = Measure(window, references, monitoring, contract, reports=None)
+            reports = Reports(folder / "reports", max_saved=1)
+            measure = Measure(window, references, monitoring, contract, reports=reports)
             measure.judge.joint = None  # no figure here is of the joint test
             measure.run_once()
             latest = window.latest()
